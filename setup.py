@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
-from build_plan import BuildProblem, NoCompiler, Plan, find_cxx, find_torch, make_plan  # noqa: E402
+from build_plan import Plan, find_cxx, find_torch, make_plan  # noqa: E402
+from probe import BuildProblem, NoCompiler, command_words  # noqa: E402
 
 REASON = "_not_built.txt"  # in ssd_ops/: why there is no compiled library, for the warning at import
 OUTPUTS = ("libssd_ops.so", "_C.*.so", REASON)
@@ -43,7 +45,7 @@ def build_requirements() -> list[str]:
 
 
 def parallel_jobs() -> str:
-    """Chooses the number of compilers at once: the cores, bounded by 2 GiB of free memory for each; MAX_JOBS overrides."""
+    """Chooses how many compilers run at once: MAX_JOBS, else the cores as far as each has 2 GiB of free memory."""
     if asked := os.environ.get("MAX_JOBS"):
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -53,14 +55,18 @@ def parallel_jobs() -> str:
 
 
 def run_cmake(plan: Plan, build: Path, target: Path) -> None:
-    """Configures, compiles and installs into `target`. What the last build left in `build` is used where it still fits."""
+    """Configures, compiles and installs into `target`; what the last build left in `build` is used where it fits."""
     cmake, ninja = find_program("cmake"), find_program("ninja")
     if not cmake or not ninja or not cmake_is_recent():
-        raise BuildProblem("cmake (3.22 or newer) or ninja is missing: pip install cmake ninja, or leave out --no-build-isolation.")
-    compiler, *launchers = reversed(plan.cxx.split())  # "ccache g++" is a launcher and a compiler
+        raise BuildProblem(
+            "cmake (3.22 or newer) or ninja is missing: pip install cmake ninja, or leave out --no-build-isolation."
+        )
+    *launchers, compiler = command_words(plan.cxx)  # "ccache g++" is a launcher and a compiler
+    flags = [word for word in shlex.split(plan.cxx) if word.startswith("-")]
     definitions = plan.definitions() | {
         "CMAKE_CXX_COMPILER": compiler,
-        "CMAKE_CXX_COMPILER_LAUNCHER": ";".join(reversed(launchers)),
+        "CMAKE_CXX_COMPILER_LAUNCHER": ";".join(launchers),
+        "CMAKE_CXX_FLAGS": " ".join([*flags, os.environ.get("CXXFLAGS", "")]),
         "CMAKE_MAKE_PROGRAM": ninja,
         "CMAKE_INSTALL_PREFIX": str(target),
         "SSD_OPS_WERROR": os.environ.get("SSD_OPS_WERROR", "1"),
@@ -90,7 +96,8 @@ class CMakeBuild(build_ext):
         target.mkdir(parents=True, exist_ok=True)
         try:
             plan = make_plan()
-            print(f"ssd_ops: torch {plan.torch.version}, {plan.cxx}, " + (f"CUDA for {', '.join(plan.architectures)}" if plan.nvcc else f"CPU only. {plan.cuda_note}"))
+            cuda = f"CUDA for {', '.join(plan.architectures)}" if plan.nvcc else f"CPU only. {plan.cuda_note}"
+            print(f"ssd_ops: torch {plan.torch.version}, {plan.cxx}, {cuda}")
             run_cmake(plan, ROOT / "build" / f"cmake-{sys.implementation.cache_tag}", target)
             (target / REASON).unlink(missing_ok=True)
         except NoCompiler as problem:
@@ -101,8 +108,8 @@ class CMakeBuild(build_ext):
             raise SystemExit(f"\nssd_ops: {problem}\n") from None
         except subprocess.CalledProcessError as error:
             raise SystemExit(
-                f"\nssd_ops: {' '.join(error.cmd[:2])} failed with status {error.returncode}; the compiler's own words are above. If "
-                "it is a warning of a compiler newer than we know, SSD_OPS_WERROR=0 lets it pass.\n"
+                f"\nssd_ops: {' '.join(error.cmd[:2])} failed with status {error.returncode}; the compiler's own words "
+                "are above. A warning of a compiler newer than we know is let pass with SSD_OPS_WERROR=0.\n"
             ) from None
 
     def install_reason(self, target: Path, reason: str) -> None:

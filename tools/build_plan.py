@@ -1,7 +1,7 @@
-"""Decides what to build on this machine: finds torch, the compilers and the GPU architectures, and explains what is missing.
+"""Decides what to build on this machine: finds torch, the compiler and CUDA, and explains what is missing.
 
-`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It compiles nothing and imports no torch.
-Every obstacle is a `BuildProblem`: one paragraph with the cause and the remedy.
+`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It does not import torch. Every obstacle is a
+`BuildProblem`: one paragraph with the cause and the remedy.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def find_torch() -> Torch | None:
     places += list(spec.submodule_search_locations or []) if spec else []
     found = [read_torch(Path(place)) for place in places if place and (Path(place) / "version.py").is_file()]
     recent = [torch for torch in found if version_pair(torch.version) >= TORCH_FLOOR]
-    return (recent or found or [None])[0]
+    return next(iter(recent or found), None)
 
 
 def read_torch(path: Path) -> Torch:
@@ -99,8 +99,8 @@ def check_torch(torch: Torch | None) -> Torch:
         )
     if not (torch.path / "include/torch/csrc/stable/library.h").is_file():
         raise BuildProblem(
-            f"torch {torch.version} in {torch.path} came without its C++ headers (include/torch/csrc/stable/library.h is "
-            "missing), as some distributions package it. Install the official wheel: pip install --force-reinstall torch."
+            f"torch {torch.version} in {torch.path} came without its C++ headers (include/torch/csrc/stable/library.h "
+            "is missing). Install the official wheel: pip install --force-reinstall torch."
         )
     return torch
 
@@ -131,7 +131,7 @@ def find_pybind11(torch: Torch) -> Path:
     for home in homes:
         if (home / "include/pybind11/pybind11.h").is_file():
             return home / "include"
-    raise BuildProblem(f"The headers of pybind11 are neither in {torch.path}/include nor installed: pip install pybind11.")
+    raise BuildProblem(f"{torch.path}/include is without the headers of pybind11. Install them: pip install pybind11.")
 
 
 def check_headers(cxx: str) -> None:
@@ -140,12 +140,12 @@ def check_headers(cxx: str) -> None:
     complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
     if complaint:
         raise BuildProblem(
-            f"The C++ compiler '{cxx}' cannot compile a C++17 file with standard headers: {complaint}. Install a complete "
-            "compiler (apt install g++, version 9 or newer) or point CXX at another one."
+            f"The C++ compiler '{cxx}' cannot compile a C++17 file with standard headers: {complaint}. Install a "
+            "complete compiler (apt install g++, version 9 or newer) or point CXX at another one."
         )
     if compile_probe(command, "#include <Python.h>\n", ".cpp"):
         raise BuildProblem(
-            f"Python.h is missing: {sys.executable} was installed without its headers ({sysconfig.get_path('include')}). "
+            f"Python.h is missing in {sysconfig.get_path('include')}: this Python was installed without its headers. "
             "Install them (apt install python3-dev, dnf install python3-devel) or use a Python that has them."
         )
 

@@ -29,25 +29,28 @@ def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, 
     """Returns the paragraph that says why CUDA kernels cannot be built, "" when they can."""
     if torch_cuda is None:
         return f"torch {torch_version} is a build without CUDA. Install a CUDA build of torch to have CUDA kernels."
+    major = version_pair(torch_cuda)[0]
     if nvcc is None:
         return (
-            f"torch {torch_version} has CUDA {torch_cuda}, and no nvcc was found (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda). "
-            f"Install the CUDA {version_pair(torch_cuda)[0]} toolkit, or point CUDA_HOME at it, and run pip install again."
+            f"torch {torch_version} has CUDA {torch_cuda}, and no nvcc was found (in CUDACXX, CUDA_HOME, PATH, "
+            f"/usr/local/cuda). Install the CUDA {major} toolkit, or point CUDA_HOME at it, and run pip install again."
         )
     release = re.search(r"release (\d+)\.(\d+)", run_text(nvcc, "--version"))
     if release is None:
         return f"{nvcc} --version does not answer as nvcc does. Point CUDA_HOME at a complete CUDA toolkit."
-    if int(release[1]) != version_pair(torch_cuda)[0]:
+    if int(release[1]) != major:
         return (
-            f"{nvcc} is of CUDA {release[1]}.{release[2]} and torch {torch_version} of CUDA {torch_cuda}: the major versions must "
-            f"be equal. Point CUDA_HOME at a CUDA {version_pair(torch_cuda)[0]} toolkit, or install a torch built for CUDA {release[1]}."
+            f"{nvcc} is of CUDA {release[1]}.{release[2]} and torch {torch_version} of CUDA {torch_cuda}: the major "
+            f"versions must be equal. Point CUDA_HOME at a CUDA {major} toolkit, or install a torch built for CUDA "
+            f"{release[1]}."
         )
     source = "#include <cuda_runtime.h>\n#include <vector>\n__global__ void probe() {}\n"
     complaint = compile_probe([nvcc, "-std=c++17", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
     if complaint:
         return (
-            f"{nvcc} cannot compile a three-line file: {complaint}. Usual causes: the toolkit came without its headers (install "
-            "the package cuda-cudart-dev or the full toolkit), or it does not support this C++ compiler (set CUDAHOSTCXX to an older g++)."
+            f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit came without its headers "
+            "(install cuda-cudart-dev or the whole toolkit), or it does not support this C++ compiler (set CUDAHOSTCXX "
+            "to an older g++)."
         )
     return ""
 
@@ -72,7 +75,7 @@ def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> t
         if match is None or match[1] not in known:
             what = "is not of the form 8.6, 9.0a or 12.0+PTX" if match is None else "is unknown to this nvcc"
             raise BuildProblem(
-                f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. This nvcc compiles for {', '.join(known)}; separate "
+                f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. It compiles for {', '.join(known)}. Separate "
                 "entries by ';', or unset the variable to build for the GPUs of this machine."
             )
     if not entries:
