@@ -1,7 +1,7 @@
 """Decides what to build on this machine: finds torch, the compiler and CUDA, and explains what is missing.
 
-`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It does not import torch. Every obstacle is a
-`BuildProblem`: one paragraph with the cause and the remedy.
+`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It does not import torch. Every obstacle is
+a `BuildProblem`: one paragraph with the cause and the remedy.
 """
 
 from __future__ import annotations
