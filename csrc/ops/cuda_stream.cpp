@@ -9,6 +9,7 @@
 #include <string>
 
 namespace ssd_ops {
+#ifndef SSD_OPS_EMULATED
 namespace {
 
 using CurrentStream = int32_t (*)(int32_t device_index, void** stream);
@@ -38,6 +39,7 @@ CUstream_st* current_stream(int32_t device_index) {
 
 CudaScope::CudaScope(const torch::stable::Tensor& tensor)
     : guard_(tensor.get_device_index()), stream_(current_stream(tensor.get_device_index())) {}
+#endif
 
 void check_cuda(int status, const char* op) {
   if (status == cudaSuccess) return;
