@@ -26,7 +26,7 @@ class Preset:
 
     Args:
         name: the system.
-        prior_sizes: "voc", "coco", "linear", or sizes in pixels, one more than levels (see prior_sizes.resolve_sizes).
+        prior_sizes: "voc", "coco", "linear", "geometric", or sizes in pixels, one more than levels (see prior_sizes.resolve_sizes).
         clip: what of the priors is clamped to the image (see PriorConfig).
         match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
         variances: of the box code, for centre and size.
@@ -122,7 +122,7 @@ _MOBILENET: dict[str, Any] = {"prior_sizes": "linear", "mean": IMAGENET_MEAN, "s
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "vgg": {},
     "mobilenet_v2": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}},
-    "tiny": {"*": {"prior_sizes": "linear", "mean": (0.5,) * 3, "std": (0.25,) * 3, "channels": "rgb"}},
+    "tiny": {"*": {"prior_sizes": "geometric", "mean": (0.5,) * 3, "std": (0.25,) * 3, "channels": "rgb"}},
 }
 
 

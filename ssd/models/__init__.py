@@ -29,7 +29,7 @@ MODELS: dict[str, ModelEntry] = {
     "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300),
     "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512),
     "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320),
-    "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 128),
+    "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 160),
 }
 
 _RULES = tuple(field.name for field in dataclasses.fields(Preset) if field.name != "name")
