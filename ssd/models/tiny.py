@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torchvision.ops.misc import Conv2dNormActivation
 
 from ssd.models.detector import SSD, build_priors
+from ssd.models.extractor import Extractor
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
 from ssd.prior_sizes import ratios_of_levels
 
 
-class TinyExtractor(nn.Module):
+class TinyExtractor(Extractor):
     """Plain 3x3 convolutions with BatchNorm; one level each at strides 8, 16, 32 and 64."""
 
     def __init__(self, width: int, levels: int):

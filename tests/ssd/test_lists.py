@@ -19,7 +19,11 @@ def test_targets_are_packed_and_normalised():
     targets = [
         {"boxes": torch.tensor([[10.0, 5, 20, 10]]), "labels": torch.tensor([2])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
-        {"boxes": torch.tensor([[0, 0, 4, 4], [1, 1, 2, 2]]), "labels": torch.tensor([1, 1]), "ignore": torch.tensor([False, True])},
+        {
+            "boxes": torch.tensor([[0, 0, 4, 4], [1, 1, 2, 2]]),
+            "labels": torch.tensor([1, 1]),
+            "ignore": torch.tensor([False, True]),
+        },
     ]
     boxes, labels, offsets, ignore = pack_targets(targets, [(10, 20), (7, 7), (4, 8)], 3, torch.device("cpu"))
     assert torch.equal(boxes, torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 1], [0.125, 0.25, 0.25, 0.5]]))
@@ -29,7 +33,9 @@ def test_targets_are_packed_and_normalised():
 
 def test_detections_are_cut_and_scaled():
     boxes = torch.tensor([[[0.0, 0.5, 1, 1], [0, 0, 0, 0]], [[0.25, 0.25, 0.5, 0.5], [0, 0, 1, 1]]])
-    found = Detections(boxes, torch.tensor([[0.9, 0], [0.8, 0.7]]), torch.tensor([[1, 0], [2, 1]]), torch.tensor([1, 2]))
+    found = Detections(
+        boxes, torch.tensor([[0.9, 0], [0.8, 0.7]]), torch.tensor([[1, 0], [2, 1]]), torch.tensor([1, 2])
+    )
     first, second = split_detections(found, [(10, 20), (4, 8)])
     assert torch.equal(first["boxes"], torch.tensor([[0.0, 5, 20, 10]])) and first["labels"].tolist() == [1]
     assert torch.equal(second["boxes"], torch.tensor([[2.0, 1, 4, 2], [0, 0, 8, 4]]))
@@ -42,13 +48,34 @@ GOOD = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([1])}
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ({"boxes": torch.tensor([[1.0, 1, 5, 5], [4, 4, 4, 9]]), "labels": torch.tensor([1, 1])}, r"targets\[1\]\['boxes'\]\[1\] must be finite with x1 < x2"),
-        ({"boxes": torch.tensor([[1.0, float("nan"), 5, 5]]), "labels": torch.tensor([1])}, r"targets\[1\]\['boxes'\]\[0\] must be finite"),
-        ({"boxes": torch.tensor([[1.0, 1, float("inf"), 5]]), "labels": torch.tensor([1])}, r"targets\[1\]\['boxes'\]\[0\] must be finite"),
-        ({"boxes": GOOD["boxes"], "labels": torch.tensor([3])}, r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 3"),
-        ({"boxes": GOOD["boxes"], "labels": torch.tensor([0])}, r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 0"),
-        ({"boxes": GOOD["boxes"], "labels": torch.tensor([1, 2])}, r"targets\[1\]\['labels'\] must have shape \[1\], got \[2\]"),
-        ({"boxes": torch.zeros(2, 5), "labels": torch.tensor([1, 2])}, r"targets\[1\]\['boxes'\] must have shape \[G, 4\], got \[2, 5\]"),
+        (
+            {"boxes": torch.tensor([[1.0, 1, 5, 5], [4, 4, 4, 9]]), "labels": torch.tensor([1, 1])},
+            r"targets\[1\]\['boxes'\]\[1\] must be finite with x1 < x2",
+        ),
+        (
+            {"boxes": torch.tensor([[1.0, float("nan"), 5, 5]]), "labels": torch.tensor([1])},
+            r"targets\[1\]\['boxes'\]\[0\] must be finite",
+        ),
+        (
+            {"boxes": torch.tensor([[1.0, 1, float("inf"), 5]]), "labels": torch.tensor([1])},
+            r"targets\[1\]\['boxes'\]\[0\] must be finite",
+        ),
+        (
+            {"boxes": GOOD["boxes"], "labels": torch.tensor([3])},
+            r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 3",
+        ),
+        (
+            {"boxes": GOOD["boxes"], "labels": torch.tensor([0])},
+            r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 0",
+        ),
+        (
+            {"boxes": GOOD["boxes"], "labels": torch.tensor([1, 2])},
+            r"targets\[1\]\['labels'\] must have shape \[1\], got \[2\]",
+        ),
+        (
+            {"boxes": torch.zeros(2, 5), "labels": torch.tensor([1, 2])},
+            r"targets\[1\]\['boxes'\] must have shape \[G, 4\], got \[2, 5\]",
+        ),
         ({"boxes": GOOD["boxes"], "labels": torch.tensor([1.0])}, r"targets\[1\]\['labels'\] must be integers"),
         ({"boxes": GOOD["boxes"]}, r"targets\[1\] must hold a tensor 'labels'"),
     ],

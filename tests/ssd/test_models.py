@@ -88,7 +88,9 @@ def test_small_models_run_at_any_size(name):
     for size in (SMALL[name], SMALL[name] + 37):
         model = build_model(name, 3, image_size=size).eval()
         with torch.no_grad():
-            loc, logits = model.forward_raw(model.normalize(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)))
+            loc, logits = model.forward_raw(
+                model.normalize(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8))
+            )
         assert loc.shape == (2, len(model.priors), 4) and logits.shape == (2, len(model.priors), 3)
         found = model.detect(loc, logits)
         assert found.boxes.shape == (2, model.preset.max_detections, 4)
@@ -101,7 +103,14 @@ def test_mobilenet_defaults_and_options():
     assert model.backbone.out_channels == (576, 1280, 512, 256, 256, 128)
     sizes = (16, 32, 64, 100, 150, 200, 250, 300)
     fine = build_model(
-        "ssdlite320_mobilenet_v2", 4, image_size=300, min_stride=8, fpn_width=48, head_width=32, prior_sizes=sizes, extra_channels=(64,) * 4
+        "ssdlite320_mobilenet_v2",
+        4,
+        image_size=300,
+        min_stride=8,
+        fpn_width=48,
+        head_width=32,
+        prior_sizes=sizes,
+        extra_channels=(64,) * 4,
     ).eval()
     assert fine.prior_config.feature_sizes[0] == (38, 38) and fine.backbone.out_channels == (48,) * 7
     assert [s[0] for s in fine.prior_config.min_sizes] == list(sizes[:-1])
@@ -117,7 +126,10 @@ def test_registry_names_the_near_one():
         (lambda: build_model("ssd300_vg16", 4), "unknown model 'ssd300_vg16', did you mean 'ssd300_vgg16'"),
         (lambda: build_model("SSD_Tiny", 4), "did you mean 'ssd_tiny'"),
         (lambda: build_model("ssd_tiny", 4, preset="cafe"), "unknown preset 'cafe', did you mean 'caffe'"),
-        (lambda: build_model("ssd_tiny", 4, score_treshold=0.1), "option of ssd_tiny 'score_treshold', did you mean 'score_threshold'"),
+        (
+            lambda: build_model("ssd_tiny", 4, score_treshold=0.1),
+            "option of ssd_tiny 'score_treshold', did you mean 'score_threshold'",
+        ),
         (lambda: build_model("ssd_tiny", 4, min_stride=8), "unknown option of ssd_tiny 'min_stride'"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -149,7 +161,9 @@ def test_build_args_rebuild_the_model(name):
 
 
 def test_own_preset_is_data():
-    mine = Preset("mine", prior_sizes=(10, 20, 30, 40, 60), rule="none", min_negatives=7, channels="bgr", mean=[0.1, 0.2, 0.3])
+    mine = Preset(
+        "mine", prior_sizes=(10, 20, 30, 40, 60), rule="none", min_negatives=7, channels="bgr", mean=[0.1, 0.2, 0.3]
+    )
     model = build_model("ssd_tiny", 2, preset=mine, image_size=64)
     assert model.criterion.rule == "none" and model.criterion.min_negatives == 7
     image = torch.rand(1, 3, 64, 64)
@@ -198,7 +212,9 @@ def test_compiles_to_one_graph(name):
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for got, expected in zip(torch.compile(run, fullgraph=True, backend="aot_eager")(images), run(images), strict=True):
+        for got, expected in zip(
+            torch.compile(run, fullgraph=True, backend="aot_eager")(images), run(images), strict=True
+        ):
             torch.testing.assert_close(got, expected)
 
 

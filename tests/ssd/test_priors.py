@@ -102,7 +102,9 @@ def torchvision_priors(generator, cells, size):
 
 def test_equals_torchvision_ssd300():
     scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
-    generator = DefaultBoxGenerator([list(map(int, r)) for r in SSD300_RATIOS], scales=scales, steps=[8, 16, 32, 64, 100, 300])
+    generator = DefaultBoxGenerator(
+        [list(map(int, r)) for r in SSD300_RATIOS], scales=scales, steps=[8, 16, 32, 64, 100, 300]
+    )
     config = ssd300(clip="wh")
     theirs = generator._grid_default_boxes([[f, f] for f in CELLS_300], [300, 300])
     assert torch.equal(make_priors(config, "cxcywh"), theirs)
@@ -156,7 +158,9 @@ def test_one_size_is_refused_with_the_numbers():
 
 
 def test_coinciding_boxes_are_warned_of_with_counts():
-    config = PriorConfig(100, (2, 1), (20, 60), (None, None), ((1,), ()))  # ratio 1 and its inverse are the square again
+    config = PriorConfig(
+        100, (2, 1), (20, 60), (None, None), ((1,), ())
+    )  # ratio 1 and its inverse are the square again
     with pytest.warns(UserWarning, match="8 of 13 priors coincide with another prior .5 are distinct"):
         make_priors(config)
     with warnings.catch_warnings():
@@ -179,7 +183,13 @@ def test_coinciding_boxes_are_warned_of_with_counts():
     ],
 )
 def test_bad_configurations(change, words):
-    fields = {"image_size": 100, "feature_sizes": (4,), "min_sizes": (20,), "max_sizes": (30,), "aspect_ratios": ((2,),)}
+    fields = {
+        "image_size": 100,
+        "feature_sizes": (4,),
+        "min_sizes": (20,),
+        "max_sizes": (30,),
+        "aspect_ratios": ((2,),),
+    }
     with pytest.raises(ValueError, match=words):
         PriorConfig(**{**fields, **change})
 
@@ -192,7 +202,9 @@ def test_named_sizes_scale_with_the_input():
     assert resolve_sizes("geometric", 2, 100, 0.25) == pytest.approx([25, 50, 100])
     assert linear_scales(6) == pytest.approx([0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0])
     assert geometric_scales(3, 0.125) == pytest.approx([0.125, 0.25, 0.5, 1.0])
-    with pytest.raises(ValueError, match="list of 5 sizes in pixels, or for a model of 4 levels one of linear, geometric"):
+    with pytest.raises(
+        ValueError, match="list of 5 sizes in pixels, or for a model of 4 levels one of linear, geometric"
+    ):
         resolve_sizes("voc", 4, 128)
     with pytest.raises(ValueError, match="sizes must hold one number more than there are levels, 7, got 6"):
         ssd300(SSD300_VOC[:-1])
