@@ -50,7 +50,7 @@ def ssd_tiny(
     width: int = 16,
     levels: int = 4,
 ) -> SSD:
-    """Builds a small SSD of plain convolutions, about NN million multiply-adds at an input of 160.
+    """Builds a small SSD of plain convolutions, about 80 million multiply-adds at an input of 160.
 
     Args:
         num_classes: with the background.
