@@ -108,6 +108,14 @@ T highest(const T* value) {
   return result;
 }
 
+// The first place of a value that is there.
+template <typename T>
+int64_t first_place(const T* value, T wanted) {
+  int32_t first = kMatchTile;
+  for (int32_t j = 0; j < kMatchTile; ++j) first = std::min(first, value[j] == wanted ? j : int32_t{kMatchTile});
+  return first;
+}
+
 template <typename T>
 void write_tile(const MatchTask<T>& task, int64_t image, int64_t first, const Found<T>& found) {
   const int64_t n = std::min(task.priors.count - first, kMatchTile), at = image * task.priors.count + first;
@@ -148,7 +156,7 @@ void match_tile(const MatchTask<T>& task, int64_t image, int64_t tile, T* best_i
     const T top = highest(value);
     if (top > best_iou[object]) {
       best_iou[object] = top;
-      best_prior[object] = tile * kMatchTile + (std::find(value, value + kMatchTile, top) - value);
+      best_prior[object] = tile * kMatchTile + first_place(value, top);
     }
   }
   if (!any) found.clear();

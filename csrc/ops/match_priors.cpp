@@ -160,9 +160,9 @@ void on_cuda(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offs
                               options.rule,
                               four<T>(options.variances),
                               data<Box<T>>(tile_boxes),
-                              data<int64_t>(scratch),
+                              data<long long>(scratch),
                               data<int64_t>(results.labels),
-                              data<int64_t>(results.gt_index),
+                              data<long long>(results.gt_index),
                               data<Box<T>>(results.loc_targets)};
   check_cuda(launch_match_priors(task, scope.stream()), "match_priors");
 }
