@@ -181,8 +181,8 @@ std::tuple<Tensor, Tensor, Tensor> match_priors(const Tensor& gt_boxes, const Te
   if (batch * count == 0) return {results.labels, results.gt_index, results.loc_targets};
   const Tensor boxes = dense(gt_boxes, dtype), labels = dense(gt_labels), bounds = dense(offsets);
   const Tensor all_priors = dense(priors, dtype);
-  const std::optional<Tensor> flags = ignore ? std::optional<Tensor>(dense(*ignore)) : std::nullopt;
-  const bool* skip = flags ? data<bool>(*flags) : nullptr;
+  const Tensor flags = ignore ? dense(*ignore) : labels;  // keeps the memory until the kernels are done or queued
+  const bool* skip = ignore ? data<bool>(flags) : nullptr;
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
 #ifdef SSD_OPS_WITH_CUDA
