@@ -1,0 +1,59 @@
+#include "cpu/dispatch/isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#ifdef SSD_OPS_ISA_LIST_X86
+#include <cpuid.h>
+#endif
+
+namespace ssd_ops {
+namespace {
+
+Isa best_of_this_cpu() {
+#ifdef SSD_OPS_ISA_LIST_X86
+  // __builtin_cpu_supports also asks the operating system whether it saves the wide registers. It does not know
+  // "f16c" (half precision to float) in older compilers, hence bit 29 of ecx in leaf 1.
+  __builtin_cpu_init();
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1U << 29)) != 0;
+  if (!f16c || !__builtin_cpu_supports("avx2")) return Isa::baseline;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? Isa::avx512 : Isa::avx2;
+#else
+  return Isa::baseline;
+#endif
+}
+
+Isa choose() {
+  const Isa best = best_of_this_cpu();
+  const char* asked = std::getenv("SSD_OPS_ISA");
+  if (asked == nullptr || *asked == '\0') return best;
+  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+    if (std::string(asked) == isa_name(isa)) return std::min(isa, best);
+  }
+  throw std::runtime_error("SSD_OPS_ISA must be baseline, avx2 or avx512, got \"" + std::string(asked) + "\"");
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    default:
+      return "baseline";
+  }
+}
+
+Isa chosen_isa() {
+  static const Isa isa = choose();
+  return isa;
+}
+
+}  // namespace ssd_ops

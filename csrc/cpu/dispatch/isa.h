@@ -1,0 +1,15 @@
+// The instruction set that the CPU kernels run with, chosen once per process.
+#pragma once
+
+namespace ssd_ops {
+
+// In rising order: each one contains those before it.
+enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
+
+// The best set that was compiled in and that this CPU and operating system have. The environment variable
+// SSD_OPS_ISA=baseline|avx2|avx512 lowers the choice (it never raises it); another value throws std::runtime_error.
+Isa chosen_isa();
+
+const char* isa_name(Isa isa);
+
+}  // namespace ssd_ops

@@ -1,0 +1,99 @@
+// box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
+#include "cpu/box_iou.h"
+#include "ops/glue.h"
+#ifdef SSD_OPS_WITH_CUDA
+#include "cuda/box_iou.h"
+#include "ops/cuda_route.h"
+#endif
+
+namespace ssd_ops {
+namespace {
+
+void check_inputs(const Tensor& boxes1, const Tensor& boxes2) {
+  const auto check_one = [](const char* name, const Tensor& t) {
+    check_shape(name, t, "[..., N, 4]", t.dim() >= 2 && t.size(t.dim() - 1) == 4);
+    check_floating(name, t);
+  };
+  check_one("boxes1", boxes1);
+  check_one("boxes2", boxes2);
+  check_same_device("boxes2", boxes2, "boxes1", boxes1);
+  check_same_dtype("boxes2", boxes2, "boxes1", boxes1);
+  const auto leading = [](const Tensor& t) {
+    return std::vector<int64_t>(t.sizes().begin(), t.sizes().end() - 2);
+  };
+  if (leading(boxes1) != leading(boxes2))
+    fail("boxes2 must have the leading dimensions of boxes1, " + bracketed(leading(boxes1)) + ", got " +
+         bracketed(leading(boxes2)));
+}
+
+std::vector<int64_t> result_shape(const Tensor& boxes1, const Tensor& boxes2) {
+  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end() - 1);
+  shape.push_back(boxes2.size(boxes2.dim() - 2));
+  return shape;
+}
+
+template <typename T>
+void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t batch, int64_t n, int64_t m,
+            IouMetric metric) {
+  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  const Tensor rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
+  const Tensor arrays = empty(boxes1, {6, m}, dtype);
+  T* soa = static_cast<T*>(arrays.mutable_data_ptr());
+  for (int64_t b = 0; b < batch; ++b) {
+    SSD_OPS_CPU(iou_columns, static_cast<const T*>(columns.const_data_ptr()) + b * m * 4, m,
+                             metric == IouMetric::complete, soa);
+    const cpu::IouTask<T> task{static_cast<const T*>(rows.const_data_ptr()) + b * n * 4, soa,
+                               static_cast<T*>(out.mutable_data_ptr()) + b * n * m, m, metric};
+    const int64_t grain = m > 0 ? 1 + 16384 / m : n;
+    torch::stable::parallel_for(
+        0, n, grain, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_rows, task, begin, end); });
+  }
+}
+
+void fill(const Tensor& boxes1, const Tensor& boxes2, Tensor out, IouMetric metric) {
+  const int64_t n = boxes1.size(boxes1.dim() - 2), m = boxes2.size(boxes2.dim() - 2);
+  if (out.numel() == 0) return;
+  const int64_t batch = out.numel() / (n * m);
+#ifdef SSD_OPS_WITH_CUDA
+  if (uses_cuda_kernels(boxes1)) {
+    const CudaScope scope(boxes1);
+    const Tensor dense1 = dense(boxes1), dense2 = dense(boxes2);
+    check_cuda(launch_box_iou(dtype_of(boxes1), dense1.const_data_ptr(), dense2.const_data_ptr(),
+                              out.mutable_data_ptr(), batch, n, m, metric, scope.stream()),
+               "box_iou");
+    return;
+  }
+#endif
+  dispatch_compute(out.scalar_type(), [&](auto type) {
+    on_cpu<decltype(type)>(boxes1, boxes2, out, batch, n, m, metric);
+  });
+}
+
+template <IouMetric metric>
+Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
+  check_inputs(boxes1, boxes2);
+  const std::vector<int64_t> shape = result_shape(boxes1, boxes2);
+  Tensor out = torch::stable::new_empty(boxes1, {shape.data(), shape.size()}, compute_dtype({boxes1.scalar_type()}));
+  fill(boxes1, boxes2, out, metric);
+  return out;
+}
+
+void box_iou_out(const Tensor& boxes1, const Tensor& boxes2, const Tensor& out) {
+  check_inputs(boxes1, boxes2);
+  const std::vector<int64_t> shape = result_shape(boxes1, boxes2);
+  check_shape("out", out, bracketed(shape), std::vector<int64_t>(out.sizes().begin(), out.sizes().end()) == shape);
+  check_dtype("out", out, compute_dtype({boxes1.scalar_type()}));
+  check_same_device("out", out, "boxes1", boxes1);
+  if (!out.is_contiguous()) fail("out must be contiguous, got strides " + bracketed(out.strides()));
+  fill(boxes1, boxes2, out, IouMetric::iou);
+}
+
+}  // namespace
+
+SSD_OPS_REGISTER(box_iou, box_iou<IouMetric::iou>)
+SSD_OPS_REGISTER(box_iou_out, box_iou_out)
+SSD_OPS_REGISTER(generalized_box_iou, box_iou<IouMetric::generalized>)
+SSD_OPS_REGISTER(distance_box_iou, box_iou<IouMetric::distance>)
+SSD_OPS_REGISTER(complete_box_iou, box_iou<IouMetric::complete>)
+
+}  // namespace ssd_ops

@@ -1,0 +1,155 @@
+// The checks at the door: one error that names the argument, what was expected and what came.
+// ssd_ops/checks.py says the same in Python, with the same words; tests/ops/test_errors.py runs both.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+namespace ssd_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Not STD_TORCH_CHECK: that puts function, file and line before the message.
+[[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error(message); }
+
+inline const char* dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    default: return "another dtype";
+  }
+}
+
+template <typename Range>
+std::string bracketed(const Range& values) {
+  std::ostringstream text;
+  text << '[';
+  const char* comma = "";
+  for (const auto& value : values) {
+    text << comma << value;
+    comma = ", ";
+  }
+  text << ']';
+  return text.str();
+}
+
+inline std::string shape_of(const Tensor& t) { return bracketed(t.sizes()); }
+
+inline std::string device_of(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  if (t.is_cuda()) return "cuda:" + std::to_string(t.get_device_index());
+  return "another device";
+}
+
+inline std::string plain_number(double value) {  // as Python's format(value, "g")
+  std::ostringstream text;
+  text << value;
+  return text.str();
+}
+
+inline void check_shape(const char* name, const Tensor& t, const std::string& expected, bool matches) {
+  if (!matches) fail(std::string(name) + " must have shape " + expected + ", got " + shape_of(t));
+}
+
+inline bool has_shape(const Tensor& t, std::initializer_list<int64_t> shape) {
+  if (t.dim() != static_cast<int64_t>(shape.size())) return false;
+  int64_t i = 0;
+  for (const int64_t size : shape)
+    if (t.size(i++) != size) return false;
+  return true;
+}
+
+inline bool is_floating(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+inline void check_floating(const char* name, const Tensor& t) {
+  if (!is_floating(t.scalar_type()))
+    fail(std::string(name) + " must be float16, bfloat16, float32 or float64, got " + dtype_name(t.scalar_type()));
+}
+
+// [..., 4] with `dim` dimensions, floating.
+inline void check_boxes(const char* name, const Tensor& t, const char* expected, int64_t dim) {
+  check_shape(name, t, expected, t.dim() == dim && t.size(dim - 1) == 4);
+  check_floating(name, t);
+}
+
+inline void check_dtype(const char* name, const Tensor& t, ScalarType expected) {
+  if (t.scalar_type() != expected)
+    fail(std::string(name) + " must be " + dtype_name(expected) + ", got " + dtype_name(t.scalar_type()));
+}
+
+inline void check_same_dtype(const char* name, const Tensor& t, const char* other_name, const Tensor& other) {
+  if (t.scalar_type() != other.scalar_type())
+    fail(std::string(name) + " must have the dtype of " + other_name + ", " + dtype_name(other.scalar_type()) +
+         ", got " + dtype_name(t.scalar_type()));
+}
+
+inline void check_same_device(const char* name, const Tensor& t, const char* other_name, const Tensor& other) {
+  if (t.device() != other.device())
+    fail(std::string(name) + " must be on the device of " + other_name + ", " + device_of(other) + ", got " +
+         device_of(t));
+}
+
+inline void check_number(const char* name, double value) {
+  if (std::isnan(value)) fail(std::string(name) + " must be a number, got nan");
+}
+
+inline void check_finite(const char* name, double value) {
+  check_number(name, value);
+  if (std::isinf(value)) fail(std::string(name) + " must be finite, got " + plain_number(value));
+}
+
+inline void check_positive(const char* name, double value) {
+  if (!(value > 0)) fail(std::string(name) + " must be a number above 0, got " + plain_number(value));
+}
+
+inline void check_not_negative(const char* name, double value) {
+  if (!(value >= 0)) fail(std::string(name) + " must be 0 or more, got " + plain_number(value));
+}
+
+inline void check_at_least_one(const char* name, int64_t value) {
+  if (value < 1) fail(std::string(name) + " must be at least 1, got " + std::to_string(value));
+}
+
+// Returns the place of `value` among `choices`.
+inline int check_one_of(const char* name, std::string_view value, std::initializer_list<const char*> choices) {
+  std::string expected;
+  int place = 0;
+  for (const char* choice : choices) {
+    if (value == choice) return place;
+    expected += (place++ ? ", " : "") + std::string(choice);
+  }
+  fail(std::string(name) + " must be one of " + expected + ", got " + std::string(value));
+}
+
+inline void check_variances(const std::vector<double>& variances) {
+  bool good = variances.size() == 4;
+  for (const double v : variances) good = good && v > 0;
+  if (!good) fail("variances must be 2 or 4 numbers above 0, got " + bracketed(variances));
+}
+
+}  // namespace ssd_ops

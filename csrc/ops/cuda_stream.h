@@ -1,0 +1,31 @@
+// The one place where glue meets the CUDA runtime: the device of a tensor, torch's current stream on it, and errors.
+#pragma once
+#ifdef SSD_OPS_WITH_CUDA
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+struct CUstream_st;  // cudaStream_t is a pointer to it; spares the glue the CUDA headers
+
+namespace ssd_ops {
+
+// Makes the device of `tensor` the current one until the end of the scope, as launches need, and knows torch's current
+// stream there:
+//   const CudaScope scope(boxes);
+//   check_cuda(launch_nms(..., scope.stream()), "nms");
+class CudaScope {
+ public:
+  explicit CudaScope(const torch::stable::Tensor& tensor);
+  CUstream_st* stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  CUstream_st* stream_;
+};
+
+// Throws std::runtime_error("<op>: CUDA error ...") when a launcher's status (a cudaError_t) is not success.
+void check_cuda(int status, const char* op);
+
+}  // namespace ssd_ops
+
+#endif  // SSD_OPS_WITH_CUDA

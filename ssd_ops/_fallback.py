@@ -1,0 +1,141 @@
+"""The reference under the schemas of the ops: positional arguments in, plain tuples out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ssd_ops import reference
+from ssd_ops.reference import (
+    batched_nms,
+    box_iou,
+    complete_box_iou,
+    decode_boxes,
+    distance_box_iou,
+    encode_boxes,
+    generalized_box_iou,
+    grad_box_iou,
+    grad_decode_boxes,
+    grad_encode_boxes,
+    grad_multibox_loss,
+    nms,
+)
+from ssd_ops.reference import multibox_loss_parts as multibox_loss
+
+__all__ = [
+    "batched_nms",
+    "box_iou",
+    "box_iou_out",
+    "complete_box_iou",
+    "decode_boxes",
+    "detect",
+    "distance_box_iou",
+    "encode_boxes",
+    "generalized_box_iou",
+    "grad_box_iou",
+    "grad_decode_boxes",
+    "grad_encode_boxes",
+    "grad_multibox_loss",
+    "match_priors",
+    "multibox_loss",
+    "multiclass_nms",
+    "nms",
+    "soft_nms",
+]
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def box_iou_out(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
+    reference.box_iou(boxes1, boxes2, out=out)
+
+
+def match_priors(
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    offsets: Tensor,
+    ignore: Tensor | None,
+    priors: Tensor,
+    iou_threshold: float,
+    rule: str,
+    positive_at: str,
+    variances: Sequence[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    matches = reference.match_priors(
+        gt_boxes,
+        gt_labels,
+        priors,
+        offsets=offsets,
+        ignore=ignore,
+        iou_threshold=iou_threshold,
+        rule=rule,
+        positive_at=positive_at,
+        variances=variances,
+    )
+    return tuple(matches)  # type: ignore[return-value]
+
+
+def multiclass_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+) -> Four:
+    found = reference.multiclass_nms(
+        boxes,
+        scores,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        candidates_per_class=candidates_per_class,
+        max_detections=max_detections,
+    )
+    return tuple(found)
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    score_threshold: float,
+    max_detections: int,
+) -> Four:
+    found = reference.soft_nms(
+        boxes,
+        scores,
+        method=method,
+        sigma=sigma,
+        iou_threshold=iou_threshold,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+    )
+    return tuple(found)
+
+
+def detect(
+    loc: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    variances: Sequence[float],
+    clip: bool,
+) -> Four:
+    found = reference.detect(
+        loc,
+        logits,
+        priors,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        candidates_per_class=candidates_per_class,
+        max_detections=max_detections,
+        variances=variances,
+        clip=clip,
+    )
+    return tuple(found)

@@ -1,0 +1,45 @@
+"""What Python adds to the ops: the reference as the implementation of last resort, and shapes for tracing.
+
+The dispatcher chooses: a compiled kernel stands under the key CPU or CUDA and wins; the reference stands under
+CompositeExplicitAutograd and serves every device without one, and all devices when no library was compiled.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from ssd_ops import _autograd, _fake, _fallback
+
+DIFFERENTIABLE = _autograd.DIFFERENTIABLE
+
+
+def schemas() -> list[str]:
+    """Return the schema of every op from `schemas.def`, the list that the C++ library is compiled with."""
+    text = Path(__file__).with_name("schemas.def").read_text(encoding="utf-8")
+    return re.findall(r'^"(.*)",$', text, flags=re.MULTILINE)
+
+
+def register(namespace: str, *, defined: bool) -> torch.library.Library:
+    """Register reference, fake kernels and gradients of every op under `namespace`.
+
+    Args:
+        namespace: `ssd_ops`, or that of a second copy of the ops, which tests make.
+        defined: Whether a C++ library has defined the ops already.
+
+    Returns:
+        The library object; the registrations live as long as it does.
+    """
+    library = torch.library.Library(namespace, "FRAGMENT")
+    for schema in schemas():
+        name = schema.split("(", 1)[0]
+        if not defined:
+            library.define(schema)
+        library.impl(name, getattr(_fallback, name), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{namespace}::{name}", getattr(_fake, name), lib=library)
+        if name not in DIFFERENTIABLE:
+            library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    _autograd.register(namespace, library)
+    return library

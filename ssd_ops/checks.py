@@ -1,0 +1,121 @@
+"""The checks at the door of the reference: one error that names the argument, what was expected and what came.
+
+`csrc/ops/check.h` says the same in C++, with the same words; `tests/ops/test_errors.py` runs both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def fail(message: str) -> None:
+    """Raise the one kind of error that bad input gets, the kind that torch's own ops raise."""
+    raise RuntimeError(message)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return `float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def shape(name: str, tensor: Tensor, expected: str, matches: bool) -> None:
+    """Refuse `tensor` unless `matches`; `expected` is the shape in words, such as `[N, 4]`."""
+    if not matches:
+        fail(f"{name} must have shape {expected}, got {list(tensor.shape)}")
+
+
+def boxes(name: str, tensor: Tensor, expected: str, dim: int) -> None:
+    """Refuse a tensor that is not `dim`-dimensional with 4 numbers a row, or not floating."""
+    shape(name, tensor, expected, tensor.dim() == dim and tensor.shape[-1] == 4)
+    floating(name, tensor)
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """Refuse a dtype other than the four that the kernels read."""
+    if tensor.dtype not in FLOATS:
+        fail(f"{name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}")
+
+
+def int64(name: str, tensor: Tensor) -> None:
+    """Refuse a dtype other than int64."""
+    if tensor.dtype != torch.int64:
+        fail(f"{name} must be int64, got {dtype_name(tensor.dtype)}")
+
+
+def same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors of different dtypes."""
+    if tensor.dtype != other.dtype:
+        fail(f"{name} must have the dtype of {other_name}, {dtype_name(other.dtype)}, got {dtype_name(tensor.dtype)}")
+
+
+def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors on different devices."""
+    if tensor.device != other.device:
+        fail(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
+
+
+def number(name: str, value: float) -> None:
+    """Refuse NaN."""
+    if math.isnan(value):
+        fail(f"{name} must be a number, got nan")
+
+
+def positive(name: str, value: float) -> None:
+    """Refuse NaN and anything that is not above 0."""
+    if not value > 0:
+        fail(f"{name} must be a number above 0, got {value:g}")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Refuse NaN and negative numbers."""
+    if not value >= 0:
+        fail(f"{name} must be 0 or more, got {value:g}")
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse counts below 1."""
+    if value < 1:
+        fail(f"{name} must be at least 1, got {value}")
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not among `choices`."""
+    if value not in choices:
+        fail(f"{name} must be one of {', '.join(choices)}, got {value}")
+
+
+def variances(value: Sequence[float]) -> None:
+    """Refuse variances that are not four numbers above 0."""
+    if len(value) != 4 or not all(v > 0 for v in value):
+        fail(f"variances must be 2 or 4 numbers above 0, got [{', '.join(f'{v:g}' for v in value)}]")
+
+
+def offsets(tensor: Tensor, total: int) -> None:
+    """Refuse offsets that do not start at 0, fall, or do not end at the number of boxes (CPU only: looking costs a synchronisation)."""
+    shape("offsets", tensor, "[B + 1]", tensor.dim() == 1 and tensor.shape[0] >= 1)
+    int64("offsets", tensor)
+    if tensor.device.type != "cpu":
+        return
+    values = tensor.tolist()
+    for i, (low, high) in enumerate(zip(values, values[1:], strict=False)):
+        if high < low:
+            fail(f"offsets must not fall, got offsets[{i}] = {low} and offsets[{i + 1}] = {high}")
+    if values[0] != 0 or values[-1] != total:
+        fail(f"offsets must run from 0 to the number of boxes, {total}, got {values[0]} to {values[-1]}")
+
+
+def label_range(name: str, tensor: Tensor, low: int, high: int | None) -> None:
+    """Refuse labels outside `low .. high - 1` (CPU only: looking costs a synchronisation)."""
+    if tensor.device.type != "cpu" or tensor.numel() == 0:
+        return
+    wrong = tensor < low if high is None else (tensor < low) | (tensor >= high)
+    if bool(wrong.any()):
+        index = int(wrong.flatten().nonzero()[0])
+        expected = f"{low} or more" if high is None else f"between {low} and {high - 1}"
+        fail(f"{name} must be {expected}, got {int(tensor.flatten()[index])} at index {index}")

@@ -1,0 +1,75 @@
+"""Boxes as offsets from priors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops.reference.numbers import four_variances
+
+
+def encode_boxes(
+    boxes: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+) -> Tensor:
+    """Return the deltas that lead from priors to boxes.
+
+    `center_size`: centre distance over prior size, and log of the size ratio; `corner`: distance of the corners;
+    `corner_size`: distance of the corners over prior size. Each is divided by its variance. A box with no area gives
+    -inf in the log, an inverted one NaN; a prior with no area divides by zero.
+
+    Args:
+        boxes: `[..., P, 4]`, xyxy, in the unit of the priors.
+        priors: `[P, 4]` or any shape that broadcasts with that of `boxes`, xyxy.
+        variances: `(center, size)`, or four numbers above 0.
+        code_type: `center_size`, `corner` or `corner_size`.
+
+    Returns:
+        `[..., P, 4]`, float32 (float64 where an input is float64).
+
+    Raises:
+        RuntimeError: A shape, dtype, device, variance or code type does not fit.
+
+    Source: `EncodeBBox` of Caffe SSD; `center_size` is the code of every SSD.
+    """
+    return torch.ops.ssd_ops.encode_boxes(*_aligned(boxes, priors), four_variances(variances), code_type)
+
+
+def decode_boxes(
+    deltas: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+) -> Tensor:
+    """Return the boxes that deltas lead to from priors: the inverse of `encode_boxes`.
+
+    In `center_size` the log of the size ratio is clamped at log(1000 / 16) from above, so that no exponential overflows.
+
+    Args:
+        deltas: `[..., P, 4]`.
+        priors: `[P, 4]` or any shape that broadcasts with that of `deltas`, xyxy.
+        variances: `(center, size)`, or four numbers above 0.
+        code_type: `center_size`, `corner` or `corner_size`.
+
+    Returns:
+        `[..., P, 4]`, xyxy, in the unit of the priors; float32 (float64 where an input is float64).
+
+    Raises:
+        RuntimeError: A shape, dtype, device, variance or code type does not fit.
+
+    Source: `DecodeBBox` of Caffe SSD; the clamp is that of torchvision's `BoxCoder`.
+    """
+    return torch.ops.ssd_ops.decode_boxes(*_aligned(deltas, priors), four_variances(variances), code_type)
+
+
+def _aligned(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both floating, `boxes` expanded so that the shape of the priors is the end of its own."""
+    if not boxes.is_floating_point():
+        boxes = boxes.float()
+    if not priors.is_floating_point():
+        priors = priors.float()
+    if boxes.shape[boxes.dim() - priors.dim() :] != priors.shape or priors.dim() > boxes.dim():
+        try:
+            shape = torch.broadcast_shapes(boxes.shape, priors.shape)
+        except RuntimeError:
+            return boxes, priors  # the op says what does not fit
+        boxes, priors = boxes.expand(shape), priors.expand(shape)
+    return boxes, priors

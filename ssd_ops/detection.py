@@ -1,0 +1,64 @@
+"""From the raw outputs of a detector to its detections, in one op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops.reference.numbers import four_variances
+from ssd_ops.reference.suppression import Detections
+
+
+def detect(
+    loc: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    *,
+    score_threshold: float = 0.01,
+    iou_threshold: float = 0.45,
+    candidates_per_class: int = 400,
+    max_detections: int = 200,
+    variances: Sequence[float] = (0.1, 0.2),
+    clip: bool = True,
+) -> Detections:
+    """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
+
+    Equal to `multiclass_nms` of the decoded boxes and the softmax; see there for the order of equals. The shapes of the
+    results do not depend on the data and the host never waits. Implementations may differ only where a score stands within
+    rounding of the threshold or of another score.
+
+    Args:
+        loc: `[B, P, 4]`, deltas; any floating dtype, computed in float32 (float64 where an input is).
+        logits: `[B, P, C]`, class 0 is the background; any floating dtype. A prior with a NaN logit gives nothing.
+        priors: `[P, 4]`, xyxy, 0 .. 1 over the image.
+        score_threshold: Only scores strictly above it are candidates.
+        iou_threshold: A box is suppressed at IoU strictly above this.
+        candidates_per_class: At least 1: how many of the best of a class enter its NMS.
+        max_detections: D, at least 1.
+        variances: `(center, size)` or four numbers above 0, as in `decode_boxes`.
+        clip: Whether boxes are cut to 0 .. 1 before NMS.
+
+    Returns:
+        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection; boxes are
+        xyxy, 0 .. 1 over the image.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or option does not fit.
+
+    Source: `DetectionOutput` of Caffe SSD; `SSD.postprocess_detections` of torchvision.
+    """
+    return Detections(
+        *torch.ops.ssd_ops.detect(
+            loc,
+            logits,
+            priors,
+            score_threshold,
+            iou_threshold,
+            candidates_per_class,
+            max_detections,
+            four_variances(variances),
+            clip,
+        )
+    )

@@ -1,0 +1,48 @@
+"""The training loss of SSD in one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def multibox_loss(
+    loc: Tensor,
+    logits: Tensor,
+    loc_targets: Tensor,
+    labels: Tensor,
+    *,
+    neg_pos_ratio: float = 3.0,
+    normalizer: str = "batch",
+    min_negatives: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return smooth L1 over the positives and cross entropy over positives and mined hard negatives.
+
+    Of each image's background priors those with the highest cross entropy take part, `neg_pos_ratio` for each positive
+    but at least `min_negatives`, as far as there are any; of equal ones the lowest prior comes first, NaN counts as the
+    highest. A positive counts once. Sums of an image run in float64 and in a fixed order: the result is deterministic.
+    A batch of no images, or of images with nothing to learn, gives 0.
+
+    Args:
+        loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is).
+        logits: `[B, P, C]`, class 0 is the background; any floating dtype.
+        loc_targets: `[B, P, 4]`, the deltas to learn (of positives only).
+        labels: int64 `[B, P]`: 1 .. C - 1 positive, 0 background, -1 takes no part.
+        neg_pos_ratio: 0 or more.
+        normalizer: `batch` divides by the positives of the batch, at least 1; `image` divides each image's losses by its
+            positives, at least 1, and takes the mean over images.
+        min_negatives: 0 or more; gives images without objects something to learn from.
+
+    Returns:
+        `(loc_loss, cls_loss)`, two scalars, differentiable for `loc` and `logits`.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or option does not fit, or (on the CPU; on a GPU the loss becomes NaN, because
+            looking would make the host wait) a label is out of range.
+
+    Source: `MultiBoxLoss` of Caffe SSD and of torchvision (without its double count of positives).
+    """
+    loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(
+        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives
+    )
+    return loc_loss, cls_loss

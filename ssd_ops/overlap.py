@@ -1,0 +1,87 @@
+"""Overlap of every box with every other: IoU and its three relatives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return intersection over union of every box of `boxes1` with every box of `boxes2`.
+
+    Two boxes whose union has no area have IoU 0, not NaN. A box with an inverted side overlaps nothing; a box with a NaN
+    gives NaN. No matrix but the result is made.
+
+    Args:
+        boxes1: `[..., N, 4]`, xyxy, any unit. Half precision is read as it is and computed in float32; integers and
+            mixed dtypes are converted first.
+        boxes2: `[..., M, 4]`, xyxy, same unit; leading dimensions broadcast against those of `boxes1`.
+        out: `[..., N, M]`, contiguous, float32 (float64 for float64 boxes): where to write, to spare an allocation.
+            Gradients do not flow through it.
+
+    Returns:
+        `[..., N, M]`: `iou[n, m]` belongs to box n of `boxes1` and box m of `boxes2`.
+
+    Raises:
+        RuntimeError: A shape, dtype or device does not fit.
+
+    Source: `torchvision.ops.box_iou`, bit for bit where the union has an area.
+    """
+    boxes1, boxes2 = _aligned(boxes1, boxes2)
+    if out is None:
+        return torch.ops.ssd_ops.box_iou(boxes1, boxes2)
+    torch.ops.ssd_ops.box_iou_out(boxes1.detach(), boxes2.detach(), out)
+    return out
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return IoU less the share of the smallest enclosing box that neither box covers, in -1 .. 1.
+
+    Args and Raises as in `box_iou`.
+
+    Returns:
+        `[..., N, M]`; 0 for two boxes that are the same point.
+
+    Source: `torchvision.ops.generalized_box_iou`; Rezatofighi et al. 2019.
+    """
+    return torch.ops.ssd_ops.generalized_box_iou(*_aligned(boxes1, boxes2))
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return IoU less the squared distance of the centres over the squared diagonal of the enclosing box (plus 1e-7).
+
+    Args and Raises as in `box_iou`.
+
+    Returns:
+        `[..., N, M]`.
+
+    Source: `torchvision.ops.distance_box_iou`; Zheng et al. 2020.
+    """
+    return torch.ops.ssd_ops.distance_box_iou(*_aligned(boxes1, boxes2))
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return distance IoU less a penalty for unlike aspect ratios, whose weight counts as a constant in gradients.
+
+    Args and Raises as in `box_iou`.
+
+    Returns:
+        `[..., N, M]`; a box that is a point counts as one of aspect angle 0.
+
+    Source: `torchvision.ops.complete_box_iou`; Zheng et al. 2020.
+    """
+    return torch.ops.ssd_ops.complete_box_iou(*_aligned(boxes1, boxes2))
+
+
+def _aligned(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in one floating dtype with equal leading dimensions."""
+    if boxes1.dtype != boxes2.dtype or not boxes1.is_floating_point():
+        dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+        if not dtype.is_floating_point or boxes1.dtype != boxes2.dtype:
+            dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        boxes1, boxes2 = boxes1.to(dtype), boxes2.to(dtype)
+    if boxes1.shape[:-2] != boxes2.shape[:-2] and boxes1.dim() >= 2 and boxes2.dim() >= 2:
+        leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+        boxes1 = boxes1.expand(*leading, *boxes1.shape[-2:])
+        boxes2 = boxes2.expand(*leading, *boxes2.shape[-2:])
+    return boxes1, boxes2

@@ -1,0 +1,92 @@
+"""Encode and decode: boxes as offsets from priors, in the three codes of Caffe SSD."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.reference.numbers import compute_dtype, four_variances
+
+CODE_TYPES = ("center_size", "corner", "corner_size")
+MAX_LOG_SIZE = math.log(1000 / 16)  # torchvision's clamp: no decoded box is more than 62.5 times its prior
+
+
+def _checked(
+    name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `boxes` and `priors` in the dtype of the arithmetic, and the 4 variances as a tensor."""
+    checks.shape(name, boxes, "[..., 4]", boxes.dim() >= 1 and boxes.shape[-1] == 4)
+    checks.floating(name, boxes)
+    checks.shape("priors", priors, "[..., 4]", priors.dim() >= 1 and priors.shape[-1] == 4)
+    checks.floating("priors", priors)
+    checks.same_device("priors", priors, name, boxes)
+    if priors.dim() > boxes.dim() or boxes.shape[boxes.dim() - priors.dim() :] != priors.shape:
+        checks.fail(f"priors must have the last dimensions of {name}, {list(boxes.shape)}, got {list(priors.shape)}")
+    values = four_variances(variances)
+    checks.variances(values)
+    checks.one_of("code_type", code_type, CODE_TYPES)
+    dtype = compute_dtype(boxes, priors)
+    return boxes.to(dtype), priors.to(dtype), torch.tensor(values, dtype=dtype, device=boxes.device)
+
+
+def center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return centres and sizes, `[..., 2]` each."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+
+
+def encode_boxes(
+    boxes: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+) -> Tensor:
+    """Return the deltas `[..., 4]` that lead from priors to boxes; see `ssd_ops.encode_boxes`."""
+    boxes, priors, variance = _checked("boxes", boxes, priors, variances, code_type)
+    center, size = center_and_size(boxes)
+    prior_center, prior_size = center_and_size(priors)
+    if code_type == "center_size":
+        delta = torch.cat([(center - prior_center) / prior_size, torch.log(size / prior_size)], dim=-1)
+    elif code_type == "corner":
+        delta = boxes - priors
+    else:
+        delta = (boxes - priors) / torch.cat([prior_size, prior_size], dim=-1)
+    return delta / variance
+
+
+def decode_boxes(
+    deltas: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+) -> Tensor:
+    """Return the boxes `[..., 4]` that deltas lead to from priors; see `ssd_ops.decode_boxes`."""
+    deltas, priors, variance = _checked("deltas", deltas, priors, variances, code_type)
+    prior_center, prior_size = center_and_size(priors)
+    step = deltas * variance
+    if code_type == "center_size":
+        center = step[..., :2] * prior_size + prior_center
+        half = torch.exp(step[..., 2:].clamp(max=MAX_LOG_SIZE)) * prior_size / 2
+        return torch.cat([center - half, center + half], dim=-1)
+    if code_type == "corner":
+        return priors + step
+    return priors + step * torch.cat([prior_size, prior_size], dim=-1)
+
+
+def grad_encode_boxes(
+    grad: Tensor, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `encode_boxes` for boxes and priors, each in its dtype."""
+    return _grads(encode_boxes, grad, boxes, priors, variances, code_type)
+
+
+def grad_decode_boxes(
+    grad: Tensor, deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `decode_boxes` for deltas and priors, each in its dtype."""
+    return _grads(decode_boxes, grad, deltas, priors, variances, code_type)
+
+
+def _grads(op, grad: Tensor, boxes: Tensor, priors: Tensor, variances, code_type) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in (boxes, priors)]
+        result = op(*inputs, variances, code_type)
+        grads = torch.autograd.grad(result, inputs, grad.to(result.dtype))
+    return grads[0], grads[1]

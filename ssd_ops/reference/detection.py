@@ -1,0 +1,50 @@
+"""From raw outputs of a detector to detections: softmax, threshold, decode, clip, per-class NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.reference.codec import decode_boxes
+from ssd_ops.reference.numbers import compute_dtype, four_variances
+from ssd_ops.reference.suppression import Detections, multiclass_nms
+
+
+def detect(
+    loc: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    *,
+    score_threshold: float = 0.01,
+    iou_threshold: float = 0.45,
+    candidates_per_class: int = 400,
+    max_detections: int = 200,
+    variances: Sequence[float] = (0.1, 0.2),
+    clip: bool = True,
+) -> Detections:
+    """Return the detections of a batch; see `ssd_ops.detect`."""
+    checks.boxes("loc", loc, "[B, P, 4]", 3)
+    batch, count = loc.shape[:2]
+    checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
+    checks.floating("logits", logits)
+    if logits.shape[2] < 1:
+        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
+    checks.shape("priors", priors, f"[{count}, 4]", priors.shape == (count, 4))
+    checks.floating("priors", priors)
+    checks.same_device("logits", logits, "loc", loc)
+    checks.same_device("priors", priors, "loc", loc)
+    dtype = compute_dtype(loc, logits, priors)
+    boxes = decode_boxes(loc.to(dtype), priors.to(dtype), four_variances(variances))
+    if clip:
+        boxes = boxes.clamp(0, 1)
+    return multiclass_nms(
+        boxes,
+        torch.softmax(logits.to(dtype), dim=2),
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        candidates_per_class=candidates_per_class,
+        max_detections=max_detections,
+    )

@@ -1,0 +1,131 @@
+"""The SSD training loss: smooth L1 for boxes, cross entropy with hard negative mining for classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.reference.numbers import compute_dtype
+
+NORMALIZERS = ("batch", "image")
+
+
+def multibox_loss(
+    loc: Tensor,
+    logits: Tensor,
+    loc_targets: Tensor,
+    labels: Tensor,
+    *,
+    neg_pos_ratio: float = 3.0,
+    normalizer: str = "batch",
+    min_negatives: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`."""
+    loc_loss, cls_loss, _, _ = multibox_loss_parts(
+        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives
+    )
+    return loc_loss, cls_loss
+
+
+def multibox_loss_parts(
+    loc: Tensor,
+    logits: Tensor,
+    loc_targets: Tensor,
+    labels: Tensor,
+    neg_pos_ratio: float,
+    normalizer: str,
+    min_negatives: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
+
+    `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normaliser for
+    positives and mined negatives, else 0.
+    """
+    _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives)
+    dtype = compute_dtype(loc, logits, loc_targets)
+    logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
+    lse = torch.logsumexp(logits, dim=2)  # [B, P]
+    target_logit = logits.gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    cross_entropy = lse - target_logit  # [B, P]
+
+    positive = labels > 0
+    positives = positive.sum(dim=1)  # [B]
+    chosen = positive | hardest_negatives(cross_entropy.detach(), labels, positives, neg_pos_ratio, min_negatives)
+    if normalizer == "batch":
+        norm = positives.sum().clamp(min=1).expand(len(labels)).to(dtype)
+    else:
+        norm = positives.clamp(min=1).to(dtype) * len(labels)
+    weight = chosen / norm[:, None]  # [B, P]
+
+    smooth_l1 = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=2)
+    # Sums of each image run in float64, so that the order of priors does not show in the result.
+    loc_sums = torch.where(positive, smooth_l1, 0).sum(dim=1)
+    cls_sums = torch.where(chosen, cross_entropy.double(), 0).sum(dim=1)
+    return (loc_sums / norm).sum().to(dtype), (cls_sums / norm).sum().to(dtype), lse.detach(), weight
+
+
+def hardest_negatives(
+    cross_entropy: Tensor, labels: Tensor, positives: Tensor, neg_pos_ratio: float, min_negatives: int
+) -> Tensor:
+    """Return the mask `[B, P]` of the background priors that take part: those with the highest cross entropy.
+
+    Each image gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors.
+    Of equal ones the lowest prior comes first; NaN counts as the highest. A ratio of infinity takes them all, in images
+    that have an object.
+    """
+    count = labels.shape[1]
+    wanted = (neg_pos_ratio * positives.double()).nan_to_num(0).clamp(max=count).long().clamp(min=min_negatives)
+    score = torch.where(labels == 0, cross_entropy.nan_to_num(nan=torch.inf), -torch.inf)
+    order = score.sort(dim=1, descending=True, stable=True).indices
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
+    return (rank < wanted[:, None]) & (labels == 0)
+
+
+def grad_multibox_loss(
+    grad_loc_loss: Tensor,
+    grad_cls_loss: Tensor,
+    loc: Tensor,
+    logits: Tensor,
+    loc_targets: Tensor,
+    labels: Tensor,
+    lse: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both losses for `loc` and `logits`, in their dtypes."""
+    dtype = lse.dtype
+    target = F.one_hot(labels.clamp(min=0), logits.shape[2])
+    per_prior = (weight * grad_cls_loss)[..., None]
+    grad_logits = torch.where(per_prior == 0, 0, per_prior * (torch.exp(logits.to(dtype) - lse[..., None]) - target))
+    slope = (loc.to(dtype) - loc_targets.to(dtype)).clamp(-1, 1)
+    learns_box = (labels > 0)[..., None]
+    grad_loc = torch.where(learns_box, (weight * grad_loc_loss)[..., None] * slope, 0)
+    return grad_loc.to(loc.dtype), grad_logits.to(logits.dtype)
+
+
+def _check(
+    loc: Tensor,
+    logits: Tensor,
+    loc_targets: Tensor,
+    labels: Tensor,
+    neg_pos_ratio: float,
+    normalizer: str,
+    min_negatives: int,
+) -> None:
+    checks.boxes("loc", loc, "[B, P, 4]", 3)
+    batch, priors = loc.shape[:2]
+    checks.shape("logits", logits, f"[{batch}, {priors}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
+    checks.floating("logits", logits)
+    if logits.shape[2] < 1:
+        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
+    checks.shape("loc_targets", loc_targets, f"[{batch}, {priors}, 4]", loc_targets.shape == loc.shape)
+    checks.floating("loc_targets", loc_targets)
+    checks.shape("labels", labels, f"[{batch}, {priors}]", labels.shape == loc.shape[:2])
+    checks.int64("labels", labels)
+    for name, tensor in (("logits", logits), ("loc_targets", loc_targets), ("labels", labels)):
+        checks.same_device(name, tensor, "loc", loc)
+    checks.not_negative("neg_pos_ratio", neg_pos_ratio)
+    checks.one_of("normalizer", normalizer, NORMALIZERS)
+    checks.not_negative("min_negatives", min_negatives)
+    checks.label_range("labels", labels, -1, logits.shape[2])

@@ -1,0 +1,142 @@
+"""Prior matching: which prior learns which ground truth, and the box deltas it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.packing import pack_ground_truths
+from ssd_ops.reference.codec import encode_boxes
+from ssd_ops.reference.numbers import above, at_or_above, compute_dtype, four_variances
+from ssd_ops.reference.overlap import box_iou
+
+RULES = ("greedy", "last", "none")
+COMPARISONS = (">=", ">")
+
+
+class PriorMatches(NamedTuple):
+    """What every prior of every image learns."""
+
+    labels: Tensor
+    """int64 `[B, P]`: the label of its object, 0 background, -1 takes no part."""
+    gt_index: Tensor
+    """int64 `[B, P]`: `gt_index[b, p] = g` means that prior p learns object g of image b, -1 none."""
+    loc_targets: Tensor
+    """`[B, P, 4]`: the encoded box of its object, 0 where there is none."""
+
+
+def match_priors(
+    gt_boxes: Tensor | Sequence[Tensor],
+    gt_labels: Tensor | Sequence[Tensor],
+    priors: Tensor,
+    *,
+    offsets: Tensor | None = None,
+    ignore: Tensor | Sequence[Tensor] | None = None,
+    iou_threshold: float = 0.5,
+    rule: str = "greedy",
+    positive_at: str = ">=",
+    variances: Sequence[float] = (0.1, 0.2),
+) -> PriorMatches:
+    """Match and encode, image by image; see `ssd_ops.match_priors`."""
+    boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
+    values = four_variances(variances)
+    _check(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
+    dtype = compute_dtype(boxes, priors)
+    boxes, priors = boxes.to(dtype), priors.to(dtype)
+    if flags is None:
+        flags = torch.zeros_like(labels, dtype=torch.bool)
+    passes = at_or_above if positive_at == ">=" else above
+    batch, count = len(offsets) - 1, len(priors)
+    result = PriorMatches(
+        labels.new_zeros(batch, count), labels.new_full((batch, count), -1), priors.new_zeros(batch, count, 4)
+    )
+    bounds = offsets.tolist()
+    for b, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        iou = box_iou(boxes[begin:end], priors).nan_to_num(0)  # [G, P]; NaN overlaps nothing
+        skip = flags[begin:end]
+        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, passes)  # [P]
+        found = matched >= 0
+        result.gt_index[b] = matched
+        result.labels[b, found] = labels[begin:end][matched[found]]
+        result.loc_targets[b, found] = encode_boxes(boxes[begin:end][matched[found]], priors[found], values)
+        near_ignored = passes(iou[skip], iou_threshold).any(dim=0)
+        result.labels[b, near_ignored & ~found] = -1
+    return result
+
+
+def _match_image(iou: Tensor, threshold: float, rule: str, passes) -> Tensor:  # type: ignore[no-untyped-def]
+    """Return for each prior the object `[P]` that it learns, -1 for none; `iou` is `[G, P]`."""
+    if iou.numel() == 0:
+        return torch.full((iou.shape[1],), -1, dtype=torch.int64, device=iou.device)
+    best, matched = lowest_argmax(iou.T)  # over objects: [P]
+    matched[~passes(best, threshold)] = -1
+    if rule == "last":
+        best, prior = lowest_argmax(iou)  # over priors: [G]
+        for g in range(len(iou)):
+            if best[g] > 0:
+                matched[prior[g]] = g  # a later object takes a prior that an earlier one chose
+    elif rule == "greedy":
+        for g, p in _greedy_pairs(iou.clone()):
+            matched[p] = g
+    return matched
+
+
+def lowest_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maximum of each row and the lowest column that has it."""
+    best = values.max(dim=1).values
+    columns = torch.arange(values.shape[1], device=values.device)
+    index = torch.where(values == best[:, None], columns, values.shape[1]).min(dim=1).values
+    return best, index
+
+
+def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
+    """Return Caffe's pairs (object, prior): again and again the best pair of which neither is taken, while one overlaps.
+
+    Of equal pairs the one with the lowest prior comes first, then the one with the lowest object.
+    """
+    pairs = []
+    for _ in range(min(iou.shape)):
+        by_prior = iou.T.flatten()  # index = prior * G + object
+        best, index = lowest_argmax(by_prior[None])
+        if not best.item() > 0:
+            break
+        prior, gt = divmod(int(index), len(iou))
+        pairs.append((gt, prior))
+        iou[gt], iou[:, prior] = -1, -1
+    return pairs
+
+
+def _check(
+    boxes: Tensor,
+    labels: Tensor,
+    offsets: Tensor,
+    ignore: Tensor | None,
+    priors: Tensor,
+    iou_threshold: float,
+    rule: str,
+    positive_at: str,
+    variances: Sequence[float],
+) -> None:
+    checks.boxes("gt_boxes", boxes, "[sum G, 4]", 2)
+    total = len(boxes)
+    checks.shape("gt_labels", labels, f"[{total}]", labels.shape == (total,))
+    checks.int64("gt_labels", labels)
+    checks.same_device("gt_labels", labels, "gt_boxes", boxes)
+    checks.same_device("offsets", offsets, "gt_boxes", boxes)
+    checks.offsets(offsets, total)
+    if ignore is not None:
+        checks.shape("ignore", ignore, f"[{total}]", ignore.shape == (total,))
+        if ignore.dtype != torch.bool:
+            checks.fail(f"ignore must be bool, got {checks.dtype_name(ignore.dtype)}")
+        checks.same_device("ignore", ignore, "gt_boxes", boxes)
+    checks.boxes("priors", priors, "[P, 4]", 2)
+    checks.same_device("priors", priors, "gt_boxes", boxes)
+    checks.positive("iou_threshold", iou_threshold)
+    checks.one_of("rule", rule, RULES)
+    checks.one_of("positive_at", positive_at, COMPARISONS)
+    checks.variances(variances)
+    checks.label_range("gt_labels", labels, 1, None)

@@ -1,0 +1,126 @@
+"""Overlap of boxes: areas, intersections, and the four measures of the IoU family, every box with every other."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.reference.numbers import compute_dtype
+
+EPSILON = 1e-7  # torchvision's, in the denominators of distance and complete IoU
+METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Return width times height, `[..., N]`; a box with one inverted side has a negative area."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the areas `[..., N, M]` that two boxes share and that they cover together."""
+    top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    inter = sides[..., 0] * sides[..., 1]
+    union = area(boxes1)[..., :, None] + area(boxes2)[..., None, :] - inter
+    return inter, union
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the quotient, 0 where the denominator is 0 (and no NaN in its gradient)."""
+    empty = denominator == 0
+    return torch.where(empty, 0, numerator / torch.where(empty, 1, denominator))
+
+
+def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return width and height `[..., N, M, 2]` of the smallest box around two boxes."""
+    top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
+    return (bottom_right - top_left).clamp(min=0)
+
+
+def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
+        checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
+        checks.floating(name, boxes)
+    checks.same_device("boxes2", boxes2, "boxes1", boxes1)
+    checks.same_dtype("boxes2", boxes2, "boxes1", boxes1)
+    if boxes1.shape[:-2] != boxes2.shape[:-2]:
+        checks.fail(
+            f"boxes2 must have the leading dimensions of boxes1, {list(boxes1.shape[:-2])}, got {list(boxes2.shape[:-2])}"
+        )
+    dtype = compute_dtype(boxes1, boxes2)
+    return boxes1.to(dtype), boxes2.to(dtype)
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return intersection over union `[..., N, M]`; see `ssd_ops.box_iou`."""
+    boxes1, boxes2 = _checked(boxes1, boxes2)
+    if out is not None:
+        _check_out(out, boxes1, boxes2)
+    iou = _ratio(*intersection_and_union(boxes1, boxes2))
+    return iou if out is None else out.copy_(iou)
+
+
+def _check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
+    expected = [*boxes1.shape[:-1], boxes2.shape[-2]]
+    checks.shape("out", out, str(expected), list(out.shape) == expected)
+    if out.dtype != boxes1.dtype:
+        checks.fail(f"out must be {checks.dtype_name(boxes1.dtype)}, got {checks.dtype_name(out.dtype)}")
+    checks.same_device("out", out, "boxes1", boxes1)
+    if not out.is_contiguous():
+        checks.fail(f"out must be contiguous, got strides {list(out.stride())}")
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return IoU less the share of the enclosing box that neither covers; see `ssd_ops.generalized_box_iou`."""
+    boxes1, boxes2 = _checked(boxes1, boxes2)
+    inter, union = intersection_and_union(boxes1, boxes2)
+    sides = _enclosing_sides(boxes1, boxes2)
+    enclosing = sides[..., 0] * sides[..., 1]
+    return _ratio(inter, union) - _ratio(enclosing - union, enclosing)
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return IoU less the squared distance of the centres over the squared diagonal; see `ssd_ops.distance_box_iou`."""
+    boxes1, boxes2 = _checked(boxes1, boxes2)
+    sides = _enclosing_sides(boxes1, boxes2)
+    diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + EPSILON
+    centers1 = (boxes1[..., :2] + boxes1[..., 2:]) / 2
+    centers2 = (boxes2[..., :2] + boxes2[..., 2:]) / 2
+    apart = centers1[..., :, None, :] - centers2[..., None, :, :]
+    distance = apart[..., 0] * apart[..., 0] + apart[..., 1] * apart[..., 1]
+    return _ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Return distance IoU less a penalty for unlike aspect ratios; see `ssd_ops.complete_box_iou`."""
+    boxes1, boxes2 = _checked(boxes1, boxes2)
+    iou = _ratio(*intersection_and_union(boxes1, boxes2))
+    angle1 = _aspect_angle(boxes1)[..., :, None]
+    angle2 = _aspect_angle(boxes2)[..., None, :]
+    unlike = (4 / math.pi**2) * (angle1 - angle2) * (angle1 - angle2)
+    with torch.no_grad():
+        weight = unlike / (1 - iou + unlike + EPSILON)
+    return distance_box_iou(boxes1, boxes2) - weight * unlike
+
+
+def _aspect_angle(boxes: Tensor) -> Tensor:
+    """Return atan(width / height) `[..., N]`; 0 for a box that is a point."""
+    width = boxes[..., 2] - boxes[..., 0]
+    height = boxes[..., 3] - boxes[..., 1]
+    point = (width == 0) & (height == 0)
+    return torch.atan(torch.where(point, 0, width) / torch.where(point, 1, height))
+
+
+def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Return the gradients of one of the four measures for both sets of boxes, in the dtype of the boxes."""
+    checks.one_of("metric", metric, METRICS)
+    measure = globals()[metric]
+    with torch.enable_grad():
+        inputs = [boxes.detach().requires_grad_() for boxes in (boxes1, boxes2)]
+        grads = torch.autograd.grad(measure(*inputs), inputs, grad.to(compute_dtype(boxes1, boxes2)))
+    return grads[0], grads[1]

@@ -1,0 +1,172 @@
+"""Non-maximum suppression: one set of boxes, boxes of several classes, padded batches, and soft-NMS."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.reference.numbers import above, compute_dtype
+from ssd_ops.reference.overlap import intersection_and_union
+
+METHODS = ("linear", "gaussian")
+
+
+class Detections(NamedTuple):
+    """The detections of a batch, by falling score, padded to the same number for every image."""
+
+    boxes: Tensor
+    """`[B, D, 4]`, xyxy; 0 behind the last detection."""
+    scores: Tensor
+    """`[B, D]`; 0 behind the last detection."""
+    labels: Tensor
+    """int64 `[B, D]`; 0, the background, behind the last detection."""
+    counts: Tensor
+    """int64 `[B]`: how many detections an image has."""
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
+    _check_nms(boxes, scores, iou_threshold)
+    boxes = boxes.to(compute_dtype(boxes))
+    waiting = scores.sort(descending=True, stable=True).indices
+    kept = []
+    while len(waiting):
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(best)
+        inter, union = intersection_and_union(boxes[best][None], boxes[waiting])
+        waiting = waiting[~above((inter / union)[0], iou_threshold)]
+    return torch.stack(kept) if kept else waiting
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
+    _check_nms(boxes, scores, iou_threshold)
+    checks.shape("idxs", idxs, f"[{len(boxes)}]", idxs.shape == (len(boxes),))
+    checks.int64("idxs", idxs)
+    checks.same_device("idxs", idxs, "boxes", boxes)
+    keep = torch.zeros_like(idxs, dtype=torch.bool)
+    for label in idxs.unique():
+        members = (idxs == label).nonzero()[:, 0]
+        keep[members[nms(boxes[members], scores[members], iou_threshold)]] = True
+    order = scores.sort(descending=True, stable=True).indices
+    return order[keep[order]]
+
+
+def multiclass_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+) -> Detections:
+    """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
+    _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
+    checks.at_least_one("candidates_per_class", candidates_per_class)
+    dtype = compute_dtype(boxes, scores)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+
+    def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        candidates = above(score, score_threshold).nonzero()[:, 0]
+        order = score[candidates].sort(descending=True, stable=True).indices
+        candidates = candidates[order[:candidates_per_class]]
+        kept = candidates[nms(box[candidates], score[candidates], iou_threshold)]
+        return kept, score[kept]
+
+    return _each_class(boxes, scores, max_detections, one_class)
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    method: str = "gaussian",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
+    _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
+    checks.one_of("method", method, METHODS)
+    checks.positive("sigma", sigma)
+    dtype = compute_dtype(boxes, scores)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+
+    def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        waiting = above(score, score_threshold).nonzero()[:, 0]
+        score, kept = score.clone(), []
+        while len(waiting) and len(kept) < max_detections:
+            place = int(score[waiting].sort(descending=True, stable=True).indices[0])
+            best = waiting[place]
+            kept.append(best)
+            waiting = torch.cat([waiting[:place], waiting[place + 1 :]])
+            inter, union = intersection_and_union(box[best][None], box[waiting])
+            iou = (inter / union)[0].nan_to_num(0)
+            if method == "gaussian":
+                decay = torch.exp(-(iou * iou) / sigma)
+            else:
+                decay = torch.where(above(iou, iou_threshold), 1 - iou, 1)
+            score[waiting] = score[waiting] * decay
+            waiting = waiting[above(score[waiting], score_threshold)]
+        chosen = torch.stack(kept) if kept else waiting
+        return chosen, score[chosen]
+
+    return _each_class(boxes, scores, max_detections, one_class)
+
+
+def _each_class(boxes: Tensor, scores: Tensor, max_detections: int, one_class) -> Detections:  # type: ignore[no-untyped-def]
+    """Run `one_class` on each image and class but the background, and merge: score falling, then class, then its order."""
+    batch, _, classes = scores.shape
+    result = Detections(
+        boxes.new_zeros(batch, max_detections, 4),
+        scores.new_zeros(batch, max_detections),
+        scores.new_zeros(batch, max_detections, dtype=torch.int64),
+        scores.new_zeros(batch, dtype=torch.int64),
+    )
+    for b in range(batch):
+        found_boxes, found_scores, found_labels = [boxes.new_zeros(0, 4)], [scores.new_zeros(0)], [result.labels[0, :0]]
+        for c in range(1, classes):
+            box = boxes[b] if boxes.dim() == 3 else boxes[b, :, c]
+            kept, score = one_class(box, scores[b, :, c])
+            found_boxes.append(box[kept])
+            found_scores.append(score)
+            found_labels.append(torch.full_like(kept, c))
+        merged = torch.cat(found_scores)
+        order = merged.sort(descending=True, stable=True).indices[:max_detections]
+        result.counts[b] = len(order)
+        result.boxes[b, : len(order)] = torch.cat(found_boxes)[order]
+        result.scores[b, : len(order)] = merged[order]
+        result.labels[b, : len(order)] = torch.cat(found_labels)[order]
+    return result
+
+
+def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
+    checks.boxes("boxes", boxes, "[N, 4]", 2)
+    checks.shape("scores", scores, f"[{len(boxes)}]", scores.shape == (len(boxes),))
+    checks.floating("scores", scores)
+    checks.same_device("scores", scores, "boxes", boxes)
+    checks.number("iou_threshold", iou_threshold)
+
+
+def _check_scored(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
+) -> None:
+    checks.shape("scores", scores, "[B, N, C]", scores.dim() == 3)
+    checks.floating("scores", scores)
+    batch, count, classes = scores.shape
+    shared, separate = (batch, count, 4), (batch, count, classes, 4)
+    expected = f"[{batch}, {count}, 4] or [{batch}, {count}, {classes}, 4]"
+    checks.shape("boxes", boxes, expected, tuple(boxes.shape) in (shared, separate))
+    checks.floating("boxes", boxes)
+    checks.same_device("scores", scores, "boxes", boxes)
+    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+        checks.number(name, value)
+        if math.isinf(value):
+            checks.fail(f"{name} must be finite, got {value:g}")
+    checks.at_least_one("max_detections", max_detections)

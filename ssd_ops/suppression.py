@@ -1,0 +1,138 @@
+"""Non-maximum suppression, hard and soft, of one set of boxes or of whole batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssd_ops.reference.suppression import Detections
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Return the boxes that no better kept box overlaps by more than the threshold.
+
+    Boxes are visited by falling score, of equal scores the lowest index first, NaN before all others. A pair with a NaN
+    IoU (NaN boxes, or two that are the same point) does not suppress; inverted boxes overlap nothing. A threshold below 0
+    keeps the first box and those whose IoU with it is NaN. Memory grows with N, not with its square.
+
+    Args:
+        boxes: `[N, 4]`, xyxy, any floating dtype (computed in float32; float64 stays) or integers.
+        scores: `[N]`, any floating dtype or integers.
+        iou_threshold: A box is suppressed at IoU strictly above this (compared in float64, never rounded).
+
+    Returns:
+        int64 `[K]`: `keep[i]` is the index of the i-th kept box, by falling score. Its length depends on the data, so on a
+        GPU the host waits once.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or the threshold does not fit.
+
+    Source: `torchvision.ops.nms`, a drop-in for it.
+    """
+    return torch.ops.ssd_ops.nms(_floating(boxes), _floating(scores), iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Return the boxes that no better kept box of their class overlaps by more than the threshold.
+
+    As `nms`, but boxes with different `idxs` never suppress each other. Classes are compared as numbers, not by moving
+    boxes apart, so it is exact for negative coordinates, large class ids and half precision.
+
+    Args:
+        boxes: `[N, 4]`, xyxy.
+        scores: `[N]`.
+        idxs: `[N]`, any integers: the class, level or image of each box.
+        iou_threshold: A box is suppressed at IoU strictly above this.
+
+    Returns:
+        int64 `[K]`: indices of the kept boxes of all classes, by falling score, of equal scores the lowest index first.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or the threshold does not fit.
+
+    Source: `torchvision.ops.batched_nms`, a drop-in for it.
+    """
+    if not idxs.is_floating_point() and not idxs.is_complex():
+        idxs = idxs.to(torch.int64)
+    return torch.ops.ssd_ops.batched_nms(_floating(boxes), _floating(scores), idxs, iou_threshold)
+
+
+def multiclass_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+) -> Detections:
+    """Return the best detections of every image: threshold, top-k and NMS for each class, then the best over classes.
+
+    Class 0 is the background and gives none. Candidates are ordered by falling score, of equals the lowest box first;
+    detections by falling score, then class, then box. The shapes of the results do not depend on the data: every image and
+    class in one call, the host never waits, and a CUDA graph can hold it.
+
+    Args:
+        boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy.
+        scores: `[B, N, C]`.
+        score_threshold: Only scores strictly above it are candidates; NaN never is.
+        iou_threshold: A box is suppressed at IoU strictly above this.
+        candidates_per_class: At least 1: how many of the best of a class enter its NMS.
+        max_detections: D, at least 1.
+
+    Returns:
+        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or option does not fit.
+
+    Source: `DetectionOutput` of Caffe SSD; `postprocess_detections` of torchvision.
+    """
+    return Detections(
+        *torch.ops.ssd_ops.multiclass_nms(
+            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections
+        )
+    )
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    method: str = "gaussian",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Return the best detections of every image, with scores lowered by overlap instead of boxes removed.
+
+    For each class the box with the highest score is taken (of equals the lowest box), the scores of the others are
+    multiplied by a weight that falls with their IoU with it, and those no longer above the threshold are dropped; again
+    until none is left or D are taken. `gaussian` weighs with exp(-IoU^2 / sigma), `linear` with 1 - IoU where IoU is above
+    `iou_threshold`. A NaN IoU lowers nothing. Results are ordered by falling final score, then class, then order of taking.
+
+    Args:
+        boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy.
+        scores: `[B, N, C]`, class 0 is the background and gives no detections.
+        method: `gaussian` or `linear`.
+        sigma: Above 0; of the gaussian.
+        iou_threshold: Of the linear method.
+        score_threshold: Only scores strictly above it live.
+        max_detections: D, at least 1.
+
+    Returns:
+        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection.
+
+    Raises:
+        RuntimeError: A shape, dtype, device or option does not fit.
+
+    Source: Bodla et al. 2017.
+    """
+    return Detections(
+        *torch.ops.ssd_ops.soft_nms(boxes, scores, method, sigma, iou_threshold, score_threshold, max_detections)
+    )
+
+
+def _floating(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() else tensor.float()

@@ -1,0 +1,57 @@
+"""One fixture runs every op test over all implementations: reference, compiled for the CPU, emulated CUDA, CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import ssd_ops
+from tests.emu import emulated_ops
+
+NAMES = ("reference", "cpu", "emulated", "cuda")
+
+
+class Implementation:
+    """The public functions of one implementation; tensors go to its device and results come back to the CPU."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.device = torch.device("cuda" if name == "cuda" else "cpu")
+        self._functions = ssd_ops.reference if name == "reference" else ssd_ops
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            moved = [_to(value, self.device) for value in args]
+            options = {key: _to(value, self.device) for key, value in kwargs.items()}
+            return _to(getattr(self._functions, function)(*moved, **options), torch.device("cpu"))
+
+        return call
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (list, tuple)):
+        moved = [_to(v, device) for v in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
+
+
+def _has_compiled_kernels() -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU")
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.cuda) if n == "cuda" else n for n in NAMES])
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
+    """An implementation of all ops."""
+    name = request.param
+    if name == "cpu" and not _has_compiled_kernels():
+        pytest.skip("no compiled library: ssd_ops runs on the reference")
+    if name == "cuda" and not (torch.cuda.is_available() and _has_compiled_kernels()):
+        pytest.skip("no GPU")
+    if name == "emulated":
+        monkeypatch.setattr(torch.ops, "ssd_ops", emulated_ops())
+    return Implementation(name)
