@@ -9,11 +9,12 @@ from ssd.data.annotations import Annotations
 from ssd.data.batch import Batch, collate
 from ssd.data.coco import COCODataset
 from ssd.data.dataset import DetectionDataset, ImageError, Summary
-from ssd.data.faults import DataError, Fault, did_you_mean
+from ssd.data.faults import DataError, Fault
 from ssd.data.images import read_image
 from ssd.data.loader import Loader, build_loader
 from ssd.data.shapes import ShapesDataset
 from ssd.data.voc import VOCDataset
+from ssd.suggest import unknown
 
 __all__ = [
     "Annotations",
@@ -49,14 +50,14 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
         The data set; ``print(dataset.summary())`` shows its counts and faults.
 
     Raises:
-        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The message
-            lists what was expected and what was found.
+        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The
+            message lists what was expected and what was found.
     """
     if name == "shapes":
         _check_options(name, ShapesDataset, options)
         return ShapesDataset(split, **options)
     if name not in _READERS:
-        raise DataError(f"unknown data set {name!r}{did_you_mean(name, [*_READERS, 'shapes'])}; there are voc, coco, shapes")
+        raise DataError(unknown("data set", name, [*_READERS, "shapes"]))
     if path is None:
         raise DataError(f"the data set {name!r} needs path=, the folder that it is in")
     _check_options(name, _READERS[name], options)
@@ -67,5 +68,4 @@ def _check_options(name: str, reader: Callable[..., DetectionDataset], options: 
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            raise DataError(f"{name} has no option {option!r}{did_you_mean(option, known)}; it has {', '.join(known)}")
-
+            raise DataError(unknown(f"option of the data set {name!r}", option, known))

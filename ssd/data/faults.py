@@ -1,8 +1,6 @@
 """Faults of a data set: what is wrong, in which file, at which object, and what was done about it."""
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 MODES = ("skip", "refuse")
@@ -76,9 +74,3 @@ def list_faults(faults: list[Fault], limit: int = _LISTED) -> str:
     if len(faults) > limit:
         lines.append(f"  ... and {len(faults) - limit} more")
     return "\n".join(lines)
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Returns ``" (did you mean 'x'?)"`` for the word nearest to a mistyped one, or nothing where none is near."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -27,7 +27,8 @@ def read_image(path: str | os.PathLike[str], *, apply_exif: bool = False) -> Ten
 
     Args:
         path: the file.
-        apply_exif: turn the image as its EXIF orientation says. Only right where the boxes were drawn on the turned image.
+        apply_exif: turn the image as its EXIF orientation says. Only right where the boxes were drawn on the turned
+            image.
 
     Returns:
         uint8 ``[3, H, W]``, possibly a view of channels-last memory.
@@ -80,7 +81,7 @@ def _read_with_pil(raw: bytes, apply_exif: bool) -> Tensor:
     try:
         with Image.open(io.BytesIO(raw)) as image:
             array = _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
-    except Exception as error:  # PIL's plugins raise nearly anything on broken input: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # PIL's plugins raise nearly anything on broken input
         raise DataError(_reason(error)) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 

@@ -1,7 +1,7 @@
 """Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
 
-Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any number
-of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
+Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
+number of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
 """
 
 import warnings
@@ -75,8 +75,9 @@ def build_loader(
     """Builds the loader of a data set.
 
     In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
-    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it is in
-    ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that names it.
+    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it
+    is in ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that
+    names it.
 
     Args:
         dataset: what to load.
@@ -87,8 +88,8 @@ def build_loader(
         seed: of order and augmentation.
         drop_last: drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
         pin_memory: pin the batches; where None, if there is a CUDA device.
-        rank: of this process among `world_size`. In training all get the same number of images, some of them twice where
-            they do not divide; in evaluation each image goes to exactly one process.
+        rank: of this process among `world_size`. In training all get the same number of images, some of them twice
+            where they do not divide; in evaluation each image goes to exactly one process.
         world_size: number of processes that share an epoch.
 
     Raises:
@@ -99,7 +100,9 @@ def build_loader(
             "build_loader needs batch_size >= 1, workers >= 0, seed >= 0 and 0 <= rank < world_size, got "
             f"batch_size {batch_size}, workers {workers}, seed {seed}, rank {rank}, world_size {world_size}"
         )
-    batches = _EpochBatches(len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size)
+    batches = _EpochBatches(
+        len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
+    )
     loader: DataLoader[Any] = DataLoader(
         _Samples(dataset, transforms, seed, replace_broken=train),
         batch_sampler=batches,  # type: ignore[arg-type]  # yields keys, not ints
@@ -121,10 +124,12 @@ class _EpochBatches:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        share = len(self._indices(0))
-        self.drop_last = drop_last and share >= batch_size
+        self.share = len(self._indices(0))  # images of this process in an epoch
+        self.drop_last = drop_last and self.share >= batch_size
         if drop_last and not self.drop_last:
-            warnings.warn(f"the data set has {share} images, less than a batch of {batch_size}: batches are short", stacklevel=3)
+            warnings.warn(
+                f"a batch of {batch_size} is more than the {self.share} images, so batches are short", stacklevel=3
+            )
 
     def _indices(self, epoch: int) -> list[int]:
         if not self.shuffle:
@@ -136,8 +141,7 @@ class _EpochBatches:
         return order[self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        share = len(range(self.rank, self.size, self.world_size)) if not self.shuffle else -(-self.size // self.world_size)
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        return self.share // self.batch_size if self.drop_last else -(-self.share // self.batch_size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         epoch = self.epoch
@@ -150,7 +154,9 @@ class _EpochBatches:
 class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
     """Loads and transforms one sample under a random stream of its own; broken images come back as faults."""
 
-    def __init__(self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool
+    ) -> None:
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
 

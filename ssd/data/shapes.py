@@ -66,7 +66,9 @@ class ShapesDataset(DetectionDataset):
         for index, shapes in enumerate(self._layouts):
             labels = [label for label, _ in shapes]
             boxes = [_bounds(outline) for _, outline in shapes]
-            builder.add(f"shapes/{split}/{index}", index, (image_size, image_size), boxes, labels, [False] * len(shapes))
+            builder.add(
+                f"shapes/{split}/{index}", index, (image_size, image_size), boxes, labels, [False] * len(shapes)
+            )
         super().__init__(f"shapes {split}", CLASSES, builder.build(), FaultLog())
 
     def _random(self, index: int, part: int) -> np.random.Generator:
@@ -154,7 +156,8 @@ def _draw(random: np.random.Generator, shapes: list[tuple[int, np.ndarray]], sid
         patch = canvas.crop((int(low[0]), int(low[1]), int(high[0]), int(high[1])))
         under = np.asarray(patch.resize((1, 1), Image.Resampling.BOX))[0, 0]
         canvas.paste(_colour(random, under), (int(low[0]), int(low[1])), mask.reduce(_SCALE))
-    # Grain of a strength of its own for each image, from one table of bytes: normal noise would take longer than the rest.
+    # Grain of a strength of its own for each image, from one table of bytes: normal noise would take longer than the
+    # rest.
     strength = int(random.integers(2, 16))
     grain = np.frombuffer(random.bytes(side * side * 3), dtype=np.uint8).reshape(side, side, 3)
     table = (np.arange(256) % (2 * strength + 1) - strength).astype(np.int16)

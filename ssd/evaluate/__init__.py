@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd.data.batch import Batch
+from ssd.data.coco import COCODataset
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
 from ssd.evaluate.coco import COCOResult, coco_ap
@@ -64,7 +65,7 @@ class Evaluator:
     @classmethod
     def of(cls, dataset: DetectionDataset, metric: str = "voc", **options: Any) -> "Evaluator":
         """Makes the evaluator of a data set; the metric ``"coco"`` on a COCO data set uses its JSON file."""
-        if metric == "coco" and hasattr(dataset, "annotation_file"):
+        if metric == "coco" and isinstance(dataset, COCODataset):
             options = {"ground_truth": dataset.annotation_file, "category_ids": dataset.category_ids, **options}
         return cls(dataset.classes, metric, **options)
 
@@ -87,9 +88,7 @@ class Evaluator:
     def summarize(self) -> VOCResult | COCOResult:
         """Returns the result over all images gathered; without any, AP is NaN (VOC) or -1 (COCO)."""
         if self.metric == "coco":
-            return coco_ap(
-                self.records, self.classes, ground_truth=self.ground_truth, category_ids=self.category_ids
-            )
+            return coco_ap(self.records, self.classes, ground_truth=self.ground_truth, category_ids=self.category_ids)
         method = "11point" if self.metric == "voc07" else "area"
         return voc_ap(
             self.records, self.classes, iou_threshold=self.iou_threshold, method=method, plus_one=self.plus_one

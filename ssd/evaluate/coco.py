@@ -47,7 +47,13 @@ class COCOResult:
     def as_dict(self) -> dict[str, object]:
         """Returns the numbers for JSON."""
         classes = {name: {"ap": ap, "ap50": ap50} for name, (ap, ap50) in self.per_class.items()}
-        return {"metric": "COCO AP", "mean_ap": self.mean_ap, "images": self.images, "stats": self.stats, "classes": classes}
+        return {
+            "metric": "COCO AP",
+            "mean_ap": self.mean_ap,
+            "images": self.images,
+            "stats": self.stats,
+            "classes": classes,
+        }
 
     def __str__(self) -> str:
         width = max([5, *map(len, self.per_class)])
@@ -57,7 +63,8 @@ class COCOResult:
 
 
 class _Eval(COCOeval):
-    # COCOeval overwrites "ignore" with "iscrowd". A difficult object is ignored, but no crowd: its IoU is the ordinary one.
+    # COCOeval overwrites "ignore" with "iscrowd". A difficult object is ignored, but no crowd: its IoU is the
+    # ordinary one.
     def _prepare(self) -> None:
         super()._prepare()
         for objects in self._gts.values():
@@ -121,7 +128,12 @@ def clean_ground_truth(data: dict[str, Any]) -> dict[str, Any]:
             continue
         area = item.get("area", box[2] * box[3])
         # The evaluator counts a match by the object's id and takes 0 for none, so ids start at 1 whatever the file has.
-        fixed = {"id": len(annotations) + 1, "image_id": int(image_id), "area": area, "iscrowd": int(bool(item.get("iscrowd")))}
+        fixed = {
+            "id": len(annotations) + 1,
+            "image_id": int(image_id),
+            "area": area,
+            "iscrowd": int(bool(item.get("iscrowd"))),
+        }
         annotations.append({**item, **fixed})
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 

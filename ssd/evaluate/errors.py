@@ -13,9 +13,9 @@ def classify(found: Matches, threshold: float, near: float) -> np.ndarray:
 
     Returns:
         ``[D]`` of ``"right"``; ``"ignored"``, its object is; ``"duplicate"``, its object was found with a higher score;
-        ``"confusion"``, it lies on an object of another class (IoU at least `threshold`); ``"localisation"``, it lies on an
-        object of its class, but badly (IoU from `near` up to `threshold`); ``"background"``, none of these. The first that
-        applies counts.
+        ``"confusion"``, it lies on an object of another class (IoU at least `threshold`); ``"localisation"``, it
+        lies on an object of its class, but badly (IoU from `near` up to `threshold`); ``"background"``, none of
+        these. The first that applies counts.
     """
     hit = (found.iou >= threshold) & (found.gt >= 0)
     on_ignored = hit.copy()
@@ -34,8 +34,9 @@ def classify(found: Matches, threshold: float, near: float) -> np.ndarray:
 def gains(found: Matches, kinds: np.ndarray, objects: int, method: str) -> dict[str, float]:
     """Returns for each kind of error by how much AP would rise without it.
 
-    Badly placed detections become right where they are the best one of an object that is otherwise not found, and vanish
-    elsewhere; duplicates, confusions and background vanish; missed objects (found neither well nor badly) are not asked for.
+    Badly placed detections become right where they are the best one of an object that is otherwise not found, and
+    vanish elsewhere; duplicates, confusions and background vanish; missed objects (found neither well nor badly) are
+    not asked for.
     """
     if objects == 0:
         return {kind: 0.0 for kind in (*ERRORS, "missed")}

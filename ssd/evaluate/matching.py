@@ -2,9 +2,9 @@
 
 Matching: the detections of a class, over all images by falling score (ties in the order in which they were added), each
 look at the object of their class and image with the greatest IoU, the first of equals. From the threshold up the first
-detection of an object is right and any other a duplicate, even where a second object was within reach; where that object
-is ignored (difficult, crowd) the detection counts as neither. Below the threshold it is wrong. Since nobody looks at a
-second object, no loop over detections is needed.
+detection of an object is right and any other a duplicate, even where a second object was within reach; where that
+object is ignored (difficult, crowd) the detection counts as neither. Below the threshold it is wrong. Since nobody
+looks at a second object, no loop over detections is needed.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Matches:
 
 
 def match_classes(records: Records, num_classes: int, plus_one: bool = False) -> list[Matches]:
-    """Finds for every detection its best object of the same class and its best IoU with one of another; one entry a class."""
+    """Finds for every detection its best object of its class and its best IoU with one of another; an entry a class."""
     iou, gt, other = [np.empty(0)], [np.empty(0, dtype=np.int64)], [np.empty(0)]
     start = 0
     for index, boxes in enumerate(records.boxes):
@@ -53,7 +53,9 @@ def match_classes(records: Records, num_classes: int, plus_one: bool = False) ->
     gt_ignore = np.concatenate([np.empty(0, dtype=bool), *records.gt_ignore])
     for name, values in (("detections", labels), ("targets", gt_labels)):
         if len(values) and not (1 <= values.min() and values.max() <= num_classes):
-            raise DataError(f"labels of the {name} must be in 1 .. {num_classes}, got {values.min():g} .. {values.max():g}")
+            raise DataError(
+                f"labels of the {name} must be in 1 .. {num_classes}, got {values.min():g} .. {values.max():g}"
+            )
     all_iou, all_gt, all_other = np.concatenate(iou), np.concatenate(gt), np.concatenate(other)
     out = []
     for label in range(1, num_classes + 1):
@@ -72,8 +74,8 @@ def average_precision(right: np.ndarray, objects: int, method: str = "area") -> 
         right: ``[D]`` bool, each detection that counts, by falling score: right or wrong.
         objects: number of objects to be found. With none the AP is NaN; with some and no detection it is 0.
         method: ``"area"`` or ``"11point"``. The latter's steps are the float64 numbers k * 0.1, as in every Python
-            evaluator, so that a recall of exactly 0.3, 0.6 or 0.7 stays below its step (0.6 < 6 * 0.1): published values
-            contain that.
+            evaluator, so that a recall of exactly 0.3, 0.6 or 0.7 stays below its step (0.6 < 6 * 0.1): published
+            values contain that.
     """
     if objects <= 0:
         return float("nan")

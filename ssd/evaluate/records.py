@@ -41,13 +41,13 @@ class Records:
         ignore = _array(target["ignore"], bool) if "ignore" in target else np.zeros(len(gt_labels), dtype=bool)
         if not len(boxes) == len(scores) == len(labels):
             raise DataError(
-                f"detections of image_id {image_id} must have as many scores and labels as boxes, got {len(boxes)} boxes, "
-                f"{len(scores)} scores, {len(labels)} labels"
+                f"detections of image_id {image_id} must have as many scores and labels as boxes, got "
+                f"{len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels"
             )
         if not len(gt_boxes) == len(gt_labels) == len(ignore):
             raise DataError(
-                f"the target of image_id {image_id} must have as many labels and ignore flags as boxes, got {len(gt_boxes)} "
-                f"boxes, {len(gt_labels)} labels, {len(ignore)} ignore flags"
+                f"the target of image_id {image_id} must have as many labels and ignore flags as boxes, got "
+                f"{len(gt_boxes)} boxes, {len(gt_labels)} labels, {len(ignore)} ignore flags"
             )
         if np.isnan(scores).any():
             raise DataError(f"scores of image_id {image_id} contain NaN, so they have no order")
@@ -63,7 +63,9 @@ class Records:
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Adds the images of a batch."""
         if len(detections) != len(targets):
-            raise DataError(f"update needs one target for each image's detections, got {len(detections)} and {len(targets)}")
+            raise DataError(
+                f"update needs one target for each image's detections, got {len(detections)} and {len(targets)}"
+            )
         for found, target in zip(detections, targets, strict=True):
             self.add(found, target)
 
@@ -85,7 +87,8 @@ def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]
     """Turns padded, normalised detections into one dict for each image, in pixels of that image.
 
     Args:
-        detections: boxes ``[B, D, 4]`` in 0 .. 1, scores ``[B, D]``, labels ``[B, D]``, counts ``[B]`` (`ssd_ops.Detections`).
+        detections: boxes ``[B, D, 4]`` in 0 .. 1, scores ``[B, D]``, labels ``[B, D]``, counts ``[B]``
+            (`ssd_ops.Detections`).
         sizes: ``[B, 2]`` height and width of each image.
     """
     boxes, scores, labels, counts = (
@@ -95,7 +98,9 @@ def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]
     for index, (height, width) in enumerate(_array(sizes, int).tolist()):
         kept = int(counts[index])
         scale = np.array([width, height, width, height], dtype=np.float64)
-        out.append({"boxes": boxes[index, :kept] * scale, "scores": scores[index, :kept], "labels": labels[index, :kept]})
+        out.append(
+            {"boxes": boxes[index, :kept] * scale, "scores": scores[index, :kept], "labels": labels[index, :kept]}
+        )
     return out
 
 

@@ -21,8 +21,9 @@ _NEAR = 0.1  # a wrong detection with at least this IoU with an object of its cl
 class ClassResult:
     """The result of one class at one IoU threshold.
 
-    `tp`, `fp` and `missed` are counted at `score`, the threshold with the best F1 unless another was asked for. `errors`
-    says of what kind those `fp` are, `gains` by how much AP would rise were all errors of one kind, at any score, mended.
+    `tp`, `fp` and `missed` are counted at `score`, the threshold with the best F1 unless another was asked for.
+    `errors` says of what kind those `fp` are, `gains` by how much AP would rise were all errors of one kind, at any
+    score, mended.
     """
 
     name: str
@@ -80,7 +81,8 @@ class VOCResult:
             ap = "     -" if np.isnan(c.ap) else f"{c.ap:6.3f}"
             counts = f"{c.objects:8d} {c.tp:6d} {c.fp:6d} {c.missed:6d} {c.score:6.2f}"
             lines.append(f"{c.name:<{width}} {ap} {counts}  {c.limit() if c.objects else ''}".rstrip())
-        lines.append(f"{'mean':<{width}} {self.mean_ap:6.3f}  VOC {self.method}, IoU {self.iou_threshold:g}, {self.images} images")
+        what = f"VOC {self.method}, IoU {self.iou_threshold:g}, {self.images} images"
+        lines.append(f"{'mean':<{width}} {self.mean_ap:6.3f}  {what}")
         return "\n".join(lines)
 
 

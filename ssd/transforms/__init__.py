@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ssd.data.dataset import Target
-from ssd.data.faults import DataError, did_you_mean
+from ssd.data.faults import DataError
+from ssd.suggest import unknown
 from ssd.transforms.augment import Augment, Augmentation, FromV2, Resize
 from ssd.transforms.geometry import CropRule
 from ssd.transforms.photometric import PhotometricRule
@@ -55,13 +56,13 @@ def build_transforms(
         DataError: an unknown name or option, or a value out of range.
     """
     if name not in _PRESETS:
-        raise DataError(f"unknown augmentation {name!r}{did_you_mean(name, list(_PRESETS))}; there are {', '.join(_PRESETS)}")
+        raise DataError(unknown("augmentation", name, _PRESETS))
     if image_size < 1:
         raise DataError(f"image_size must be at least 1, got {image_size}")
     known = [field.name for field in fields(Augmentation)]
     for option in options:
         if option not in known:
-            raise DataError(f"unknown augmentation option {option!r}{did_you_mean(option, known)}; there are {', '.join(known)}")
+            raise DataError(unknown("augmentation option", option, known))
     for option, named in (("crop", _CROPS), ("photometric", _PHOTOMETRIC)):
         value = options.get(option)
         if isinstance(value, str):
@@ -83,4 +84,3 @@ def _check(rule: Augmentation) -> None:
     ):
         if not ok:
             raise DataError(what)
-

@@ -21,10 +21,11 @@ class Augmentation:
         zoom: greatest zoom-out, as a factor of the sides, in half of the images; 1 for none.
         crop: the IoU crop; None for none.
         hflip: probability of a left-right flip.
-        extra: for pictures without an up direction: ``"vflip"`` adds up-down flips, ``"d4"`` also quarter turns (all eight
-            positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two directions.
-        cut: objects whose centre the crop leaves outside are, as far as still visible, background (``"drop"``, as in every
-            SSD) or neither object nor background (``"ignore"``).
+        extra: for pictures without an up direction: ``"vflip"`` adds up-down flips, ``"d4"`` also quarter turns (all
+            eight positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two
+            directions.
+        cut: objects whose centre the crop leaves outside are, as far as still visible, background (``"drop"``, as in
+            every SSD) or neither object nor background (``"ignore"``).
         min_size: objects with a smaller width or height, in output pixels, are left out.
         fill: colour around a zoomed-out image.
         antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
@@ -59,7 +60,8 @@ class Resize:
 
 @dataclass(frozen=True)
 class Augment:
-    """Augments an image and its target and warps them to ``side x side``; all its chance comes from torch's CPU generator."""
+    """Augments an image and its target and warps them to ``side x side``; all its chance comes from torch's CPU
+    generator."""
 
     side: int
     rule: Augmentation = field(default_factory=Augmentation)
@@ -127,11 +129,12 @@ class Augment:
 class FromV2:
     """Makes a transform of this package out of any ``torchvision.transforms.v2`` transform.
 
-    Image, boxes, labels and ignore flags go in as one sample; end the v2 transform with a `Resize` to the square and, after
-    a crop, ``SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))``.
+    Image, boxes, labels and ignore flags go in as one sample; end the v2 transform with a `Resize` to the square
+    and, after a crop, ``SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))``.
 
     Args:
-        transform: takes and returns a dict with image (`tv_tensors.Image`), boxes (`tv_tensors.BoundingBoxes`), labels, ignore.
+        transform: takes and returns a dict with image (`tv_tensors.Image`), boxes (`tv_tensors.BoundingBoxes`),
+            labels, ignore.
     """
 
     transform: Callable[[dict[str, object]], dict[str, object]]

@@ -2,7 +2,8 @@
 
 Both steps, and the resize after them, only choose which part of the plane is shown. So no canvas of up to 16 times the
 image is ever painted: the steps narrow or widen a `View`, and the part of the image that the last view shows is resized
-once, straight to where it belongs in the output. The distribution is that of ``v2.RandomZoomOut`` and ``v2.RandomIoUCrop``.
+once, straight to where it belongs in the output. The distribution is that of ``v2.RandomZoomOut`` and
+``v2.RandomIoUCrop``.
 """
 
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
     """Narrows a view to a random crop that meets the IoU rule.
 
     A crop needs the centre of an object strictly inside it and, among those objects, one with the IoU that was drawn.
-    All trials are drawn and judged at once; the first that passes is taken. Without objects any crop passes (torchvision
-    leaves such an image whole). Where no crop passes in many rounds the view stays as it is.
+    All trials are drawn and judged at once; the first that passes is taken. Without objects any crop passes
+    (torchvision leaves such an image whole). Where no crop passes in many rounds the view stays as it is.
 
     Args:
         view: the rectangle to crop.
@@ -112,13 +113,13 @@ class Placement:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Output pixels per source pixel, across and down; boxes are mapped by exactly this, so they stay on the pixels."""
+        """Output pixels per source pixel, across and down; boxes are mapped by exactly this and so stay in place."""
         (sx1, sy1, sx2, sy2), (dx1, dy1, dx2, dy2) = self.source, self.destination
         return (dx2 - dx1) / (sx2 - sx1), (dy2 - dy1) / (sy2 - sy1)
 
 
 def place(view: View, height: int, width: int, side: int) -> Placement:
-    """Returns how the view of an image is rendered into ``side x side`` pixels; the view must show some of the image."""
+    """Returns how the view of an image is rendered into ``side x side`` pixels; it must show some of the image."""
     source = View(max(view.x1, 0), max(view.y1, 0), min(view.x2, width), min(view.y2, height))
     dx1, dx2 = _span(source.x1, source.x2, view.x1, view.x2, side)
     dy1, dy2 = _span(source.y1, source.y2, view.y1, view.y2, side)

@@ -1,9 +1,9 @@
 """Photometric distortion on the few pixels that are left after the crop.
 
-The steps and their ranges are those of ``v2.RandomPhotometricDistort`` (brightness, contrast before or after the others,
-saturation, hue, order of the channels, each half of the time). There it takes 20 ms at 300 x 300, most of it for the hue;
-here all steps work in place on planar float32 and round once at the end, and hue is shifted by the closed form of HSV to
-RGB, without HSV in between.
+The steps and their ranges are those of ``v2.RandomPhotometricDistort`` (brightness, contrast before or after the
+others, saturation, hue, order of the channels, each half of the time). There it takes 20 ms at 300 x 300, most of it for
+the hue; here all steps work in place on planar float32 and round once at the end, and hue is shifted by the closed form
+of HSV to RGB, without HSV in between.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
 
     Args:
         patch: uint8 ``[3, h, w]``, the visible part of an image.
-        image: uint8 ``[3, H, W]``, the whole image: contrast turns about the mean of all of it, whatever the crop shows.
+        image: uint8 ``[3, H, W]``, the whole image: contrast turns about the mean of all of it, whatever the crop
+            shows.
         rule: the ranges.
 
     Returns:
@@ -45,7 +46,8 @@ def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
     step_y, step_x = (max(1, side // _SAMPLES) for side in image.shape[1:])
     grid = image[:, ::step_y, ::step_x].reshape(3, -1)
     count = patch.shape[1] * patch.shape[2]
-    # The grid rides along behind the patch's pixels, so that it has been through the same steps when its mean is needed.
+    # The grid rides along behind the patch's pixels, so that it has been through the same steps when its mean is
+    # needed.
     pixels = torch.empty(3, count + grid.shape[1])
     pixels[:, :count].view_as(patch).copy_(patch)
     pixels[:, count:] = grid
