@@ -54,7 +54,7 @@ class RunFolder:
         checkpoint = {
             **{part: value.state_dict() for part, value in state.parts().items()},
             "build_args": state.model.build_args,
-            "classes": state.classes,
+            "classes": list(state.classes),
             "epoch": state.epoch + 1,
             "step": state.step,
             "best": state.best,

@@ -37,6 +37,7 @@ class State:
     epoch: int = 0
     step: int = 0
     best: float = -1.0
+    classes: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, Any]:
         """Everything with a state dict, by name."""
@@ -67,20 +68,21 @@ def run(config: TrainConfig) -> RunFolder:
         val_set, build_transforms("none", size, train=False), config.batch_size, train=False, workers=config.workers
     )
     state = make_state(config, model, len(loader))
+    state.classes = train_set.classes
     if config.resume:
         folder.load(config.resume, state)
     print(describe(config, state, train_set, val_set, device, folder))
     print(priors_report(model, train_set))
 
     if config.test_only:
-        evaluate_model(state.best_model(), val_loader, config, folder, state.epoch)
+        evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
         return folder
     folder.start(config)
     for state.epoch in range(state.epoch, config.epochs):
         train_epoch(config, state, loader, device, folder)
         last = state.epoch + 1 == config.epochs
         if last or (state.epoch + 1) % config.eval_every == 0:
-            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch + 1)
+            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch + 1, state.step)
             folder.save("last.pt", state, config)
             if result > state.best:
                 state.best = result
