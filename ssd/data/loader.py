@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.batch import Batch, collate
 from ssd.data.dataset import DetectionDataset, ImageError, Target
-from ssd.data.faults import DataError, Fault
+from ssd.data.faults import DataError, Fault, list_faults
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 _Key = tuple[int, int]  # epoch, index
@@ -46,12 +46,16 @@ class Loader:
         self._batches.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        images = 0
         for batch, faults in self._loader:
             for fault in faults:
                 self.dataset.log.add(fault)
             self.dataset.log.check(self.dataset.name)
+            images += len(batch)
             if len(batch):
                 yield batch
+        if not images and len(self):
+            raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
 
     def forever(self) -> Iterator[Batch]:
         """Iterates over the batches of one epoch after the other and never ends."""
@@ -109,6 +113,7 @@ def build_loader(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        generator=torch.Generator().manual_seed(seed),  # without one it would draw from the global generator
         worker_init_fn=_start_worker if workers else None,
         persistent_workers=workers > 0,
     )

@@ -121,7 +121,7 @@ def clean_ground_truth(data: dict[str, Any]) -> dict[str, Any]:
     """Returns a COCO ground truth that pycocotools can take: whole-number ids, no annotation without image or box."""
     images = [{**image, "id": int(image["id"])} for image in data["images"]]
     ids = {image["id"] for image in images}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for item in data["annotations"]:
         box, image_id = item.get("bbox"), item.get("image_id")
         if not str(image_id).isdigit() or int(image_id) not in ids or not _is_box(box):

@@ -145,4 +145,6 @@ def map_boxes(boxes: Tensor, placement: Placement) -> Tensor:
     low = torch.tensor([source.x1, source.y1] * 2, dtype=torch.float32)
     high = torch.tensor([source.x2, source.y2] * 2, dtype=torch.float32)
     offset = torch.tensor([destination.x1, destination.y1] * 2, dtype=torch.float32)
-    return (boxes.clamp(low, high) - low) * scale + offset
+    end = torch.tensor([destination.x2, destination.y2] * 2, dtype=torch.float32)
+    # Clamped once more: the product may round to a hair beyond the edge.
+    return ((boxes.clamp(low, high) - low) * scale + offset).clamp(offset, end)

@@ -1,9 +1,9 @@
 """Photometric distortion on the few pixels that are left after the crop.
 
 The steps and their ranges are those of ``v2.RandomPhotometricDistort`` (brightness, contrast before or after the
-others, saturation, hue, order of the channels, each half of the time). There it takes 20 ms at 300 x 300, most of it for
-the hue; here all steps work in place on planar float32 and round once at the end, and hue is shifted by the closed form
-of HSV to RGB, without HSV in between.
+others, saturation, hue, order of the channels, each half of the time). There it takes 20 ms at 300 x 300, most of it
+for the hue; here all steps work in place on planar float32 and round once at the end, and hue is shifted by the closed
+form of HSV to RGB, without HSV in between.
 """
 
 from dataclasses import dataclass
