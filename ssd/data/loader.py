@@ -109,7 +109,7 @@ def build_loader(
     )
     loader: DataLoader[Any] = DataLoader(
         _Samples(dataset, transforms, seed, replace_broken=train),
-        batch_sampler=batches,  # type: ignore[arg-type]  # yields keys, not ints
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
