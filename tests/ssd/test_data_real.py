@@ -1,6 +1,5 @@
 """The readers on the real folders BCCD, VOC2007-mini and COCO-mini; skipped, with the reason, where they are absent."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,13 +7,7 @@ import torch
 
 from ssd.data import build_loader, open_dataset
 from ssd.transforms import build_transforms
-
-
-def data_folder(name: str) -> Path:
-    root = Path(os.environ.get("SSD_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    if not (root / name).is_dir():
-        pytest.skip(f"no folder {root / name}; SSD_DATA names the folder that holds {name}")
-    return root / name
+from tests.ssd.real_data import real_data
 
 
 @pytest.mark.parametrize(
@@ -22,7 +15,7 @@ def data_folder(name: str) -> Path:
     [("train", 205, 2804, "BloodImage_00343.xml", 3), ("val", 87, 1137, "BloodImage_00338.xml", 12)],
 )
 def test_bccd(split, images, objects, file, index, capsys):
-    dataset = open_dataset("voc", data_folder("bccd"), split)
+    dataset = open_dataset("voc", real_data("bccd"), split)
     assert "classes found" in capsys.readouterr().out and dataset.classes == ("Platelets", "RBC", "WBC")
     assert len(dataset) == images and len(dataset.annotations.labels) == objects
     (fault,) = dataset.report
@@ -32,7 +25,7 @@ def test_bccd(split, images, objects, file, index, capsys):
 
 
 def test_bccd_reads_into_batches():
-    dataset = open_dataset("voc", data_folder("bccd"), "val", classes=["RBC", "WBC", "Platelets"])
+    dataset = open_dataset("voc", real_data("bccd"), "val", classes=["RBC", "WBC", "Platelets"])
     seen = 0
     for batch in build_loader(dataset, build_transforms("none", 300, train=False), 16, train=False):
         assert batch.images.shape[1:] == (3, 300, 300) and bool(torch.isfinite(batch.gt_boxes).all())
@@ -45,7 +38,7 @@ def test_bccd_reads_into_batches():
 
 
 def test_voc_mini():
-    dataset = open_dataset("voc", data_folder("voc2007_mini"), "train")
+    dataset = open_dataset("voc", real_data("voc2007_mini"), "train")
     summary = dataset.summary()
     assert len(dataset.classes) == 20 and summary.images == 300 and not summary.faults
     assert summary.objects - summary.ignored == 779 and summary.ignored == 176 and summary.per_class["person"] == 247
@@ -54,11 +47,11 @@ def test_voc_mini():
 
 
 def test_coco_mini():
-    dataset = open_dataset("coco", data_folder("coco_cc_mini"))
+    dataset = open_dataset("coco", real_data("coco_cc_mini"))
     summary = dataset.summary()
     assert (summary.images, summary.empty_images, summary.objects, summary.ignored) == (33, 1, 246, 3)
     assert len(dataset.classes) == 80 and dataset.category_ids[-1] == 90 and not summary.faults
-    assert len(open_dataset("coco", data_folder("coco_cc_mini"), empty="drop")) == 32
+    assert len(open_dataset("coco", real_data("coco_cc_mini"), empty="drop")) == 32
     gray = dataset.load_image(dataset.index_of(86))
     assert gray.shape[0] == 3 and torch.equal(gray[0], gray[2])
     crowds = {int(dataset.annotations.image_ids[i]) for i in range(33) if dataset.target(i)["ignore"].any()}

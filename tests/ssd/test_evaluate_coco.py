@@ -1,7 +1,6 @@
 """COCO average precision: the published twelve numbers, crowd regions, bad ground truths, empty cases."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,7 @@ import pytest
 from ssd.data import DataError, open_dataset
 from ssd.evaluate import Evaluator, Records, coco_ap
 from ssd.evaluate.coco import clean_ground_truth
-
-
-def data_folder(name: str) -> Path:
-    root = Path(os.environ.get("SSD_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    if not (root / name).is_dir():
-        pytest.skip(f"no folder {root / name}; SSD_DATA names the folder that holds {name}")
-    return root / name
+from tests.ssd.real_data import real_data
 
 
 def corners(rows) -> np.ndarray:
@@ -25,7 +18,7 @@ def corners(rows) -> np.ndarray:
 
 
 def published() -> tuple[Records, dict, list[str], list[int], dict]:
-    folder = data_folder("coco_eval100")
+    folder = real_data("coco_eval100")
     data = json.loads((folder / "instances_val2014_100.json").read_text())
     detections = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
     categories = sorted(data["categories"], key=lambda category: category["id"])
@@ -105,7 +98,7 @@ def test_empty_cases():
 
 
 def test_orphans_and_mixed_ids_do_not_crash():
-    folder = data_folder("coco_eval100")
+    folder = real_data("coco_eval100")
     data = json.loads((folder / "gt_ignore_test.json").read_text())
     cleaned = clean_ground_truth(data)
     listed = {int(image["id"]) for image in data["images"]}
@@ -130,7 +123,7 @@ def test_bad_input_is_named():
 
 
 def test_evaluator_of_a_coco_data_set_uses_its_file():
-    dataset = open_dataset("coco", data_folder("coco_cc_mini"))
+    dataset = open_dataset("coco", real_data("coco_cc_mini"))
     evaluator = Evaluator.of(dataset, "coco")
     assert evaluator.category_ids == dataset.category_ids and Path(evaluator.ground_truth).name == "instances.json"
     for index in range(len(dataset)):

@@ -1,9 +1,7 @@
 """VOC average precision: published values, literal examples, a loop that follows the devkit, and the kinds of error."""
 
 import json
-import os
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +10,7 @@ import torch
 from ssd.data import DataError, collate
 from ssd.evaluate import Evaluator, Records, average_precision, voc_ap
 from ssd.evaluate.records import box_iou
-
-
-def data_folder(name: str) -> Path:
-    root = Path(os.environ.get("SSD_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    if not (root / name).is_dir():
-        pytest.skip(f"no folder {root / name}; SSD_DATA names the folder that holds {name}")
-    return root / name
+from tests.ssd.real_data import real_data
 
 
 def found(boxes, scores, labels):
@@ -30,7 +22,7 @@ def truth(boxes, labels, image_id=0, ignore=None):
 
 
 def toy() -> Records:
-    folder, records = data_folder("voc_eval_toy"), Records()
+    folder, records = real_data("voc_eval_toy"), Records()
 
     def rows(path, columns):
         table = [line.split()[1:] for line in path.read_text().splitlines() if line.strip()]
@@ -51,7 +43,7 @@ def toy() -> Records:
 
 @pytest.mark.parametrize("kind", ["all_point", "eleven_point", "all_point_without_plus1", "eleven_point_without_plus1"])
 def test_published_values(kind):
-    expected = json.loads((data_folder("voc_eval_toy") / "expected.json").read_text())[kind]
+    expected = json.loads((real_data("voc_eval_toy") / "expected.json").read_text())[kind]
     assert len(expected) == 4
     method = "area" if kind.startswith("all") else "11point"
     for threshold, value in expected.items():

@@ -12,7 +12,9 @@ from ssd.models.frozen import FoldedConv2d, FrozenBatchNorm2d, freeze_batch_norm
 
 def _layers() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    )
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 2)
