@@ -76,15 +76,15 @@ def run(config: TrainConfig) -> RunFolder:
         evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
         return folder
     folder.start(config)
-    for state.epoch in range(state.epoch, config.epochs):
+    while state.epoch < config.epochs:
         train_epoch(config, state, loader, device, folder)
-        last = state.epoch + 1 == config.epochs
-        if last or (state.epoch + 1) % config.eval_every == 0:
-            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch + 1, state.step)
-            folder.save("last.pt", state, config)
-            if result > state.best:
-                state.best = result
-                folder.save("best.pt", state, config)
+        state.epoch += 1
+        if state.epoch == config.epochs or state.epoch % config.eval_every == 0:
+            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
+            is_best, state.best = result > state.best, max(result, state.best)
+            folder.save("last.pt", state)
+            if is_best:
+                folder.save("best.pt", state)
     print(f"run folder: {folder.path}")
     return folder
 
@@ -183,7 +183,8 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
     val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
     if train_set.classes != val_set.classes:
         raise ConfigError(
-            f"the splits have different classes: {config.train_split} {train_set.classes}, {config.val_split} {val_set.classes}"
+            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
+            f"{val_set.classes} in {config.val_split}"
         )
     print(train_set.summary())
     print(val_set.summary())

@@ -36,7 +36,8 @@ class FoldedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolves and normalises [B, C, H, W]."""
         norm = self.norm[0]
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
         weight = self.weight * scale[:, None, None, None]
         return F.conv2d(x, weight.to(x.dtype), shift.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
@@ -56,5 +57,5 @@ def freeze_batch_norm(module: nn.Module) -> None:
                 plain = isinstance(conv, nn.Conv2d) and conv.bias is None and conv.padding_mode == "zeros"
                 if plain and isinstance(norm, FrozenBatchNorm2d):
                     conv.__class__ = FoldedConv2d
-                    conv.norm = [norm]
+                    conv.norm = [norm]  # type: ignore[assignment]  # mypy takes it for a child module
                     norm.folded = True
