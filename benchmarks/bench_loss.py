@@ -49,7 +49,11 @@ def _case(batch: int, classes: int, backward: bool, device: torch.device) -> Cas
     return Case(
         f"multibox_loss {'forward + backward' if backward else 'forward'}, {batch} x {len(priors)} x {classes}",
         make,
-        {"compiled": ours(ssd_ops.multibox_loss), "reference": ours(ssd_ops.reference.multibox_loss), "torchvision": peer},
+        {
+            "compiled": ours(ssd_ops.multibox_loss),
+            "reference": ours(ssd_ops.reference.multibox_loss),
+            "torchvision": peer,
+        },
         _check,
         bytes_moved=4 * floats * (2 if backward else 1),
         input_sets=2,

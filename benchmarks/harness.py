@@ -79,7 +79,9 @@ def main(title: str, make_cases: Callable[[torch.device], Sequence[Case]]) -> No
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of all candidates (default: 2)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each candidate (default: 1)")
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
-    parser.add_argument("--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast"
+    )
     parser.add_argument("--json", type=Path, help="write machine, command and all timings to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -105,7 +107,9 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
             try:
                 case.check(call(*arguments), expected)
             except AssertionError as error:
-                raise SystemExit(f"{case.name}: {name} differs from the reference, nothing is timed: {error}") from error
+                raise SystemExit(
+                    f"{case.name}: {name} differs from the reference, nothing is timed: {error}"
+                ) from error
     timings: dict[str, Timing] = {}
     once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
     loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}

@@ -17,8 +17,8 @@ from ssd.models import SSD, build_model
 from ssd.optim import RunningMean, build_optimizer, build_schedule
 from ssd.prior_coverage import prior_coverage
 from ssd.run_folder import RunFolder
-from ssd.validation import evaluate_model
 from ssd.transforms import build_transforms
+from ssd.validation import evaluate_model
 
 
 class TrainingError(RuntimeError):
@@ -61,9 +61,7 @@ def run(config: TrainConfig) -> RunFolder:
         model = model.to(memory_format=torch.channels_last)
     size = model.image_size
     augment = build_transforms(config.data_augmentation, size, train=True, **config.augmentation_options)
-    loader = build_loader(
-        train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed
-    )
+    loader = build_loader(train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed)
     val_loader = build_loader(
         val_set, build_transforms("none", size, train=False), config.batch_size, train=False, workers=config.workers
     )
@@ -97,7 +95,9 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, device: torch
     loader.set_epoch(state.epoch)
     sums = torch.zeros(3, device=device)  # loc, cls, steps
     meter, images = time.perf_counter(), 0
-    bar = tqdm(loader, desc=f"epoch {state.epoch + 1}/{config.epochs}", unit="batch", total=len(loader), mininterval=0.5)
+    bar = tqdm(
+        loader, desc=f"epoch {state.epoch + 1}/{config.epochs}", unit="batch", total=len(loader), mininterval=0.5
+    )
     for i, batch in enumerate(bar):
         losses = train_step(config, state, batch.to(device, non_blocking=True))
         sums += torch.stack([losses["loc"], losses["cls"], torch.ones_like(losses["loc"])])

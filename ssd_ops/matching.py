@@ -70,7 +70,5 @@ def match_priors(
         flags = None if flags is None else flags.to(priors.device)
     values = four_variances(variances)
     return PriorMatches(
-        *torch.ops.ssd_ops.match_priors(
-            boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values
-        )
+        *torch.ops.ssd_ops.match_priors(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
     )

@@ -42,7 +42,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_folder_is_complete(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
-    assert {"config.json", "train.csv", "eval.csv", "eval.json", "loss.png", "pr.png", "detections.png", "last.pt"} <= names
+    assert {
+        "config.json",
+        "train.csv",
+        "eval.csv",
+        "eval.json",
+        "loss.png",
+        "pr.png",
+        "detections.png",
+        "last.pt",
+    } <= names
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
     rows = CsvLog(finished / "train.csv").rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
