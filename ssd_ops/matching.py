@@ -59,7 +59,7 @@ def match_priors(
     Raises:
         RuntimeError: A shape, dtype, device, length or option does not fit. Values of `offsets` and `gt_labels` are
             looked at on the CPU only, because looking on a GPU would make the host wait; there, offsets are cut to
-            `0 .. sum G`.
+            `0 .. sum G` and one that falls is raised to the highest before it, and labels are copied as they are.
 
     Source: `MatchBBox` of Caffe SSD; `SSDMatcher` of torchvision.
     """
