@@ -1,8 +1,8 @@
 """Builds the CUDA kernels for the CPU with g++ and ninja, in three variants.
 
 `plain` is what the op tests run; `sanitized` has AddressSanitizer and UndefinedBehaviorSanitizer in the kernels;
-`checked` finds reads of unwritten shared memory and races in it (check.cpp). Everything lies in build/emu/<variant>, and
-only what has changed is built anew.
+`checked` finds reads of unwritten shared memory and races in it (check.cpp). Everything lies in build/emu/<variant>,
+and only what has changed is built anew.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ ROOT = HERE.parent.parent
 VARIANTS = ("plain", "sanitized", "checked")
 
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all"
-COMMON = (
-    "-std=c++17 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_EMULATED -DSSD_OPS_WITH_CUDA=1"
-)
-# nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves out,
-# the compiler makes no access that the source does not have.
+COMMON = "-std=c++17 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_EMULATED -DSSD_OPS_WITH_CUDA=1"
+# nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves
+# out, the compiler makes no access that the source does not have.
 KERNEL_FLAGS = {
     "plain": "-O2 -fno-strict-aliasing",
     "sanitized": f"-O1 -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
@@ -115,9 +113,10 @@ def build_program(source: str, variant: str = "plain") -> Path:
 def _require_red_zones(objects: list[Path]) -> None:
     """Refuses static shared memory with linkage: AddressSanitizer guards only what no other file can have too."""
     found = subprocess.run(["nm", "-C", *map(str, objects)], capture_output=True, text=True, check=True).stdout
-    shared = [line[19:] for line in found.splitlines() if line[17:18] in "uVv" and "guard variable" not in line and "::" in line]
+    rows = [line.split(maxsplit=2) for line in found.splitlines()]
+    shared = {row[2] for row in rows if len(row) == 3 and row[1] in "uVv" and ")::" in row[2] and "guard" not in row[2]}
     if shared:
-        names = "\n  ".join(sorted(set(shared)))
+        names = "\n  ".join(sorted(shared))
         raise RuntimeError(
             "AddressSanitizer cannot guard these static variables, since their function is not in an anonymous "
             f"namespace; put the kernel or device function into one:\n  {names}"
