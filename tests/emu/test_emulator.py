@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emu.build import HERE, VARIANTS, build_program
+from tests.emu.build import HERE, VARIANTS, build_programs
 from tests.emu.schedules import SCHEDULES, environment
 
 SOURCE = (HERE / "kernels" / "planted.cu").read_text()
@@ -27,9 +27,7 @@ def run(program: Path, *arguments: str, seed: int = 1, poison: str | None = None
 
 @lru_cache(maxsize=1)
 def programs() -> dict[tuple[str, str], Path]:
-    """All programs, built on both cores."""
-    names = [(source, variant) for variant in VARIANTS for source in ("samples", "planted")]
-    return {(source, variant): build_program(source, variant) for source, variant in names}
+    return build_programs("samples", "planted")
 
 
 def line_of(text: str) -> str:
@@ -131,4 +129,4 @@ def test_a_schedule_repeats() -> None:
 
 def test_shared_memory_without_red_zones_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"anonymous\s+namespace; put .*\n.*linked_kernel<int>\(int\*\)::s"):
-        build_program("linked", "sanitized")
+        build_programs("linked")
