@@ -58,6 +58,9 @@ class TrainConfig:
     workers: int = field(default=2, metadata={"help": "processes that load images", "short": "-j"})
     opt: str = field(default="sgd", metadata={"help": "optimiser: " + ", ".join(OPTIMIZERS)})
     lr: float = field(default=0.04, metadata={"help": "learning rate after the warm-up"})
+    backbone_lr_factor: float = field(
+        default=1.0, metadata={"help": "learning rate of the pretrained backbone, as a share of --lr; 0 freezes it"}
+    )
     momentum: float = field(default=0.9, metadata={"help": "of SGD (beta 1 of AdamW)"})
     weight_decay: float = field(
         default=5e-4, metadata={"help": "of weights; none for biases and norms", "short": "--wd"}
@@ -105,7 +108,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "eval_every", "print_freq"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
-        for name in ("workers", "seed", "warmup_iters", "pictures", "weight_decay", "clip_grad_norm"):
+        for name in ("workers", "seed", "warmup_iters", "pictures", "weight_decay", "clip_grad_norm", "backbone_lr_factor"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
         if not self.lr > 0:

@@ -108,7 +108,7 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, device: torch
             row = {
                 "epoch": state.epoch + 1,
                 "step": state.step,
-                "lr": state.optimizer.param_groups[0]["lr"],
+                "lr": max(state.schedule.get_last_lr()),
                 "loc_loss": loc / steps,
                 "cls_loss": cls / steps,
                 "images_per_second": images / seconds,
