@@ -26,6 +26,8 @@ void group(const NmsTask<T>& task, int64_t begin, int64_t end) {
   int64_t count = 0;
   for (int64_t i = begin; i < end; ++i) {
     const uint32_t rank = task.members == nullptr ? static_cast<uint32_t>(i) : task.members[i];
+    const int64_t soon = i + 8 < end ? i + 8 : i;
+    __builtin_prefetch(task.boxes + task.order[task.members == nullptr ? soon : task.members[soon]]);
     const Box<T> box = task.boxes[task.order[rank]];
     const T box_area = area(box);
     task.keep[rank] = 1;

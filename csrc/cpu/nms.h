@@ -3,26 +3,10 @@
 
 #include <cstdint>
 
-#include "box.h"
 #include "cpu/dispatch/dispatch.h"
+#include "suppression.h"
 
 namespace ssd_ops::cpu {
-
-// A box is suppressed at IoU > threshold; see cpu/suppress.h for the other two.
-template <typename T>
-struct SuppressionRule {
-  T threshold, low, least;
-};
-
-// For glue, which is compiled once.
-template <typename T>
-SuppressionRule<T> suppression_rule(double iou_threshold) {
-  const T threshold = threshold_below<T>(iou_threshold);
-  constexpr T slack = sizeof(T) == 4 ? T(1) / (1 << 21) : T(1) / (int64_t(1) << 50);  // 8 roundings
-  constexpr T tiny = sizeof(T) == 4 ? T(1.40129846e-45) : T(4.9406564584124654e-324);
-  if (iou_threshold < 0) return {threshold, T(0), T(-1)};  // everything may suppress
-  return {threshold, threshold * (1 - slack), tiny};
-}
 
 template <typename T>
 struct NmsTask {

@@ -1,12 +1,15 @@
 // Kept boxes, and the question whether one of them suppresses another box ("pull": no matrix, memory O(kept)).
 #pragma once
 
+#ifdef SSD_OPS_ISA_AVX2
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <limits>
 
-#include "box.h"
-#include "cpu/nms.h"
 #include "cpu/scratch.h"
+#include "suppression.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 
@@ -27,30 +30,48 @@ struct alignas(64) BoxBlock {
   uint32_t next;  // the block behind it in its list, or kNone
   uint32_t count;
 
-  Box<T> box(int lane) const { return {x1[lane], y1[lane], x2[lane], y2[lane]}; }
+  inline __attribute__((always_inline)) Box<T> box(int lane) const { return {x1[lane], y1[lane], x2[lane], y2[lane]}; }
 };
 
-// Without a division: whether some lane may be above the threshold. rule.low stands a little below the threshold, so
-// that no box above it is missed (rounding is monotone, also for denormals, hence >=), and rule.least keeps out the lanes
-// without overlap. Empty lanes hold an inverted box.
+// A number for each lane of a block, 0 or -1.
 template <typename T>
-inline __attribute__((always_inline)) bool may_suppress(const BoxBlock<T>& kept, const Box<T>& box, T box_area,
-                                                        const SuppressionRule<T>& rule) {
+struct alignas(64) LaneFlags {
   using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  Flag any = 0;
+  Flag lane[BoxBlock<T>::kLanes];
+
+  // The compiler's own reduction takes a dozen dependent instructions.
+  inline __attribute__((always_inline)) bool any() const {
+#if defined(SSD_OPS_ISA_AVX512)
+    const __m512i flags = _mm512_load_si512(lane);
+    return _mm512_test_epi32_mask(flags, flags) != 0;
+#elif defined(SSD_OPS_ISA_AVX2)
+    const auto* halves = reinterpret_cast<const __m256i*>(lane);
+    const __m256i flags = _mm256_or_si256(_mm256_load_si256(halves), _mm256_load_si256(halves + 1));
+    return _mm256_testz_si256(flags, flags) == 0;
+#else
+    Flag any = 0;
+    for (const Flag flag : lane) any |= flag;
+    return any != 0;
+#endif
+  }
+};
+
+// Whether a box of the block suppresses the box. Empty lanes hold an inverted box.
+template <typename T>
+inline __attribute__((always_inline)) bool suppresses(const BoxBlock<T>& kept, const Box<T>& box, T box_area,
+                                                      const SuppressionRule<T>& rule) {
+  using Flag = typename LaneFlags<T>::Flag;
+  LaneFlags<T> may, must;
   for (int lane = 0; lane < BoxBlock<T>::kLanes; ++lane) {
     const T inter = intersection(kept.box(lane), box);
     const T both = kept.area[lane] + box_area - inter;
-    any |= inter >= greater(rule.low * both, rule.least) ? Flag(-1) : Flag(0);
+    may.lane[lane] = may_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
+    must.lane[lane] = must_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
   }
-  return any != 0;
-}
-
-// The decision itself, as the reference computes it.
-template <typename T>
-inline bool does_suppress(const BoxBlock<T>& kept, const Box<T>& box, T box_area, const SuppressionRule<T>& rule) {
-  for (uint32_t lane = 0; lane < kept.count; ++lane) {
-    if (suppression_iou(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area) > rule.threshold) return true;
+  if (!may.any()) return false;
+  if (must.any()) return true;
+  for (uint32_t lane = 0; lane < kept.count; ++lane) {  // within a rounding of the threshold
+    if (may.lane[lane] && suppresses(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area, rule)) return true;
   }
   return false;
 }
@@ -94,7 +115,7 @@ class BoxLists {
 
   bool suppress(int64_t list, const Box<T>& box, T box_area, const SuppressionRule<T>& rule) const {
     for (uint32_t i = heads_[list]; i != kNone; i = blocks_[i].next) {
-      if (may_suppress(blocks_[i], box, box_area, rule) && does_suppress(blocks_[i], box, box_area, rule)) return true;
+      if (suppresses(blocks_[i], box, box_area, rule)) return true;
     }
     return false;
   }

@@ -2,10 +2,13 @@
 #include "cpu/nms.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
+#include <optional>
 
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
+#include "cuda/nms.h"
 #include "ops/cuda_route.h"
 #endif
 
@@ -55,7 +58,7 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
     using T = decltype(type);
     const Tensor read = dense(boxes, compute_dtype({boxes.scalar_type()}));
     const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(), members.get(), keep.get(),
-                               cpu::suppression_rule<T>(iou_threshold)};
+                               suppression_rule<T>(iou_threshold)};
     suppress(task, starts.get(), groups, n);
   });
   int64_t count = 0;
@@ -67,7 +70,39 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
   return kept;
 }
 
+#ifdef SSD_OPS_WITH_CUDA
+Tensor falling_order(const Tensor& scores) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  const Tensor values = to<Tensor>(stack[0]);
+  return to<Tensor>(stack[1]);
+}
+
+Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+  const int64_t n = boxes.size(0);
+  if (n == 0) return empty(boxes, {0}, ScalarType::Long);
+  const CudaScope scope(boxes);
+  const Tensor order = falling_order(scores), read = dense(boxes);
+  const Tensor read_classes = classes ? dense(*classes) : order;
+  const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
+  const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);
+  check_cuda(launch_nms(dtype_of(boxes), read.const_data_ptr(), order.const_data_ptr<int64_t>(),
+                        classes ? read_classes.const_data_ptr<int64_t>() : nullptr, n, iou_threshold,
+                        workspace.mutable_data_ptr(), keep.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<int64_t>(),
+                        scope.stream()),
+             "nms");
+  Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  torch::stable::copy_(count, kept);  // the host waits here
+  Tensor shorter = keep;
+  return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, *count.const_data_ptr<int64_t>()));
+}
+#endif
+
 Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+#ifdef SSD_OPS_WITH_CUDA
+  if (uses_cuda_kernels(boxes)) return on_cuda(boxes, scores, classes, iou_threshold);
+#endif
   return on_cpu(boxes, scores, classes, iou_threshold);
 }
 
