@@ -1,21 +1,95 @@
-"""Finds and loads the compiled library."""
+"""Loading of the compiled library, and what it is made of."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
+HOME = Path(__file__).parent
+LIBRARY = HOME / "libssd_ops.so"
+SCHEMAS = HOME / "schemas.def"
+REASON = HOME / "_not_built.txt"  # left by setup.py when it could not compile
+REBUILD = "pip install -e . in the source tree (or pip install ssd_ops again) builds it"
 
-def load() -> bool:
-    """Load `libssd_ops.so` beside this file; return whether its kernels are there."""
-    path = Path(__file__).with_name("libssd_ops.so")
-    if os.environ.get("SSD_OPS_BACKEND") == "reference":
+_reference_because: str | None = None
+
+
+def load_library() -> bool:
+    """Loads libssd_ops.so, which registers the ops with torch, and says whether it did.
+
+    False means that the ops are still to be registered from the reference. `SSD_OPS_BACKEND=reference` in the
+    environment asks for that; otherwise one warning says why.
+
+    Raises:
+        ImportError: `SSD_OPS_REQUIRE=1` is set and there is no library that loads.
+        ValueError: `SSD_OPS_BACKEND` is neither `auto` nor `reference`.
+    """
+    global _reference_because
+    backend = os.environ.get("SSD_OPS_BACKEND") or "auto"
+    if backend not in ("auto", "reference"):
+        raise ValueError(f"SSD_OPS_BACKEND must be auto or reference, got {backend!r}")
+    if backend == "reference":
+        _reference_because = "SSD_OPS_BACKEND=reference is set"
         return False
-    if not path.exists():
-        warnings.warn("ssd_ops runs on the reference: no compiled library", stacklevel=3)
-        return False
-    torch.ops.load_library(str(path))
-    return True
+    _reference_because = _load()
+    if _reference_because is None:
+        return True
+    if os.environ.get("SSD_OPS_REQUIRE") == "1":
+        raise ImportError(f"SSD_OPS_REQUIRE=1 is set, and ssd_ops has no compiled library: {_reference_because}")
+    warnings.warn(
+        f"ssd_ops runs on its PyTorch reference, which is right but slow, for want of its compiled library: "
+        f"{_reference_because}",
+        RuntimeWarning,
+        stacklevel=3,  # the line that imports ssd_ops
+    )
+    return False
+
+
+def _load() -> str | None:
+    """Loads the library; returns what prevents it, or None when it is loaded."""
+    if not LIBRARY.exists():
+        return REASON.read_text().strip() if REASON.exists() else f"It has not been built. {REBUILD}."
+    info = _compiled_info()
+    if info is not None and info["schemas_sha256"] != hashlib.sha256(SCHEMAS.read_bytes()).hexdigest():
+        return f"{LIBRARY.name} was built from other sources than these Python files. {REBUILD}."
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except (OSError, RuntimeError) as error:
+        cause = str(error.__cause__ or error)
+        return f"{LIBRARY.name} does not load under torch {torch.__version__}: {cause}. {REBUILD}."
+    return None
+
+
+def _compiled_info() -> dict[str, Any] | None:
+    """Returns what `ssd_ops._C` says of the build, or None where that module is missing (another Python, not built)."""
+    try:
+        module = importlib.import_module("ssd_ops._C")
+    except ImportError:
+        return None
+    info: dict[str, Any] = module.build_info()
+    return info
+
+
+def build_info() -> dict[str, Any]:
+    """Returns what is running here and what was compiled, for bug reports and benchmarks.
+
+    Keys that are always there: `backend` ("compiled" or "reference"), `reference_because` (None or the reason), `torch`
+    and `python` (the versions running). `compiled` is None without a compiled module, else a dict: `version`,
+    `compiler`, `torch_built_with`, `torch_at_least`, `cuda` (version of nvcc, None for a CPU build),
+    `cuda_architectures` (as CMake writes them: `90-real` is machine code, `120-virtual` is PTX), `cuda_note` (why there
+    are no CUDA kernels), `isa_compiled`, `isa_chosen` (CPU instruction sets) and `schemas_sha256`.
+    """
+    return {
+        "backend": "compiled" if _reference_because is None else "reference",
+        "reference_because": _reference_because,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "compiled": _compiled_info(),
+    }

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <bool decodes, typename In, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     grad_box_codec_kernel(const T* grad, const In* coded, const T* priors, In* grad_coded, double* sums,
                           int64_t leading, int64_t prior_count, int64_t slices, int width, CodeType code,
                           Variances<T> variances) {

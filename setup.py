@@ -1,0 +1,153 @@
+"""Builds the kernels by calling CMake; what to build is decided in tools/build_plan.py, how in CMakeLists.txt."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import setuptools
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+from build_plan import Plan, find_cxx, find_torch, make_plan  # noqa: E402
+from probe import BuildProblem, NoCompiler, command_words  # noqa: E402
+
+REASON = "_not_built.txt"  # in ssd_ops/: why there is no compiled library, for the warning at import
+OUTPUTS = ("libssd_ops.so", "_C.*.so", REASON)
+
+
+def find_program(name: str) -> str | None:
+    """Finds a program on PATH or beside this Python, where pip puts it in an environment that is not activated."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)]))
+
+
+def cmake_is_recent() -> bool:
+    """Says whether there is a CMake that reads our CMakeLists.txt."""
+    program = find_program("cmake")
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True).stdout if program else ""
+    return tuple(int(number) for number in re.findall(r"\d+", answer)[:2]) >= (3, 22)
+
+
+def build_requirements() -> list[str]:
+    """Lists what an isolated build has to install first, beyond setuptools: only what the machine does not have."""
+    try:
+        find_cxx(os.environ)
+    except BuildProblem:
+        return []  # nothing will be compiled
+    wanted = {"cmake>=3.22": cmake_is_recent(), "ninja": find_program("ninja"), "torch>=2.11": find_torch()}
+    return [name for name, present in wanted.items() if not present]
+
+
+def parallel_jobs() -> str:
+    """Chooses how many compilers run at once: MAX_JOBS, else the cores as far as each has 2 GiB of free memory."""
+    if asked := os.environ.get("MAX_JOBS"):
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    meminfo = Path("/proc/meminfo")
+    free = re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text()) if meminfo.exists() else None
+    return str(max(1, min(cores, int(free[1]) // (2 << 20) if free else cores)))
+
+
+def run_cmake(plan: Plan, build: Path, target: Path) -> None:
+    """Configures, compiles and installs into `target`; what the last build left in `build` is used where it fits."""
+    cmake, ninja = find_program("cmake"), find_program("ninja")
+    if not cmake or not ninja or not cmake_is_recent():
+        raise BuildProblem(
+            "cmake (3.22 or newer) or ninja is missing: pip install cmake ninja, or leave out --no-build-isolation."
+        )
+    *launchers, compiler = command_words(plan.cxx)  # "ccache g++" is a launcher and a compiler
+    flags = [word for word in shlex.split(plan.cxx) if word.startswith("-")]
+    definitions = plan.definitions() | {
+        "CMAKE_CXX_COMPILER": compiler,
+        "CMAKE_CXX_COMPILER_LAUNCHER": ";".join(launchers),
+        "CMAKE_CXX_FLAGS": " ".join([*flags, os.environ.get("CXXFLAGS", "")]),
+        "CMAKE_MAKE_PROGRAM": ninja,
+        "CMAKE_INSTALL_PREFIX": str(target),
+        "SSD_OPS_WERROR": os.environ.get("SSD_OPS_WERROR", "1"),
+    }
+    # CMake cannot change these in an existing folder; every other definition is simply given anew.
+    fixed = "\n".join([str(ROOT), compiler, plan.nvcc or "no nvcc", definitions.get("CMAKE_CUDA_HOST_COMPILER", "")])
+    stamp = build / "made_with.txt"
+    if build.exists() and not (stamp.exists() and stamp.read_text() == fixed):
+        shutil.rmtree(build)
+    build.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(fixed)
+    options = [f"-D{name}={value}" for name, value in definitions.items()]
+    subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True)
+    subprocess.run([cmake, "--build", str(build), "--parallel", parallel_jobs()], check=True)
+    subprocess.run([cmake, "--install", str(build)], check=True)
+
+
+class CMakeBuild(build_ext):
+    """Puts libssd_ops.so and _C into the package: in the source tree for an editable install, else in the wheel."""
+
+    def target(self) -> Path:
+        editable = self.inplace or getattr(self, "editable_mode", False)
+        return (ROOT if editable else Path(self.build_lib).resolve()) / "ssd_ops"
+
+    def run(self) -> None:
+        target = self.target()
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            plan = make_plan()
+            cuda = f"CUDA for {', '.join(plan.architectures)}" if plan.nvcc else f"CPU only. {plan.cuda_note}"
+            print(f"ssd_ops: torch {plan.torch.version}, {plan.cxx}, {cuda}")
+            run_cmake(plan, ROOT / "build" / f"cmake-{sys.implementation.cache_tag}", target)
+            (target / REASON).unlink(missing_ok=True)
+        except NoCompiler as problem:
+            if os.environ.get("SSD_OPS_REQUIRE") == "1":
+                raise SystemExit(f"\nssd_ops: {problem}\n") from None
+            self.install_reason(target, str(problem))
+        except BuildProblem as problem:
+            raise SystemExit(f"\nssd_ops: {problem}\n") from None
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(
+                f"\nssd_ops: {' '.join(error.cmd[:2])} failed with status {error.returncode}; the compiler's own words "
+                "are above. A warning of a compiler newer than we know is let pass with SSD_OPS_WERROR=0.\n"
+            ) from None
+
+    def install_reason(self, target: Path, reason: str) -> None:
+        """Installs without kernels and leaves the reason where the import finds it."""
+        for output in self.built(target):
+            output.unlink()
+        (target / REASON).write_text(reason + "\n")
+        print(f"ssd_ops: {reason} Until then it runs on the reference.", file=sys.stderr)
+
+    def built(self, target: Path) -> list[Path]:
+        return [path for pattern in OUTPUTS for path in sorted(target.glob(pattern))]
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in self.built(self.target())]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+    def get_source_files(self) -> list[str]:
+        return []
+
+
+def check_setuptools() -> None:
+    """Stops early where setuptools cannot make a wheel: Python 3.10 and 3.11 put such a one in a new environment."""
+    making_wheel = {"dist_info", "editable_wheel", "bdist_wheel"} & set(sys.argv)
+    if making_wheel and not find_spec("setuptools.command.bdist_wheel") and not find_spec("wheel"):
+        raise SystemExit(
+            f"\nssd_ops: setuptools {setuptools.__version__} cannot make a wheel by itself. Upgrade it (pip install "
+            "--upgrade 'setuptools>=70.1'), or leave out --no-build-isolation.\n"
+        )
+
+
+if __name__ == "__main__":
+    check_setuptools()
+    setup(
+        ext_modules=[Extension("ssd_ops._C", sources=[])],
+        cmdclass={"build_ext": CMakeBuild},
+        setup_requires=build_requirements(),
+    )

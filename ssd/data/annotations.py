@@ -1,0 +1,117 @@
+"""The annotations of a whole data set as a few flat arrays, and the checks that a box must pass to get in."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+Box = tuple[float, float, float, float]  # xyxy, pixels
+
+# Annotations drawn to the border are often a fraction of a pixel, or a whole one, over it. That much is clipped in silence.
+_ROUNDING = 1.0
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Annotations of N images with M objects.
+
+    Flat arrays and not lists of objects: worker processes then share them with their parent, where the reference counts
+    of a million Python objects would copy them page by page.
+    """
+
+    files: np.ndarray  # [N] str, path of the image
+    image_ids: np.ndarray  # [N] int64
+    sizes: np.ndarray  # [N, 2] int64, height and width
+    boxes: np.ndarray  # [M, 4] float32, xyxy in pixels, 0-based, right and bottom edges exclusive
+    labels: np.ndarray  # [M] int64, 1 .. C - 1
+    ignore: np.ndarray  # [M] bool, difficult or crowd
+    offsets: np.ndarray  # [N + 1] int64: objects offsets[i] : offsets[i + 1] belong to image i
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def target(self, index: int) -> dict[str, object]:
+        """Returns the target dict of image `index`; its tensors are copies."""
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return {
+            "boxes": torch.from_numpy(self.boxes[rows].copy()),
+            "labels": torch.from_numpy(self.labels[rows].copy()),
+            "ignore": torch.from_numpy(self.ignore[rows].copy()),
+            "image_id": int(self.image_ids[index]),
+        }
+
+
+@dataclass
+class AnnotationsBuilder:
+    """Gathers images one by one and packs them; `drop_empty` leaves out images with no object to learn."""
+
+    drop_empty: bool = False
+    dropped: int = 0
+    _files: list[str] = field(default_factory=list)
+    _image_ids: list[int] = field(default_factory=list)
+    _sizes: list[tuple[int, int]] = field(default_factory=list)
+    _counts: list[int] = field(default_factory=list)
+    _boxes: list[Box] = field(default_factory=list)
+    _labels: list[int] = field(default_factory=list)
+    _ignore: list[bool] = field(default_factory=list)
+
+    def add(
+        self,
+        file: str,
+        image_id: int,
+        size: tuple[int, int],
+        boxes: Sequence[Box],
+        labels: Sequence[int],
+        ignore: Sequence[bool],
+    ) -> None:
+        """Adds an image: its file, id, (height, width) and objects."""
+        if self.drop_empty and all(ignore):
+            self.dropped += 1
+            return
+        self._files.append(file)
+        self._image_ids.append(image_id)
+        self._sizes.append(size)
+        self._counts.append(len(boxes))
+        self._boxes.extend(boxes)
+        self._labels.extend(labels)
+        self._ignore.extend(ignore)
+
+    def build(self) -> Annotations:
+        """Packs everything added so far."""
+        return Annotations(
+            files=np.array(self._files, dtype=np.str_),
+            image_ids=np.array(self._image_ids, dtype=np.int64),
+            sizes=np.array(self._sizes, dtype=np.int64).reshape(-1, 2),
+            boxes=np.array(self._boxes, dtype=np.float32).reshape(-1, 4),
+            labels=np.array(self._labels, dtype=np.int64),
+            ignore=np.array(self._ignore, dtype=bool),
+            offsets=np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)]).astype(np.int64),
+        )
+
+
+def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
+    """Clips a box to its image and says what was wrong with it.
+
+    Args:
+        box: xyxy in pixels, finite or not.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        (box, kind, detail): the box to use, None where it must be skipped; the kind of its fault, empty where it has none
+        (up to one pixel over the border is rounding, not a fault); the fault in words.
+    """
+    x1, y1, x2, y2 = box
+    text = f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"
+    if not all(map(math.isfinite, box)):
+        return None, "box not finite", text
+    if x2 <= x1 or y2 <= y1:
+        return None, "box without area", text
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return None, "box outside its image", f"{text}; the image is {width} x {height}"
+    if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > _ROUNDING:
+        return clipped, "box clipped to its image", f"{text}; the image is {width} x {height}"
+    return clipped, "", ""

@@ -1,0 +1,169 @@
+"""What every data set of this package is: images with targets, class names, and a report of its faults."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ssd.data.annotations import Annotations
+from ssd.data.faults import DataError, Fault, FaultLog, list_faults
+from ssd.data.images import read_image
+
+Target = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts of a data set; printing it gives a few lines for people."""
+
+    name: str
+    images: int
+    empty_images: int  # images with no object, or with ignored ones only
+    dropped_images: int  # images without objects that the option empty="drop" left out
+    objects: int  # with the ignored ones
+    ignored: int
+    per_class: dict[str, int]  # without the ignored ones
+    faults: dict[str, int]  # kind -> count
+    report: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        classes = ", ".join(f"{name} {count}" for name, count in self.per_class.items())
+        lines = [
+            f"{self.name}: {self.images} images ({self.empty_images} without objects"
+            + (f", {self.dropped_images} more left out" if self.dropped_images else "")
+            + f"), {self.objects} objects ({self.ignored} ignored)",
+            f"  {len(self.per_class)} classes: {classes}",
+        ]
+        lines += [f"  note: {note}" for note in self.notes]
+        if self.faults:
+            lines.append("  faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items())))
+            lines += ["  " + line for line in list_faults(list(self.report), limit=10).splitlines()]
+        return "\n".join(lines)
+
+
+class ImageError(DataError):
+    """An image that cannot be used; carries its `Fault`."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[Fault]]:
+        # Exceptions are rebuilt from their args when they cross a process border; args holds the text, not the fault.
+        return ImageError, (self.fault,)
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """A detection data set that holds its annotations in memory and reads its images when asked.
+
+    ``dataset[i]`` is ``(image, target)``: image uint8 ``[3, H, W]`` RGB; target a dict with ``boxes`` float32 ``[G, 4]``
+    (xyxy in pixels, 0-based, right and bottom edges exclusive), ``labels`` int64 ``[G]`` (1 .. C - 1, 0 is background),
+    ``ignore`` bool ``[G]`` (difficult or crowd) and ``image_id`` int. An image that cannot be read raises `ImageError`;
+    `build_loader` turns that into a skipped image and an entry in `report`.
+
+    Args:
+        name: for messages, such as ``"voc train of /data/bccd"``.
+        classes: names without the background; label i is ``classes[i - 1]``.
+        annotations: of all images.
+        log: the faults met while reading, and whether faults are skipped or refused.
+        dropped_images: images left out because they have no objects.
+        notes: remarks for the summary.
+        apply_exif: turn the images as their EXIF orientation says.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        annotations: Annotations,
+        log: FaultLog,
+        *,
+        dropped_images: int = 0,
+        notes: tuple[str, ...] = (),
+        apply_exif: bool = False,
+    ) -> None:
+        self.name = name
+        self.classes = classes
+        self.annotations = annotations
+        self.log = log
+        self.dropped_images = dropped_images
+        self.notes = notes
+        self.apply_exif = apply_exif
+        self._index_of: dict[int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes with the background."""
+        return len(self.classes) + 1
+
+    @property
+    def report(self) -> list[Fault]:
+        """The faults met so far, each named with its file."""
+        return self.log.faults
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        return self.load_image(index), self.target(index)
+
+    def target(self, index: int) -> Target:
+        """Returns the target of image `index` without reading the image."""
+        return self.annotations.target(index)
+
+    def target_of(self, image_id: int) -> Target:
+        """Returns the target of the image that has this id."""
+        return self.target(self.index_of(image_id))
+
+    def index_of(self, image_id: int) -> int:
+        """Returns the index of the image that has this id."""
+        if self._index_of is None:
+            self._index_of = {int(key): index for index, key in enumerate(self.annotations.image_ids)}
+        return self._index_of[int(image_id)]
+
+    def load_image(self, index: int) -> Tensor:
+        """Reads image `index`: uint8 ``[3, H, W]``.
+
+        Raises:
+            ImageError: it cannot be read, or its size is not the one that the annotations declare, in which case the
+                boxes belong to some other picture. ``error.fault`` is the `Fault`.
+        """
+        file = str(self.annotations.files[index])
+        try:
+            image = read_image(file, apply_exif=self.apply_exif)
+        except DataError as error:
+            raise ImageError(Fault(file, "image unreadable", str(error))) from None
+        height, width = (int(v) for v in self.annotations.sizes[index])
+        if tuple(image.shape[1:]) != (height, width):
+            detail = f"annotated as {width} x {height}, the image is {image.shape[2]} x {image.shape[1]}"
+            if tuple(image.shape[1:]) == (width, height):
+                detail += "; if the boxes were drawn on the image as EXIF turns it, use apply_exif=True"
+            raise ImageError(Fault(file, "image of another size", detail))
+        return image
+
+    def class_counts(self) -> dict[str, int]:
+        """Returns the number of objects of each class, ignored ones not counted."""
+        labels = self.annotations.labels[~self.annotations.ignore]
+        counts = np.bincount(labels, minlength=self.num_classes)
+        return {name: int(counts[label]) for label, name in enumerate(self.classes, start=1)}
+
+    def summary(self) -> Summary:
+        """Returns the counts of images, objects and faults."""
+        learnt = np.concatenate([[0], np.cumsum(~self.annotations.ignore)])
+        per_image = np.diff(learnt[self.annotations.offsets])
+        return Summary(
+            name=self.name,
+            images=len(self),
+            empty_images=int((per_image == 0).sum()),
+            dropped_images=self.dropped_images,
+            objects=len(self.annotations.labels),
+            ignored=int(self.annotations.ignore.sum()),
+            per_class=self.class_counts(),
+            faults=dict(Counter(self.log.counts)),
+            report=tuple(self.report),
+            notes=self.notes,
+        )

@@ -1,0 +1,192 @@
+"""Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
+
+Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any number
+of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssd.data.batch import Batch, collate
+from ssd.data.dataset import DetectionDataset, ImageError, Target
+from ssd.data.faults import DataError, Fault
+
+Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
+_Key = tuple[int, int]  # epoch, index
+_ATTEMPTS = 20  # images tried in place of a broken one before giving up
+
+
+class Loader:
+    """Iterates over the batches of one epoch; each ``iter`` begins the next epoch.
+
+    Args: see `build_loader`, which makes it.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]", batches: "_EpochBatches", dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+        self._loader = loader
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next ``iter`` gives, counted from 0."""
+        return self._batches.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next ``iter`` give this epoch, as on resuming."""
+        self._batches.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch, faults in self._loader:
+            for fault in faults:
+                self.dataset.log.add(fault)
+            self.dataset.log.check(self.dataset.name)
+            if len(batch):
+                yield batch
+
+    def forever(self) -> Iterator[Batch]:
+        """Iterates over the batches of one epoch after the other and never ends."""
+        while True:
+            yield from self
+
+
+def build_loader(
+    dataset: DetectionDataset,
+    transforms: Transform | None,
+    batch_size: int,
+    *,
+    train: bool,
+    workers: int = 0,
+    seed: int = 0,
+    drop_last: bool | None = None,
+    pin_memory: bool | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """Builds the loader of a data set.
+
+    In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
+    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it is in
+    ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that names it.
+
+    Args:
+        dataset: what to load.
+        transforms: ``(image, target) -> (image, target)``, which must bring all images to one size.
+        batch_size: images in a batch of this process.
+        train: shuffle, replace broken images, drop the last batch where it is short.
+        workers: processes that load; 0 loads in this one.
+        seed: of order and augmentation.
+        drop_last: drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
+        pin_memory: pin the batches; where None, if there is a CUDA device.
+        rank: of this process among `world_size`. In training all get the same number of images, some of them twice where
+            they do not divide; in evaluation each image goes to exactly one process.
+        world_size: number of processes that share an epoch.
+
+    Raises:
+        DataError: a number out of range.
+    """
+    if batch_size < 1 or workers < 0 or not 0 <= rank < world_size or seed < 0:
+        raise DataError(
+            "build_loader needs batch_size >= 1, workers >= 0, seed >= 0 and 0 <= rank < world_size, got "
+            f"batch_size {batch_size}, workers {workers}, seed {seed}, rank {rank}, world_size {world_size}"
+        )
+    batches = _EpochBatches(len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size)
+    loader: DataLoader[Any] = DataLoader(
+        _Samples(dataset, transforms, seed, replace_broken=train),
+        batch_sampler=batches,  # type: ignore[arg-type]  # yields keys, not ints
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        worker_init_fn=_start_worker if workers else None,
+        persistent_workers=workers > 0,
+    )
+    return Loader(loader, batches, dataset)
+
+
+class _EpochBatches:
+    """Yields the keys of each batch of an epoch, and counts the epochs."""
+
+    def __init__(
+        self, size: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int, rank: int, world_size: int
+    ) -> None:
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        share = len(self._indices(0))
+        self.drop_last = drop_last and share >= batch_size
+        if drop_last and not self.drop_last:
+            warnings.warn(f"the data set has {share} images, less than a batch of {batch_size}: batches are short", stacklevel=3)
+
+    def _indices(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.rank, self.size, self.world_size))
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        share = -(-self.size // self.world_size)
+        order = (order * self.world_size)[: share * self.world_size]
+        return order[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        share = len(range(self.rank, self.size, self.world_size)) if not self.shuffle else -(-self.size // self.world_size)
+        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        epoch = self.epoch
+        self.epoch += 1
+        indices = self._indices(epoch)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(epoch, index) for index in indices[start : start + self.batch_size]]
+
+
+class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
+    """Loads and transforms one sample under a random stream of its own; broken images come back as faults."""
+
+    def __init__(self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool) -> None:
+        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+        self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
+
+    def __getitem__(self, key: _Key) -> tuple[tuple[Tensor, Target] | None, list[Fault]]:
+        epoch, index = key
+        faults: list[Fault] = []
+        for step in range(self.attempts):
+            try:
+                image, target = self.dataset[(index + step) % len(self.dataset)]
+            except ImageError as error:
+                faults.append(error.fault)
+                continue
+            target = {**target, "size": tuple(image.shape[1:])}
+            if self.transforms is not None:
+                # The CPU generator alone: torch.manual_seed would also reset the GPU's, and with it dropout.
+                state = torch.default_generator.get_state()
+                torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
+                try:
+                    image, target = self.transforms(image, target)
+                finally:
+                    torch.default_generator.set_state(state)
+            return (image, target), faults
+        return None, faults
+
+
+def _collate(items: list[tuple[tuple[Tensor, Target] | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
+    faults = [fault for _, found in items for fault in found]
+    return collate([sample for sample, _ in items if sample is not None]), faults
+
+
+def _mix(*numbers: int) -> int:
+    # One well-mixed 63-bit seed of a few small integers; sums or shifts of them would make neighbours alike.
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _start_worker(_: int) -> None:
+    # A user's own transforms may draw from numpy; torch seeds itself in each worker, numpy may not.
+    np.random.seed(torch.initial_seed() % 2**32)
+    torch.set_num_threads(1)

@@ -1,0 +1,211 @@
+"""PASCAL VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt), JPEGImages/.
+
+Coordinates. VOC counts pixels from 1 and names the last pixel inside the box, so a box from (1, 1) to (W, H) covers the
+image. Three readings are in use, and `coordinates` chooses among them:
+
+* ``"edges"`` (default): subtract 1 from xmin and ymin only. The box is then the area that its pixels cover, 0 .. W, its
+  plain width xmax - xmin is the devkit's "+1" width, and plain IoU equals the devkit's IoU to the bit.
+* ``"minus_one"``: subtract 1 from all four (amdegroot, qfgaohao, lufficc). Boxes lose their last row and column.
+* ``"as_is"``: for files that were written 0-based with exclusive right and bottom edges.
+
+A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the files met in practice that is a slip of the
+mouse, not an object of one pixel.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.dataset import DetectionDataset
+from ssd.data.faults import DataError, Fault, FaultLog
+from ssd.data.folders import describe_folder, files_by_stem
+from ssd.data.images import image_size
+
+_SHIFTS = {"edges": (1.0, 1.0, 0.0, 0.0), "minus_one": (1.0, 1.0, 1.0, 1.0), "as_is": (0.0, 0.0, 0.0, 0.0)}
+_DIFFICULT = ("ignore", "keep", "drop")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VOCDataset(DetectionDataset):
+    """A split of a PASCAL VOC folder.
+
+    An image's id is its line in the split file, counted from 0, so that it does not move when another image is skipped.
+
+    Args:
+        root: folder with Annotations, ImageSets and JPEGImages.
+        split: name of the list, such as ``"train"``.
+        classes: class names without background; found by scanning all annotations of the folder (every split gets the
+            same ones) and printed where not given.
+        difficult: ``"ignore"`` flags difficult objects, so that they neither teach nor count; ``"keep"`` treats them as
+            any other; ``"drop"`` leaves them out, which makes background of them.
+        coordinates: see the module.
+        empty: ``"keep"`` or ``"drop"`` images without objects.
+        faults: ``"skip"`` or ``"refuse"``.
+        apply_exif: turn the images as EXIF says; VOC's tools do not.
+
+    Raises:
+        DataError: the folder is no VOC folder, the split is missing or empty, or there are faults to be refused.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        classes: Sequence[str] | None = None,
+        difficult: str = "ignore",
+        coordinates: str = "edges",
+        empty: str = "keep",
+        faults: str = "skip",
+        apply_exif: bool = False,
+    ) -> None:
+        for name, value, allowed in (
+            ("difficult", difficult, _DIFFICULT),
+            ("coordinates", coordinates, tuple(_SHIFTS)),
+            ("empty", empty, ("keep", "drop")),
+        ):
+            if value not in allowed:
+                raise DataError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        self.root = Path(root)
+        self.difficult = difficult
+        self.coordinates = coordinates
+        log = FaultLog(faults)
+        names = _read_split(self.root, split)
+        if classes is None:
+            classes = _find_classes(self.root)
+            print(f"classes found in {self.root / 'Annotations'}: {', '.join(classes)}")
+        builder = AnnotationsBuilder(drop_empty=empty == "drop")
+        reader = _Reader(tuple(classes), self, log)
+        images = files_by_stem(self.root / "JPEGImages")
+        for image_id, name in enumerate(names):
+            reader.read(name, image_id, images.get(name), builder)
+        source = f"voc {split} of {self.root}"
+        log.check(source)
+        annotations = builder.build()
+        if not len(annotations):
+            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults, the first: {log.faults[:1]}")
+        notes = ()
+        if reader.zero_based and coordinates != "as_is":
+            notes = (f"{reader.zero_based} boxes begin at 0, so these files may be 0-based; see coordinates='as_is'",)
+        super().__init__(
+            source, tuple(classes), annotations, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif
+        )
+
+
+class _Reader:
+    """Reads annotation files one by one into a builder, and their faults into a log."""
+
+    def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, log: FaultLog) -> None:
+        self.labels = {name: label for label, name in enumerate(classes, start=1)}
+        self.folder = dataset.root / "Annotations"
+        self.difficult = dataset.difficult
+        self.shift = _SHIFTS[dataset.coordinates]
+        self.log = log
+        self.zero_based = 0
+
+    def read(self, name: str, image_id: int, image: str | None, builder: AnnotationsBuilder) -> None:
+        """Reads the annotation of the image `name`; a fault of the whole file leaves the image out."""
+        file = str(self.folder / f"{name}.xml")
+        if image is None:
+            self.log.add(Fault(file, "image missing", f"no file JPEGImages/{name}.*"))
+            return
+        try:
+            tree = ElementTree.parse(file).getroot()
+        except FileNotFoundError:
+            self.log.add(Fault(file, "annotation missing", "the split lists it; an image without objects has a file too"))
+            return
+        except (ElementTree.ParseError, OSError, UnicodeError) as error:
+            self.log.add(Fault(file, "annotation malformed", str(error)))
+            return
+        try:
+            size = _size(tree) or image_size(image)
+        except DataError as error:
+            self.log.add(Fault(image, "image unreadable", str(error)))
+            return
+        boxes: list[Box] = []
+        labels: list[int] = []
+        ignore: list[bool] = []
+        for index, item in enumerate(tree.iter("object")):
+            found = self._object(item, size, file, index)
+            if found is not None:
+                boxes.append(found[0])
+                labels.append(found[1])
+                ignore.append(found[2])
+        builder.add(image, image_id, size, boxes, labels, ignore)
+
+    def _object(
+        self, item: ElementTree.Element, size: tuple[int, int], file: str, index: int
+    ) -> tuple[Box, int, bool] | None:
+        name = (item.findtext("name") or "").strip()
+        label = self.labels.get(name)
+        if label is None:
+            self.log.add(Fault(file, "unknown class", f"{name!r} is none of {', '.join(self.labels)}", index))
+            return None
+        difficult = (item.findtext("difficult") or "0").strip() == "1"
+        if difficult and self.difficult == "drop":
+            return None
+        texts = [(item.findtext(f"bndbox/{corner}") or "").strip() for corner in _CORNERS]
+        try:
+            raw = tuple(map(float, texts))
+        except ValueError:
+            values = ", ".join(f"{corner} {text!r}" for corner, text in zip(_CORNERS, texts, strict=True))
+            self.log.add(Fault(file, "box not a number", values, index))
+            return None
+        # Judged before the shift, which would turn a box of no area into one of a single pixel.
+        shift = (0.0,) * 4 if raw[2] <= raw[0] or raw[3] <= raw[1] else self.shift
+        self.zero_based += raw[0] == 0 or raw[1] == 0
+        box, kind, detail = fit_box(tuple(v - s for v, s in zip(raw, shift, strict=True)), *size)
+        if kind:
+            self.log.add(Fault(file, kind, detail, index))
+        if box is None:
+            return None
+        return box, label, difficult and self.difficult == "ignore"
+
+
+def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    # None, "ask the image", for the many files whose size is missing or 0 x 0.
+    try:
+        height, width = int(float(tree.findtext("size/height") or 0)), int(float(tree.findtext("size/width") or 0))
+    except (ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _read_split(root: Path, split: str) -> list[str]:
+    if not (root / "Annotations").is_dir() or not (root / "JPEGImages").is_dir():
+        raise DataError(
+            f"{root} is not a PASCAL VOC folder: expected Annotations/, ImageSets/Main/{split}.txt and JPEGImages/, "
+            f"{describe_folder(root)}"
+        )
+    candidates = [root / "ImageSets" / "Main" / f"{split}.txt", root / "ImageSets" / f"{split}.txt"]
+    for path in candidates:
+        if path.is_file():
+            break
+    else:
+        found = sorted({p.stem for folder in candidates for p in folder.parent.glob("*.txt")})
+        listed = ", ".join(found) if found else "none"
+        raise DataError(f"no list of the split {split!r} in {root}: expected {candidates[0]}; splits found: {listed}")
+    # The lists of single classes (cat_train.txt) have a second column, a flag; the first is the image.
+    lines = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = list(dict.fromkeys(lines))
+    if not names:
+        raise DataError(f"{path} lists no image")
+    return names
+
+
+def _find_classes(root: Path) -> tuple[str, ...]:
+    names: set[str] = set()
+    for path in sorted((root / "Annotations").glob("*.xml")):
+        names.update(_names_in(path))
+    names.discard("")
+    if not names:
+        raise DataError(f"no annotation in {root / 'Annotations'} names an object; give the classes, or check the folder")
+    return tuple(sorted(names))
+
+
+def _names_in(path: Path) -> Iterable[str]:
+    try:
+        return [(item.findtext("name") or "").strip() for item in ElementTree.parse(path).getroot().iter("object")]
+    except (ElementTree.ParseError, OSError, UnicodeError):
+        return []  # the reader names the file if its split lists it

@@ -1,0 +1,90 @@
+"""The training loss of SSD: matching of priors and the MultiBox loss, each one op for the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+import ssd_ops
+
+if TYPE_CHECKING:
+    from ssd.presets import Preset
+
+
+@dataclass(frozen=True)
+class MultiBoxLoss:
+    """Matches priors with ground truths and computes localisation and classification loss.
+
+    Holds rules only, no parameters and no priors, so one object serves every model and device.
+
+    Args:
+        iou_threshold, rule, positive_at, variances: see ssd_ops.match_priors.
+        neg_pos_ratio, normalizer, min_negatives: see ssd_ops.multibox_loss.
+        loc_weight: factor of the localisation loss.
+    """
+
+    iou_threshold: float = 0.5
+    rule: Literal["greedy", "last", "none"] = "greedy"
+    positive_at: Literal[">=", ">"] = ">="
+    neg_pos_ratio: float = 3.0
+    normalizer: Literal["batch", "image"] = "batch"
+    min_negatives: int = 0
+    variances: tuple[float, float] = (0.1, 0.2)
+    loc_weight: float = 1.0
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> MultiBoxLoss:
+        """Takes the rules from a preset."""
+        return cls(
+            iou_threshold=preset.match_threshold,
+            rule=preset.rule,
+            positive_at=preset.positive_at,
+            neg_pos_ratio=preset.neg_pos_ratio,
+            normalizer=preset.normalizer,
+            min_negatives=preset.min_negatives,
+            variances=preset.variances,
+            loc_weight=preset.loc_weight,
+        )
+
+    def __call__(
+        self,
+        loc: Tensor,  # [B, P, 4]
+        logits: Tensor,  # [B, P, C]
+        priors: Tensor,  # [P, 4] xyxy
+        gt_boxes: Tensor | Sequence[Tensor],  # [sum G, 4] xyxy in the units of priors, or one [G_i, 4] for each image
+        gt_labels: Tensor | Sequence[Tensor],  # [sum G] 1..C-1
+        offsets: Tensor | None = None,  # [B + 1] int64; None with lists
+        ignore: Tensor | Sequence[Tensor] | None = None,  # [sum G] bool: difficult or crowd objects
+    ) -> dict[str, Tensor]:
+        """Computes the two losses of a batch.
+
+        An image without objects adds nothing unless min_negatives is above 0. Half-precision loc and logits are read as
+        they are and computed in float32.
+
+        Returns:
+            {"loc": scalar, "cls": scalar}; the training loss is their sum.
+        """
+        matches = ssd_ops.match_priors(
+            gt_boxes,
+            gt_labels,
+            priors,
+            offsets=offsets,
+            ignore=ignore,
+            iou_threshold=self.iou_threshold,
+            rule=self.rule,
+            positive_at=self.positive_at,
+            variances=self.variances,
+        )
+        loc_loss, cls_loss = ssd_ops.multibox_loss(
+            loc,
+            logits,
+            matches.loc_targets,
+            matches.labels,
+            neg_pos_ratio=self.neg_pos_ratio,
+            normalizer=self.normalizer,
+            min_negatives=self.min_negatives,
+        )
+        return {"loc": loc_loss * self.loc_weight, "cls": cls_loss}

@@ -1,0 +1,97 @@
+"""The detectors by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ssd.models.detector import SSD
+from ssd.models.mobilenet import ssdlite320_mobilenet_v2
+from ssd.models.tiny import ssd_tiny
+from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
+from ssd.presets import PRESETS, Preset, get_preset
+from ssd.suggest import unknown
+
+__all__ = ["MODELS", "SSD", "build_model", "model_options"]
+
+
+class ModelEntry(NamedTuple):
+    """A builder, the family of presets that it belongs to, and its own input size."""
+
+    builder: Callable[..., SSD]
+    family: str
+    image_size: int
+
+
+MODELS: dict[str, ModelEntry] = {
+    "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300),
+    "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512),
+    "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320),
+    "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 160),
+}
+
+_RULES = tuple(field.name for field in dataclasses.fields(Preset) if field.name != "name")
+
+
+def model_options(name: str) -> tuple[str, ...]:
+    """Lists the options that build_model takes for a model: those of its network and the fields of Preset."""
+    if name not in MODELS:
+        raise ValueError(unknown("model", name, MODELS))
+    parameters = inspect.signature(MODELS[name].builder).parameters.values()
+    return (*(p.name for p in parameters if p.kind is p.KEYWORD_ONLY), *_RULES)
+
+
+def build_model(
+    name: str, num_classes: int, *, preset: str | Preset = "torchvision", image_size: int | None = None, **options: Any
+) -> SSD:
+    """Builds a detector by name.
+
+    Args:
+        name: one of MODELS.
+        num_classes: classes of objects plus one for the background.
+        preset: rules of a known SSD system, by name, or the user's own.
+        image_size: side of the network's square input in pixels; None takes the model's own.
+        options: of the network (see model_options and the builder), and fields of Preset to change, such as
+            rule="greedy".
+    Returns:
+        the model, in training mode. Its `build_args` are the arguments that build the same network again, for a
+        checkpoint: build_model(**args) then load_state_dict; the backbone's weights are left out of them.
+    Raises:
+        ValueError: an unknown name, preset or option (the near one is suggested), or a value that cannot be meant.
+    """
+    known = model_options(name)
+    for key in options:
+        if key not in known:
+            raise ValueError(unknown(f"option of {name}", key, known))
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(
+            "num_classes must be at least 2: it counts the background (class 0) besides the classes of objects, so "
+            f"one class of objects is num_classes 2; got {num_classes!r}"
+        )
+    entry = MODELS[name]
+    size = entry.image_size if image_size is None else image_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"image_size must be a positive number of pixels, got {image_size!r}")
+    rules = {key: value for key, value in options.items() if key in _RULES}
+    network = {key: value for key, value in options.items() if key not in _RULES}
+    model = entry.builder(num_classes, size, get_preset(preset, entry.family, rules), **network)
+    model.build_args = _build_args(name, num_classes, size, model, network)
+    return model
+
+
+def _build_args(name: str, num_classes: int, image_size: int, model: SSD, network: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that build the same network and the same rules again, as plain values that JSON can hold."""
+    args: dict[str, Any] = {"name": name, "num_classes": num_classes, "image_size": image_size}
+    rules = dataclasses.asdict(model.preset)
+    system = rules.pop("name")
+    args["preset"] = system if system in PRESETS else "torchvision"  # all of its rules follow
+    network = dict(network)
+    if network.pop("weights_backbone", None) is not None:
+        # what weights had decided must be said now that they are left out
+        if "freeze_bn" in model_options(name):
+            network["freeze_bn"] = True if network.get("freeze_bn") is None else network["freeze_bn"]
+        if name.endswith("vgg16") and network.get("trainable_layers") is None:
+            network["trainable_layers"] = 4
+    return {**args, **rules, **network}

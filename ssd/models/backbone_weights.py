@@ -1,0 +1,120 @@
+"""Weights of a backbone, trained on another task: from torchvision by name, or from a file."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from ssd.suggest import unknown
+
+_NAME = re.compile(r"\w+_Weights\.\w+")
+# Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
+# of the # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
+_VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
+
+
+def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[str]:
+    """Copies weights into a backbone.
+
+    Args:
+        backbone: an extractor of this package; its weights are replaced in place, in its own dtype.
+        source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
+            dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
+        kind: "vgg16", or any other for a backbone whose `features` are torchvision's own.
+    Returns:
+        names of the backbone's weights that were loaded.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds no state dict, or keys are missing, left over or of another shape; all are listed.
+        RuntimeError: the download failed.
+    """
+    state = _renamed(read_state_dict(source), kind)
+    own = backbone.state_dict()
+    # what a detector adds starts at random; fc6 and fc7 are in some files only
+    wanted = {
+        k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(_VGG_EXTRA.values())))
+    }
+    optional = {k for k in wanted if k.startswith("extra.0.7.") or k.endswith("num_batches_tracked")}
+    missing = sorted(wanted - optional - state.keys())
+    left_over = sorted(state.keys() - wanted)
+    shapes = [
+        f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the model"
+        for k in sorted(wanted & state.keys())
+        if state[k].shape != own[k].shape
+    ]
+    faults = [("missing", missing), ("left over", left_over), ("of another shape", shapes)]
+    if any(names for _, names in faults):
+        lines = "".join(f"\n  {len(names)} {what}: {', '.join(names)}" for what, names in faults if names)
+        raise ValueError(f"{source} does not hold the weights of a {kind} backbone:{lines}")
+    broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if broken:
+        raise ValueError(f"{source} holds NaN or inf in {', '.join(sorted(broken))}")
+    backbone.load_state_dict(state, strict=False)  # copies into the parameters, so float16 files become float32
+    return sorted(state)
+
+
+def read_state_dict(source: str | Path) -> dict[str, Tensor]:
+    """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
+    state: Any
+    if _NAME.fullmatch(str(source)):
+        state = _download(str(source))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights_backbone: no file {str(source)!r}; pass a file, a name of torchvision such as "
+                "VGG16_Weights.IMAGENET1K_FEATURES, or leave it out"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):  # training checkpoints wrap it
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{source} must hold a state dict (names to tensors), got {type(state).__name__}")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Names of the extractor for names of the file; the classifier on top of a backbone is dropped."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.startswith(("classifier.", "fc.", "avgpool.")):
+            continue
+        key = key.removeprefix("backbone.").removeprefix("features.")
+        index, _, rest = key.partition(".")
+        layer = _VGG_EXTRA.get(int(index)) if kind == "vgg16" and index.isdigit() else None
+        renamed[f"{layer}.{rest}" if layer else f"features.{key}"] = value
+    return renamed
+
+
+def _download(name: str) -> Mapping[str, Tensor]:
+    enum = name.partition(".")[0]
+    known = {type_.__name__ for type_ in map(torchvision.models.get_model_weights, torchvision.models.list_models())}
+    if enum not in known:
+        raise ValueError(unknown("weights of torchvision", enum, known))
+    try:
+        weights = torchvision.models.get_weight(name)
+    except (KeyError, ValueError, AttributeError):
+        members = {f"{enum}.{member.name}" for member in _weights_enum(enum)}
+        raise ValueError(unknown("weights of torchvision", name, members)) from None
+    try:
+        with warnings.catch_warnings():
+            return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError) as error:
+        raise RuntimeError(
+            f"torchvision could not download {name} from {weights.url}: {error}. Fetch that file elsewhere and pass "
+            "its path as weights_backbone"
+        ) from error
+
+
+def _weights_enum(name: str) -> type[torchvision.models.WeightsEnum]:
+    enums = map(torchvision.models.get_model_weights, torchvision.models.list_models())
+    return next(enum for enum in enums if enum.__name__ == name)

@@ -1,0 +1,159 @@
+"""The SSD detector: a backbone, two heads, priors, and the rules of a preset around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import ssd_ops
+from ssd.loss import MultiBoxLoss
+from ssd.models.extractor import Extractor
+from ssd.models.lists import pack_targets, resize_images, split_detections
+from ssd.presets import Preset
+from ssd.prior_sizes import resolve_sizes
+from ssd.priors import PriorConfig, make_priors
+
+
+class SSD(nn.Module):
+    """Single-shot detector with torchvision's call convention, and the steps of it as methods for a training loop.
+
+    Args:
+        backbone: maps [B, 3, S, S] to a list of features, fine to coarse; has `out_channels`.
+        head: maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors.
+        prior_config: where the priors lie; its image_size is the side S of the network's input.
+        preset: rules of matching, loss, post-process and input.
+        num_classes: C, with the background as class 0.
+    """
+
+    priors: Tensor  # [P, 4] float32 xyxy, normalised to the image
+    mean: Tensor  # [1, 3, 1, 1] float32, in the preset's channel order
+    std: Tensor
+
+    def __init__(
+        self, backbone: Extractor, head: nn.Module, prior_config: PriorConfig, preset: Preset, num_classes: int
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.prior_config = prior_config
+        self.preset = preset
+        self.num_classes = num_classes
+        self.image_size = prior_config.image_size
+        self.criterion = MultiBoxLoss.from_preset(preset)
+        # what build_model needs to make the same network again, without its weights; build_model fills it in
+        self.build_args: dict[str, Any] = {}
+        for name, value in self._constants().items():
+            self.register_buffer(name, value, persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype."""
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images must be uint8 or floating point in 0..1, got {images.dtype}")
+        if self.preset.channels == "bgr":
+            images = images.flip(-3)
+        return ((images - self.mean) / self.std).to(next(self.parameters()).dtype)
+
+    def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps normalised images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
+        return self.head(self.backbone(images))
+
+    def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
+        """Decodes, thresholds and suppresses: padded detections of every image, boxes normalised to the image."""
+        rules = self.preset
+        return ssd_ops.detect(
+            loc,
+            logits,
+            self.priors,
+            score_threshold=rules.score_threshold,
+            iou_threshold=rules.nms_threshold,
+            candidates_per_class=rules.candidates_per_class,
+            max_detections=rules.max_detections,
+            variances=rules.variances,
+            clip=rules.clip_boxes,
+        )
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Runs torchvision's convention: losses in training, detections in evaluation.
+
+        Each image is warped to S x S (bilinear).
+
+        Args:
+            images: [3, H, W] each, RGB float in 0..1, of any sizes.
+            targets: in training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
+                wanted, ignore [G] bool (difficult or crowd).
+        Returns:
+            in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
+            4] xyxy in its pixels, labels [N], scores [N], by falling score.
+        Raises:
+            ValueError: targets missing, of another number or shape, a label out of range or a box with no area; the
+                message names the image and the box.
+        """
+        if self.training and targets is None:
+            raise ValueError("targets must be given in training, got None; call model.eval() for detections")
+        if len(images) == 0:
+            if self.training:
+                raise ValueError("images must hold at least one image in training, got an empty list")
+            return []
+        batch, sizes = resize_images(images, self.image_size)
+        if not self.training:
+            detections = self.detect(*self.forward_raw(self.normalize(batch)))
+            return split_detections(detections, sizes)
+        assert targets is not None
+        packed = pack_targets(targets, sizes, self.num_classes, batch.device)
+        loc, logits = self.forward_raw(self.normalize(batch))
+        losses = self.criterion(loc, logits, self.priors, *packed)
+        return {"bbox_regression": losses["loc"], "classification": losses["cls"]}
+
+    def _constants(self) -> dict[str, Tensor]:
+        shape = (1, 3, 1, 1)
+        return {
+            "priors": make_priors(self.prior_config),
+            "mean": torch.tensor(self.preset.mean).view(shape),
+            "std": torch.tensor(self.preset.std).view(shape),
+        }
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SSD:
+        # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), to_empty() would lose them; both
+        # are # made again from the configuration instead, on the new device
+        super()._apply(fn, recurse)
+        if self.priors.device.type != "meta":
+            for name, value in self._constants().items():
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+
+def build_priors(
+    backbone: Extractor,
+    image_size: int,
+    preset: Preset,
+    aspect_ratios: Sequence[Sequence[float]],
+    steps: Sequence[float] | None = None,
+    smallest: float = 0.2,
+) -> PriorConfig:
+    """Lays the preset's priors over the grids that a backbone makes of an input of image_size."""
+    grids = feature_sizes(backbone, image_size)
+    sizes = resolve_sizes(preset.prior_sizes, len(grids), image_size, smallest)
+    return PriorConfig.from_sizes(image_size, grids, sizes, aspect_ratios, steps=steps, clip=preset.clip)
+
+
+def feature_sizes(backbone: nn.Module, image_size: int) -> list[tuple[int, int]]:
+    """(rows, cols) of each level for a square input, found without computing anything."""
+    meta = {k: v.to("meta") for k, v in (*backbone.named_parameters(), *backbone.named_buffers())}
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            features = functional_call(backbone, meta, torch.empty(1, 3, image_size, image_size, device="meta"))
+    except RuntimeError as error:
+        raise ValueError(f"image_size {image_size} is too small for {type(backbone).__name__}: {error}") from error
+    finally:
+        backbone.train(training)
+    return [tuple(f.shape[-2:]) for f in features]

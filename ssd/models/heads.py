@@ -1,0 +1,103 @@
+"""Prediction heads: one small network per level and output, rows ordered as the priors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops.misc import Conv2dNormActivation
+
+# in channels, out channels -> the network that predicts from one level
+Predictor = Callable[[int, int], nn.Module]
+# SSDlite's own, of torchvision and of the TensorFlow models it follows
+LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+
+
+class ScoringHead(nn.Module):
+    """Predicts `columns` numbers for each prior of every level."""
+
+    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predictor: Predictor):
+        super().__init__()
+        self.columns = columns
+        self.module_list = nn.ModuleList(
+            predictor(c, a * columns) for c, a in zip(channels, boxes_per_cell, strict=True)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps features, one [B, C_k, H_k, W_k] for each level, to [B, P, columns] in cell-major order."""
+        rows = []
+        for feature, predict in zip(features, self.module_list, strict=True):
+            out = predict(feature)  # [B, A * columns, H, W], channel a * columns + k
+            # a view, not a copy, where the network runs in channels_last
+            rows.append(out.permute(0, 2, 3, 1).reshape(out.shape[0], -1, self.columns))
+        return torch.cat(rows, dim=1)
+
+
+class SSDHead(nn.Module):
+    """The two heads of SSD, class logits and box deltas; names of the weights are those of torchvision."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        boxes_per_cell: Sequence[int],
+        num_classes: int,
+        predictor: Predictor,
+        init: Callable[[nn.Module], None],
+    ):
+        super().__init__()
+        self.classification_head = ScoringHead(channels, boxes_per_cell, num_classes, predictor)
+        self.regression_head = ScoringHead(channels, boxes_per_cell, 4, predictor)
+        init(self)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps the features of all levels to (loc [B, P, 4], logits [B, P, C])."""
+        return self.regression_head(features), self.classification_head(features)
+
+
+def conv_predictor(in_channels: int, out_channels: int) -> nn.Module:
+    """SSD's predictor: one 3x3 convolution."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def lite_predictor(
+    in_channels: int, out_channels: int, *, width: int | None = None, norm: type[nn.Module] | partial = LITE_NORM
+) -> nn.Module:
+    """SSDlite's predictor: 3x3 depthwise with norm and ReLU6, then 1x1; `width` puts a 1x1 layer before it."""
+    mid = width or in_channels
+    layers: list[nn.Module] = []
+    if width is not None:
+        layers.append(Conv2dNormActivation(in_channels, mid, kernel_size=1, norm_layer=norm, activation_layer=nn.ReLU6))
+    layers.append(Conv2dNormActivation(mid, mid, kernel_size=3, groups=mid, norm_layer=norm, activation_layer=nn.ReLU6))
+    layers.append(nn.Conv2d(mid, out_channels, kernel_size=1))
+    return nn.Sequential(*layers)
+
+
+def lite_extra(in_channels: int, out_channels: int, norm: type[nn.Module] | partial = LITE_NORM) -> nn.Sequential:
+    """SSDlite's extra level at half the resolution: 1x1 to half the width, 3x3 depthwise with stride 2, 1x1."""
+    mid = out_channels // 2
+    layer = partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.ReLU6)
+    return nn.Sequential(
+        layer(in_channels, mid, kernel_size=1),
+        layer(mid, mid, kernel_size=3, stride=2, groups=mid),
+        layer(mid, out_channels, kernel_size=1),
+    )
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Draws the weights of all convolutions from Xavier's uniform distribution and zeroes their biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def normal_init(module: nn.Module, std: float = 0.03) -> None:
+    """Draws the weights of all convolutions from N(0, std) and zeroes their biases, as SSDlite does."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, mean=0.0, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,163 @@
+"""SSD on VGG16: ssd300_vgg16 and ssd512_vgg16, with torchvision's VGG and torchvision's names of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from ssd.models.backbone_weights import load_backbone
+from ssd.models.detector import SSD, build_priors
+from ssd.models.extractor import Extractor
+from ssd.models.heads import SSDHead, conv_predictor, xavier_init
+from ssd.presets import Preset
+from ssd.prior_sizes import SSD300_RATIOS, SSD300_STEPS, SSD512_RATIOS, SSD512_STEPS
+
+
+class Extra(NamedTuple):
+    """One extra level: 1x1 to `mid` channels, then kernel x kernel to `out`."""
+
+    mid: int
+    out: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+
+
+SSD300_EXTRAS = (Extra(256, 512, 3, 2, 1), Extra(128, 256, 3, 2, 1), Extra(128, 256), Extra(128, 256))
+SSD512_EXTRAS = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Extra(128, 256, 4, 1, 1))
+
+
+class VGGExtractor(Extractor):
+    """VGG16 with fc6 and fc7 as (dilated) convolutions and the extra levels of SSD.
+
+    The first level is conv4_3, scaled to unit length over its channels and multiplied with a learnt weight per channel
+    (L2Norm), because its values are far larger than those of the later levels.
+    """
+
+    def __init__(self, features: nn.Sequential, extras: Sequence[Extra]):
+        super().__init__()
+        pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+        pool4, pool5 = pools[3], pools[4]
+        features[pools[2]] = nn.MaxPool2d(2, 2, ceil_mode=True)  # 75 -> 38 cells at an input of 300, as Caffe rounds
+        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
+        self.features = nn.Sequential(*features[:pool4])  # to conv4_3
+        fc = nn.Sequential(
+            nn.MaxPool2d(kernel_size=3, stride=1, padding=1),  # pool5 keeps the resolution, so fc6 is dilated
+            nn.Conv2d(512, 1024, kernel_size=3, padding=6, dilation=6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 1024, kernel_size=1),
+            nn.ReLU(inplace=True),
+        )
+        blocks = [nn.Sequential(*features[pool4:pool5], fc)]
+        channels = 1024
+        for extra in extras:
+            blocks.append(_extra_block(channels, extra))
+            channels = extra.out
+        for block in (fc, *blocks[1:]):
+            xavier_init(block)
+        self.extra = nn.ModuleList(blocks)
+        self.out_channels = (512, 1024, *(extra.out for extra in extras))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps [B, 3, S, S] to the features of all levels, fine to coarse."""
+        x = self.features(images)
+        levels = [self.scale_weight.view(1, -1, 1, 1) * F.normalize(x)]
+        for block in self.extra:
+            x = block(x)
+            levels.append(x)
+        return levels
+
+
+def _vgg16_features() -> nn.Sequential:
+    """torchvision's VGG16 to pool5, initialised as there; its classifier, 123 of 138 million weights, is never made."""
+    features = make_layers(cfgs["D"], batch_norm=False)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
+    return features
+
+
+def _extra_block(in_channels: int, extra: Extra) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, extra.mid, kernel_size=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(extra.mid, extra.out, extra.kernel, extra.stride, extra.padding),
+        nn.ReLU(inplace=True),
+    )
+
+
+def ssd300_vgg16(
+    num_classes: int,
+    image_size: int,
+    preset: Preset,
+    *,
+    aspect_ratios: Sequence[Sequence[float]] = SSD300_RATIOS,
+    steps: Sequence[float] | None = None,
+    weights_backbone: str | None = None,
+    trainable_layers: int | None = None,
+) -> SSD:
+    """Builds SSD300 of the paper: VGG16, six levels, 8732 priors at its own input size of 300.
+
+    Args:
+        num_classes: with the background.
+        image_size: side of the input.
+        preset: rules around the network.
+        aspect_ratios: of each level, besides 1.
+        steps: of each level in pixels; None takes the paper's at 300 and image size / cells elsewhere.
+        weights_backbone: name of torchvision's weights, a file, or None for a random start.
+        trainable_layers: stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
+    """
+    if steps is None and image_size == 300:
+        steps = SSD300_STEPS
+    return _build(
+        num_classes, image_size, preset, SSD300_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
+    )
+
+
+def ssd512_vgg16(
+    num_classes: int,
+    image_size: int,
+    preset: Preset,
+    *,
+    aspect_ratios: Sequence[Sequence[float]] = SSD512_RATIOS,
+    steps: Sequence[float] | None = None,
+    weights_backbone: str | None = None,
+    trainable_layers: int | None = None,
+) -> SSD:
+    """Builds SSD512 of the paper: as SSD300 with a seventh level, 24564 priors at its own input size of 512."""
+    if steps is None and image_size == 512:
+        steps = SSD512_STEPS
+    return _build(
+        num_classes, image_size, preset, SSD512_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
+    )
+
+
+def _build(
+    num_classes: int,
+    image_size: int,
+    preset: Preset,
+    extras: Sequence[Extra],
+    aspect_ratios: Sequence[Sequence[float]],
+    steps: Sequence[float] | None,
+    weights_backbone: str | None,
+    trainable_layers: int | None,
+) -> SSD:
+    vgg = _vgg16_features()
+    stages = [0, *(i for i, layer in enumerate(vgg) if isinstance(layer, nn.MaxPool2d))][:5]
+    trainable = (5 if weights_backbone is None else 4) if trainable_layers is None else trainable_layers
+    if not 0 <= trainable <= 5:
+        raise ValueError(f"trainable_layers must lie in 0..5, got {trainable}")
+    for parameter in vgg[: stages[5 - trainable] if trainable else len(vgg)].parameters():
+        parameter.requires_grad_(False)
+    backbone = VGGExtractor(vgg, extras)
+    if weights_backbone is not None:
+        load_backbone(backbone, weights_backbone, "vgg16")
+    priors = build_priors(backbone, image_size, preset, aspect_ratios, steps)
+    head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, conv_predictor, xavier_init)
+    return SSD(backbone, head, priors, preset, num_classes)

@@ -1,0 +1,82 @@
+"""Prior sizes that published SSD detectors use, as data, and the rules that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# One number more than levels: level k has min size [k] and max size [k + 1]; pixels of the named input.
+SSD300_VOC = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+SSD300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
+SSD512_VOC = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+SSD512_COCO = (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+
+SSD300_STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
+SSD512_STEPS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+SSD300_RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+SSD512_RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+
+_NAMED = {
+    ("voc", 6): (SSD300_VOC, 300),
+    ("coco", 6): (SSD300_COCO, 300),
+    ("voc", 7): (SSD512_VOC, 512),
+    ("coco", 7): (SSD512_COCO, 512),
+}
+
+
+def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> tuple[float, ...]:
+    """Spaces `levels` scales evenly and adds 1.0 as the last max size, as torchvision's SSDlite does.
+
+    Args:
+        levels: number of levels.
+        smallest, largest: scales of the first and last level, fractions of the image's side.
+    Returns:
+        levels + 1 scales.
+    Raises:
+        ValueError: the ends are not fractions; percents are the usual mistake.
+    """
+    if not 0 < smallest <= largest <= 1:
+        raise ValueError(
+            "smallest and largest must be fractions of the image's side with 0 < smallest <= largest <= 1, got "
+            f"{smallest:g} and {largest:g}" + ("; if these are percents, divide by 100" if largest > 1 else "")
+        )
+    if levels == 1:
+        return (smallest, largest)
+    return (*(smallest + (largest - smallest) * k / (levels - 1) for k in range(levels)), 1.0)
+
+
+def geometric_scales(levels: int, smallest: float = 0.08) -> tuple[float, ...]:
+    """Spaces levels by one factor from `smallest` to 1.0, the last max size: levels + 1 fractions of the image."""
+    if not 0 < smallest < 1:
+        raise ValueError(f"smallest must be a fraction of the image's side in (0, 1), got {smallest:g}")
+    return (*(smallest ** (1 - k / levels) for k in range(levels)), 1.0)
+
+
+def ratios_of_levels(ratios: Sequence[Sequence[float]] | Sequence[float], levels: int) -> tuple[tuple[float, ...], ...]:
+    """One tuple of aspect ratios for each level, from one list for all levels or from one for each."""
+    if all(isinstance(r, (int, float)) for r in ratios):
+        return (tuple(float(r) for r in ratios),) * levels  # type: ignore[arg-type]
+    return tuple(tuple(float(r) for r in level) for level in ratios)  # type: ignore[union-attr]
+
+
+def resolve_sizes(
+    sizes: str | Sequence[float], levels: int, image_size: int, smallest: float = 0.2
+) -> tuple[float, ...]:
+    """Turns a name or the user's own list into levels + 1 sizes in pixels of the input.
+
+    "voc" and "coco" are scaled from the published input size (300 for 6 levels, 512 for 7); "linear" spaces the levels
+    evenly from `smallest` to 0.95 of the image (see linear_scales), "geometric" by one factor from `smallest` to 1; a
+    list is taken as it is.
+    """
+    if not isinstance(sizes, str):
+        return tuple(float(s) for s in sizes)
+    if sizes in ("linear", "geometric"):
+        scales = linear_scales(levels, smallest) if sizes == "linear" else geometric_scales(levels, smallest)
+        return tuple(s * image_size for s in scales)
+    if (sizes, levels) not in _NAMED:
+        known = ["linear", "geometric", *(name for name, count in _NAMED if count == levels)]
+        raise ValueError(
+            f"prior_sizes must be a list of {levels + 1} sizes in pixels, or for a model of {levels} levels one of "
+            f"{', '.join(known)}, got {sizes!r}"
+        )
+    values, published = _NAMED[sizes, levels]
+    return values if image_size == published else tuple(v / published * image_size for v in values)

@@ -1,0 +1,186 @@
+"""Decides what to build on this machine: finds torch, the compiler and CUDA, and explains what is missing.
+
+`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It does not import torch. Every obstacle is
+a `BuildProblem`: one paragraph with the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from cuda_plan import architectures, cuda_obstacle, find_nvcc, gpu_capabilities, nvcc_capabilities
+from probe import BuildProblem, NoCompiler, command_words, compile_probe, host_compiler, version_pair
+
+TORCH_FLOOR = (2, 11)
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Torch:
+    path: Path  # the package's folder
+    version: str  # "2.15.0+cu132"
+    cuda: str | None  # "13.2", or None for a build without CUDA
+
+
+@dataclass(frozen=True)
+class Plan:
+    torch: Torch
+    cxx: str  # command of the C++ compiler, perhaps with a launcher ("ccache g++")
+    pybind11: Path  # include folder
+    nvcc: str | None  # None: CPU kernels only
+    architectures: tuple[str, ...]  # as CMake writes them: "80-real", "120-virtual"
+    cuda_note: str  # why there are no CUDA kernels, "" when there are
+
+    def definitions(self) -> dict[str, str]:
+        """Returns the CMake variables that carry the plan."""
+        values = {
+            "SSD_OPS_TORCH_DIR": self.torch.path.as_posix(),
+            "SSD_OPS_TORCH_VERSION": self.torch.version,
+            "SSD_OPS_PYBIND11_INCLUDE": self.pybind11.as_posix(),
+            "SSD_OPS_PYTHON_INCLUDE": sysconfig.get_path("include"),
+            "SSD_OPS_PYTHON_SUFFIX": str(sysconfig.get_config_var("EXT_SUFFIX")),
+            "SSD_OPS_WITH_CUDA": "ON" if self.nvcc else "OFF",
+            "SSD_OPS_CUDA_NOTE": self.cuda_note,
+        }
+        if self.nvcc:
+            values["CMAKE_CUDA_COMPILER"] = self.nvcc
+            values["CMAKE_CUDA_ARCHITECTURES"] = ";".join(self.architectures)
+            values["CMAKE_CUDA_HOST_COMPILER"] = host_compiler(self.cxx)
+        return values
+
+
+# --- torch ----------------------------------------------------------------------------------------------------------
+# An isolated build sees only its own packages; -E drops the variables by which pip arranges that, so that the torch
+# the user has is the one that is built against.
+_ASK_TORCH = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+
+
+def find_torch() -> Torch | None:
+    """Finds the user's torch, or else the one that was installed for this build; None when there is neither."""
+    with tempfile.TemporaryDirectory() as empty:
+        asked = subprocess.run([sys.executable, "-E", "-c", _ASK_TORCH], capture_output=True, text=True, cwd=empty)
+    places = [asked.stdout.strip()]
+    spec = find_spec("torch")
+    places += list(spec.submodule_search_locations or []) if spec else []
+    found = [read_torch(Path(place)) for place in places if place and (Path(place) / "version.py").is_file()]
+    recent = [torch for torch in found if version_pair(torch.version) >= TORCH_FLOOR]
+    return next(iter(recent or found), None)
+
+
+def read_torch(path: Path) -> Torch:
+    """Reads what torch says about itself without importing it, which takes seconds and may fail."""
+    about = runpy.run_path(str(path / "version.py"))
+    return Torch(path, str(about["__version__"]), about.get("cuda"))
+
+
+def check_torch(torch: Torch | None) -> Torch:
+    """Returns `torch` if the library can be built against it. Raises BuildProblem if not."""
+    if torch is None:
+        raise BuildProblem(
+            "torch is not installed in the environment of this build. Install it first (pip install 'torch>=2.11'), or "
+            "let pip do it by leaving out --no-build-isolation."
+        )
+    if version_pair(torch.version) < TORCH_FLOOR:
+        raise BuildProblem(
+            f"torch {torch.version} in {torch.path} is too old: ssd_ops needs 2.11 or newer. Upgrade it with "
+            "pip install --upgrade 'torch>=2.11' torchvision."
+        )
+    if not (torch.path / "include/torch/csrc/stable/library.h").is_file():
+        raise BuildProblem(
+            f"torch {torch.version} in {torch.path} came without its C++ headers (include/torch/csrc/stable/library.h "
+            "is missing). Install the official wheel: pip install --force-reinstall torch."
+        )
+    return torch
+
+
+# --- C++ compiler ---------------------------------------------------------------------------------------------------
+def find_cxx(env: Environment) -> str:
+    """Finds the C++ compiler: $CXX, or c++, g++, clang++ on PATH. Raises NoCompiler when there is none."""
+    if platform.system() == "Windows":
+        raise NoCompiler("The kernels are not built on Windows yet; use WSL 2 to have them.")
+    asked = env.get("CXX", "").strip()
+    if asked:
+        if any(shutil.which(word, path=env.get("PATH")) is None for word in command_words(asked)):
+            raise BuildProblem(f"CXX={asked} was asked for, and there is no such program. Correct CXX or unset it.")
+        return asked
+    for name in ("c++", "g++", "clang++"):
+        if found := shutil.which(name, path=env.get("PATH")):
+            return found
+    raise NoCompiler(
+        "No C++ compiler was found (c++, g++ or clang++ on PATH, or CXX). Install one (apt install g++, dnf install "
+        "gcc-c++, xcode-select --install) and run pip install again."
+    )
+
+
+def find_pybind11(torch: Torch) -> Path:
+    """Finds the headers of pybind11: torch brings them along; the package pybind11 has them too."""
+    spec = find_spec("pybind11")
+    homes = [torch.path, *(Path(place) for place in (spec.submodule_search_locations or [] if spec else []))]
+    for home in homes:
+        if (home / "include/pybind11/pybind11.h").is_file():
+            return home / "include"
+    raise BuildProblem(f"{torch.path}/include is without the headers of pybind11. Install them: pip install pybind11.")
+
+
+def check_headers(cxx: str) -> None:
+    """Compiles the C++17 and Python headers that the sources include. Raises BuildProblem when they are missing."""
+    command = [*shlex.split(cxx), "-std=c++17", "-c", f"-I{sysconfig.get_path('include')}"]
+    complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
+    if complaint:
+        raise BuildProblem(
+            f"The C++ compiler '{cxx}' cannot compile a C++17 file with standard headers: {complaint}. Install a "
+            "complete compiler (apt install g++, version 9 or newer) or point CXX at another one."
+        )
+    if compile_probe(command, "#include <Python.h>\n", ".cpp"):
+        raise BuildProblem(
+            f"Python.h is missing in {sysconfig.get_path('include')}: this Python was installed without its headers. "
+            "Install them (apt install python3-dev, dnf install python3-devel) or use a Python that has them."
+        )
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+def make_plan(env: Environment = os.environ) -> Plan:
+    """Returns what to build here. Raises BuildProblem, or NoCompiler when only the reference can be had."""
+    mode = env.get("SSD_OPS_CUDA", "").strip().lower() or "auto"
+    if mode not in ("auto", "1", "0"):
+        raise BuildProblem(f"SSD_OPS_CUDA={mode}: it must be auto, 1 (CUDA or fail) or 0 (CPU only).")
+    cxx = find_cxx(env)
+    torch = check_torch(find_torch())
+    check_headers(cxx)
+    pybind11 = find_pybind11(torch)
+    nvcc = find_nvcc(env)
+    note = "SSD_OPS_CUDA=0 was set." if mode == "0" else cuda_obstacle(torch.version, torch.cuda, nvcc, cxx)
+    present = gpu_capabilities(env)
+    # A GPU and both a CUDA torch and an nvcc that do not fit together: somebody wants CUDA, so say it aloud.
+    if note and (mode == "1" or (mode == "auto" and present and nvcc and torch.cuda)):
+        raise BuildProblem(f"CUDA kernels cannot be built. {note} SSD_OPS_CUDA=0 builds for the CPU only.")
+    if note or nvcc is None:
+        return Plan(torch, cxx, pybind11, None, (), note)
+    wanted = architectures(env.get("TORCH_CUDA_ARCH_LIST", ""), present, nvcc_capabilities(nvcc))
+    return Plan(torch, cxx, pybind11, nvcc, wanted, "")
+
+
+def main() -> None:
+    """Prints the plan as CMake code, for a direct call of CMake."""
+    try:
+        plan = make_plan()
+    except BuildProblem as problem:
+        raise SystemExit(f"\nssd_ops: {problem}\n") from None
+    for name, value in plan.definitions().items():
+        print(f"set({name} [==[{value}]==])")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Decides whether CUDA kernels can be built here, and for which GPUs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+
+from probe import BuildProblem, compile_probe, host_compiler, run_text, version_pair
+
+DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+
+
+def find_nvcc(env: Mapping[str, str]) -> str | None:
+    """Finds nvcc: $CUDACXX, $CUDA_HOME, $CUDA_PATH, PATH, /usr/local/cuda."""
+    homes = [env[name] for name in ("CUDA_HOME", "CUDA_PATH") if env.get(name)]
+    wanted = [env.get("CUDACXX", ""), *(f"{home}/bin/nvcc" for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
+    return next((path for name in wanted if name and (path := shutil.which(name, path=env.get("PATH")))), None)
+
+
+def gpu_capabilities(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the compute capabilities of the GPUs present, such as ("9.0",), in rising order."""
+    program = shutil.which("nvidia-smi", path=env.get("PATH"))
+    lines = run_text(program, "--query-gpu=compute_cap", "--format=csv,noheader").split() if program else []
+    return tuple(sorted({line for line in lines if re.fullmatch(r"\d+\.\d", line)}, key=version_pair))
+
+
+def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, cxx: str) -> str:
+    """Returns the paragraph that says why CUDA kernels cannot be built, "" when they can."""
+    if torch_cuda is None:
+        return f"torch {torch_version} is a build without CUDA. Install a CUDA build of torch to have CUDA kernels."
+    major = version_pair(torch_cuda)[0]
+    if nvcc is None:
+        return (
+            f"torch {torch_version} has CUDA {torch_cuda}, and no nvcc was found (in CUDACXX, CUDA_HOME, PATH, "
+            f"/usr/local/cuda). Install the CUDA {major} toolkit, or point CUDA_HOME at it, and run pip install again."
+        )
+    release = re.search(r"release (\d+)\.(\d+)", run_text(nvcc, "--version"))
+    if release is None:
+        return f"{nvcc} --version does not answer as nvcc does. Point CUDA_HOME at a complete CUDA toolkit."
+    if int(release[1]) != major:
+        return (
+            f"{nvcc} is of CUDA {release[1]}.{release[2]} and torch {torch_version} of CUDA {torch_cuda}: the major "
+            f"versions must be equal. Point CUDA_HOME at a CUDA {major} toolkit, or install a torch built for CUDA "
+            f"{release[1]}."
+        )
+    source = "#include <cuda_runtime.h>\n#include <vector>\n__global__ void probe() {}\n"
+    complaint = compile_probe([nvcc, "-std=c++17", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
+    if complaint:
+        return (
+            f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit came without its headers "
+            "(install cuda-cudart-dev or the whole toolkit), or it does not support this C++ compiler (set CUDAHOSTCXX "
+            "to an older g++)."
+        )
+    return ""
+
+
+def nvcc_capabilities(nvcc: str) -> tuple[str, ...]:
+    """Returns the compute capabilities that this nvcc can compile for, in rising order."""
+    numbers = re.findall(r"^compute_(\d+)(\d)$", run_text(nvcc, "--list-gpu-arch"), re.MULTILINE)
+    return tuple(sorted((f"{major}.{minor}" for major, minor in numbers), key=version_pair))
+
+
+def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Chooses what to compile CUDA kernels for, in CMake's notation.
+
+    Args:
+        asked: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" when unset.
+        present: compute capabilities of the GPUs in this machine.
+        known: compute capabilities that nvcc can compile for, in rising order.
+    """
+    entries = [entry for entry in re.split(r"[;,\s]+", asked) if entry]
+    for entry in entries:
+        match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
+        if match is None or match[1] not in known:
+            what = "is not of the form 8.6, 9.0a or 12.0+PTX" if match is None else "is unknown to this nvcc"
+            raise BuildProblem(
+                f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. It compiles for {', '.join(known)}. Separate "
+                "entries by ';', or unset the variable to build for the GPUs of this machine."
+            )
+    if not entries:
+        entries = [capability for capability in present if capability in known]
+        if any(version_pair(capability) > version_pair(known[-1]) for capability in present):
+            entries.append(f"{known[-1]}+PTX")  # newer than this nvcc: the driver compiles the PTX at load
+    if not entries:
+        entries = [capability for capability in DEFAULT_ARCHITECTURES if capability in known]
+        entries[-1] += "+PTX"
+    chosen: list[str] = []
+    for entry in entries:
+        name = entry.removesuffix("+PTX").replace(".", "")
+        chosen += [f"{name}-real"] + ([f"{name}-virtual"] if entry.endswith("+PTX") else [])
+    return tuple(dict.fromkeys(chosen))
