@@ -33,6 +33,17 @@ inline __attribute__((always_inline)) key_t<T> falling_key(T score) {
   return score != score ? Key(0) : key;
 }
 
+// The score of a key, 0 for -0.
+template <typename T>
+inline T score_of(key_t<T> key) {
+  using Key = key_t<T>;
+  constexpr Key sign = Key(1) << (sizeof(Key) * 8 - 1);
+  const Key bits = key & sign ? key : ~key & ~sign;
+  T score;
+  std::memcpy(&score, &bits, sizeof(score));
+  return score;
+}
+
 template <typename Key>
 struct Ranked {
   Key key;
