@@ -47,6 +47,11 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
                             clip};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(loc)) {
+      const CudaScope scope(loc);
+      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(batch, rows, classes, task.select.floor));
+      const Tensor workspace = empty(loc, {bytes}, ScalarType::Byte);
+      const BoxSource<T> source{task.loc, false, task.priors, task.variances, clip, nullptr, 0};
+      check_cuda(launch_detect(task.select, source, batch, workspace.mutable_data_ptr(), scope.stream()), "detect");
       return;
     }
 #endif

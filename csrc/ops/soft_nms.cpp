@@ -44,6 +44,10 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
                                 static_cast<uint32_t*>(taken_rows.mutable_data_ptr())};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
+      const CudaScope scope(boxes);
+      const auto bytes = static_cast<int64_t>(soft_nms_workspace_bytes(task, batch));
+      const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
+      check_cuda(launch_soft_nms(task, batch, workspace.mutable_data_ptr(), scope.stream()), "soft_nms");
       return;
     }
 #endif
