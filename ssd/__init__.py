@@ -1,11 +1,32 @@
-"""SSD, a single-shot object detector, on the compiled ops of ssd_ops."""
+"""SSD, a single-shot object detector, on the compiled ops of ssd_ops.
+
+The names below are loaded when first used: `import ssd` alone costs nothing, so that command lines answer `--help` and
+configuration errors before torch is imported.
+"""
 
 from __future__ import annotations
 
-from ssd.loss import MultiBoxLoss
-from ssd.models import MODELS, SSD, build_model, model_options
-from ssd.presets import PRESETS, Preset, get_preset
-from ssd.priors import PriorConfig, make_priors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssd.loss import MultiBoxLoss
+    from ssd.models import MODELS, SSD, build_model, model_options
+    from ssd.presets import PRESETS, Preset, get_preset
+    from ssd.priors import PriorConfig, make_priors
+
+_HOME = {
+    "MODELS": "ssd.models",
+    "PRESETS": "ssd.presets",
+    "SSD": "ssd.models",
+    "MultiBoxLoss": "ssd.loss",
+    "Preset": "ssd.presets",
+    "PriorConfig": "ssd.priors",
+    "build_model": "ssd.models",
+    "get_preset": "ssd.presets",
+    "make_priors": "ssd.priors",
+    "model_options": "ssd.models",
+}
 
 __all__ = [
     "MODELS",
@@ -19,3 +40,9 @@ __all__ = [
     "make_priors",
     "model_options",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ssd' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,1 @@
+"""Benchmarks of the ops against torchvision, on one harness; each file runs by itself."""

@@ -1,0 +1,70 @@
+"""Matching and encoding: the ground truths of a batch of 32 with the priors of SSD300.
+
+python benchmarks/bench_match.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import _path  # noqa: F401
+import torch
+
+import ssd_ops
+from benchmarks.harness import Case, main
+from benchmarks.inputs import ground_truths, ssd300_priors
+from benchmarks.peers import match_and_encode
+
+BATCH = 32
+
+
+def cases(device: torch.device) -> list[Case]:
+    """Return the cases of this benchmark."""
+    return [_case(8, device), _case(20, device), _case(100, device)]
+
+
+def _case(objects: int, device: torch.device) -> Case:
+    priors = ssd300_priors().to(device)
+
+    def make(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
+        boxes, labels = ground_truths(BATCH, objects, generator)
+        boxes, labels = [b.to(device) for b in boxes], [x.to(device) for x in labels]
+        packed = torch.arange(0, (BATCH + 1) * objects, objects, device=device)
+        return boxes, labels, torch.cat(boxes), torch.cat(labels), packed
+
+    def compiled(rule: str):  # type: ignore[no-untyped-def]
+        return lambda _, __, boxes, labels, offsets: ssd_ops.match_priors(
+            boxes, labels, priors, offsets=offsets, rule=rule
+        )
+
+    return Case(
+        f"match_priors, batch {BATCH}, {objects} objects an image",
+        make,
+        {
+            "compiled": compiled("last"),
+            "compiled, greedy": compiled("greedy"),
+            "reference": lambda _, __, boxes, labels, offsets: ssd_ops.reference.match_priors(
+                boxes, labels, priors, offsets=offsets, rule="last"
+            ),
+            "torchvision": lambda boxes, labels, *_: match_and_encode(boxes, labels, priors),
+        },
+        _check,
+        bytes_moved=BATCH * len(priors) * (8 + 8 + 16),
+        input_sets=3,
+        quick=objects < 100,
+    )
+
+
+def _check(result: Any, expected: ssd_ops.PriorMatches) -> None:
+    if isinstance(result, ssd_ops.PriorMatches) and not torch.equal(result.gt_index, expected.gt_index):
+        # the greedy rule gives contested priors to other objects; a crowd has some, and nothing else may differ
+        differing = (result.gt_index != expected.gt_index).float().mean().item()
+        assert differing < 0.01, f"{differing:.2%} of the matches differ"
+        return
+    labels, targets = (result.labels, result.loc_targets) if isinstance(result, ssd_ops.PriorMatches) else result
+    assert torch.equal(labels, expected.labels), "labels differ"
+    torch.testing.assert_close(targets, expected.loc_targets, rtol=1e-4, atol=2e-4)
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], cases)

@@ -1,0 +1,194 @@
+"""The one harness of all benchmarks: check first, then time all candidates in turn on fresh inputs.
+
+* Nothing is timed before its results were checked: on every input set each candidate is compared with the reference.
+* Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, so that
+  a busy machine slows all of them alike.
+* A CPU is timed by the clock, a GPU by events around many calls; the table shows medians and the middle half of samples.
+* `GB/s` counts the bytes that must move at least once; `of copy` is their share of the bandwidth of a plain copy, measured
+  in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import copy_bandwidth, describe, synchronize
+
+Call = Callable[..., Any]
+PEER = "torchvision"
+
+
+@dataclass
+class Case:
+    """One op at one size."""
+
+    name: str
+    make: Callable[[torch.Generator, torch.device], tuple[Any, ...]]
+    """Makes one input set."""
+    candidates: dict[str, Call]
+    """Name -> function of an input set. `reference` is there always; the peer's name is `torchvision`."""
+    check: Callable[[Any, Any], None]
+    """Raises AssertionError where a result differs from the reference's."""
+    bytes_moved: int = 0
+    """Bytes that must be read or written at least once; 0 where memory is not the limit."""
+    input_sets: int = 4
+    quick: bool = True
+    """Whether `--quick` runs it."""
+
+
+@dataclass
+class Timing:
+    """Seconds of one candidate in one case."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+    ratio: float | None = None
+    gb_per_second: float | None = None
+    share_of_copy: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """All timings of a run, with the machine."""
+
+    machine: dict[str, Any]
+    copy_bandwidth: float
+    cases: dict[str, dict[str, Timing]] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """Return the whole report as JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def main(title: str, make_cases: Callable[[torch.device], Sequence[Case]]) -> None:
+    """Run the cases of a benchmark as the command line says."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of all candidates (default: 2)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each candidate (default: 1)")
+    parser.add_argument("--filter", default="", help="only cases whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast")
+    parser.add_argument("--json", type=Path, help="write machine, command and all timings to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    report = Report(describe(device, arguments.threads), copy_bandwidth(device))
+    print(f"{title}\n{headline(report)}\n")
+    for case in make_cases(device):
+        if arguments.filter in case.name and (case.quick or not arguments.quick):
+            seconds = 0.02 if arguments.quick else arguments.seconds
+            report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
+            print(table(case.name, report.cases[case.name]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
+
+
+def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float) -> dict[str, Timing]:
+    """Check every candidate on every input set, then time them in turn."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [case.make(generator, device) for _ in range(case.input_sets)]
+    for arguments in inputs:
+        expected = case.candidates["reference"](*arguments)
+        for name, call in case.candidates.items():
+            try:
+                case.check(call(*arguments), expected)
+            except AssertionError as error:
+                raise SystemExit(f"{case.name}: {name} differs from the reference, nothing is timed: {error}") from error
+    timings: dict[str, Timing] = {}
+    once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
+    loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}
+    samples: dict[str, list[float]] = {name: [] for name in case.candidates}
+    deadline = time.perf_counter() + seconds * len(case.candidates)
+    turn = 0
+    while turn < 5 or time.perf_counter() < deadline:
+        for name, call in case.candidates.items():
+            if name == "reference" and once[name] > 0.2 and samples[name]:
+                continue  # the specification is not meant to be fast: one sample tells enough
+            samples[name].append(_sample(call, inputs, turn, loops[name], device))
+        turn += 1
+        if turn >= 5 and max(once.values()) > seconds:
+            break
+    for name, values in samples.items():
+        quarter = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        timings[name] = Timing(statistics.median(values), quarter[0], quarter[2], len(values))
+    for timing in timings.values():
+        if PEER in timings:
+            timing.ratio = timings[PEER].median / timing.median
+        if case.bytes_moved:
+            timing.gb_per_second = case.bytes_moved / timing.median / 1e9
+            timing.share_of_copy = case.bytes_moved / timing.median / bandwidth
+    return timings
+
+
+def _warm_up(call: Call, inputs: list[tuple[Any, ...]], device: torch.device) -> float:
+    """Call twice and return the seconds of one call, from which follows how many make up a sample."""
+    synchronize(device)
+    start = time.perf_counter()
+    for arguments in inputs[:2]:
+        call(*arguments)
+    synchronize(device)
+    return max((time.perf_counter() - start) / len(inputs[:2]), 1e-7)
+
+
+def _sample(call: Call, inputs: list[tuple[Any, ...]], turn: int, loops: int, device: torch.device) -> float:
+    """Return the seconds of one call, averaged over `loops` calls on rotating inputs."""
+    sets = [inputs[(turn + i) % len(inputs)] for i in range(loops)]
+    if device.type == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        begin.record()
+        for arguments in sets:
+            call(*arguments)
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) / 1e3 / loops
+    start = time.perf_counter()
+    for arguments in sets:
+        call(*arguments)
+    return (time.perf_counter() - start) / loops
+
+
+def headline(report: Report) -> str:
+    """Return one line on machine and versions."""
+    machine = report.machine
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    return (
+        f"{where}; copy {report.copy_bandwidth / 1e9:.1f} GB/s; torch {machine['torch']}, torchvision "
+        f"{machine['torchvision']}; commit {machine['commit']}{' (modified)' if machine['dirty'] else ''}"
+    )
+
+
+def table(name: str, timings: dict[str, Timing]) -> str:
+    """Return the timings of one case as text."""
+    lines = [name]
+    for candidate, timing in timings.items():
+        cells = [
+            f"  {candidate:<22}",
+            f"{duration(timing.median):>10}",
+            f"({duration(timing.low)} .. {duration(timing.high)})".rjust(26),
+            f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
+            f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
+            f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",
+        ]
+        lines.append(" ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that fits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

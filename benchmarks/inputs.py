@@ -1,0 +1,54 @@
+"""Inputs of the benchmarks: boxes, priors, ground truths and logits as real detectors have them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssd.priors import PriorConfig, make_priors
+
+
+def uniform_boxes(count: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
+    """Return boxes `[N, 4]` of 10 to 110 pixels anywhere in an image."""
+    corner = torch.rand(count, 2, generator=generator) * side
+    size = 10 + torch.rand(count, 2, generator=generator) * 100
+    return torch.cat([corner, corner + size], dim=1)
+
+
+def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
+    """Return boxes `[N, 4]` that crowd around some objects, as a detector's do before suppression."""
+    truth = uniform_boxes(objects, generator, side)
+    which = torch.randint(0, objects, (count,), generator=generator)
+    size = (truth[which, 2:] - truth[which, :2]).repeat(1, 2)
+    return truth[which] + torch.randn(count, 4, generator=generator) * 0.08 * size
+
+
+def ssd300_priors() -> Tensor:
+    """Return the 8732 priors of SSD300 with COCO sizes, `[P, 4]` xyxy in 0 .. 1."""
+    sizes = (21, 45, 99, 153, 207, 261, 315)
+    grids = [(n, n) for n in (38, 19, 10, 5, 3, 1)]
+    ratios = [(2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)]
+    return make_priors(PriorConfig.from_sizes(300, grids, sizes, ratios, steps=(8, 16, 32, 64, 100, 300), clip="wh"))
+
+
+def ground_truths(batch: int, objects: int, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    """Return boxes `[G, 4]` in 0 .. 1 and labels `[G]` of each image, sizes spread evenly on a log scale."""
+    boxes, labels = [], []
+    for _ in range(batch):
+        size = torch.exp(torch.rand(objects, 2, generator=generator) * 2.3 - 3.0)  # 5 % to 50 % of the image
+        corner = torch.rand(objects, 2, generator=generator) * (1 - size)
+        boxes.append(torch.cat([corner, corner + size], dim=1))
+        labels.append(torch.randint(1, 91, (objects,), generator=generator))
+    return boxes, labels
+
+
+def trained_logits(batch: int, priors: int, classes: int, candidates: int, generator: torch.Generator) -> Tensor:
+    """Return logits `[B, P, C]` of a trained detector: sure of the background but for about `candidates` rows an image."""
+    logits = torch.randn(batch, priors, classes, generator=generator)
+    logits[..., 0] += 12
+    rows = torch.randint(0, priors, (batch, candidates), generator=generator)
+    label = torch.randint(1, classes, (batch, candidates), generator=generator)
+    strength = 9 + 6 * torch.rand(batch, candidates, generator=generator)
+    image = torch.arange(batch)[:, None].expand_as(rows)
+    logits[image, rows, label] = strength
+    return logits

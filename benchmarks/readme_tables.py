@@ -1,0 +1,105 @@
+"""Write the README's tables of results from the JSON files in benchmarks/results.
+
+python benchmarks/readme_tables.py [--check]
+
+Each table stands between two markers, `<!-- results: cpu -->` or `<!-- results: gpu -->` and `<!-- end -->`. A case without
+a measurement on that kind of device reads "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = (
+    "nms, 8 boxes, uniform",
+    "nms, 1000 boxes, uniform",
+    "nms, 20000 boxes, uniform",
+    "nms, 100000 boxes, uniform",
+    "nms, 1000 boxes, 50 objects",
+    "nms, 20000 boxes, 50 objects",
+    "batched_nms, 10000 boxes, 90 classes",
+    "box_iou 100 x 8732, fresh output",
+    "box_iou 1000 x 8732, fresh output",
+    "box_iou 1000 x 8732, out=",
+    "match_priors, batch 32, 8 objects an image",
+    "match_priors, batch 32, 100 objects an image",
+    "encode_boxes 32 x 8732",
+    "decode_boxes 32 x 8732",
+    "multibox_loss forward + backward, 32 x 8732 x 91",
+    "detect, trained-like, 32 x 8732 x 91",
+    "detect, worst, 32 x 8732 x 91",
+)
+
+
+def load(kind: str) -> list[dict[str, Any]]:
+    """Return the reports of one kind of device, `cpu` or `gpu`, oldest first."""
+    reports = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
+            reports.append(report)
+    return sorted(reports, key=lambda report: report["machine"]["date"])
+
+
+def table(kind: str) -> str:
+    """Return one table as Markdown, with the machines and commands below."""
+    reports = load(kind)
+    cases: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        cases.update(report["cases"])
+    lines = ["| op, case | ssd_ops | torchvision | ratio |", "| --- | ---: | ---: | ---: |"]
+    for name in CASES:
+        ours, peer = (cases.get(name, {}).get(key) for key in ("compiled", "torchvision"))
+        if ours is None or peer is None:
+            lines.append(f"| {name} | not measured | not measured | |")
+        else:
+            ratio = peer["median"] / ours["median"]
+            shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
+            lines.append(f"| {name} | {_time(ours['median'])} | {_time(peer['median'])} | {shown} |")
+    notes = sorted({_note(report["machine"]) for report in reports})
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+
+
+def _note(machine: dict[str, Any]) -> str:
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    command = re.sub(r" --json \S+", "", machine["command"])
+    return (
+        f"{where}; torch {machine['torch']}, torchvision {machine['torchvision']}; commit {machine['commit']}; "
+        f"{machine['date']}; `{command}`"
+    )
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def main() -> None:
+    """Rewrite README.md, or with --check say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
+    readme = ROOT / "README.md"
+    text = old = readme.read_text(encoding="utf-8")
+    check = parser.parse_args().check
+    for kind in ("cpu", "gpu"):
+        begin, end = f"<!-- results: {kind} -->", "<!-- end -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no table between {begin} and {end}")
+        replacement = f"{begin}\n{table(kind)}\n{end}"
+        text = pattern.sub(lambda _, value=replacement: value, text)
+    if check and text != old:
+        raise SystemExit("README.md is not up to date: run python benchmarks/readme_tables.py")
+    if not check:
+        readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Evaluation of a model in a run: metrics, curves and pictures into the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import torch
+from tqdm import tqdm
+
+from ssd.config import TrainConfig
+from ssd.data import Batch, DetectionDataset, Loader
+from ssd.data.faults import DataError
+from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
+from ssd.models import SSD
+from ssd.pictures import draw_boxes, save_grid, side_by_side
+from ssd.plots import plot_losses, plot_precision_recall
+from ssd.run_folder import RunFolder
+
+PICTURE_SCORE = 0.4  # detections below it are not drawn
+
+
+@torch.inference_mode()
+def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> None:
+    """Run the model over all batches and gather its detections."""
+    model.eval()
+    device = model.priors.device
+    for batch in batches:
+        images = model.normalize(batch.images.to(device, non_blocking=True))
+        evaluator.update_batch(model.detect(*model.forward_raw(images)), batch)
+
+
+def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunFolder, epoch: int, step: int) -> float:
+    """Evaluate, print and write all that the run folder keeps of it.
+
+    Returns:
+        AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; 0 where no class has an object.
+    """
+    dataset = loader.dataset
+    evaluator = Evaluator.of(dataset, metric_of(config))
+    detect_all(model, tqdm(loader, desc="evaluation", unit="batch", leave=False), evaluator)
+    result = evaluator.summarize()
+    print(f"epoch {epoch}, {dataset.name}:\n{result}")
+    curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.eval_log.add({"epoch": epoch, "step": step, **_columns(result, curves)})
+    (folder.path / "eval.json").write_text(json.dumps({"epoch": epoch, **result.as_dict()}, indent=2) + "\n")
+    plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
+    plot_precision_recall({c.name: _curve(c) for c in curves.classes if c.objects}, folder.path / "pr.png")
+    if config.pictures:
+        draw_pictures(evaluator, dataset, config.pictures, folder)
+    value = result.mean_ap
+    return value if value == value and value > 0 else 0.0
+
+
+def metric_of(config: TrainConfig) -> str:
+    """The metric of a configuration; `auto` is COCO's for COCO data, else VOC's area."""
+    if config.eval_metric != "auto":
+        return config.eval_metric
+    return "coco" if config.dataset == "coco" else "voc"
+
+
+def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
+    """Save a grid of images, the truth left and the detections right."""
+    records, pictures = evaluator.records, []
+    step = max(1, len(records.image_ids) // count)
+    for i in range(0, len(records.image_ids), step):
+        if len(pictures) == count:
+            break
+        index = dataset.index_of(records.image_ids[i])
+        try:
+            image = dataset.load_image(index)
+        except DataError:
+            continue  # named in the data set's report
+        target, sure = dataset.target(index), records.scores[i] >= PICTURE_SCORE
+        found = draw_boxes(
+            image,
+            torch.from_numpy(records.boxes[i][sure]),
+            torch.from_numpy(records.labels[i][sure]),
+            dataset.classes,
+            torch.from_numpy(records.scores[i][sure]),
+        )
+        pictures.append(side_by_side(draw_boxes(image, target["boxes"], target["labels"], dataset.classes), found))
+    if pictures:
+        save_grid(pictures, folder.path / "detections.png")
+
+
+def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, float]:
+    """The columns of eval.csv: AP50 first, then COCO's numbers or AP by class."""
+    if isinstance(result, COCOResult):
+        return {"AP50": result.stats["AP50"], **{k: v for k, v in result.stats.items() if k != "AP50"}}
+    return {"AP50": curves.mean_ap, **{c.name: c.ap for c in curves.classes}}
+
+
+def _curve(result: ClassResult):  # type: ignore[no-untyped-def]
+    return result.recall, result.precision, result.ap
