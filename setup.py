@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -132,7 +134,18 @@ class CMakeBuild(build_ext):
         return []
 
 
+def check_setuptools() -> None:
+    """Stops early where setuptools cannot make a wheel: Python 3.10 and 3.11 put such a one in a new environment."""
+    making_wheel = {"dist_info", "editable_wheel", "bdist_wheel"} & set(sys.argv)
+    if making_wheel and not find_spec("setuptools.command.bdist_wheel") and not find_spec("wheel"):
+        raise SystemExit(
+            f"\nssd_ops: setuptools {setuptools.__version__} cannot make a wheel by itself. Upgrade it (pip install "
+            "--upgrade 'setuptools>=70.1'), or leave out --no-build-isolation.\n"
+        )
+
+
 if __name__ == "__main__":
+    check_setuptools()
     setup(
         ext_modules=[Extension("ssd_ops._C", sources=[])],
         cmdclass={"build_ext": CMakeBuild},

@@ -135,14 +135,31 @@ SSD_OPS_HD T aspect_angle(const Box<T>& a) {
   return width == T(0) && height == T(0) ? T(0) : std::atan(width / height);
 }
 
-// Distance IoU less a penalty for unlike aspect angles.
+// The penalty of complete IoU for unlike aspect angles, 0 to 1, and its weight.
+template <typename T>
+SSD_OPS_HD constexpr T aspect_factor() {
+  return T(4 / (3.14159265358979323846 * 3.14159265358979323846));
+}
+template <typename T>
+SSD_OPS_HD T aspect_penalty(T angle_a, T angle_b) {
+  const T apart = angle_a - angle_b;
+  return aspect_factor<T>() * apart * apart;
+}
+template <typename T>
+SSD_OPS_HD T aspect_weight(T penalty, T overlap) {
+  return penalty / (T(1) - overlap + penalty + iou_epsilon<T>());
+}
+
+// Distance IoU less the weighted penalty for unlike aspect angles.
 template <typename T>
 SSD_OPS_HD T complete_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a, T angle_b) {
-  const T apart = angle_a - angle_b;
-  const T unlike = T(4 / (3.14159265358979323846 * 3.14159265358979323846)) * apart * apart;
-  const T weight = unlike / (T(1) - iou(a, b, area_a, area_b) + unlike + iou_epsilon<T>());
-  return distance_iou(a, b, area_a, area_b) - weight * unlike;
+  const T penalty = aspect_penalty(angle_a, angle_b);
+  const T weight = aspect_weight(penalty, iou(a, b, area_a, area_b));
+  return distance_iou(a, b, area_a, area_b) - weight * penalty;
 }
+
+// The four measures of the family.
+enum class IouMetric { iou, generalized, distance, complete };
 
 // How a box is written relative to a prior; the three codes of Caffe SSD.
 enum class CodeType { center_size, corner, corner_size };
@@ -159,29 +176,48 @@ SSD_OPS_HD constexpr T max_log_size() {
   return T(4.135166556742356);
 }
 
-template <typename T>
+// Where encode and decode take exp and log from. CPU kernels give cpu::VecMath (cpu/vec_math.h) instead, which the compiler
+// can put into vectors.
+struct LibraryMath {
+  template <typename T>
+  static SSD_OPS_HD T exp(T x) {
+    return std::exp(x);
+  }
+  template <typename T>
+  static SSD_OPS_HD T log(T x) {
+    return std::log(x);
+  }
+};
+
+template <typename Math = LibraryMath, typename T>
 SSD_OPS_HD Box<T> encode(const Box<T>& box, const Box<T>& prior, CodeType code, const Variances<T>& var) {
   const T prior_w = prior.x2 - prior.x1, prior_h = prior.y2 - prior.y1;
   if (code == CodeType::center_size) {
     const T dx = (box.x1 + box.x2) / T(2) - (prior.x1 + prior.x2) / T(2);
     const T dy = (box.y1 + box.y2) / T(2) - (prior.y1 + prior.y2) / T(2);
     const T w = box.x2 - box.x1, h = box.y2 - box.y1;
-    return {dx / prior_w / var.v[0], dy / prior_h / var.v[1], std::log(w / prior_w) / var.v[2],
-            std::log(h / prior_h) / var.v[3]};
+    return {dx / prior_w / var.v[0], dy / prior_h / var.v[1], Math::log(w / prior_w) / var.v[2],
+            Math::log(h / prior_h) / var.v[3]};
   }
   const T x1 = box.x1 - prior.x1, y1 = box.y1 - prior.y1, x2 = box.x2 - prior.x2, y2 = box.y2 - prior.y2;
   if (code == CodeType::corner) return {x1 / var.v[0], y1 / var.v[1], x2 / var.v[2], y2 / var.v[3]};
   return {x1 / prior_w / var.v[0], y1 / prior_h / var.v[1], x2 / prior_w / var.v[2], y2 / prior_h / var.v[3]};
 }
 
-template <typename T>
+// exp of the log of a size ratio, stopped at the maximum; NaN stays.
+template <typename Math, typename T>
+SSD_OPS_HD T decoded_size(T log_size) {
+  return Math::exp(log_size > max_log_size<T>() ? max_log_size<T>() : log_size);
+}
+
+template <typename Math = LibraryMath, typename T>
 SSD_OPS_HD Box<T> decode(const Box<T>& delta, const Box<T>& prior, CodeType code, const Variances<T>& var) {
   const T prior_w = prior.x2 - prior.x1, prior_h = prior.y2 - prior.y1;
   const T a = delta.x1 * var.v[0], b = delta.y1 * var.v[1], c = delta.x2 * var.v[2], d = delta.y2 * var.v[3];
   if (code == CodeType::center_size) {
     const T cx = a * prior_w + (prior.x1 + prior.x2) / T(2), cy = b * prior_h + (prior.y1 + prior.y2) / T(2);
-    const T half_w = std::exp(c > max_log_size<T>() ? max_log_size<T>() : c) * prior_w / T(2);
-    const T half_h = std::exp(d > max_log_size<T>() ? max_log_size<T>() : d) * prior_h / T(2);
+    const T half_w = decoded_size<Math>(c) * prior_w / T(2);
+    const T half_h = decoded_size<Math>(d) * prior_h / T(2);
     return {cx - half_w, cy - half_h, cx + half_w, cy + half_h};
   }
   if (code == CodeType::corner) return {prior.x1 + a, prior.y1 + b, prior.x2 + c, prior.y2 + d};

@@ -45,5 +45,6 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "What the compiled library was built from and with.";
-  module.def("build_info", &build_info, "Returns a dict of what was compiled, with what, and the instruction set chosen on this CPU.");
+  module.def("build_info", &build_info,
+             "Returns a dict of what was compiled, with what, and the instruction set chosen on this CPU.");
 }

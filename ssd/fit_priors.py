@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ def fit_prior_sizes(
 ) -> tuple[float, ...]:
     """Searches sizes for the levels of a configuration, judged by the priors themselves on their real grids.
 
-    A clustering of box sizes alone would put sizes on levels whose cells are too far apart for them. Here rising geometric
-    series are tried first, then single sizes are moved while that helps. The score of a class is the mean over its objects
-    of the best IoU, and 1 more for each object whose best IoU reaches 0.5; classes count alike, so rare ones are not left
-    behind. The sizes of `config` are the first candidate, so the result never scores below them. Deterministic.
+    A clustering of box sizes alone would put sizes on levels whose cells are too far apart for them. Here rising
+    geometric series are tried first, then single sizes are moved while that helps. The score of a class is the mean
+    over its objects of the best IoU, and 1 more for each object whose best IoU reaches 0.5; classes count alike, so
+    rare ones are not left behind. The sizes of `config` are the first candidate, so the result never scores below them.
+    Deterministic.
 
     Args:
         config: grids, aspect ratios and clip; one min size for each level.
@@ -57,7 +59,7 @@ def fit_prior_sizes(
         for k in range(len(best)):
             for factor in (1 / step, step):
                 moved = (*best[:k], round(best[k] * factor, 1), *best[k + 1 :])
-                if all(b > a for a, b in zip(moved, moved[1:], strict=False)) and (value := score(moved)) > best_score:
+                if all(b > a for a, b in pairwise(moved)) and (value := score(moved)) > best_score:
                     best, best_score = moved, value
     return best
 
@@ -91,4 +93,4 @@ def _series(sample: Tensor, count: int, image_size: int) -> list[tuple[float, ..
             ratio = (last / first) ** (1 / (count - 1))
             if ratio > 1:
                 series.append(tuple(round(first * ratio**k, 1) for k in range(count)))
-    return [s for s in series if all(b > a for a, b in zip(s, s[1:], strict=False))]
+    return [s for s in series if all(b > a for a, b in pairwise(s))]

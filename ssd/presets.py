@@ -26,13 +26,15 @@ class Preset:
 
     Args:
         name: the system.
-        prior_sizes: "voc", "coco", "linear", or sizes in pixels, one more than levels (see prior_sizes.resolve_sizes).
+        prior_sizes: "voc", "coco", "linear", "geometric", or sizes in pixels, one more than levels (see
+            prior_sizes.resolve_sizes).
         clip: what of the priors is clamped to the image (see PriorConfig).
         match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
         variances: of the box code, for centre and size.
         neg_pos_ratio, normalizer, min_negatives: loss (see ssd_ops.multibox_loss).
         loc_weight: factor of the localisation loss.
-        score_threshold, nms_threshold, candidates_per_class, max_detections, clip_boxes: post-process (see ssd_ops.detect).
+        score_threshold, nms_threshold, candidates_per_class, max_detections, clip_boxes: post-process (see
+            ssd_ops.detect).
         mean, std: of the input in 0..1, in the order of `channels`.
         channels: order of the colours that the network sees; images are always given as RGB.
     """
@@ -102,12 +104,17 @@ def _check(preset: Preset) -> None:
 PRESETS: dict[str, Preset] = {
     # torchvision.models.detection.ssd300_vgg16; its mean is given to five digits
     "torchvision": Preset(
-        "torchvision", prior_sizes="coco", clip="wh", rule="last", mean=(0.48235, 0.45882, 0.40784), std=(1.0 / 255.0,) * 3
+        "torchvision",
+        prior_sizes="coco",
+        clip="wh",
+        rule="last",
+        mean=(0.48235, 0.45882, 0.40784),
+        std=(1.0 / 255.0,) * 3,
     ),
     # weiliu89/caffe, examples/ssd/ssd_pascal.py
     "caffe": Preset("caffe", clip_boxes=False, mean=VGG_MEAN_RGB[::-1], channels="bgr"),
-    # amdegroot/ssd.pytorch; without its fault of taking COCO sizes for any number of classes but 21. It keeps 200 boxes of
-    # each class and its limit of 200 for the image has no effect; here the limit holds.
+    # amdegroot/ssd.pytorch; without its fault of taking COCO sizes for any number of classes but 21. It keeps 200 boxes
+    # of # each class and its limit of 200 for the image has no effect; here the limit holds.
     "amdegroot": Preset("amdegroot", clip="all", rule="last", candidates_per_class=200, clip_boxes=False),
 }
 
@@ -122,7 +129,7 @@ _MOBILENET: dict[str, Any] = {"prior_sizes": "linear", "mean": IMAGENET_MEAN, "s
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "vgg": {},
     "mobilenet_v2": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}},
-    "tiny": {"*": {"prior_sizes": "linear", "mean": (0.5,) * 3, "std": (0.25,) * 3, "channels": "rgb"}},
+    "tiny": {"*": {"prior_sizes": "geometric", "mean": (0.5,) * 3, "std": (0.25,) * 3, "channels": "rgb"}},
 }
 
 

@@ -62,8 +62,8 @@ class PriorCoverage:
         warnings.warn(
             f"the priors match only {self.share:.1%} of the objects"
             + (f" (low: {', '.join(poor)})" if poor else "")
-            + f"; the missed ones have sides around {middle} {unit} (80 % between {low} and {high}). Give prior_sizes that "
-            "fit them (ssd.fit_priors suggests some), or a finer first level",
+            + f"; the missed ones have sides around {middle} {unit} (80 % between {low} and {high}). Give prior_sizes "
+            "that fit them (ssd.fit_priors suggests some), or a finer first level",
             stacklevel=2,
         )
         return True

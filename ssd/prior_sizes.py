@@ -36,12 +36,19 @@ def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> 
     """
     if not 0 < smallest <= largest <= 1:
         raise ValueError(
-            f"smallest and largest must be fractions of the image's side with 0 < smallest <= largest <= 1, got {smallest:g} "
-            f"and {largest:g}" + ("; if these are percents, divide by 100" if largest > 1 else "")
+            "smallest and largest must be fractions of the image's side with 0 < smallest <= largest <= 1, got "
+            f"{smallest:g} and {largest:g}" + ("; if these are percents, divide by 100" if largest > 1 else "")
         )
     if levels == 1:
         return (smallest, largest)
     return (*(smallest + (largest - smallest) * k / (levels - 1) for k in range(levels)), 1.0)
+
+
+def geometric_scales(levels: int, smallest: float = 0.08) -> tuple[float, ...]:
+    """Spaces levels by one factor from `smallest` to 1.0, the last max size: levels + 1 fractions of the image."""
+    if not 0 < smallest < 1:
+        raise ValueError(f"smallest must be a fraction of the image's side in (0, 1), got {smallest:g}")
+    return (*(smallest ** (1 - k / levels) for k in range(levels)), 1.0)
 
 
 def ratios_of_levels(ratios: Sequence[Sequence[float]] | Sequence[float], levels: int) -> tuple[tuple[float, ...], ...]:
@@ -57,14 +64,16 @@ def resolve_sizes(
     """Turns a name or the user's own list into levels + 1 sizes in pixels of the input.
 
     "voc" and "coco" are scaled from the published input size (300 for 6 levels, 512 for 7); "linear" spaces the levels
-    evenly from `smallest` to 0.95 of the image (see linear_scales); a list is taken as it is.
+    evenly from `smallest` to 0.95 of the image (see linear_scales), "geometric" by one factor from `smallest` to 1; a
+    list is taken as it is.
     """
     if not isinstance(sizes, str):
         return tuple(float(s) for s in sizes)
-    if sizes == "linear":
-        return tuple(s * image_size for s in linear_scales(levels, smallest))
+    if sizes in ("linear", "geometric"):
+        scales = linear_scales(levels, smallest) if sizes == "linear" else geometric_scales(levels, smallest)
+        return tuple(s * image_size for s in scales)
     if (sizes, levels) not in _NAMED:
-        known = ["linear", *(name for name, count in _NAMED if count == levels)]
+        known = ["linear", "geometric", *(name for name, count in _NAMED if count == levels)]
         raise ValueError(
             f"prior_sizes must be a list of {levels + 1} sizes in pixels, or for a model of {levels} levels one of "
             f"{', '.join(known)}, got {sizes!r}"

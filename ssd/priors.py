@@ -1,7 +1,7 @@
 """Prior boxes: their configuration, the boxes themselves, and the checks that catch a wrong configuration.
 
-A prior of level k, cell (row, col) has its centre at ((col + offset) * step, (row + offset) * step) pixels. The order of all
-priors is cell-major: level, row, column, box; the same order as the rows of the heads' output.
+A prior of level k, cell (row, col) has its centre at ((col + offset) * step, (row + offset) * step) pixels. The order
+of all priors is cell-major: level, row, column, box; the same order as the rows of the heads' output.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BoxFormat = Literal["xyxy", "cxcywh"]
 class PriorConfig:
     """Says where the priors of a detector lie; all sizes in pixels of the network's square input.
 
-    The boxes of a cell are, for each min size s with its max size S: s x s, then sqrt(s * S) squared (left out where S is
-    None), then the boxes of area s * s with the listed aspect ratios (width / height) and their inverses.
+    The boxes of a cell are, for each min size s with its max size S: s x s, then sqrt(s * S) squared (left out where S
+    is None), then the boxes of area s * s with the listed aspect ratios (width / height) and their inverses.
 
     Args:
         image_size: side of the network's input.
@@ -34,9 +34,11 @@ class PriorConfig:
         max_sizes: S of each level (as many as the level has min sizes), or None for a level without that box.
         aspect_ratios: ratios of each level besides 1; the inverse of each is added.
         steps: distance between the centres of each level; None takes image_size / feature size.
-        clip: "none" (Caffe); "wh" clamps width and height to the image and leaves the centres (torchvision); "all" clamps
-            cx, cy, w, h to [0, 1] (amdegroot and those that follow it); "corners" clamps x1, y1, x2, y2 (Caffe's clip flag).
-        order: "pairs" is ar, 1/ar for one ratio after the other (nearly all); "grouped" is all ratios, then all inverses.
+        clip: "none" (Caffe); "wh" clamps width and height to the image and leaves the centres (torchvision); "all"
+            clamps cx, cy, w, h to [0, 1] (amdegroot and those that follow it); "corners" clamps x1, y1, x2, y2 (Caffe's
+            clip flag).
+        order: "pairs" is ar, 1/ar for one ratio after the other (nearly all); "grouped" is all ratios, then all
+            inverses.
         offset: position of the centre inside its cell.
     """
 
@@ -68,7 +70,7 @@ class PriorConfig:
         aspect_ratios: Sequence[Sequence[float]],
         **rest: object,
     ) -> PriorConfig:
-        """Builds a configuration from one rising list of sizes in pixels: level k has min sizes[k] and max sizes[k + 1]."""
+        """Builds a configuration from one rising list in pixels: level k has min sizes[k] and max sizes[k + 1]."""
         if len(sizes) != len(feature_sizes) + 1:
             raise ValueError(
                 f"sizes must hold one number more than there are levels, {len(feature_sizes) + 1}, got {len(sizes)}: "
@@ -85,13 +87,13 @@ class PriorConfig:
         aspect_ratios: Sequence[Sequence[float]],
         **rest: object,
     ) -> PriorConfig:
-        """Builds a configuration from scales, fractions of the image's side (0.1 is a tenth of it), as torchvision takes them."""
+        """Builds a configuration from scales, fractions of the image (0.1 is a tenth of its side)."""
         if scales and max(scales) > 2:
             meant = [round(s / 100, 4) for s in scales]
             raise ValueError(
                 f"scales must be fractions of the image's side, got {list(scales)}: scale {max(scales):g} is a box "
-                f"{max(scales) * image_size:g} px wide in an image of {image_size} px; if these are percents, pass {meant}; "
-                "if they are pixels, use sizes"
+                f"{max(scales) * image_size:g} px wide in an image of {image_size} px; if these are percents, pass "
+                f"{meant}; if they are pixels, use sizes"
             )
         return cls.from_sizes(image_size, feature_sizes, [s * image_size for s in scales], aspect_ratios, **rest)
 
@@ -168,15 +170,17 @@ def _check_priors(cxcywh: Tensor, config: PriorConfig) -> None:
     if len(sizes) == 1:
         w, h = (sizes[0].double() * config.image_size).tolist()
         raise ValueError(
-            f"all {len(cxcywh)} priors have one size, {w:g} x {h:g} px in an image of {config.image_size} px, so no level can "
-            f"specialise in objects of its size: min_sizes {_plain(config.min_sizes)}, max_sizes {_plain(config.max_sizes)}, "
-            f"clip {config.clip!r}; give every level its own size in pixels (fractions and percents go through from_scales)"
+            f"all {len(cxcywh)} priors have one size, {w:g} x {h:g} px in an image of {config.image_size} px, so no "
+            f"level can specialise in objects of its size: min_sizes {_plain(config.min_sizes)}, max_sizes "
+            f"{_plain(config.max_sizes)}, clip {config.clip!r}; give every level its own size in pixels (fractions go "
+            "through from_scales)"
         )
     distinct = len(cxcywh.float().unique(dim=0))
     if distinct < len(cxcywh):
         warnings.warn(
-            f"{len(cxcywh) - distinct} of {len(cxcywh)} priors coincide with another prior ({distinct} are distinct); check "
-            f"min_sizes {_plain(config.min_sizes)}, aspect_ratios {_plain(config.aspect_ratios)} and clip {config.clip!r}",
+            f"{len(cxcywh) - distinct} of {len(cxcywh)} priors coincide with another prior ({distinct} are distinct); "
+            f"check min_sizes {_plain(config.min_sizes)}, aspect_ratios {_plain(config.aspect_ratios)} and clip "
+            f"{config.clip!r}",
             stacklevel=3,
         )
 
@@ -195,10 +199,13 @@ def _check_config(config: PriorConfig) -> None:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(config, name)!r}")
     flat = [s for level in config.min_sizes for s in level]
     if max(flat) <= 1 < config.image_size:
-        raise ValueError(f"min_sizes must be pixels, got {flat}; these look like fractions of the image: use from_scales")
+        raise ValueError(
+            f"min_sizes must be pixels, got {flat}; these look like fractions of the image: use from_scales"
+        )
     if min(flat) > config.image_size:
         raise ValueError(
-            f"min_sizes must be pixels of the input, got {flat}: every prior is larger than the image, {config.image_size} px"
+            f"min_sizes must be pixels of the input, got {flat}: every prior is larger than the image, "
+            f"{config.image_size} px"
         )
     for level in range(levels):
         _check_level(config, level)

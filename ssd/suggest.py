@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Writes "unknown KIND 'name', did you mean 'near'? Known: a, b" with the near one left out when nothing is near."""
+    """Writes "unknown KIND 'name', did you mean 'near'? Known: a, b" without a near one if nothing is near."""
     names = sorted(known)
     folded = {n.lower(): n for n in names}
     near = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)

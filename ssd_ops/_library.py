@@ -55,13 +55,12 @@ def load_library() -> bool:
 def _load() -> str | None:
     """Loads the library; returns what prevents it, or None when it is loaded."""
     if not LIBRARY.exists():
-        told = REASON.read_text().strip() if REASON.exists() else "It has not been built."
-        return f"{told} {REBUILD}."
+        return REASON.read_text().strip() if REASON.exists() else f"It has not been built. {REBUILD}."
     info = _compiled_info()
     if info is not None and info["schemas_sha256"] != hashlib.sha256(SCHEMAS.read_bytes()).hexdigest():
         return f"{LIBRARY.name} was built from other sources than these Python files. {REBUILD}."
     try:
-        torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(LIBRARY))
     except (OSError, RuntimeError) as error:
         cause = str(error.__cause__ or error)
         return f"{LIBRARY.name} does not load under torch {torch.__version__}: {cause}. {REBUILD}."

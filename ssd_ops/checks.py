@@ -60,6 +60,13 @@ def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
         fail(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
+def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[int]) -> None:
+    """Refuse an incoming gradient that does not have the shape of the result, is not floating or is elsewhere."""
+    shape("grad", tensor, str(list(expected)), list(tensor.shape) == list(expected))
+    floating("grad", tensor)
+    same_device("grad", tensor, other_name, other)
+
+
 def number(name: str, value: float) -> None:
     """Refuse NaN."""
     if math.isnan(value):

@@ -116,8 +116,8 @@ def find_cxx(env: Environment) -> str:
             raise BuildProblem(f"CXX={asked} was asked for, and there is no such program. Correct CXX or unset it.")
         return asked
     for name in ("c++", "g++", "clang++"):
-        if shutil.which(name, path=env.get("PATH")):
-            return name
+        if found := shutil.which(name, path=env.get("PATH")):
+            return found
     raise NoCompiler(
         "No C++ compiler was found (c++, g++ or clang++ on PATH, or CXX). Install one (apt install g++, dnf install "
         "gcc-c++, xcode-select --install) and run pip install again."

@@ -3,13 +3,10 @@
 
 #include <cstdint>
 
+#include "box.h"
 #include "cpu/dispatch/dispatch.h"
 
-namespace ssd_ops {
-
-enum class IouMetric { iou, generalized, distance, complete };
-
-namespace cpu {
+namespace ssd_ops::cpu {
 
 // One [N, M] matrix. The columns stand as separate arrays, so that a vector holds many boxes.
 template <typename T>
@@ -21,8 +18,7 @@ struct IouTask {
   IouMetric metric;
 };
 
-}  // namespace cpu
-}  // namespace ssd_ops
+}  // namespace ssd_ops::cpu
 
 // Fills columns [6, M] from boxes [M, 4].
 SSD_OPS_CPU_KERNEL(void, iou_columns, const float* boxes, int64_t m, bool angles, float* columns)

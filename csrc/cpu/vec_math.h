@@ -86,6 +86,18 @@ SSD_OPS_INLINE float vec_log(float x) {
 SSD_OPS_INLINE double vec_exp(double x) { return std::exp(x); }
 SSD_OPS_INLINE double vec_log(double x) { return std::log(x); }
 
+// For encode and decode of box.h.
+struct VecMath {
+  template <typename T>
+  static SSD_OPS_INLINE T exp(T x) {
+    return vec_exp(x);
+  }
+  template <typename T>
+  static SSD_OPS_INLINE T log(T x) {
+    return vec_log(x);
+  }
+};
+
 #undef SSD_OPS_INLINE
 
 }  // namespace ssd_ops::cpu

@@ -1,5 +1,6 @@
 // box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
 #include "cpu/box_iou.h"
+#include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/box_iou.h"
@@ -8,29 +9,6 @@
 
 namespace ssd_ops {
 namespace {
-
-void check_inputs(const Tensor& boxes1, const Tensor& boxes2) {
-  const auto check_one = [](const char* name, const Tensor& t) {
-    check_shape(name, t, "[..., N, 4]", t.dim() >= 2 && t.size(t.dim() - 1) == 4);
-    check_floating(name, t);
-  };
-  check_one("boxes1", boxes1);
-  check_one("boxes2", boxes2);
-  check_same_device("boxes2", boxes2, "boxes1", boxes1);
-  check_same_dtype("boxes2", boxes2, "boxes1", boxes1);
-  const auto leading = [](const Tensor& t) {
-    return std::vector<int64_t>(t.sizes().begin(), t.sizes().end() - 2);
-  };
-  if (leading(boxes1) != leading(boxes2))
-    fail("boxes2 must have the leading dimensions of boxes1, " + bracketed(leading(boxes1)) + ", got " +
-         bracketed(leading(boxes2)));
-}
-
-std::vector<int64_t> result_shape(const Tensor& boxes1, const Tensor& boxes2) {
-  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end() - 1);
-  shape.push_back(boxes2.size(boxes2.dim() - 2));
-  return shape;
-}
 
 template <typename T>
 void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t batch, int64_t n, int64_t m,
@@ -71,16 +49,16 @@ void fill(const Tensor& boxes1, const Tensor& boxes2, Tensor out, IouMetric metr
 
 template <IouMetric metric>
 Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
-  check_inputs(boxes1, boxes2);
-  const std::vector<int64_t> shape = result_shape(boxes1, boxes2);
+  check_pairs(boxes1, boxes2);
+  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2);
   Tensor out = torch::stable::new_empty(boxes1, {shape.data(), shape.size()}, compute_dtype({boxes1.scalar_type()}));
   fill(boxes1, boxes2, out, metric);
   return out;
 }
 
 void box_iou_out(const Tensor& boxes1, const Tensor& boxes2, const Tensor& out) {
-  check_inputs(boxes1, boxes2);
-  const std::vector<int64_t> shape = result_shape(boxes1, boxes2);
+  check_pairs(boxes1, boxes2);
+  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2);
   check_shape("out", out, bracketed(shape), std::vector<int64_t>(out.sizes().begin(), out.sizes().end()) == shape);
   check_dtype("out", out, compute_dtype({boxes1.scalar_type()}));
   check_same_device("out", out, "boxes1", boxes1);

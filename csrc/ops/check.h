@@ -114,6 +114,14 @@ inline void check_same_device(const char* name, const Tensor& t, const char* oth
          device_of(t));
 }
 
+// The incoming gradient of a result of this shape.
+inline void check_gradient(const Tensor& grad, const char* other_name, const Tensor& other,
+                           const std::vector<int64_t>& shape) {
+  check_shape("grad", grad, bracketed(shape), std::vector<int64_t>(grad.sizes().begin(), grad.sizes().end()) == shape);
+  check_floating("grad", grad);
+  check_same_device("grad", grad, other_name, other);
+}
+
 inline void check_number(const char* name, double value) {
   if (std::isnan(value)) fail(std::string(name) + " must be a number, got nan");
 }

@@ -9,6 +9,7 @@
 #include <string>
 
 namespace ssd_ops {
+#ifndef SSD_OPS_EMULATED
 namespace {
 
 using CurrentStream = int32_t (*)(int32_t device_index, void** stream);
@@ -20,7 +21,8 @@ CurrentStream find_current_stream() {
   void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
   void* found = dlsym(library != nullptr ? library : RTLD_DEFAULT, name);
   if (found == nullptr) {
-    throw std::runtime_error("ssd_ops: this torch has no CUDA support (" + std::string(name) + " is not in the process)");
+    throw std::runtime_error("ssd_ops: this torch has no CUDA support (" + std::string(name) +
+                             " is not in the process)");
   }
   return reinterpret_cast<CurrentStream>(found);
 }
@@ -38,6 +40,7 @@ CUstream_st* current_stream(int32_t device_index) {
 
 CudaScope::CudaScope(const torch::stable::Tensor& tensor)
     : guard_(tensor.get_device_index()), stream_(current_stream(tensor.get_device_index())) {}
+#endif
 
 void check_cuda(int status, const char* op) {
   if (status == cudaSuccess) return;

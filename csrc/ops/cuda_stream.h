@@ -2,7 +2,9 @@
 #pragma once
 #ifdef SSD_OPS_WITH_CUDA
 
+#ifndef SSD_OPS_EMULATED
 #include <torch/csrc/stable/accelerator.h>
+#endif
 #include <torch/csrc/stable/tensor.h>
 
 struct CUstream_st;  // cudaStream_t is a pointer to it; spares the glue the CUDA headers
@@ -13,6 +15,13 @@ namespace ssd_ops {
 // stream there:
 //   const CudaScope scope(boxes);
 //   check_cuda(launch_nms(..., scope.stream()), "nms");
+#ifdef SSD_OPS_EMULATED  // the tests' emulator has one device and one stream
+class CudaScope {
+ public:
+  explicit CudaScope(const torch::stable::Tensor&) {}
+  CUstream_st* stream() const { return nullptr; }
+};
+#else
 class CudaScope {
  public:
   explicit CudaScope(const torch::stable::Tensor& tensor);
@@ -22,6 +31,7 @@ class CudaScope {
   torch::stable::accelerator::DeviceGuard guard_;
   CUstream_st* stream_;
 };
+#endif
 
 // Throws std::runtime_error("<op>: CUDA error ...") when a launcher's status (a cudaError_t) is not success.
 void check_cuda(int status, const char* op);

@@ -29,7 +29,7 @@ MODELS: dict[str, ModelEntry] = {
     "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300),
     "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512),
     "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320),
-    "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 128),
+    "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 160),
 }
 
 _RULES = tuple(field.name for field in dataclasses.fields(Preset) if field.name != "name")
@@ -53,10 +53,11 @@ def build_model(
         num_classes: classes of objects plus one for the background.
         preset: rules of a known SSD system, by name, or the user's own.
         image_size: side of the network's square input in pixels; None takes the model's own.
-        options: of the network (see model_options and the builder), and fields of Preset to change, such as rule="greedy".
+        options: of the network (see model_options and the builder), and fields of Preset to change, such as
+            rule="greedy".
     Returns:
-        the model, in training mode. Its `build_args` are the arguments that build the same network again, for a checkpoint:
-        build_model(**args) then load_state_dict; the backbone's weights are left out of them.
+        the model, in training mode. Its `build_args` are the arguments that build the same network again, for a
+        checkpoint: build_model(**args) then load_state_dict; the backbone's weights are left out of them.
     Raises:
         ValueError: an unknown name, preset or option (the near one is suggested), or a value that cannot be meant.
     """
@@ -66,8 +67,8 @@ def build_model(
             raise ValueError(unknown(f"option of {name}", key, known))
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(
-            f"num_classes must be at least 2: it counts the background (class 0) besides the classes of objects, so one class "
-            f"of objects is num_classes 2; got {num_classes!r}"
+            "num_classes must be at least 2: it counts the background (class 0) besides the classes of objects, so "
+            f"one class of objects is num_classes 2; got {num_classes!r}"
         )
     entry = MODELS[name]
     size = entry.image_size if image_size is None else image_size

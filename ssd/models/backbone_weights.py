@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from ssd.suggest import unknown
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
-# Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7 of the
-# reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
+# Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
+# of the # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
 _VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
 
 
@@ -25,8 +26,8 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
 
     Args:
         backbone: an extractor of this package; its weights are replaced in place, in its own dtype.
-        source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state dict,
-            of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
+        source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
+            dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
         kind: "vgg16", or any other for a backbone whose `features` are torchvision's own.
     Returns:
         names of the backbone's weights that were loaded.
@@ -38,7 +39,9 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     state = _renamed(read_state_dict(source), kind)
     own = backbone.state_dict()
     # what a detector adds starts at random; fc6 and fc7 are in some files only
-    wanted = {k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(_VGG_EXTRA.values())))}
+    wanted = {
+        k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(_VGG_EXTRA.values())))
+    }
     optional = {k for k in wanted if k.startswith("extra.0.7.") or k.endswith("num_batches_tracked")}
     missing = sorted(wanted - optional - state.keys())
     left_over = sorted(state.keys() - wanted)
@@ -60,6 +63,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
+    state: Any
     if _NAME.fullmatch(str(source)):
         state = _download(str(source))
     else:
@@ -106,8 +110,8 @@ def _download(name: str) -> Mapping[str, Tensor]:
             return weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError) as error:
         raise RuntimeError(
-            f"torchvision could not download {name} from {weights.url}: {error}. Fetch that file elsewhere and pass its path "
-            "as weights_backbone"
+            f"torchvision could not download {name} from {weights.url}: {error}. Fetch that file elsewhere and pass "
+            "its path as weights_backbone"
         ) from error
 
 

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 import ssd_ops
 from ssd.loss import MultiBoxLoss
+from ssd.models.extractor import Extractor
 from ssd.models.lists import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
 from ssd.prior_sizes import resolve_sizes
@@ -32,7 +33,9 @@ class SSD(nn.Module):
     mean: Tensor  # [1, 3, 1, 1] float32, in the preset's channel order
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, prior_config: PriorConfig, preset: Preset, num_classes: int):
+    def __init__(
+        self, backbone: Extractor, head: nn.Module, prior_config: PriorConfig, preset: Preset, num_classes: int
+    ):
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -47,7 +50,7 @@ class SSD(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turns images [B, 3, H, W], RGB, uint8 or float in 0..1, into the network's input, in the dtype of its weights."""
+        """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype."""
         if images.dtype == torch.uint8:
             images = images.to(torch.float32) / 255
         elif not images.is_floating_point():
@@ -87,11 +90,11 @@ class SSD(nn.Module):
             targets: in training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
                 wanted, ignore [G] bool (difficult or crowd).
         Returns:
-            in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N, 4]
-            xyxy in its pixels, labels [N], scores [N], by falling score.
+            in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
+            4] xyxy in its pixels, labels [N], scores [N], by falling score.
         Raises:
-            ValueError: targets missing, of another number or shape, a label out of range or a box with no area; the message
-                names the image and the box.
+            ValueError: targets missing, of another number or shape, a label out of range or a box with no area; the
+                message names the image and the box.
         """
         if self.training and targets is None:
             raise ValueError("targets must be given in training, got None; call model.eval() for detections")
@@ -118,8 +121,8 @@ class SSD(nn.Module):
         }
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SSD:
-        # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), to_empty() would lose them; both are
-        # made again from the configuration instead, on the new device
+        # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), to_empty() would lose them; both
+        # are # made again from the configuration instead, on the new device
         super()._apply(fn, recurse)
         if self.priors.device.type != "meta":
             for name, value in self._constants().items():
@@ -128,7 +131,7 @@ class SSD(nn.Module):
 
 
 def build_priors(
-    backbone: nn.Module,
+    backbone: Extractor,
     image_size: int,
     preset: Preset,
     aspect_ratios: Sequence[Sequence[float]],

@@ -1,4 +1,4 @@
-"""A light feature pyramid: coarse levels, which know what is where, added to the fine ones, which know exactly where."""
+"""A light feature pyramid: coarse levels, which know what is there, added to the fine ones, which know where."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.misc import Conv2dNormActivation
 
+from ssd.models.extractor import Extractor
 from ssd.models.heads import LITE_NORM, normal_init
 
 
-class TopDown(nn.Module):
+class TopDown(Extractor):
     """Wraps an extractor: every level becomes `width` channels wide and gains the sum of all coarser levels (FPN-lite).
 
     Args:
@@ -17,7 +18,7 @@ class TopDown(nn.Module):
         width: channels of every level after it.
     """
 
-    def __init__(self, body: nn.Module, width: int):
+    def __init__(self, body: Extractor, width: int):
         super().__init__()
         if width < 1:
             raise ValueError(f"fpn_width must be at least 1, got {width}")

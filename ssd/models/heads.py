@@ -21,7 +21,9 @@ class ScoringHead(nn.Module):
     def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predictor: Predictor):
         super().__init__()
         self.columns = columns
-        self.module_list = nn.ModuleList(predictor(c, a * columns) for c, a in zip(channels, boxes_per_cell, strict=True))
+        self.module_list = nn.ModuleList(
+            predictor(c, a * columns) for c, a in zip(channels, boxes_per_cell, strict=True)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps features, one [B, C_k, H_k, W_k] for each level, to [B, P, columns] in cell-major order."""
@@ -59,8 +61,10 @@ def conv_predictor(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
-def lite_predictor(in_channels: int, out_channels: int, *, width: int | None = None, norm: type[nn.Module] | partial = LITE_NORM) -> nn.Module:
-    """SSDlite's predictor: 3x3 depthwise convolution with norm and ReLU6, then 1x1; `width` puts a 1x1 layer before it."""
+def lite_predictor(
+    in_channels: int, out_channels: int, *, width: int | None = None, norm: type[nn.Module] | partial = LITE_NORM
+) -> nn.Module:
+    """SSDlite's predictor: 3x3 depthwise with norm and ReLU6, then 1x1; `width` puts a 1x1 layer before it."""
     mid = width or in_channels
     layers: list[nn.Module] = []
     if width is not None:

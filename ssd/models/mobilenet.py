@@ -10,6 +10,7 @@ from torchvision.models import mobilenet_v2
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
+from ssd.models.extractor import Extractor
 from ssd.models.fpn import TopDown
 from ssd.models.frozen import freeze_batch_norm
 from ssd.models.heads import SSDHead, lite_extra, lite_predictor, normal_init
@@ -20,7 +21,7 @@ from ssd.prior_sizes import ratios_of_levels
 _EXPANSION_OF_STRIDE = {4: 4, 8: 7, 16: 14}
 
 
-class MobileNetV2Extractor(nn.Module):
+class MobileNetV2Extractor(Extractor):
     """MobileNetV2's features at strides 16 (block 14's expansion) and 32, and SSDlite's extra levels after them.
 
     Args:
@@ -35,8 +36,8 @@ class MobileNetV2Extractor(nn.Module):
             raise ValueError(f"min_stride must be one of 4, 8, 16, got {min_stride}")
         self.taps = tuple(block for stride, block in _EXPANSION_OF_STRIDE.items() if stride >= min_stride)
         self.features = features
-        channels = [features[tap].conv[0].out_channels for tap in self.taps]
-        channels.append(features[-1].out_channels)
+        channels = [_width(features[tap].get_submodule("conv.0")) for tap in self.taps]
+        channels.append(_width(features[-1]))
         self.extra = nn.ModuleList()
         for width in extra_channels:
             self.extra.append(lite_extra(channels[-1], width))
@@ -49,7 +50,7 @@ class MobileNetV2Extractor(nn.Module):
         x, levels = images, []
         for i, block in enumerate(self.features):
             if i in self.taps:
-                for depth, layer in enumerate(block.conv):
+                for depth, layer in enumerate(block.get_submodule("conv").children()):
                     x = layer(x)
                     if depth == 0:
                         levels.append(x)
@@ -80,8 +81,8 @@ def ssdlite320_mobilenet_v2(
 ) -> SSD:
     """Builds SSDlite on MobileNetV2: depthwise separable heads and extra levels.
 
-    Prior sizes are "linear" unless said otherwise: spaced evenly from 0.2 of the image (half of that for each level finer
-    than stride 16) to 0.95, as in SSDlite.
+    Prior sizes are "linear" unless said otherwise: spaced evenly from 0.2 of the image (half of that for each level
+    finer than stride 16) to 0.95, as in SSDlite.
 
     Args:
         num_classes: with the background.
@@ -99,7 +100,7 @@ def ssdlite320_mobilenet_v2(
         fpn_width: gives all levels this width and adds the coarse ones to the fine ones (FPN-lite); None leaves it out.
     """
     net = mobilenet_v2(weights=None, width_mult=width_mult, num_classes=1).features
-    backbone: nn.Module = MobileNetV2Extractor(net, extra_channels, min_stride)
+    backbone: Extractor = MobileNetV2Extractor(net, extra_channels, min_stride)
     if weights_backbone is not None:
         load_backbone(backbone, weights_backbone, "mobilenet_v2")
     _freeze_stages(net, 7 if trainable_layers is None else trainable_layers)
@@ -115,8 +116,13 @@ def ssdlite320_mobilenet_v2(
     return SSD(backbone, head, priors, preset, num_classes)
 
 
+def _width(layer: nn.Module) -> int:
+    """Channels that a convolution with its norm and activation puts out."""
+    return layer.get_parameter("0.weight").shape[0]
+
+
 def _freeze_stages(features: nn.Sequential, trainable: int) -> None:
-    """Stops the gradients of all but the last `trainable` of the stages: the stem, each block with a stride, the last layer."""
+    """Stops the gradients of all but the last `trainable` stages: stem, each block with a stride, last layer."""
     starts = [0, *(i for i, block in enumerate(features) if getattr(block, "_is_cn", False)), len(features) - 1]
     starts = [0, 1, *starts[1:]]  # the stem is apart from the first block
     if not 0 <= trainable <= len(starts):

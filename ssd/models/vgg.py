@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
+from ssd.models.extractor import Extractor
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
 from ssd.prior_sizes import SSD300_RATIOS, SSD300_STEPS, SSD512_RATIOS, SSD512_STEPS
@@ -30,7 +32,7 @@ SSD300_EXTRAS = (Extra(256, 512, 3, 2, 1), Extra(128, 256, 3, 2, 1), Extra(128, 
 SSD512_EXTRAS = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Extra(128, 256, 4, 1, 1))
 
 
-class VGGExtractor(nn.Module):
+class VGGExtractor(Extractor):
     """VGG16 with fc6 and fc7 as (dilated) convolutions and the extra levels of SSD.
 
     The first level is conv4_3, scaled to unit length over its channels and multiplied with a learnt weight per channel
@@ -40,9 +42,9 @@ class VGGExtractor(nn.Module):
     def __init__(self, features: nn.Sequential, extras: Sequence[Extra]):
         super().__init__()
         pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-        pool3, pool4, pool5 = features[pools[2]], pools[3], pools[4]
-        pool3.ceil_mode = True  # 75 -> 38 cells at an input of 300, as Caffe rounds
-        self.scale_weight = nn.Parameter(20 * features[0].weight.new_ones(512))
+        pool4, pool5 = pools[3], pools[4]
+        features[pools[2]] = nn.MaxPool2d(2, 2, ceil_mode=True)  # 75 -> 38 cells at an input of 300, as Caffe rounds
+        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
         self.features = nn.Sequential(*features[:pool4])  # to conv4_3
         fc = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),  # pool5 keeps the resolution, so fc6 is dilated
@@ -72,12 +74,12 @@ class VGGExtractor(nn.Module):
 
 
 def _vgg16_features() -> nn.Sequential:
-    """torchvision's VGG16 to pool5 with its initialisation; its classifier, 123 of 138 million weights, is never made."""
+    """torchvision's VGG16 to pool5, initialised as there; its classifier, 123 of 138 million weights, is never made."""
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
     return features
 
 
@@ -113,7 +115,9 @@ def ssd300_vgg16(
     """
     if steps is None and image_size == 300:
         steps = SSD300_STEPS
-    return _build(num_classes, image_size, preset, SSD300_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers)
+    return _build(
+        num_classes, image_size, preset, SSD300_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
+    )
 
 
 def ssd512_vgg16(
@@ -129,7 +133,9 @@ def ssd512_vgg16(
     """Builds SSD512 of the paper: as SSD300 with a seventh level, 24564 priors at its own input size of 512."""
     if steps is None and image_size == 512:
         steps = SSD512_STEPS
-    return _build(num_classes, image_size, preset, SSD512_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers)
+    return _build(
+        num_classes, image_size, preset, SSD512_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
+    )
 
 
 def _build(

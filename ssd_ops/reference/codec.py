@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -74,19 +74,28 @@ def grad_encode_boxes(
     grad: Tensor, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `encode_boxes` for boxes and priors, each in its dtype."""
-    return _grads(encode_boxes, grad, boxes, priors, variances, code_type)
+    return _grads(encode_boxes, "boxes", grad, boxes, priors, variances, code_type)
 
 
 def grad_decode_boxes(
     grad: Tensor, deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `decode_boxes` for deltas and priors, each in its dtype."""
-    return _grads(decode_boxes, grad, deltas, priors, variances, code_type)
+    return _grads(decode_boxes, "deltas", grad, deltas, priors, variances, code_type)
 
 
-def _grads(op, grad: Tensor, boxes: Tensor, priors: Tensor, variances, code_type) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def _grads(
+    op: Callable[..., Tensor],
+    name: str,
+    grad: Tensor,
+    boxes: Tensor,
+    priors: Tensor,
+    variances: Sequence[float],
+    code_type: str,
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in (boxes, priors)]
         result = op(*inputs, variances, code_type)
+        checks.gradient(grad, name, boxes, boxes.shape)
         grads = torch.autograd.grad(result, inputs, grad.to(result.dtype))
     return grads[0], grads[1]

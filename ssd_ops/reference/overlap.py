@@ -109,11 +109,17 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
-    """Return atan(width / height) `[..., N]`; 0 for a box that is a point."""
+    """Return atan(width / height) `[..., N]`; 0 for a box that is a point.
+
+    The angle of a flat line is pi / 2 or -pi / 2. Its gradient is the limit of that of flat boxes, not the NaN of 0 / 0.
+    """
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
-    point = (width == 0) & (height == 0)
-    return torch.atan(torch.where(point, 0, width) / torch.where(point, 1, height))
+    flat, line = height == 0, (height == 0) & (width != 0)
+    upright = torch.atan(torch.where(flat, 0, width) / torch.where(flat, 1, height))
+    angle = torch.atan(width.detach() / height.detach())
+    lying = angle - torch.atan(height / torch.where(line, width, 1))  # atan(w / h) = +-pi / 2 - atan(h / w)
+    return torch.where(line, lying, upright)
 
 
 def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -122,5 +128,7 @@ def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> t
     measure = globals()[metric]
     with torch.enable_grad():
         inputs = [boxes.detach().requires_grad_() for boxes in (boxes1, boxes2)]
-        grads = torch.autograd.grad(measure(*inputs), inputs, grad.to(compute_dtype(boxes1, boxes2)))
+        result = measure(*inputs)
+        checks.gradient(grad, "boxes1", boxes1, result.shape)
+        grads = torch.autograd.grad(result, inputs, grad.to(result.dtype))
     return grads[0], grads[1]

@@ -42,12 +42,9 @@ Isa choose() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::avx2:
-      return "avx2";
-    case Isa::avx512:
-      return "avx512";
-    default:
-      return "baseline";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+    default: return "baseline";
   }
 }
 

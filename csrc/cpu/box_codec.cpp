@@ -1,0 +1,126 @@
+#include "cpu/box_codec.h"
+
+#include <algorithm>
+
+#include "box_grad.h"
+#include "cpu/vec_math.h"
+
+namespace ssd_ops::cpu::SSD_OPS_ISA {
+namespace {
+
+template <typename T>
+Box<T> box_at(const T* boxes, int64_t i) {
+  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+}
+
+template <typename T>
+void store(const Box<T>& box, T* boxes, int64_t i) {
+  boxes[4 * i] = box.x1;
+  boxes[4 * i + 1] = box.y1;
+  boxes[4 * i + 2] = box.x2;
+  boxes[4 * i + 3] = box.y2;
+}
+
+// Rows whose priors stand in a row too; the compiler makes vectors of the loop.
+template <bool decodes, CodeType code, typename T>
+void run(const T* __restrict coded, const T* __restrict priors, const Variances<T> var, int64_t count,
+         T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Box<T> a = box_at(coded, i), prior = box_at(priors, i);
+    if constexpr (decodes) store(decode<VecMath>(a, prior, code, var), out, i);
+    if constexpr (!decodes) store(encode<VecMath>(a, prior, code, var), out, i);
+  }
+}
+
+template <bool decodes, CodeType code, typename T>
+void rows(const CodecTask<T>& task, int64_t begin, int64_t end) {
+  while (begin < end) {
+    const int64_t prior = begin % task.prior_count, count = std::min(end - begin, task.prior_count - prior);
+    run<decodes, code>(task.coded + 4 * begin, task.priors + 4 * prior, task.variances, count, task.out + 4 * begin);
+    begin += count;
+  }
+}
+
+template <bool decodes, typename T>
+void any_code(const CodecTask<T>& task, int64_t begin, int64_t end) {
+  switch (task.code) {
+    case CodeType::center_size: return rows<decodes, CodeType::center_size>(task, begin, end);
+    case CodeType::corner: return rows<decodes, CodeType::corner>(task, begin, end);
+    case CodeType::corner_size: return rows<decodes, CodeType::corner_size>(task, begin, end);
+  }
+}
+
+// One row of L against `count` priors, at most kPriorBlock.
+template <bool decodes, CodeType code, typename T>
+void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __restrict priors, const Variances<T> var,
+              int64_t count, T* __restrict grad_coded, T* __restrict grad_priors) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const Box<T> g = box_at(grad, i), a = box_at(coded, i), prior = box_at(priors, i);
+    const CodecGrad<T> result =
+        decodes ? grad_decode<VecMath>(g, a, prior, code, var) : grad_encode(g, a, prior, code, var);
+    store(result.coded, grad_coded, i);
+    store(result.prior, grad_priors, i);
+  }
+}
+
+template <bool decodes, CodeType code, typename T>
+void units(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
+  const int64_t p_blocks = (task.prior_count + kPriorBlock - 1) / kPriorBlock;
+  T of_row[4 * kPriorBlock];
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t slice = unit / p_blocks, prior = unit % p_blocks * kPriorBlock;
+    const int64_t count = std::min(kPriorBlock, task.prior_count - prior);
+    const int64_t first = task.leading * slice / task.slices, last = task.leading * (slice + 1) / task.slices;
+    double* sums = task.prior_slices + 4 * (slice * task.prior_count + prior);
+    std::fill_n(sums, 4 * count, 0.0);
+    for (int64_t l = first; l < last; ++l) {
+      const int64_t row = 4 * (l * task.prior_count + prior);
+      grad_run<decodes, code>(task.grad + row, task.coded + row, task.priors + 4 * prior, task.variances, count,
+                              task.grad_coded + row, of_row);
+      for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(of_row[i]);
+    }
+  }
+}
+
+template <bool decodes, typename T>
+void units_of_any_code(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
+  switch (task.code) {
+    case CodeType::center_size: return units<decodes, CodeType::center_size>(task, begin, end);
+    case CodeType::corner: return units<decodes, CodeType::corner>(task, begin, end);
+    case CodeType::corner_size: return units<decodes, CodeType::corner_size>(task, begin, end);
+  }
+}
+
+template <typename T>
+void any_units(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
+  if (task.decodes) return units_of_any_code<true>(task, begin, end);
+  return units_of_any_code<false>(task, begin, end);
+}
+
+template <typename T>
+void sum_in_order(const double* slices, int64_t count, int64_t size, T* out) {
+  for (int64_t i = 0; i < size; ++i) {
+    double sum = 0;
+    for (int64_t s = 0; s < count; ++s) sum += slices[s * size + i];
+    out[i] = static_cast<T>(sum);
+  }
+}
+
+}  // namespace
+
+void encode_rows(const CodecTask<float>& task, int64_t begin, int64_t end) { any_code<false>(task, begin, end); }
+void encode_rows(const CodecTask<double>& task, int64_t begin, int64_t end) { any_code<false>(task, begin, end); }
+void decode_rows(const CodecTask<float>& task, int64_t begin, int64_t end) { any_code<true>(task, begin, end); }
+void decode_rows(const CodecTask<double>& task, int64_t begin, int64_t end) { any_code<true>(task, begin, end); }
+void grad_codec_units(const GradCodecTask<float>& task, int64_t begin, int64_t end) { any_units(task, begin, end); }
+void grad_codec_units(const GradCodecTask<double>& task, int64_t begin, int64_t end) { any_units(task, begin, end); }
+void sum_slices(const double* slices, int64_t count, int64_t size, float* out) {
+  sum_in_order(slices, count, size, out);
+}
+void sum_slices(const double* slices, int64_t count, int64_t size, double* out) {
+  sum_in_order(slices, count, size, out);
+}
+
+}  // namespace ssd_ops::cpu::SSD_OPS_ISA

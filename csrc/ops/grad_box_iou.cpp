@@ -1,0 +1,101 @@
+// grad_box_iou: the gradients of the IoU family's matrices; checks, allocation, and the way to the kernels.
+#include "cpu/grad_box_iou.h"
+#include "ops/box_pairs.h"
+#include "ops/glue.h"
+#ifdef SSD_OPS_WITH_CUDA
+#include "cuda/grad_box_iou.h"
+#include "ops/cuda_route.h"
+#endif
+
+namespace ssd_ops {
+namespace {
+
+// The tiles of the CPU: at most 8 x 8, a function of the shape alone, so that sums never differ.
+int64_t block_of(int64_t count, int64_t chunk) {
+  const int64_t chunks = (count + chunk - 1) / chunk;
+  return (chunks + 7) / 8 * chunk;
+}
+
+template <typename T>
+void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tensor& grad1, Tensor& grad2,
+            int64_t batch, int64_t n, int64_t m, IouMetric metric) {
+  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  chosen_isa();
+  const Tensor dense_grad = dense(grad, dtype), rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
+  const int64_t row_block = block_of(n, cpu::kRowChunk), column_block = block_of(m, cpu::kColumnChunk);
+  const int64_t row_blocks = (n + row_block - 1) / row_block, column_blocks = (m + column_block - 1) / column_block;
+  Tensor arrays = empty(boxes1, {6, m}, dtype);
+  Tensor row_sums = empty(boxes1, {column_blocks, cpu::kGradNumbers, n}, ScalarType::Double);
+  Tensor column_sums = empty(boxes1, {row_blocks, cpu::kGradNumbers, m}, ScalarType::Double);
+  for (int64_t b = 0; b < batch; ++b) {
+    const T* row_boxes = static_cast<const T*>(rows.const_data_ptr()) + b * n * 4;
+    const T* column_boxes = static_cast<const T*>(columns.const_data_ptr()) + b * m * 4;
+    T* soa = static_cast<T*>(arrays.mutable_data_ptr());
+    SSD_OPS_CPU(iou_columns, column_boxes, m, metric == IouMetric::complete, soa);
+    const cpu::GradIouTask<T> task{static_cast<const T*>(dense_grad.const_data_ptr()) + b * n * m,
+                                   row_boxes,
+                                   soa,
+                                   row_sums.mutable_data_ptr<double>(),
+                                   column_sums.mutable_data_ptr<double>(),
+                                   n,
+                                   m,
+                                   row_block,
+                                   column_block,
+                                   metric};
+    const int64_t pairs = row_block * column_block, grain = 1 + 8192 / pairs;
+    torch::stable::parallel_for(0, row_blocks * column_blocks, grain, [&](int64_t begin, int64_t end) {
+      SSD_OPS_CPU(grad_iou_tiles, task, begin, end);
+    });
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.row_sums), column_blocks, n, row_boxes,
+                static_cast<T*>(grad1.mutable_data_ptr()) + b * n * 4);
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.column_sums), row_blocks, m, column_boxes,
+                static_cast<T*>(grad2.mutable_data_ptr()) + b * m * 4);
+  }
+}
+
+Tensor zeros_like_boxes(const Tensor& boxes) {
+  Tensor zeros = torch::stable::new_empty(boxes, boxes.sizes());
+  return torch::stable::zero_(zeros);
+}
+
+std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2,
+                                        std::string metric_name) {
+  const auto metric = static_cast<IouMetric>(check_one_of(
+      "metric", metric_name, {"box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"}));
+  check_pairs(boxes1, boxes2);
+  check_gradient(grad, "boxes1", boxes1, pairs_shape(boxes1, boxes2));
+  const int64_t n = boxes1.size(boxes1.dim() - 2), m = boxes2.size(boxes2.dim() - 2);
+  if (grad.numel() == 0) return {zeros_like_boxes(boxes1), zeros_like_boxes(boxes2)};
+  const int64_t batch = grad.numel() / (n * m);
+  const ScalarType dtype = compute_dtype({boxes1.scalar_type()});
+#ifdef SSD_OPS_WITH_CUDA
+  if (uses_cuda_kernels(boxes1)) {
+    const CudaScope scope(boxes1);
+    const Tensor dense_grad = dense(grad, dtype), dense1 = dense(boxes1), dense2 = dense(boxes2);
+    const GradIouTiles tiles = grad_iou_tiles(n, m);
+    Tensor row_sums = empty(boxes1, {batch, tiles.column_blocks, 6, n}, dtype);
+    Tensor column_sums = empty(boxes1, {batch, tiles.row_blocks, 6, m}, dtype);
+    Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes());
+    Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes());
+    check_cuda(launch_grad_box_iou(dtype_of(boxes1), metric, dense_grad.const_data_ptr(), dense1.const_data_ptr(),
+                                   dense2.const_data_ptr(), row_sums.mutable_data_ptr(),
+                                   column_sums.mutable_data_ptr(), grad1.mutable_data_ptr(), grad2.mutable_data_ptr(),
+                                   batch, n, m, scope.stream()),
+               "grad_box_iou");
+    return {grad1, grad2};
+  }
+#endif
+  Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes(), dtype);
+  Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes(), dtype);
+  dispatch_compute(dtype, [&](auto type) {
+    on_cpu<decltype(type)>(grad, boxes1, boxes2, grad1, grad2, batch, n, m, metric);
+  });
+  if (boxes1.scalar_type() == dtype) return {grad1, grad2};
+  return {torch::stable::to(grad1, boxes1.scalar_type()), torch::stable::to(grad2, boxes2.scalar_type())};
+}
+
+}  // namespace
+
+SSD_OPS_REGISTER(grad_box_iou, grad_box_iou)
+
+}  // namespace ssd_ops

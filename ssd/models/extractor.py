@@ -1,0 +1,11 @@
+"""What every backbone of the detector is: images in, one feature map for each level out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Extractor(nn.Module):
+    """Maps [B, 3, S, S] to a list of features [B, C_k, H_k, W_k], fine to coarse."""
+
+    out_channels: tuple[int, ...]  # C_k of each level

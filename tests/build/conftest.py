@@ -1,0 +1,78 @@
+"""Fake machines for the tests of the build: programs on a PATH of their own, torch packages that are only a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+@pytest.fixture
+def root() -> Path:
+    """The source tree."""
+    return ROOT
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Makes `program(name, shell_code)`, an executable in the folder `tmp_path / "bin"`."""
+
+    def make(name: str, code: str) -> Path:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{code}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def torch_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder that looks like an installed torch: its version file, and the headers that are looked for."""
+
+    def make(version: str = "2.12.1+cu130", cuda: str | None = "13.0", headers: bool = True) -> Path:
+        home = tmp_path / "torch"
+        for header in ("torch/csrc/stable/library.h", "pybind11/pybind11.h"):
+            path = home / "include" / header
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch() if headers else path.unlink(missing_ok=True)
+        (home / "version.py").write_text(f"__version__ = {version!r}\ncuda = {cuda!r}\n")
+        return home
+
+    return make
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path) -> Path:
+    """A copy of what a build needs, with nothing built in it."""
+    tree = tmp_path / "tree"
+    for name in ("csrc", "tools", "ssd_ops"):
+        shutil.copytree(
+            ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "_not_built.txt", "__pycache__")
+        )
+    for name in ("CMakeLists.txt", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+    (tree / "README.md").touch()
+    (tree / "ssd").mkdir()
+    return tree
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs this Python in a folder, with extra environment variables and none of the project's own."""
+
+    def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("SSD_OPS_")}
+        env |= {"PYTHONPATH": str(folder), **variables}
+        return subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+
+    return run

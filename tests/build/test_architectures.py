@@ -1,0 +1,63 @@
+"""Which GPUs the CUDA kernels are compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cuda_plan import architectures, gpu_capabilities, nvcc_capabilities
+from probe import BuildProblem
+
+CUDA_13 = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
+CUDA_12_0 = ("5.0", "6.0", "7.0", "7.5", "8.0", "8.6", "8.9", "9.0")
+EVERY = ("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120-real", "120-virtual")
+
+
+@pytest.mark.parametrize(
+    ("asked", "present", "known", "expected"),
+    [
+        ("", (), CUDA_13, EVERY),
+        ("", (), CUDA_12_0, (*EVERY[:5], "90-virtual")),
+        ("", ("9.0",), CUDA_13, ("90-real",)),
+        ("", ("8.0", "8.6"), CUDA_13, ("80-real", "86-real")),
+        ("", ("12.0",), CUDA_12_0, ("90-real", "90-virtual")),  # newer than nvcc: PTX, which the driver compiles
+        ("", ("7.0",), CUDA_13, EVERY),  # nvcc has dropped it: as if there were none
+        ("8.0;8.6", ("9.0",), CUDA_13, ("80-real", "86-real")),
+        ("9.0+PTX", (), CUDA_13, ("90-real", "90-virtual")),
+        ("8.0, 9.0a 12.0+PTX", (), CUDA_13, ("80-real", "90a-real", "120-real", "120-virtual")),
+        ("8.6 8.6", (), CUDA_13, ("86-real",)),
+        (" ; ", ("8.9",), CUDA_13, ("89-real",)),
+    ],
+)
+def test_choice(asked: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert architectures(asked, present, known) == expected
+
+
+@pytest.mark.parametrize(("asked", "entry"), [("8.0;Hopper", "Hopper"), ("90", "90"), ("8.0;9.0+ptx", "9.0+ptx")])
+def test_an_entry_of_another_form_is_named(asked: str, entry: str) -> None:
+    with pytest.raises(BuildProblem, match=r"TORCH_CUDA_ARCH_LIST") as caught:
+        architectures(asked, (), CUDA_13)
+    assert repr(entry) in str(caught.value) and "is not of the form" in str(caught.value)
+
+
+def test_an_architecture_that_nvcc_does_not_know_is_named_with_those_it_knows() -> None:
+    with pytest.raises(BuildProblem, match=r"'7\.0' is unknown to this nvcc.*7\.5, 8\.0"):
+        architectures("7.0;8.0", (), CUDA_13)
+
+
+def test_gpus_are_asked_of_nvidia_smi(tmp_path: Path, program: Callable[[str, str], Path]) -> None:
+    program("nvidia-smi", "printf '12.0\\n9.0\\n9.0\\n'")
+    assert gpu_capabilities({"PATH": str(tmp_path / "bin")}) == ("9.0", "12.0")
+
+
+@pytest.mark.parametrize("code", ["echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"])
+def test_a_driver_without_gpu_is_no_gpu(tmp_path: Path, program: Callable[[str, str], Path], code: str) -> None:
+    program("nvidia-smi", code)
+    assert gpu_capabilities({"PATH": str(tmp_path / "bin")}) == ()
+    assert gpu_capabilities({"PATH": str(tmp_path / "empty")}) == ()
+
+
+def test_what_nvcc_knows_is_sorted_by_number(program: Callable[[str, str], Path]) -> None:
+    nvcc = program("nvcc", "printf 'compute_75\\ncompute_110\\ncompute_103\\ncompute_90\\n'")
+    assert nvcc_capabilities(str(nvcc)) == ("7.5", "9.0", "10.3", "11.0")

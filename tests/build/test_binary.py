@@ -1,0 +1,55 @@
+"""What the compiler made of the exactness and the instruction-set rules, read from the disassembled library."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from ssd_ops._library import LIBRARY, build_info
+
+pytestmark = pytest.mark.skipif(
+    not LIBRARY.exists()
+    or not shutil.which("objdump")
+    or "avx512" not in (build_info()["compiled"] or {}).get("isa_compiled", ()),
+    reason="needs a library compiled for x86-64, and objdump",
+)
+
+
+@pytest.fixture(scope="module")
+def instructions() -> list[tuple[str, str]]:
+    """Every instruction of the library with the demangled name of its function."""
+
+    def walk() -> Iterator[tuple[str, str]]:
+        command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", str(LIBRARY)]
+        function = ""
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+            if heading := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
+                function = heading[1]
+            elif ":\t" in line:
+                yield function, line.split(":\t", 1)[1]
+
+    return list(walk())
+
+
+def test_no_product_and_sum_were_contracted(instructions: list[tuple[str, str]]) -> None:
+    fused = {function for function, code in instructions if re.match(r"vfn?m(add|sub)", code)}
+    assert not fused, "a fused multiply-add rounds once where the reference rounds twice"
+
+
+def test_wide_registers_stay_in_the_code_of_their_instruction_set(instructions: list[tuple[str, str]]) -> None:
+    wide = {function for function, code in instructions if re.search(r"%[yz]mm", code)}
+    strays = {function for function in wide if "::avx2::" not in function and "::avx512::" not in function}
+    assert not strays, "put these in namespace SSD_OPS_ISA, or a CPU without AVX may meet them"
+    assert not [f for f, code in instructions if "%zmm" in code and "::avx512::" not in f]
+    assert wide, "the wide instruction sets were not compiled in at all"
+
+
+def test_nothing_is_exported() -> None:
+    symbols = subprocess.run(
+        ["nm", "--dynamic", "--defined-only", str(LIBRARY)], capture_output=True, text=True, check=True
+    )
+    assert symbols.stdout.split() == []

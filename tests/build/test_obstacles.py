@@ -1,0 +1,140 @@
+"""Every obstacle to a build is one paragraph with its cause and its remedy."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import build_plan
+import pytest
+from probe import BuildProblem, NoCompiler
+
+Program = Callable[[str, str], Path]
+Machine = Callable[..., dict[str, str]]
+WORKING_NVCC = """case "$1" in
+  --version) echo "Cuda compilation tools, release 13.0, V13.0.88";;
+  --list-gpu-arch) printf 'compute_80\\ncompute_90\\n';;
+esac"""
+
+
+@pytest.fixture
+def machine(
+    tmp_path: Path, program: Program, torch_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Machine:
+    """A machine with a compiler, a CUDA 13.0 torch and a working nvcc 13.0, as changed by the arguments."""
+
+    def make(cxx: str | None = "exit 0", nvcc: str | None = WORKING_NVCC, gpu: str | None = None, **torch: object):
+        for name, code in (("c++", cxx), ("nvcc", nvcc), ("nvidia-smi", gpu and f"echo {gpu}")):
+            if code is not None:
+                program(name, code)
+        # The real nvcc of this machine, in the place that is looked at last, is none of this machine's.
+        real_which = shutil.which
+        monkeypatch.setattr(
+            shutil, "which", lambda name, path=None: None if name[:5] == "/usr/" else real_which(name, path=path)
+        )
+        found = build_plan.read_torch(torch_folder(**torch))
+        monkeypatch.setattr(build_plan, "find_torch", lambda: found)
+        return {"PATH": str(tmp_path / "bin")}
+
+    return make
+
+
+def problem_of(env: dict[str, str]) -> str:
+    with pytest.raises(BuildProblem) as caught:
+        build_plan.make_plan(env)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_is_wrong_with_the_usual_machine(machine: Machine) -> None:
+    plan = build_plan.make_plan(machine())
+    assert plan.architectures == ("80-real", "90-real", "90-virtual") and plan.cuda_note == ""
+    assert plan.definitions()["SSD_OPS_WITH_CUDA"] == "ON"
+    assert plan.definitions()["CMAKE_CUDA_COMPILER"] == plan.nvcc
+
+
+def test_no_compiler(machine: Machine) -> None:
+    with pytest.raises(NoCompiler, match=r"No C\+\+ compiler was found.*apt install g\+\+"):
+        build_plan.make_plan(machine(cxx=None))
+
+
+def test_a_compiler_that_was_asked_for_and_is_missing(machine: Machine) -> None:
+    assert "CXX=g++-99 was asked for" in problem_of(machine() | {"CXX": "g++-99"})
+    assert "CXX=sccache c++ was asked for" in problem_of(machine() | {"CXX": "sccache c++"})
+
+
+def test_a_compiler_without_standard_headers(machine: Machine) -> None:
+    text = problem_of(machine(cxx="echo 'optional: No such file' >&2; exit 1"))
+    assert "cannot compile a C++17 file" in text and "optional: No such file" in text and "apt install g++" in text
+
+
+def test_python_headers_missing(machine: Machine) -> None:
+    text = problem_of(
+        machine(cxx="for last; do case $last in *.cpp) source=$last;; esac; done; ! grep -q Python.h $source")
+    )
+    assert (
+        text.startswith(f"Python.h is missing in {sysconfig.get_path('include')}") and "apt install python3-dev" in text
+    )
+
+
+def test_no_torch(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = machine()
+    monkeypatch.setattr(build_plan, "find_torch", lambda: None)
+    assert "torch is not installed" in problem_of(env)
+
+
+def test_torch_too_old(machine: Machine) -> None:
+    assert "torch 2.9.1 in" in (text := problem_of(machine(version="2.9.1"))) and "pip install --upgrade" in text
+
+
+def test_torch_without_headers(machine: Machine) -> None:
+    text = problem_of(machine(headers=False))
+    assert "library.h is missing" in text and "pip install --force-reinstall torch" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "cause", "remedy"),
+    [
+        ({"version": "2.15.0+cpu", "cuda": None}, "is a build without CUDA", "Install a CUDA build of torch"),
+        ({"nvcc": None}, "no nvcc was found", "Install the CUDA 13 toolkit"),
+        ({"cuda": "12.8"}, "the major versions must be equal", "Point CUDA_HOME at a CUDA 12 toolkit"),
+        ({"nvcc": "echo 13"}, "does not answer as nvcc does", "Point CUDA_HOME at a complete CUDA toolkit"),
+        (
+            {"nvcc": f"{WORKING_NVCC}\necho 'cuda_runtime.h: No such file' >&2\n[ $# = 1 ]"},
+            "cuda_runtime.h: No such file",
+            "install cuda-cudart-dev",
+        ),
+    ],
+)
+def test_no_cuda_is_noted_and_an_error_only_where_it_was_asked_for(
+    machine: Machine, options: dict[str, object], cause: str, remedy: str
+) -> None:
+    env = machine(**options)
+    plan = build_plan.make_plan(env)  # auto: built for the CPU, with a note
+    assert plan.nvcc is None and plan.architectures == ()
+    assert cause in plan.cuda_note and remedy in plan.cuda_note
+    text = problem_of(env | {"SSD_OPS_CUDA": "1"})
+    assert cause in text and remedy in text and "SSD_OPS_CUDA=0" in text
+    assert build_plan.make_plan(env | {"SSD_OPS_CUDA": "0"}).cuda_note == "SSD_OPS_CUDA=0 was set."
+
+
+def test_on_a_machine_with_a_gpu_a_toolkit_that_does_not_fit_is_said_aloud(machine: Machine) -> None:
+    assert "the major versions must be equal" in problem_of(machine(cuda="12.8", gpu="9.0"))
+    assert build_plan.make_plan(machine(gpu="9.0", cuda="13.0")).architectures == ("90-real",)
+
+
+def test_a_gpu_without_nvcc_is_no_error(machine: Machine) -> None:
+    assert "no nvcc was found" in build_plan.make_plan(machine(nvcc=None, gpu="9.0")).cuda_note
+
+
+def test_an_unknown_mode_is_refused(machine: Machine) -> None:
+    assert problem_of(machine() | {"SSD_OPS_CUDA": "yes"}).startswith("SSD_OPS_CUDA=yes: it must be auto, 1")
+
+
+def test_the_users_torch_is_preferred_to_that_of_an_isolated_build(torch_folder: Callable[..., Path]) -> None:
+    import torch
+
+    found = build_plan.find_torch()  # this Python's own, although an isolated build may have put another on its path
+    assert found is not None and found.version == torch.__version__ and found.cuda == torch.version.cuda

@@ -1,0 +1,106 @@
+// Test only: the state of the block that runs, shared by the parts of the emulator.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "emu.h"
+
+namespace emu {
+
+// A small generator (splitmix64); seed 0 shuffles nothing.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed), shuffles_(seed != 0) {}
+  bool shuffles() const { return shuffles_; }
+  uint64_t next() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+  }
+  unsigned below(unsigned bound) { return static_cast<unsigned>(((next() & 0xffffffffu) * bound) >> 32); }
+
+ private:
+  uint64_t state_;
+  bool shuffles_;
+};
+
+enum class State : unsigned char { kReady, kBarrier, kWarp, kExited };
+
+// How a block chooses the next fiber. Last in, first out lets one warp run ahead as far as it can; random mixes all.
+enum class Manner : unsigned char { kUp, kDown, kRandom };
+
+struct Fiber {
+  State state;
+  uint3 index;
+  Where where;  // where it waits
+  // The warp collective in which it waits.
+  Warp kind;
+  unsigned mask;
+  int argument, width;
+  uint64_t value, result;
+};
+
+struct Block {
+  int threads, running, exited, ready_count;
+  bool started;       // some fiber has run
+  bool shuffle;       // fibers that a barrier frees are shuffled also where the manner is not random
+  Manner manner;
+  int waiting;        // threads at the barrier
+  int counted;        // those of them whose predicate holds
+  int agreed;         // the same of the barrier that was passed last
+  Where barrier_where;
+  unsigned arrived[kMaxThreads / 32];  // lanes that wait in a warp collective
+  short ready[kMaxThreads];
+  Fiber fibers[kMaxThreads];
+
+  void start(dim3 shape) {
+    threads = static_cast<int>(shape.x * shape.y * shape.z);
+    running = exited = ready_count = waiting = 0;
+    started = shuffle = false;
+    manner = Manner::kUp;
+    std::memset(arrived, 0, sizeof(arrived));
+    for (int i = 0; i < threads; ++i) {
+      const auto rank = static_cast<unsigned>(i);
+      fibers[i].index = {rank % shape.x, rank / shape.x % shape.y, rank / shape.x / shape.y};
+    }
+  }
+};
+extern Block block;
+
+const Launch* running_launch();
+uint64_t seed_from_environment();
+
+// scheduler.cpp: lets a fiber run again; lets the running one wait until somebody does that.
+void make_ready(int fiber);
+void wait_for_others();
+
+// fault.cpp
+[[noreturn]] void report_deadlock();
+const char* place(Where where);  // "file:line (function)"; valid until the eighth call after
+const char* waiting_place();     // that of the barrier at which threads wait
+std::string code_place(const void* address);  // "file:line in function" of a return address
+
+// shared.cpp: before each block; `noise` chooses among poisons where the environment does not.
+void begin_shared(size_t dynamic_bytes, uint64_t noise);
+struct Range {
+  char* begin;
+  size_t bytes;
+};
+Range static_range();
+Range dynamic_range();
+
+// check.cpp, which only the checked build has.
+#ifdef SSD_OPS_EMU_CHECKED
+void note_block();
+void note_barrier();
+void note_syncwarp(unsigned mask);
+#else
+inline void note_block() {}
+inline void note_barrier() {}
+inline void note_syncwarp(unsigned) {}
+#endif
+
+}  // namespace emu

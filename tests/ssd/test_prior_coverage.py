@@ -1,0 +1,102 @@
+"""Coverage of a data set by the priors, and the search for sizes that cover it."""
+
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ssd import PriorConfig, build_model, make_priors
+from ssd.fit_priors import fit_prior_sizes
+from ssd.prior_coverage import prior_coverage
+
+# a prior of half the image in each quarter, and the whole image
+PRIORS = torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]])
+
+
+def test_by_hand():
+    boxes = [
+        torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0.5, 0.75, 1.0], [0.0, 0.0, 0.1, 0.1]]),  # IoU 1, exactly 0.5, 0.04
+        torch.zeros(0, 4),
+        torch.tensor([[0.2, 0.2, 0.2, 0.9]]),  # no area: overlaps nothing
+    ]
+    labels = [torch.tensor([1, 1, 2]), torch.zeros(0, dtype=torch.int64), torch.tensor([2])]
+    found = prior_coverage(PRIORS, boxes, labels, ("cat", "dog", "cow"))
+    assert found.objects == (2, 2, 0) and found.matched == (2, 0, 0) and found.share == 0.5
+    assert found.mean_best_iou == pytest.approx((1 + 0.5 + 0.04) / 4, abs=1e-6)
+    torch.testing.assert_close(found.missed_sizes, torch.tensor([[0.1, 0.1], [0.0, 0.7]]))
+    assert str(found).splitlines() == [
+        "priors match 2 of 4 objects (50.0%) at IoU >= 0.5; mean best IoU 0.385",
+        "  cat: 2 of 2 (100.0%)",
+        "  dog: 0 of 2 (0.0%)",
+        "  cow: 0 of 0",
+    ]
+    with pytest.warns(UserWarning, match=r"match only 50.0% of the objects \(low: dog\).*around 15 px"):
+        assert found.warn(image_size=300)
+
+
+def test_good_coverage_is_silent_and_a_poor_class_is_not():
+    good, bad = torch.tensor([[0.0, 0, 0.5, 0.5]]), torch.tensor([[0.0, 0, 0.01, 0.01]])
+    label = torch.tensor([1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not prior_coverage(PRIORS, [good], [label], ("a",)).warn()
+        assert not prior_coverage(PRIORS, [], [], ("a",)).warn()
+    mixed = prior_coverage(PRIORS, [good] * 9 + [bad], [label] * 9 + [label + 1], ("a", "b"))
+    assert mixed.share == 0.9
+    with pytest.warns(UserWarning, match=r"only 90.0% of the objects \(low: b\)"):
+        assert mixed.warn()
+
+
+def test_chunks_agree_with_one_piece(monkeypatch):
+    torch.manual_seed(0)
+    boxes = [torch.rand(7, 4).sort(dim=1).values[:, [0, 1, 2, 3]] for _ in range(5)]
+    labels = [torch.randint(1, 3, (7,)) for _ in range(5)]
+    whole = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
+    monkeypatch.setattr("ssd.prior_coverage._CELLS", 11)
+    pieces = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
+    assert pieces.matched == whole.matched and pieces.mean_best_iou == whole.mean_best_iou
+
+
+def test_bad_input_is_named():
+    box = [torch.tensor([[10.0, 10, 200, 100]])]
+    with pytest.raises(ValueError, match=r"normalised to their image \(0\.\.1\), got a coordinate of 200"):
+        prior_coverage(PRIORS, box, [torch.tensor([1])], ("a",))
+    with pytest.raises(ValueError, match=r"labels must lie in 1..1, got 2..2"):
+        prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([2])], ("a",))
+    with pytest.raises(ValueError, match="one for each box, 1, got 2"):
+        prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([1, 1])], ("a",))
+
+
+def small_objects():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(60, 2, generator=generator) * 0.8
+    side = 0.08 + 0.06 * torch.rand(60, 1, generator=generator)
+    rare = torch.tensor([[0.1, 0.1, 0.8, 0.7]])  # one large object among sixty small ones
+    return [torch.cat((corner, corner + side), dim=1), rare], [torch.ones(60, dtype=torch.int64), torch.tensor([2])]
+
+
+def test_fitted_sizes_cover_what_the_defaults_miss():
+    boxes, labels = small_objects()
+    model = build_model(
+        "ssdlite320_mobilenet_v2",
+        3,
+        image_size=160,
+        min_stride=8,
+        preset="caffe",
+        prior_sizes=(50, *range(60, 130, 10)),
+    )
+    before = prior_coverage(model.priors, boxes, labels, ("small", "large"))
+    sizes = fit_prior_sizes(model.prior_config, boxes, labels, rounds=1)
+    assert len(sizes) == 8 and all(b > a for a, b in pairwise(sizes))
+    config = model.prior_config
+    fitted = PriorConfig.from_sizes(160, config.feature_sizes, sizes, config.aspect_ratios, clip=config.clip)
+    after = prior_coverage(make_priors(fitted), boxes, labels, ("small", "large"))
+    assert before.matched[0] < 30 and after.matched[0] > 50 and after.matched[1] == 1
+    assert sizes == fit_prior_sizes(model.prior_config, boxes, labels, rounds=1)
+
+
+def test_fit_needs_objects():
+    config = build_model("ssd_tiny", 2, image_size=64).prior_config
+    with pytest.raises(ValueError, match="at least one box with an area"):
+        fit_prior_sizes(config, [torch.zeros(0, 4)], [torch.zeros(0)])

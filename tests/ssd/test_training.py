@@ -1,0 +1,152 @@
+"""Training runs: the run folder, exact resuming, and errors that keep what was reached."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.config import ConfigError, TrainConfig
+from ssd.models import build_model
+from ssd.optim import RunningMean, build_schedule
+from ssd.run_folder import CsvLog
+from ssd.training import TrainingError, run
+
+SMALL = TrainConfig(
+    dataset_options={"size": 24, "image_size": 64},
+    image_size=64,
+    model_options={"width": 4, "levels": 2},
+    data_augmentation="hflip",
+    batch_size=8,
+    workers=0,
+    epochs=2,
+    eval_every=1,
+    warmup_iters=2,
+    print_freq=1,
+    pictures=2,
+    ema_decay=0.9,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "whole"
+    run(replace(SMALL, output_dir=str(path)))
+    return path
+
+
+def test_the_run_folder_is_complete(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.json", "train.csv", "eval.csv", "eval.json", "loss.png", "pr.png", "detections.png", "last.pt"} <= names
+    assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
+    rows = CsvLog(finished / "train.csv").rows()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(row["loc_loss"] + row["cls_loss"]) for row in rows)
+    assert [row["epoch"] for row in CsvLog(finished / "eval.csv").rows()] == [1, 2]
+    assert all(0 <= row["AP50"] <= 1 for row in CsvLog(finished / "eval.csv").rows())
+    assert not list(finished.glob("*.part"))
+
+
+def test_a_checkpoint_rebuilds_its_model(finished: Path) -> None:
+    checkpoint = torch.load(finished / "last.pt", weights_only=True)
+    model = build_model(**checkpoint["build_args"])
+    model.load_state_dict(checkpoint["model"])
+    assert checkpoint["classes"] == ["disc", "square", "triangle", "star"]
+    assert model.num_classes == 5
+
+
+def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    config = replace(SMALL, output_dir=str(tmp_path / "half"))
+    import ssd.training as training
+
+    whole_epoch = training.train_epoch
+
+    def one_epoch(config, state, *rest):  # type: ignore[no-untyped-def]
+        if state.epoch == 1:
+            raise Interrupted
+        whole_epoch(config, state, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_epoch", one_epoch)
+        with pytest.raises(Interrupted):
+            run(config)
+    run(replace(config, output_dir=None, resume=str(tmp_path / "half")))
+    one, two = (torch.load(p / "last.pt", weights_only=True) for p in (finished, tmp_path / "half"))
+    assert one["step"] == two["step"] == 6
+    for part in ("model", "average"):
+        left, right = (c[part] if part == "model" else c[part]["module"] for c in (one, two))
+        assert all(torch.equal(left[name], right[name]) for name in left), part
+
+
+def test_evaluation_alone_repeats_the_result(finished: Path, tmp_path: Path) -> None:
+    run(replace(SMALL, output_dir=str(tmp_path), resume=str(finished), test_only=True))
+    again, before = CsvLog(tmp_path / "eval.csv").rows()[-1], CsvLog(finished / "eval.csv").rows()[-1]
+    assert again == before
+
+
+def test_a_folder_with_another_run_is_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="holds another run; go on with it by --resume"):
+        run(replace(SMALL, output_dir=str(finished)))
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="does not fit this model and configuration"):
+        run(replace(SMALL, resume=str(finished), model_options={"width": 8, "levels": 2}))
+
+
+def test_a_loss_that_is_not_finite_stops_with_causes_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    config = replace(SMALL, output_dir=str(tmp_path), lr=1e30, clip_grad_norm=0.0, warmup_iters=0, epochs=4)
+    with pytest.raises(TrainingError, match="Usual causes: a learning rate too high"):
+        run(config)
+
+
+def test_unknown_model_options_are_configuration_errors() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'width'"):
+        run(replace(SMALL, model_options={"widht": 4}))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [("multisteplr", [1.0, 1.0, 0.1, 0.1]), ("cosineannealinglr", [1.0, 0.853553, 0.5, 0.146447])],
+)
+def test_schedules(scheduler: str, expected: list[float]) -> None:
+    config = replace(SMALL, lr=1.0, epochs=4, lr_steps=[2], warmup_iters=0, lr_scheduler=scheduler)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(config, optimizer, steps_per_epoch=1)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, abs=1e-5)
+
+
+def test_warm_up_rises_linearly() -> None:
+    config = replace(SMALL, lr=1.0, epochs=100, warmup_iters=4, lr_scheduler="multisteplr", lr_steps=[99])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(config, optimizer, steps_per_epoch=1)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_running_mean_by_hand() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    mean = RunningMean(model, 0.5)
+    torch.nn.init.ones_(model.weight)
+    mean.update(model)  # decay min(0.5, 2 / 11)
+    assert mean.module.weight.item() == pytest.approx(1 - 2 / 11)
+    mean.update(model)  # decay min(0.5, 3 / 12)
+    assert mean.module.weight.item() == pytest.approx(1 - 2 / 11 * 0.25)
