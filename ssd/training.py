@@ -79,12 +79,13 @@ def run(config: TrainConfig) -> RunFolder:
     while state.epoch < config.epochs:
         train_epoch(config, state, loader, device, folder)
         state.epoch += 1
+        is_best = False
         if state.epoch == config.epochs or state.epoch % config.eval_every == 0:
             result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
             is_best, state.best = result > state.best, max(result, state.best)
-            folder.save("last.pt", state)
-            if is_best:
-                folder.save("best.pt", state)
+        folder.save("last.pt", state)
+        if is_best:
+            folder.save("best.pt", state)
     print(f"run folder: {folder.path}")
     return folder
 

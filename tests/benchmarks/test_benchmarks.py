@@ -51,7 +51,10 @@ def test_nothing_is_timed_that_differs_from_the_reference() -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
