@@ -21,10 +21,10 @@ struct LossTask {
 };
 
 struct GradLossTask {
-  LossTask forward;                             // with lse and weight as the forward pass left them
-  const void *grad_loc_loss, *grad_cls_loss;    // T, one number each
-  void* grad_loc;                               // [B, P, 4], dtype of loc
-  void* grad_logits;                            // [B, P, C], dtype of the logits
+  LossTask forward;                           // with lse and weight as the forward pass left them
+  const void *grad_loc_loss, *grad_cls_loss;  // T, one number each
+  void* grad_loc;                             // [B, P, 4], dtype of loc
+  void* grad_logits;                          // [B, P, C], dtype of the logits
 };
 
 // Smooth L1 with beta 1, and its slope; NaN stays NaN.
@@ -52,7 +52,8 @@ SSD_OPS_HD int64_t negatives_wanted(const Mining& mining, int64_t positives, int
   return wanted < background ? wanted : background;
 }
 
-// An integer that rises with the cross entropy of a background prior, which is never below 0: the bits of the number and
+// An integer that rises with the cross entropy of a background prior, which is never below 0: the bits of the number
+// and
 // 1. NaN is the highest. 0 for priors that are not background.
 template <typename T>
 struct MiningKey {

@@ -1,7 +1,8 @@
 // How CPU kernels read and write numbers of the four dtypes: half precision becomes float, double stays.
 //
-// float16 and bfloat16 are plain bits, widened to float exactly and narrowed to the nearest, ties to even. Branch-free, so that the compiler puts loops over them into vectors, and without subnormal floats, which a process
-// may have told its CPU to flush (torch.set_flush_denormal).
+// float16 and bfloat16 are plain bits, widened to float exactly and narrowed to the nearest, ties to even. Branch-free,
+// so that the compiler puts loops over them into vectors, and without subnormal floats, which a process may have told
+// its CPU to flush (torch.set_flush_denormal).
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,8 @@ constexpr int64_t kRows = 32;  // rows that go through each step together; few e
 template <int width, typename T, typename Combine>
 SSD_OPS_INLINE void halve(const T* __restrict from, T* __restrict to, Combine combine) {
   for (int64_t r = 0; r < kRows; ++r)
-    for (int l = 0; l < width; ++l) to[r * width + l] = combine(from[r * 2 * width + l], from[r * 2 * width + width + l]);
+    for (int l = 0; l < width; ++l)
+      to[r * width + l] = combine(from[r * 2 * width + l], from[r * 2 * width + width + l]);
 }
 
 // Combines the lanes of each row; all rows take a step together, as one row's next step waits for its last one.

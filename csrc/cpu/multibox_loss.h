@@ -14,8 +14,8 @@ struct ImageSums {
 
 }  // namespace ssd_ops::cpu
 
-// Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows; false where a label is out of range (that row's
-// cross entropy is then that of the background).
+// Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows; false where a label is out of range (that
+// row's cross entropy is then that of the background).
 SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossTask& task, int64_t begin, int64_t end)
 // Positives of one image.
 SSD_OPS_CPU_KERNEL(int64_t, loss_positives, const LossTask& task, int64_t image)

@@ -1,8 +1,8 @@
 // The first kernel of multibox_loss: log of the sum of exponentials and cross entropy of every row of logits.
 //
 // Plan: a group of lanes takes kRows rows at once and keeps them in registers, each lane every kGroup-th class, so that
-// neighbouring lanes read neighbouring classes. Maximum and sum of exponentials come from shuffles inside the group, in an
-// order that depends on the number of classes alone. Logits are read once.
+// neighbouring lanes read neighbouring classes. Maximum and sum of exponentials come from shuffles inside the group, in
+// an order that depends on the number of classes alone. Logits are read once.
 #pragma once
 
 #include "cuda/load.cuh"
@@ -18,8 +18,9 @@ constexpr int kRows = 4;  // of a group of lanes
 __device__ __forceinline__ float higher(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double higher(double a, double b) { return fmax(a, b); }
 
-// exp of a logit that is at most 0, but for rows with inf. Rounding x log2(e) shifts a term by |x| / 2 units in its last
-// place, and a term with a large |x| has no say in a sum that is at least 1: fewer instructions than expf, no less exact.
+// exp of a logit that is at most 0, but for rows with inf. Rounding x log2(e) shifts a term by |x| / 2 units in its
+// last place, and a term with a large |x| has no say in a sum that is at least 1: fewer instructions than expf, no less
+// exact.
 __device__ __forceinline__ float exp_term(float x) { return exp2f(x * 1.44269504f); }
 __device__ __forceinline__ double exp_term(double x) { return exp(x); }
 __device__ __forceinline__ float log_of(float x) { return logf(x); }
@@ -118,7 +119,8 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossTask task, Los
 
 template <int kGroup, int kEach, typename In>
 cudaError_t launch_rows_of(const LossTask& task, const LossScratch& scratch, cudaStream_t stream) {
-  return launch(rows_kernel<kGroup, kEach, In>, grid_blocks(scratch.row_blocks, 1), kRowThreads, 0, stream, task, scratch);
+  return launch(rows_kernel<kGroup, kEach, In>, grid_blocks(scratch.row_blocks, 1), kRowThreads, 0, stream, task,
+                scratch);
 }
 
 // Rows that a block takes, by the number of classes; launch_rows() has the same limits.

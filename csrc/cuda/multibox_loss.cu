@@ -1,11 +1,10 @@
 // Plan, two launches: rows_kernel (loss_rows.cuh) leaves lse and the cross entropies; then in mine_kernel a block is an
-// image. It selects the hardest negatives digit by digit with a histogram in shared memory (the keys are staged there too
-// when they fit), writes the weights over the cross entropies and sums the losses of the image; the last block to finish
-// adds up the images. No order of threads or blocks shows in a result.
-#include "cuda/multibox_loss.h"
-
+// image. It selects the hardest negatives digit by digit with a histogram in shared memory (the keys are staged there
+// too when they fit), writes the weights over the cross entropies and sums the losses of the image; the last block to
+// finish adds up the images. No order of threads or blocks shows in a result.
 #include "cuda/block_scan.cuh"
 #include "cuda/loss_rows.cuh"
+#include "cuda/multibox_loss.h"
 
 namespace ssd_ops {
 namespace {

@@ -1,9 +1,10 @@
 // multibox_loss and its gradient: checks, allocation, and the way to the kernels.
+#include "cpu/multibox_loss.h"
+
 #include <algorithm>
 #include <atomic>
 
 #include "cpu/grad_multibox_loss.h"
-#include "cpu/multibox_loss.h"
 #include "ops/cuda_route.h"
 #include "ops/glue.h"
 #include "ops/huge_pages.h"
@@ -23,8 +24,7 @@ void check_tensors(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
   check_shape("logits", logits, rows + ", C]",
               logits.dim() == 3 && logits.size(0) == batch && logits.size(1) == priors);
   check_floating("logits", logits);
-  if (logits.size(2) < 1)
-    fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
+  if (logits.size(2) < 1) fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
   check_shape("loc_targets", loc_targets, rows + ", 4]", has_shape(loc_targets, {batch, priors, 4}));
   check_floating("loc_targets", loc_targets);
   check_shape("labels", labels, rows + "]", has_shape(labels, {batch, priors}));
@@ -148,8 +148,7 @@ std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const
   const Tensor dense_lse = dense(lse, inputs.dtype), dense_weight = dense(weight, inputs.dtype);
   const Tensor grad_loc_in = dense(grad_loc_loss, inputs.dtype), grad_cls_in = dense(grad_cls_loss, inputs.dtype);
   Tensor grad_loc = empty(loc, {loc.size(0), loc.size(1), 4}, loc.scalar_type());
-  Tensor grad_logits =
-      empty(loc, {logits.size(0), logits.size(1), logits.size(2)}, inputs.logits.scalar_type());
+  Tensor grad_logits = empty(loc, {logits.size(0), logits.size(1), logits.size(2)}, inputs.logits.scalar_type());
   prefer_huge_pages(grad_logits);
   const GradLossTask task{inputs.task(dense_lse, dense_weight), grad_loc_in.const_data_ptr(),
                           grad_cls_in.const_data_ptr(), grad_loc.mutable_data_ptr(), grad_logits.mutable_data_ptr()};
@@ -161,9 +160,8 @@ std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const
   }
 #endif
   chosen_isa();
-  torch::stable::parallel_for(0, rows, grain(65536, task.forward.classes), [&](int64_t begin, int64_t end) {
-    SSD_OPS_CPU(grad_loss_rows, task, begin, end);
-  });
+  torch::stable::parallel_for(0, rows, grain(65536, task.forward.classes),
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, task, begin, end); });
   if (inputs.dtype == ScalarType::Double && logits.scalar_type() != ScalarType::Double)
     grad_logits = torch::stable::to(grad_logits, logits.scalar_type());
   return {grad_loc, grad_logits};

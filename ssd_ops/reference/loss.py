@@ -41,14 +41,14 @@ def multibox_loss_parts(
     """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
 
     `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normaliser for
-    positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf has
-    a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
+    positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
+    has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
     """
     _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives)
     dtype = compute_dtype(loc, logits, loc_targets)
     logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
-    # Both terms are taken relative to the row's highest logit: what a sure and right row loses is not rounded away, and no
-    # cross entropy is below 0.
+    # Both terms are taken relative to the row's highest logit: what a sure and right row loses is not rounded away, and
+    # no cross entropy is below 0.
     highest = logits.detach().amax(dim=2)
     shift = torch.where(highest.isinf(), 0, highest)  # [B, P]
     log_sum = torch.exp(logits - shift[..., None]).sum(dim=2).log()
