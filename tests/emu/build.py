@@ -121,15 +121,19 @@ def build_programs(*sources: str) -> dict[tuple[str, str], Path]:
 
 
 def _require_red_zones(objects: list[Path]) -> None:
-    """Refuses static shared memory with linkage: AddressSanitizer guards only what no other file can have too."""
-    found = subprocess.run(["nm", "-C", *map(str, objects)], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in found.splitlines()]
-    shared = {row[2] for row in rows if len(row) == 3 and row[1] in "uVv" and ")::" in row[2] and "guard" not in row[2]}
+    """Refuses static shared arrays with linkage: AddressSanitizer guards only what no other file can have too.
+
+    Up to 16 bytes, a number or a flag that nobody indexes, pass.
+    """
+    found = subprocess.run(["nm", "-CS", *map(str, objects)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=3) for line in found.splitlines()]
+    variables = [(int(row[1], 16), row[3]) for row in rows if len(row) == 4 and row[2] in "uVv" and ")::" in row[3]]
+    shared = {name for size, name in variables if size > 16 and "guard variable" not in name}
     if shared:
         names = "\n  ".join(sorted(shared))
         raise RuntimeError(
-            "AddressSanitizer cannot guard these static variables, since their function is not in an anonymous "
-            f"namespace; put the kernel or device function into one:\n  {names}"
+            "AddressSanitizer cannot guard these shared arrays, since their function has a name that other files may "
+            f"have too; make the device function static, or put it into an anonymous namespace:\n  {names}"
         )
 
 

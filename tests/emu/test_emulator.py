@@ -128,5 +128,5 @@ def test_a_schedule_repeats() -> None:
 
 
 def test_shared_memory_without_red_zones_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"anonymous\s+namespace; put .*\n.*linked_kernel<int>\(int\*\)::s"):
+    with pytest.raises(RuntimeError, match=r"anonymous namespace:\n.*linked_kernel<int>\(int\*\)::s"):
         build_programs("linked")
