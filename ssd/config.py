@@ -15,7 +15,7 @@ from typing import Any
 
 DATASETS = ("shapes", "voc", "coco")
 MODELS = ("ssd_tiny", "ssd300_vgg16", "ssd512_vgg16", "ssdlite320_mobilenet_v2")
-AUGMENTATIONS = ("ssd", "ssdlite", "hflip", "none")
+AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr")
 OPTIMIZERS = ("sgd", "adamw")
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
@@ -48,7 +48,10 @@ class TrainConfig:
         default=None, metadata={"help": "backbone weights: a file or torchvision's name"}
     )
     fit_priors: bool = field(default=False, metadata={"help": "search prior sizes that fit the training objects"})
-    data_augmentation: str = field(default="ssd", metadata={"help": "augmentation: " + ", ".join(AUGMENTATIONS)})
+    data_augmentation: str = field(
+        default="auto",
+        metadata={"help": "augmentation: ssd, ssdlite, hflip, none, or auto: hflip for shapes, else ssd"},
+    )
     augmentation_options: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "KEY=VALUE option of the augmentation, repeatable", "flag": "--augmentation-option"},
@@ -130,6 +133,13 @@ class TrainConfig:
             raise ConfigError(f"--data-path must be a folder, got {self.data_path!r}, which is none")
         if self.test_only and self.resume is None:
             raise ConfigError("--test-only needs --resume, the run folder or checkpoint to evaluate")
+
+    @property
+    def augmentation(self) -> str:
+        """The augmentation meant; drawn shapes vary enough by themselves."""
+        if self.data_augmentation != "auto":
+            return self.data_augmentation
+        return "hflip" if self.dataset == "shapes" else "ssd"
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON that `--config` reads."""

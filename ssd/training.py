@@ -60,7 +60,7 @@ def run(config: TrainConfig) -> RunFolder:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     size = model.image_size
-    augment = build_transforms(config.data_augmentation, size, train=True, **config.augmentation_options)
+    augment = build_transforms(config.augmentation, size, train=True, **config.augmentation_options)
     loader = build_loader(train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed)
     val_loader = build_loader(
         val_set, build_transforms("none", size, train=False), config.batch_size, train=False, workers=config.workers
