@@ -13,7 +13,7 @@ template <typename T>
 struct SuppressionRule {
   T threshold;
   T low;    // the threshold, or 0 for a negative one
-  T high;   // the next number above the threshold; infinite for a negative one, where no pair is decided early
+  T high;   // the next number above the threshold; NaN for a negative one, where no pair is decided early
   T least;  // the least number above 0: keeps out pairs without overlap; -1 for a negative threshold
 };
 
@@ -23,7 +23,7 @@ inline double next_above(double x) { return std::nextafter(x, HUGE_VAL); }
 template <typename T>
 SuppressionRule<T> suppression_rule(double iou_threshold) {
   const T threshold = threshold_below<T>(iou_threshold);
-  if (iou_threshold < 0) return {threshold, T(0), T(INFINITY), T(-1)};
+  if (iou_threshold < 0) return {threshold, T(0), T(NAN), T(-1)};
   return {threshold, threshold, next_above(threshold), next_above(T(0))};
 }
 
