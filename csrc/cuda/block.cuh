@@ -4,6 +4,7 @@
 #include "cuda/launch.cuh"
 
 namespace ssd_ops {
+namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
 // Whether this block is the last of the grid to arrive; it then sees all that the others have written. `ticket` is 0
 // before the launch and after it. All threads of the block call it.
@@ -43,4 +44,5 @@ __device__ inline int block_sum_before(int value, int* total) {
   return before + sum - value;
 }
 
+}  // namespace
 }  // namespace ssd_ops

@@ -5,6 +5,7 @@
 #include "cuda/launch.cuh"
 
 namespace ssd_ops {
+namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
 // Key in the upper half, index in the lower: rising.
 using FloatCandidate = unsigned long long;
@@ -156,4 +157,5 @@ __device__ int next_page(const C* list, int64_t count, const C* after, C* page, 
   return found;
 }
 
+}  // namespace
 }  // namespace ssd_ops

@@ -92,6 +92,7 @@ __device__ void suppress_tile(Tile<T>& tile, int count, int64_t found, int64_t i
     const int other = __shfl_xor_sync(kFullMask, static_cast<int>(alive), step);
     alive = alive && other != 0;
   }
+  __syncwarp();  // all lanes of the box have read what is replaced here
   if (lane == 0) {
     tile.allowed[i] = alive;
     tile.before[i] = before;
