@@ -41,8 +41,6 @@ class Case:
     bytes_moved: int = 0
     """Bytes that must be read or written at least once; 0 where memory is not the limit."""
     input_sets: int = 4
-    quick: bool = True
-    """Whether `--quick` runs it."""
 
 
 @dataclass
@@ -72,22 +70,24 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
 
-def main(title: str, make_cases: Callable[[torch.device], Sequence[Case]]) -> None:
+def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]]) -> None:
     """Run the cases of a benchmark as the command line says."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of all candidates (default: 2)")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each candidate (default: 1)")
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
-    parser.add_argument("--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast"
+    )
     parser.add_argument("--json", type=Path, help="write machine, command and all timings to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
-    for case in make_cases(device):
-        if arguments.filter in case.name and (case.quick or not arguments.quick):
+    for case in make_cases(device, arguments.quick):
+        if arguments.filter in case.name:
             seconds = 0.02 if arguments.quick else arguments.seconds
             report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
             print(table(case.name, report.cases[case.name]), flush=True)
@@ -105,7 +105,9 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
             try:
                 case.check(call(*arguments), expected)
             except AssertionError as error:
-                raise SystemExit(f"{case.name}: {name} differs from the reference, nothing is timed: {error}") from error
+                raise SystemExit(
+                    f"{case.name}: {name} differs from the reference, nothing is timed: {error}"
+                ) from error
     timings: dict[str, Timing] = {}
     once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
     loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}

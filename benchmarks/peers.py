@@ -38,7 +38,13 @@ def compute_loss(
 
 
 def postprocess(
-    loc: Tensor, logits: Tensor, priors: Tensor, score_threshold: float, iou_threshold: float, topk: int, detections: int
+    loc: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    topk: int,
+    detections: int,
 ) -> list[dict[str, Tensor]]:
     """Run torchvision's `SSD.postprocess_detections` itself, on an image of side 1."""
     owner = SimpleNamespace(

@@ -13,15 +13,27 @@ from ssd.config import TrainConfig
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make SGD or AdamW over the weights that learn; weight decay leaves out biases and norms."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    """Make SGD or AdamW over the weights that learn.
+
+    Weight decay leaves out biases and norms. The backbone's own features, which may come pretrained, learn at
+    `backbone_lr_factor` of the rate; extra levels, feature pyramid and heads, which start from nothing, at the whole.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_backbone = ".features." in f".{name}"
+            groups.setdefault((in_backbone, parameter.dim() > 1), []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": config.lr * (config.backbone_lr_factor if in_backbone else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
     ]
     if config.opt == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
 def build_schedule(

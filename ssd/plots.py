@@ -12,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 
-def plot_losses(train_rows: Sequence[Mapping[str, float]], eval_rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot_losses(
+    train_rows: Sequence[Mapping[str, float]], eval_rows: Sequence[Mapping[str, float]], path: Path
+) -> None:
     """Draw both losses by step and, on a second axis, AP50 by epoch."""
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     steps = [row["step"] for row in train_rows]

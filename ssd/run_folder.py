@@ -49,13 +49,13 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         config.save(self.path / "config.json")
 
-    def save(self, name: str, state: State, config: TrainConfig) -> None:
+    def save(self, name: str, state: State) -> None:
         """Write a checkpoint that `load` and `ssd.models.build_model(**build_args)` can go on from."""
         checkpoint = {
             **{part: value.state_dict() for part, value in state.parts().items()},
             "build_args": state.model.build_args,
             "classes": list(state.classes),
-            "epoch": state.epoch + 1,
+            "epoch": state.epoch,
             "step": state.step,
             "best": state.best,
             "random": _random_state(),

@@ -17,8 +17,8 @@ from ssd.models import SSD, build_model
 from ssd.optim import RunningMean, build_optimizer, build_schedule
 from ssd.prior_coverage import prior_coverage
 from ssd.run_folder import RunFolder
-from ssd.validation import evaluate_model
 from ssd.transforms import build_transforms
+from ssd.validation import evaluate_model
 
 
 class TrainingError(RuntimeError):
@@ -60,10 +60,8 @@ def run(config: TrainConfig) -> RunFolder:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     size = model.image_size
-    augment = build_transforms(config.data_augmentation, size, train=True, **config.augmentation_options)
-    loader = build_loader(
-        train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed
-    )
+    augment = build_transforms(config.augmentation, size, train=True, **config.augmentation_options)
+    loader = build_loader(train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed)
     val_loader = build_loader(
         val_set, build_transforms("none", size, train=False), config.batch_size, train=False, workers=config.workers
     )
@@ -78,15 +76,16 @@ def run(config: TrainConfig) -> RunFolder:
         evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
         return folder
     folder.start(config)
-    for state.epoch in range(state.epoch, config.epochs):
+    while state.epoch < config.epochs:
         train_epoch(config, state, loader, device, folder)
-        last = state.epoch + 1 == config.epochs
-        if last or (state.epoch + 1) % config.eval_every == 0:
-            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch + 1, state.step)
-            folder.save("last.pt", state, config)
-            if result > state.best:
-                state.best = result
-                folder.save("best.pt", state, config)
+        state.epoch += 1
+        is_best = False
+        if state.epoch == config.epochs or state.epoch % config.eval_every == 0:
+            result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
+            is_best, state.best = result > state.best, max(result, state.best)
+        folder.save("last.pt", state)
+        if is_best:
+            folder.save("best.pt", state)
     print(f"run folder: {folder.path}")
     return folder
 
@@ -97,7 +96,9 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, device: torch
     loader.set_epoch(state.epoch)
     sums = torch.zeros(3, device=device)  # loc, cls, steps
     meter, images = time.perf_counter(), 0
-    bar = tqdm(loader, desc=f"epoch {state.epoch + 1}/{config.epochs}", unit="batch", total=len(loader), mininterval=0.5)
+    bar = tqdm(
+        loader, desc=f"epoch {state.epoch + 1}/{config.epochs}", unit="batch", total=len(loader), mininterval=0.5
+    )
     for i, batch in enumerate(bar):
         losses = train_step(config, state, batch.to(device, non_blocking=True))
         sums += torch.stack([losses["loc"], losses["cls"], torch.ones_like(losses["loc"])])
@@ -108,7 +109,7 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, device: torch
             row = {
                 "epoch": state.epoch + 1,
                 "step": state.step,
-                "lr": state.optimizer.param_groups[0]["lr"],
+                "lr": max(state.schedule.get_last_lr()),
                 "loc_loss": loc / steps,
                 "cls_loss": cls / steps,
                 "images_per_second": images / seconds,
@@ -183,7 +184,8 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
     val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
     if train_set.classes != val_set.classes:
         raise ConfigError(
-            f"the splits have different classes: {config.train_split} {train_set.classes}, {config.val_split} {val_set.classes}"
+            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
+            f"{val_set.classes} in {config.val_split}"
         )
     print(train_set.summary())
     print(val_set.summary())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ssd.config import TrainConfig
@@ -62,7 +64,8 @@ def metric_of(config: TrainConfig) -> str:
 
 def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
     """Save a grid of images, the truth left and the detections right."""
-    records, pictures = evaluator.records, []
+    records = evaluator.records
+    pictures: list[Tensor] = []
     step = max(1, len(records.image_ids) // count)
     for i in range(0, len(records.image_ids), step):
         if len(pictures) == count:
@@ -92,5 +95,5 @@ def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, flo
     return {"AP50": curves.mean_ap, **{c.name: c.ap for c in curves.classes}}
 
 
-def _curve(result: ClassResult):  # type: ignore[no-untyped-def]
+def _curve(result: ClassResult) -> tuple[np.ndarray, np.ndarray, float]:
     return result.recall, result.precision, result.ap

@@ -16,9 +16,7 @@ def register(namespace: str, library: torch.library.Library) -> None:
     ops = getattr(torch.ops, namespace)
 
     def add(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-        torch.library.register_autograd(
-            f"{namespace}::{name}", backward, setup_context=setup_context, lib=library
-        )
+        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context, lib=library)
 
     def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(inputs[0], inputs[1])

@@ -73,7 +73,7 @@ def match_priors(
         positive_at=positive_at,
         variances=variances,
     )
-    return tuple(matches)  # type: ignore[return-value]
+    return matches.labels, matches.gt_index, matches.loc_targets
 
 
 def multiclass_nms(
@@ -92,7 +92,7 @@ def multiclass_nms(
         candidates_per_class=candidates_per_class,
         max_detections=max_detections,
     )
-    return tuple(found)
+    return found.boxes, found.scores, found.labels, found.counts
 
 
 def soft_nms(
@@ -113,7 +113,7 @@ def soft_nms(
         score_threshold=score_threshold,
         max_detections=max_detections,
     )
-    return tuple(found)
+    return found.boxes, found.scores, found.labels, found.counts
 
 
 def detect(
@@ -138,4 +138,4 @@ def detect(
         variances=variances,
         clip=clip,
     )
-    return tuple(found)
+    return found.boxes, found.scores, found.labels, found.counts

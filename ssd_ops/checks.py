@@ -104,7 +104,10 @@ def variances(value: Sequence[float]) -> None:
 
 
 def offsets(tensor: Tensor, total: int) -> None:
-    """Refuse offsets that do not start at 0, fall, or do not end at the number of boxes (CPU only: looking costs a synchronisation)."""
+    """Refuse offsets that do not start at 0, fall, or do not end at the number of boxes.
+
+    On a GPU the values are not looked at, because that would make the host wait.
+    """
     shape("offsets", tensor, "[B + 1]", tensor.dim() == 1 and tensor.shape[0] >= 1)
     int64("offsets", tensor)
     if tensor.device.type != "cpu":
@@ -118,7 +121,7 @@ def offsets(tensor: Tensor, total: int) -> None:
 
 
 def label_range(name: str, tensor: Tensor, low: int, high: int | None) -> None:
-    """Refuse labels outside `low .. high - 1` (CPU only: looking costs a synchronisation)."""
+    """Refuse labels outside `low .. high - 1`; as with offsets, on the CPU only."""
     if tensor.device.type != "cpu" or tensor.numel() == 0:
         return
     wrong = tensor < low if high is None else (tensor < low) | (tensor >= high)

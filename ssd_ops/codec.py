@@ -33,7 +33,8 @@ def encode_boxes(
 
     Source: `EncodeBBox` of Caffe SSD; `center_size` is the code of every SSD.
     """
-    return torch.ops.ssd_ops.encode_boxes(*_aligned(boxes, priors), four_variances(variances), code_type)
+    result: Tensor = torch.ops.ssd_ops.encode_boxes(*_aligned(boxes, priors), four_variances(variances), code_type)
+    return result
 
 
 def decode_boxes(
@@ -57,7 +58,8 @@ def decode_boxes(
 
     Source: `DecodeBBox` of Caffe SSD; the clamp is that of torchvision's `BoxCoder`.
     """
-    return torch.ops.ssd_ops.decode_boxes(*_aligned(deltas, priors), four_variances(variances), code_type)
+    result: Tensor = torch.ops.ssd_ops.decode_boxes(*_aligned(deltas, priors), four_variances(variances), code_type)
+    return result
 
 
 def _aligned(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Ten
     """
     boxes1, boxes2 = _aligned(boxes1, boxes2)
     if out is None:
-        return torch.ops.ssd_ops.box_iou(boxes1, boxes2)
+        result: Tensor = torch.ops.ssd_ops.box_iou(boxes1, boxes2)
+        return result
     torch.ops.ssd_ops.box_iou_out(boxes1.detach(), boxes2.detach(), out)
     return out
 
@@ -44,7 +45,8 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Source: `torchvision.ops.generalized_box_iou`; Rezatofighi et al. 2019.
     """
-    return torch.ops.ssd_ops.generalized_box_iou(*_aligned(boxes1, boxes2))
+    result: Tensor = torch.ops.ssd_ops.generalized_box_iou(*_aligned(boxes1, boxes2))
+    return result
 
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -57,7 +59,8 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Source: `torchvision.ops.distance_box_iou`; Zheng et al. 2020.
     """
-    return torch.ops.ssd_ops.distance_box_iou(*_aligned(boxes1, boxes2))
+    result: Tensor = torch.ops.ssd_ops.distance_box_iou(*_aligned(boxes1, boxes2))
+    return result
 
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -70,7 +73,8 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Source: `torchvision.ops.complete_box_iou`; Zheng et al. 2020.
     """
-    return torch.ops.ssd_ops.complete_box_iou(*_aligned(boxes1, boxes2))
+    result: Tensor = torch.ops.ssd_ops.complete_box_iou(*_aligned(boxes1, boxes2))
+    return result
 
 
 def _aligned(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,9 @@ def pack_ground_truths(
         if not isinstance(gt_labels, Tensor) or isinstance(ignore, (list, tuple)):
             checks.fail("gt_labels and ignore must be tensors like gt_boxes, got a list")
         if offsets is None:
-            checks.fail("offsets must be given with packed gt_boxes, got None (or give a list with one tensor an image)")
+            checks.fail(
+                "offsets must be given with packed gt_boxes, got None (or give a list with one tensor an image)"
+            )
         return gt_boxes, gt_labels, offsets, ignore  # type: ignore[return-value]
     if offsets is not None:
         checks.fail("offsets must be None when gt_boxes is a list, got a tensor")

@@ -29,7 +29,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
-    return torch.ops.ssd_ops.nms(_floating(boxes), _floating(scores), iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.nms(_floating(boxes), _floating(scores), iou_threshold)
+    return result
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -54,7 +55,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if not idxs.is_floating_point() and not idxs.is_complex():
         idxs = idxs.to(torch.int64)
-    return torch.ops.ssd_ops.batched_nms(_floating(boxes), _floating(scores), idxs, iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.batched_nms(_floating(boxes), _floating(scores), idxs, iou_threshold)
+    return result
 
 
 def multiclass_nms(

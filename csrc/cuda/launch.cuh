@@ -7,11 +7,12 @@
 //   }
 //
 // The same source is compiled by nvcc for a GPU and, with SSD_OPS_EMULATED defined and tests/emu first on the include
-// path, by g++ for the CPU emulator that the tests use. For that a kernel file keeps to four rules:
+// path, by g++ for the CPU emulator that the tests use. For that a kernel file keeps to five rules:
 //   * it includes this header and launches through launch(), never with <<< >>>;
 //   * static shared memory is `__shared__ T name[N];` in a function; dynamic shared memory comes from
 //   dynamic_shared<T>(),
 //     never from `extern __shared__`;
+//   * a function with a static shared array is static or stands in an anonymous namespace, as the sanitizer needs it;
 //   * code asks `#ifdef __CUDA_ARCH__` for nothing that decides a result;
 //   * no thread spins until another one writes a flag (a counter that elects the last block is fine).
 #pragma once

@@ -1,6 +1,5 @@
 """Data sets: PASCAL VOC, COCO and drawn shapes, opened by name; batches for the model."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from ssd.data.images import read_image
 from ssd.data.loader import Loader, build_loader
 from ssd.data.shapes import ShapesDataset
 from ssd.data.voc import VOCDataset
+from ssd.suggest import unknown
 
 __all__ = [
     "Annotations",
@@ -50,14 +50,14 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
         The data set; ``print(dataset.summary())`` shows its counts and faults.
 
     Raises:
-        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The message
-            lists what was expected and what was found.
+        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The
+            message lists what was expected and what was found.
     """
     if name == "shapes":
         _check_options(name, ShapesDataset, options)
         return ShapesDataset(split, **options)
     if name not in _READERS:
-        raise DataError(f"unknown data set {name!r}{_near(name, [*_READERS, 'shapes'])}; there are voc, coco, shapes")
+        raise DataError(unknown("data set", name, [*_READERS, "shapes"]))
     if path is None:
         raise DataError(f"the data set {name!r} needs path=, the folder that it is in")
     _check_options(name, _READERS[name], options)
@@ -68,9 +68,4 @@ def _check_options(name: str, reader: Callable[..., DetectionDataset], options: 
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            raise DataError(f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}")
-
-
-def _near(word: str, words: list[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+            raise DataError(unknown(f"option of the data set {name!r}", option, known))

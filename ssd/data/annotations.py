@@ -9,7 +9,8 @@ import torch
 
 Box = tuple[float, float, float, float]  # xyxy, pixels
 
-# Annotations drawn to the border are often a fraction of a pixel, or a whole one, over it. That much is clipped in silence.
+# Annotations drawn to the border are often a fraction of a pixel, or a whole one, over it. That much is clipped in
+# silence.
 _ROUNDING = 1.0
 
 
@@ -100,8 +101,8 @@ def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
         width: of the image.
 
     Returns:
-        (box, kind, detail): the box to use, None where it must be skipped; the kind of its fault, empty where it has none
-        (up to one pixel over the border is rounding, not a fault); the fault in words.
+        (box, kind, detail): the box to use, None where it must be skipped; the kind of its fault, empty where it has
+        none (up to one pixel over the border is rounding, not a fault); the fault in words.
     """
     x1, y1, x2, y2 = box
     text = f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Batch:
         """Returns the targets as dicts again, with boxes in pixels of the image before any transform of its size."""
         bounds = self.offsets.tolist()
         out: list[Target] = []
-        for index, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for index, (start, end) in enumerate(pairwise(bounds)):
             scale = self.sizes[index].flip(0).repeat(2).to(self.gt_boxes)
             out.append(
                 {
@@ -69,7 +70,9 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     shape = tuple(images[0].shape) if images else (3, 0, 0)
     for image, target in samples:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise DataError(f"images must be uint8 [3, H, W], got {image.dtype} {list(image.shape)} (image_id {target['image_id']})")
+            raise DataError(
+                f"images must be uint8 [3, H, W], got {image.dtype} {list(image.shape)} (image_id {target['image_id']})"
+            )
         if tuple(image.shape) != shape:
             raise DataError(
                 f"images of a batch must have one size, got {list(shape)} and {list(image.shape)} "
@@ -80,7 +83,7 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     sizes = [tuple(target.get("size", image.shape[1:])) for image, target in samples]
     return Batch(
         images=torch.stack(images) if images else torch.empty(0, *shape, dtype=torch.uint8),
-        gt_boxes=torch.cat([torch.empty(0, 4), *(target["boxes"].float().reshape(-1, 4) for target in targets)]) / scale,
+        gt_boxes=torch.cat([torch.empty(0, 4), *(target["boxes"].float() for target in targets)]) / scale,
         gt_labels=torch.cat([torch.empty(0, dtype=torch.int64), *(target["labels"] for target in targets)]),
         ignore=torch.cat([torch.empty(0, dtype=torch.bool), *(target["ignore"] for target in targets)]),
         offsets=counts.cumsum(0),

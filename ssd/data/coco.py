@@ -1,8 +1,9 @@
 """COCO folders: one JSON of images, annotations and categories, and a folder of pictures.
 
 Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks: label i is ``category_ids[i - 1]``. Crowd
-regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers. EXIF orientation is ignored, as by
-COCO's own tools. The evaluator gets the JSON itself (`coco_ground_truth`), with its crowd masks and segment areas.
+regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers. EXIF orientation is ignored,
+as by COCO's own tools. The evaluator gets the JSON itself (`annotation_file`), with its crowd masks and segment
+areas.
 """
 
 import json
@@ -41,9 +42,9 @@ class COCODataset(DetectionDataset):
         split: such as ``"train"`` or ``"val"``.
         annotations: the JSON file, where the layout is another.
         images: the folder of pictures, where the layout is another.
-        classes: names of the categories to learn, in the order of their labels; all of the file, by rising id, where not
-            given. Objects of the others are left out and counted in a note; a category id that the file does not list is
-            a fault ("unknown class").
+        classes: names of the categories to learn, in the order of their labels; all of the file, by rising id, where
+            not given. Objects of the others are left out and counted in a note; a category id that the file does not
+            list is a fault ("unknown class").
         crowd: ``"ignore"`` flags crowd regions; ``"drop"`` leaves them out, which makes background of them.
         empty: ``"keep"`` or ``"drop"`` images without objects.
         faults: ``"skip"`` or ``"refuse"``.
@@ -87,9 +88,7 @@ class COCODataset(DetectionDataset):
             first = f", the first: {log.faults[0]}" if log.faults else ""
             raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
         notes = (f"{reader.not_asked_for} objects of other categories left out",) if reader.not_asked_for else ()
-        super().__init__(
-            source, names, packed, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif
-        )
+        super().__init__(source, names, packed, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif)
 
 
 class _Reader:
@@ -106,7 +105,7 @@ class _Reader:
         self.log = log
 
     def group(self, images: list[Any], annotations: list[Any]) -> dict[int, list[tuple[int, dict[str, Any]]]]:
-        """Returns image id -> its annotations, each with its index in the file; annotations of no listed image are faults."""
+        """Returns image id -> its annotations, each with its index in the file; those of no listed image are faults."""
         grouped: dict[int, list[tuple[int, dict[str, Any]]]] = {}
         for item in images:
             key = _id(item.get("id")) if isinstance(item, dict) else None
@@ -150,7 +149,8 @@ class _Reader:
             return
         found = [self._object(annotation, height, width, row) for row, annotation in objects]
         kept = [entry for entry in found if entry is not None]
-        builder.add(str(path), image_id, (height, width), *([entry[k] for entry in kept] for k in range(3)))
+        boxes, labels, crowds = ([entry[k] for entry in kept] for k in range(3))
+        builder.add(str(path), image_id, (height, width), boxes, labels, crowds)  # type: ignore[arg-type]
 
     def _object(self, item: dict[str, Any], height: int, width: int, index: int) -> tuple[Box, int, bool] | None:
         category = _id(item.get("category_id"))
@@ -191,7 +191,9 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             found = ", ".join(map(str, list(data)[:10])) if isinstance(data, dict) else f"a {type(data).__name__}"
-            raise DataError(f"{path} is not a COCO file: expected the lists images, annotations, categories, found {found}")
+            raise DataError(
+                f"{path} is not a COCO file: expected the lists images, annotations, categories, found {found}"
+            )
     return data
 
 
@@ -209,10 +211,10 @@ def find_layout(
         if file.is_file() and pictures.is_dir():
             return file, pictures
     wanted = annotations if annotations is not None else f"annotations/instances_{split}2017.json or instances.json"
-    folder = images if images is not None else f"{split}2017/ or images/"
+    pictures_wanted = images if images is not None else f"{split}2017/ or images/"
     raise DataError(
-        f"{root} has no COCO split {split!r}: expected {wanted} with the pictures in {folder}, {describe_folder(root)}. "
-        "Other places are given with annotations=FILE and images=FOLDER."
+        f"{root} has no COCO split {split!r}: expected {wanted} with the pictures in {pictures_wanted}, "
+        f"{describe_folder(root)}. Other places are given with annotations=FILE and images=FOLDER."
     )
 
 

@@ -60,10 +60,10 @@ class ImageError(DataError):
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """A detection data set that holds its annotations in memory and reads its images when asked.
 
-    ``dataset[i]`` is ``(image, target)``: image uint8 ``[3, H, W]`` RGB; target a dict with ``boxes`` float32 ``[G, 4]``
-    (xyxy in pixels, 0-based, right and bottom edges exclusive), ``labels`` int64 ``[G]`` (1 .. C - 1, 0 is background),
-    ``ignore`` bool ``[G]`` (difficult or crowd) and ``image_id`` int. An image that cannot be read raises `ImageError`;
-    `build_loader` turns that into a skipped image and an entry in `report`.
+    ``dataset[i]`` is ``(image, target)``: image uint8 ``[3, H, W]`` RGB; target a dict with ``boxes`` float32
+    ``[G, 4]`` (xyxy in pixels, 0-based, right and bottom edges exclusive), ``labels`` int64 ``[G]`` (1 .. C - 1, 0 is
+    background), ``ignore`` bool ``[G]`` (difficult or crowd) and ``image_id`` int. An image that cannot be read
+    raises `ImageError`; `build_loader` turns that into a skipped image and an entry in `report`.
 
     Args:
         name: for messages, such as ``"voc train of /data/bccd"``.

@@ -7,7 +7,8 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
-    """Returns the image files of a folder, name without suffix -> path; of two with one stem the first suffix listed above.
+    """Returns the image files of a folder, name without suffix -> path; of two with one stem the first suffix listed
+    above.
 
     One listing of the folder: asking for each file by itself takes minutes on a network disk.
     """

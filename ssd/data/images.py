@@ -7,14 +7,19 @@ VOC and COCO ignore it too, so their boxes are those of the pixels as stored.
 
 import io
 import os
+import warnings
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
 from ssd.data.faults import DataError
+
+try:
+    from torchvision.io import decode_jpeg
+except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL reads the same pixels, only slower
+    decode_jpeg = None
 
 _JPEG = (0xFF, 0xD8, 0xFF)
 
@@ -27,7 +32,8 @@ def read_image(path: str | os.PathLike[str], *, apply_exif: bool = False) -> Ten
 
     Args:
         path: the file.
-        apply_exif: turn the image as its EXIF orientation says. Only right where the boxes were drawn on the turned image.
+        apply_exif: turn the image as its EXIF orientation says. Only right where the boxes were drawn on the turned
+            image.
 
     Returns:
         uint8 ``[3, H, W]``, possibly a view of channels-last memory.
@@ -67,8 +73,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     # None sends the file to PIL: it reads more kinds of JPEG, and says better what is wrong with a broken one.
+    if decode_jpeg is None:
+        return None
     try:
-        image = decode_jpeg(torch.from_numpy(raw), apply_exif_orientation=apply_exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            image = decode_jpeg(torch.from_numpy(raw), apply_exif_orientation=apply_exif)
     except RuntimeError:
         return None
     if image.shape[0] == 1:
@@ -80,7 +90,7 @@ def _read_with_pil(raw: bytes, apply_exif: bool) -> Tensor:
     try:
         with Image.open(io.BytesIO(raw)) as image:
             array = _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
-    except Exception as error:  # PIL's plugins raise nearly anything on broken input: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # PIL's plugins raise nearly anything on broken input
         raise DataError(_reason(error)) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 

@@ -1,7 +1,7 @@
 """Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
 
-Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any number
-of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
+Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
+number of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssd.data.batch import Batch, collate
 from ssd.data.dataset import DetectionDataset, ImageError, Target
-from ssd.data.faults import DataError, Fault
+from ssd.data.faults import DataError, Fault, list_faults
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 _Key = tuple[int, int]  # epoch, index
@@ -46,12 +46,16 @@ class Loader:
         self._batches.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        images = 0
         for batch, faults in self._loader:
             for fault in faults:
                 self.dataset.log.add(fault)
             self.dataset.log.check(self.dataset.name)
+            images += len(batch)
             if len(batch):
                 yield batch
+        if not images and len(self):
+            raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
 
     def forever(self) -> Iterator[Batch]:
         """Iterates over the batches of one epoch after the other and never ends."""
@@ -75,8 +79,9 @@ def build_loader(
     """Builds the loader of a data set.
 
     In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
-    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it is in
-    ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that names it.
+    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it
+    is in ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that
+    names it.
 
     Args:
         dataset: what to load.
@@ -87,8 +92,8 @@ def build_loader(
         seed: of order and augmentation.
         drop_last: drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
         pin_memory: pin the batches; where None, if there is a CUDA device.
-        rank: of this process among `world_size`. In training all get the same number of images, some of them twice where
-            they do not divide; in evaluation each image goes to exactly one process.
+        rank: of this process among `world_size`. In training all get the same number of images, some of them twice
+            where they do not divide; in evaluation each image goes to exactly one process.
         world_size: number of processes that share an epoch.
 
     Raises:
@@ -99,13 +104,16 @@ def build_loader(
             "build_loader needs batch_size >= 1, workers >= 0, seed >= 0 and 0 <= rank < world_size, got "
             f"batch_size {batch_size}, workers {workers}, seed {seed}, rank {rank}, world_size {world_size}"
         )
-    batches = _EpochBatches(len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size)
+    batches = _EpochBatches(
+        len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
+    )
     loader: DataLoader[Any] = DataLoader(
         _Samples(dataset, transforms, seed, replace_broken=train),
-        batch_sampler=batches,  # type: ignore[arg-type]  # yields keys, not ints
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        generator=torch.Generator().manual_seed(seed),  # without one it would draw from the global generator
         worker_init_fn=_start_worker if workers else None,
         persistent_workers=workers > 0,
     )
@@ -121,10 +129,12 @@ class _EpochBatches:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        share = len(self._indices(0))
-        self.drop_last = drop_last and share >= batch_size
+        self.share = len(self._indices(0))  # images of this process in an epoch
+        self.drop_last = drop_last and self.share >= batch_size
         if drop_last and not self.drop_last:
-            warnings.warn(f"the data set has {share} images, less than a batch of {batch_size}: batches are short", stacklevel=3)
+            warnings.warn(
+                f"a batch of {batch_size} is more than the {self.share} images, so batches are short", stacklevel=3
+            )
 
     def _indices(self, epoch: int) -> list[int]:
         if not self.shuffle:
@@ -136,8 +146,7 @@ class _EpochBatches:
         return order[self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        share = len(range(self.rank, self.size, self.world_size)) if not self.shuffle else -(-self.size // self.world_size)
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        return self.share // self.batch_size if self.drop_last else -(-self.share // self.batch_size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         epoch = self.epoch
@@ -150,7 +159,9 @@ class _EpochBatches:
 class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
     """Loads and transforms one sample under a random stream of its own; broken images come back as faults."""
 
-    def __init__(self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool
+    ) -> None:
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
 

@@ -66,7 +66,9 @@ class ShapesDataset(DetectionDataset):
         for index, shapes in enumerate(self._layouts):
             labels = [label for label, _ in shapes]
             boxes = [_bounds(outline) for _, outline in shapes]
-            builder.add(f"shapes/{split}/{index}", index, (image_size, image_size), boxes, labels, [False] * len(shapes))
+            builder.add(
+                f"shapes/{split}/{index}", index, (image_size, image_size), boxes, labels, [False] * len(shapes)
+            )
         super().__init__(f"shapes {split}", CLASSES, builder.build(), FaultLog())
 
     def _random(self, index: int, part: int) -> np.random.Generator:
@@ -154,28 +156,30 @@ def _draw(random: np.random.Generator, shapes: list[tuple[int, np.ndarray]], sid
         patch = canvas.crop((int(low[0]), int(low[1]), int(high[0]), int(high[1])))
         under = np.asarray(patch.resize((1, 1), Image.Resampling.BOX))[0, 0]
         canvas.paste(_colour(random, under), (int(low[0]), int(low[1])), mask.reduce(_SCALE))
-    # Grain of a strength of its own for each image, from one table of bytes: normal noise would take longer than the rest.
+    # Grain of a strength of its own for each image, from one table of bytes: normal noise would take longer than the
+    # rest.
     strength = int(random.integers(2, 16))
     grain = np.frombuffer(random.bytes(side * side * 3), dtype=np.uint8).reshape(side, side, 3)
-    noisy = np.asarray(canvas).astype(np.int16) + (grain % (2 * strength + 1)).astype(np.int16) - strength
-    return noisy.clip(0, 255).astype(np.uint8)
+    table = (np.arange(256) % (2 * strength + 1) - strength).astype(np.int16)
+    noisy = np.take(table, grain)
+    noisy += np.asarray(canvas)
+    return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
 
 
 def _clutter(random: np.random.Generator, canvas: Image.Image, side: int) -> None:
     draw = ImageDraw.Draw(canvas)
     for _ in range(int(random.integers(0, 5))):
         ends = [float(v) for v in random.uniform(0, side, 4)]
-        draw.line(ends, fill=tuple(int(v) for v in random.integers(0, 256, 3)), width=int(random.integers(1, 3)))
+        draw.line(ends, fill=tuple(random.bytes(3)), width=int(random.integers(1, 3)))
     for _ in range(int(random.integers(0, 12))):
-        x, y = (float(v) for v in random.uniform(0, side, 2))
-        radius = float(random.uniform(0.5, 1.8))
-        fill = tuple(int(v) for v in random.integers(0, 256, 3))
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+        x, y, size = random.random(3).tolist()
+        x, y, radius = x * side, y * side, 0.5 + 1.3 * size
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(random.bytes(3)))
 
 
 def _colour(random: np.random.Generator, under: np.ndarray) -> tuple[int, int, int]:
     for _ in range(20):
-        colour = random.integers(0, 256, 3)
-        if np.abs(colour - under.astype(int)).sum() >= _CONTRAST:
+        colour = random.bytes(3)
+        if sum(abs(a - int(b)) for a, b in zip(colour, under, strict=True)) >= _CONTRAST:
             break
-    return int(colour[0]), int(colour[1]), int(colour[2])
+    return colour[0], colour[1], colour[2]

@@ -8,8 +8,8 @@ image. Three readings are in use, and `coordinates` chooses among them:
 * ``"minus_one"``: subtract 1 from all four (amdegroot, qfgaohao, lufficc). Boxes lose their last row and column.
 * ``"as_is"``: for files that were written 0-based with exclusive right and bottom edges.
 
-A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the files met in practice that is a slip of the
-mouse, not an object of one pixel.
+A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the files met in practice that is a slip of
+the mouse, not an object of one pixel.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -84,8 +84,9 @@ class VOCDataset(DetectionDataset):
         log.check(source)
         annotations = builder.build()
         if not len(annotations):
-            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults, the first: {log.faults[:1]}")
-        notes = ()
+            first = f", the first: {log.faults[0]}" if log.faults else ""
+            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
+        notes: tuple[str, ...] = ()
         if reader.zero_based and coordinates != "as_is":
             notes = (f"{reader.zero_based} boxes begin at 0, so these files may be 0-based; see coordinates='as_is'",)
         super().__init__(
@@ -113,7 +114,9 @@ class _Reader:
         try:
             tree = ElementTree.parse(file).getroot()
         except FileNotFoundError:
-            self.log.add(Fault(file, "annotation missing", "the split lists it; an image without objects has a file too"))
+            self.log.add(
+                Fault(file, "annotation missing", "the split lists it; an image without objects has a file too")
+            )
             return
         except (ElementTree.ParseError, OSError, UnicodeError) as error:
             self.log.add(Fault(file, "annotation malformed", str(error)))
@@ -155,7 +158,8 @@ class _Reader:
         # Judged before the shift, which would turn a box of no area into one of a single pixel.
         shift = (0.0,) * 4 if raw[2] <= raw[0] or raw[3] <= raw[1] else self.shift
         self.zero_based += raw[0] == 0 or raw[1] == 0
-        box, kind, detail = fit_box(tuple(v - s for v, s in zip(raw, shift, strict=True)), *size)
+        shifted = (raw[0] - shift[0], raw[1] - shift[1], raw[2] - shift[2], raw[3] - shift[3])
+        box, kind, detail = fit_box(shifted, *size)
         if kind:
             self.log.add(Fault(file, kind, detail, index))
         if box is None:
@@ -200,7 +204,9 @@ def _find_classes(root: Path) -> tuple[str, ...]:
         names.update(_names_in(path))
     names.discard("")
     if not names:
-        raise DataError(f"no annotation in {root / 'Annotations'} names an object; give the classes, or check the folder")
+        raise DataError(
+            f"no annotation in {root / 'Annotations'} names an object; give the classes, or check the folder"
+        )
     return tuple(sorted(names))
 
 

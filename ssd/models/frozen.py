@@ -1,26 +1,61 @@
-"""BatchNorm that keeps the statistics it was loaded with: small batches would spoil them."""
+"""BatchNorm that keeps the statistics it was loaded with (small batches would spoil them), folded into its convolution."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that stays in evaluation and does not learn; its state dict is that of BatchNorm2d.
 
-    Unlike torchvision's class of this name it uses PyTorch's fused kernel, and checkpoints fit with it and without it.
+    `folded` says that the convolution before it already applies it.
     """
+
+    folded = False
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:
         """Stays in evaluation whatever the mode."""
         return super().train(False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises [B, C, H, W], unless that has been done."""
+        return x if self.folded else super().forward(x)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """Conv2d that applies the frozen BatchNorm behind it by scaling its own weights.
+
+    A pass over the weights costs next to nothing; one over the features of every layer, forward and backward, took a sixth
+    of a training step on a CPU. Gradients reach the unscaled weights, which the state dict holds.
+    """
+
+    norm: list[FrozenBatchNorm2d]  # in a list, so that it is not a child and has one name in the state dict
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves and normalises [B, C, H, W]."""
+        norm = self.norm[0]
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        weight = self.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight.to(x.dtype), shift.to(x.dtype), self.stride, self.padding, self.dilation, self.groups)
+
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Freezes every BatchNorm2d inside a module, in place."""
+    """Freezes every BatchNorm2d inside a module, in place, and folds those that follow a convolution in a Sequential."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.__class__ = FrozenBatchNorm2d
             layer.eval()
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
+    for parent in module.modules():
+        if isinstance(parent, nn.Sequential):
+            for conv, norm in zip(parent, [*parent][1:], strict=False):
+                plain = isinstance(conv, nn.Conv2d) and conv.bias is None and conv.padding_mode == "zeros"
+                if plain and isinstance(norm, FrozenBatchNorm2d):
+                    conv.__class__ = FoldedConv2d
+                    conv.norm = [norm]  # type: ignore[assignment]  # mypy takes it for a child module
+                    norm.folded = True

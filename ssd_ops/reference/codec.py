@@ -12,7 +12,8 @@ from ssd_ops import checks
 from ssd_ops.reference.numbers import compute_dtype, four_variances
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
-MAX_LOG_SIZE = math.log(1000 / 16)  # torchvision's clamp: no decoded box is more than 62.5 times its prior
+# torchvision's clamp: no decoded box is more than 62.5 times its prior. At the maximum itself the gradient passes.
+MAX_LOG_SIZE = math.log(1000 / 16)
 
 
 def _checked(
@@ -63,7 +64,8 @@ def decode_boxes(
     step = deltas * variance
     if code_type == "center_size":
         center = step[..., :2] * prior_size + prior_center
-        half = torch.exp(step[..., 2:].clamp(max=MAX_LOG_SIZE)) * prior_size / 2
+        log_size = torch.where(step[..., 2:] > MAX_LOG_SIZE, MAX_LOG_SIZE, step[..., 2:])
+        half = torch.exp(log_size) * prior_size / 2
         return torch.cat([center - half, center + half], dim=-1)
     if code_type == "corner":
         return priors + step

@@ -19,11 +19,16 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def at_least_zero(sides: Tensor) -> Tensor:
+    """Return `sides`, 0 where negative; the gradient passes at 0 (`clamp` passes it or not, as the version of torch)."""
+    return torch.where(sides < 0, 0, sides)
+
+
 def intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Return the areas `[..., N, M]` that two boxes share and that they cover together."""
     top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    sides = (bottom_right - top_left).clamp(min=0)
+    sides = at_least_zero(bottom_right - top_left)
     inter = sides[..., 0] * sides[..., 1]
     union = area(boxes1)[..., :, None] + area(boxes2)[..., None, :] - inter
     return inter, union
@@ -39,7 +44,7 @@ def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return width and height `[..., N, M, 2]` of the smallest box around two boxes."""
     top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    return (bottom_right - top_left).clamp(min=0)
+    return at_least_zero(bottom_right - top_left)
 
 
 def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

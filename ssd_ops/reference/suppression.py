@@ -100,7 +100,8 @@ def soft_nms(
 
     def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         waiting = above(score, score_threshold).nonzero()[:, 0]
-        score, kept = score.clone(), []
+        score = score.clone()
+        kept: list[Tensor] = []
         while len(waiting) and len(kept) < max_detections:
             place = int(score[waiting].sort(descending=True, stable=True).indices[0])
             best = waiting[place]

@@ -1,126 +1,139 @@
 """Builds the CUDA kernels for the CPU with g++ and ninja, in three variants.
 
 `plain` is what the op tests run; `sanitized` has AddressSanitizer and UndefinedBehaviorSanitizer in the kernels;
-`checked` finds reads of unwritten shared memory and races in it (check.cpp). Everything lies in build/emu/<variant>, and
-only what has changed is built anew.
+`checked` finds reads of unwritten shared memory and races in it (check.cpp). Everything lies in build/emu/<variant>,
+and only what has changed is built anew.
 """
 
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+FOLDER = ROOT / "build" / "emu"
 VARIANTS = ("plain", "sanitized", "checked")
 
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all"
-COMMON = (
-    "-std=c++17 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_EMULATED -DSSD_OPS_WITH_CUDA=1"
-)
-# nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves out,
-# the compiler makes no access that the source does not have.
+COMMON = "-std=c++17 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_WITH_CUDA=1"
+INCLUDES = f"-DSSD_OPS_EMULATED -I{HERE} -I{ROOT / 'csrc'} -I{ROOT}"
+# nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves
+# out, the compiler makes no access that the source does not have.
 KERNEL_FLAGS = {
     "plain": "-O2 -fno-strict-aliasing",
     "sanitized": f"-O1 -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
-    "checked": "-O1 -fno-strict-aliasing -fno-tree-loop-im -fno-tree-pre -fno-if-conversion "
+    "checked": "-O1 -fno-strict-aliasing -fno-tree-loop-im -fno-tree-pre -fno-if-conversion -DSSD_OPS_EMU_CHECKED "
     "-fsanitize=thread --param tsan-instrument-func-entry-exit=0",
 }
-EMULATOR_FLAGS = {"plain": "-O2", "sanitized": f"-O1 {SANITIZERS}", "checked": "-O2"}
-DEFINES = {"plain": "", "sanitized": "", "checked": "-DSSD_OPS_EMU_CHECKED"}
+EMULATOR_FLAGS = {"plain": "-O2", "sanitized": f"-O1 {SANITIZERS}", "checked": "-O2 -DSSD_OPS_EMU_CHECKED"}
 LINK_FLAGS = {"plain": "", "sanitized": SANITIZERS, "checked": ""}
+RULES = f"""builddir = {FOLDER}
+rule cxx
+  command = g++ {COMMON} {INCLUDES} $flags -MMD -MF $out.d -x c++ -c $in -o $out
+  description = g++ $in
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = g++ -o $out $in $flags -ldl
+  description = link $out
+"""
 
 
-class _Ninja:
-    """The text of a ninja file for one variant."""
+def _objects(lines: list[str], sources: Iterable[Path], folder: str, flags: str) -> list[Path]:
+    """Adds the compilation of the sources to the plan; returns the objects."""
+    objects = []
+    for source in sorted(sources):
+        objects.append(FOLDER / folder / f"{source.name}.o")
+        lines += [f"build {objects[-1]}: cxx {source}", f"  flags = {flags}"]
+    return objects
 
-    def __init__(self, variant: str) -> None:
-        self.variant = variant
-        self.folder = ROOT / "build" / "emu" / variant
-        include = f"-I{HERE} -I{ROOT / 'csrc'} -I{ROOT}"
-        self._lines = [
-            f"builddir = {self.folder}",
-            "rule cxx",
-            f"  command = g++ {COMMON} {DEFINES[variant]} {include} $flags -MMD -MF $out.d -x c++ -c $in -o $out",
-            "  depfile = $out.d",
-            "  deps = gcc",
-            "rule link",
-            f"  command = g++ {LINK_FLAGS[variant]} -o $out $in $flags -ldl",
-        ]
 
-    def objects(self, sources: list[Path], prefix: str, flags: str) -> list[Path]:
-        outputs = [self.folder / f"{prefix}_{source.name}.o" for source in sources]
-        for source, output in zip(sources, outputs, strict=True):
-            self._lines += [f"build {output}: cxx {source}", f"  flags = {flags}"]
-        return outputs
+def _link(lines: list[str], variant: str, name: str, objects: list[Path], flags: str = "") -> None:
+    lines.append(f"build {FOLDER / variant / name}: link {' '.join(map(str, objects))}")
+    lines.append(f"  flags = {LINK_FLAGS[variant]} {flags}")
 
-    def kernels(self, sources: list[Path]) -> list[Path]:
-        return self.objects(sources, "kernel", KERNEL_FLAGS[self.variant])
 
-    def emulator(self) -> list[Path]:
-        return self.objects(sorted(HERE.glob("*.cpp")), "emu", EMULATOR_FLAGS[self.variant])
+@lru_cache(maxsize=1)
+def _plan() -> str:
+    """Return the ninja file of every variant of the library and of the emulator's own programs."""
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None and torch.origin is not None
+    torch_home = Path(torch.origin).parent
+    lines = [RULES]
+    csrc = ROOT / "csrc"
+    # The glue also names the CPU kernels, which never run here: one instruction set is enough.
+    glue = _objects(
+        lines,
+        (csrc / "ops").glob("*.cpp"),
+        "ops",
+        f"-O1 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
+    )
+    glue += _objects(lines, (csrc / "cpu").glob("*.cpp"), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
+    glue += _objects(lines, (csrc / "cpu/dispatch").glob("*.cpp"), "cpu", "-O0")
+    for variant in VARIANTS:
+        emulator = _objects(lines, HERE.glob("*.cpp"), f"{variant}/emulator", EMULATOR_FLAGS[variant])
+        kernels = _objects(lines, (csrc / "cuda").glob("*.cu"), f"{variant}/cuda", KERNEL_FLAGS[variant])
+        flags = f"-shared -L{torch_home}/lib -ltorch_cpu"
+        _link(lines, variant, "libssd_ops_emu.so", glue + kernels + emulator, flags)
+        for source in (HERE / "kernels").glob("*.cu"):
+            own = _objects(lines, [source], f"{variant}/kernels", KERNEL_FLAGS[variant])
+            _link(lines, variant, source.stem, own + emulator)
+    return "\n".join(lines) + "\n"
 
-    def link(self, name: str, objects: list[Path], flags: str) -> Path:
-        output = self.folder / name
-        self._lines += [f"build {output}: link {' '.join(map(str, objects))}", f"  flags = {flags}"]
-        return output
 
-    def run(self, name: str) -> None:
-        """Builds; processes that ask at the same time take turns."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            plan = self.folder / f"{name}.ninja"
-            plan.write_text("\n".join(self._lines) + "\n")
-            ninja = ["ninja"] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
-            done = subprocess.run([*ninja, "-f", str(plan)], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"the emulated kernels do not build ({self.variant}):\n{done.stdout}{done.stderr}")
+def _build(*targets: Path) -> None:
+    """Builds the targets; processes that ask at the same time take turns."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (FOLDER / "build.ninja").write_text(_plan())
+        ninja = ["ninja"] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
+        command = [*ninja, "--quiet", "-f", str(FOLDER / "build.ninja"), *map(str, targets)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the emulated kernels do not build:\n{done.stdout}{done.stderr}")
 
 
 def build_library(variant: str = "plain") -> Path:
     """Return libssd_ops_emu.so: csrc/ops and csrc/cuda, registered as ops of the namespace ssd_ops_emu."""
-    import torch
-
-    torch_home = Path(torch.__file__).parent
-    ninja = _Ninja(variant)
-    kernels = ninja.kernels(sorted((ROOT / "csrc/cuda").glob("*.cu")))
-    glue = f"-O1 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL"
-    objects = kernels + ninja.emulator() + ninja.objects(sorted((ROOT / "csrc/ops").glob("*.cpp")), "ops", glue)
-    # The glue also names the CPU kernels, which never run here: one instruction set is enough.
-    objects += ninja.objects(sorted((ROOT / "csrc/cpu").glob("*.cpp")), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
-    objects += ninja.objects(sorted((ROOT / "csrc/cpu/dispatch").glob("*.cpp")), "dispatch", "-O0")
-    library = ninja.link("libssd_ops_emu.so", objects, f"-shared -L{torch_home}/lib -ltorch_cpu")
-    ninja.run("library")
+    library = FOLDER / variant / "libssd_ops_emu.so"
+    _build(library)
     if variant == "sanitized":
-        _require_red_zones(kernels)
+        _require_red_zones(sorted((FOLDER / variant / "cuda").glob("*.o")))
     return library
 
 
-def build_program(source: str, variant: str = "plain") -> Path:
-    """Return the program made of tests/emu/kernels/<source>.cu and the emulator."""
-    ninja = _Ninja(variant)
-    objects = ninja.kernels([HERE / "kernels" / f"{source}.cu"]) + ninja.emulator()
-    program = ninja.link(source, objects, "")
-    ninja.run(source)
-    if variant == "sanitized":
-        _require_red_zones(objects)
-    return program
+def build_programs(*sources: str) -> dict[tuple[str, str], Path]:
+    """Return the programs made of tests/emu/kernels/<source>.cu and the emulator, by source and variant."""
+    programs = {(source, variant): FOLDER / variant / source for source in sources for variant in VARIANTS}
+    _build(*programs.values())
+    for source in sources:
+        _require_red_zones([FOLDER / "sanitized" / "kernels" / f"{source}.cu.o"])
+    return programs
 
 
 def _require_red_zones(objects: list[Path]) -> None:
-    """Refuses static shared memory with linkage: AddressSanitizer guards only what no other file can have too."""
-    found = subprocess.run(["nm", "-C", *map(str, objects)], capture_output=True, text=True, check=True).stdout
-    shared = [line[19:] for line in found.splitlines() if line[17:18] in "uVv" and "guard variable" not in line and "::" in line]
+    """Refuses static shared arrays with linkage: AddressSanitizer guards only what no other file can have too.
+
+    Up to 16 bytes, a number or a flag that nobody indexes, pass.
+    """
+    found = subprocess.run(["nm", "-CS", *map(str, objects)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=3) for line in found.splitlines()]
+    variables = [(int(row[1], 16), row[3]) for row in rows if len(row) == 4 and row[2] in "uVv" and ")::" in row[3]]
+    shared = {name for size, name in variables if size > 16 and "guard variable" not in name}
     if shared:
-        names = "\n  ".join(sorted(set(shared)))
+        names = "\n  ".join(sorted(shared))
         raise RuntimeError(
-            "AddressSanitizer cannot guard these static variables, since their function is not in an anonymous "
-            f"namespace; put the kernel or device function into one:\n  {names}"
+            "AddressSanitizer cannot guard these shared arrays, since their function has a name that other files may "
+            f"have too; make the device function static, or put it into an anonymous namespace:\n  {names}"
         )
 
 

@@ -1,7 +1,5 @@
 """Backbone weights from files of every known layout, and the errors that list what does not fit."""
 
-import os
-from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -12,9 +10,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from ssd import build_model
 from ssd.models.backbone_weights import load_backbone, read_state_dict
 from ssd.models.vgg import SSD300_EXTRAS, VGGExtractor
-
-SHARED = Path(os.environ.get("SSD_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-MOBILENET = SHARED / "mobilenet_v2_imagenet_features_fp16.pth"
+from tests.ssd.real_data import real_data
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +119,10 @@ def test_mobilenet_keeps_the_classifier_out(tmp_path):
     assert torch.equal(again.backbone(images)[1], model.backbone(images)[1])  # frozen there as it was here
 
 
-@pytest.mark.skipif(not MOBILENET.is_file(), reason=f"{MOBILENET.name} is not in {SHARED}; set SSD_TEST_DATA")
 def test_mobilenet_with_imagenet_weights():
-    model = build_model("ssdlite320_mobilenet_v2", 4, image_size=96, weights_backbone=str(MOBILENET)).eval()
-    state = torch.load(MOBILENET, weights_only=True)
+    file = real_data("mobilenet_v2_imagenet_features_fp16.pth")
+    model = build_model("ssdlite320_mobilenet_v2", 4, image_size=96, weights_backbone=str(file)).eval()
+    state = torch.load(file, weights_only=True)
     assert len(state) == 312
     own = model.backbone.state_dict()
     assert all(torch.equal(own[k], v.to(own[k].dtype)) for k, v in state.items())

@@ -1,0 +1,95 @@
+"""Evaluation: VOC and COCO average precision, gathered batch by batch, and what holds a class down."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssd.data.batch import Batch
+from ssd.data.coco import COCODataset
+from ssd.data.dataset import DetectionDataset
+from ssd.data.faults import DataError
+from ssd.evaluate.coco import COCOResult, coco_ap
+from ssd.evaluate.matching import average_precision, match_classes
+from ssd.evaluate.records import Records, unpack_detections
+from ssd.evaluate.voc import ClassResult, VOCResult, voc_ap, voc_ap_at
+
+__all__ = [
+    "COCOResult",
+    "ClassResult",
+    "Evaluator",
+    "Records",
+    "VOCResult",
+    "average_precision",
+    "coco_ap",
+    "match_classes",
+    "unpack_detections",
+    "voc_ap",
+    "voc_ap_at",
+]
+
+METRICS = ("voc", "voc07", "coco")
+
+
+class Evaluator:
+    """Gathers detections batch by batch and judges them at the end.
+
+    Args:
+        classes: names without background; label i is ``classes[i - 1]``.
+        metric: ``"voc"`` (area under the curve), ``"voc07"`` (11 points) or ``"coco"``.
+        iou_threshold: of the VOC metrics.
+        plus_one: the devkit's "+1" widths, only for boxes that name their last pixel.
+        ground_truth: COCO JSON for the metric ``"coco"``; the targets given to `update` where None.
+        category_ids: ids of the classes in `ground_truth`.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        metric: str = "voc",
+        *,
+        iou_threshold: float = 0.5,
+        plus_one: bool = False,
+        ground_truth: str | Path | dict[str, Any] | None = None,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        if metric not in METRICS:
+            raise DataError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+        self.classes = tuple(classes)
+        self.metric = metric
+        self.iou_threshold = iou_threshold
+        self.plus_one = plus_one
+        self.ground_truth = ground_truth
+        self.category_ids = category_ids
+        self.records = Records()
+
+    @classmethod
+    def of(cls, dataset: DetectionDataset, metric: str = "voc", **options: Any) -> "Evaluator":
+        """Makes the evaluator of a data set; the metric ``"coco"`` on a COCO data set uses its JSON file."""
+        if metric == "coco" and isinstance(dataset, COCODataset):
+            options = {"ground_truth": dataset.annotation_file, "category_ids": dataset.category_ids, **options}
+        return cls(dataset.classes, metric, **options)
+
+    def reset(self) -> None:
+        """Forgets everything gathered."""
+        self.records = Records()
+
+    def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
+        """Adds images: dicts boxes ``[D, 4]`` (xyxy, pixels), scores, labels, and the data set's targets."""
+        self.records.update(detections, targets)
+
+    def update_batch(self, detections: Any, batch: Batch) -> None:
+        """Adds a batch: padded, normalised detections (`ssd_ops.Detections`) and the batch that they belong to."""
+        self.records.update(unpack_detections(detections, batch.sizes), batch.targets())
+
+    def merge(self, other: "Evaluator") -> None:
+        """Adds what the evaluator of another process has gathered."""
+        self.records.merge(other.records)
+
+    def summarize(self) -> VOCResult | COCOResult:
+        """Returns the result over all images gathered; without any, AP is NaN (VOC) or -1 (COCO)."""
+        if self.metric == "coco":
+            return coco_ap(self.records, self.classes, ground_truth=self.ground_truth, category_ids=self.category_ids)
+        method = "11point" if self.metric == "voc07" else "area"
+        return voc_ap(
+            self.records, self.classes, iou_threshold=self.iou_threshold, method=method, plus_one=self.plus_one
+        )

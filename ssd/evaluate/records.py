@@ -1,0 +1,140 @@
+"""Detections and ground truths of a whole evaluation, gathered image by image as numpy arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ssd.data.faults import DataError
+
+
+@dataclass
+class Records:
+    """Growing lists, one entry an image; `pack` joins them."""
+
+    image_ids: list[int] = field(default_factory=list)
+    boxes: list[np.ndarray] = field(default_factory=list)  # [D, 4] float64 each, xyxy pixels
+    scores: list[np.ndarray] = field(default_factory=list)  # [D] float64
+    labels: list[np.ndarray] = field(default_factory=list)  # [D] int64
+    gt_boxes: list[np.ndarray] = field(default_factory=list)  # [G, 4] float64
+    gt_labels: list[np.ndarray] = field(default_factory=list)  # [G] int64
+    gt_ignore: list[np.ndarray] = field(default_factory=list)  # [G] bool
+    _seen: set[int] = field(default_factory=set)
+
+    def add(self, detections: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+        """Adds one image.
+
+        Args:
+            detections: boxes ``[D, 4]`` xyxy in pixels, scores ``[D]``, labels ``[D]``; tensors or arrays.
+            target: boxes ``[G, 4]``, labels ``[G]``, ignore ``[G]`` (none where absent), image_id.
+
+        Raises:
+            DataError: lengths that differ, a score that is NaN, or an image that was added before.
+        """
+        image_id = int(target["image_id"])
+        if image_id in self._seen:
+            raise DataError(f"image_id {image_id} was evaluated before; each image may count once")
+        boxes, scores = _box_array(detections["boxes"]), _array(detections["scores"], float)
+        labels = _array(detections["labels"], int)
+        gt_boxes, gt_labels = _box_array(target["boxes"]), _array(target["labels"], int)
+        ignore = _array(target["ignore"], bool) if "ignore" in target else np.zeros(len(gt_labels), dtype=bool)
+        if not len(boxes) == len(scores) == len(labels):
+            raise DataError(
+                f"detections of image_id {image_id} must have as many scores and labels as boxes, got "
+                f"{len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels"
+            )
+        if not len(gt_boxes) == len(gt_labels) == len(ignore):
+            raise DataError(
+                f"the target of image_id {image_id} must have as many labels and ignore flags as boxes, got "
+                f"{len(gt_boxes)} boxes, {len(gt_labels)} labels, {len(ignore)} ignore flags"
+            )
+        if np.isnan(scores).any():
+            raise DataError(f"scores of image_id {image_id} contain NaN, so they have no order")
+        self._seen.add(image_id)
+        self.image_ids.append(image_id)
+        self.boxes.append(boxes)
+        self.scores.append(scores)
+        self.labels.append(labels)
+        self.gt_boxes.append(gt_boxes)
+        self.gt_labels.append(gt_labels)
+        self.gt_ignore.append(ignore)
+
+    def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the images of a batch."""
+        if len(detections) != len(targets):
+            raise DataError(
+                f"update needs one target for each image's detections, got {len(detections)} and {len(targets)}"
+            )
+        for found, target in zip(detections, targets, strict=True):
+            self.add(found, target)
+
+    def merge(self, other: "Records") -> None:
+        """Adds the images of another process."""
+        for index, image_id in enumerate(other.image_ids):
+            self.add(
+                {"boxes": other.boxes[index], "scores": other.scores[index], "labels": other.labels[index]},
+                {
+                    "boxes": other.gt_boxes[index],
+                    "labels": other.gt_labels[index],
+                    "ignore": other.gt_ignore[index],
+                    "image_id": image_id,
+                },
+            )
+
+
+def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]]:
+    """Turns padded, normalised detections into one dict for each image, in pixels of that image.
+
+    Args:
+        detections: boxes ``[B, D, 4]`` in 0 .. 1, scores ``[B, D]``, labels ``[B, D]``, counts ``[B]``
+            (`ssd_ops.Detections`).
+        sizes: ``[B, 2]`` height and width of each image.
+    """
+    boxes, scores, labels, counts = (
+        _array(part, None) for part in (detections.boxes, detections.scores, detections.labels, detections.counts)
+    )
+    out = []
+    for index, (height, width) in enumerate(_array(sizes, int).tolist()):
+        kept = int(counts[index])
+        scale = np.array([width, height, width, height], dtype=np.float64)
+        out.append(
+            {"boxes": boxes[index, :kept] * scale, "scores": scores[index, :kept], "labels": labels[index, :kept]}
+        )
+    return out
+
+
+def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> np.ndarray:
+    """Returns the IoU ``[N, M]`` in float64; 0 where the union is empty or a box is not finite.
+
+    Args:
+        boxes1: ``[N, 4]`` xyxy.
+        boxes2: ``[M, 4]`` xyxy.
+        plus_one: sides are max - min + 1, as in the VOC devkit, whose boxes name their last pixel.
+    """
+    extra = 1.0 if plus_one else 0.0
+    low = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
+    high = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides = np.clip(high - low + extra, 0.0, None)
+        overlap = sides[..., 0] * sides[..., 1]
+        area1 = (boxes1[:, 2:] - boxes1[:, :2] + extra).prod(axis=1)
+        area2 = (boxes2[:, 2:] - boxes2[:, :2] + extra).prod(axis=1)
+        union = area1[:, None] + area2[None, :] - overlap
+        iou = overlap / np.where(union > 0, union, np.inf)
+    return np.nan_to_num(iou, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _array(value: Any, dtype: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # numpy has no bfloat16
+        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
+    return np.asarray(value, dtype={float: np.float64, int: np.int64, bool: np.bool_, None: None}[dtype])
+
+
+def _box_array(value: Any) -> np.ndarray:
+    array = _array(value, float)
+    if array.size % 4 or (array.size and (array.ndim != 2 or array.shape[1] != 4)):
+        raise DataError(f"boxes must have shape [N, 4], got {list(array.shape)}")
+    return array.reshape(-1, 4)

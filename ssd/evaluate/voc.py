@@ -1,0 +1,172 @@
+"""Average precision as PASCAL VOC's devkit has it, and what keeps it from being 1.
+
+Widths: boxes of this package have exclusive right and bottom edges, so their plain IoU equals the devkit's IoU with its
+"+1" on the file's own numbers. `plus_one` is for boxes that name their last pixel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssd.data.faults import DataError
+from ssd.evaluate.errors import classify, gains
+from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes
+from ssd.evaluate.records import Records
+
+_NEAR = 0.1  # a wrong detection with at least this IoU with an object of its class is badly placed, else background
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The result of one class at one IoU threshold.
+
+    `tp`, `fp` and `missed` are counted at `score`, the threshold with the best F1 unless another was asked for.
+    `errors` says of what kind those `fp` are, `gains` by how much AP would rise were all errors of one kind, at any
+    score, mended.
+    """
+
+    name: str
+    ap: float  # NaN for a class without objects
+    recall: np.ndarray  # [D] after each detection by falling score
+    precision: np.ndarray  # [D]
+    scores: np.ndarray  # [D]
+    objects: int  # without the ignored ones
+    ignored: int
+    detections: int
+    score: float
+    tp: int
+    fp: int
+    missed: int
+    errors: dict[str, int]  # localisation, duplicate, confusion, background
+    gains: dict[str, float]  # the same and missed
+
+    def limit(self) -> str:
+        """Returns in words what holds the class down most."""
+        ranked = sorted(self.gains.items(), key=lambda item: -item[1])
+        parts = [f"{kind} +{gain:.3f}" for kind, gain in ranked if gain >= 0.0005]
+        return ", ".join(parts) if parts else "nothing"
+
+
+@dataclass(frozen=True)
+class VOCResult:
+    """Results of all classes at one IoU threshold."""
+
+    iou_threshold: float
+    method: str
+    images: int
+    classes: tuple[ClassResult, ...]
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean AP of the classes that have objects; NaN where none has."""
+        values = [c.ap for c in self.classes if not np.isnan(c.ap)]
+        return float(np.mean(values)) if values else float("nan")
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the numbers without the curves, for JSON; NaN becomes None."""
+        keys = ("objects", "ignored", "detections", "score", "tp", "fp", "missed", "errors", "gains")
+        per_class = {c.name: {"ap": _or_none(c.ap), **{key: getattr(c, key) for key in keys}} for c in self.classes}
+        return {
+            "metric": f"VOC AP ({self.method}) at IoU {self.iou_threshold:g}",
+            "mean_ap": _or_none(self.mean_ap),
+            "images": self.images,
+            "classes": per_class,
+        }
+
+    def __str__(self) -> str:
+        width = max([5, *(len(c.name) for c in self.classes)])
+        lines = [f"{'class':<{width}}     AP  objects     TP     FP missed  score  what would raise AP, were it mended"]
+        for c in self.classes:
+            ap = "     -" if np.isnan(c.ap) else f"{c.ap:6.3f}"
+            counts = f"{c.objects:8d} {c.tp:6d} {c.fp:6d} {c.missed:6d} {c.score:6.2f}"
+            lines.append(f"{c.name:<{width}} {ap} {counts}  {c.limit() if c.objects else ''}".rstrip())
+        what = f"VOC {self.method}, IoU {self.iou_threshold:g}, {self.images} images"
+        lines.append(f"{'mean':<{width}} {self.mean_ap:6.3f}  {what}")
+        return "\n".join(lines)
+
+
+def voc_ap(
+    records: Records,
+    classes: Sequence[str],
+    *,
+    iou_threshold: float = 0.5,
+    method: str = "area",
+    plus_one: bool = False,
+    score: float | None = None,
+) -> VOCResult:
+    """Computes VOC average precision.
+
+    Args:
+        records: detections and ground truths of all images.
+        classes: names without background; label i is ``classes[i - 1]``.
+        iou_threshold: a detection is right from this IoU up.
+        method: ``"area"`` under the curve (2010 on) or ``"11point"`` (2007).
+        plus_one: the devkit's "+1" widths, for boxes that name their last pixel.
+        score: count TP, FP and missed at this score; at each class's best F1 where None.
+
+    Raises:
+        DataError: unknown method, or a label outside ``1 .. len(classes)``.
+    """
+    return voc_ap_at(match_classes(records, len(classes), plus_one), records, classes, iou_threshold, method, score)
+
+
+def voc_ap_at(
+    matches: Sequence[Matches],
+    records: Records,
+    classes: Sequence[str],
+    iou_threshold: float,
+    method: str = "area",
+    score: float | None = None,
+) -> VOCResult:
+    """Computes the result at one threshold from matches, which serve any number of them."""
+    if method not in METHODS:
+        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    results = [
+        _class_result(name, found, iou_threshold, method, score) for name, found in zip(classes, matches, strict=True)
+    ]
+    return VOCResult(iou_threshold, method, len(records.image_ids), tuple(results))
+
+
+def _class_result(name: str, found: Matches, threshold: float, method: str, score: float | None) -> ClassResult:
+    objects = int((~found.gt_ignore).sum())
+    kinds = classify(found, threshold, _NEAR)
+    counted = kinds != "ignored"
+    right, scores = kinds[counted] == "right", found.scores[counted]
+    hits = np.cumsum(right)
+    ranks = np.arange(1, len(right) + 1)
+    if score is None:
+        score = _best_f1(scores, hits, objects)
+    shown = scores >= score
+    tp = int(right[shown].sum())
+    wrong = kinds[counted][shown & ~right]
+    return ClassResult(
+        name=name,
+        ap=average_precision(right, objects, method),
+        recall=hits / max(objects, 1),
+        precision=hits / ranks,
+        scores=scores,
+        objects=objects,
+        ignored=len(found.gt_ignore) - objects,
+        detections=len(found.scores),
+        score=score,
+        tp=tp,
+        fp=int(shown.sum()) - tp,
+        missed=objects - tp,
+        errors={kind: int((wrong == kind).sum()) for kind in ERRORS},
+        gains=gains(found, kinds, objects, method),
+    )
+
+
+def _best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> float:
+    # The score at which to cut; 0 without detections.
+    if not len(scores):
+        return 0.0
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + max(objects, 1))
+    # Of equal scores all or none pass a threshold: only the last of a run is a place to cut.
+    last = np.append(scores[1:] != scores[:-1], True)
+    return float(scores[np.where(last, f1, -1.0).argmax()])
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

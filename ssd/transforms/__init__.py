@@ -1,0 +1,86 @@
+"""Transforms ``(image, target) -> (image, target)``, chosen by name; the last step always warps to S x S, uint8."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from ssd.data.dataset import Target
+from ssd.data.faults import DataError
+from ssd.suggest import unknown
+from ssd.transforms.augment import Augment, Augmentation, FromV2, Resize
+from ssd.transforms.geometry import CropRule
+from ssd.transforms.photometric import PhotometricRule
+
+__all__ = ["Augment", "Augmentation", "CropRule", "FromV2", "PhotometricRule", "Resize", "build_transforms"]
+
+_PRESETS = {
+    "ssd": Augmentation(photometric=PhotometricRule(), zoom=4.0, crop=CropRule()),
+    "ssdlite": Augmentation(crop=CropRule()),
+    "hflip": Augmentation(),
+    "none": Augmentation(hflip=0.0),
+}
+# Named values of the options; mild ones suit pictures of one scale and one kind of light, as from a microscope.
+_CROPS = {
+    "ssd": CropRule(),
+    "mild": CropRule(min_ious=(0.3, 0.5, 0.7, 0.9, 1.0), scale=(0.6, 1.0), aspect=(0.75, 1.333), relative=True),
+    "none": None,
+}
+_PHOTOMETRIC = {
+    "ssd": PhotometricRule(),
+    "mild": PhotometricRule(
+        brightness=(0.9, 1.1), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), permute=False
+    ),
+    "none": None,
+}
+
+
+def build_transforms(
+    name: str, image_size: int, train: bool, **options: Any
+) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
+    """Builds the transform of a preset.
+
+    Args:
+        name: ``"ssd"`` (photometric distortion, zoom-out, IoU crop, flip), ``"ssdlite"`` (crop, flip), ``"hflip"`` or
+            ``"none"``.
+        image_size: side S of the output in pixels.
+        train: False leaves only the resize, with the preset's `antialias`.
+        **options: fields of `Augmentation` that differ from the preset. `crop` and `photometric` also take ``"ssd"``,
+            ``"mild"`` and ``"none"``.
+
+    Returns:
+        A callable ``(image uint8 [3, H, W], target) -> (image uint8 [3, S, S], target)``.
+
+    Raises:
+        DataError: an unknown name or option, or a value out of range.
+    """
+    if name not in _PRESETS:
+        raise DataError(unknown("augmentation", name, _PRESETS))
+    if image_size < 1:
+        raise DataError(f"image_size must be at least 1, got {image_size}")
+    known = [field.name for field in fields(Augmentation)]
+    for option in options:
+        if option not in known:
+            raise DataError(unknown("augmentation option", option, known))
+    for option, named in (("crop", _CROPS), ("photometric", _PHOTOMETRIC)):
+        value = options.get(option)
+        if isinstance(value, str):
+            if value not in named:
+                raise DataError(f"{option} must be one of {', '.join(named)} or a rule, got {value!r}")
+            options[option] = named[value]
+    rule = replace(_PRESETS[name], **options)
+    _check(rule)
+    return Augment(image_size, rule) if train else Resize(image_size, rule.antialias)
+
+
+def _check(rule: Augmentation) -> None:
+    for ok, what in (
+        (rule.zoom >= 1.0, f"zoom must be at least 1, got {rule.zoom}"),
+        (0.0 <= rule.hflip <= 1.0, f"hflip must be in 0 .. 1, got {rule.hflip}"),
+        (rule.extra in (None, "vflip", "d4"), f"extra must be None, 'vflip' or 'd4', got {rule.extra!r}"),
+        (rule.cut in ("drop", "ignore"), f"cut must be 'drop' or 'ignore', got {rule.cut!r}"),
+        (rule.min_size >= 0.0, f"min_size must be at least 0, got {rule.min_size}"),
+    ):
+        if not ok:
+            raise DataError(what)

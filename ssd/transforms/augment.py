@@ -1,0 +1,149 @@
+"""The transforms themselves: augmentation with a resize for training, a plain resize for evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from ssd.data.dataset import Target
+from ssd.transforms.geometry import CropRule, Placement, View, crop_view, map_boxes, place, render, zoom_view
+from ssd.transforms.photometric import PhotometricRule, distort
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a training transform does, in this order.
+
+    Args:
+        photometric: colour distortion; None for none.
+        zoom: greatest zoom-out, as a factor of the sides, in half of the images; 1 for none.
+        crop: the IoU crop; None for none.
+        hflip: probability of a left-right flip.
+        extra: for pictures without an up direction: ``"vflip"`` adds up-down flips, ``"d4"`` also quarter turns (all
+            eight positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two
+            directions.
+        cut: objects whose centre the crop leaves outside are, as far as still visible, background (``"drop"``, as in
+            every SSD) or neither object nor background (``"ignore"``).
+        min_size: objects with a smaller width or height, in output pixels, are left out.
+        fill: colour around a zoomed-out image.
+        antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
+            with it must be evaluated with it, which `build_transforms` takes care of.
+    """
+
+    photometric: PhotometricRule | None = None
+    zoom: float = 1.0
+    crop: CropRule | None = None
+    hflip: float = 0.5
+    extra: str | None = None
+    cut: str = "drop"
+    min_size: float = 1.0
+    fill: tuple[int, int, int] = (123, 117, 104)
+    antialias: bool = True
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Warps an image to ``side x side`` and its boxes with it; nothing is dropped."""
+
+    side: int
+    antialias: bool = True
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        height, width = image.shape[1:]
+        whole = place(View(0, 0, width, height), height, width, self.side)
+        resized = render(image, whole, antialias=self.antialias).contiguous()
+        scale = torch.tensor(whole.scale * 2)
+        return resized, {**target, "boxes": target["boxes"] * scale}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augments an image and its target and warps them to ``side x side``; all its chance comes from torch's CPU
+    generator."""
+
+    side: int
+    rule: Augmentation = field(default_factory=Augmentation)
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        height, width = image.shape[1:]
+        placement = place(self._view(target, height, width), height, width, self.side)
+        patch = render(image, placement, antialias=self.rule.antialias)
+        if self.rule.photometric is not None:
+            patch = distort(patch, image, self.rule.photometric)
+        output = self._paste(patch, placement)
+        kept, boxes, cut = self._objects(target, placement)
+        output, boxes = self._turn(output, boxes)
+        ignore = target["ignore"][kept] | cut
+        return output.contiguous(), {**target, "boxes": boxes, "labels": target["labels"][kept], "ignore": ignore}
+
+    def _view(self, target: Target, height: int, width: int) -> View:
+        view = View(0, 0, width, height)
+        if self.rule.zoom > 1.0 and float(torch.rand(())) < 0.5:
+            view = zoom_view(view, self.rule.zoom)
+        if self.rule.crop is not None:
+            cropped = crop_view(view, target["boxes"][~target["ignore"]].double().numpy(), self.rule.crop)
+            # An image without objects may be cropped to the fill beside it; then it is shown whole.
+            if cropped.x1 < width and cropped.y1 < height and cropped.x2 > 0 and cropped.y2 > 0:
+                view = cropped
+        return view
+
+    def _paste(self, patch: Tensor, placement: Placement) -> Tensor:
+        x1, y1, x2, y2 = placement.destination
+        if (x1, y1, x2, y2) == (0, 0, self.side, self.side):
+            return patch
+        canvas = torch.tensor(self.rule.fill, dtype=torch.uint8)[:, None, None].repeat(1, self.side, self.side)
+        canvas[:, y1:y2, x1:x2] = patch
+        return canvas
+
+    def _objects(self, target: Target, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+        # (indices kept [K], boxes in output pixels [K, 4], which of them are objects cut off at the centre [K])
+        boxes = target["boxes"]
+        x1, y1, x2, y2 = placement.source
+        low, high = torch.tensor([x1, y1]), torch.tensor([x2, y2])
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((low < centre) & (centre < high)).all(1)
+        mapped = map_boxes(boxes, placement)
+        visible = (mapped[:, 2:] - mapped[:, :2] >= self.rule.min_size).all(1)
+        # What is ignored stays ignored wherever any of it is seen.
+        kept = visible if self.rule.cut == "ignore" else visible & (inside | target["ignore"])
+        index = kept.nonzero()[:, 0]
+        return index, mapped[index], ~inside[index]
+
+    def _turn(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        across, down, turn = torch.rand(3).tolist()
+        if across < self.rule.hflip:
+            image = image.flip(-1)
+            boxes = torch.stack([self.side - boxes[:, 2], boxes[:, 1], self.side - boxes[:, 0], boxes[:, 3]], dim=1)
+        if self.rule.extra is not None and down < 0.5:
+            image = image.flip(-2)
+            boxes = torch.stack([boxes[:, 0], self.side - boxes[:, 3], boxes[:, 2], self.side - boxes[:, 1]], dim=1)
+        if self.rule.extra == "d4" and turn < 0.5:
+            image = image.transpose(-1, -2)
+            boxes = boxes[:, [1, 0, 3, 2]]
+        return image, boxes
+
+
+@dataclass(frozen=True)
+class FromV2:
+    """Makes a transform of this package out of any ``torchvision.transforms.v2`` transform.
+
+    Image, boxes, labels and ignore flags go in as one sample; end the v2 transform with a `Resize` to the square
+    and, after a crop, ``SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))``.
+
+    Args:
+        transform: takes and returns a dict with image (`tv_tensors.Image`), boxes (`tv_tensors.BoundingBoxes`),
+            labels, ignore.
+    """
+
+    transform: Callable[[dict[str, object]], dict[str, object]]
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[1:]))
+        sample = self.transform(
+            {"image": tv_tensors.Image(image), "boxes": boxes, "labels": target["labels"], "ignore": target["ignore"]}
+        )
+        moved = {key: torch.as_tensor(sample[key]).as_subclass(Tensor) for key in ("boxes", "labels", "ignore")}
+        out = torch.as_tensor(sample["image"]).as_subclass(Tensor)
+        return out.contiguous(), {**target, **moved, "boxes": moved["boxes"].float()}

@@ -1,0 +1,122 @@
+"""One or more small calls of every op, shared by the tests of schedules and of the sanitized and checked builds.
+
+    python -m tests.emu.op_cases     runs them all on the emulated kernels of SSD_OPS_EMU_VARIANT
+
+Sizes stand just above those of warps and tiles, so that every kernel has a ragged end; scores and boxes have ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import ssd_ops
+from tests.emu import emulated_ops
+
+Case = Callable[[], "torch.Tensor | tuple[torch.Tensor, ...]"]
+
+
+def boxes(n: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return [n, 4] xyxy boxes within 0 .. 1 on a coarse grid, so that many are equal or touch."""
+    g = torch.Generator().manual_seed(seed)
+    low = torch.randint(0, 12, (n, 2), generator=g)
+    size = torch.randint(0, 6, (n, 2), generator=g)
+    return (torch.cat([low, low + size], 1) / 18.0).to(dtype)
+
+
+def numbers(*shape: int, seed: int, levels: int = 16) -> torch.Tensor:
+    """Return float numbers in -2 .. 2 of which many are equal."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(-levels, levels + 1, shape, generator=g) * (2.0 / levels)
+
+
+def with_gradients(function: Callable[..., Any], *inputs: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
+    """Return the outputs and the gradients of their weighted sum."""
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    outputs = function(*leaves, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    total = sum((out * numbers(*out.shape, seed=i)).sum() for i, out in enumerate(outputs))
+    assert isinstance(total, torch.Tensor)
+    return (*outputs, *torch.autograd.grad(total, leaves))
+
+
+def _iou_and_codec() -> Iterator[tuple[str, Case]]:
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        yield "box_iou", lambda dtype=dtype: ssd_ops.box_iou(boxes(65, 1, dtype), boxes(130, 2, dtype))
+    yield "box_iou", lambda: ssd_ops.box_iou(boxes(66, 1).reshape(2, 33, 4), boxes(70, 2).reshape(2, 35, 4))
+    for name in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
+        yield name, lambda name=name: with_gradients(getattr(ssd_ops, name), boxes(33, 1), boxes(65, 2))
+    for code in ("center_size", "corner", "corner_size"):
+        priors = boxes(70, 3) + torch.tensor([0.0, 0.0, 0.1, 0.1])
+        data = boxes(140, 4).reshape(2, 70, 4) + torch.tensor([0.0, 0.0, 0.1, 0.1])
+        for name in ("encode_boxes", "decode_boxes"):
+            yield name, lambda n=name, c=code, d=data, p=priors: with_gradients(getattr(ssd_ops, n), d, p, code_type=c)
+
+
+def _training() -> Iterator[tuple[str, Case]]:
+    counts = [0, 3, 40, 1]
+    truth = [boxes(n, 10 + i) for i, n in enumerate(counts)]
+    labels = [torch.arange(n) % 5 + 1 for n in counts]
+    ignore = [torch.arange(n) % 3 == 1 for n in counts]
+    priors = boxes(300, 5)
+    for rule in ("greedy", "last", "none"):
+        for skip in (None, ignore):
+            yield (
+                "match_priors",
+                lambda r=rule, s=skip: tuple(ssd_ops.match_priors(truth, labels, priors, ignore=s, rule=r)),
+            )
+    targets = numbers(3, 300, 4, seed=6)
+    wanted = torch.randint(-1, 40, (3, 300), generator=torch.Generator().manual_seed(7))
+    wanted[wanted > 6] = 0
+    wanted[2] = 0
+    for normalizer, least in (("batch", 0), ("image", 5)):
+        yield (
+            "multibox_loss",
+            lambda n=normalizer, m=least: with_gradients(
+                lambda loc, logits: ssd_ops.multibox_loss(loc, logits, targets, wanted, normalizer=n, min_negatives=m),
+                numbers(3, 300, 4, seed=8),
+                numbers(3, 300, 7, seed=9),
+            ),
+        )
+
+
+def _detection() -> Iterator[tuple[str, Case]]:
+    some, scores = boxes(200, 11), numbers(200, seed=12).abs() / 2
+    yield "nms", lambda: ssd_ops.nms(some, scores, 0.4)
+    yield "batched_nms", lambda: ssd_ops.batched_nms(some, scores, torch.arange(200) % 3, 0.4)
+    many, class_scores = some.reshape(2, 100, 4), numbers(2, 100, 4, seed=13).abs() / 2
+    limits = {"score_threshold": 0.1, "max_detections": 30}
+    for per_class in (10, 90):
+        yield (
+            "multiclass_nms",
+            lambda k=per_class: tuple(
+                ssd_ops.multiclass_nms(many, class_scores, iou_threshold=0.4, candidates_per_class=k, **limits)
+            ),
+        )
+    for method in ("linear", "gaussian"):
+        yield "soft_nms", lambda m=method: tuple(ssd_ops.soft_nms(many, class_scores, method=m, **limits))
+    loc, logits, priors = numbers(2, 300, 4, seed=14), numbers(2, 300, 5, seed=15) * 2, boxes(300, 16) + 0.01
+    yield "detect", lambda: tuple(ssd_ops.detect(loc, logits, priors, candidates_per_class=70, max_detections=40))
+
+
+CASES = [*_iou_and_codec(), *_training(), *_detection()]
+
+
+def has_kernel(op: str) -> bool:
+    """Whether the emulated library has a kernel of this op."""
+    emulated_ops()
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops_emu::{op}", "CPU"))
+
+
+def main() -> None:
+    torch.ops.ssd_ops = emulated_ops()
+    for op, case in CASES:
+        if has_kernel(op):
+            case()
+            print(f"{op}: ran", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Tests the emulator itself: what is right runs, and each planted fault is found and named."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from tests.emu.build import HERE, VARIANTS, build_programs
+from tests.emu.schedules import SCHEDULES, environment
+
+SOURCE = (HERE / "kernels" / "planted.cu").read_text()
+
+
+def run(program: Path, *arguments: str, seed: int = 1, poison: str | None = None) -> tuple[int, str]:
+    chosen = environment(seed, poison) if poison else {"SSD_OPS_EMU_SEED": str(seed)}
+    done = subprocess.run(
+        [str(program), *arguments], env={**os.environ, **chosen}, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@lru_cache(maxsize=1)
+def programs() -> dict[tuple[str, str], Path]:
+    return build_programs("samples", "planted")
+
+
+def line_of(text: str) -> str:
+    """Return `planted.cu:N` of the only line of the source that holds `text`."""
+    numbers = [i for i, line in enumerate(SOURCE.splitlines(), 1) if text in line]
+    assert len(numbers) == 1, (text, numbers)
+    return f"planted.cu:{numbers[0]}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_right_kernels_run_under_every_schedule(variant: str) -> None:
+    program = programs()["samples", variant]
+    for seed, poison in (*SCHEDULES, *((seed, "ffffffff") for seed in range(10, 20))):
+        status, text = run(program, seed=seed, poison=poison)
+        assert status == 0 and "WRONG" not in text, (seed, poison, text)
+        assert text.count(": right\n") == 12
+
+
+# Fault, what must be said of it, and the line (a part of its text) that must be named.
+STOPPED = [
+    ("divergent_barrier", r"divergent barrier: the thread is at .*, \d+ threads wait at", "divergent: first"),
+    ("divergent_barrier", r"divergent barrier: .*kernel .*block \(\d, 0, 0\)", "divergent: second"),
+    ("early_exit", r"(ended, but \d+ threads wait at a barrier|at .*, but 1 threads of the block have ended)", None),
+    ("waiting_elsewhere", r"can go on.*32 threads wait at the barrier at", "2 == 0) __syncthreads"),
+    (
+        "waiting_elsewhere",
+        r"16 threads of warp 1 wait in __shfl_sync with mask 0xffffffff at",
+        "__shfl_sync(kFullMask,",
+    ),
+    ("mask_of_ended_lanes", r"20 threads of warp 0 wait in __ballot_sync.*12 threads have ended", "__ballot_sync("),
+    ("mask_without_caller", r"mask 0x0000ffff leaves out lane \d+, which calls", "__any_sync(0x0000ffffu, 1)"),
+    ("different_masks", r"no thread of the block can go on.*with mask 0x7fffffff", "__shfl_xor_sync(mask, 1, 1)"),
+]
+
+
+@pytest.mark.parametrize(("fault", "says", "line"), STOPPED)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_missed_meetings_abort(fault: str, says: str, line: str | None, seed: int) -> None:
+    status, text = run(programs()["planted", "plain"], fault, seed=seed)
+    assert status == -6, text
+    assert re.search(says, text, re.DOTALL), text
+    assert f"{fault}_kernel" in text and "block (" in text, text
+    assert line is None or line_of(line) in text, text
+
+
+CHECKED = [
+    ("dropped_barrier", "race in shared memory: ", "out[threadIdx.x] = s[(threadIdx.x + 64) % 128]"),
+    ("dropped_barrier", "race in shared memory: ", "s[threadIdx.x] = threadIdx.x + 1;"),
+    ("dropped_syncwarp", "race in shared memory: ", "s[threadIdx.x] = s[(threadIdx.x + 1) % 32]"),
+    ("atomic_and_plain", "race in shared memory: ", "out[0] = total"),
+    ("unwritten_static", "read of shared memory that nothing wrote at ", "out[threadIdx.x] = s[127 - threadIdx.x]"),
+    ("unwritten_dynamic", "read of shared memory that nothing wrote at ", "fmaxf(s[0], s[1])"),
+    ("leftover", "read of shared memory that nothing wrote at ", "out[blockIdx.x] = s;"),
+]
+
+
+@pytest.mark.parametrize(("fault", "says", "line"), CHECKED)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_checked_build_finds_races_and_unwritten_reads(fault: str, says: str, line: str, seed: int) -> None:
+    status, text = run(programs()["planted", "checked"], fault, seed=seed)
+    assert status == -6 and says in text and line_of(line) in text and f"{fault}_kernel" in text, text
+
+
+SANITIZED = [
+    ("static_overrun", r"AddressSanitizer: global-buffer-overflow.*global variable 's'"),
+    ("dynamic_overrun", r"AddressSanitizer: use-after-poison"),
+    ("global_overrun", r"AddressSanitizer: heap-buffer-overflow"),
+    ("local_overrun", r"AddressSanitizer: stack-buffer-overflow.*'local'"),
+    ("misaligned", r"runtime error: .*misaligned address .* 'const struct float4', which requires 16 byte alignment"),
+    ("overflow", r"runtime error: signed integer overflow"),
+]
+
+
+@pytest.mark.parametrize(("fault", "says"), SANITIZED)
+def test_sanitizers_find_wrong_accesses(fault: str, says: str) -> None:
+    status, text = run(programs()["planted", "sanitized"], fault)
+    assert status not in (0, 2) and re.search(says, text, re.DOTALL), text
+    assert "planted.cu:" in text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["dropped_barrier", "dropped_syncwarp", "shuffle_from_absent", "unwritten_static", "unwritten_dynamic", "leftover",
+     "order_of_threads", "order_of_blocks", "atomic_and_plain"],
+)  # fmt: skip
+def test_schedules_change_what_depends_on_them(fault: str) -> None:
+    program = programs()["planted", "plain"]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda s: run(program, fault, seed=s[0], poison=s[1]), SCHEDULES))
+    assert all(status == 0 for status, _ in results), results
+    assert len({text for _, text in results}) > 1
+
+
+def test_a_schedule_repeats() -> None:
+    program = programs()["planted", "plain"]
+    for seed in (0, 1, 2):
+        assert run(program, "order_of_threads", seed=seed) == run(program, "order_of_threads", seed=seed)
+
+
+def test_shared_memory_without_red_zones_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"anonymous namespace:\n.*linked_kernel<int>\(int\*\)::s"):
+        build_programs("linked")

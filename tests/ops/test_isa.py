@@ -1,0 +1,76 @@
+"""Every op gives the same bits on every instruction set that it was compiled for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ssd_ops
+
+SETS = ("baseline", "avx2", "avx512")
+# Prints a digest of the results of each op; run once for each instruction set, which is chosen when the library loads.
+SCRIPT = """
+import hashlib, torch
+import ssd_ops
+from tests.ops.samples import sample_arguments
+for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for name, arguments in sample_arguments(dtype).items():
+        result = getattr(torch.ops.ssd_ops, name)(*arguments)
+        tensors = arguments[2:] if result is None else result if isinstance(result, (tuple, list)) else [result]
+        digest = hashlib.sha256(b"".join(t.contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in tensors))
+        print(name, dtype, digest.hexdigest())
+"""
+
+
+def run(script: str, isa: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SSD_OPS_ISA": isa}
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+def test_same_bits() -> None:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
+        pytest.skip("no compiled library: ssd_ops runs on the reference")
+    outputs = {}
+    for name in SETS:  # a set that the machine lacks falls back to the best that it has
+        done = run(SCRIPT, name)
+        assert done.returncode == 0, done.stderr
+        outputs[name] = done.stdout.splitlines()
+    assert len(outputs["baseline"]) == 3 * 18
+    for name in SETS[1:]:
+        assert outputs[name] == outputs["baseline"], name
+
+
+def test_no_contraction() -> None:
+    """No fused multiply-add in our functions: GCC has made some in spite of its options."""
+    library, objdump = Path(ssd_ops.__file__).with_name("libssd_ops.so"), shutil.which("objdump")
+    if not library.exists() or objdump is None:
+        pytest.skip("no compiled library, or no objdump to look into it")
+    listing = subprocess.run([objdump, "-dC", library], capture_output=True, text=True, check=True).stdout
+    function, found, seen = "", [], 0
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            function = line
+            seen += "ssd_ops::cpu::" in function
+        elif "ssd_ops::" in function and re.search(r"\tvfn?m(add|sub)", line):
+            found.append(f"{function} {line}")
+    assert not found, found[:3]
+    if seen == 0:
+        pytest.skip("the library has no names of functions")
+
+
+def test_unknown_set_is_refused() -> None:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
+        pytest.skip("no compiled library: ssd_ops runs on the reference")
+    done = run("import torch, ssd_ops; ssd_ops.box_iou(torch.zeros(1, 4), torch.zeros(1, 4))", "avx3")
+    assert done.returncode != 0
+    assert 'SSD_OPS_ISA must be baseline, avx2 or avx512, got "avx3"' in done.stderr

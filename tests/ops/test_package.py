@@ -1,0 +1,104 @@
+"""What must hold of the package and of every op alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ssd_ops
+from ssd_ops import _autograd, _fake, _fallback, _register
+from tests.emu import emulated_ops
+from tests.ops.boxes import random_boxes
+from tests.ops.samples import sample_arguments
+
+NAMES = [schema.split("(", 1)[0] for schema in _register.schemas()]
+# What the public functions of the package are, beside `reference` and the two kinds of results.
+PUBLIC = [name for name in NAMES if not name.startswith("grad_") and name != "box_iou_out"]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_schemas_parse() -> None:
+    assert len(NAMES) == len(set(NAMES)) == len(sample_arguments())
+    for schema, name in zip(_register.schemas(), NAMES, strict=True):
+        parsed = torch._C.parse_schema(f"ssd_ops::{schema}")
+        registered = getattr(torch.ops.ssd_ops, name).default._schema
+        assert parsed.name == registered.name == f"ssd_ops::{name}"
+        assert str(registered) == str(parsed), "the compiled library was built with another list"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_op_has_all_its_parts(name: str) -> None:
+    assert callable(getattr(_fallback, name)) and callable(getattr(_fake, name))
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops::{name}", "CompositeExplicitAutograd")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops::{name}", "Autograd")
+    assert torch._library.simple_registry.singleton.find(f"ssd_ops::{name}").fake_impl.kernel is not None
+    if name in PUBLIC:
+        public, twin = getattr(ssd_ops, name), getattr(ssd_ops.reference, name)
+        assert name in ssd_ops.__all__ and public.__doc__ and twin.__doc__
+        assert public.__code__.co_varnames[: public.__code__.co_argcount] == (
+            twin.__code__.co_varnames[: twin.__code__.co_argcount]
+        )
+        assert public.__kwdefaults__ == twin.__kwdefaults__ and public.__defaults__ == twin.__defaults__
+    if name in _autograd.DIFFERENTIABLE:
+        gradient = "grad_box_iou" if name in _autograd.IOU_METRICS else f"grad_{name}"
+        assert gradient in NAMES and callable(getattr(ssd_ops.reference, gradient))
+
+
+def test_import_is_light() -> None:
+    """Users of torch alone need neither torchvision nor numpy for it."""
+    code = "import sys, ssd_ops; print([m for m in ('torchvision', 'tests', 'ssd') if m in sys.modules])"
+    done = run_python(code)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+# nms and batched_nms return as many indices as they keep: AOT tracing cannot check such shapes against real ones.
+@pytest.mark.parametrize("namespace", ["ssd_ops", "ssd_ops_emu"])
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(namespace: str, name: str) -> None:
+    op = getattr(emulated_ops() if namespace == "ssd_ops_emu" else torch.ops.ssd_ops, name)
+    arguments = list(sample_arguments()[name])
+    if name in _autograd.DIFFERENTIABLE:
+        arguments[:2] = [tensor.requires_grad_() for tensor in arguments[:2]]
+    torch.library.opcheck(op.default, tuple(arguments))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_left_alone(name: str) -> None:
+    given, kept = sample_arguments()[name], sample_arguments()[name]
+    getattr(torch.ops.ssd_ops, name)(*given)
+    for i, (one, other) in enumerate(zip(given, kept, strict=True)):
+        if isinstance(one, torch.Tensor) and (name, i) != ("box_iou_out", 2):
+            assert torch.equal(one, other), f"argument {i} was written to"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
+    boxes, priors = random_boxes(20, seed=1), random_boxes(20, seed=2)
+    plain = {name: getattr(torch.ops.ssd_ops, name)(*sample_arguments()[name]) for name in NAMES}
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(ssd_ops.box_iou(boxes, priors), torch.ops.ssd_ops.box_iou(boxes, priors))
+        for name in NAMES:
+            results = getattr(torch.ops.ssd_ops, name)(*sample_arguments()[name])
+            results = results if isinstance(results, tuple) else () if results is None else (results,)
+            expected = plain[name] if isinstance(plain[name], tuple) else (plain[name],)
+            for one, other in zip(results, expected, strict=bool(results)):
+                assert one.dtype == other.dtype and one.dtype not in (torch.float16, torch.bfloat16)
+                assert torch.equal(one, other), name
+
+
+def test_reference_can_be_forced() -> None:
+    code = (
+        "import os, torch; os.environ['SSD_OPS_BACKEND'] = 'reference'; import ssd_ops;"
+        "print(torch._C._dispatch_has_kernel_for_dispatch_key('ssd_ops::nms', 'CPU'));"
+        "b = torch.tensor([[0., 0, 1, 1]]); print(ssd_ops.box_iou(b, b).item(), ssd_ops.nms(b, b[:, 0], 0.5).tolist())"
+    )
+    done = run_python(code)
+    assert done.stdout.split("\n")[:2] == ["False", "1.0 [0]"] and not done.stderr, done.stderr

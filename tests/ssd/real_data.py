@@ -1,0 +1,17 @@
+"""Where the tests find real data sets: the folder beside the checkout, or the one that SSD_DATA names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(os.environ.get("SSD_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+
+
+def real_data(name: str) -> Path:
+    """Return a file or folder of the real data, or skip the test with the reason."""
+    if not (ROOT / name).exists():
+        pytest.skip(f"{name} is not in {ROOT}; SSD_DATA names the folder that holds it")
+    return ROOT / name

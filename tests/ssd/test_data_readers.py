@@ -1,0 +1,249 @@
+"""The readers on small folders made here: formats, options, and every fault named with its file and object."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd.data import DataError, open_dataset, read_image
+
+
+def save_image(path: Path, size: tuple[int, int] = (60, 40), mode: str = "RGB", seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize(size).convert(mode).save(path)
+
+
+def voc_object(name="cat", box=(11, 6, 30, 20), difficult=0) -> str:
+    x1, y1, x2, y2 = box
+    return (
+        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+    )
+
+
+def write_voc(root: Path, images: dict[str, list[str]], split="train", size=(60, 40), lists="ImageSets/Main") -> Path:
+    for number, (name, objects) in enumerate(images.items()):
+        save_image(root / "JPEGImages" / f"{name}.jpg", size, seed=number)
+        declared = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        text = f"<annotation>{declared}{''.join(objects)}</annotation>"
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / "Annotations" / f"{name}.xml").write_text(text)
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    (root / lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in images))
+    return root
+
+
+def write_coco(root: Path, annotations: list[dict], images: list[dict] | None = None) -> Path:
+    if images is None:
+        images = [{"id": 3_000_000_000, "file_name": "a.jpg", "width": 60, "height": 40}]
+    for image in images:
+        if not image.get("absent"):
+            save_image(root / "images" / image["file_name"], (60, 40))
+    categories = [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}, {"id": 44, "name": "bottle"}]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "instances.json").write_text(json.dumps(data))
+    return root
+
+
+def test_voc_target(tmp_path):
+    write_voc(tmp_path, {"b": [voc_object("dog", (1, 1, 60, 40)), voc_object("cat", difficult=1)], "a": []})
+    dataset = open_dataset("voc", tmp_path)
+    assert dataset.classes == ("cat", "dog") and dataset.num_classes == 3 and len(dataset) == 2
+    image, target = dataset[0]
+    assert image.dtype == torch.uint8 and image.shape == (3, 40, 60)
+    assert torch.equal(target["boxes"], torch.tensor([[0.0, 0.0, 60.0, 40.0], [10.0, 5.0, 30.0, 20.0]]))
+    assert target["labels"].tolist() == [2, 1] and target["ignore"].tolist() == [False, True]
+    assert dataset[1][1]["boxes"].shape == (0, 4) and dataset[1][1]["image_id"] == 1
+    summary = dataset.summary()
+    assert (summary.images, summary.empty_images, summary.objects, summary.ignored) == (2, 1, 2, 1)
+    assert not summary.faults
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "expected"),
+    [("edges", [10.0, 5.0, 30.0, 20.0]), ("minus_one", [10.0, 5.0, 29.0, 19.0]), ("as_is", [11.0, 6.0, 30.0, 20.0])],
+)
+def test_voc_coordinates(tmp_path, coordinates, expected):
+    write_voc(tmp_path, {"a": [voc_object()]})
+    assert open_dataset("voc", tmp_path, coordinates=coordinates).target(0)["boxes"][0].tolist() == expected
+
+
+def test_voc_difficult_and_empty(tmp_path):
+    write_voc(tmp_path, {"a": [voc_object(difficult=1)], "b": [voc_object()]})
+    assert open_dataset("voc", tmp_path, difficult="keep").annotations.ignore.tolist() == [False, False]
+    assert len(open_dataset("voc", tmp_path, difficult="drop").annotations.labels) == 1
+    dropped = open_dataset("voc", tmp_path, empty="drop")  # an image with ignored objects only teaches nothing
+    assert len(dropped) == 1 and dropped.target(0)["image_id"] == 1 and dropped.summary().dropped_images == 1
+
+
+def test_voc_list_beside_main_and_with_flags(tmp_path):
+    write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]}, lists="ImageSets")
+    (tmp_path / "ImageSets" / "train.txt").write_text("\ufeffa  1\n\nb -1\na  1\n", encoding="utf-8")
+    assert [Path(f).stem for f in open_dataset("voc", tmp_path).annotations.files] == ["a", "b"]
+
+
+FAULTY = {
+    "box without area": voc_object(box=(11, 6, 11, 20)),
+    "box not finite": voc_object(box=("nan", 6, 30, 20)),
+    "box not a number": voc_object(box=("", 6, 30, 20)),
+    "box outside its image": voc_object(box=(100, 6, 130, 20)),
+    "box clipped to its image": voc_object(box=(40, 6, 130, 20)),
+    "unknown class": voc_object("tiger"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_voc_faulty_object_is_named(tmp_path, kind):
+    write_voc(tmp_path, {"good": [voc_object()], "bad": [voc_object(), FAULTY[kind]]})
+    dataset = open_dataset("voc", tmp_path, classes=["cat"])
+    assert dataset.summary().faults == {kind: 1}
+    (fault,) = dataset.report
+    assert fault.file.endswith("bad.xml") and fault.object_index == 1 and "bad.xml, object 1" in str(dataset.summary())
+    boxes = dataset.target(1)["boxes"]
+    assert len(boxes) == (2 if "clipped" in kind else 1) and bool(torch.isfinite(boxes).all())
+    assert bool((boxes[:, 2:] > boxes[:, :2]).all()) and float(boxes.max()) <= 60
+    with pytest.raises(DataError, match=r"bad\.xml, object 1"):
+        open_dataset("voc", tmp_path, classes=["cat"], faults="refuse")
+
+
+def test_voc_faulty_files_are_left_out(tmp_path):
+    write_voc(tmp_path, {name: [voc_object()] for name in ("ok", "torn", "lost", "blind")})
+    (tmp_path / "Annotations" / "torn.xml").write_text("<annotation><object>")
+    (tmp_path / "Annotations" / "lost.xml").unlink()
+    (tmp_path / "JPEGImages" / "blind.jpg").unlink()
+    dataset = open_dataset("voc", tmp_path)
+    assert len(dataset) == 1
+    assert dataset.summary().faults == {"annotation malformed": 1, "annotation missing": 1, "image missing": 1}
+    with pytest.raises(DataError, match="3 faults"):
+        open_dataset("voc", tmp_path, faults="refuse")
+
+
+def test_voc_size_missing_or_wrong(tmp_path):
+    write_voc(tmp_path, {"a": [voc_object()]}, size=(60, 40))
+    path = tmp_path / "Annotations" / "a.xml"
+    good = path.read_text()
+    path.write_text(good.replace("<width>60", "<width>0"))
+    assert open_dataset("voc", tmp_path).annotations.sizes.tolist() == [[40, 60]]
+    path.write_text(good.replace("<width>60", "<width>40").replace("<height>40", "<height>60"))
+    with pytest.raises(DataError, match=r"annotated as 40 x 60, the image is 60 x 40; .*EXIF"):
+        open_dataset("voc", tmp_path)[0]
+
+
+def test_errors_say_what_was_found(tmp_path):
+    with pytest.raises(DataError, match=r"expected Annotations/.* but it does not exist"):
+        open_dataset("voc", tmp_path / "nowhere")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="found photos/"):
+        open_dataset("voc", tmp_path)
+    with pytest.raises(DataError, match=r"no COCO split 'train'.*found photos/"):
+        open_dataset("coco", tmp_path)
+    write_voc(tmp_path, {"a": [voc_object()]})
+    with pytest.raises(DataError, match="splits found: train"):
+        open_dataset("voc", tmp_path, "val")
+    with pytest.raises(DataError, match="did you mean 'difficult'"):
+        open_dataset("voc", tmp_path, dificult="keep")
+    with pytest.raises(DataError, match="difficult must be one of 'ignore', 'keep', 'drop', got 'maybe'"):
+        open_dataset("voc", tmp_path, difficult="maybe")
+    with pytest.raises(DataError, match="did you mean 'coco'"):
+        open_dataset("cocoo", tmp_path)
+    with pytest.raises(DataError, match="needs path="):
+        open_dataset("voc")
+
+
+def test_coco_ids_crowd_and_categories(tmp_path):
+    base = {"image_id": 3_000_000_000, "iscrowd": 0}
+    annotations = [
+        {"id": 1, "category_id": 90, "bbox": [1.5, 2, 10, 20.25], **base},
+        {"id": 2, "category_id": 1, "bbox": [0, 0, 60, 40], **base, "iscrowd": 1},
+    ]
+    dataset = open_dataset("coco", write_coco(tmp_path, annotations))
+    assert dataset.classes == ("person", "bottle", "brush") and dataset.category_ids == (1, 44, 90)
+    _, target = dataset[0]
+    assert target["image_id"] == 3_000_000_000 and target["labels"].tolist() == [3, 1]
+    assert target["boxes"].tolist() == [[1.5, 2.0, 11.5, 22.25], [0.0, 0.0, 60.0, 40.0]]
+    assert target["ignore"].tolist() == [False, True] and dataset.index_of(3_000_000_000) == 0
+    few = open_dataset("coco", tmp_path, classes=["brush"])
+    assert (
+        few.category_ids == (90,) and few.target(0)["labels"].tolist() == [1] and "1 objects of other" in few.notes[0]
+    )
+    with pytest.raises(DataError, match="no category 'cup'; it has person, bottle, brush"):
+        open_dataset("coco", tmp_path, classes=["cup"])
+
+
+def test_coco_faults(tmp_path):
+    images = [
+        {"id": "7", "file_name": "a.jpg", "width": 60, "height": 40},
+        {"id": 8, "file_name": "gone.jpg", "width": 60, "height": 40, "absent": True},
+        {"id": 9, "file_name": "flat.jpg", "width": 60, "height": 0},
+        {"id": 7, "file_name": "again.jpg", "width": 60, "height": 40},
+    ]
+    rows = [
+        {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5]},
+        {"id": 2, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 0]},
+        {"id": 3, "image_id": 7, "category_id": 2, "bbox": [0, 0, 5, 5]},
+        {"id": 4, "image_id": 5, "category_id": 1, "bbox": [0, 0, 5, 5]},
+        {"id": 5, "image_id": 7, "category_id": 1, "bbox": [0, 0, float("nan"), 5]},
+        {"id": 6, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5]},
+        {"id": 7, "image_id": 7, "category_id": 1},
+        "not an annotation",
+    ]
+    dataset = open_dataset("coco", write_coco(tmp_path, rows, images))
+    assert len(dataset) == 1 and dataset.target(0)["boxes"].tolist() == [[0.0, 0.0, 5.0, 5.0]]
+    assert dataset.summary().faults == {
+        "box without area": 1,
+        "unknown class": 1,
+        "annotation of no image": 2,
+        "box not finite": 1,
+        "box not a number": 2,
+        "image missing": 1,
+        "image entry malformed": 1,
+        "image listed twice": 1,
+    }
+    assert {f.object_index for f in dataset.report if f.kind == "annotation of no image"} == {3, 7}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [], "annotations": []}'])
+def test_coco_file_that_is_none(tmp_path, text):
+    write_coco(tmp_path, [])
+    (tmp_path / "instances.json").write_text(text)
+    with pytest.raises(DataError, match=r"instances\.json is not a"):
+        open_dataset("coco", tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("1", "png"), ("LA", "png")])
+def test_image_modes_become_rgb(tmp_path, mode, suffix):
+    path = tmp_path / f"image.{suffix}"
+    save_image(path, mode=mode)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.array(image.convert("RGB"))
+    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
+
+
+def test_sixteen_bit_image_keeps_its_upper_bits(tmp_path):
+    values = np.arange(60 * 40, dtype=np.uint16).reshape(40, 60) * 27
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image(tmp_path / "deep.png")[1].numpy(), (values >> 8).astype(np.uint8))
+
+
+def test_exif_is_ignored_unless_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (3, 40, 60)
+    assert read_image(tmp_path / "turned.jpg", apply_exif=True).shape == (3, 60, 40)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.95])
+def test_broken_image(tmp_path, keep):
+    write_voc(tmp_path, {"a": [voc_object()]}, size=(400, 300))
+    path = tmp_path / "JPEGImages" / "a.jpg"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    dataset = open_dataset("voc", tmp_path)
+    with pytest.raises(DataError, match=r"a\.jpg: image unreadable"):
+        dataset[0]
