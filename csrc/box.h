@@ -1,7 +1,8 @@
 // The only box arithmetic: a box, its area, the overlap of two, and the codes between boxes and priors.
 //
 // Plain C++ for host and device. Every compiler is told not to contract a * b + c and not to reorder, so that all
-// instruction sets and GPUs give the bits of the reference (ssd_ops/reference) wherever no exp, log or atan is involved.
+// instruction sets and GPUs give the bits of the reference (ssd_ops/reference) wherever no exp, log or atan is
+// involved.
 #pragma once
 
 #include <cmath>
@@ -176,8 +177,8 @@ SSD_OPS_HD constexpr T max_log_size() {
   return T(4.135166556742356);
 }
 
-// Where encode and decode take exp and log from. CPU kernels give cpu::VecMath (cpu/vec_math.h) instead, which the compiler
-// can put into vectors.
+// Where encode and decode take exp and log from. CPU kernels give cpu::VecMath (cpu/vec_math.h) instead, which the
+// compiler can put into vectors.
 struct LibraryMath {
   template <typename T>
   static SSD_OPS_HD T exp(T x) {

@@ -8,7 +8,8 @@
 
 namespace ssd_ops {
 
-// d min(a, b) / d a; b gets 1 less this. (NaN coordinates give NaN areas, so their gradient is NaN whatever stands here.)
+// d min(a, b) / d a; b gets 1 less this. (NaN coordinates give NaN areas, so their gradient is NaN whatever stands
+// here.)
 template <typename T>
 SSD_OPS_HD T share_of_lesser(T a, T b) {
   return a == b ? T(0.5) : (a < b ? T(1) : T(0));

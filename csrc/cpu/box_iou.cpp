@@ -61,7 +61,9 @@ void any_metric(const IouTask<T>& task, int64_t begin, int64_t end) {
 }  // namespace
 
 void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) { columns_of(boxes, m, angles, columns); }
-void iou_columns(const double* boxes, int64_t m, bool angles, double* columns) { columns_of(boxes, m, angles, columns); }
+void iou_columns(const double* boxes, int64_t m, bool angles, double* columns) {
+  columns_of(boxes, m, angles, columns);
+}
 void iou_rows(const IouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
 void iou_rows(const IouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
 

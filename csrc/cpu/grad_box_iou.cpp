@@ -7,7 +7,8 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int64_t kLanes = 16;  // partial sums of a row: the same for all instruction sets, so that their bits are equal
+constexpr int64_t kLanes =
+    16;  // partial sums of a row: the same for all instruction sets, so that their bits are equal
 
 template <typename T>
 struct alignas(64) RowSums {
@@ -32,7 +33,7 @@ __attribute__((always_inline)) inline void some_pairs(const GradIouTask<T>& task
                                                       RowSums<T>& __restrict of_row,
                                                       ColumnSums<T>& __restrict of_columns) {
   const T* __restrict x1 = task.columns + column;
-  const T *__restrict y1 = x1 + task.m, *__restrict x2 = y1 + task.m, *__restrict y2 = x2 + task.m;
+  const T* __restrict y1 = x1 + task.m, * __restrict x2 = y1 + task.m, * __restrict y2 = x2 + task.m;
   const T* __restrict areas = y2 + task.m;
   [[maybe_unused]] const T* __restrict angles = areas + task.m;
 #pragma GCC ivdep

@@ -11,8 +11,8 @@ constexpr int kGradNumbers = 6;        // the numbers of a PairGrad
 constexpr int64_t kColumnChunk = 512;  // columns whose sums stay in the L1 cache
 constexpr int64_t kRowChunk = 64;      // rows that are summed in T before they join the sums in double
 
-// One [N, M] matrix, cut into tiles of row_block x column_block, whatever the number of threads. A tile sums up what its
-// pairs give to its rows and to its columns; sums of several tiles are added in order by grad_iou_boxes.
+// One [N, M] matrix, cut into tiles of row_block x column_block, whatever the number of threads. A tile sums up what
+// its pairs give to its rows and to its columns; sums of several tiles are added in order by grad_iou_boxes.
 template <typename T>
 struct GradIouTask {
   const T* grad;        // [N, M]
@@ -30,5 +30,7 @@ struct GradIouTask {
 SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<float>& task, int64_t begin, int64_t end)
 SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<double>& task, int64_t begin, int64_t end)
 // grads [count, 4] of boxes [count, 4] from sums [blocks, 6, count].
-SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const float* boxes, float* grads)
-SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const double* boxes, double* grads)
+SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const float* boxes,
+                   float* grads)
+SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const double* boxes,
+                   double* grads)

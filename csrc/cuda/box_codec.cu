@@ -1,12 +1,12 @@
-// Plan of encode and decode: a thread is a box, loaded, computed and stored as one vector; priors come from the L2 cache.
+// Plan of encode and decode: a thread is a box, loaded, computed and stored as one vector; priors come from the L2
+// cache.
 //
-// Plan of the gradients: a block is `lanes` x `width` threads (256 in all), for `width` neighbouring priors and one slice
-// of L. Lane k takes every `lanes`-th row of the slice, in order, keeps the sum of its prior's gradient in double in
-// registers and writes the gradients of the boxes as it goes. The lanes of a prior are then added in order through
+// Plan of the gradients: a block is `lanes` x `width` threads (256 in all), for `width` neighbouring priors and one
+// slice of L. Lane k takes every `lanes`-th row of the slice, in order, keeps the sum of its prior's gradient in double
+// in registers and writes the gradients of the boxes as it goes. The lanes of a prior are then added in order through
 // shared memory, and the slices in order by a second kernel: no atomics, so the same input gives the same bits.
-#include "cuda/box_codec.h"
-
 #include "box_grad.h"
+#include "cuda/box_codec.h"
 #include "cuda/load.cuh"
 
 namespace ssd_ops {
@@ -96,8 +96,8 @@ int launch_codec(Dtype dtype, CodeType code, const double* variances, const void
     using In = decltype(type);
     using T = compute_t<In>;
     return launch(box_codec_kernel<decodes, In, T>, grid_blocks(rows, kThreads), kThreads, 0, stream,
-                  static_cast<const In*>(coded), static_cast<const T*>(priors), static_cast<T*>(out), rows,
-                  prior_count, code, variances_of<T>(variances));
+                  static_cast<const In*>(coded), static_cast<const T*>(priors), static_cast<T*>(out), rows, prior_count,
+                  code, variances_of<T>(variances));
   });
 }
 
@@ -111,8 +111,7 @@ cudaError_t launch_gradients(CodeType code, const double* variances, const void*
   const cudaError_t status =
       launch(grad_box_codec_kernel<decodes, In, T>, grid_blocks(ceil_div(prior_count, width) * slices, 1), kThreads, 0,
              stream, static_cast<const T*>(grad), static_cast<const In*>(coded), static_cast<const T*>(priors),
-             static_cast<In*>(grad_coded), sums, leading, prior_count, slices, width, code,
-             variances_of<T>(variances));
+             static_cast<In*>(grad_coded), sums, leading, prior_count, slices, width, code, variances_of<T>(variances));
   if (status != cudaSuccess) return status;
   return launch(sum_slices_kernel<T>, grid_blocks(size, kThreads), kThreads, 0, stream,
                 static_cast<const double*>(sums), slices, size, static_cast<T*>(grad_priors));

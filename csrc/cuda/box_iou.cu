@@ -1,8 +1,7 @@
 // Plan: a block is a tile of kRows rows and kThreads * kColumns columns of one matrix; a thread keeps kColumns column
-// boxes in registers (columns a block apart, so that a warp's stores are contiguous) and walks over the rows, whose boxes
-// lie in shared memory and are read by all threads at once. The matrix is written once and nothing else is moved.
+// boxes in registers (columns a block apart, so that a warp's stores are contiguous) and walks over the rows, whose
+// boxes lie in shared memory and are read by all threads at once. The matrix is written once and nothing else is moved.
 #include "cuda/box_iou.h"
-
 #include "cuda/load.cuh"
 
 namespace ssd_ops {

@@ -1,12 +1,11 @@
-// Plan: a block has a tile of the matrix and walks through it in chunks of kRows rows and blockDim.x * kColumns columns.
-// A thread keeps kColumns column boxes and the sums of their gradients in registers while it goes down the rows, which
-// lie in shared memory. What a row gets from the columns of a warp is added up by shuffles, and what it gets from the
-// warps in order through shared memory. Each tile writes sums of its own; the second kernel adds those of the tiles in
-// order and makes gradients of coordinates of them. No atomics: the same input gives the same bits. The matrix is read
-// once, and nothing of its size is made.
-#include "cuda/grad_box_iou.h"
-
+// Plan: a block has a tile of the matrix and walks through it in chunks of kRows rows and blockDim.x * kColumns
+// columns. A thread keeps kColumns column boxes and the sums of their gradients in registers while it goes down the
+// rows, which lie in shared memory. What a row gets from the columns of a warp is added up by shuffles, and what it
+// gets from the warps in order through shared memory. Each tile writes sums of its own; the second kernel adds those of
+// the tiles in order and makes gradients of coordinates of them. No atomics: the same input gives the same bits. The
+// matrix is read once, and nothing of its size is made.
 #include "box_grad.h"
+#include "cuda/grad_box_iou.h"
 #include "cuda/load.cuh"
 
 namespace ssd_ops {

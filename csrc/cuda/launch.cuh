@@ -83,7 +83,7 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dyna
       return status;
     }
   }
-  kernel<<<grid, block, dynamic_shared_bytes, stream>>>(std::forward<Args>(args)...);
+  kernel<<<grid, block, dynamic_shared_bytes, stream> > >(std::forward<Args>(args)...);
   return cudaGetLastError();
 #endif
 }

@@ -1,5 +1,6 @@
 // encode_boxes, decode_boxes and their gradients: checks, allocation, and the way to the kernels.
 #include "cpu/box_codec.h"
+
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/box_codec.h"
@@ -76,8 +77,9 @@ Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<d
   const Tensor dense_coded = dense(coded, codec.dtype);
   dispatch_compute(codec.dtype, [&](auto type) {
     using T = decltype(type);
-    const cpu::CodecTask<T> task{data_of<T>(dense_coded), data_of<T>(dense_priors), data_of<T>(out),
-                                 codec.prior_count, codec.code, variances_of<T>(variances)};
+    const cpu::CodecTask<T> task{
+        data_of<T>(dense_coded),   data_of<T>(dense_priors), data_of<T>(out), codec.prior_count, codec.code,
+        variances_of<T>(variances)};
     torch::stable::parallel_for(0, codec.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       if (decodes) return SSD_OPS_CPU(decode_rows, task, begin, end);
       SSD_OPS_CPU(encode_rows, task, begin, end);
@@ -112,9 +114,8 @@ void grad_on_cpu(const Tensor& grad, const Tensor& coded, const Tensor& priors, 
                                    decodes};
   const int64_t blocks = (codec.prior_count + cpu::kPriorBlock - 1) / cpu::kPriorBlock;
   const int64_t rows_of_unit = (codec.leading / slices + 1) * cpu::kPriorBlock;
-  torch::stable::parallel_for(0, slices * blocks, 1 + kRowGrain / rows_of_unit, [&](int64_t begin, int64_t end) {
-    SSD_OPS_CPU(grad_codec_units, task, begin, end);
-  });
+  torch::stable::parallel_for(0, slices * blocks, 1 + kRowGrain / rows_of_unit,
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_codec_units, task, begin, end); });
   SSD_OPS_CPU(sum_slices, data_of<double>(sums), slices, size, data_of<T>(grad_priors));
 }
 
@@ -141,12 +142,12 @@ std::tuple<Tensor, Tensor> grad_coded_with(const Tensor& grad, const Tensor& cod
     Tensor grad_coded = torch::stable::empty_like(dense_coded);
     const int64_t slices = grad_codec_slices(codec.leading, codec.prior_count);
     Tensor sums = empty(coded, {slices, 4 * codec.prior_count}, ScalarType::Double);
-    check_cuda(launch_grad_box_codec(dtype_of(dense_coded), decodes, codec.code, variances.data(),
-                                     dense_grad.const_data_ptr(), dense_coded.const_data_ptr(),
-                                     dense_priors.const_data_ptr(), grad_coded.mutable_data_ptr(),
-                                     grad_priors.mutable_data_ptr(), data_of<double>(sums), codec.leading,
-                                     codec.prior_count, scope.stream()),
-               decodes ? "grad_decode_boxes" : "grad_encode_boxes");
+    check_cuda(
+        launch_grad_box_codec(dtype_of(dense_coded), decodes, codec.code, variances.data(), dense_grad.const_data_ptr(),
+                              dense_coded.const_data_ptr(), dense_priors.const_data_ptr(),
+                              grad_coded.mutable_data_ptr(), grad_priors.mutable_data_ptr(), data_of<double>(sums),
+                              codec.leading, codec.prior_count, scope.stream()),
+        decodes ? "grad_decode_boxes" : "grad_encode_boxes");
     return {as_dtype(grad_coded, coded.scalar_type()), as_dtype(grad_priors, priors.scalar_type())};
   }
 #endif

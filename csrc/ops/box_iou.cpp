@@ -1,5 +1,6 @@
 // box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
 #include "cpu/box_iou.h"
+
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
@@ -19,12 +20,12 @@ void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t bat
   T* soa = static_cast<T*>(arrays.mutable_data_ptr());
   for (int64_t b = 0; b < batch; ++b) {
     SSD_OPS_CPU(iou_columns, static_cast<const T*>(columns.const_data_ptr()) + b * m * 4, m,
-                             metric == IouMetric::complete, soa);
+                metric == IouMetric::complete, soa);
     const cpu::IouTask<T> task{static_cast<const T*>(rows.const_data_ptr()) + b * n * 4, soa,
                                static_cast<T*>(out.mutable_data_ptr()) + b * n * m, m, metric};
     const int64_t grain = m > 0 ? 1 + 16384 / m : n;
-    torch::stable::parallel_for(
-        0, n, grain, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_rows, task, begin, end); });
+    torch::stable::parallel_for(0, n, grain,
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_rows, task, begin, end); });
   }
 }
 
@@ -42,9 +43,8 @@ void fill(const Tensor& boxes1, const Tensor& boxes2, Tensor out, IouMetric metr
     return;
   }
 #endif
-  dispatch_compute(out.scalar_type(), [&](auto type) {
-    on_cpu<decltype(type)>(boxes1, boxes2, out, batch, n, m, metric);
-  });
+  dispatch_compute(out.scalar_type(),
+                   [&](auto type) { on_cpu<decltype(type)>(boxes1, boxes2, out, batch, n, m, metric); });
 }
 
 template <IouMetric metric>

@@ -14,9 +14,7 @@ inline void check_pairs(const Tensor& boxes1, const Tensor& boxes2) {
   check_one("boxes2", boxes2);
   check_same_device("boxes2", boxes2, "boxes1", boxes1);
   check_same_dtype("boxes2", boxes2, "boxes1", boxes1);
-  const auto leading = [](const Tensor& t) {
-    return std::vector<int64_t>(t.sizes().begin(), t.sizes().end() - 2);
-  };
+  const auto leading = [](const Tensor& t) { return std::vector<int64_t>(t.sizes().begin(), t.sizes().end() - 2); };
   if (leading(boxes1) != leading(boxes2))
     fail("boxes2 must have the leading dimensions of boxes1, " + bracketed(leading(boxes1)) + ", got " +
          bracketed(leading(boxes2)));

@@ -2,6 +2,10 @@
 // ssd_ops/checks.py says the same in Python, with the same words; tests/ops/test_errors.py runs both.
 #pragma once
 
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -11,10 +15,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <torch/csrc/stable/device.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 namespace ssd_ops {
 

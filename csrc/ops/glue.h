@@ -8,7 +8,8 @@
 #include "ops/check.h"
 #include "ops/cuda_stream.h"
 
-// The emulated build (tests/emu) compiles the same glue with the CUDA kernels behind CPU tensors, under a name of its own.
+// The emulated build (tests/emu) compiles the same glue with the CUDA kernels behind CPU tensors, under a name of its
+// own.
 #ifdef SSD_OPS_EMULATED
 #define SSD_OPS_NAMESPACE ssd_ops_emu
 #else
@@ -21,8 +22,8 @@
 
 // Registers a function for the CPU and, where CUDA kernels are linked, for CUDA: SSD_OPS_REGISTER(nms, nms)
 #if defined(SSD_OPS_WITH_CUDA) && !defined(SSD_OPS_EMULATED)
-#define SSD_OPS_REGISTER(name, function)                                                 \
-  SSD_OPS_LIBRARY_IMPL(CPU, m) { m.impl(#name, TORCH_BOX(&function)); }                  \
+#define SSD_OPS_REGISTER(name, function)                                \
+  SSD_OPS_LIBRARY_IMPL(CPU, m) { m.impl(#name, TORCH_BOX(&function)); } \
   SSD_OPS_LIBRARY_IMPL(CUDA, m) { m.impl(#name, TORCH_BOX(&function)); }
 #else
 #define SSD_OPS_REGISTER(name, function) \
@@ -62,7 +63,8 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
   return torch::stable::new_empty(like, shape, dtype);
 }
 
-// Calls f with a value of the C++ type of `dtype`, which must be float32 or float64: dispatch_compute(dtype, [&](auto t) { using T = decltype(t); ... });
+// Calls f with a value of the C++ type of `dtype`, which must be float32 or float64: dispatch_compute(dtype, [&](auto
+// t) { using T = decltype(t); ... });
 template <typename F>
 decltype(auto) dispatch_compute(ScalarType dtype, F&& f) {
   if (dtype == ScalarType::Double) return f(double());

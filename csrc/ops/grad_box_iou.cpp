@@ -1,5 +1,6 @@
 // grad_box_iou: the gradients of the IoU family's matrices; checks, allocation, and the way to the kernels.
 #include "cpu/grad_box_iou.h"
+
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
@@ -17,8 +18,8 @@ int64_t block_of(int64_t count, int64_t chunk) {
 }
 
 template <typename T>
-void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tensor& grad1, Tensor& grad2,
-            int64_t batch, int64_t n, int64_t m, IouMetric metric) {
+void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tensor& grad1, Tensor& grad2, int64_t batch,
+            int64_t n, int64_t m, IouMetric metric) {
   constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   chosen_isa();
   const Tensor dense_grad = dense(grad, dtype), rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
@@ -43,9 +44,8 @@ void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tens
                                    column_block,
                                    metric};
     const int64_t pairs = row_block * column_block, grain = 1 + 8192 / pairs;
-    torch::stable::parallel_for(0, row_blocks * column_blocks, grain, [&](int64_t begin, int64_t end) {
-      SSD_OPS_CPU(grad_iou_tiles, task, begin, end);
-    });
+    torch::stable::parallel_for(0, row_blocks * column_blocks, grain,
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_iou_tiles, task, begin, end); });
     SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.row_sums), column_blocks, n, row_boxes,
                 static_cast<T*>(grad1.mutable_data_ptr()) + b * n * 4);
     SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.column_sums), row_blocks, m, column_boxes,
@@ -60,8 +60,8 @@ Tensor zeros_like_boxes(const Tensor& boxes) {
 
 std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2,
                                         std::string metric_name) {
-  const auto metric = static_cast<IouMetric>(check_one_of(
-      "metric", metric_name, {"box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"}));
+  const auto metric = static_cast<IouMetric>(
+      check_one_of("metric", metric_name, {"box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"}));
   check_pairs(boxes1, boxes2);
   check_gradient(grad, "boxes1", boxes1, pairs_shape(boxes1, boxes2));
   const int64_t n = boxes1.size(boxes1.dim() - 2), m = boxes2.size(boxes2.dim() - 2);
@@ -78,18 +78,16 @@ std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1
     Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes());
     Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes());
     check_cuda(launch_grad_box_iou(dtype_of(boxes1), metric, dense_grad.const_data_ptr(), dense1.const_data_ptr(),
-                                   dense2.const_data_ptr(), row_sums.mutable_data_ptr(),
-                                   column_sums.mutable_data_ptr(), grad1.mutable_data_ptr(), grad2.mutable_data_ptr(),
-                                   batch, n, m, scope.stream()),
+                                   dense2.const_data_ptr(), row_sums.mutable_data_ptr(), column_sums.mutable_data_ptr(),
+                                   grad1.mutable_data_ptr(), grad2.mutable_data_ptr(), batch, n, m, scope.stream()),
                "grad_box_iou");
     return {grad1, grad2};
   }
 #endif
   Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes(), dtype);
   Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes(), dtype);
-  dispatch_compute(dtype, [&](auto type) {
-    on_cpu<decltype(type)>(grad, boxes1, boxes2, grad1, grad2, batch, n, m, metric);
-  });
+  dispatch_compute(dtype,
+                   [&](auto type) { on_cpu<decltype(type)>(grad, boxes1, boxes2, grad1, grad2, batch, n, m, metric); });
   if (boxes1.scalar_type() == dtype) return {grad1, grad2};
   return {torch::stable::to(grad1, boxes1.scalar_type()), torch::stable::to(grad2, boxes2.scalar_type())};
 }
