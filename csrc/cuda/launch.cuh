@@ -83,7 +83,9 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dyna
       return status;
     }
   }
-  kernel<<<grid, block, dynamic_shared_bytes, stream> > >(std::forward<Args>(args)...);
+  // clang-format off
+  kernel<<<grid, block, dynamic_shared_bytes, stream>>>(std::forward<Args>(args)...);
+  // clang-format on
   return cudaGetLastError();
 #endif
 }
