@@ -137,4 +137,4 @@ def soft_nms(
 
 
 def _floating(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_floating_point() else tensor.float()
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
