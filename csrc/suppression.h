@@ -5,8 +5,8 @@
 
 namespace ssd_ops {
 
-// A box is suppressed at IoU > threshold; fl(inter / union) > threshold decides, as in the reference. Most pairs are decided
-// without the division, because rounding is monotone, also for subnormal numbers:
+// A box is suppressed at IoU > threshold; fl(inter / union) > threshold decides, as in the reference. Most pairs are
+// decided without the division, because rounding is monotone, also for subnormal numbers:
 //   inter < fl(threshold * union)          then inter / union < threshold, and so is its rounding: not suppressed;
 //   inter > fl(next number * union)        then inter / union > the next number above the threshold: suppressed.
 template <typename T>

@@ -37,7 +37,8 @@ class Logits {
     T floor = page.floor, lead = least_lead(floor);
     for (int64_t row = begin; row < end; ++row) {
       const T* logit = widened_row(logits, image * task.rows + row, classes, row_.data());
-      const T limit = logit[0] + lead, slack = (std::abs(logit[0]) + std::abs(lead)) * std::numeric_limits<T>::epsilon() * 4;
+      const T limit = logit[0] + lead,
+              slack = (std::abs(logit[0]) + std::abs(lead)) * std::numeric_limits<T>::epsilon() * 4;
       if (floor > T(0) && !any_above<false>(logit, classes, limit - slack)) continue;
       softmax(logit);
       for (int64_t c = 1; c < classes; ++c)

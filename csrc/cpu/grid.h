@@ -1,10 +1,11 @@
 // A grid over many kept boxes: a box is compared with those of a cell or two instead of all.
 //
-// A kept box stands in the list of every cell that it covers. Another box is suppressed by it only if they share more than
-// t (the threshold) of the wider one's width, and of the higher one's height: IoU <= shared width / width of either. An interval of
-// more than t * w within [x1, x2] meets the core [x1 + t * w, x2 - t * w], its middle for t >= 1/2, so only the cells of
-// the core are asked. Cells are hashed, so that far boxes cost no memory; two cells in one list cost time, not exactness.
-// The arithmetic of cells is monotone, and the core is a little larger than needed, so rounding loses no pair.
+// A kept box stands in the list of every cell that it covers. Another box is suppressed by it only if they share more
+// than t (the threshold) of the wider one's width, and of the higher one's height: IoU <= shared width / width of
+// either. An interval of more than t * w within [x1, x2] meets the core [x1 + t * w, x2 - t * w], its middle for t >=
+// 1/2, so only the cells of the core are asked. Cells are hashed, so that far boxes cost no memory; two cells in one
+// list cost time, not exactness. The arithmetic of cells is monotone, and the core is a little larger than needed, so
+// rounding loses no pair.
 #pragma once
 
 #include "cpu/order.h"
@@ -88,7 +89,8 @@ class Grid {
   }
 
   int64_t list_of(int64_t x, int64_t y) const {
-    const uint64_t mixed = static_cast<uint64_t>(x) * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(y) * 0xc2b2ae3d27d4eb4fu;
+    const uint64_t mixed =
+        static_cast<uint64_t>(x) * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(y) * 0xc2b2ae3d27d4eb4fu;
     return static_cast<int64_t>((mixed ^ mixed >> 32) * 0xd6e8feb86659fd93u >> shift_);
   }
 

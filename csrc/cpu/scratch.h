@@ -1,8 +1,9 @@
-// Memory for one call of a kernel: an array without initial values, aligned to a cache line, freed at the end of its scope.
+// Memory for one call of a kernel: an array without initial values, aligned to a cache line, freed at the end of its
+// scope.
 //
-// Not std::vector: this header is compiled once for each instruction set, and a template of std that is not inlined would be
-// one weak symbol for all of them, so the baseline could run code for AVX-512. For the same reason kernels call std::sort
-// and its like for types of their own namespace only, never for built-in ones.
+// Not std::vector: this header is compiled once for each instruction set, and a template of std that is not inlined
+// would be one weak symbol for all of them, so the baseline could run code for AVX-512. For the same reason kernels
+// call std::sort and its like for types of their own namespace only, never for built-in ones.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,14 @@
-// From the scores of an image to its detections, in the one order that decides everything: score falling, then class, then
-// row.
+// From the scores of an image to its detections, in the one order that decides everything: score falling, then class,
+// then row.
 //
-// Greedy suppression within each class, and then the best D over the classes, is the same as walking over the candidates of all
-// classes in that order, comparing each with the kept boxes of its class, until D are kept: a class's boxes are met in its
-// own order, and nothing behind the D-th can matter. So a few hundred candidates are looked at where thousands stand above the
-// threshold. The top-k of a class are its first k in the walk.
+// Greedy suppression within each class, and then the best D over the classes, is the same as walking over the
+// candidates of all classes in that order, comparing each with the kept boxes of its class, until D are kept: a class's
+// boxes are met in its own order, and nothing behind the D-th can matter. So a few hundred candidates are looked at
+// where thousands stand above the threshold. The top-k of a class are its first k in the walk.
 //
-// Memory is bounded by pages: at most `room` candidates are held; when they are too many, the worse half is dropped. If a
-// walk over a page that dropped some ends with fewer than D kept, the image is scanned again for those behind the last.
+// Memory is bounded by pages: at most `room` candidates are held; when they are too many, the worse half is dropped. If
+// a walk over a page that dropped some ends with fewer than D kept, the image is scanned again for those behind the
+// last.
 #pragma once
 
 #include <algorithm>
@@ -32,10 +33,10 @@ template <typename T>
 struct Page {
   Candidate<T>* items;
   int64_t room;
-  T floor;                // lower scores need not be added
+  T floor;  // lower scores need not be added
   int64_t count = 0;
-  bool dropped = false;   // whether candidates from `worst` on are missing
-  bool continues = false; // whether only candidates behind `last` are wanted
+  bool dropped = false;    // whether candidates from `worst` on are missing
+  bool continues = false;  // whether only candidates behind `last` are wanted
   Candidate<T> worst{}, last{};
 
   // The score is at least `floor`.
@@ -164,8 +165,8 @@ class Selection {
   }
 
   const SelectTask<T>& task_;
-  BoxLists<T> kept_;       // by class
-  Scratch<int64_t> met_;   // candidates of each class so far
+  BoxLists<T> kept_;      // by class
+  Scratch<int64_t> met_;  // candidates of each class so far
   Scratch<Candidate<T>> items_;
   int64_t count_ = 0;
 };

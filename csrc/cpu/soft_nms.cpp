@@ -98,7 +98,8 @@ void one_class(Living<T>& living, const SoftTask<T>& task, int64_t slot) {
     task.taken_scores[slot * task.room + taken] = living.scores[chosen];
     task.taken_rows[slot * task.room + taken++] = living.rows[chosen];
     living.scores[chosen] = -std::numeric_limits<T>::infinity();
-    const int64_t alive = task.gaussian ? lower_scores<true>(living, chosen, task) : lower_scores<false>(living, chosen, task);
+    const int64_t alive =
+        task.gaussian ? lower_scores<true>(living, chosen, task) : lower_scores<false>(living, chosen, task);
     if (2 * alive < living.count) living.forget_dead();
   }
   task.taken[slot] = taken;

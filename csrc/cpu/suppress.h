@@ -71,7 +71,8 @@ inline __attribute__((always_inline)) bool suppresses(const BoxBlock<T>& kept, c
   if (!may.any()) return false;
   if (must.any()) return true;
   for (uint32_t lane = 0; lane < kept.count; ++lane) {  // within a rounding of the threshold
-    if (may.lane[lane] && suppresses(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area, rule)) return true;
+    if (may.lane[lane] && suppresses(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area, rule))
+      return true;
   }
   return false;
 }

@@ -6,8 +6,8 @@
 
 namespace ssd_ops {
 
-// Appends the score of each lane for which `adds` holds, with one atomic for the warp. All lanes of a warp call it, with
-// the same list, whose number is `slot`.
+// Appends the score of each lane for which `adds` holds, with one atomic for the warp. All lanes of a warp call it,
+// with the same list, whose number is `slot`.
 template <typename T>
 __device__ inline void append(const CandidateLists& lists, int64_t slot, bool adds, T score, unsigned index) {
   const unsigned lanes = __ballot_sync(kFullMask, adds);

@@ -22,8 +22,8 @@ __device__ inline bool is_last_block(unsigned* ticket) {
   return last;
 }
 
-// The sum of `value` over the threads before this one; `*total` is that over all. One-dimensional blocks of whole warps.
-// All threads of the block call it.
+// The sum of `value` over the threads before this one; `*total` is that over all. One-dimensional blocks of whole
+// warps. All threads of the block call it.
 __device__ inline int block_sum_before(int value, int* total) {
   __shared__ int warp_sums[kWarpSize];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;

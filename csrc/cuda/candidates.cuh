@@ -1,5 +1,5 @@
-// Candidates in the one order that decides detections: score falling, then index (class, then row) rising. No two of an image
-// are equal, so whatever is selected and sorted here does not depend on the order in which blocks appended them.
+// Candidates in the one order that decides detections: score falling, then index (class, then row) rising. No two of an
+// image are equal, so whatever is selected and sorted here does not depend on the order in which blocks appended them.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -109,8 +109,8 @@ __device__ void sort_shared(C* items, int size) {
 }
 
 // Writes to `page`, which holds `room` items, the first of those of `list` that stand behind `after` (of all, without
-// `after`), sorted; returns how many there are. Fewer than room / 2 come only when nothing else is left. Radix select: digit by
-// digit the bound falls until what stands before it fits. All threads of the block call it.
+// `after`), sorted; returns how many there are. Fewer than room / 2 come only when nothing else is left. Radix select:
+// digit by digit the bound falls until what stands before it fits. All threads of the block call it.
 template <typename C>
 __device__ int next_page(const C* list, int64_t count, const C* after, C* page, int room) {
   __shared__ unsigned bins[256];

@@ -1,11 +1,11 @@
-// Plan: in collect_logits_kernel a warp is a prior. It reads the logits once and is done where none leads the background far
-// enough for the threshold; else it takes the softmax (the row is in the cache) and appends the scores that count to the candidates
-// of the image. select_kernel (select.cu) does the rest, a block for each image, and decodes only the boxes it looks at.
-#include "cuda/detect.h"
-
+// Plan: in collect_logits_kernel a warp is a prior. It reads the logits once and is done where none leads the
+// background far enough for the threshold; else it takes the softmax (the row is in the cache) and appends the scores
+// that count to the candidates of the image. select_kernel (select.cu) does the rest, a block for each image, and
+// decodes only the boxes it looks at.
 #include <limits>
 
 #include "cuda/append.cuh"
+#include "cuda/detect.h"
 #include "cuda/load.cuh"
 
 namespace ssd_ops {
@@ -21,7 +21,8 @@ __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 // A NaN or inf among the logits makes the sum NaN, and then no score counts.
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads, 2)
-    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, T floor, T lead, T epsilon) {
+    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, T floor, T lead,
+                          T epsilon) {
   const int lane = threadIdx.x % kWarpSize;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps, all = lists.images * rows;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize; i < all; i += warps) {
@@ -63,8 +64,8 @@ T least_lead(T floor) {
 template <typename T>
 int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, int64_t batch, void* workspace,
                   CUstream_st* stream) {
-  CandidateLists lists = candidate_lists(workspace, batch, task.classes, detect_capacity(task.rows, task.classes, task.floor),
-                                         candidate_bytes<T>());
+  CandidateLists lists = candidate_lists(workspace, batch, task.classes,
+                                         detect_capacity(task.rows, task.classes, task.floor), candidate_bytes<T>());
   const int64_t step = lists.images;
   for (; lists.first < batch; lists.first += step) {
     lists.images = batch - lists.first < step ? batch - lists.first : step;
@@ -88,6 +89,7 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, in
 }
 
 template int launch_detect<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, int64_t, void*, CUstream_st*);
-template int launch_detect<double>(const cpu::SelectTask<double>&, const BoxSource<double>&, int64_t, void*, CUstream_st*);
+template int launch_detect<double>(const cpu::SelectTask<double>&, const BoxSource<double>&, int64_t, void*,
+                                   CUstream_st*);
 
 }  // namespace ssd_ops

@@ -1,9 +1,8 @@
-// Plan: collect_scores_kernel reads every score once, neighbouring threads neighbouring scores, and appends those at or above the
-// floor to the candidates of their image; select_kernel (select.cu) does the rest, a block for each image.
-#include "cuda/multiclass_nms.h"
-
+// Plan: collect_scores_kernel reads every score once, neighbouring threads neighbouring scores, and appends those at or
+// above the floor to the candidates of their image; select_kernel (select.cu) does the rest, a block for each image.
 #include "cuda/append.cuh"
 #include "cuda/load.cuh"
+#include "cuda/multiclass_nms.h"
 
 namespace ssd_ops {
 namespace {
@@ -45,8 +44,8 @@ int launch_multiclass_nms(const cpu::SelectTask<T>& task, const BoxSource<T>& so
     status = dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch(collect_scores_kernel<In>, grid_blocks(lists.images * blocks_an_image, 1, 1 << 20), kThreads, 0, stream,
-                      static_cast<const In*>(task.scores), lists, static_cast<unsigned>(task.rows),
+        return launch(collect_scores_kernel<In>, grid_blocks(lists.images * blocks_an_image, 1, 1 << 20), kThreads, 0,
+                      stream, static_cast<const In*>(task.scores), lists, static_cast<unsigned>(task.rows),
                       static_cast<unsigned>(task.classes), task.floor, blocks_an_image);
       } else {
         return cudaErrorInvalidValue;
@@ -59,7 +58,8 @@ int launch_multiclass_nms(const cpu::SelectTask<T>& task, const BoxSource<T>& so
   return cudaSuccess;
 }
 
-template int launch_multiclass_nms<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, int64_t, void*, CUstream_st*);
+template int launch_multiclass_nms<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, int64_t, void*,
+                                          CUstream_st*);
 template int launch_multiclass_nms<double>(const cpu::SelectTask<double>&, const BoxSource<double>&, int64_t, void*,
                                            CUstream_st*);
 

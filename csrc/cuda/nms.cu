@@ -1,43 +1,28 @@
-// Plan: boxes are sorted by rank once. Then, tile after tile, the next kTile boxes that are still alive are resolved among
-// themselves, and those that are kept push: every box behind is compared with them, and dies if one suppresses it. Only
-// kept boxes push and only living ones are compared, so crowded boxes cost little, and memory is O(n).
+// Plan: boxes are sorted by rank once. Then, tile after tile, the next kTile boxes that are still alive are resolved
+// among themselves, and those that are kept push: every box behind is compared with them, and dies if one suppresses
+// it. Only kept boxes push and only living ones are compared, so crowded boxes cost little, and memory is O(n).
 //
-// A tile takes two launches. push_kernel: a thread is a box, a block compares 256 of them with the kept boxes of the last tile, a
-// shared-memory load of 256 at a time; the last block to finish chooses the next tile. mask_kernel: a block compares 64 boxes of
-// the tile with 64 before them, a bit for a pair; the last block resolves 64 boxes at a time: dead are those that a kept box of
-// an earlier 64 suppresses, and among the rest one warp repeats "kept unless a kept one before suppresses me" until
-// nothing changes, which is the one greedy solution. When nothing is left, the remaining launches find an empty tile and return.
-#include "cuda/nms.h"
-
+// A tile takes two launches. push_kernel: a thread is a box, a block compares 256 of them with the kept boxes of the
+// last tile, a shared-memory load of 256 at a time; the last block to finish chooses the next tile. mask_kernel: a
+// block compares 64 boxes of the tile with 64 before them, a bit for a pair; the last block resolves 64 boxes at a
+// time: dead are those that a kept box of an earlier 64 suppresses, and among the rest one warp repeats "kept unless a
+// kept one before suppresses me" until nothing changes, which is the one greedy solution. When nothing is left, the
+// remaining launches find an empty tile and return.
 #include "cuda/block.cuh"
 #include "cuda/load.cuh"
+#include "cuda/nms.h"
+#include "cuda/nms_work.cuh"
 #include "suppression.h"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kTile = 2048, kWord = 64, kWords = kTile / kWord;
-
-struct NmsState {
-  int64_t next;     // the first rank that no tile has reached
-  int tile;         // boxes of the present tile
-  int pushed;       // of them kept
-  unsigned ticket;  // see is_last_block
-};
-
-template <typename T>
-struct NmsWork {
-  Box<T>*boxes, *pushed;              // [n] by rank; [kTile] the kept boxes of the present tile
-  int64_t *classes, *pushed_classes;  // likewise; unused without classes
-  int64_t* tile;                      // [kTile]: ranks
-  uint64_t* mask;   // [kTile, kWords]: bit b of mask[i][w] is set where box 64 w + b stands before box i and suppresses it
-  unsigned* dead;   // a bit for each rank
-  NmsState* state;
-};
+constexpr int kThreads = 256;
 
 template <typename In, typename T>
-__global__ void __launch_bounds__(kThreads) sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes,
-                                                              int64_t n, NmsWork<T> work, int64_t* kept) {
+__global__ void __launch_bounds__(kThreads)
+    sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWork<T> work,
+                      int64_t* kept) {
   if (global_thread() == 0) {
     *work.state = {0, 0, 0, 0};
     *kept = 0;
@@ -198,25 +183,6 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (is_last_block(&work.state->ticket)) resolve_tile<has_classes>(work, order, count, keep, kept);
-}
-
-// Lays the arrays out one behind the other, each at a multiple of 256 bytes; returns the bytes they take.
-template <typename T>
-size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
-  size_t used = 0;
-  const auto take = [&](auto** array, int64_t count) {
-    *array = reinterpret_cast<std::decay_t<decltype(*array)>>(static_cast<char*>(memory) + used);
-    used += static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(**array)), 256));
-  };
-  take(&work->boxes, n);
-  take(&work->classes, n);
-  take(&work->pushed, kTile);
-  take(&work->pushed_classes, kTile);
-  take(&work->tile, kTile);
-  take(&work->mask, int64_t(kTile) * kWords);
-  take(&work->dead, ceil_div(n, kWarpSize));
-  take(&work->state, 1);
-  return used;
 }
 
 template <bool has_classes, typename T>

@@ -1,11 +1,11 @@
 // Plan: a block is an image. It takes its candidates page by page in order (see candidates.cuh; a page is in shared
-// memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in cpu/select.h.
-// Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results, and with the boxes before
-// it; then one warp settles who is kept. So no number of classes, rows or detections meets a limit of shared memory.
-#include "cuda/select.h"
-
+// memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in
+// cpu/select.h. Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results,
+// and with the boxes before it; then one warp settles who is kept. So no number of classes, rows or detections meets a
+// limit of shared memory.
 #include "cuda/candidates.cuh"
 #include "cuda/load.cuh"
+#include "cuda/select.h"
 
 namespace ssd_ops {
 namespace {
@@ -29,8 +29,8 @@ struct Tile {
 };
 
 template <typename T>
-__device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTask<T>& task, int64_t image, unsigned index,
-                                 int64_t* label) {
+__device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTask<T>& task, int64_t image,
+                                 unsigned index, int64_t* label) {
   const int64_t stride = source.rows != nullptr ? source.room : task.rows;
   *label = index / stride;
   const int64_t row = source.rows != nullptr ? source.rows[image * task.classes * stride + index] : index % stride;
@@ -84,7 +84,8 @@ __device__ void suppress_tile(Tile<T>& tile, int count, int64_t found, int64_t i
       alive = !suppresses(other, box, area(other), box_area, task.rule);
     }
     for (int j = lane; j < i; j += kLanes) {
-      if (tile.labels[j] == label && suppresses(tile.boxes[j], box, tile.areas[j], box_area, task.rule)) before |= 1ull << j;
+      if (tile.labels[j] == label && suppresses(tile.boxes[j], box, tile.areas[j], box_area, task.rule))
+        before |= 1ull << j;
     }
   }
   for (int step = 1; step < kLanes; step *= 2) {
@@ -179,8 +180,8 @@ int launch_select(const CandidateLists& lists, const BoxSource<T>& source, const
 
 template int launch_select<float>(const CandidateLists&, const BoxSource<float>&, const cpu::SelectTask<float>&, bool,
                                   CUstream_st*);
-template int launch_select<double>(const CandidateLists&, const BoxSource<double>&, const cpu::SelectTask<double>&, bool,
-                                   CUstream_st*);
+template int launch_select<double>(const CandidateLists&, const BoxSource<double>&, const cpu::SelectTask<double>&,
+                                   bool, CUstream_st*);
 
 namespace {
 
@@ -193,11 +194,15 @@ int64_t images_at_once(int64_t batch, int64_t capacity, size_t item_bytes) {
 
 CandidateLists candidate_lists(void* workspace, int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {
   const int64_t images = images_at_once(batch, capacity, item_bytes);
-  char* memory = static_cast<char*>(workspace);
+  const auto memory = reinterpret_cast<uintptr_t>(workspace);  // may be 0, to measure
   const int64_t item_size = round_up(images * capacity * static_cast<int64_t>(item_bytes), 256);
   const int64_t met_size = round_up(images * classes * static_cast<int64_t>(sizeof(int)), 256);
-  return {memory, reinterpret_cast<unsigned*>(memory + item_size + met_size), reinterpret_cast<int*>(memory + item_size),
-          capacity, 0, images};
+  return {workspace,
+          reinterpret_cast<unsigned*>(memory + item_size + met_size),
+          reinterpret_cast<int*>(memory + item_size),
+          capacity,
+          0,
+          images};
 }
 
 size_t candidate_workspace_bytes(int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {

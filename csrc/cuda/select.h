@@ -17,18 +17,19 @@ struct BoxSource {
   const Box<T>* priors;  // [N] or null
   Variances<T> variances;
   bool clip;
-  // soft_nms: candidate c * room + k is what class c took as its k-th, rows[b, c, k] its row. Null: candidate c * N + row.
+  // soft_nms: candidate c * room + k is what class c took as its k-th, rows[b, c, k] its row. Null: candidate c * N +
+  // row.
   const unsigned* rows;
   int64_t room;
 };
 
 // The candidates of some images of a batch, in workspace.
 struct CandidateLists {
-  void* items;             // [images, capacity]
-  unsigned* counts;        // [images]
-  int* met;                // [images, C]: candidates of each class that were looked at
-  int64_t capacity;        // of one image
-  int64_t first, images;   // images first .. first + images - 1
+  void* items;            // [images, capacity]
+  unsigned* counts;       // [images]
+  int* met;               // [images, C]: candidates of each class that were looked at
+  int64_t capacity;       // of one image
+  int64_t first, images;  // images first .. first + images - 1
 };
 
 // Calls run(lists) for the images in groups whose candidates fit into some 256 MB (or a single image at a time).

@@ -1,13 +1,12 @@
-// Plan: a block is a class of an image. Its living boxes (row and score) stand in workspace; each round every thread lowers the
-// scores of its share by their overlap with the last box taken and finds the best of them, and the block agrees on the
-// best of all: rounds until none lives or D are taken. What is taken becomes a candidate of the image, and select_kernel
-// (select.cu), without suppression, merges the classes.
-#include "cuda/soft_nms.h"
-
+// Plan: a block is a class of an image. Its living boxes (row and score) stand in workspace; each round every thread
+// lowers the scores of its share by their overlap with the last box taken and finds the best of them, and the block
+// agrees on the best of all: rounds until none lives or D are taken. What is taken becomes a candidate of the image,
+// and select_kernel (select.cu), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/append.cuh"
 #include "cuda/load.cuh"
+#include "cuda/soft_nms.h"
 
 namespace ssd_ops {
 namespace {
@@ -17,7 +16,9 @@ constexpr int kThreads = 256;
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 
-__device__ __forceinline__ FloatCandidate shuffled(FloatCandidate c, int step) { return __shfl_xor_sync(kFullMask, c, step); }
+__device__ __forceinline__ FloatCandidate shuffled(FloatCandidate c, int step) {
+  return __shfl_xor_sync(kFullMask, c, step);
+}
 __device__ __forceinline__ DoubleCandidate shuffled(const DoubleCandidate& c, int step) {
   return {__shfl_xor_sync(kFullMask, c.key, step), __shfl_xor_sync(kFullMask, c.index, step)};
 }
@@ -47,8 +48,8 @@ __device__ T lowered(T score, T iou, const cpu::SoftTask<T>& task) {
 }
 
 template <typename In>
-__global__ void __launch_bounds__(kThreads, 2)
-    soft_nms_kernel(cpu::SoftTask<compute_t<In>> task, CandidateLists lists, compute_t<In>* living_scores, unsigned* living_rows) {
+__global__ void __launch_bounds__(kThreads, 2) soft_nms_kernel(cpu::SoftTask<compute_t<In>> task, CandidateLists lists,
+                                                               compute_t<In>* living_scores, unsigned* living_rows) {
   using T = compute_t<In>;
   using C = candidate_t<T>;
   __shared__ unsigned count;
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       const unsigned row = rows[i];
       if (k > 0) {
         const Box<T> box = box_of(row);
-        score = row == taken_row ? T(-INFINITY)
-                                 : lowered(score, suppression_iou(taken, box, taken_area, area(box)), task);
+        score =
+            row == taken_row ? T(-INFINITY) : lowered(score, suppression_iou(taken, box, taken_area, area(box)), task);
         scores[i] = score;
         if (!(score >= task.floor)) continue;
       }
@@ -132,8 +133,9 @@ int launch_soft_nms(const cpu::SoftTask<T>& task, int64_t batch, void* workspace
                                              step * lists.capacity * static_cast<int64_t>(candidate_bytes<T>()));
   auto* living_rows = reinterpret_cast<unsigned*>(living_scores + step * foreground * task.rows);
   const BoxSource<T> source{task.boxes, task.boxes_by_class, nullptr, {}, false, task.taken_rows, task.room};
-  const cpu::SelectTask<T> select{nullptr, task.dtype, task.rows, task.classes, task.floor,
-                                  std::numeric_limits<int64_t>::max(), {}, task.out, 1, nullptr};
+  const cpu::SelectTask<T> select{
+      nullptr, task.dtype, task.rows, task.classes, task.floor, std::numeric_limits<int64_t>::max(),
+      {},      task.out,   1,         nullptr};
   for (; lists.first < batch; lists.first += step) {
     lists.images = batch - lists.first < step ? batch - lists.first : step;
     int status = clear_candidates(lists, task.classes, stream);

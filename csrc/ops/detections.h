@@ -57,20 +57,28 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t
 
 template <typename T>
 cpu::DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
-  return {static_cast<T*>(std::get<0>(result).mutable_data_ptr()), static_cast<T*>(std::get<1>(result).mutable_data_ptr()),
-          std::get<2>(result).mutable_data_ptr<int64_t>(), std::get<3>(result).mutable_data_ptr<int64_t>(), most};
+  return {static_cast<T*>(std::get<0>(result).mutable_data_ptr()),
+          static_cast<T*>(std::get<1>(result).mutable_data_ptr()), std::get<2>(result).mutable_data_ptr<int64_t>(),
+          std::get<3>(result).mutable_data_ptr<int64_t>(), most};
 }
 
 template <typename T>
 cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, double iou_threshold,
                                int64_t candidates_per_class, cpu::DetectionsOut<T> out) {
-  return {scores.const_data_ptr(), dtype_of(scores), scores.size(1), scores.size(2),
-          next_above(threshold_below<T>(score_threshold)), candidates_per_class, suppression_rule<T>(iou_threshold), out, 1,
+  return {scores.const_data_ptr(),
+          dtype_of(scores),
+          scores.size(1),
+          scores.size(2),
+          next_above(threshold_below<T>(score_threshold)),
+          candidates_per_class,
+          suppression_rule<T>(iou_threshold),
+          out,
+          1,
           nullptr};
 }
 
-// Runs `finish(begin, end)` over the images; where they are fewer than the threads, `scan(begin, end)` over parts of them
-// before.
+// Runs `finish(begin, end)` over the images; where they are fewer than the threads, `scan(begin, end)` over parts of
+// them before.
 template <typename T, typename Scan, typename Finish>
 void over_images(cpu::SelectTask<T>& task, int64_t batch, Scan&& scan, Finish&& finish) {
   chosen_isa();

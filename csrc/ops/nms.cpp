@@ -57,8 +57,8 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
   dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
     using T = decltype(type);
     const Tensor read = dense(boxes, compute_dtype({boxes.scalar_type()}));
-    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(), members.get(), keep.get(),
-                               suppression_rule<T>(iou_threshold)};
+    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(), members.get(),
+                               keep.get(), suppression_rule<T>(iou_threshold)};
     suppress(task, starts.get(), groups, n);
   });
   int64_t count = 0;
@@ -89,10 +89,11 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);
   check_cuda(launch_nms(dtype_of(boxes), read.const_data_ptr(), order.const_data_ptr<int64_t>(),
                         classes ? read_classes.const_data_ptr<int64_t>() : nullptr, n, iou_threshold,
-                        workspace.mutable_data_ptr(), keep.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<int64_t>(),
-                        scope.stream()),
+                        workspace.mutable_data_ptr(), keep.mutable_data_ptr<int64_t>(),
+                        kept.mutable_data_ptr<int64_t>(), scope.stream()),
              "nms");
-  Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt,
+                                      torch::stable::Device(torch::headeronly::DeviceType::CPU));
   torch::stable::copy_(count, kept);  // the host waits here
   Tensor shorter = keep;
   return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, *count.const_data_ptr<int64_t>()));

@@ -1,0 +1,171 @@
+"""From raw outputs to detections. Scores and boxes pass through exp, which libraries round differently.
+
+So inputs are random, where scores lie further apart than that: counts and labels must be equal, numbers close. Where no
+exp decides (equal logits, zero size deltas) results are compared exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import ssd_ops
+from tests.ops.boxes import assert_all_equal, assert_equal, random_boxes
+from tests.ops.conftest import Implementation
+
+EXP = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-14}}
+
+
+def inputs(batch: int, priors: int, classes: int, dtype: torch.dtype = torch.float32, spread: float = 3.0) -> Any:
+    generator = torch.Generator().manual_seed(batch * 10007 + priors * 101 + classes)
+    loc = torch.randn(batch, priors, 4, generator=generator)
+    logits = torch.randn(batch, priors, classes, generator=generator) * spread
+    return loc.to(dtype), logits.to(dtype), random_boxes(priors).to(dtype)
+
+
+def compare(impl: Implementation, *args: torch.Tensor, **options: Any) -> ssd_ops.Detections:
+    expected, found = ssd_ops.reference.detect(*args, **options), impl.detect(*args, **options)
+    assert_equal(found.counts, expected.counts)
+    assert_equal(found.labels, expected.labels)
+    tolerance = EXP[expected.scores.dtype]
+    torch.testing.assert_close(found.scores, expected.scores, **tolerance)
+    torch.testing.assert_close(found.boxes, expected.boxes, equal_nan=True, **tolerance)
+    return found
+
+
+def test_literal(impl: Implementation) -> None:
+    # Softmax of (0, log 3) is (1/4, 3/4), of (log 3, 0) the reverse; prior 2 repeats prior 0 and is suppressed.
+    logits = torch.tensor([[0.0, 3.0], [3.0, 1.0], [1.0, 2.0]]).log()[None]
+    logits[0, 0, 0] = 0.0
+    priors = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9], [0.1, 0.1, 0.3, 0.3]])
+    loc = torch.zeros(1, 3, 4)
+    loc[0, 1, 0] = 20.0  # 20 * 0.1 * 0.4 to the right: 1.3 .. 1.7, cut to 1
+    found = impl.detect(loc, logits, priors, score_threshold=0.2, max_detections=4)
+    assert found.counts.tolist() == [2]
+    assert found.labels.tolist() == [[1, 1, 0, 0]]
+    torch.testing.assert_close(found.scores, torch.tensor([[0.75, 0.25, 0, 0]]))
+    torch.testing.assert_close(found.boxes[0, 0], priors[0])
+    torch.testing.assert_close(found.boxes[0, 1], torch.tensor([1.0, 0.5, 1.0, 0.9]))
+    found = impl.detect(loc, logits, priors, score_threshold=0.2, max_detections=4, clip=False)
+    torch.testing.assert_close(found.boxes[0, 1], torch.tensor([1.3, 0.5, 1.7, 0.9]))
+
+
+@pytest.mark.parametrize(("priors", "classes"), [(1, 2), (63, 3), (64, 17), (65, 2), (200, 3), (9, 33), (9, 40)])
+def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
+    compare(impl, *inputs(2, priors, classes), score_threshold=0.1, max_detections=20)
+
+
+@pytest.mark.parametrize("shape", ((0, 5, 3), (2, 0, 3), (2, 5, 1)))
+def test_empty(impl: Implementation, shape: tuple[int, int, int]) -> None:
+    assert compare(impl, *inputs(*shape)).counts.tolist() == [0] * shape[0]
+
+
+@pytest.mark.parametrize("threshold", (-0.5, 0.0, 0.01, 0.3, 0.9, 0.9999, 1.0, 2.0))
+def test_thresholds(impl: Implementation, threshold: float) -> None:
+    compare(impl, *inputs(1, 60, 4, spread=6.0), score_threshold=threshold, max_detections=300)
+
+
+@pytest.mark.parametrize("candidates", (1, 5, 400))
+def test_limits(impl: Implementation, candidates: int) -> None:
+    compare(impl, *inputs(2, 80, 4), candidates_per_class=candidates, max_detections=7, variances=(0.2, 0.1, 0.3, 0.2))
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float16, torch.bfloat16))
+def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
+    loc, logits, priors = inputs(2, 60, 5, dtype)
+    logits = logits + torch.rand(2, 60, 5, dtype=torch.float64).mul(1e-3).to(dtype)
+    compare(impl, loc, logits, priors, candidates_per_class=1000)
+    compare(impl, loc.float(), logits, priors.float())
+    compare(impl, loc, logits.float(), priors.float())
+
+
+def test_equal_scores(impl: Implementation) -> None:
+    """Equal logits give equal scores on every device, so ties are decided by class and prior, exactly."""
+    logits, loc = torch.zeros(2, 40, 4), torch.zeros(2, 40, 4)
+    found = impl.detect(loc, logits, random_boxes(40), candidates_per_class=30)
+    expected = ssd_ops.reference.detect(loc, logits, random_boxes(40), candidates_per_class=30)
+    assert_all_equal(found[2:], expected[2:])
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+def test_nan_and_inf(impl: Implementation) -> None:
+    loc, logits, priors = inputs(1, 64, 5)
+    values = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    logits[0, torch.arange(0, 48), torch.arange(0, 48) % 5] = values.repeat(16)
+    logits[0, 50] = -float("inf")
+    loc[0, 51:57] = torch.tensor([float("nan"), float("inf")]).repeat(12).view(6, 4)
+    found = compare(impl, loc, logits, priors, score_threshold=0.0, max_detections=400)
+    assert not found.scores.isnan().any()
+
+
+def test_huge_logits(impl: Implementation) -> None:
+    loc, logits, priors = inputs(1, 40, 3)
+    compare(impl, loc, logits * 1e4, priors, iou_threshold=0.99)
+    compare(impl, loc, logits - 3e38, priors)
+
+
+def test_non_contiguous(impl: Implementation) -> None:
+    loc, logits, priors = inputs(2, 30, 4)
+    compare(
+        impl, loc.transpose(0, 1).contiguous().transpose(0, 1), logits.mT.contiguous().mT, priors.t().contiguous().t()
+    )
+
+
+def test_equals_multiclass_nms_of_decoded_boxes(impl: Implementation) -> None:
+    loc, logits, priors = inputs(2, 70, 4)
+    options = {"score_threshold": 0.05, "iou_threshold": 0.45, "candidates_per_class": 50, "max_detections": 30}
+    boxes = impl.decode_boxes(loc, priors.expand(2, -1, -1).contiguous()).clamp(0, 1)
+    expected = impl.multiclass_nms(boxes, torch.softmax(logits, dim=2), **options)
+    found = impl.detect(loc, logits, priors, **options)
+    assert_all_equal(found[2:], expected[2:])
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("threads", (1, 2, 3))
+def test_threads_and_pages(threads: int) -> None:
+    """Nearly all scores of a large image are candidates: more than the CPU holds at once, in parts and whole."""
+    loc, logits, priors = inputs(1, 3000, 60, spread=0.3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = ssd_ops.detect(loc, logits, priors)
+    finally:
+        torch.set_num_threads(before)
+    expected = ssd_ops.multiclass_nms(
+        ssd_ops.decode_boxes(loc, priors[None]).clamp(0, 1),
+        torch.softmax(logits, dim=2),
+        score_threshold=0.01,
+        iou_threshold=0.45,
+        candidates_per_class=400,
+        max_detections=200,
+    )
+    assert_all_equal(found[2:], expected[2:])
+    torch.testing.assert_close(found.scores, expected.scores, **EXP[torch.float32])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loc": torch.zeros(2, 3, 5)}, r"loc must have shape \[B, P, 4\], got \[2, 3, 5\]"),
+        ({"logits": torch.zeros(2, 4, 5)}, r"logits must have shape \[2, 3, C\], got \[2, 4, 5\]"),
+        ({"logits": torch.zeros(2, 3, 0)}, "logits must have at least 1 class"),
+        ({"priors": torch.zeros(4, 4)}, r"priors must have shape \[3, 4\], got \[4, 4\]"),
+        ({"variances": (0.1, 0.0)}, "variances must be 2 or 4 numbers above 0"),
+        ({"candidates_per_class": 0}, "candidates_per_class must be at least 1, got 0"),
+        ({"iou_threshold": float("inf")}, "iou_threshold must be finite, got inf"),
+    ],
+)
+def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> None:
+    arguments = {"loc": torch.zeros(2, 3, 4), "logits": torch.zeros(2, 3, 5), "priors": torch.zeros(3, 4), **change}
+    with pytest.raises(RuntimeError, match=message):
+        impl.detect(**arguments)
+
+
+def test_opcheck_and_compile() -> None:
+    args = inputs(2, 20, 3)
+    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True)
+    torch.library.opcheck(torch.ops.ssd_ops.detect.default, (*args, *options))
+    compiled = torch.compile(ssd_ops.detect, fullgraph=True, backend="eager")
+    assert_all_equal(compiled(*args), ssd_ops.detect(*args))
