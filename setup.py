@@ -1,4 +1,4 @@
-"""Builds the kernels by calling CMake; what to build is decided in tools/build_plan.py, how in CMakeLists.txt."""
+"""Builds the kernels by calling CMake; what to build is decided in csrc/plan/build_plan.py, how in CMakeLists.txt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "csrc" / "plan"))
 from build_plan import Plan, find_cxx, find_torch, make_plan  # noqa: E402
 from probe import BuildProblem, NoCompiler, command_words  # noqa: E402
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "csrc" / "plan"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def torch_folder(tmp_path: Path) -> Callable[..., Path]:
 def source_tree(tmp_path: Path) -> Path:
     """A copy of what a build needs, with nothing built in it."""
     tree = tmp_path / "tree"
-    for name in ("csrc", "tools", "ssd_ops"):
+    for name in ("csrc", "ssd_ops"):
         shutil.copytree(
             ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "_not_built.txt", "__pycache__")
         )

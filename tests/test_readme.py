@@ -1,0 +1,44 @@
+"""The README's examples run as they stand, and its commands name what exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssd.config import load_config, parse_args
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_run(code: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_op_has_an_example() -> None:
+    import ssd_ops
+
+    for name in ssd_ops.__all__:
+        if name.islower() and name != "reference":
+            assert f"ssd_ops.{name}(" in EXAMPLES[0], f"README shows no use of {name}"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for script in set(re.findall(r"python ((?:ssd|benchmarks)/\w+\.py)", README)):
+        assert (ROOT / script).is_file(), script
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ssd" / "recipes").glob("*.json")), ids=lambda p: p.stem)
+def test_recipes_are_configurations(path: Path, tmp_path: Path) -> None:
+    assert load_config(path)
+    config = parse_args(["--config", str(path), "--data-path", str(tmp_path)])
+    assert config.data_path == str(tmp_path)
