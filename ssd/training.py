@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssd.config import ConfigError, TrainConfig
-from ssd.data import Batch, DetectionDataset, Loader, build_loader, open_dataset
-from ssd.fit_priors import fit_prior_sizes
-from ssd.models import SSD, build_model
+from ssd.config import TrainConfig
+from ssd.data import Batch, DetectionDataset, Loader, build_loader
+from ssd.models import SSD
 from ssd.optim import RunningMean, build_optimizer, build_schedule
-from ssd.prior_coverage import prior_coverage
+from ssd.preparation import choose_device, make_model, open_datasets, priors_report
 from ssd.run_folder import RunFolder
 from ssd.transforms import build_transforms
 from ssd.validation import evaluate_model
@@ -163,54 +162,6 @@ def check_finite(row: dict[str, float], batch: Batch) -> None:
             )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
-    """Open both splits and print what they hold."""
-    train_set = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
-    options = dict(config.dataset_options)
-    if config.dataset == "voc":
-        options.setdefault("classes", train_set.classes)  # names found in the training split, in its order
-    val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
-    if train_set.classes != val_set.classes:
-        raise ConfigError(
-            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
-            f"{val_set.classes} in {config.val_split}"
-        )
-    print(train_set.summary())
-    print(val_set.summary())
-    return train_set, val_set
-
-
-def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
-    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors."""
-    options = dict(config.model_options)
-    if config.weights_backbone is not None:
-        options["weights_backbone"] = config.weights_backbone
-    classes = len(dataset.classes) + 1
-    try:
-        model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
-        if config.fit_priors:
-            boxes, labels = normalised_objects(dataset)
-            sizes = fit_prior_sizes(model.prior_config, boxes, labels)
-            print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
-            options["prior_sizes"] = sizes
-            model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
-    return model
-
-
 def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int) -> State:
     """Optimiser, schedule, loss scaler and running mean of a model."""
     device = next(model.parameters()).device
@@ -222,26 +173,6 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int) -> State:
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp and amp_dtype(device) == torch.float16),
         average=RunningMean(model, config.ema_decay) if config.ema_decay else None,
     )
-
-
-def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes (0..1 of their image) and labels of all images, from the annotations alone; ignored objects are left out."""
-    boxes, labels = [], []
-    for i in range(len(dataset)):
-        target = dataset.target(i)
-        height, width = (float(v) for v in dataset.annotations.sizes[i])
-        keep = ~target["ignore"]
-        boxes.append(target["boxes"][keep] / torch.tensor([width, height, width, height]))
-        labels.append(target["labels"][keep])
-    return boxes, labels
-
-
-def priors_report(model: SSD, dataset: DetectionDataset) -> str:
-    """Say how many objects of the data set a prior matches, and warn if they are few."""
-    boxes, labels = normalised_objects(dataset)
-    coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
-    coverage.warn(image_size=model.image_size)
-    return str(coverage)
 
 
 def describe(

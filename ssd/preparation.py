@@ -1,0 +1,80 @@
+"""What a run needs before its first step: device, data sets, model, and a look at how priors and objects fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssd.config import ConfigError, TrainConfig
+from ssd.data import DetectionDataset, open_dataset
+from ssd.fit_priors import fit_prior_sizes
+from ssd.models import SSD, build_model
+from ssd.prior_coverage import prior_coverage
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
+    """Open both splits and print what they hold."""
+    train_set = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
+    options = dict(config.dataset_options)
+    if config.dataset == "voc":
+        options.setdefault("classes", train_set.classes)  # names found in the training split, in its order
+    val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
+    if train_set.classes != val_set.classes:
+        raise ConfigError(
+            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
+            f"{val_set.classes} in {config.val_split}"
+        )
+    print(train_set.summary())
+    print(val_set.summary())
+    return train_set, val_set
+
+
+def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
+    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors."""
+    options = dict(config.model_options)
+    if config.weights_backbone is not None:
+        options["weights_backbone"] = config.weights_backbone
+    classes = len(dataset.classes) + 1
+    try:
+        model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
+        if config.fit_priors:
+            boxes, labels = normalised_objects(dataset)
+            sizes = fit_prior_sizes(model.prior_config, boxes, labels)
+            print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
+            options["prior_sizes"] = sizes
+            model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+    return model
+
+
+def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
+    """Boxes (0..1 of their image) and labels of all images, from the annotations alone; ignored objects are left out."""
+    boxes, labels = [], []
+    for i in range(len(dataset)):
+        target = dataset.target(i)
+        height, width = (float(v) for v in dataset.annotations.sizes[i])
+        keep = ~target["ignore"]
+        boxes.append(target["boxes"][keep] / torch.tensor([width, height, width, height]))
+        labels.append(target["labels"][keep])
+    return boxes, labels
+
+
+def priors_report(model: SSD, dataset: DetectionDataset) -> str:
+    """Say how many objects of the data set a prior matches, and warn if they are few."""
+    boxes, labels = normalised_objects(dataset)
+    coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
+    coverage.warn(image_size=model.image_size)
+    return str(coverage)
