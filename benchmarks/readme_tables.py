@@ -19,7 +19,7 @@ CASES = (
     "nms, 8 boxes, uniform",
     "nms, 1000 boxes, uniform",
     "nms, 20000 boxes, uniform",
-    "nms, 100000 boxes, uniform",
+    "nms, 100000 boxes, 50 objects",
     "nms, 1000 boxes, 50 objects",
     "nms, 20000 boxes, 50 objects",
     "batched_nms, 10000 boxes, 90 classes",
