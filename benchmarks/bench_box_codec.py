@@ -13,24 +13,23 @@ from benchmarks.harness import Case, main
 from benchmarks.inputs import ssd300_priors, uniform_boxes
 from benchmarks.peers import CODER
 
-BATCH = 32
 
-
-def cases(device: torch.device) -> list[Case]:
-    """Return the cases of this benchmark."""
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    batch = 1 if quick else 32
     priors = ssd300_priors().to(device)
-    repeated = priors.repeat(BATCH, 1)  # the peer's form: one row of priors for each row of boxes
-    moved = 4 * 4 * (2 * BATCH * len(priors) + len(priors))
+    repeated = priors.repeat(batch, 1)  # the peer's form: one row of priors for each row of boxes
+    moved = 4 * 4 * (2 * batch * len(priors) + len(priors))
 
     def boxes(generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor]:
-        return ((uniform_boxes(BATCH * len(priors), generator) / 1110).view(BATCH, -1, 4).to(device),)
+        return ((uniform_boxes(batch * len(priors), generator) / 1110).view(batch, -1, 4).to(device),)
 
     def deltas(generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor]:
-        return (torch.randn(BATCH, len(priors), 4, generator=generator).to(device),)
+        return (torch.randn(batch, len(priors), 4, generator=generator).to(device),)
 
     return [
         Case(
-            f"encode_boxes {BATCH} x {len(priors)}",
+            f"encode_boxes {batch} x {len(priors)}",
             boxes,
             {
                 "compiled": lambda b: ssd_ops.encode_boxes(b, priors),
@@ -41,7 +40,7 @@ def cases(device: torch.device) -> list[Case]:
             bytes_moved=moved,
         ),
         Case(
-            f"decode_boxes {BATCH} x {len(priors)}",
+            f"decode_boxes {batch} x {len(priors)}",
             deltas,
             {
                 "compiled": lambda d: ssd_ops.decode_boxes(d, priors),

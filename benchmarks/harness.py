@@ -41,8 +41,6 @@ class Case:
     bytes_moved: int = 0
     """Bytes that must be read or written at least once; 0 where memory is not the limit."""
     input_sets: int = 4
-    quick: bool = True
-    """Whether `--quick` runs it."""
 
 
 @dataclass
@@ -72,7 +70,7 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
 
-def main(title: str, make_cases: Callable[[torch.device], Sequence[Case]]) -> None:
+def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]]) -> None:
     """Run the cases of a benchmark as the command line says."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -88,8 +86,8 @@ def main(title: str, make_cases: Callable[[torch.device], Sequence[Case]]) -> No
     device = torch.device(arguments.device)
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
-    for case in make_cases(device):
-        if arguments.filter in case.name and (case.quick or not arguments.quick):
+    for case in make_cases(device, arguments.quick):
+        if arguments.filter in case.name:
             seconds = 0.02 if arguments.quick else arguments.seconds
             report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
             print(table(case.name, report.cases[case.name]), flush=True)

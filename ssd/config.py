@@ -15,7 +15,7 @@ from typing import Any
 
 DATASETS = ("shapes", "voc", "coco")
 MODELS = ("ssd_tiny", "ssd300_vgg16", "ssd512_vgg16", "ssdlite320_mobilenet_v2")
-AUGMENTATIONS = ("ssd", "ssdlite", "hflip", "none")
+AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr")
 OPTIMIZERS = ("sgd", "adamw")
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
@@ -48,22 +48,25 @@ class TrainConfig:
         default=None, metadata={"help": "backbone weights: a file or torchvision's name"}
     )
     fit_priors: bool = field(default=False, metadata={"help": "search prior sizes that fit the training objects"})
-    data_augmentation: str = field(default="ssd", metadata={"help": "augmentation: " + ", ".join(AUGMENTATIONS)})
+    data_augmentation: str = field(
+        default="auto",
+        metadata={"help": "augmentation: ssd, ssdlite, hflip, none, or auto: hflip for shapes, else ssd"},
+    )
     augmentation_options: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "KEY=VALUE option of the augmentation, repeatable", "flag": "--augmentation-option"},
     )
-    epochs: int = field(default=16, metadata={"help": "passes over the training images"})
+    epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     batch_size: int = field(default=16, metadata={"help": "images a step", "short": "-b"})
     workers: int = field(default=2, metadata={"help": "processes that load images", "short": "-j"})
-    opt: str = field(default="sgd", metadata={"help": "optimiser: " + ", ".join(OPTIMIZERS)})
-    lr: float = field(default=0.04, metadata={"help": "learning rate after the warm-up"})
+    opt: str = field(default="adamw", metadata={"help": "optimiser: " + ", ".join(OPTIMIZERS)})
+    lr: float = field(default=0.002, metadata={"help": "learning rate after the warm-up"})
     backbone_lr_factor: float = field(
         default=1.0, metadata={"help": "learning rate of the pretrained backbone, as a share of --lr; 0 freezes it"}
     )
     momentum: float = field(default=0.9, metadata={"help": "of SGD (beta 1 of AdamW)"})
     weight_decay: float = field(
-        default=5e-4, metadata={"help": "of weights; none for biases and norms", "short": "--wd"}
+        default=0.02, metadata={"help": "of weights; none for biases and norms", "short": "--wd"}
     )
     clip_grad_norm: float = field(default=10.0, metadata={"help": "largest norm of the gradient; 0: no limit"})
     lr_scheduler: str = field(default="cosineannealinglr", metadata={"help": "schedule: " + ", ".join(SCHEDULES)})
@@ -72,13 +75,13 @@ class TrainConfig:
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "factor of each drop"})
     warmup_iters: int = field(default=100, metadata={"help": "steps of linear warm-up"})
-    ema_decay: float = field(default=0.0, metadata={"help": "decay of the running mean of weights; 0: none"})
+    ema_decay: float = field(default=0.99, metadata={"help": "decay of the running mean of weights; 0: none"})
     amp: bool = field(
         default=False, metadata={"help": "mixed precision: float16 on a GPU that lacks bfloat16, else bfloat16"}
     )
     channels_last: bool = field(default=False, metadata={"help": "NHWC memory format"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, ..."})
-    eval_every: int = field(default=4, metadata={"help": "epochs between evaluations; the last epoch always has one"})
+    eval_every: int = field(default=5, metadata={"help": "epochs between evaluations; the last epoch always has one"})
     eval_metric: str = field(
         default="auto", metadata={"help": "voc, voc07 (11 points), coco, or auto: as the data set"}
     )
@@ -108,7 +111,15 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "eval_every", "print_freq"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
-        for name in ("workers", "seed", "warmup_iters", "pictures", "weight_decay", "clip_grad_norm", "backbone_lr_factor"):
+        for name in (
+            "workers",
+            "seed",
+            "warmup_iters",
+            "pictures",
+            "weight_decay",
+            "clip_grad_norm",
+            "backbone_lr_factor",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
         if not self.lr > 0:
@@ -122,6 +133,13 @@ class TrainConfig:
             raise ConfigError(f"--data-path must be a folder, got {self.data_path!r}, which is none")
         if self.test_only and self.resume is None:
             raise ConfigError("--test-only needs --resume, the run folder or checkpoint to evaluate")
+
+    @property
+    def augmentation(self) -> str:
+        """The augmentation meant; drawn shapes vary enough by themselves."""
+        if self.data_augmentation != "auto":
+            return self.data_augmentation
+        return "hflip" if self.dataset == "shapes" else "ssd"
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON that `--config` reads."""

@@ -60,7 +60,7 @@ def run(config: TrainConfig) -> RunFolder:
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     size = model.image_size
-    augment = build_transforms(config.data_augmentation, size, train=True, **config.augmentation_options)
+    augment = build_transforms(config.augmentation, size, train=True, **config.augmentation_options)
     loader = build_loader(train_set, augment, config.batch_size, train=True, workers=config.workers, seed=config.seed)
     val_loader = build_loader(
         val_set, build_transforms("none", size, train=False), config.batch_size, train=False, workers=config.workers
@@ -79,12 +79,13 @@ def run(config: TrainConfig) -> RunFolder:
     while state.epoch < config.epochs:
         train_epoch(config, state, loader, device, folder)
         state.epoch += 1
+        is_best = False
         if state.epoch == config.epochs or state.epoch % config.eval_every == 0:
             result = evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
             is_best, state.best = result > state.best, max(result, state.best)
-            folder.save("last.pt", state)
-            if is_best:
-                folder.save("best.pt", state)
+        folder.save("last.pt", state)
+        if is_best:
+            folder.save("best.pt", state)
     print(f"run folder: {folder.path}")
     return folder
 

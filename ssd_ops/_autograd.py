@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
-DIFFERENTIABLE = (*IOU_METRICS, "encode_boxes", "decode_boxes", "multibox_loss")
+DIFFERENTIABLE = (*IOU_METRICS, "encode_boxes", "decode_boxes", "multibox_loss", "grad_multibox_loss")
 
 
 def register(namespace: str, library: torch.library.Library) -> None:
@@ -35,15 +35,21 @@ def register(namespace: str, library: torch.library.Library) -> None:
         return backward
 
     def save_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)  # lse and weight need no zeros of their size
         ctx.save_for_backward(*inputs[:4], output[2], output[3])
         ctx.mark_non_differentiable(output[2], output[3])
 
-    def loss_backward(ctx: Any, grad_loc_loss: torch.Tensor, grad_cls_loss: torch.Tensor, *_: Any) -> Any:
-        grads = ops.grad_multibox_loss(grad_loc_loss, grad_cls_loss, *ctx.saved_tensors)
-        return *grads, None, None, None, None, None
+    def loss_backward(ctx: Any, *incoming: torch.Tensor | None) -> Any:
+        lse = ctx.saved_tensors[-2]
+        grads = [lse.new_zeros(()) if grad is None else grad for grad in incoming[:2]]
+        return *ops.grad_multibox_loss(*grads, *ctx.saved_tensors), None, None, None, None, None
+
+    def refuse_twice(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("multibox_loss cannot be differentiated twice: its gradient has no gradient")
 
     for metric in IOU_METRICS:
         add(metric, iou_backward(metric), save_inputs)
     for name in ("encode_boxes", "decode_boxes"):
         add(name, codec_backward(name), save_inputs)
     add("multibox_loss", loss_backward, save_loss)
+    add("grad_multibox_loss", refuse_twice, lambda ctx, inputs, output: None)

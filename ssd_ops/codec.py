@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssd_ops.reference.numbers import four_variances
+from ssd_ops.reference.numbers import floating, four_variances
 
 
 def encode_boxes(
@@ -64,10 +64,7 @@ def decode_boxes(
 
 def _aligned(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
     """Return both floating, `boxes` expanded so that the shape of the priors is the end of its own."""
-    if not boxes.is_floating_point():
-        boxes = boxes.float()
-    if not priors.is_floating_point():
-        priors = priors.float()
+    boxes, priors = floating(boxes), floating(priors)
     if boxes.shape[boxes.dim() - priors.dim() :] != priors.shape or priors.dim() > boxes.dim():
         try:
             shape = torch.broadcast_shapes(boxes.shape, priors.shape)

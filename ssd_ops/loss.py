@@ -21,7 +21,9 @@ def multibox_loss(
     Of each image's background priors those with the highest cross entropy take part, `neg_pos_ratio` for each positive
     but at least `min_negatives`, as far as there are any; of equal ones the lowest prior comes first, NaN counts as the
     highest. A positive counts once. Sums of an image run in float64 and in a fixed order: the result is deterministic.
-    A batch of no images, or of images with nothing to learn, gives 0.
+    A batch of no images, or of images with nothing to learn, gives 0. A prior that takes part with NaN, with inf as its
+    target's logit or with nothing but -inf makes `cls_loss` NaN; those that take no part get a gradient of exactly 0.
+    The gradient cannot be differentiated again.
 
     Args:
         loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is).

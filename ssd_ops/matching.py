@@ -26,8 +26,8 @@ def match_priors(
 ) -> PriorMatches:
     """Match the priors of every image with its ground truths and encode the boxes that they learn, in one pass.
 
-    A prior learns the object that it overlaps most (the lowest one of equals) if their IoU reaches the threshold. Before
-    that, each object may claim a prior of its own:
+    A prior learns the object that it overlaps most (the lowest one of equals) if their IoU reaches the threshold.
+    Before that, each object may claim a prior of its own:
 
     * `greedy` (Caffe): the pair with the highest IoU is matched and both leave the pool, again and again while a pair
       overlaps; of equal pairs the lowest prior comes first, then the lowest object. Every object that overlaps a prior
@@ -36,12 +36,12 @@ def match_priors(
       several objects with one prior the last gets it.
     * `none`: no claims.
 
-    An object that overlaps no prior (no area, inverted, NaN, inf, outside) is matched with none. An image without objects
-    is all background. No `[G, P]` matrix is made.
+    An object that overlaps no prior (no area, inverted, NaN, inf, outside) is matched with none. An image without
+    objects is all background. No `[G, P]` matrix is made.
 
     Args:
-        gt_boxes: A list with one `[G_i, 4]` an image, or one packed tensor `[sum G, 4]` with `offsets`; xyxy in the unit
-            of the priors.
+        gt_boxes: A list with one `[G_i, 4]` an image, or one packed tensor `[sum G, 4]` with `offsets`; xyxy in the
+            unit of the priors.
         gt_labels: A list of `[G_i]`, or packed `[sum G]`, int64, 1 or more (0 is the background).
         priors: `[P, 4]`, xyxy.
         offsets: int64 `[B + 1]`: image b has the ground truths `offsets[b] .. offsets[b + 1] - 1`.
@@ -53,8 +53,9 @@ def match_priors(
         variances: `(center, size)` or four numbers, for the encoding (`center_size`).
 
     Returns:
-        `PriorMatches(labels, gt_index, loc_targets)`: int64 `[B, P]`, the label of the object, 0 background, -1 takes no
-        part; int64 `[B, P]`, the number of the object in its image, -1 none; `[B, P, 4]`, its encoded box, 0 where none.
+        `PriorMatches(labels, gt_index, loc_targets)`: int64 `[B, P]`, the label of the object, 0 background, -1 takes
+        no part; int64 `[B, P]`, the number of the object in its image, -1 none; `[B, P, 4]`, its encoded box, 0 where
+        none.
 
     Raises:
         RuntimeError: A shape, dtype, device, length or option does not fit. Values of `offsets` and `gt_labels` are

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssd_ops.reference.numbers import compute_dtype, floating
+
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return intersection over union of every box of `boxes1` with every box of `boxes2`.
@@ -79,13 +81,15 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 def _aligned(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in one floating dtype with equal leading dimensions."""
-    if boxes1.dtype != boxes2.dtype or not boxes1.is_floating_point():
-        dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
-        if not dtype.is_floating_point or boxes1.dtype != boxes2.dtype:
-            dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    boxes1, boxes2 = floating(boxes1), floating(boxes2)
+    if boxes1.dtype != boxes2.dtype and boxes1.is_floating_point() and boxes2.is_floating_point():
+        dtype = compute_dtype(boxes1, boxes2)
         boxes1, boxes2 = boxes1.to(dtype), boxes2.to(dtype)
     if boxes1.shape[:-2] != boxes2.shape[:-2] and boxes1.dim() >= 2 and boxes2.dim() >= 2:
-        leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+        try:
+            leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+        except RuntimeError:
+            return boxes1, boxes2  # the op says what does not fit
         boxes1 = boxes1.expand(*leading, *boxes1.shape[-2:])
         boxes2 = boxes2.expand(*leading, *boxes2.shape[-2:])
     return boxes1, boxes2

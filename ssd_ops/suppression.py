@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssd_ops.reference.numbers import floating
 from ssd_ops.reference.suppression import Detections
 
 
@@ -29,7 +30,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
-    result: Tensor = torch.ops.ssd_ops.nms(_floating(boxes), _floating(scores), iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.nms(floating(boxes), floating(scores), iou_threshold)
     return result
 
 
@@ -55,7 +56,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if not idxs.is_floating_point() and not idxs.is_complex():
         idxs = idxs.to(torch.int64)
-    result: Tensor = torch.ops.ssd_ops.batched_nms(_floating(boxes), _floating(scores), idxs, iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.batched_nms(floating(boxes), floating(scores), idxs, iou_threshold)
     return result
 
 
@@ -134,7 +135,3 @@ def soft_nms(
     return Detections(
         *torch.ops.ssd_ops.soft_nms(boxes, scores, method, sigma, iou_threshold, score_threshold, max_detections)
     )
-
-
-def _floating(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_floating_point() else tensor.float()

@@ -1,14 +1,15 @@
 // Objects claim priors of their own.
 //
 // Rule `greedy` is stated as: take the best pair (object, prior) of which neither is taken, again and again. Pairs are
-// totally ordered (IoU falling, then prior, then object), and that order serves both sides: an object prefers priors, and
-// a prior objects, by the order of the pairs they make. A matching is stable when no pair outside it comes before both
-// pairs that its object and its prior have in it. The greedy matching is stable, and it is the only stable one: take the
-// first pair of the order that stands in one stable matching and not in the other. In the other one, its object or its
-// prior must have a better pair, that is one that comes earlier and so, up to here, stands in both; but then it could not
-// stand beside this one in the first. Deferred acceptance (Gale and Shapley: each object asks the best prior that it has
-// not been refused by, each prior keeps the best who asked) ends in a stable matching, in whatever order the objects ask;
-// hence in the greedy one. So no object looks at its second best prior unless a better pair has the first.
+// totally ordered (IoU falling, then prior, then object), and that order serves both sides: an object prefers priors,
+// and a prior objects, by the order of the pairs they make. A matching is stable when no pair outside it comes before
+// both pairs that its object and its prior have in it. The greedy matching is stable, and it is the only stable one:
+// take the first pair of the order that stands in one stable matching and not in the other. In the other one, its
+// object or its prior must have a better pair, that is one that comes earlier and so, up to here, stands in both; but
+// then it could not stand beside this one in the first. Deferred acceptance (Gale and Shapley: each object asks the
+// best prior that it has not been refused by, each prior keeps the best who asked) ends in a stable matching, in
+// whatever order the objects ask; hence in the greedy one. So no object looks at its second best prior unless a better
+// pair has the first.
 //
 // An object that is refused looks for its best prior among those that nobody holds or whose holder it would displace.
 // The others would refuse it, now and later, because a prior changes its holder only for a better one.
@@ -74,7 +75,8 @@ struct Claims {
   }
 };
 
-// The best of the chunks, left in the first one. Chunks come in the order of priors, so the first of equals has the lowest.
+// The best of the chunks, left in the first one. Chunks come in the order of priors, so the first of equals has the
+// lowest.
 template <typename T>
 void join_chunks(const MatchTask<T>& task, int64_t begin, int64_t end) {
   for (int64_t chunk = 1; chunk < task.chunks; ++chunk) {

@@ -1,6 +1,6 @@
-// Tiles of priors outside, objects inside: a tile stays in the first cache, an object is one broadcast. A tile whose box
-// an object does not touch is skipped; then a test without division skips tiles in which the object reaches neither the
-// threshold nor its best IoU so far. Only the rest is divided and compared exactly.
+// Tiles of priors outside, objects inside: a tile stays in the first cache, an object is one broadcast. A tile whose
+// box an object does not touch is skipped; then a test without division skips tiles in which the object reaches neither
+// the threshold nor its best IoU so far. Only the rest is divided and compared exactly.
 #include "cpu/match_priors.h"
 
 #include <algorithm>
@@ -75,7 +75,7 @@ int64_t list_near(const MatchTask<T>& task, int64_t begin, int64_t end, const Bo
 // What the priors of one tile have found so far.
 template <typename T>
 struct Found {
-  T iou[kMatchTile];                          // with the best object, 0 none
+  T iou[kMatchTile];                           // with the best object, 0 none
   typename IntOf<T>::type object[kMatchTile];  // its number in the image
   int32_t near_ignored[kMatchTile];            // reaches the threshold with an ignored object
 
@@ -131,7 +131,8 @@ void write_tile(const MatchTask<T>& task, int64_t image, int64_t first, const Fo
 }
 
 template <typename T>
-void match_tile(const MatchTask<T>& task, int64_t image, int64_t tile, T* best_iou, int64_t* best_prior, int64_t* near) {
+void match_tile(const MatchTask<T>& task, int64_t image, int64_t tile, T* best_iou, int64_t* best_prior,
+                int64_t* near) {
   const T* arrays = task.priors.arrays + tile * 5 * kMatchTile;
   const int64_t begin = task.offsets[image], end = task.offsets[image + 1];
   const int64_t count = list_near(task, begin, end, task.priors.boxes[tile], near);

@@ -11,8 +11,8 @@ namespace ssd_ops {
 // How objects claim priors, see ssd_ops.match_priors.
 enum class ClaimRule { greedy, last, none };
 
-// Value of gt_index while claims are settled: prior held by object g. Any value of -1 or more means that nobody holds it.
-// So the result itself is the table of holders, and no other memory grows with the number of priors.
+// Value of gt_index while claims are settled: prior held by object g. Any value of -1 or more means that nobody holds
+// it. So the result itself is the table of holders, and no other memory grows with the number of priors.
 SSD_OPS_HD int64_t held_by(int64_t g) { return -2 - g; }
 SSD_OPS_HD int64_t holder_of(int64_t index) { return index <= -2 ? -2 - index : -1; }
 
@@ -20,18 +20,19 @@ namespace cpu {
 
 constexpr int64_t kMatchTile = 64;  // priors that are rejected, or compared with an object, together
 
-// The priors in tiles, made once for the whole batch. The last tile is filled up with points at 0, which overlap nothing.
+// The priors in tiles, made once for the whole batch. The last tile is filled up with points at 0, which overlap
+// nothing.
 template <typename T>
 struct PriorTiles {
-  const T* priors;       // [P, 4] xyxy
-  int64_t count;         // P
-  int64_t tiles;         // ceil(P / kMatchTile)
-  T* arrays;             // [tiles, 5, kMatchTile]: x1, y1, x2, y2, area
-  Box<T>* boxes;         // [tiles]: the box around the priors of a tile
+  const T* priors;  // [P, 4] xyxy
+  int64_t count;    // P
+  int64_t tiles;    // ceil(P / kMatchTile)
+  T* arrays;        // [tiles, 5, kMatchTile]: x1, y1, x2, y2, area
+  Box<T>* boxes;    // [tiles]: the box around the priors of a tile
 };
 
-// One batch; sum G objects, of which image b has offsets[b] .. offsets[b + 1] - 1. The priors are cut into `chunks` ranges
-// of whole tiles, so that several threads can share an image.
+// One batch; sum G objects, of which image b has offsets[b] .. offsets[b + 1] - 1. The priors are cut into `chunks`
+// ranges of whole tiles, so that several threads can share an image.
 template <typename T>
 struct MatchTask {
   PriorTiles<T> priors;
@@ -64,8 +65,8 @@ SSD_OPS_CPU_KERNEL(void, match_tiles, const PriorTiles<double>& priors)
 // Fills arrays [5, n] from boxes [n, 4].
 SSD_OPS_CPU_KERNEL(void, match_arrays, const float* boxes, int64_t n, float* arrays)
 SSD_OPS_CPU_KERNEL(void, match_arrays, const double* boxes, int64_t n, double* arrays)
-// Matches the priors of one chunk with the objects of one image by the threshold, writes the three results for them, and
-// the best prior that each object has in the chunk (unless the rule is none).
+// Matches the priors of one chunk with the objects of one image by the threshold, writes the three results for them,
+// and the best prior that each object has in the chunk (unless the rule is none).
 SSD_OPS_CPU_KERNEL(void, match_chunk, const MatchTask<float>& task, int64_t image, int64_t chunk)
 SSD_OPS_CPU_KERNEL(void, match_chunk, const MatchTask<double>& task, int64_t image, int64_t chunk)
 // Gives the objects of one image the priors that they claim, after all its chunks.

@@ -1,4 +1,5 @@
-// One object against one tile of priors; for the files of the matching kernel, which are compiled for each instruction set.
+// One object against one tile of priors; for the files of the matching kernel, which are compiled for each instruction
+// set.
 #pragma once
 
 #include <limits>
@@ -37,15 +38,16 @@ bool touches(const Box<T>& box, const Box<T>& tile) {
 }
 
 // What reaches() takes for an IoU: a little less, so that rounding never hides an IoU that is reached.
-// fl(inter / both) >= iou means inter / both >= iou * (1 - 2^-23), hence inter >= share * both in real numbers; rounding
-// share * both keeps that, for it is monotone and inter is a number. Of an IoU near the denormals nothing is asked.
+// fl(inter / both) >= iou means inter / both >= iou * (1 - 2^-23), hence inter >= share * both in real numbers;
+// rounding share * both keeps that, for it is monotone and inter is a number. Of an IoU near the denormals nothing is
+// asked.
 template <typename T>
 T share_of(T iou) {
   return iou < T(1e-30) ? T(0) : iou * T(1 - 1.0 / (1 << 20));
 }
 
-// Whether the object may have share_of's IoU, and more than 0, with a prior of the tile: sometimes true when it has not,
-// never false when it has. It spares the division, which costs as much as all the rest, for most pairs.
+// Whether the object may have share_of's IoU, and more than 0, with a prior of the tile: sometimes true when it has
+// not, never false when it has. It spares the division, which costs as much as all the rest, for most pairs.
 template <typename T>
 bool reaches(const T* __restrict tile, const Object<T>& a, T share) {
   const T *x1 = tile, *y1 = x1 + kMatchTile, *x2 = y1 + kMatchTile, *y2 = x2 + kMatchTile, *areas = y2 + kMatchTile;
@@ -71,8 +73,8 @@ template <typename T>
 void learn(const MatchTask<T>& task, int64_t image, int64_t prior, int64_t g) {
   const int64_t object = task.offsets[image] + g, at = image * task.priors.count + prior;
   const T* p = task.priors.priors + 4 * prior;
-  const Box<T> target = encode(object_of(task, object).box, Box<T>{p[0], p[1], p[2], p[3]}, CodeType::center_size,
-                               task.variances);
+  const Box<T> target =
+      encode(object_of(task, object).box, Box<T>{p[0], p[1], p[2], p[3]}, CodeType::center_size, task.variances);
   task.labels[at] = task.gt_labels[object];
   task.gt_index[at] = g;
   T* out = task.loc_targets + 4 * at;

@@ -1,13 +1,14 @@
 // Objects of one image claim priors of their own; run by one whole block when all results by threshold are written.
 // Why this gives the pairs of the greedy rule, in whatever order the objects ask: csrc/cpu/match_claims.cpp.
 //
-// gt_index is the table of holders (held_by), changed by compare-and-swap only, so that a prior always passes to a better
-// object and the outcome does not depend on time. State of object g: the prior that it holds or asks, or one of two marks.
+// gt_index is the table of holders (held_by), changed by compare-and-swap only, so that a prior always passes to a
+// better object and the outcome does not depend on time. State of object g: the prior that it holds or asks, or one of
+// two marks.
 //
-// Plan: first a thread per object asks the best prior, known from the tiles. Who is refused or displaced is marked as lost;
-// an object is lost at most once here, since it asks once. Then a warp per lost object looks for its best prior among
-// those that would accept it, asks it, and goes on with whomever it displaces. At the end a thread per object writes what
-// the prior that it holds learns.
+// Plan: first a thread per object asks the best prior, known from the tiles. Who is refused or displaced is marked as
+// lost; an object is lost at most once here, since it asks once. Then a warp per lost object looks for its best prior
+// among those that would accept it, asks it, and goes on with whomever it displaces. At the end a thread per object
+// writes what the prior that it holds learns.
 #pragma once
 
 #include "cuda/load.cuh"
@@ -19,7 +20,9 @@ namespace {
 constexpr int64_t kNoPrior = -1, kLost = -2;
 
 // Reads what another thread may write meanwhile.
-__device__ __forceinline__ long long fresh(const long long* from) { return *static_cast<const volatile long long*>(from); }
+__device__ __forceinline__ long long fresh(const long long* from) {
+  return *static_cast<const volatile long long*>(from);
+}
 
 // Whether a box can overlap a box inside `tile`.
 template <typename T>
@@ -150,8 +153,7 @@ struct CudaClaims {
     const int64_t at = image * task.count + prior;
     task.labels[at] = task.gt_labels[begin + g];
     task.gt_index[at] = g;
-    task.loc_targets[at] =
-        encode(task.gt_boxes[begin + g], task.priors[prior], CodeType::center_size, task.variances);
+    task.loc_targets[at] = encode(task.gt_boxes[begin + g], task.priors[prior], CodeType::center_size, task.variances);
   }
 
   // `keyed`: the tiles have left the best prior of each object in task.best().

@@ -1,19 +1,18 @@
 // Two launches for the whole batch, whatever its objects.
 //
-// prepare_kernel: a warp per tile of 32 priors finds the box around them; a warp per image finds its objects in the offsets;
-// threads clear the scratch.
+// prepare_kernel: a warp per tile of 32 priors finds the box around them; a warp per image finds its objects in the
+// offsets; threads clear the scratch.
 //
-// match_kernel: a block is kThreads priors of one image, a thread is one prior with its best object in registers. Objects
-// come in chunks of kThreads: each thread loads one, those that touch the box around the block's priors are packed, in
-// order, into shared memory, and a warp skips those that do not touch the box around its own 32 priors. For each object the
-// warps leave their best prior in shared memory and the block passes it on with one atomic maximum of IoU bits << 32 | ~prior:
-// the highest IoU, the lowest prior of equals, in whatever order blocks come. Results by threshold are written, and the
-// last block of an image settles the claims of its objects (match_claims.cuh). Doubles do not fit such a key: for them the
-// claims look for the best priors themselves.
-#include "cuda/match_priors.h"
-
+// match_kernel: a block is kThreads priors of one image, a thread is one prior with its best object in registers.
+// Objects come in chunks of kThreads: each thread loads one, those that touch the box around the block's priors are
+// packed, in order, into shared memory, and a warp skips those that do not touch the box around its own 32 priors. For
+// each object the warps leave their best prior in shared memory and the block passes it on with one atomic maximum of
+// IoU bits << 32 | ~prior: the highest IoU, the lowest prior of equals, in whatever order blocks come. Results by
+// threshold are written, and the last block of an image settles the claims of its objects (match_claims.cuh). Doubles
+// do not fit such a key: for them the claims look for the best priors themselves.
 #include "cuda/load.cuh"
 #include "cuda/match_claims.cuh"
+#include "cuda/match_priors.h"
 
 namespace ssd_ops {
 namespace {
@@ -29,7 +28,8 @@ __device__ __forceinline__ T infinity() {
 // Grows `around` by `box`; NaN widens nothing, for such a box overlaps nothing.
 template <typename T>
 __device__ __forceinline__ void grow(Box<T>& around, const Box<T>& box) {
-  around = {lesser(box.x1, around.x1), lesser(box.y1, around.y1), greater(box.x2, around.x2), greater(box.y2, around.y2)};
+  around = {lesser(box.x1, around.x1), lesser(box.y1, around.y1), greater(box.x2, around.x2),
+            greater(box.y2, around.y2)};
 }
 
 template <typename T>
@@ -84,7 +84,8 @@ struct Near {
 
 // Packs the objects first .. end - 1 (kThreads at most) that touch `around`; returns how many they are.
 template <typename T>
-__device__ int pack_near(const CudaMatchTask<T>& task, Near<T>& near, int64_t first, int64_t end, const Box<T>& around) {
+__device__ int pack_near(const CudaMatchTask<T>& task, Near<T>& near, int64_t first, int64_t end,
+                         const Box<T>& around) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int64_t object = first + threadIdx.x;
   Box<T> box{};
@@ -188,7 +189,8 @@ __device__ Found<T> match_prior(const CudaMatchTask<T>& task, Near<T>& near, int
 }
 
 template <typename T>
-__device__ void write(const CudaMatchTask<T>& task, int64_t image, int64_t prior, int64_t begin, const Found<T>& found) {
+__device__ void write(const CudaMatchTask<T>& task, int64_t image, int64_t prior, int64_t begin,
+                      const Found<T>& found) {
   const int64_t at = image * task.count + prior;
   const bool positive = found.iou >= task.threshold;
   Box<T> target{};
@@ -223,8 +225,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     const Found<T> found = match_prior(task, near, prior, begin, end, keyed);
     if (prior < task.count) write(task, image, prior, begin, found);
     if (begin == end || task.rule == ClaimRule::none) continue;
-    if (is_last_block(task, image, blocks_per_image))
-      CudaClaims<T>{task, image, begin, end - begin}.run(keyed);
+    if (is_last_block(task, image, blocks_per_image)) CudaClaims<T>{task, image, begin, end - begin}.run(keyed);
   }
 }
 
@@ -232,8 +233,7 @@ template <typename T>
 int launch_both(const CudaMatchTask<T>& task, cudaStream_t stream) {
   const int64_t warps = ceil_div(task.count, kWarpTile) + task.batch + 1;
   const int64_t threads = warps * kWarpSize > task.objects ? warps * kWarpSize : task.objects;
-  const cudaError_t status =
-      launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
+  const cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
   if (status != cudaSuccess) return status;
   const int64_t blocks = ceil_div(task.count, kThreads);
   const bool keyed = sizeof(T) == sizeof(float) && task.rule != ClaimRule::none && task.count < (int64_t{1} << 32);

@@ -13,8 +13,8 @@ constexpr int64_t kWarpTile = 32;  // priors that a warp compares with an object
 
 inline int64_t match_tiles_on_cuda(int64_t priors) { return (priors + kWarpTile - 1) / kWarpTile; }
 
-// One batch; everything is dense, boxes are aligned. Offsets and labels may hold anything: offsets are cut to 0 .. objects
-// and made non-falling before they are used, labels are only copied.
+// One batch; everything is dense, boxes are aligned. Offsets and labels may hold anything: offsets are cut to 0 ..
+// objects and made non-falling before they are used, labels are only copied.
 template <typename T>
 struct CudaMatchTask {
   const Box<T>* gt_boxes;    // [sum G] xyxy
@@ -28,15 +28,16 @@ struct CudaMatchTask {
   T threshold;               // the lowest IoU that passes
   ClaimRule rule;
   Variances<T> variances;
-  Box<T>* tile_boxes;    // [ceil(P / kWarpTile)]: scratch, the box around the priors of a tile
-  long long* scratch;    // [sum G + 2 B + 1]; long long, as atomics want it
-  int64_t* labels;       // [B, P]
-  long long* gt_index;   // [B, P]
-  Box<T>* loc_targets;   // [B, P]
+  Box<T>* tile_boxes;   // [ceil(P / kWarpTile)]: scratch, the box around the priors of a tile
+  long long* scratch;   // [sum G + 2 B + 1]; long long, as atomics want it
+  int64_t* labels;      // [B, P]
+  long long* gt_index;  // [B, P]
+  Box<T>* loc_targets;  // [B, P]
 
-  // For each object its best prior so far: IoU bits << 32 | ~prior, 0 none; then the prior that it holds, see match_claims.cuh.
+  // For each object its best prior so far: IoU bits << 32 | ~prior, 0 none; then the prior that it holds, see
+  // match_claims.cuh.
   SSD_OPS_HD long long* best() const { return scratch; }
-  SSD_OPS_HD long long* bounds() const { return scratch + objects; }              // [B + 1]: the offsets made safe
+  SSD_OPS_HD long long* bounds() const { return scratch + objects; }                   // [B + 1]: the offsets made safe
   SSD_OPS_HD long long* blocks_done() const { return scratch + objects + batch + 1; }  // [B]
   SSD_OPS_HD bool ignored(int64_t object) const { return ignore != nullptr && ignore[object]; }
 };

@@ -12,7 +12,8 @@
 namespace ssd_ops {
 namespace {
 
-// Values are looked at on the CPU only: looking on a GPU would make the host wait. The emulated kernels stand for a GPU.
+// Values are looked at on the CPU only: looking on a GPU would make the host wait. The emulated kernels stand for a
+// GPU.
 void check_offsets(const Tensor& offsets, int64_t total) {
   check_shape("offsets", offsets, "[B + 1]", offsets.dim() == 1 && offsets.size(0) >= 1);
   check_dtype("offsets", offsets, ScalarType::Long);
@@ -34,8 +35,7 @@ void check_labels(const Tensor& labels) {
   const Tensor values = torch::stable::contiguous(labels);
   const int64_t* v = values.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < labels.numel(); ++i)
-    if (v[i] < 1)
-      fail("gt_labels must be 1 or more, got " + std::to_string(v[i]) + " at index " + std::to_string(i));
+    if (v[i] < 1) fail("gt_labels must be 1 or more, got " + std::to_string(v[i]) + " at index " + std::to_string(i));
 }
 
 struct Options {
@@ -92,8 +92,8 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Everything is dense and of the dtype of T. Images are shared out among threads; where there are too few of them to keep
-// all busy, so are ranges of priors.
+// Everything is dense and of the dtype of T. Images are shared out among threads; where there are too few of them to
+// keep all busy, so are ranges of priors.
 template <typename T>
 void on_cpu(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offsets, const bool* ignore,
             const Tensor& priors, const Options& options, const Results& results) {
@@ -176,8 +176,8 @@ std::tuple<Tensor, Tensor, Tensor> match_priors(const Tensor& gt_boxes, const Te
                                        std::move(variances));
   const ScalarType dtype = compute_dtype({gt_boxes.scalar_type(), priors.scalar_type()});
   const int64_t batch = offsets.size(0) - 1, count = priors.size(0);
-  const Results results{empty(priors, {batch, count}, ScalarType::Long), empty(priors, {batch, count}, ScalarType::Long),
-                        empty(priors, {batch, count, 4}, dtype)};
+  const Results results{empty(priors, {batch, count}, ScalarType::Long),
+                        empty(priors, {batch, count}, ScalarType::Long), empty(priors, {batch, count, 4}, dtype)};
   if (batch * count == 0) return {results.labels, results.gt_index, results.loc_targets};
   const Tensor boxes = dense(gt_boxes, dtype), labels = dense(gt_labels), bounds = dense(offsets);
   const Tensor prior_boxes = dense(priors, dtype);

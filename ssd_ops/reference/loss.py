@@ -41,14 +41,20 @@ def multibox_loss_parts(
     """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
 
     `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normaliser for
-    positives and mined negatives, else 0.
+    positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
+    has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
     """
     _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives)
     dtype = compute_dtype(loc, logits, loc_targets)
     logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
-    lse = torch.logsumexp(logits, dim=2)  # [B, P]
-    target_logit = logits.gather(2, labels.clamp(min=0)[..., None])[..., 0]
-    cross_entropy = lse - target_logit  # [B, P]
+    # Both terms are taken relative to the row's highest logit: what a sure and right row loses is not rounded away, and
+    # no cross entropy is below 0.
+    highest = logits.detach().amax(dim=2)
+    shift = torch.where(highest.isinf(), 0, highest)  # [B, P]
+    log_sum = torch.exp(logits - shift[..., None]).sum(dim=2).log()
+    in_range = (labels >= -1) & (labels < logits.shape[2])
+    target_logit = logits.gather(2, torch.where(in_range, labels, 0).clamp(min=0)[..., None])[..., 0]
+    cross_entropy = log_sum - (target_logit - shift)  # [B, P]
 
     positive = labels > 0
     positives = positive.sum(dim=1)  # [B]
@@ -63,7 +69,10 @@ def multibox_loss_parts(
     # Sums of each image run in float64, so that the order of priors does not show in the result.
     loc_sums = torch.where(positive, smooth_l1, 0).sum(dim=1)
     cls_sums = torch.where(chosen, cross_entropy.double(), 0).sum(dim=1)
-    return (loc_sums / norm).sum().to(dtype), (cls_sums / norm).sum().to(dtype), lse.detach(), weight
+    bad = ~in_range.all()
+    loc_loss = (loc_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
+    cls_loss = (cls_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
+    return loc_loss, cls_loss, (log_sum + shift).detach(), weight
 
 
 def hardest_negatives(
@@ -77,7 +86,7 @@ def hardest_negatives(
     """
     count = labels.shape[1]
     wanted = (neg_pos_ratio * positives.double()).nan_to_num(0).clamp(max=count).long().clamp(min=min_negatives)
-    score = torch.where(labels == 0, cross_entropy.nan_to_num(nan=torch.inf), -torch.inf)
+    score = torch.where(labels == 0, cross_entropy, -torch.inf)
     order = score.sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
     return (rank < wanted[:, None]) & (labels == 0)
@@ -93,10 +102,14 @@ def grad_multibox_loss(
     lse: Tensor,
     weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of both losses for `loc` and `logits`, in their dtypes."""
+    """Return the gradients of both losses for `loc` and `logits`, in their dtypes.
+
+    A prior without weight gets 0, whatever its logits and the incoming gradient are, and so does one whose weight times
+    the incoming gradient is 0.
+    """
     dtype = lse.dtype
-    target = F.one_hot(labels.clamp(min=0), logits.shape[2])
-    per_prior = (weight * grad_cls_loss)[..., None]
+    target = (torch.arange(logits.shape[2], device=labels.device) == labels[..., None]).to(dtype)
+    per_prior = torch.where(weight == 0, 0, weight * grad_cls_loss)[..., None]
     grad_logits = torch.where(per_prior == 0, 0, per_prior * (torch.exp(logits.to(dtype) - lse[..., None]) - target))
     slope = (loc.to(dtype) - loc_targets.to(dtype)).clamp(-1, 1)
     learns_box = (labels > 0)[..., None]

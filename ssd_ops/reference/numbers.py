@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def floating(tensor: Tensor) -> Tensor:
+    """Return integers as float32, and any other tensor as it is: the ops refuse complex numbers by name."""
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
+
+
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """Return float64 where any tensor is float64, else float32: half precision is read as it is and computed in float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

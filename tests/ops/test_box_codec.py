@@ -167,7 +167,9 @@ def test_threads_do_not_show(impl: Implementation) -> None:
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append([impl.encode_boxes(coded, priors), *grads(impl, "decode_boxes", coded, priors, "center_size")])
+            results.append(
+                [impl.encode_boxes(coded, priors), *grads(impl, "decode_boxes", coded, priors, "center_size")]
+            )
     finally:
         torch.set_num_threads(threads)
     for result in results:

@@ -201,8 +201,9 @@ def test_gradient_at_ties(impl: Implementation) -> None:
 def test_gradient_of_flat_boxes_is_finite(impl: Implementation) -> None:
     boxes = torch.tensor([[0.0, 1, 2, 1], [0, 0, 2, 2], [1, 1, 1, 1], [1, 0, 1, 2]])
     actual = grads(impl, "complete_box_iou", boxes, boxes.flip(0), torch.ones(4, 4))
-    for one, other in zip(actual, grads(ssd_ops.reference, "complete_box_iou", boxes, boxes.flip(0), torch.ones(4, 4)),
-                          strict=True):
+    for one, other in zip(
+        actual, grads(ssd_ops.reference, "complete_box_iou", boxes, boxes.flip(0), torch.ones(4, 4)), strict=True
+    ):
         assert one.isfinite().all()
         compare_grads(one, other)
 

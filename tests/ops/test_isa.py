@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import ssd_ops
 
 SETS = ("baseline", "avx2", "avx512")
 # Prints a digest of the results of each op; run once for each instruction set, which is chosen when the library loads.
@@ -44,6 +48,24 @@ def test_same_bits() -> None:
     assert len(outputs["baseline"]) == 3 * 18
     for name in SETS[1:]:
         assert outputs[name] == outputs["baseline"], name
+
+
+def test_no_contraction() -> None:
+    """No fused multiply-add in our functions: GCC has made some in spite of its options."""
+    library, objdump = Path(ssd_ops.__file__).with_name("libssd_ops.so"), shutil.which("objdump")
+    if not library.exists() or objdump is None:
+        pytest.skip("no compiled library, or no objdump to look into it")
+    listing = subprocess.run([objdump, "-dC", library], capture_output=True, text=True, check=True).stdout
+    function, found, seen = "", [], 0
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            function = line
+            seen += "ssd_ops::cpu::" in function
+        elif "ssd_ops::" in function and re.search(r"\tvfn?m(add|sub)", line):
+            found.append(f"{function} {line}")
+    assert not found, found[:3]
+    if seen == 0:
+        pytest.skip("the library has no names of functions")
 
 
 def test_unknown_set_is_refused() -> None:

@@ -43,8 +43,9 @@ def test_every_op_has_all_its_parts(name: str) -> None:
     if name in PUBLIC:
         public, twin = getattr(ssd_ops, name), getattr(ssd_ops.reference, name)
         assert name in ssd_ops.__all__ and public.__doc__ and twin.__doc__
-        assert public.__code__.co_varnames[: public.__code__.co_argcount] == (
-            twin.__code__.co_varnames[: twin.__code__.co_argcount]
+        assert (
+            public.__code__.co_varnames[: public.__code__.co_argcount]
+            == (twin.__code__.co_varnames[: twin.__code__.co_argcount])
         )
         assert public.__kwdefaults__ == twin.__kwdefaults__ and public.__defaults__ == twin.__defaults__
     if name in _autograd.DIFFERENTIABLE:

@@ -95,6 +95,12 @@ def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_pat
         assert all(torch.equal(left[name], right[name]) for name in left), part
 
 
+def test_mixed_precision_and_channels_last_run(tmp_path: Path) -> None:
+    run(replace(SMALL, output_dir=str(tmp_path), amp=True, channels_last=True, epochs=1, opt="sgd", lr=0.01))
+    rows = CsvLog(tmp_path / "train.csv").rows()
+    assert len(rows) == 3 and all(math.isfinite(row["loc_loss"] + row["cls_loss"]) for row in rows)
+
+
 def test_evaluation_alone_repeats_the_result(finished: Path, tmp_path: Path) -> None:
     run(replace(SMALL, output_dir=str(tmp_path), resume=str(finished), test_only=True))
     again, before = CsvLog(tmp_path / "eval.csv").rows()[-1], CsvLog(finished / "eval.csv").rows()[-1]
@@ -127,7 +133,7 @@ def test_unknown_model_options_are_configuration_errors() -> None:
     [("multisteplr", [1.0, 1.0, 0.1, 0.1]), ("cosineannealinglr", [1.0, 0.853553, 0.5, 0.146447])],
 )
 def test_schedules(scheduler: str, expected: list[float]) -> None:
-    config = replace(SMALL, lr=1.0, epochs=4, lr_steps=[2], warmup_iters=0, lr_scheduler=scheduler)
+    config = replace(SMALL, epochs=4, lr_steps=[2], warmup_iters=0, lr_scheduler=scheduler)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build_schedule(config, optimizer, steps_per_epoch=1)
     rates = []
@@ -139,7 +145,7 @@ def test_schedules(scheduler: str, expected: list[float]) -> None:
 
 
 def test_warm_up_rises_linearly() -> None:
-    config = replace(SMALL, lr=1.0, epochs=100, warmup_iters=4, lr_scheduler="multisteplr", lr_steps=[99])
+    config = replace(SMALL, epochs=100, warmup_iters=4, lr_scheduler="multisteplr", lr_steps=[99])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build_schedule(config, optimizer, steps_per_epoch=1)
     rates = []

@@ -1,0 +1,41 @@
+// Detections of a batch on the CPU: what multiclass_nms and detect share.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/dtype.h"
+#include "suppression.h"
+
+namespace ssd_ops::cpu {
+
+// Candidates of an image that are held at once at first; see cpu/select.h.
+constexpr int64_t kPageItems = 8192;
+
+// Padded to D detections for each of B images; detections behind the last one are 0.
+template <typename T>
+struct DetectionsOut {
+  T* boxes;         // [B, D, 4]
+  T* scores;        // [B, D]
+  int64_t* labels;  // [B, D]
+  int64_t* counts;  // [B]
+  int64_t most;     // D
+};
+
+template <typename T>
+struct SelectTask {
+  const void* scores;  // [B, N, C]: scores or logits, of type dtype
+  Dtype dtype;
+  int64_t rows, classes;  // N, C; N * C is below 2^32
+  T floor;                // the least score that is a candidate
+  int64_t candidates_per_class;
+  SuppressionRule<T> rule;
+  DetectionsOut<T> out;
+  // Where there are fewer images than threads: the rows of an image are scanned in `parts`, and a part leaves its
+  // candidates in part_bytes() of `lists` (aligned to 64), before the images are finished.
+  int64_t parts;
+  char* lists;
+};
+
+constexpr int64_t part_bytes() { return 128 + kPageItems * 16; }
+
+}  // namespace ssd_ops::cpu

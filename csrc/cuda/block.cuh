@@ -1,0 +1,48 @@
+// What the blocks of several kernels do together: sums over a block, and the election of the last block of a grid.
+#pragma once
+
+#include "cuda/launch.cuh"
+
+namespace ssd_ops {
+namespace {  // so that the emulator's sanitized build can put red zones around shared memory
+
+// Whether this block is the last of the grid to arrive; it then sees all that the others have written. `ticket` is 0
+// before the launch and after it. All threads of the block call it.
+__device__ inline bool is_last_block(unsigned* ticket) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned blocks = gridDim.x * gridDim.y;
+    last = atomicAdd(ticket, 1u) == blocks - 1;
+    if (last) *ticket = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// The sum of `value` over the threads before this one; `*total` is that over all. One-dimensional blocks of whole warps.
+// All threads of the block call it.
+__device__ inline int block_sum_before(int value, int* total) {
+  __shared__ int warp_sums[kWarpSize];
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  int sum = value;  // over this lane and those before
+  for (int step = 1; step < kWarpSize; step *= 2) {
+    const int other = __shfl_up_sync(kFullMask, sum, step);
+    if (lane >= step) sum += other;
+  }
+  if (lane == kWarpSize - 1) warp_sums[warp] = sum;
+  __syncthreads();
+  int before = 0, all = 0;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpSize; ++w) {
+    if (w == warp) before = all;
+    all += warp_sums[w];
+  }
+  __syncthreads();  // before the next call writes
+  *total = all;
+  return before + sum - value;
+}
+
+}  // namespace
+}  // namespace ssd_ops

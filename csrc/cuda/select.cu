@@ -1,0 +1,208 @@
+// Plan: a block is an image. It takes its candidates page by page in order (see candidates.cuh; a page is in shared
+// memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in cpu/select.h.
+// Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results, and with the boxes before
+// it; then one warp settles who is kept. So no number of classes, rows or detections meets a limit of shared memory.
+#include "cuda/select.h"
+
+#include "cuda/candidates.cuh"
+#include "cuda/load.cuh"
+
+namespace ssd_ops {
+namespace {
+
+constexpr int kThreads = 512, kTile = 64, kLanes = kThreads / kTile, kPage = 1024;
+constexpr size_t kListBytes = size_t(256) << 20;
+
+__global__ void clear_kernel(CandidateLists lists, int64_t classes) {
+  for (int64_t i = global_thread(); i < lists.images; i += global_threads()) lists.counts[i] = 0;
+  for (int64_t i = global_thread(); i < lists.images * classes; i += global_threads()) lists.met[i] = 0;
+}
+
+template <typename T>
+struct Tile {
+  Box<T> boxes[kTile];
+  T areas[kTile];
+  int64_t labels[kTile];
+  bool allowed[kTile];
+  unsigned long long before[kTile];  // bit j: box j < i of the tile suppresses box i
+  unsigned long long kept;
+};
+
+template <typename T>
+__device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTask<T>& task, int64_t image, unsigned index,
+                                 int64_t* label) {
+  const int64_t stride = source.rows != nullptr ? source.room : task.rows;
+  *label = index / stride;
+  const int64_t row = source.rows != nullptr ? source.rows[image * task.classes * stride + index] : index % stride;
+  const int64_t place = image * task.rows + row;
+  Box<T> box = source.boxes[source.by_class ? place * task.classes + *label : place];
+  if (source.priors != nullptr) box = decode(box, source.priors[row], CodeType::center_size, source.variances);
+  if (source.clip) {
+    const auto clipped = [](T x) { return x < T(0) ? T(0) : x > T(1) ? T(1) : x; };
+    box = {clipped(box.x1), clipped(box.y1), clipped(box.x2), clipped(box.y2)};
+  }
+  return box;
+}
+
+// The boxes of the tile, and which of them are among the first of their class.
+template <typename T>
+__device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, const BoxSource<T>& source,
+                          const cpu::SelectTask<T>& task, int64_t image, int* met) {
+  const int i = threadIdx.x;
+  if (i < count) {
+    tile.boxes[i] = load_candidate(source, task, image, index_of(page[i]), &tile.labels[i]);
+    tile.areas[i] = area(tile.boxes[i]);
+  }
+  __syncthreads();
+  int same_before = 0, met_before = 0;
+  bool last = true;
+  if (i < count) {
+    for (int j = 0; j < i; ++j) same_before += tile.labels[j] == tile.labels[i];
+    for (int j = i + 1; j < count; ++j) last = last && tile.labels[j] != tile.labels[i];
+    met_before = met[tile.labels[i]];
+    tile.allowed[i] = met_before + same_before < task.candidates_per_class;
+  }
+  __syncthreads();
+  if (i < count && last) met[tile.labels[i]] = met_before + same_before + 1;
+}
+
+// Settles which boxes of the tile are kept; `found` boxes are kept already.
+template <typename T>
+__device__ void suppress_tile(Tile<T>& tile, int count, int64_t found, int64_t image, const cpu::SelectTask<T>& task) {
+  const int i = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  bool alive = i < count && tile.allowed[i];
+  unsigned long long before = 0;
+  if (alive) {
+    const Box<T> box = tile.boxes[i];
+    const T box_area = tile.areas[i];
+    const int64_t label = tile.labels[i];
+    const int64_t* labels = task.out.labels + image * task.out.most;
+    const Box<T>* kept = reinterpret_cast<const Box<T>*>(task.out.boxes) + image * task.out.most;
+    for (int64_t k = lane; alive && k < found; k += kLanes) {
+      if (labels[k] != label) continue;
+      const Box<T> other = kept[k];
+      alive = !suppresses(other, box, area(other), box_area, task.rule);
+    }
+    for (int j = lane; j < i; j += kLanes) {
+      if (tile.labels[j] == label && suppresses(tile.boxes[j], box, tile.areas[j], box_area, task.rule)) before |= 1ull << j;
+    }
+  }
+  for (int step = 1; step < kLanes; step *= 2) {
+    before |= __shfl_xor_sync(kFullMask, before, step);
+    const int other = __shfl_xor_sync(kFullMask, static_cast<int>(alive), step);
+    alive = alive && other != 0;
+  }
+  __syncwarp();  // all lanes of the box have read what is replaced here
+  if (lane == 0) {
+    tile.allowed[i] = alive;
+    tile.before[i] = before;
+  }
+}
+
+// Kept unless a kept one before suppresses it, repeated until nothing changes: the one greedy solution.
+template <typename T>
+__device__ void settle_tile(Tile<T>& tile) {
+  const int low = threadIdx.x, high = threadIdx.x + kWarpSize;
+  unsigned long long now = ~0ull, last;
+  do {
+    last = now;
+    const unsigned first = __ballot_sync(kFullMask, tile.allowed[low] && (tile.before[low] & last) == 0);
+    const unsigned second = __ballot_sync(kFullMask, tile.allowed[high] && (tile.before[high] & last) == 0);
+    now = static_cast<unsigned long long>(second) << kWarpSize | first;
+  } while (now != last);
+  if (threadIdx.x == 0) tile.kept = now;
+}
+
+template <bool with_suppression, typename T>
+__global__ void __launch_bounds__(kThreads, 1)
+    select_kernel(CandidateLists lists, BoxSource<T> source, cpu::SelectTask<T> task) {
+  using C = candidate_t<T>;
+  __shared__ C page[kPage];
+  __shared__ C last;
+  __shared__ Tile<T> tile;
+  const int64_t image = lists.first + blockIdx.x, most = task.out.most;
+  const C* list = static_cast<const C*>(lists.items) + blockIdx.x * lists.capacity;
+  const int64_t total = lists.counts[blockIdx.x] < lists.capacity ? lists.counts[blockIdx.x] : lists.capacity;
+  int* met = lists.met + blockIdx.x * task.classes;
+  Box<T>* boxes = reinterpret_cast<Box<T>*>(task.out.boxes) + image * most;
+  int64_t found = 0, seen = 0;
+  while (found < most && seen < total) {
+    const int page_count = next_page(list, total, seen > 0 ? &last : nullptr, page, kPage);
+    for (int first = 0; first < page_count && found < most; first += kTile) {
+      const int count = page_count - first < kTile ? page_count - first : kTile;
+      load_tile(tile, page + first, count, source, task, image, met);
+      __syncthreads();
+      if (with_suppression) {
+        suppress_tile(tile, count, found, image, task);
+        __syncthreads();
+        if (threadIdx.x < kWarpSize) settle_tile(tile);
+      } else if (threadIdx.x == 0) {
+        tile.kept = count == kTile ? ~0ull : (1ull << count) - 1;
+      }
+      __syncthreads();
+      const int i = threadIdx.x;
+      const unsigned long long kept = tile.kept;
+      const int64_t place = i < kTile ? found + __popcll(kept & ((1ull << i) - 1)) : most;
+      if (i < count && (kept >> i & 1) != 0 && place < most) {
+        boxes[place] = tile.boxes[i];
+        task.out.scores[image * most + place] = score_of(page[first + i]);
+        task.out.labels[image * most + place] = tile.labels[i];
+      }
+      found += __popcll(kept);
+      if (found > most) found = most;
+      __syncthreads();
+    }
+    seen += page_count;
+    if (threadIdx.x == 0) last = page[page_count - 1];
+    __syncthreads();
+  }
+  for (int64_t d = found + threadIdx.x; d < most; d += kThreads) {
+    boxes[d] = Box<T>{};
+    task.out.scores[image * most + d] = T(0);
+    task.out.labels[image * most + d] = 0;
+  }
+  if (threadIdx.x == 0) task.out.counts[image] = found;
+}
+
+}  // namespace
+
+int clear_candidates(const CandidateLists& lists, int64_t classes, CUstream_st* stream) {
+  return launch(clear_kernel, grid_blocks(lists.images * classes, 256, 1024), 256, 0, stream, lists, classes);
+}
+
+template <typename T>
+int launch_select(const CandidateLists& lists, const BoxSource<T>& source, const cpu::SelectTask<T>& task,
+                  bool with_suppression, CUstream_st* stream) {
+  auto* kernel = with_suppression ? select_kernel<true, T> : select_kernel<false, T>;
+  return launch(kernel, grid_blocks(lists.images, 1), kThreads, 0, stream, lists, source, task);
+}
+
+template int launch_select<float>(const CandidateLists&, const BoxSource<float>&, const cpu::SelectTask<float>&, bool,
+                                  CUstream_st*);
+template int launch_select<double>(const CandidateLists&, const BoxSource<double>&, const cpu::SelectTask<double>&, bool,
+                                   CUstream_st*);
+
+namespace {
+
+int64_t images_at_once(int64_t batch, int64_t capacity, size_t item_bytes) {
+  const int64_t fit = static_cast<int64_t>(kListBytes) / (capacity * static_cast<int64_t>(item_bytes) + 1);
+  return fit < 1 ? 1 : fit < batch ? fit : batch;
+}
+
+}  // namespace
+
+CandidateLists candidate_lists(void* workspace, int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {
+  const int64_t images = images_at_once(batch, capacity, item_bytes);
+  char* memory = static_cast<char*>(workspace);
+  const int64_t item_size = round_up(images * capacity * static_cast<int64_t>(item_bytes), 256);
+  const int64_t met_size = round_up(images * classes * static_cast<int64_t>(sizeof(int)), 256);
+  return {memory, reinterpret_cast<unsigned*>(memory + item_size + met_size), reinterpret_cast<int*>(memory + item_size),
+          capacity, 0, images};
+}
+
+size_t candidate_workspace_bytes(int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {
+  const CandidateLists lists = candidate_lists(nullptr, batch, classes, capacity, item_bytes);
+  return reinterpret_cast<size_t>(lists.counts) + static_cast<size_t>(lists.images) * sizeof(unsigned);
+}
+
+}  // namespace ssd_ops

@@ -1,0 +1,128 @@
+// nms and batched_nms: checks, allocation, and the way to the kernels.
+#include "cpu/nms.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "ops/glue.h"
+#ifdef SSD_OPS_WITH_CUDA
+#include "cuda/nms.h"
+#include "ops/cuda_route.h"
+#endif
+
+namespace ssd_ops {
+namespace {
+
+constexpr int64_t kMostBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
+
+void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+  check_boxes("boxes", boxes, "[N, 4]", 2);
+  const int64_t n = boxes.size(0);
+  check_shape("scores", scores, "[" + std::to_string(n) + "]", has_shape(scores, {n}));
+  check_floating("scores", scores);
+  check_same_device("scores", scores, "boxes", boxes);
+  check_number("iou_threshold", iou_threshold);
+  if (n >= kMostBoxes) fail("boxes must have fewer than 2147483648 rows, got " + std::to_string(n));
+}
+
+// Marks the kept boxes of each group; groups are shared out among the threads by their number of boxes.
+template <typename T>
+void suppress(const cpu::NmsTask<T>& task, const uint32_t* starts, int64_t groups, int64_t n) {
+  chosen_isa();
+  if (groups == 1) return SSD_OPS_CPU(suppress_group, task, 0, n);
+  torch::stable::parallel_for(0, n, 1024, [&](int64_t begin, int64_t end) {
+    const uint32_t* first = std::lower_bound(starts, starts + groups, begin);
+    for (; first != starts + groups && *first < end; ++first) SSD_OPS_CPU(suppress_group, task, first[0], first[1]);
+  });
+}
+
+Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+  const int64_t n = boxes.size(0);
+  if (n == 0) return empty(boxes, {0}, ScalarType::Long);
+  const std::unique_ptr<uint32_t[]> order(new uint32_t[n]), members(classes ? new uint32_t[n] : nullptr),
+      starts(classes ? new uint32_t[n + 1] : nullptr);
+  const std::unique_ptr<uint8_t[]> keep(new uint8_t[n]);
+  dispatch_compute(compute_dtype({scores.scalar_type()}), [&](auto type) {
+    using T = decltype(type);
+    const Tensor read = dense(scores, compute_dtype({scores.scalar_type()}));
+    SSD_OPS_CPU(order_by_score, static_cast<const T*>(read.const_data_ptr()), n, order.get());
+  });
+  int64_t groups = 1;
+  if (classes) {
+    const Tensor read = dense(*classes);
+    groups = SSD_OPS_CPU(group_by_class, read.const_data_ptr<int64_t>(), order.get(), n, members.get(), starts.get());
+  }
+  dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
+    using T = decltype(type);
+    const Tensor read = dense(boxes, compute_dtype({boxes.scalar_type()}));
+    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(), members.get(), keep.get(),
+                               suppression_rule<T>(iou_threshold)};
+    suppress(task, starts.get(), groups, n);
+  });
+  int64_t count = 0;
+  for (int64_t r = 0; r < n; ++r) count += keep[r];
+  Tensor kept = empty(boxes, {count}, ScalarType::Long);
+  int64_t* out = kept.mutable_data_ptr<int64_t>();
+  for (int64_t r = 0; r < n; ++r)
+    if (keep[r]) *out++ = order[r];
+  return kept;
+}
+
+#ifdef SSD_OPS_WITH_CUDA
+Tensor falling_order(const Tensor& scores) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  const Tensor values = to<Tensor>(stack[0]);
+  return to<Tensor>(stack[1]);
+}
+
+Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+  const int64_t n = boxes.size(0);
+  if (n == 0) return empty(boxes, {0}, ScalarType::Long);
+  const CudaScope scope(boxes);
+  const Tensor order = falling_order(scores), read = dense(boxes);
+  const Tensor read_classes = classes ? dense(*classes) : order;
+  const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
+  const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);
+  check_cuda(launch_nms(dtype_of(boxes), read.const_data_ptr(), order.const_data_ptr<int64_t>(),
+                        classes ? read_classes.const_data_ptr<int64_t>() : nullptr, n, iou_threshold,
+                        workspace.mutable_data_ptr(), keep.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<int64_t>(),
+                        scope.stream()),
+             "nms");
+  Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  torch::stable::copy_(count, kept);  // the host waits here
+  Tensor shorter = keep;
+  return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, *count.const_data_ptr<int64_t>()));
+}
+#endif
+
+Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+#ifdef SSD_OPS_WITH_CUDA
+  if (uses_cuda_kernels(boxes)) return on_cuda(boxes, scores, classes, iou_threshold);
+#endif
+  return on_cpu(boxes, scores, classes, iou_threshold);
+}
+
+Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+  check_inputs(boxes, scores, iou_threshold);
+  return route(boxes, scores, nullptr, iou_threshold);
+}
+
+Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold) {
+  check_inputs(boxes, scores, iou_threshold);
+  const int64_t n = boxes.size(0);
+  check_shape("idxs", idxs, "[" + std::to_string(n) + "]", has_shape(idxs, {n}));
+  check_dtype("idxs", idxs, ScalarType::Long);
+  check_same_device("idxs", idxs, "boxes", boxes);
+  return route(boxes, scores, &idxs, iou_threshold);
+}
+
+}  // namespace
+
+SSD_OPS_REGISTER(nms, nms)
+SSD_OPS_REGISTER(batched_nms, batched_nms)
+
+}  // namespace ssd_ops

@@ -1,0 +1,65 @@
+"""Every benchmark runs, checks before it times, and leaves a complete report; no time is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import readme_tables
+from benchmarks.harness import Case, run_case
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
+def test_quick_run_leaves_a_report(script: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    command = [sys.executable, str(script), "--quick", "--device", "cpu", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(path.read_text())
+    assert report["copy_bandwidth"] > 0
+    assert {"cpu", "threads", "torch", "torchvision", "commit", "command"} <= set(report["machine"])
+    assert report["cases"]
+    for timings in report["cases"].values():
+        assert {"compiled", "reference", "torchvision"} <= set(timings)
+        assert all(0 < t["low"] <= t["median"] <= t["high"] for t in timings.values())
+        assert timings["torchvision"]["ratio"] == 1
+
+
+def test_nothing_is_timed_that_differs_from_the_reference() -> None:
+    calls = []
+
+    def wrong(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x + 1
+
+    def check(result: torch.Tensor, expected: torch.Tensor) -> None:
+        assert torch.equal(result, expected), "off by one"
+
+    case = Case("x", lambda g, d: (torch.zeros(3),), {"reference": lambda x: x, "wrong": wrong}, check, input_sets=2)
+    with pytest.raises(SystemExit, match="x: wrong differs from the reference, nothing is timed: off by one"):
+        run_case(case, torch.device("cpu"), 0.01, 1e9)
+    assert len(calls) == 1
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_case_without_a_measurement_reads_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [])
+    rows = readme_tables.table("gpu").splitlines()[2:]
+    assert rows and all("| not measured | not measured |" in row for row in rows if row)

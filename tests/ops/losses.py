@@ -1,0 +1,41 @@
+"""Inputs and results of the training loss, for its tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssd_ops.reference.loss import multibox_loss_parts
+from tests.ops.conftest import Implementation
+
+
+def batch(
+    images: int, priors: int, classes: int, dtype: torch.dtype = torch.float32, positives: int = 3, seed: int = 0
+) -> list[Tensor]:
+    """Return loc, logits, loc_targets and labels with objects, background and, in the first image, an ignored prior."""
+    generator = torch.Generator().manual_seed(seed)
+    loc, targets = (2 * torch.randn(images, priors, 4, generator=generator) for _ in range(2))
+    logits = 3 * torch.randn(images, priors, classes, generator=generator)
+    labels = torch.zeros(images, priors, dtype=torch.int64)
+    if classes > 1 and priors:
+        rows = torch.rand(images, priors, generator=generator).argsort(1)[:, :positives]
+        labels.scatter_(1, rows, torch.randint(1, classes, rows.shape, generator=generator))
+    if images:
+        labels[0, 5:6] = -1
+    return [loc.to(dtype), logits.to(dtype), targets.to(dtype), labels]
+
+
+def parts(
+    impl: Implementation, *inputs: Tensor, ratio: float = 3.0, norm: str = "batch", least: int = 0
+) -> list[Tensor]:
+    """Return loc_loss, cls_loss, lse and weight."""
+    op = multibox_loss_parts if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
+    return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), ratio, norm, least)]
+
+
+def gradients(
+    impl: Implementation, *inputs: Tensor, loc: float = 1.0, cls: float = 1.0, **options: float
+) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in inputs[:2]]
+    loc_loss, cls_loss = impl.multibox_loss(*leaves, *inputs[2:], **options)
+    return list(torch.autograd.grad(loc * loc_loss + cls * cls_loss, leaves))

@@ -1,0 +1,187 @@
+"""Bad input: one error at the door, with the same words in every implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import ssd_ops
+from tests.ops.conftest import Implementation
+
+NAN, INF = float("nan"), float("inf")
+BOXES, SCORES, LABELS = torch.zeros(3, 4), torch.zeros(3), torch.ones(3, dtype=torch.int64)
+INTS, OFFSETS = torch.zeros(3, 4, dtype=torch.int32), torch.tensor([0, 1, 3])
+BATCH, LOGITS, OF_BATCH = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)
+DETECT = {"candidates_per_class": 4, "max_detections": 4}
+NMS = {"score_threshold": 0.1, "iou_threshold": 0.5, **DETECT}
+SOFT = {"score_threshold": 0.1, "max_detections": 4}
+FLOATS = "float16, bfloat16, float32 or float64"
+
+# name of the function, positional arguments, named arguments, the error
+CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = []
+
+
+def case(name: str, *args: Any, error: str, **kwargs: Any) -> None:
+    CASES.append((name, args, kwargs, error))
+
+
+for metric in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
+    case(metric, torch.zeros(4), BOXES, error="boxes1 must have shape [..., N, 4], got [4]")
+    case(metric, BOXES, torch.zeros(3, 5), error="boxes2 must have shape [..., N, 4], got [3, 5]")
+    case(metric, BOXES.cfloat(), BOXES.cfloat(), error=f"boxes1 must be {FLOATS}, got complex64")
+    leading = "boxes2 must have the leading dimensions of boxes1, [2], got [3]"
+    case(metric, BATCH, torch.zeros(3, 3, 4), error=leading)
+out = "out must have shape [3, 2], got [3, 3]"
+case("box_iou", BOXES, BOXES[:2], out=torch.zeros(3, 3), error=out)
+case("box_iou", BOXES, BOXES, out=torch.zeros(3, 3).double(), error="out must be float32, got float64")
+case("box_iou", BOXES, BOXES, out=torch.zeros(3, 6)[:, ::2], error="out must be contiguous, got strides [6, 2]")
+
+for name, argument in (("encode_boxes", "boxes"), ("decode_boxes", "deltas")):
+    case(name, torch.zeros(3, 5), BOXES, error=f"{argument} must have shape [..., 4], got [3, 5]")
+    case(name, BOXES, torch.zeros(3, 3), error="priors must have shape [..., 4], got [3, 3]")
+    case(name, BOXES.cfloat(), BOXES, error=f"{argument} must be {FLOATS}, got complex64")
+    case(name, BOXES, BOXES[:2], error=f"priors must have the last dimensions of {argument}, [3, 4], got [2, 4]")
+    variances = "variances must be 2 or 4 numbers above 0, got "
+    case(name, BOXES, BOXES, variances=(0.1, 0.1, 0.2), error=variances + "[0.1, 0.1, 0.2]")
+    case(name, BOXES, BOXES, variances=(0.1, 0), error=variances + "[0.1, 0.1, 0, 0]")
+    case(name, BOXES, BOXES, variances=(NAN, 1), error=variances + "[nan, nan, 1, 1]")
+    words = "code_type must be one of center_size, corner, corner_size, got centre"
+    case(name, BOXES, BOXES, code_type="centre", error=words)
+
+
+def match(error: str, boxes: Any = BOXES, labels: Any = LABELS, priors: Any = BOXES, **kwargs: Any) -> None:
+    case("match_priors", boxes, labels, priors, error=error, **kwargs)
+
+
+match("gt_boxes must have shape [sum G, 4], got [3, 5]", boxes=torch.zeros(3, 5), offsets=OFFSETS)
+match(f"gt_boxes must be {FLOATS}, got int32", boxes=INTS, offsets=OFFSETS)
+match("gt_labels must have shape [3], got [2]", labels=LABELS[:2], offsets=OFFSETS)
+match("gt_labels must be int64, got float32", labels=SCORES, offsets=OFFSETS)
+match("gt_labels must be 1 or more, got 0 at index 2", labels=torch.tensor([1, 1, 0]), offsets=OFFSETS)
+match("priors must have shape [P, 4], got [4]", priors=torch.zeros(4), offsets=OFFSETS)
+match(f"priors must be {FLOATS}, got int32", priors=INTS, offsets=OFFSETS)
+match("offsets must have shape [B + 1], got [0]", offsets=torch.tensor([], dtype=torch.int64))
+match("offsets must be int64, got int32", offsets=OFFSETS.int())
+fall = "offsets must not fall, got offsets[1] = 2 and offsets[2] = 1"
+match(fall, offsets=torch.tensor([0, 2, 1, 3]))
+match("offsets must run from 0 to the number of boxes, 3, got 0 to 2", offsets=torch.tensor([0, 2]))
+match("offsets must run from 0 to the number of boxes, 3, got 1 to 3", offsets=torch.tensor([1, 3]))
+match("ignore must have shape [3], got [2]", offsets=OFFSETS, ignore=torch.zeros(2, dtype=torch.bool))
+match("ignore must be bool, got int64", offsets=OFFSETS, ignore=LABELS)
+match("iou_threshold must be a number above 0, got nan", offsets=OFFSETS, iou_threshold=NAN)
+match("iou_threshold must be a number above 0, got 0", offsets=OFFSETS, iou_threshold=0.0)
+match("rule must be one of greedy, last, none, got best", offsets=OFFSETS, rule="best")
+match("positive_at must be one of >=, >, got <", offsets=OFFSETS, positive_at="<")
+match("variances must be 2 or 4 numbers above 0, got [-1, -1, 1, 1]", offsets=OFFSETS, variances=(-1, 1))
+packed = "offsets must be given with packed gt_boxes, got None (or give a list with one tensor an image)"
+match(packed)
+match("offsets must be None when gt_boxes is a list, got a tensor", boxes=[BOXES], labels=[LABELS], offsets=OFFSETS)
+match("gt_labels must be a list of 1 tensors like gt_boxes, got a list of 2", boxes=[BOXES], labels=[LABELS] * 2)
+match("gt_labels[1] must have 3 entries like gt_boxes[1], got 2", boxes=[BOXES] * 2, labels=[LABELS, LABELS[:2]])
+
+
+def loss(error: str, position: int | None = None, value: Any = None, **kwargs: Any) -> None:
+    args = [BATCH, LOGITS, BATCH, OF_BATCH]
+    if position is not None:
+        args[position] = value
+    case("multibox_loss", *args, error=error, **kwargs)
+
+
+loss("loc must have shape [B, P, 4], got [3, 4]", 0, BOXES)
+loss(f"loc must be {FLOATS}, got int64", 0, BATCH.long())
+loss("logits must have shape [2, 3, C], got [2, 4, 5]", 1, torch.zeros(2, 4, 5))
+loss("logits must have at least 1 class, the background, got shape [2, 3, 0]", 1, torch.zeros(2, 3, 0))
+loss("loc_targets must have shape [2, 3, 4], got [3, 4]", 2, BOXES)
+loss("labels must have shape [2, 3], got [2, 2]", 3, OF_BATCH[:, :2])
+loss("labels must be int64, got int32", 3, OF_BATCH.int())
+loss("labels must be between -1 and 4, got 5 at index 1", 3, torch.tensor([[0, 5, 0], [0, 0, 0]]))
+loss("labels must be between -1 and 4, got -2 at index 3", 3, torch.tensor([[0, 0, 0], [-2, 0, 9]]))
+loss("neg_pos_ratio must be 0 or more, got -1", neg_pos_ratio=-1.0)
+loss("neg_pos_ratio must be 0 or more, got nan", neg_pos_ratio=NAN)
+loss("normalizer must be one of batch, image, got mean", normalizer="mean")
+loss("min_negatives must be 0 or more, got -3", min_negatives=-3)
+
+for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
+    case(name, BATCH, SCORES, *extra, 0.5, error="boxes must have shape [N, 4], got [2, 3, 4]")
+    case(name, BOXES.cfloat(), SCORES, *extra, 0.5, error=f"boxes must be {FLOATS}, got complex64")
+    case(name, BOXES, SCORES[:2], *extra, 0.5, error="scores must have shape [3], got [2]")
+    case(name, BOXES, SCORES.cfloat(), *extra, 0.5, error=f"scores must be {FLOATS}, got complex64")
+    case(name, BOXES, SCORES, *extra, NAN, error="iou_threshold must be a number, got nan")
+case("batched_nms", BOXES, SCORES, LABELS[:2], 0.5, error="idxs must have shape [3], got [2]")
+case("batched_nms", BOXES, SCORES, SCORES, 0.5, error="idxs must be int64, got float32")
+
+for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
+    case(name, BATCH, SCORES, **options, error="scores must have shape [B, N, C], got [3]")
+    shape = "boxes must have shape [2, 3, 4] or [2, 3, 5, 4], got [3, 4]"
+    case(name, BOXES, LOGITS, **options, error=shape)
+    case(name, BATCH, LOGITS.long(), **options, error=f"scores must be {FLOATS}, got int64")
+    case(name, BATCH.long(), LOGITS, **options, error=f"boxes must be {FLOATS}, got int64")
+    case(name, BATCH, LOGITS, **{**options, "score_threshold": NAN}, error="score_threshold must be a number, got nan")
+    case(name, BATCH, LOGITS, **{**options, "iou_threshold": -INF}, error="iou_threshold must be finite, got -inf")
+    case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
+none = "candidates_per_class must be at least 1, got -2"
+case("multiclass_nms", BATCH, LOGITS, **{**NMS, "candidates_per_class": -2}, error=none)
+case("soft_nms", BATCH, LOGITS, **SOFT, method="cubic", error="method must be one of linear, gaussian, got cubic")
+case("soft_nms", BATCH, LOGITS, **SOFT, sigma=0.0, error="sigma must be a number above 0, got 0")
+
+case("detect", BOXES, LOGITS, BOXES, error="loc must have shape [B, P, 4], got [3, 4]")
+case("detect", BATCH.int(), LOGITS, BOXES, error=f"loc must be {FLOATS}, got int32")
+case("detect", BATCH, LOGITS[:1], BOXES, error="logits must have shape [2, 3, C], got [1, 3, 5]")
+background = "logits must have at least 1 class, the background, got shape [2, 3, 0]"
+case("detect", BATCH, LOGITS[..., :0], BOXES, error=background)
+case("detect", BATCH, LOGITS, BOXES[:2], error="priors must have shape [3, 4], got [2, 4]")
+case("detect", BATCH, LOGITS, BOXES, score_threshold=NAN, error="score_threshold must be a number, got nan")
+case("detect", BATCH, LOGITS, BOXES, iou_threshold=INF, error="iou_threshold must be finite, got inf")
+case("detect", BATCH, LOGITS, BOXES, max_detections=0, error="max_detections must be at least 1, got 0")
+case("detect", BATCH, LOGITS, BOXES, candidates_per_class=0, error="candidates_per_class must be at least 1, got 0")
+zero = "variances must be 2 or 4 numbers above 0, got [0, 0, 1, 1]"
+case("detect", BATCH, LOGITS, BOXES, variances=(0, 1), error=zero)
+
+LOOKED_AT_BY_THE_CPU_ONLY = (
+    "offsets must not fall",
+    "offsets must run",
+    "gt_labels must be 1",
+    "labels must be between",
+)
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "error"), CASES, ids=[f"{c[0]}: {c[3]}" for c in CASES])
+def test_error(impl: Implementation, name: str, args: Any, kwargs: Any, error: str) -> None:
+    if impl.name in ("emulated", "cuda") and error.startswith(LOOKED_AT_BY_THE_CPU_ONLY):
+        pytest.skip("on a GPU looking at the values would make the host wait")
+    with pytest.raises(RuntimeError) as raised:
+        getattr(impl, name)(*args, **kwargs)
+    assert str(raised.value) == error
+
+
+def test_device(impl: Implementation) -> None:
+    """Tensors on two devices; `meta` stands for the second one where there is no GPU."""
+    if impl.name != "reference":
+        pytest.skip("the dispatcher takes a meta tensor to the fake kernels")
+    for name, args in (("box_iou", ()), ("encode_boxes", ()), ("nms", (0.5,))):
+        second = torch.zeros((3,) if name == "nms" else (3, 4), device="meta")
+        with pytest.raises(RuntimeError, match=r"must be on the device of boxes1?, cpu, got meta$"):
+            getattr(ssd_ops.reference, name)(BOXES, second, *args)
+
+
+@pytest.mark.parametrize("name", ["grad_box_iou", "grad_encode_boxes", "grad_decode_boxes"])
+def test_gradients(impl: Implementation, name: str) -> None:
+    """The gradient ops are no public functions, but memory is at stake: their shapes are checked too."""
+    ops = ssd_ops.reference if impl.name == "reference" else torch.ops.ssd_ops
+    options = ("box_iou",) if name == "grad_box_iou" else ([0.1, 0.1, 0.2, 0.2], "corner")
+    shape = "[3, 3]" if name == "grad_box_iou" else "[3, 4]"
+    boxes = BOXES.to(impl.device)
+    for grad, error in (
+        (torch.zeros(2, 3), f"grad must have shape {shape}, got [2, 3]"),
+        (torch.zeros(3, int(shape[4])).long(), f"grad must be {FLOATS}, got int64"),
+    ):
+        with pytest.raises(RuntimeError) as raised:
+            getattr(ops, name)(grad.to(impl.device), boxes, boxes, *options)
+        assert str(raised.value) == error
+    if name == "grad_box_iou":
+        with pytest.raises(RuntimeError) as raised:
+            getattr(ops, name)(torch.zeros(3, 3, device=impl.device), boxes, boxes, "iou")
+        metrics = "box_iou, generalized_box_iou, distance_box_iou, complete_box_iou"
+        assert str(raised.value) == f"metric must be one of {metrics}, got iou"

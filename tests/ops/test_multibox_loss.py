@@ -1,0 +1,252 @@
+"""The training loss: every implementation against worked examples, the reference and torchvision."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.ssd import SSD
+
+from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss_parts
+from tests.ops.conftest import Implementation
+from tests.ops.losses import batch, gradients, parts
+
+LN3 = math.log(3.0)
+
+# exp and log of the implementations stay within 2 units in the last place of each other, and a row's sum runs in
+# another order: some units of the largest number involved, here below 32.
+UNITS = 32 * 8
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"rtol": 0.0, "atol": UNITS * torch.finfo(dtype).eps}
+
+
+def check_equal_to_reference(impl: Implementation, *inputs: Tensor, **options: float) -> None:
+    found = parts(impl, *inputs, **options)
+    expected = multibox_loss_parts(
+        *inputs, options.get("ratio", 3.0), options.get("norm", "batch"), options.get("least", 0)
+    )
+    dtype = expected[2].dtype
+    # Sums of float32 numbers run in float64 and are rounded once, so no order shows; of float64 ones it does.
+    rtol = 0 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(found[0], expected[0], rtol=rtol, atol=0, equal_nan=True)
+    torch.testing.assert_close(found[1], expected[1], rtol=UNITS * torch.finfo(dtype).eps, atol=0, equal_nan=True)
+    torch.testing.assert_close(found[2], expected[2], **tolerance(dtype), equal_nan=True)
+    assert torch.equal(found[3], expected[3])
+
+
+def test_example(impl: Implementation) -> None:
+    logits = torch.tensor([[[0, LN3], [0, LN3], [LN3, 0], [0, 0], [0, 9]]])  # LN3 is a probability of 3 in 4
+    labels = torch.tensor([[1, 0, 0, 0, -1]])
+    loc, targets = torch.zeros(1, 5, 4), torch.full((1, 5, 4), 7.0)
+    targets[0, 0] = torch.tensor([-0.5, -2.0, 0.0, 1.0])
+    loc_loss, cls_loss = impl.multibox_loss(loc, logits, targets, labels, neg_pos_ratio=2)
+    assert loc_loss == 0.125 + 1.5 + 0 + 0.5
+    # Positive 0, and of the background 1 and 3; the ignored prior 4 does not count, though it is the surest of all.
+    assert cls_loss == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2), rel=1e-6)
+    grad_loc, grad_logits = gradients(impl, loc, logits, targets, labels, neg_pos_ratio=2)
+    assert torch.equal(grad_loc[0, 0], torch.tensor([0.5, 1.0, 0.0, -1.0])) and not grad_loc[0, 1:].any()
+    expected = torch.tensor([[0.25, -0.25], [-0.75, 0.75], [0, 0], [-0.5, 0.5], [0, 0]])
+    torch.testing.assert_close(grad_logits[0], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("priors", "classes"),
+    [*((p, 21) for p in (0, 1, 63, 64, 65, 200)), *((65, c) for c in (1, 2, 8, 15, 16, 17, 24, 91, 96, 97, 256, 257))],
+)
+def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
+    inputs = batch(2, priors, classes)
+    check_equal_to_reference(impl, *inputs)
+    found = gradients(impl, *inputs, loc=2.0, cls=0.5)
+    *_, lse, weight = multibox_loss_parts(*inputs, 3.0, "batch", 0)
+    expected = grad_multibox_loss(torch.tensor(2.0), torch.tensor(0.5), *inputs, lse, weight)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], **tolerance(torch.float32))
+
+
+def test_no_images(impl: Implementation) -> None:
+    inputs = batch(0, 10, 3)
+    assert [x.item() for x in impl.multibox_loss(*inputs)] == [0.0, 0.0]
+    assert [g.shape for g in gradients(impl, *inputs)] == [(0, 10, 4), (0, 10, 3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
+    inputs = batch(2, 70, 21, dtype)
+    check_equal_to_reference(impl, *inputs)
+    grads = gradients(impl, *inputs)
+    assert [g.dtype for g in grads] == [dtype, dtype]
+    wide = gradients(impl, *(t.to(torch.promote_types(dtype, torch.float32)) for t in inputs[:3]), inputs[3])
+    for half, exact in zip(grads, wide, strict=True):
+        torch.testing.assert_close(half, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-12)
+
+
+def test_mixed_dtypes(impl: Implementation) -> None:
+    loc, logits, targets, labels = batch(2, 70, 5)
+    check_equal_to_reference(impl, loc.bfloat16(), logits.half(), targets, labels)
+    check_equal_to_reference(impl, loc, logits.half(), targets.double(), labels)
+    grads = gradients(impl, loc.half(), logits, targets.double(), labels)
+    assert [g.dtype for g in grads] == [torch.float16, torch.float32]
+
+
+@pytest.mark.parametrize("least", [0, 7, 10**12])
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 2.7, 1e300, math.inf])
+@pytest.mark.parametrize("norm", ["batch", "image"])
+def test_options(impl: Implementation, ratio: float, norm: str, least: int) -> None:
+    inputs = batch(3, 40, 4)
+    inputs[3][1] = 0  # an image without objects
+    check_equal_to_reference(impl, *inputs, ratio=ratio, norm=norm, least=least)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 341, 400, 625])
+def test_ties_go_to_the_lowest_priors(impl: Implementation, positives: int) -> None:
+    loc, logits, targets, labels = batch(1, 2500, 2, positives=positives)
+    labels[labels < 0] = 0
+    weight = parts(impl, loc, torch.ones_like(logits), targets, labels)[3]
+    background = (labels[0] == 0).nonzero()[:, 0]
+    chosen = torch.zeros(2500, dtype=torch.bool)
+    chosen[background[: 3 * int((labels > 0).sum())]] = True
+    assert torch.equal(weight[0] != 0, chosen | (labels[0] > 0))
+
+
+def test_more_priors_than_shared_memory_holds(impl: Implementation) -> None:
+    inputs = batch(1, 6200 if impl.device.type == "cpu" else 40000, 2, torch.float64, positives=600)
+    inputs[1] = inputs[1].round()  # many ties
+    check_equal_to_reference(impl, *inputs)
+
+
+def test_nan_and_inf(impl: Implementation) -> None:
+    inf, nan = math.inf, math.nan
+    rows = [
+        [0, 1, 2],
+        [nan, 0, 0],
+        [0, inf, 0],
+        [inf, 0, 0],
+        [-inf, -inf, -inf],
+        [0, 0, -inf],
+        [-inf, 0, 0],
+        [0, nan, inf],
+    ]
+    logits, labels = torch.tensor([rows]), torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0]])
+    loc = torch.zeros(1, 8, 4)
+    for negatives in range(8):
+        inputs = [loc, logits, loc, labels]
+        check_equal_to_reference(impl, *inputs, ratio=float(negatives))
+    # NaN first (priors 1, 3, 4 and 7), then inf (2 and 6), then numbers.
+    assert parts(impl, *inputs, ratio=5.0)[3][0].tolist() == [1, 1, 1, 1, 1, 0, 0, 1]
+
+
+def test_ignored_priors_take_no_part(impl: Implementation) -> None:
+    inputs = batch(2, 50, 4)
+    before = impl.multibox_loss(*inputs)
+    ignored = inputs[3] < 0
+    for tensor in inputs[:3]:
+        tensor[ignored] = math.nan
+    after = impl.multibox_loss(*inputs)
+    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    if impl.name != "reference":  # whose gradient autograd finds: zero times NaN
+        grads = gradients(impl, *inputs)
+        assert all(g.isfinite().all() and not g[ignored].any() for g in grads)
+
+
+def test_non_contiguous(impl: Implementation) -> None:
+    inputs = batch(2, 65, 7)
+    expected = impl.multibox_loss(*inputs)
+    strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs[:3]]
+    found = impl.multibox_loss(*strided, inputs[3].t().contiguous().t())
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    shifted = [torch.cat([t.new_zeros(1), t.flatten()])[1:].view_as(t) for t in inputs]  # not aligned to a vector
+    found = impl.multibox_loss(*shifted)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["batch", "image"])
+def test_order_does_not_matter(impl: Implementation, norm: str) -> None:
+    inputs = batch(3, 150, 21)
+    expected = impl.multibox_loss(*inputs, normalizer=norm)
+    priors, images = torch.randperm(150), torch.tensor([2, 0, 1])
+    found = impl.multibox_loss(*(t[images][:, priors] for t in inputs), normalizer=norm)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_image_by_image(impl: Implementation) -> None:
+    inputs = batch(3, 100, 21)
+    whole = impl.multibox_loss(*inputs, normalizer="image")
+    single = [impl.multibox_loss(*(t[i : i + 1] for t in inputs), normalizer="image") for i in range(3)]
+    for found, each in zip(whole, zip(*single, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(each).mean(), rtol=1e-6, atol=0)
+    lse = parts(impl, *inputs)[2]
+    assert all(torch.equal(parts(impl, *(t[i : i + 1] for t in inputs))[2][0], lse[i]) for i in range(3))
+
+
+def torchvision_loss(
+    logits: Tensor, loc: Tensor, matched: Tensor, boxes: Tensor, labels: Tensor, priors: Tensor
+) -> list[Tensor]:
+    ssd = SimpleNamespace(box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)), neg_to_pos_ratio=3)
+    targets = [{"boxes": b, "labels": y} for b, y in zip(boxes, labels, strict=True)]
+    heads = {"bbox_regression": loc, "cls_logits": logits}
+    losses = SSD.compute_loss(ssd, targets, heads, [priors] * len(boxes), list(matched))
+    return [losses["bbox_regression"], losses["classification"]]
+
+
+def test_torchvision(impl: Implementation) -> None:
+    generator = torch.Generator().manual_seed(1)
+    corner, gt_corner = torch.rand(100, 2, generator=generator), torch.rand(2, 3, 2, generator=generator)
+    priors, boxes = torch.cat([corner, corner + 0.3], 1), torch.cat([gt_corner, gt_corner + 0.2], 2)
+    gt_labels = torch.randint(1, 21, (2, 3), generator=generator)
+    matched = torch.where(
+        torch.rand(2, 100, generator=generator) < 0.1, torch.randint(0, 3, (2, 100), generator=generator), -1
+    )
+    assert 0 < (matched >= 0).sum(1).max() * 4 <= 100  # more positives, and torchvision counts them twice
+    loc, logits = torch.randn(2, 100, 4, generator=generator), 2 * torch.randn(2, 100, 21, generator=generator)
+    leaves = [loc.requires_grad_(), logits.requires_grad_()]
+    expected = torchvision_loss(logits, loc, matched, boxes, gt_labels, priors)
+    expected_grads = torch.autograd.grad(expected[0] + expected[1], leaves)
+
+    index = matched.clamp(min=0)
+    labels = torch.where(matched < 0, 0, gt_labels.gather(1, index))
+    gathered = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    targets = torch.stack([BoxCoder((10.0, 10.0, 5.0, 5.0)).encode_single(b, priors) for b in gathered])
+    inputs = [loc.detach(), logits.detach(), targets, labels]
+    torch.testing.assert_close(list(impl.multibox_loss(*inputs)), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradients(impl, *inputs), list(expected_grads), rtol=1e-5, atol=1e-8)
+
+
+def test_gradcheck(impl: Implementation) -> None:
+    loc, logits, targets, labels = batch(2, 6, 3, torch.float64, positives=2)
+
+    def losses(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return impl.multibox_loss(a, b, targets, labels, neg_pos_ratio=1.0, min_negatives=1)
+
+    leaves = loc.requires_grad_(), logits.requires_grad_()
+    assert torch.autograd.gradcheck(losses, leaves, fast_mode=impl.name == "emulated")
+
+
+def test_one_loss_alone_and_scaled_gradients(impl: Implementation) -> None:
+    inputs = batch(2, 70, 21, torch.bfloat16)
+    grads = gradients(impl, *inputs)
+    scaled = gradients(impl, *inputs, loc=65536.0, cls=65536.0)  # as a gradient scaler does
+    assert all(torch.equal(s, g * 65536) for s, g in zip(scaled, grads, strict=True))
+    leaves = [t.clone().requires_grad_() for t in inputs[:2]]
+    for k, (alone, still) in enumerate([(0, 1), (1, 0)]):
+        found = torch.autograd.grad(impl.multibox_loss(*leaves, *inputs[2:])[k], leaves, materialize_grads=True)
+        assert torch.equal(found[alone], grads[alone]) and not found[still].any()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = impl.multibox_loss(*inputs)
+    expected = impl.multibox_loss(*inputs)
+    assert all(x.dtype == torch.float32 and torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_gradient_of_gradient_is_refused(impl: Implementation) -> None:
+    if impl.name == "reference":
+        pytest.skip("plain torch functions")
+    loc, logits, targets, labels = batch(1, 10, 3)
+    _, cls_loss = impl.multibox_loss(loc, logits.requires_grad_(), targets, labels)
+    (grad,) = torch.autograd.grad(cls_loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="multibox_loss cannot be differentiated twice"):
+        grad.sum().backward()

@@ -1,0 +1,166 @@
+"""Non-maximum suppression of one set of boxes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+import ssd_ops
+from tests.ops.boxes import assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.conftest import Implementation
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SIZES = (0, 1, 2, 15, 16, 17, 40, 41, 63, 64, 65, 200, 257)
+THRESHOLDS = (-0.1, 0.0, 0.1, 0.3, 0.45, 0.5, 0.7, 1.0)
+
+
+def random_scores(count: int, seed: int = 0) -> torch.Tensor:
+    """Return scores with ties, zeros of both signs, NaN and inf."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(count, generator=generator) * 8).round() / 8
+    odd = torch.randint(0, 12, (count,), generator=generator)
+    for place, value in enumerate((float("nan"), 0.0, -0.0, float("inf"), float("-inf"))):
+        scores[odd == place] = value
+    return scores
+
+
+def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> None:
+    assert_equal(impl.nms(boxes, scores, threshold), ssd_ops.reference.nms(boxes, scores, threshold))
+
+
+def test_literal(impl: Implementation) -> None:
+    # Box 1 shares 2 of 6 with box 0 (IoU 1/3), box 2 shares all of its 2 with box 1 (IoU 1/2), box 3 stands alone.
+    boxes = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [2, 0, 3, 2], [5, 5, 6, 6]])
+    scores = torch.tensor([0.5, 0.9, 0.7, 0.1])
+    assert impl.nms(boxes, scores, 0.4).tolist() == [1, 0, 3]
+    assert impl.nms(boxes, scores, 0.5).tolist() == [1, 2, 0, 3]  # not above the threshold
+    assert impl.nms(boxes, scores, 0.3).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes(impl: Implementation, size: int) -> None:
+    for seed, threshold in enumerate((0.1, 0.5)):
+        compare(impl, random_boxes(size, seed=seed), torch.rand(size), threshold)
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_ties_and_awkward_boxes(impl: Implementation, threshold: float) -> None:
+    for seed in range(3):
+        compare(impl, tied_boxes(60, seed=seed), random_scores(60, seed), threshold)
+    boxes = awkward_boxes().repeat(3, 1)
+    compare(impl, boxes, random_scores(len(boxes)), threshold)
+    compare(impl, boxes.double() * 1e-200, random_scores(len(boxes)).double(), threshold)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
+    boxes, scores = random_boxes(120, scale=100).to(dtype), random_scores(120).to(dtype)
+    compare(impl, boxes, scores, 0.4)
+    compare(impl, boxes, scores.double(), 0.4)
+    compare(impl, boxes.double(), scores, 0.4)
+
+
+def test_threshold_is_not_rounded(impl: Implementation) -> None:
+    # IoU is float32(0.1), which is a little more than 0.1 and is above it.
+    boxes = torch.tensor([[0.0, 0, 10, 1], [0, 0, 1, 1]])
+    scores = torch.tensor([0.9, 0.8])
+    assert impl.nms(boxes, scores, 0.1).tolist() == [0]
+    assert impl.nms(boxes, scores, float(torch.tensor(0.1))).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scale", (1e-22, 1e-19, 1.0, 1e17))
+def test_thresholds_near_the_iou(impl: Implementation, scale: float) -> None:
+    # Every IoU that occurs is a threshold, and so are its neighbours; areas are subnormal at the least scale, inf at the largest.
+    boxes = random_boxes(12, seed=3) * scale
+    iou = ssd_ops.reference.box_iou(boxes, boxes)
+    for value in iou[iou > 0][:8]:
+        for threshold in (value, torch.nextafter(value, value * 2), torch.nextafter(value, value * 0)):
+            compare(impl, boxes, torch.arange(12, 0, -1.0), float(threshold))
+
+
+def test_non_contiguous(impl: Implementation) -> None:
+    boxes, scores = random_boxes(4, 60).transpose(0, 1)[:, 1], torch.rand(120)[::2]
+    compare(impl, boxes, scores, 0.3)
+    wide = random_boxes(61).flatten()[1:241].view(60, 4)  # starts one number behind a box
+    compare(impl, wide, scores, 0.3)
+
+
+def test_result_is_a_fixed_point(impl: Implementation) -> None:
+    boxes, scores = random_boxes(200), torch.rand(200)
+    keep = impl.nms(boxes, scores, 0.3)
+    again = impl.nms(boxes[keep], scores[keep], 0.3)
+    assert again.tolist() == list(range(len(keep)))
+    order = torch.randperm(200)  # scores differ, so the order of input does not matter
+    assert_equal(order[impl.nms(boxes[order], scores[order], 0.3)], keep)
+
+
+def test_many_boxes() -> None:
+    """Past the sizes at which the CPU sorts by wide digits and asks a grid, and the GPU needs several tiles."""
+    scores = torch.rand(6000)
+    corner = torch.rand(6000, 2) * 1000
+    sides = (20 * torch.rand(6000, 2), 20 * torch.randn(6000, 2).exp(), 300 * torch.rand(6000, 2) ** 8)
+    for side in sides:
+        boxes = torch.cat([corner, corner + side], dim=1)
+        for threshold in (0.0, 0.2, 0.5, 0.8):
+            assert_equal(ssd_ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+
+
+def test_several_tiles(impl: Implementation) -> None:
+    if impl.name == "reference":
+        pytest.skip("compared with")
+    corner = torch.rand(2200, 2) * 3
+    boxes = torch.cat([corner, corner + 0.3 * torch.rand(2200, 2)], dim=1)
+    compare(impl, boxes, torch.rand(2200), 0.3)
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_as_torchvision(threshold: float) -> None:
+    for seed in range(4):
+        for boxes in (random_boxes(300, seed=seed), tied_boxes(100, seed=seed), awkward_boxes()):
+            scores = random_scores(len(boxes), seed)
+            assert_equal(ssd_ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+
+
+def test_half_where_torchvision_refuses(impl: Implementation) -> None:
+    boxes, scores = random_boxes(50).half(), torch.rand(50).half()
+    with pytest.raises(RuntimeError, match="Half"):
+        torchvision.ops.nms(boxes, scores, 0.5)
+    expected = torchvision.ops.nms(boxes.float(), scores.float(), 0.5)
+    assert_equal(impl.nms(boxes, scores, 0.5), expected)
+
+
+def test_integers(impl: Implementation) -> None:
+    if impl.name != "reference":
+        assert impl.nms(torch.tensor([[0, 0, 4, 4], [0, 0, 4, 5]]), torch.tensor([1, 2]), 0.5).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "threshold", "message"),
+    [
+        (torch.zeros(3, 5), torch.zeros(3), 0.5, r"boxes must have shape \[N, 4\], got \[3, 5\]"),
+        (torch.zeros(3, 4), torch.zeros(2), 0.5, r"scores must have shape \[3\], got \[2\]"),
+        (torch.zeros(3, 4), torch.zeros(3), float("nan"), "iou_threshold must be a number, got nan"),
+        (torch.zeros(3, 4).cfloat(), torch.zeros(3), 0.5, "boxes must be float16, bfloat16, float32 or float64"),
+    ],
+)
+def test_errors(impl: Implementation, boxes, scores, threshold: float, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        impl.nms(boxes, scores, threshold)
+
+
+def test_opcheck() -> None:
+    torch.library.opcheck(torch.ops.ssd_ops.nms.default, (random_boxes(20), torch.rand(20), 0.5))
+
+
+def test_compile_and_export() -> None:
+    class Module(torch.nn.Module):
+        def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return boxes[ssd_ops.nms(boxes * 2, scores, 0.5)]
+
+    boxes, scores = random_boxes(50), torch.rand(50)
+    expected = Module()(boxes, scores)
+    assert_equal(torch.compile(Module(), fullgraph=True, backend="eager")(boxes, scores), expected)
+    count = torch.export.Dim("count", min=2)
+    exported = torch.export.export(Module(), (boxes, scores), dynamic_shapes=({0: count}, {0: count}))
+    assert_equal(exported.module()(boxes[:30], scores[:30]), Module()(boxes[:30], scores[:30]))
