@@ -9,8 +9,7 @@
 // The same source is compiled by nvcc for a GPU and, with SSD_OPS_EMULATED defined and tests/emu first on the include
 // path, by g++ for the CPU emulator that the tests use. For that a kernel file keeps to five rules:
 //   * it includes this header and launches through launch(), never with <<< >>>;
-//   * static shared memory is `__shared__ T name[N];` in a function; dynamic shared memory comes from
-//   dynamic_shared<T>(),
+//   * static shared memory is `__shared__ T name[N];` in a function; dynamic shared memory comes from dynamic_shared(),
 //     never from `extern __shared__`;
 //   * a function with a static shared array is static or stands in an anonymous namespace, as the sanitizer needs it;
 //   * code asks `#ifdef __CUDA_ARCH__` for nothing that decides a result;

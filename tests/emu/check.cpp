@@ -1,9 +1,10 @@
-// Test only: finds reads of shared memory that nothing wrote, and races in it, as compute-sanitizer's initcheck and racecheck do.
+// Test only: finds reads of shared memory that nothing wrote, and races in it, as compute-sanitizer's initcheck and
+// racecheck do.
 //
 // In the checked build the compiler puts a call before every load and store of a kernel (-fsanitize=thread); these are
-// the functions it calls, in place of the sanitizer's. For every byte of shared memory is known who wrote it last and who
-// has read it since. Two accesses of different threads, one of them a write and not both atomic, must have a barrier
-// between them or, within a warp, a __syncwarp() that both take part in; shuffles and votes order no memory.
+// the functions it calls, in place of the sanitizer's. For every byte of shared memory is known who wrote it last and
+// who has read it since. Two accesses of different threads, one of them a write and not both atomic, must have a
+// barrier between them or, within a warp, a __syncwarp() that both take part in; shuffles and votes order no memory.
 #ifdef SSD_OPS_EMU_CHECKED
 #include <algorithm>
 #include <vector>
@@ -25,8 +26,8 @@ struct Cell {
   const void *write_code, *read_code;
 };
 
-// Time is counted twice: barriers of the block so far, and __syncwarp()s of each warp so far. A thread knows what lane l of
-// its warp did at warp time t when known[thread][l] > t.
+// Time is counted twice: barriers of the block so far, and __syncwarp()s of each warp so far. A thread knows what lane
+// l of its warp did at warp time t when known[thread][l] > t.
 uint64_t block_serial = 0;
 unsigned epoch = 0;
 unsigned warp_time[kMaxThreads / 32];
@@ -144,11 +145,13 @@ void note_atomic(const void* address, size_t bytes, const void* caller) {
 
 }  // namespace emu
 
-#define EMU_HOOK(name, bytes, access) \
-  extern "C" void __tsan_##name(void* address) { emu::check(address, bytes, emu::Access::access, __builtin_return_address(0)); }
-#define EMU_HOOKS(bytes)                   \
-  EMU_HOOK(read##bytes, bytes, kRead)      \
-  EMU_HOOK(write##bytes, bytes, kWrite)    \
+#define EMU_HOOK(name, bytes, access)                                             \
+  extern "C" void __tsan_##name(void* address) {                                  \
+    emu::check(address, bytes, emu::Access::access, __builtin_return_address(0)); \
+  }
+#define EMU_HOOKS(bytes)                        \
+  EMU_HOOK(read##bytes, bytes, kRead)           \
+  EMU_HOOK(write##bytes, bytes, kWrite)         \
   EMU_HOOK(unaligned_read##bytes, bytes, kRead) \
   EMU_HOOK(unaligned_write##bytes, bytes, kWrite)
 EMU_HOOKS(1)

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-struct alignas(2) __nv_bfloat16_raw { unsigned short x; };
+struct alignas(2) __nv_bfloat16_raw {
+  unsigned short x;
+};
 
 struct alignas(2) __nv_bfloat16 {
   unsigned short bits;
@@ -15,7 +17,9 @@ struct alignas(2) __nv_bfloat16 {
   operator float() const;
 };
 typedef __nv_bfloat16 nv_bfloat16;
-struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
+struct alignas(4) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
 typedef __nv_bfloat162 nv_bfloat162;
 
 inline float __bfloat162float(__nv_bfloat16 value) {

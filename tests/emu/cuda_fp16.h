@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-struct alignas(2) __half_raw { unsigned short x; };
+struct alignas(2) __half_raw {
+  unsigned short x;
+};
 
 struct alignas(2) __half {
   unsigned short bits;
@@ -15,7 +17,9 @@ struct alignas(2) __half {
   operator float() const;
 };
 typedef __half half;
-struct alignas(4) __half2 { __half x, y; };
+struct alignas(4) __half2 {
+  __half x, y;
+};
 typedef __half2 half2;
 
 inline float __half2float(__half value) {

@@ -1,17 +1,17 @@
-// Test only: put first on the include path, this header lets g++ compile the unchanged csrc/cuda/*.cu and run the kernels on
-// the CPU, one fiber for each CUDA thread.
+// Test only: put first on the include path, this header lets g++ compile the unchanged csrc/cuda/*.cu and run the
+// kernels on the CPU, one fiber for each CUDA thread.
 //
 // What it finds: a barrier that not every thread of the block reaches, or not at the same line; a warp collective whose
 // mask names a lane that never comes, or leaves out the caller; results that hang on the order of threads or blocks, or
 // on shared memory that nothing wrote (run under several seeds and poisons, see seeds.py); with the sanitizers out of
-// bounds and misaligned accesses and overflow; in the checked build (check.cpp) each read of unwritten shared memory and
-// each race of two threads of a block in shared memory, with its line.
+// bounds and misaligned accesses and overflow; in the checked build (check.cpp) each read of unwritten shared memory
+// and each race of two threads of a block in shared memory, with its line.
 //
 // Its limits. It says nothing about speed, registers or memory coalescing. Blocks run one after another, so it shows no
-// race between blocks in global memory, and a kernel that spins until another thread or block writes something hangs. Threads
-// switch only where they wait. It is stricter than the hardware: an exited thread does not count as arrived, a
-// mask may name no lane that has exited, __activemask() is the calling lane alone, and all threads of a block must meet at one barrier
-// statement. The device is the smallest that the kernels are built for, see cuda_runtime_api.h.
+// race between blocks in global memory, and a kernel that spins until another thread or block writes something hangs.
+// Threads switch only where they wait. It is stricter than the hardware: an exited thread does not count as arrived, a
+// mask may name no lane that has exited, __activemask() is the calling lane alone, and all threads of a block must meet
+// at one barrier statement. The device is the smallest that the kernels are built for, see cuda_runtime_api.h.
 #pragma once
 
 #include <math.h>
@@ -80,7 +80,8 @@ struct Bound {
 };
 
 template <typename... Params, typename... Args>
-cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t, Args&&... args) {
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t,
+                   Args&&... args) {
   static_assert((std::is_trivially_copyable_v<Params> && ...), "kernel parameters are copied to the device as bytes");
   static_assert((sizeof(Params) + ... + 0) <= 4096, "kernel parameters take at most 4096 bytes");
   const Bound<Params...> bound{kernel, {std::forward<Args>(args)...}};

@@ -1,12 +1,13 @@
-// Test only: what the headers of the emulator ask of its scheduler (scheduler.cpp) and of its shared memory (shared.cpp).
+// Test only: what the headers of the emulator ask of its scheduler (scheduler.cpp) and of its shared memory
+// (shared.cpp).
 //
-// One launch runs at a time, under a lock. Its blocks run one after another in shuffled order. The threads of a block are
-// fibers of the calling thread: one runs until it must wait for others at a barrier or in a warp collective, and a random
-// one that can go on follows.
+// One launch runs at a time, under a lock. Its blocks run one after another in shuffled order. The threads of a block
+// are fibers of the calling thread: one runs until it must wait for others at a barrier or in a warp collective, and a
+// random one that can go on follows.
 //
 // Environment, read at each launch:
-//   SSD_OPS_EMU_SEED    decimal; the order of blocks and fibers, and by default the poison. 0: blocks in order. Default 1.
-//   SSD_OPS_EMU_POISON  hexadecimal; the 32 bits that shared memory holds before anything is written there.
+//   SSD_OPS_EMU_SEED    decimal; the order of blocks and fibers, and by default the poison. 0: blocks in order.
+//   Default 1. SSD_OPS_EMU_POISON  hexadecimal; the 32 bits that shared memory holds before anything is written there.
 #pragma once
 
 #include <cstddef>
@@ -34,8 +35,27 @@ struct Where {
 };
 
 enum class Barrier { kPlain, kCount, kAnd, kOr };
-enum class Warp { kSync, kShfl, kShflUp, kShflDown, kShflXor, kBallot, kAll, kAny, kMatchAny, kMatchAll,
-                  kAddSigned, kMinSigned, kMaxSigned, kAdd, kMin, kMax, kAnd, kOr, kXor };
+enum class Warp {
+  kSync,
+  kShfl,
+  kShflUp,
+  kShflDown,
+  kShflXor,
+  kBallot,
+  kAll,
+  kAny,
+  kMatchAny,
+  kMatchAll,
+  kAddSigned,
+  kMinSigned,
+  kMaxSigned,
+  kAdd,
+  kMin,
+  kMax,
+  kAnd,
+  kOr,
+  kXor
+};
 
 // One launch: the kernel's address (for its name), and how a fiber calls it.
 struct Launch {

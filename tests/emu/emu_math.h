@@ -36,7 +36,8 @@ inline unsigned __brev(unsigned x) {
   return reversed;
 }
 inline unsigned long long __brevll(unsigned long long x) {
-  return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 | __brev(static_cast<unsigned>(x >> 32));
+  return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 |
+         __brev(static_cast<unsigned>(x >> 32));
 }
 // Position of the offset-th set bit of `mask` from bit `base` upwards (offset > 0) or downwards (< 0), ~0 without one.
 inline unsigned __fns(unsigned mask, unsigned base, int offset) {
@@ -84,8 +85,8 @@ namespace emu {
 template <typename Int, typename Float>
 inline Int clamped(Float x) {
   constexpr bool is_signed = static_cast<Int>(-1) < static_cast<Int>(0);
-  constexpr Int top = is_signed ? static_cast<Int>((static_cast<Int>(1) << (sizeof(Int) * 8 - 2)) - 1) * 2 + 1
-                                : static_cast<Int>(-1);
+  constexpr Int top =
+      is_signed ? static_cast<Int>((static_cast<Int>(1) << (sizeof(Int) * 8 - 2)) - 1) * 2 + 1 : static_cast<Int>(-1);
   constexpr Int bottom = is_signed ? -top - 1 : static_cast<Int>(0);
   if (x != x) return 0;
   if (x >= static_cast<Float>(top)) return top;
@@ -103,7 +104,7 @@ inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
 
 // min and max of device code: any mixture of integers follows C's conversions; one NaN of two gives the other operand.
-#define EMU_MIN_MAX(type)                                    \
+#define EMU_MIN_MAX(type)                                      \
   constexpr type min(type a, type b) { return b < a ? b : a; } \
   constexpr type max(type a, type b) { return a < b ? b : a; }
 EMU_MIN_MAX(int)

@@ -40,10 +40,10 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, emu::Where where = emu::Wher
   emu::collective(emu::Warp::kSync, mask, 0, 0, warpSize, where);
 }
 
-#define EMU_SHUFFLE(name, kind, amount)                                                                            \
-  template <typename T>                                                                                            \
-  inline T name(unsigned mask, T value, amount by, int width = warpSize, emu::Where where = emu::Where::here()) {  \
-    return emu::unpack<T>(emu::collective(kind, mask, emu::pack(value), static_cast<int>(by), width, where));      \
+#define EMU_SHUFFLE(name, kind, amount)                                                                           \
+  template <typename T>                                                                                           \
+  inline T name(unsigned mask, T value, amount by, int width = warpSize, emu::Where where = emu::Where::here()) { \
+    return emu::unpack<T>(emu::collective(kind, mask, emu::pack(value), static_cast<int>(by), width, where));     \
   }
 EMU_SHUFFLE(__shfl_sync, emu::Warp::kShfl, int)
 EMU_SHUFFLE(__shfl_up_sync, emu::Warp::kShflUp, unsigned)
@@ -51,8 +51,8 @@ EMU_SHUFFLE(__shfl_down_sync, emu::Warp::kShflDown, unsigned)
 EMU_SHUFFLE(__shfl_xor_sync, emu::Warp::kShflXor, int)
 #undef EMU_SHUFFLE
 
-#define EMU_VOTE(name, kind, type)                                                                    \
-  inline type name(unsigned mask, int predicate, emu::Where where = emu::Where::here()) {             \
+#define EMU_VOTE(name, kind, type)                                                                     \
+  inline type name(unsigned mask, int predicate, emu::Where where = emu::Where::here()) {              \
     return static_cast<type>(emu::collective(kind, mask, predicate != 0 ? 1 : 0, 0, warpSize, where)); \
   }
 EMU_VOTE(__ballot_sync, emu::Warp::kBallot, unsigned)
@@ -72,9 +72,9 @@ inline unsigned __match_all_sync(unsigned mask, T value, int* all, emu::Where wh
 }
 
 // Reductions exist on sm_80 and later only.
-#define EMU_REDUCE(name, type, kind)                                                                      \
-  inline type name(unsigned mask, type value, emu::Where where = emu::Where::here()) {                     \
-    return emu::unpack<type>(emu::collective(kind, mask, emu::pack(value), 0, warpSize, where));           \
+#define EMU_REDUCE(name, type, kind)                                                             \
+  inline type name(unsigned mask, type value, emu::Where where = emu::Where::here()) {           \
+    return emu::unpack<type>(emu::collective(kind, mask, emu::pack(value), 0, warpSize, where)); \
   }
 EMU_REDUCE(__reduce_add_sync, int, emu::Warp::kAddSigned)
 EMU_REDUCE(__reduce_min_sync, int, emu::Warp::kMinSigned)
@@ -90,21 +90,21 @@ EMU_REDUCE(__reduce_xor_sync, unsigned, emu::Warp::kXor)
 // The hardware promises no more than that the caller is active.
 inline unsigned __activemask() { return 1u << emu::lane(); }
 
-#define EMU_ATOMIC_OP(name, type, result)                  \
+#define EMU_ATOMIC_OP(name, type, result)                     \
   EMU_UNCHECKED inline type name(type* address, type value) { \
-    EMU_ATOMIC(address);                                   \
-    const type old = *address;                             \
-    *address = static_cast<type>(result);                  \
-    return old;                                            \
+    EMU_ATOMIC(address);                                      \
+    const type old = *address;                                \
+    *address = static_cast<type>(result);                     \
+    return old;                                               \
   }
 #define EMU_ATOMIC_INTEGER(type)                                                  \
-  EMU_ATOMIC_OP(atomicMin, type, value < old ? value : old)                        \
-  EMU_ATOMIC_OP(atomicMax, type, old < value ? value : old)                        \
-  EMU_ATOMIC_OP(atomicAnd, type, old & value)                                      \
-  EMU_ATOMIC_OP(atomicOr, type, old | value)                                       \
-  EMU_ATOMIC_OP(atomicXor, type, old ^ value)                                      \
-  EMU_ATOMIC_OP(atomicExch, type, value)                                           \
-  EMU_UNCHECKED inline type atomicCAS(type* address, type expected, type value) {     \
+  EMU_ATOMIC_OP(atomicMin, type, value < old ? value : old)                       \
+  EMU_ATOMIC_OP(atomicMax, type, old < value ? value : old)                       \
+  EMU_ATOMIC_OP(atomicAnd, type, old& value)                                      \
+  EMU_ATOMIC_OP(atomicOr, type, old | value)                                      \
+  EMU_ATOMIC_OP(atomicXor, type, old ^ value)                                     \
+  EMU_ATOMIC_OP(atomicExch, type, value)                                          \
+  EMU_UNCHECKED inline type atomicCAS(type* address, type expected, type value) { \
     EMU_ATOMIC(address);                                                          \
     const type old = *address;                                                    \
     if (old == expected) *address = value;                                        \
@@ -129,12 +129,16 @@ EMU_ATOMIC_OP(atomicDec, unsigned, old == 0 || old > value ? value : old - 1)
 #undef EMU_ATOMIC_OP
 
 // Loads and stores that choose a cache; under the sanitizers an address that is not aligned for T is an error here too.
-#define EMU_LOAD(name)       \
-  template <typename T>      \
-  inline T name(const T* from) { return *from; }
-#define EMU_STORE(name)      \
-  template <typename T>      \
-  inline void name(T* to, T value) { *to = value; }
+#define EMU_LOAD(name)           \
+  template <typename T>          \
+  inline T name(const T* from) { \
+    return *from;                \
+  }
+#define EMU_STORE(name)              \
+  template <typename T>              \
+  inline void name(T* to, T value) { \
+    *to = value;                     \
+  }
 EMU_LOAD(__ldg)
 EMU_LOAD(__ldca)
 EMU_LOAD(__ldcg)

@@ -12,11 +12,11 @@ namespace emu {
 namespace {
 
 const char* name_of(Warp kind) {
-  static const char* const names[] = {"__syncwarp", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync",
-                                      "__ballot_sync", "__all_sync", "__any_sync", "__match_any_sync", "__match_all_sync",
-                                      "__reduce_add_sync", "__reduce_min_sync", "__reduce_max_sync", "__reduce_add_sync",
-                                      "__reduce_min_sync", "__reduce_max_sync", "__reduce_and_sync", "__reduce_or_sync",
-                                      "__reduce_xor_sync"};
+  static const char* const names[] = {
+      "__syncwarp",        "__shfl_sync",       "__shfl_up_sync",    "__shfl_down_sync",  "__shfl_xor_sync",
+      "__ballot_sync",     "__all_sync",        "__any_sync",        "__match_any_sync",  "__match_all_sync",
+      "__reduce_add_sync", "__reduce_min_sync", "__reduce_max_sync", "__reduce_add_sync", "__reduce_min_sync",
+      "__reduce_max_sync", "__reduce_and_sync", "__reduce_or_sync",  "__reduce_xor_sync"};
   return names[static_cast<int>(kind)];
 }
 
@@ -39,7 +39,9 @@ std::string symbol(const void* address, int wanted_line, int back) {
   return found;
 }
 
-void print_index(const char* name, uint3 index) { fprintf(stderr, " %s (%u, %u, %u)", name, index.x, index.y, index.z); }
+void print_index(const char* name, uint3 index) {
+  fprintf(stderr, " %s (%u, %u, %u)", name, index.x, index.y, index.z);
+}
 
 // One line for each place at which threads stand, with their number.
 void print_waiting() {
@@ -87,8 +89,9 @@ static void print_launch() {
   fprintf(stderr, "  kernel %s,", symbol(launch->kernel, 0, 0).c_str());
   print_index("block", blockIdx);
   print_index("thread", threadIdx);
-  fprintf(stderr, ", grid (%u, %u, %u) of (%u, %u, %u) threads, seed %llu\n", launch->grid.x, launch->grid.y, launch->grid.z,
-          launch->block.x, launch->block.y, launch->block.z, static_cast<unsigned long long>(seed_from_environment()));
+  fprintf(stderr, ", grid (%u, %u, %u) of (%u, %u, %u) threads, seed %llu\n", launch->grid.x, launch->grid.y,
+          launch->grid.z, launch->block.x, launch->block.y, launch->block.z,
+          static_cast<unsigned long long>(seed_from_environment()));
 }
 
 void fault(const char* format, ...) {

@@ -42,7 +42,8 @@ inline void prepare(Stack& stack, void (*entry)(), char* top) {
   __asan_unpoison_memory_region(stack.bottom, stack.bytes);  // what the fiber before left there
 #endif
 #if defined(__x86_64__)
-  // At the first instruction of a function the stack stands 8 bytes past a multiple of 16. Six registers are popped first.
+  // At the first instruction of a function the stack stands 8 bytes past a multiple of 16. Six registers are popped
+  // first.
   auto** slot = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(top) & ~uintptr_t{15}) - 8);
   *slot = nullptr;  // the return address of entry
   *--slot = reinterpret_cast<void*>(entry);

@@ -55,8 +55,9 @@ Random random_{0};
 
 // The next fiber that can go on, taken from the ready ones as the block's manner of scheduling says.
 int take_ready() {
-  const int at = block.manner == Manner::kRandom ? static_cast<int>(random_.below(static_cast<unsigned>(block.ready_count)))
-                                                 : block.ready_count - 1;
+  const int at = block.manner == Manner::kRandom
+                     ? static_cast<int>(random_.below(static_cast<unsigned>(block.ready_count)))
+                     : block.ready_count - 1;
   const int next = block.ready[at];
   block.ready[at] = block.ready[--block.ready_count];
   return next;
@@ -83,7 +84,8 @@ void fiber_main() {
   Fiber& self = block.fibers[block.running];
   self.state = State::kExited;
   ++block.exited;
-  if (block.waiting != 0) fault("the thread ended, but %d threads wait at a barrier: %s", block.waiting, waiting_place());
+  if (block.waiting != 0)
+    fault("the thread ended, but %d threads wait at a barrier: %s", block.waiting, waiting_place());
   leave(true);
   __builtin_unreachable();
 }
@@ -100,7 +102,8 @@ void make_all_ready(int* order, int count) {
 
 void run_block(uint64_t serial, const Launch& launch) {
   static const Stacks memory(kMaxThreads);
-  blockIdx = {static_cast<unsigned>(serial % launch.grid.x), static_cast<unsigned>(serial / launch.grid.x % launch.grid.y),
+  blockIdx = {static_cast<unsigned>(serial % launch.grid.x),
+              static_cast<unsigned>(serial / launch.grid.x % launch.grid.y),
               static_cast<unsigned>(serial / launch.grid.x / launch.grid.y)};
   begin_shared(launch.dynamic_bytes, random_.next());
   block.start(launch.block);
@@ -123,9 +126,9 @@ void run_block(uint64_t serial, const Launch& launch) {
 
 bool valid(const Launch& launch) {
   const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
-  return threads >= 1 && threads <= static_cast<uint64_t>(kMaxThreads) && launch.block.x <= 1024 && launch.block.y <= 1024 &&
-         launch.block.z <= 64 && launch.grid.x <= 0x7fffffffu && launch.grid.y <= 65535 && launch.grid.z <= 65535 &&
-         launch.grid.x != 0 && launch.grid.y != 0 && launch.grid.z != 0;
+  return threads >= 1 && threads <= static_cast<uint64_t>(kMaxThreads) && launch.block.x <= 1024 &&
+         launch.block.y <= 1024 && launch.block.z <= 64 && launch.grid.x <= 0x7fffffffu && launch.grid.y <= 65535 &&
+         launch.grid.z <= 65535 && launch.grid.x != 0 && launch.grid.y != 0 && launch.grid.z != 0;
 }
 
 }  // namespace
@@ -176,7 +179,8 @@ int barrier(Barrier kind, int predicate, Where where) {
     block.barrier_where = where;
     block.counted = 0;
   } else if (block.barrier_where.line != where.line || strcmp(block.barrier_where.file, where.file) != 0) {
-    fault("divergent barrier: the thread is at %s, %d threads wait at %s", place(where), block.waiting, waiting_place());
+    fault("divergent barrier: the thread is at %s, %d threads wait at %s", place(where), block.waiting,
+          waiting_place());
   }
   block.counted += predicate != 0 ? 1 : 0;
   if (++block.waiting == block.threads) {

@@ -45,12 +45,12 @@ struct Fiber {
 
 struct Block {
   int threads, running, exited, ready_count;
-  bool started;       // some fiber has run
-  bool shuffle;       // fibers that a barrier frees are shuffled also where the manner is not random
+  bool started;  // some fiber has run
+  bool shuffle;  // fibers that a barrier frees are shuffled also where the manner is not random
   Manner manner;
-  int waiting;        // threads at the barrier
-  int counted;        // those of them whose predicate holds
-  int agreed;         // the same of the barrier that was passed last
+  int waiting;  // threads at the barrier
+  int counted;  // those of them whose predicate holds
+  int agreed;   // the same of the barrier that was passed last
   Where barrier_where;
   unsigned arrived[kMaxThreads / 32];  // lanes that wait in a warp collective
   short ready[kMaxThreads];
@@ -79,8 +79,8 @@ void wait_for_others();
 
 // fault.cpp
 [[noreturn]] void report_deadlock();
-const char* place(Where where);  // "file:line (function)"; valid until the eighth call after
-const char* waiting_place();     // that of the barrier at which threads wait
+const char* place(Where where);               // "file:line (function)"; valid until the eighth call after
+const char* waiting_place();                  // that of the barrier at which threads wait
 std::string code_place(const void* address);  // "file:line in function" of a return address
 
 // shared.cpp: before each block; `noise` chooses among poisons where the environment does not.

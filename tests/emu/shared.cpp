@@ -24,8 +24,8 @@ size_t dynamic_bytes_now = 0;
 
 // Dynamic shared memory with a zone on either side in which nobody has business.
 char* dynamic_base() {
-  static char* const memory = static_cast<char*>(mmap(nullptr, kSharedBytesOptin + 2 * kRedZone, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  static char* const memory = static_cast<char*>(
+      mmap(nullptr, kSharedBytesOptin + 2 * kRedZone, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   return memory + kRedZone;
 }
 
@@ -43,7 +43,7 @@ int find_segment(dl_phdr_info* library, size_t, void* result) {
   const ElfW(Phdr)* thread_local_segment = nullptr;
   bool ours = false;
   for (int i = 0; i < library->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& header = library->dlpi_phdr[i];
+    const ElfW(Phdr) & header = library->dlpi_phdr[i];
     const uintptr_t begin = library->dlpi_addr + header.p_vaddr;
     if (header.p_type == PT_LOAD && here >= begin && here < begin + header.p_memsz) ours = true;
     if (header.p_type == PT_TLS) thread_local_segment = &header;

@@ -69,7 +69,7 @@ void compute(Fiber* warp, unsigned mask, Warp kind) {
   const uint64_t common = common_result(warp, mask, kind);
   for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
     const int lane = __builtin_ctz(rest);
-    warp[lane].result = shuffle                    ? shuffled(warp, mask, lane)
+    warp[lane].result = shuffle                   ? shuffled(warp, mask, lane)
                         : kind == Warp::kMatchAny ? equal_lanes(warp, mask, warp[lane].value)
                                                   : common;
   }
@@ -95,11 +95,13 @@ uint64_t collective(Warp kind, unsigned mask, uint64_t value, int argument, int 
   fiber.argument = argument;
   fiber.width = width;
   if ((mask >> lane & 1u) == 0) fault("%s: mask 0x%08x leaves out lane %d, which calls", place(where), mask, lane);
-  if (width < 1 || width > 32 || (width & (width - 1)) != 0) fault("%s: width %d is no power of 2 up to 32", place(where), width);
+  if (width < 1 || width > 32 || (width & (width - 1)) != 0)
+    fault("%s: width %d is no power of 2 up to 32", place(where), width);
   unsigned& arrived = block.arrived[first / 32];
   arrived |= 1u << lane;
   bool complete = (arrived & mask) == mask;
-  for (unsigned rest = mask; complete && rest != 0; rest &= rest - 1) complete = together(fiber, warp[__builtin_ctz(rest)]);
+  for (unsigned rest = mask; complete && rest != 0; rest &= rest - 1)
+    complete = together(fiber, warp[__builtin_ctz(rest)]);
   if (!complete) {
     wait_for_others();
     return fiber.result;

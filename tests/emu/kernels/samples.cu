@@ -1,5 +1,5 @@
-// Kernels with every idiom that the emulator knows, each with the result that it must have: `samples` runs them all and prints
-// one line for each. The same file is compiled by nvcc, so what passes here is CUDA.
+// Kernels with every idiom that the emulator knows, each with the result that it must have: `samples` runs them all and
+// prints one line for each. The same file is compiled by nvcc, so what passes here is CUDA.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -50,7 +50,8 @@ __global__ void argmax_kernel(const float* x, int n, unsigned long long* best, u
   __shared__ bool is_last;
   unsigned long long mine = 0;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    const unsigned long long key = static_cast<unsigned long long>(__float_as_uint(x[i])) << 32 | ~static_cast<unsigned>(i);
+    const unsigned long long key =
+        static_cast<unsigned long long>(__float_as_uint(x[i])) << 32 | ~static_cast<unsigned>(i);
     mine = max(mine, key);
   }
   atomicMax(best, mine);

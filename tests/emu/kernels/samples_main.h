@@ -108,8 +108,10 @@ void test_convert() {
     right = right && __half_as_ushort(__float2half_rn(__half2float(value))) == (nan ? 0x7fff : bits);
   }
   expect("half", right && __half_as_ushort(__float2half_rn(65519.99f)) == 0x7bff &&
-                     __half_as_ushort(__float2half_rn(65520.0f)) == 0x7c00 && __half_as_ushort(__float2half_rn(2.98e-8f)) == 0 &&
-                     __half_as_ushort(__float2half_rn(2.99e-8f)) == 1 && __half_as_ushort(__float2half_rn(2049.0f)) == 0x6800);
+                     __half_as_ushort(__float2half_rn(65520.0f)) == 0x7c00 &&
+                     __half_as_ushort(__float2half_rn(2.98e-8f)) == 0 &&
+                     __half_as_ushort(__float2half_rn(2.99e-8f)) == 1 &&
+                     __half_as_ushort(__float2half_rn(2049.0f)) == 0x6800);
 }
 
 void test_launch() {
