@@ -1,12 +1,8 @@
-"""The training loss: refused input, tracing, threads and instruction sets."""
+"""The training loss: refused input, tracing and threads."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -100,10 +96,6 @@ def everything(impl: Implementation) -> list[Tensor]:
     return results
 
 
-def fingerprint(tensors: list[Tensor]) -> str:
-    return hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in tensors)).hexdigest()
-
-
 @pytest.mark.parametrize("impl", ["cpu"], indirect=True)
 def test_threads_do_not_matter(impl: Implementation) -> None:
     before, threads = everything(impl), torch.get_num_threads()
@@ -113,16 +105,3 @@ def test_threads_do_not_matter(impl: Implementation) -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
-
-
-@pytest.mark.parametrize("impl", ["cpu"], indirect=True)
-def test_instruction_sets_agree(impl: Implementation) -> None:
-    code = (
-        "from tests.ops.conftest import Implementation; from tests.ops import test_multibox_loss_door as door; "
-        "print(door.fingerprint(door.everything(Implementation('cpu'))))"
-    )
-    expected = fingerprint(everything(impl))
-    for isa in ("baseline", "avx2"):
-        environment = {**os.environ, "SSD_OPS_ISA": isa}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.split()[-1] == expected, isa
