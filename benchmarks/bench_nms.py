@@ -11,7 +11,7 @@ import torchvision
 
 import ssd_ops
 from benchmarks.harness import Case, main
-from benchmarks.inputs import clustered_boxes, uniform_boxes
+from benchmarks.inputs import clustered_boxes, distinct_scores, uniform_boxes
 
 THRESHOLD = 0.5
 
@@ -34,7 +34,7 @@ def _boxes(kind: str, count: int, generator: torch.Generator) -> torch.Tensor:
 
 def _nms(kind: str, count: int) -> Case:
     def make(generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        return _boxes(kind, count, generator).to(device), torch.rand(count, generator=generator).to(device)
+        return _boxes(kind, count, generator).to(device), distinct_scores(count, generator).to(device)
 
     candidates = {
         "compiled": lambda b, s: ssd_ops.nms(b, s, THRESHOLD),
@@ -47,7 +47,7 @@ def _nms(kind: str, count: int) -> Case:
 def _batched(count: int) -> Case:
     def make(generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         boxes, classes = _boxes("50 objects", count, generator), torch.randint(0, 90, (count,), generator=generator)
-        return boxes.to(device), torch.rand(count, generator=generator).to(device), classes.to(device)
+        return boxes.to(device), distinct_scores(count, generator).to(device), classes.to(device)
 
     candidates = {
         "compiled": lambda b, s, i: ssd_ops.batched_nms(b, s, i, THRESHOLD),

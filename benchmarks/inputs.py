@@ -23,6 +23,11 @@ def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: 
     return truth[which] + torch.randn(count, 4, generator=generator) * 0.08 * size
 
 
+def distinct_scores(count: int, generator: torch.Generator) -> Tensor:
+    """Return scores `[N]` in 0 .. 1 without ties, which torchvision's `batched_nms` orders at random."""
+    return (1 + torch.randperm(count, generator=generator)) / count
+
+
 def ssd300_priors() -> Tensor:
     """Return the 8732 priors of SSD300 with COCO sizes, `[P, 4]` xyxy in 0 .. 1."""
     sizes = (21, 45, 99, 153, 207, 261, 315)
