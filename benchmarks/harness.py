@@ -109,7 +109,7 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
                 case.check(call(*arguments), expected)
             except AssertionError as error:
                 raise SystemExit(
-                    f"{case.name}: {name} differs from the reference, nothing is timed: {error}"
+                    f"{case.name}: {name} differs from {case.standard}, nothing is timed: {error}"
                 ) from error
     timings: dict[str, Timing] = {}
     once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
