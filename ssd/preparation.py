@@ -11,6 +11,10 @@ from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
 from ssd.prior_coverage import prior_coverage
 
+# Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
+# right nor wrong there, as in the devkits of VOC and COCO.
+_TRAINING_ONLY = ("difficult", "crowd", "empty")
+
 
 def choose_device(name: str) -> torch.device:
     """The device of a name; `auto` is a GPU where there is one."""
@@ -27,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
     """Open both splits and print what they hold."""
     train_set = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
-    options = dict(config.dataset_options)
+    options = {key: value for key, value in config.dataset_options.items() if key not in _TRAINING_ONLY}
     if config.dataset == "voc":
         options.setdefault("classes", train_set.classes)  # names found in the training split, in its order
     val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)

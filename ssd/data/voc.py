@@ -1,4 +1,5 @@
-"""PASCAL VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt), JPEGImages/.
+"""PASCAL VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt), JPEGImages/; one such
+folder, or a devkit with one for each year.
 
 Coordinates. VOC counts pixels from 1 and names the last pixel inside the box, so a box from (1, 1) to (W, H) covers the
 image. Three readings are in use, and `coordinates` chooses among them:
@@ -19,8 +20,9 @@ from pathlib import Path
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog
-from ssd.data.folders import describe_folder, files_by_stem
+from ssd.data.folders import files_by_stem
 from ssd.data.images import image_size
+from ssd.data.voc_lists import read_lists
 
 _SHIFTS = {"edges": (1.0, 1.0, 0.0, 0.0), "minus_one": (1.0, 1.0, 1.0, 1.0), "as_is": (0.0, 0.0, 0.0, 0.0)}
 _DIFFICULT = ("ignore", "keep", "drop")
@@ -28,14 +30,16 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VOCDataset(DetectionDataset):
-    """A split of a PASCAL VOC folder.
+    """A split of a PASCAL VOC folder, or a union of splits of several years.
 
-    An image's id is its line in the split file, counted from 0, so that it does not move when another image is skipped.
+    An image's id is its line in the split file, counted from 0 through all files of a union, so that it does not move
+    when another image is skipped.
 
     Args:
-        root: folder with Annotations, ImageSets and JPEGImages.
-        split: name of the list, such as ``"train"``.
-        classes: class names without background; found by scanning all annotations of the folder (every split gets the
+        root: folder with Annotations, ImageSets and JPEGImages, or a devkit folder with VOC2007, VOC2012 and so on.
+        split: name of the list, such as ``"train"``; in a devkit with its year, ``"2007_trainval"``; several joined by
+            ``+``, as ``"2007_trainval+2012_trainval"``.
+        classes: class names without background; found by scanning all annotations of the folders (every split gets the
             same ones) and printed where not given.
         difficult: ``"ignore"`` flags difficult objects, so that they neither teach nor count; ``"keep"`` treats them as
             any other; ``"drop"`` leaves them out, which makes background of them.
@@ -71,15 +75,16 @@ class VOCDataset(DetectionDataset):
         self.difficult = difficult
         self.coordinates = coordinates
         log = FaultLog(faults)
-        names = _read_split(self.root, split)
+        lists = read_lists(self.root, split)
+        folders = list(dict.fromkeys(part.folder for part in lists))
         if classes is None:
-            classes = _find_classes(self.root)
-            print(f"classes found in {self.root / 'Annotations'}: {', '.join(classes)}")
+            classes = _find_classes(folders)
+            print(f"classes found in {', '.join(str(f / 'Annotations') for f in folders)}: {', '.join(classes)}")
         builder = AnnotationsBuilder(drop_empty=empty == "drop")
         reader = _Reader(tuple(classes), self, log)
-        images = files_by_stem(self.root / "JPEGImages")
-        for image_id, name in enumerate(names):
-            reader.read(name, image_id, images.get(name), builder)
+        images = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
+        for image_id, (folder, name) in enumerate((part.folder, name) for part in lists for name in part.names):
+            reader.read(folder, name, image_id, images[folder].get(name), builder)
         source = f"voc {split} of {self.root}"
         log.check(source)
         annotations = builder.build()
@@ -99,15 +104,14 @@ class _Reader:
 
     def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, log: FaultLog) -> None:
         self.labels = {name: label for label, name in enumerate(classes, start=1)}
-        self.folder = dataset.root / "Annotations"
         self.difficult = dataset.difficult
         self.shift = _SHIFTS[dataset.coordinates]
         self.log = log
         self.zero_based = 0
 
-    def read(self, name: str, image_id: int, image: str | None, builder: AnnotationsBuilder) -> None:
+    def read(self, folder: Path, name: str, image_id: int, image: str | None, builder: AnnotationsBuilder) -> None:
         """Reads the annotation of the image `name`; a fault of the whole file leaves the image out."""
-        file = str(self.folder / f"{name}.xml")
+        file = str(folder / "Annotations" / f"{name}.xml")
         if image is None:
             self.log.add(Fault(file, "image missing", f"no file JPEGImages/{name}.*"))
             return
@@ -176,37 +180,15 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (height, width) if height > 0 and width > 0 else None
 
 
-def _read_split(root: Path, split: str) -> list[str]:
-    if not (root / "Annotations").is_dir() or not (root / "JPEGImages").is_dir():
-        raise DataError(
-            f"{root} is not a PASCAL VOC folder: expected Annotations/, ImageSets/Main/{split}.txt and JPEGImages/, "
-            f"{describe_folder(root)}"
-        )
-    candidates = [root / "ImageSets" / "Main" / f"{split}.txt", root / "ImageSets" / f"{split}.txt"]
-    for path in candidates:
-        if path.is_file():
-            break
-    else:
-        found = sorted({p.stem for folder in candidates for p in folder.parent.glob("*.txt")})
-        listed = ", ".join(found) if found else "none"
-        raise DataError(f"no list of the split {split!r} in {root}: expected {candidates[0]}; splits found: {listed}")
-    # The lists of single classes (cat_train.txt) have a second column, a flag; the first is the image.
-    lines = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    names = list(dict.fromkeys(lines))
-    if not names:
-        raise DataError(f"{path} lists no image")
-    return names
-
-
-def _find_classes(root: Path) -> tuple[str, ...]:
+def _find_classes(folders: Sequence[Path]) -> tuple[str, ...]:
     names: set[str] = set()
-    for path in sorted((root / "Annotations").glob("*.xml")):
-        names.update(_names_in(path))
+    for folder in folders:
+        for path in (folder / "Annotations").glob("*.xml"):
+            names.update(_names_in(path))
     names.discard("")
     if not names:
-        raise DataError(
-            f"no annotation in {root / 'Annotations'} names an object; give the classes, or check the folder"
-        )
+        places = ", ".join(str(folder / "Annotations") for folder in folders)
+        raise DataError(f"no annotation in {places} names an object; give the classes, or check the folder")
     return tuple(sorted(names))
 
 

@@ -1,0 +1,113 @@
+"""Splits of PASCAL VOC: one list, or a union of lists of one or several years.
+
+A split is one or more parts joined by ``+``:
+
+* ``train``, ``trainval``, ...: a list of the folder itself, or of the one year that a devkit folder has.
+* ``2007_trainval``, ``2012_trainval``, ...: a list of the folder VOC2007, VOC2012, ... of a devkit.
+
+So the usual "07+12" is ``2007_trainval+2012_trainval``.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd.data.faults import DataError
+from ssd.data.folders import describe_folder
+
+_YEAR = re.compile(r"(?:VOC)?(\d{4})_(.+)")
+
+
+@dataclass(frozen=True)
+class VOCList:
+    """The names of the images that one part of a split lists, in its order."""
+
+    folder: Path  # with Annotations, ImageSets and JPEGImages
+    names: tuple[str, ...]
+
+
+def read_lists(root: Path, split: str) -> list[VOCList]:
+    """Returns the lists of a split; an image that an earlier one has is left out of the later.
+
+    Args:
+        root: a VOC folder (Annotations, ImageSets, JPEGImages), or a devkit folder that holds VOC2007, VOC2012, ...,
+            itself or in VOCdevkit.
+        split: see the module.
+
+    Raises:
+        DataError: no such folder, year or list, or a list without images.
+    """
+    lists: list[VOCList] = []
+    seen: dict[Path, set[str]] = {}
+    for part in split.split("+"):
+        folder, name = _locate(root, part.strip(), split)
+        known = seen.setdefault(folder, set())
+        names = tuple(n for n in _read_names(folder, name) if n not in known)
+        known.update(names)
+        lists.append(VOCList(folder, names))
+    return lists
+
+
+def year_folders(root: Path) -> dict[str, Path]:
+    """Returns year -> folder of the years in a devkit folder."""
+    found = {}
+    for parent in (root / "VOCdevkit", root):
+        for folder in sorted(parent.glob("VOC[0-9][0-9][0-9][0-9]")):
+            if is_voc_folder(folder):
+                found[folder.name[3:]] = folder
+    return found
+
+
+def is_voc_folder(folder: Path) -> bool:
+    """Whether the folder itself holds annotations and images."""
+    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+
+
+def _locate(root: Path, part: str, split: str) -> tuple[Path, str]:
+    # The folder and the list's name of one part.
+    years = year_folders(root)
+    match = _YEAR.fullmatch(part)
+    if match and match[1] in years:
+        return years[match[1]], match[2]
+    if is_voc_folder(root):
+        # The folder VOC2007 was named, not the devkit around it: its own year is there, and its neighbours.
+        if match and not _candidates(root, part)[0].is_file():
+            beside = year_folders(root.parent)
+            if match[1] in beside and root.resolve() in [folder.resolve() for folder in beside.values()]:
+                return beside[match[1]], match[2]
+        return root, part
+    if match and years:
+        raise DataError(f"{root} has no VOC{match[1]} for the split {split!r}; years found: {', '.join(years)}")
+    if len(years) == 1:
+        return next(iter(years.values())), part
+    if years:
+        first = next(iter(years))
+        raise DataError(
+            f"{root} has several years ({', '.join(years)}), so the split {split!r} must name one, such as "
+            f"'{first}_{part}', or join some with '+'"
+        )
+    raise DataError(
+        f"{root} is not a PASCAL VOC folder: expected Annotations/, ImageSets/Main/{part}.txt and JPEGImages/, or "
+        f"VOC2007/, VOC2012/ and so on with these in them, {describe_folder(root)}"
+    )
+
+
+def _candidates(folder: Path, name: str) -> list[Path]:
+    return [folder / "ImageSets" / "Main" / f"{name}.txt", folder / "ImageSets" / f"{name}.txt"]
+
+
+def _read_names(folder: Path, name: str) -> list[str]:
+    candidates = _candidates(folder, name)
+    for path in candidates:
+        if path.is_file():
+            break
+    else:
+        # Lists of single classes (cat_train.txt) are many, and no one means them by another name.
+        found = {p.stem for place in candidates for p in place.parent.glob("*.txt")}
+        listed = ", ".join(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found)) or "none"
+        raise DataError(f"no list of the split {name!r} in {folder}: expected {candidates[0]}; splits found: {listed}")
+    # The lists of single classes have a second column, a flag; the first is the image.
+    names = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{path} lists no image")
+    return list(dict.fromkeys(names))
