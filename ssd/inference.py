@@ -1,0 +1,107 @@
+"""Detection with a trained model: a checkpoint of a run folder in, detections of image files out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd.data.faults import DataError
+from ssd.data.images import read_image
+from ssd.models import SSD, build_model
+from ssd.transforms import build_transforms
+
+
+class Detector(NamedTuple):
+    """A trained model in evaluation mode and the names of its classes, without the background."""
+
+    model: SSD
+    classes: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """What was found in one image, or why it could not be read."""
+
+    file: Path
+    image: Tensor | None  # uint8 [3, H, W]; None if the file cannot be read
+    boxes: Tensor  # [N, 4] float32 xyxy in pixels of the image
+    labels: Tensor  # [N] int64, 1 for the first class
+    scores: Tensor  # [N] float32, falling
+    error: str | None = None
+
+
+def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """Loads a trained detector: the running mean of its weights where the run kept one.
+
+    Args:
+        source: a run folder (its best.pt, or else last.pt) or a checkpoint of one.
+        device: where the model shall be.
+    Raises:
+        DataError: there is no checkpoint, or it is not one that ssd/train.py wrote.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = next((path / name for name in ("best.pt", "last.pt") if (path / name).is_file()), path / "best.pt")
+    if not path.is_file():
+        raise DataError(f"{source}: there is no checkpoint {path}")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+        raise DataError(f"{path} cannot be read as a checkpoint: {error}") from None
+    if not isinstance(checkpoint, dict) or not {"build_args", "classes", "model"} <= checkpoint.keys():
+        raise DataError(
+            f"{path} was not written by ssd/train.py: it lacks build_args, classes and model. Weights of other systems "
+            "go into a model by ssd.load_weights"
+        )
+    model = build_model(**checkpoint["build_args"])
+    model.load_state_dict(checkpoint["average"]["module"] if "average" in checkpoint else checkpoint["model"])
+    return Detector(model.to(device).eval(), tuple(checkpoint["classes"]))
+
+
+@torch.inference_mode()
+def detect_files(
+    detector: Detector, files: Sequence[Path], *, score_threshold: float = 0.4, batch_size: int = 8
+) -> Iterator[Found]:
+    """Detects objects in image files, batch by batch, in the files' order; a file that cannot be read is reported.
+
+    Args:
+        detector: see load_detector.
+        files: images in any format and of any size that ssd.data.images.read_image knows.
+        score_threshold: detections with a lower score are left out.
+        batch_size: images that go through the network at once.
+    """
+    model = detector.model
+    resize = build_transforms("none", model.image_size, train=False)
+    for start in range(0, len(files), batch_size):
+        chunk = [_read(file) for file in files[start : start + batch_size]]
+        images = [image for image in chunk if isinstance(image, Tensor)]
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        if images:
+            nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+            nothing["ignore"] = torch.zeros(0, dtype=torch.bool)
+            batch = torch.stack([resize(image, dict(nothing))[0] for image in images]).to(model.priors.device)
+            detections = model.detect(*model.forward_raw(model.normalize(batch)))
+            found = [
+                (boxes[:count].cpu(), labels[:count].cpu(), scores[:count].cpu())
+                for boxes, scores, labels, count in zip(*detections[:3], detections.counts.tolist(), strict=True)
+            ]
+        results = iter(found)
+        for file, image in zip(files[start : start + batch_size], chunk, strict=True):
+            if isinstance(image, str):
+                yield Found(file, None, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), image)
+                continue
+            boxes, labels, scores = next(results)
+            sure = scores >= score_threshold
+            height, width = image.shape[1:]
+            scale = torch.tensor([width, height, width, height])
+            yield Found(file, image, boxes[sure].float() * scale, labels[sure], scores[sure].float())
+
+
+def _read(file: Path) -> Tensor | str:
+    try:
+        return read_image(file)
+    except DataError as error:
+        return str(error)

@@ -1,0 +1,118 @@
+"""Detection with a trained model: files in, pictures and detections.json out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ssd.data import DataError
+from ssd.inference import detect_files, load_detector
+from ssd.models import build_model
+from ssd.predict import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as ssd/train.py leaves it, with an untrained model that is sure of some boxes."""
+    torch.manual_seed(1)
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    average = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint = {"build_args": model.build_args, "classes": ["disc", "star"], "model": model.state_dict()}
+    torch.save(checkpoint, folder / "last.pt")
+    torch.save({**checkpoint, "average": {"module": average.state_dict(), "updates": 1}}, folder / "best.pt")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for i, name in enumerate(("a.png", "b.jpg", "more/a.png")):
+        pixels = torch.randint(0, 256, (40 + 10 * i, 60, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / name)
+    return folder
+
+
+def test_the_best_checkpoint_and_its_running_mean_are_taken(run_folder: Path) -> None:
+    mean = torch.load(run_folder / "best.pt", weights_only=True)["average"]["module"]
+    detector = load_detector(run_folder)
+    assert detector.classes == ("disc", "star") and not detector.model.training
+    assert all(torch.equal(value, mean[name]) for name, value in detector.model.state_dict().items())
+    last = torch.load(run_folder / "last.pt", weights_only=True)["model"]
+    detector = load_detector(run_folder / "last.pt")
+    assert all(torch.equal(value, last[name]) for name, value in detector.model.state_dict().items())
+
+
+def test_detections_are_those_of_the_model(run_folder: Path, photos: Path) -> None:
+    detector = load_detector(run_folder)
+    files = sorted(photos.rglob("*.*"))
+    in_batches = list(detect_files(detector, files, score_threshold=0.336, batch_size=2))
+    one_by_one = [next(detect_files(detector, [file], score_threshold=0.336)) for file in files]
+    assert sum(len(found.scores) for found in in_batches) > 0
+    for found, alone in zip(in_batches, one_by_one, strict=True):
+        assert torch.equal(found.labels, alone.labels)
+        torch.testing.assert_close(found.boxes, alone.boxes, rtol=0, atol=1e-3)  # convolutions of other batch sizes
+        assert found.image is not None
+        height, width = found.image.shape[1:]
+        limit = torch.tensor([width, height, width, height])
+        assert (found.boxes >= 0).all() and (found.boxes <= limit).all() and (found.scores >= 0.336).all()
+
+
+def test_a_folder_becomes_pictures_and_json(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xffnot a picture")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
+        main([str(run_folder), str(photos), "--output-dir", str(out), "--score-threshold", "0.336", "--device", "cpu"])
+    assert "broken.jpg" in capsys.readouterr().err
+    entries = json.loads((out / "detections.json").read_text())
+    assert [Path(entry["file"]).name for entry in entries] == ["a.png", "b.jpg", "a.png"]
+    assert len({entry["picture"] for entry in entries}) == 3
+    for entry in entries:
+        with Image.open(out / entry["picture"]) as picture:
+            assert picture.size == (entry["width"], entry["height"])
+        assert all(d["label"] in ("disc", "star") and len(d["box"]) == 4 for d in entry["detections"])
+    assert any(entry["detections"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [({"state_dict": {}}, "was not written by ssd/train.py"), (None, "cannot be read as a checkpoint")],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: object, words: str) -> None:
+    path = tmp_path / "foreign.pt"
+    if content is None:
+        path.write_bytes(b"text")
+    else:
+        torch.save(content, path)
+    with pytest.raises(DataError, match=words):
+        load_detector(path)
+    with pytest.raises(DataError, match="there is no checkpoint"):
+        load_detector(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "x.jpg"], "checkpoint nowhere does not exist"),
+        ([".", "nowhere.jpg"], "image nowhere.jpg does not exist"),
+        ([".", "tests/ops"], "holds no images"),
+        ([".", "README.md", "--score-threshold", "2"], "--score-threshold must lie in 0..1, got 2"),
+        ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_named_without_torch(arguments: list[str], words: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from ssd.predict import main; main(sys.argv[1:])"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and words in result.stderr
