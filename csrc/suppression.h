@@ -17,6 +17,11 @@ struct SuppressionRule {
   T least;  // the least number above 0: keeps out pairs without overlap; -1 for a negative threshold
 };
 
+// Suppression at IoU >= threshold is suppression at IoU > this one: no double lies between, and no IoU is below 0.
+inline double threshold_just_below(double iou_threshold) {
+  return iou_threshold > 0 ? std::nextafter(iou_threshold, -HUGE_VAL) : -1;
+}
+
 inline float next_above(float x) { return std::nextafterf(x, INFINITY); }
 inline double next_above(double x) { return std::nextafter(x, HUGE_VAL); }
 

@@ -87,13 +87,13 @@ def grad_multibox_loss(
     return _like(loc), _like(logits)
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    return nms(boxes, scores, iou_threshold)
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+    return nms(boxes, scores, iou_threshold, suppress_at)
 
 
 def multiclass_nms(
@@ -103,6 +103,7 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
+    suppress_at: str,
 ) -> Four:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
@@ -129,6 +130,7 @@ def detect(
     max_detections: int,
     variances: Sequence[float],
     clip: bool,
+    suppress_at: str,
 ) -> Four:
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ssd_ops import reference
 from ssd_ops.reference import (
-    batched_nms,
     box_iou,
     complete_box_iou,
     decode_boxes,
@@ -19,7 +18,6 @@ from ssd_ops.reference import (
     grad_decode_boxes,
     grad_encode_boxes,
     grad_multibox_loss,
-    nms,
 )
 from ssd_ops.reference import multibox_loss_parts as multibox_loss
 
@@ -76,6 +74,14 @@ def match_priors(
     return matches.labels, matches.gt_index, matches.loc_targets
 
 
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+    return reference.nms(boxes, scores, iou_threshold, suppress_at=suppress_at)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+    return reference.batched_nms(boxes, scores, idxs, iou_threshold, suppress_at=suppress_at)
+
+
 def multiclass_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -83,6 +89,7 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
+    suppress_at: str,
 ) -> Four:
     found = reference.multiclass_nms(
         boxes,
@@ -91,6 +98,7 @@ def multiclass_nms(
         iou_threshold=iou_threshold,
         candidates_per_class=candidates_per_class,
         max_detections=max_detections,
+        suppress_at=suppress_at,
     )
     return found.boxes, found.scores, found.labels, found.counts
 
@@ -126,6 +134,7 @@ def detect(
     max_detections: int,
     variances: Sequence[float],
     clip: bool,
+    suppress_at: str,
 ) -> Four:
     found = reference.detect(
         loc,
@@ -137,5 +146,6 @@ def detect(
         max_detections=max_detections,
         variances=variances,
         clip=clip,
+        suppress_at=suppress_at,
     )
     return found.boxes, found.scores, found.labels, found.counts

@@ -22,6 +22,7 @@ def detect(
     max_detections: int = 200,
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
+    suppress_at: str = ">",
 ) -> Detections:
     """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
 
@@ -34,11 +35,12 @@ def detect(
         logits: `[B, P, C]`, class 0 is the background; any floating dtype. A prior with a NaN logit gives nothing.
         priors: `[P, 4]`, xyxy, 0 .. 1 over the image.
         score_threshold: Only scores strictly above it are candidates.
-        iou_threshold: A box is suppressed at IoU strictly above this.
+        iou_threshold: A box is suppressed at IoU above this.
         candidates_per_class: At least 1: how many of the best of a class enter its NMS.
         max_detections: D, at least 1.
         variances: `(center, size)` or four numbers above 0, as in `decode_boxes`.
         clip: Whether boxes are cut to 0 .. 1 before NMS.
+        suppress_at: `>` or `>=`, as in `nms`.
 
     Returns:
         `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection; boxes are
@@ -60,5 +62,6 @@ def detect(
             max_detections,
             four_variances(variances),
             clip,
+            suppress_at,
         )
     )

@@ -9,17 +9,19 @@ from ssd_ops.reference.numbers import floating
 from ssd_ops.reference.suppression import Detections
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the boxes that no better kept box overlaps by more than the threshold.
 
     Boxes are visited by falling score, of equal scores the lowest index first, NaN before all others. A pair with a NaN
-    IoU (NaN boxes, or two that are the same point) does not suppress; inverted boxes overlap nothing. A threshold below 0
-    keeps the first box and those whose IoU with it is NaN. Memory grows with N, not with its square.
+    IoU (NaN boxes, or two that are the same point) does not suppress; inverted boxes overlap nothing. A threshold that 0
+    passes keeps the first box and those whose IoU with it is NaN. Memory grows with N, not with its square.
 
     Args:
-        boxes: `[N, 4]`, xyxy, any floating dtype (computed in float32; float64 stays) or integers.
+        boxes: `[N, 4]`, xyxy, any floating dtype (computed in float32; float64 stays) or integers. Compiled kernels take
+            fewer than 2^31 boxes.
         scores: `[N]`, any floating dtype or integers.
-        iou_threshold: A box is suppressed at IoU strictly above this (compared in float64, never rounded).
+        iou_threshold: A box is suppressed at IoU above this (compared in float64, never rounded).
+        suppress_at: `>` (Caffe, torchvision) or `>=` (NVIDIA): how IoU is compared with the threshold. NaN never suppresses.
 
     Returns:
         int64 `[K]`: `keep[i]` is the index of the i-th kept box, by falling score. Its length depends on the data, so on a
@@ -30,21 +32,23 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
-    result: Tensor = torch.ops.ssd_ops.nms(floating(boxes), floating(scores), iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.nms(floating(boxes), floating(scores), iou_threshold, suppress_at)
     return result
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">"
+) -> Tensor:
     """Return the boxes that no better kept box of their class overlaps by more than the threshold.
 
     As `nms`, but boxes with different `idxs` never suppress each other. Classes are compared as numbers, not by moving
     boxes apart, so it is exact for negative coordinates, large class ids and half precision.
 
     Args:
-        boxes: `[N, 4]`, xyxy.
+        boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`.
         scores: `[N]`.
         idxs: `[N]`, any integers: the class, level or image of each box.
-        iou_threshold: A box is suppressed at IoU strictly above this.
+        iou_threshold, suppress_at: As in `nms`.
 
     Returns:
         int64 `[K]`: indices of the kept boxes of all classes, by falling score, of equal scores the lowest index first.
@@ -56,7 +60,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if not idxs.is_floating_point() and not idxs.is_complex():
         idxs = idxs.to(torch.int64)
-    result: Tensor = torch.ops.ssd_ops.batched_nms(floating(boxes), floating(scores), idxs, iou_threshold)
+    result: Tensor = torch.ops.ssd_ops.batched_nms(
+        floating(boxes), floating(scores), idxs, iou_threshold, suppress_at
+    )
     return result
 
 
@@ -68,6 +74,7 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
+    suppress_at: str = ">",
 ) -> Detections:
     """Return the best detections of every image: threshold, top-k and NMS for each class, then the best over classes.
 
@@ -79,9 +86,10 @@ def multiclass_nms(
         boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy.
         scores: `[B, N, C]`.
         score_threshold: Only scores strictly above it are candidates; NaN never is.
-        iou_threshold: A box is suppressed at IoU strictly above this.
+        iou_threshold: A box is suppressed at IoU above this.
         candidates_per_class: At least 1: how many of the best of a class enter its NMS.
         max_detections: D, at least 1.
+        suppress_at: `>` or `>=`, as in `nms`.
 
     Returns:
         `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection.
@@ -93,7 +101,7 @@ def multiclass_nms(
     """
     return Detections(
         *torch.ops.ssd_ops.multiclass_nms(
-            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections
+            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections, suppress_at
         )
     )
 

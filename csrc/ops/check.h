@@ -16,6 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "suppression.h"
+
 namespace ssd_ops {
 
 using torch::headeronly::ScalarType;
@@ -152,6 +154,12 @@ inline int check_one_of(const char* name, std::string_view value, std::initializ
     expected += (place++ ? ", " : "") + std::string(choice);
   }
   fail(std::string(name) + " must be one of " + expected + ", got " + std::string(value));
+}
+
+// The threshold above which a box is suppressed.
+inline double check_suppress_at(double iou_threshold, std::string_view suppress_at) {
+  const bool at_threshold = check_one_of("suppress_at", suppress_at, {">", ">="}) == 1;
+  return at_threshold ? threshold_just_below(iou_threshold) : iou_threshold;
 }
 
 inline void check_variances(const std::vector<double>& variances) {

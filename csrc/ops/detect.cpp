@@ -24,11 +24,12 @@ void check_inputs(const Tensor& loc, const Tensor& logits, const Tensor& priors)
 
 DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& priors, double score_threshold,
                         double iou_threshold, int64_t candidates_per_class, int64_t max_detections,
-                        std::vector<double> variances, bool clip) {
+                        std::vector<double> variances, bool clip, std::string suppress_at) {
   check_inputs(loc, logits, priors);
   check_variances(variances);
   check_options(score_threshold, iou_threshold, max_detections);
   check_at_least_one("candidates_per_class", candidates_per_class);
+  const double suppress_above = check_suppress_at(iou_threshold, suppress_at);
   const int64_t batch = logits.size(0), rows = logits.size(1), classes = logits.size(2);
   check_numbered("logits", rows, classes);
   const ScalarType dtype = compute_dtype({loc.scalar_type(), logits.scalar_type(), priors.scalar_type()});
@@ -38,7 +39,7 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
   const Tensor read_loc = dense(loc, dtype), read_priors = dense(priors, dtype);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::DetectTask<T> task{select_task<T>(read_logits, score_threshold, iou_threshold, candidates_per_class,
+    cpu::DetectTask<T> task{select_task<T>(read_logits, score_threshold, suppress_above, candidates_per_class,
                                            out_of<T>(result, max_detections)),
                             static_cast<const Box<T>*>(read_loc.const_data_ptr()),
                             static_cast<const Box<T>*>(read_priors.const_data_ptr()),

@@ -107,18 +107,20 @@ Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, d
   return on_cpu(boxes, scores, classes, iou_threshold);
 }
 
-Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold, std::string suppress_at) {
   check_inputs(boxes, scores, iou_threshold);
-  return route(boxes, scores, nullptr, iou_threshold);
+  return route(boxes, scores, nullptr, check_suppress_at(iou_threshold, suppress_at));
 }
 
-Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold) {
+Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold,
+                   std::string suppress_at) {
   check_inputs(boxes, scores, iou_threshold);
+  const double threshold = check_suppress_at(iou_threshold, suppress_at);
   const int64_t n = boxes.size(0);
   check_shape("idxs", idxs, "[" + std::to_string(n) + "]", has_shape(idxs, {n}));
   check_dtype("idxs", idxs, ScalarType::Long);
   check_same_device("idxs", idxs, "boxes", boxes);
-  return route(boxes, scores, &idxs, iou_threshold);
+  return route(boxes, scores, &idxs, threshold);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ def detect(
     max_detections: int = 200,
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
+    suppress_at: str = ">",
 ) -> Detections:
     """Return the detections of a batch; see `ssd_ops.detect`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
@@ -47,4 +48,5 @@ def detect(
         iou_threshold=iou_threshold,
         candidates_per_class=candidates_per_class,
         max_detections=max_detections,
+        suppress_at=suppress_at,
     )

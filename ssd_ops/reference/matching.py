@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.packing import pack_ground_truths
 from ssd_ops.reference.codec import encode_boxes
-from ssd_ops.reference.numbers import above, at_or_above, compute_dtype, four_variances
+from ssd_ops.reference.numbers import compute_dtype, four_variances, passes
 from ssd_ops.reference.overlap import box_iou
 
 RULES = ("greedy", "last", "none")
@@ -49,7 +49,6 @@ def match_priors(
     boxes, priors = boxes.to(dtype), priors.to(dtype)
     if flags is None:
         flags = torch.zeros_like(labels, dtype=torch.bool)
-    passes = at_or_above if positive_at == ">=" else above
     batch, count = len(offsets) - 1, len(priors)
     result = PriorMatches(
         labels.new_zeros(batch, count), labels.new_full((batch, count), -1), priors.new_zeros(batch, count, 4)
@@ -58,22 +57,22 @@ def match_priors(
     for b, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         iou = box_iou(boxes[begin:end], priors).nan_to_num(0)  # [G, P]; NaN overlaps nothing
         skip = flags[begin:end]
-        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, passes)  # [P]
+        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, positive_at)  # [P]
         found = matched >= 0
         result.gt_index[b] = matched
         result.labels[b, found] = labels[begin:end][matched[found]]
         result.loc_targets[b, found] = encode_boxes(boxes[begin:end][matched[found]], priors[found], values)
-        near_ignored = passes(iou[skip], iou_threshold).any(dim=0)
+        near_ignored = passes(iou[skip], iou_threshold, positive_at).any(dim=0)
         result.labels[b, near_ignored & ~found] = -1
     return result
 
 
-def _match_image(iou: Tensor, threshold: float, rule: str, passes) -> Tensor:  # type: ignore[no-untyped-def]
+def _match_image(iou: Tensor, threshold: float, rule: str, positive_at: str) -> Tensor:
     """Return for each prior the object `[P]` that it learns, -1 for none; `iou` is `[G, P]`."""
     if iou.numel() == 0:
         return torch.full((iou.shape[1],), -1, dtype=torch.int64, device=iou.device)
     best, matched = lowest_argmax(iou.T)  # over objects: [P]
-    matched[~passes(best, threshold)] = -1
+    matched[~passes(best, threshold, positive_at)] = -1
     if rule == "last":
         best, prior = lowest_argmax(iou)  # over priors: [G]
         for g in range(len(iou)):

@@ -28,6 +28,11 @@ def at_or_above(values: Tensor, threshold: float) -> Tensor:
     return values.double() >= threshold
 
 
+def passes(values: Tensor, threshold: float, at: str) -> Tensor:
+    """Return `values > threshold` or `values >= threshold`, as `at` says, compared in float64. NaN does not pass."""
+    return above(values, threshold) if at == ">" else at_or_above(values, threshold)
+
+
 def four_variances(variances: Sequence[float]) -> list[float]:
     """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
     values = [float(v) for v in variances]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, compute_dtype
+from ssd_ops.reference.numbers import above, compute_dtype, passes
 from ssd_ops.reference.overlap import intersection_and_union
 
 METHODS = ("linear", "gaussian")
+COMPARISONS = (">", ">=")
 
 
 class Detections(NamedTuple):
@@ -28,9 +29,9 @@ class Detections(NamedTuple):
     """int64 `[B]`: how many detections an image has."""
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
-    _check_nms(boxes, scores, iou_threshold)
+    _check_nms(boxes, scores, iou_threshold, suppress_at)
     boxes = boxes.to(compute_dtype(boxes))
     waiting = scores.sort(descending=True, stable=True).indices
     kept = []
@@ -38,20 +39,22 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         best, waiting = waiting[0], waiting[1:]
         kept.append(best)
         inter, union = intersection_and_union(boxes[best][None], boxes[waiting])
-        waiting = waiting[~above((inter / union)[0], iou_threshold)]
+        waiting = waiting[~passes((inter / union)[0], iou_threshold, suppress_at)]
     return torch.stack(kept) if kept else waiting
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">"
+) -> Tensor:
     """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
-    _check_nms(boxes, scores, iou_threshold)
+    _check_nms(boxes, scores, iou_threshold, suppress_at)
     checks.shape("idxs", idxs, f"[{len(boxes)}]", idxs.shape == (len(boxes),))
     checks.int64("idxs", idxs)
     checks.same_device("idxs", idxs, "boxes", boxes)
     keep = torch.zeros_like(idxs, dtype=torch.bool)
     for label in idxs.unique():
         members = (idxs == label).nonzero()[:, 0]
-        keep[members[nms(boxes[members], scores[members], iou_threshold)]] = True
+        keep[members[nms(boxes[members], scores[members], iou_threshold, suppress_at=suppress_at)]] = True
     order = scores.sort(descending=True, stable=True).indices
     return order[keep[order]]
 
@@ -64,10 +67,12 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
+    suppress_at: str = ">",
 ) -> Detections:
     """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.at_least_one("candidates_per_class", candidates_per_class)
+    checks.one_of("suppress_at", suppress_at, COMPARISONS)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
@@ -75,7 +80,7 @@ def multiclass_nms(
         candidates = above(score, score_threshold).nonzero()[:, 0]
         order = score[candidates].sort(descending=True, stable=True).indices
         candidates = candidates[order[:candidates_per_class]]
-        kept = candidates[nms(box[candidates], score[candidates], iou_threshold)]
+        kept = candidates[nms(box[candidates], score[candidates], iou_threshold, suppress_at=suppress_at)]
         return kept, score[kept]
 
     return _each_class(boxes, scores, max_detections, one_class)
@@ -147,12 +152,13 @@ def _each_class(boxes: Tensor, scores: Tensor, max_detections: int, one_class) -
     return result
 
 
-def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
+def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> None:
     checks.boxes("boxes", boxes, "[N, 4]", 2)
     checks.shape("scores", scores, f"[{len(boxes)}]", scores.shape == (len(boxes),))
     checks.floating("scores", scores)
     checks.same_device("scores", scores, "boxes", boxes)
     checks.number("iou_threshold", iou_threshold)
+    checks.one_of("suppress_at", suppress_at, COMPARISONS)
 
 
 def _check_scored(

@@ -165,7 +165,7 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     args = inputs(2, 20, 3)
-    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True)
+    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True, ">")
     torch.library.opcheck(torch.ops.ssd_ops.detect.default, (*args, *options))
     compiled = torch.compile(ssd_ops.detect, fullgraph=True, backend="eager")
     assert_all_equal(compiled(*args), ssd_ops.detect(*args))

@@ -109,6 +109,7 @@ for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
     case(name, BOXES, SCORES[:2], *extra, 0.5, error="scores must have shape [3], got [2]")
     case(name, BOXES, SCORES.cfloat(), *extra, 0.5, error=f"scores must be {FLOATS}, got complex64")
     case(name, BOXES, SCORES, *extra, NAN, error="iou_threshold must be a number, got nan")
+    case(name, BOXES, SCORES, *extra, 0.5, suppress_at="=", error="suppress_at must be one of >, >=, got =")
 case("batched_nms", BOXES, SCORES, LABELS[:2], 0.5, error="idxs must have shape [3], got [2]")
 case("batched_nms", BOXES, SCORES, SCORES, 0.5, error="idxs must be int64, got float32")
 
@@ -123,6 +124,7 @@ for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
     case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
 none = "candidates_per_class must be at least 1, got -2"
 case("multiclass_nms", BATCH, LOGITS, **{**NMS, "candidates_per_class": -2}, error=none)
+case("multiclass_nms", BATCH, LOGITS, **NMS, suppress_at="", error="suppress_at must be one of >, >=, got ")
 case("soft_nms", BATCH, LOGITS, **SOFT, method="cubic", error="method must be one of linear, gaussian, got cubic")
 case("soft_nms", BATCH, LOGITS, **SOFT, sigma=0.0, error="sigma must be a number above 0, got 0")
 
@@ -136,6 +138,7 @@ case("detect", BATCH, LOGITS, BOXES, score_threshold=NAN, error="score_threshold
 case("detect", BATCH, LOGITS, BOXES, iou_threshold=INF, error="iou_threshold must be finite, got inf")
 case("detect", BATCH, LOGITS, BOXES, max_detections=0, error="max_detections must be at least 1, got 0")
 case("detect", BATCH, LOGITS, BOXES, candidates_per_class=0, error="candidates_per_class must be at least 1, got 0")
+case("detect", BATCH, LOGITS, BOXES, suppress_at="<", error="suppress_at must be one of >, >=, got <")
 zero = "variances must be 2 or 4 numbers above 0, got [0, 0, 1, 1]"
 case("detect", BATCH, LOGITS, BOXES, variances=(0, 1), error=zero)
 
