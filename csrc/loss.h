@@ -44,6 +44,21 @@ struct Mining {
   int64_t min_negatives;
 };
 
+// What the losses of an image are divided by.
+enum class Normalizer { batch, image, batch_size };
+
+struct Division {
+  Normalizer by;
+  int64_t images;  // of the batch, also where it is mined as one image
+};
+
+template <typename T>
+SSD_OPS_HD T loss_norm(const Division& division, int64_t positives_of_image, int64_t positives_of_batch) {
+  if (division.by == Normalizer::batch_size) return static_cast<T>(division.images);
+  if (division.by == Normalizer::batch) return static_cast<T>(positives_of_batch > 1 ? positives_of_batch : 1);
+  return static_cast<T>(positives_of_image > 1 ? positives_of_image : 1) * static_cast<T>(division.images);
+}
+
 // How many of an image's background priors take part.
 SSD_OPS_HD int64_t negatives_wanted(const Mining& mining, int64_t positives, int64_t background) {
   const double ratio = mining.neg_pos_ratio * static_cast<double>(positives);  // NaN for inf * 0

@@ -22,7 +22,7 @@ class MultiBoxLoss:
 
     Args:
         iou_threshold, rule, positive_at, variances: see ssd_ops.match_priors.
-        neg_pos_ratio, normalizer, min_negatives: see ssd_ops.multibox_loss.
+        neg_pos_ratio, normalizer, min_negatives, mining: see ssd_ops.multibox_loss.
         loc_weight: factor of the localisation loss.
     """
 
@@ -30,8 +30,9 @@ class MultiBoxLoss:
     rule: Literal["greedy", "last", "none"] = "greedy"
     positive_at: Literal[">=", ">"] = ">="
     neg_pos_ratio: float = 3.0
-    normalizer: Literal["batch", "image"] = "batch"
+    normalizer: Literal["batch", "image", "batch_size"] = "batch"
     min_negatives: int = 0
+    mining: Literal["image", "batch"] = "image"
     variances: tuple[float, float] = (0.1, 0.2)
     loc_weight: float = 1.0
 
@@ -45,6 +46,7 @@ class MultiBoxLoss:
             neg_pos_ratio=preset.neg_pos_ratio,
             normalizer=preset.normalizer,
             min_negatives=preset.min_negatives,
+            mining=preset.mining,
             variances=preset.variances,
             loc_weight=preset.loc_weight,
         )
@@ -86,5 +88,6 @@ class MultiBoxLoss:
             neg_pos_ratio=self.neg_pos_ratio,
             normalizer=self.normalizer,
             min_negatives=self.min_negatives,
+            mining=self.mining,
         )
         return {"loc": loc_loss * self.loc_weight, "cls": cls_loss}

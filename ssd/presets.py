@@ -31,9 +31,9 @@ class Preset:
         clip: what of the priors is clamped to the image (see PriorConfig).
         match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
         variances: of the box code, for centre and size.
-        neg_pos_ratio, normalizer, min_negatives: loss (see ssd_ops.multibox_loss).
+        neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
         loc_weight: factor of the localisation loss.
-        score_threshold, nms_threshold, candidates_per_class, max_detections, clip_boxes: post-process (see
+        score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes: post-process (see
             ssd_ops.detect).
         mean, std: of the input in 0..1, in the order of `channels`.
         channels: order of the colours that the network sees; images are always given as RGB.
@@ -47,11 +47,13 @@ class Preset:
     positive_at: Literal[">=", ">"] = ">="
     variances: tuple[float, float] = (0.1, 0.2)
     neg_pos_ratio: float = 3.0
-    normalizer: Literal["batch", "image"] = "batch"
+    normalizer: Literal["batch", "image", "batch_size"] = "batch"
     min_negatives: int = 0
+    mining: Literal["image", "batch"] = "image"
     loc_weight: float = 1.0
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
+    suppress_at: Literal[">", ">="] = ">"
     candidates_per_class: int = 400
     max_detections: int = 200
     clip_boxes: bool = True
@@ -83,12 +85,16 @@ def _check(preset: Preset) -> None:
     for name, kinds in (
         ("rule", ("greedy", "last", "none")),
         ("positive_at", (">=", ">")),
-        ("normalizer", ("batch", "image")),
+        ("normalizer", ("batch", "image", "batch_size")),
+        ("mining", ("image", "batch")),
+        ("suppress_at", (">", ">=")),
         ("channels", ("rgb", "bgr")),
         ("clip", ("none", "wh", "all", "corners")),
     ):
         if getattr(preset, name) not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
+    if preset.mining == "batch" and preset.normalizer == "image":
+        raise ValueError("normalizer must be batch or batch_size where mining is batch, got 'image'")
     for name, length in (("mean", 3), ("std", 3), ("variances", 2)):
         value = getattr(preset, name)
         if not isinstance(value, Sequence) or len(value) != length or not all(math.isfinite(v) for v in value):

@@ -42,7 +42,7 @@ def register(namespace: str, library: torch.library.Library) -> None:
     def loss_backward(ctx: Any, *incoming: torch.Tensor | None) -> Any:
         lse = ctx.saved_tensors[-2]
         grads = [lse.new_zeros(()) if grad is None else grad for grad in incoming[:2]]
-        return *ops.grad_multibox_loss(*grads, *ctx.saved_tensors), None, None, None, None, None
+        return *ops.grad_multibox_loss(*grads, *ctx.saved_tensors), None, None, None, None, None, None
 
     def refuse_twice(ctx: Any, *_: Any) -> Any:
         raise RuntimeError("multibox_loss cannot be differentiated twice: its gradient has no gradient")

@@ -68,6 +68,7 @@ def multibox_loss(
     neg_pos_ratio: float,
     normalizer: str,
     min_negatives: int,
+    mining: str,
 ) -> Four:
     dtype = compute_dtype(loc, logits, loc_targets)
     scalar, per_prior = loc.new_empty((), dtype=dtype), loc.new_empty(loc.shape[:2], dtype=dtype)

@@ -21,7 +21,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
             fewer than 2^31 boxes.
         scores: `[N]`, any floating dtype or integers.
         iou_threshold: A box is suppressed at IoU above this (compared in float64, never rounded).
-        suppress_at: `>` (Caffe, torchvision) or `>=` (NVIDIA): how IoU is compared with the threshold. NaN never suppresses.
+        suppress_at: `>` (Caffe, torchvision) or `>=` (NVIDIA): how IoU is compared with the threshold; NaN never passes.
 
     Returns:
         int64 `[K]`: `keep[i]` is the index of the i-th kept box, by falling score. Its length depends on the data, so on a
@@ -36,9 +36,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
     return result
 
 
-def batched_nms(
-    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">"
-) -> Tensor:
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the boxes that no better kept box of their class overlaps by more than the threshold.
 
     As `nms`, but boxes with different `idxs` never suppress each other. Classes are compared as numbers, not by moving
@@ -60,9 +58,7 @@ def batched_nms(
     """
     if not idxs.is_floating_point() and not idxs.is_complex():
         idxs = idxs.to(torch.int64)
-    result: Tensor = torch.ops.ssd_ops.batched_nms(
-        floating(boxes), floating(scores), idxs, iou_threshold, suppress_at
-    )
+    result: Tensor = torch.ops.ssd_ops.batched_nms(floating(boxes), floating(scores), idxs, iou_threshold, suppress_at)
     return result
 
 

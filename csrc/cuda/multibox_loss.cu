@@ -98,7 +98,7 @@ __device__ void finish(const LossScratch& scratch, int64_t images, T* loc_loss, 
 
 template <typename T, bool kStaged>
 __global__ void __launch_bounds__(kMineThreads)
-    mine_kernel(LossTask task, Mining mining, bool per_image, LossScratch scratch, T* loc_loss, T* cls_loss) {
+    mine_kernel(LossTask task, Mining mining, Division division, LossScratch scratch, T* loc_loss, T* cls_loss) {
   using Key = typename MiningKey<T>::type;
   __shared__ double partial[kMineThreads / kWarpSize];
   __shared__ int64_t partial_counts[kMineThreads / kWarpSize];
@@ -114,14 +114,12 @@ __global__ void __launch_bounds__(kMineThreads)
     background += labels[p] == 0;
     if constexpr (kStaged) keys.staged[p] = keys.fresh(p);
   }
-  if (!per_image)
+  if (division.by == Normalizer::batch)
     for (int64_t i = threadIdx.x; i < scratch.row_blocks; i += kMineThreads) total += scratch.positives[i];
   positives = block_sum(positives, partial_counts);
   background = block_sum(background, partial_counts);
-  if (!per_image) total = block_sum(total, partial_counts);
-  const T norm = per_image ? static_cast<T>(positives > 1 ? positives : 1) * static_cast<T>(task.images)
-                           : static_cast<T>(total > 1 ? total : 1);
-  const T share = T(1) / norm;
+  total = block_sum(total, partial_counts);
+  const T norm = loss_norm<T>(division, positives, total), share = T(1) / norm;
 
   MiningCut<Key> cut{~Key(0), 0};
   bool every_tie = false;
@@ -171,8 +169,8 @@ LossScratch carve(const LossTask& task, void* scratch) {
 }
 
 template <typename T>
-cudaError_t launch_mining(const LossTask& task, const Mining& mining, bool per_image, const LossScratch& scratch,
-                          void* loc_loss, void* cls_loss, cudaStream_t stream) {
+cudaError_t launch_mining(const LossTask& task, const Mining& mining, const Division& division,
+                          const LossScratch& scratch, void* loc_loss, void* cls_loss, cudaStream_t stream) {
   constexpr int64_t kOther = 16 << 10;  // shared memory that is not for keys, with a margin
   int shared = 0;
   const cudaError_t status = max_shared_bytes(&shared);
@@ -180,7 +178,7 @@ cudaError_t launch_mining(const LossTask& task, const Mining& mining, bool per_i
   const int64_t bytes = task.priors * static_cast<int64_t>(sizeof(T));  // a key is as wide as T
   const bool staged = bytes <= shared - kOther;
   return launch(staged ? mine_kernel<T, true> : mine_kernel<T, false>, grid_blocks(task.images, 1), kMineThreads,
-                staged ? static_cast<size_t>(bytes) : 0, stream, task, mining, per_image, scratch,
+                staged ? static_cast<size_t>(bytes) : 0, stream, task, mining, division, scratch,
                 static_cast<T*>(loc_loss), static_cast<T*>(cls_loss));
 }
 
@@ -190,14 +188,14 @@ int64_t loss_scratch_size(const LossTask& task) {
   return 1 + ceil_div(task.images * task.priors, rows_of_block(task.classes)) + 2 * task.images;
 }
 
-int launch_multibox_loss(const LossTask& task, const Mining& mining, bool per_image, void* scratch, void* loc_loss,
-                         void* cls_loss, CUstream_st* stream) {
+int launch_multibox_loss(const LossTask& task, const Mining& mining, const Division& division, void* scratch,
+                         void* loc_loss, void* cls_loss, CUstream_st* stream) {
   const LossScratch parts = carve(task, scratch);
   const cudaError_t status = launch_rows(task, parts, stream);
   if (status != cudaSuccess) return status;
   if (task.logits_type == Dtype::f64)
-    return launch_mining<double>(task, mining, per_image, parts, loc_loss, cls_loss, stream);
-  return launch_mining<float>(task, mining, per_image, parts, loc_loss, cls_loss, stream);
+    return launch_mining<double>(task, mining, division, parts, loc_loss, cls_loss, stream);
+  return launch_mining<float>(task, mining, division, parts, loc_loss, cls_loss, stream);
 }
 
 }  // namespace ssd_ops

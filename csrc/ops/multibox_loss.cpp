@@ -73,7 +73,7 @@ struct Inputs {
 int64_t grain(int64_t items, int64_t work) { return std::max<int64_t>(1, items / std::max<int64_t>(1, work)); }
 
 template <typename T>
-void on_cpu(const LossTask& task, const Mining& mining, bool per_image, T* loc_loss, T* cls_loss) {
+void on_cpu(const LossTask& task, const Mining& mining, const Division& division, T* loc_loss, T* cls_loss) {
   chosen_isa();  // it may throw, which nothing in a parallel region may
   std::atomic<bool> in_range{true};
   torch::stable::parallel_for(0, task.images * task.priors, grain(32768, task.classes),
@@ -87,10 +87,7 @@ void on_cpu(const LossTask& task, const Mining& mining, bool per_image, T* loc_l
   });
   int64_t total = 0;
   for (const int64_t count : positives) total += count;
-  const auto norm = [&](int64_t image) {
-    if (!per_image) return static_cast<T>(std::max<int64_t>(total, 1));
-    return static_cast<T>(std::max<int64_t>(positives[image], 1)) * static_cast<T>(task.images);
-  };
+  const auto norm = [&](int64_t image) { return loss_norm<T>(division, positives[image], total); };
   std::vector<cpu::ImageSums> sums(static_cast<size_t>(task.images));
   torch::stable::parallel_for(0, task.images, grain(8192, task.priors), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) sums[b] = SSD_OPS_CPU(loss_image, task, mining, b, norm(b));
@@ -105,23 +102,33 @@ void on_cpu(const LossTask& task, const Mining& mining, bool per_image, T* loc_l
 }
 
 Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_targets, const Tensor& labels,
-                   double neg_pos_ratio, std::string normalizer, int64_t min_negatives) {
+                   double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
   check_tensors(loc, logits, loc_targets, labels);
   check_not_negative("neg_pos_ratio", neg_pos_ratio);
-  const bool per_image = check_one_of("normalizer", normalizer, {"batch", "image"}) == 1;
+  const auto divides =
+      static_cast<Normalizer>(check_one_of("normalizer", normalizer, {"batch", "image", "batch_size"}));
   check_not_negative("min_negatives", static_cast<double>(min_negatives));
+  const bool over_batch = check_one_of("mining", mining, {"image", "batch"}) == 1;
+  if (over_batch && divides == Normalizer::image)
+    fail("normalizer must be batch or batch_size where mining is batch, got image");
   const Inputs inputs(loc, logits, loc_targets, labels);
   const int64_t batch = loc.size(0), priors = loc.size(1);
   Tensor loc_loss = empty(loc, {}, inputs.dtype), cls_loss = empty(loc, {}, inputs.dtype);
   Tensor lse = empty(loc, {batch, priors}, inputs.dtype), weight = empty(loc, {batch, priors}, inputs.dtype);
   if (lse.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), lse, weight};
-  const LossTask task = inputs.task(lse, weight);
-  const Mining mining{neg_pos_ratio, min_negatives};
+  LossTask task = inputs.task(lse, weight);
+  Mining rules{neg_pos_ratio, std::min(min_negatives, priors)};
+  const Division division{divides, batch};
+  if (over_batch) {  // the batch as one image
+    rules.min_negatives *= batch;
+    task.priors *= batch;
+    task.images = 1;
+  }
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(loc)) {
     const CudaScope scope(loc);
     const Tensor scratch = empty(loc, {loss_scratch_size(task)}, ScalarType::Long);
-    check_cuda(launch_multibox_loss(task, mining, per_image, scratch.mutable_data_ptr(), loc_loss.mutable_data_ptr(),
+    check_cuda(launch_multibox_loss(task, rules, division, scratch.mutable_data_ptr(), loc_loss.mutable_data_ptr(),
                                     cls_loss.mutable_data_ptr(), scope.stream()),
                "multibox_loss");
     return {loc_loss, cls_loss, lse, weight};
@@ -129,7 +136,7 @@ Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
 #endif
   dispatch_compute(inputs.dtype, [&](auto type) {
     using T = decltype(type);
-    on_cpu(task, mining, per_image, static_cast<T*>(loc_loss.mutable_data_ptr()),
+    on_cpu(task, rules, division, static_cast<T*>(loc_loss.mutable_data_ptr()),
            static_cast<T*>(cls_loss.mutable_data_ptr()));
   });
   return {loc_loss, cls_loss, lse, weight};

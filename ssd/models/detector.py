@@ -76,6 +76,7 @@ class SSD(nn.Module):
             max_detections=rules.max_detections,
             variances=rules.variances,
             clip=rules.clip_boxes,
+            suppress_at=rules.suppress_at,
         )
 
     def forward(

@@ -9,7 +9,8 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.reference.numbers import compute_dtype
 
-NORMALIZERS = ("batch", "image")
+NORMALIZERS = ("batch", "image", "batch_size")
+MINING = ("image", "batch")
 
 
 def multibox_loss(
@@ -21,10 +22,11 @@ def multibox_loss(
     neg_pos_ratio: float = 3.0,
     normalizer: str = "batch",
     min_negatives: int = 0,
+    mining: str = "image",
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`."""
     loc_loss, cls_loss, _, _ = multibox_loss_parts(
-        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives
+        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining
     )
     return loc_loss, cls_loss
 
@@ -37,6 +39,7 @@ def multibox_loss_parts(
     neg_pos_ratio: float,
     normalizer: str,
     min_negatives: int,
+    mining: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
 
@@ -44,35 +47,58 @@ def multibox_loss_parts(
     positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
     has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
     """
-    _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives)
+    _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
     dtype = compute_dtype(loc, logits, loc_targets)
     logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
-    # Both terms are taken relative to the row's highest logit: what a sure and right row loses is not rounded away, and
-    # no cross entropy is below 0.
-    highest = logits.detach().amax(dim=2)
-    shift = torch.where(highest.isinf(), 0, highest)  # [B, P]
-    log_sum = torch.exp(logits - shift[..., None]).sum(dim=2).log()
     in_range = (labels >= -1) & (labels < logits.shape[2])
-    target_logit = logits.gather(2, torch.where(in_range, labels, 0).clamp(min=0)[..., None])[..., 0]
-    cross_entropy = log_sum - (target_logit - shift)  # [B, P]
-
+    target = torch.where(in_range, labels, 0).clamp(min=0)
+    with torch.no_grad():
+        lse, cross_entropy = _lse_and_cross_entropy(logits, target)  # [B, P] each
     positive = labels > 0
     positives = positive.sum(dim=1)  # [B]
-    chosen = positive | hardest_negatives(cross_entropy.detach(), labels, positives, neg_pos_ratio, min_negatives)
-    if normalizer == "batch":
-        norm = positives.sum().clamp(min=1).expand(len(labels)).to(dtype)
-    else:
-        norm = positives.clamp(min=1).to(dtype) * len(labels)
+    if mining == "image":
+        negative = hardest_negatives(cross_entropy, labels, positives, neg_pos_ratio, min_negatives)
+    else:  # the batch as one image
+        least = min(min_negatives, labels.shape[1]) * len(labels)
+        rows, row_labels = cross_entropy.reshape(1, -1), labels.reshape(1, -1)
+        negative = hardest_negatives(rows, row_labels, positives.sum()[None], neg_pos_ratio, least).view_as(labels)
+    chosen = positive | negative
+    norm = _normalizer(positives, normalizer).to(dtype)
     weight = chosen / norm[:, None]  # [B, P]
 
-    smooth_l1 = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=2)
+    # What takes no part is replaced before it is differentiated: its gradient is 0, whatever it was.
+    _, cross_entropy = _lse_and_cross_entropy(torch.where(chosen[..., None], logits, 0), target)
+    loc, loc_targets = (torch.where(positive[..., None], t, 0) for t in (loc, loc_targets))
     # Sums of each image run in float64, so that the order of priors does not show in the result.
-    loc_sums = torch.where(positive, smooth_l1, 0).sum(dim=1)
+    loc_sums = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=(1, 2))
     cls_sums = torch.where(chosen, cross_entropy.double(), 0).sum(dim=1)
     bad = ~in_range.all()
     loc_loss = (loc_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
     cls_loss = (cls_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
-    return loc_loss, cls_loss, (log_sum + shift).detach(), weight
+    return loc_loss, cls_loss, lse, weight
+
+
+def _lse_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log of the sum of exponentials and the cross entropy of each row, `[B, P]` both.
+
+    Both terms of the cross entropy are taken relative to the row's highest logit: what a sure and right row loses is not
+    rounded away, and no cross entropy is below 0.
+    """
+    highest = logits.detach().amax(dim=2)
+    shift = torch.where(highest.isinf(), 0, highest)
+    log_sum = torch.exp(logits - shift[..., None]).sum(dim=2).log()
+    target_logit = logits.gather(2, target[..., None])[..., 0]
+    return log_sum + shift, log_sum - (target_logit - shift)
+
+
+def _normalizer(positives: Tensor, normalizer: str) -> Tensor:
+    """Return what the losses of each image are divided by, `[B]`; `positives` is `[B]`."""
+    images = len(positives)
+    if normalizer == "batch":
+        return positives.sum().clamp(min=1).expand(images)
+    if normalizer == "image":
+        return positives.clamp(min=1) * images
+    return torch.full_like(positives, images)
 
 
 def hardest_negatives(
@@ -80,7 +106,7 @@ def hardest_negatives(
 ) -> Tensor:
     """Return the mask `[B, P]` of the background priors that take part: those with the highest cross entropy.
 
-    Each image gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors.
+    Each row gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors.
     Of equal ones the lowest prior comes first; NaN counts as the highest. A ratio of infinity takes them all, in images
     that have an object.
     """
@@ -125,6 +151,7 @@ def _check(
     neg_pos_ratio: float,
     normalizer: str,
     min_negatives: int,
+    mining: str,
 ) -> None:
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, priors = loc.shape[:2]
@@ -141,4 +168,7 @@ def _check(
     checks.not_negative("neg_pos_ratio", neg_pos_ratio)
     checks.one_of("normalizer", normalizer, NORMALIZERS)
     checks.not_negative("min_negatives", min_negatives)
+    checks.one_of("mining", mining, MINING)
+    if mining == "batch" and normalizer == "image":
+        checks.fail("normalizer must be batch or batch_size where mining is batch, got image")
     checks.label_range("labels", labels, -1, logits.shape[2])

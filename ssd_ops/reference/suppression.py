@@ -43,9 +43,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
     return torch.stack(kept) if kept else waiting
 
 
-def batched_nms(
-    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">"
-) -> Tensor:
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
     _check_nms(boxes, scores, iou_threshold, suppress_at)
     checks.shape("idxs", idxs, f"[{len(boxes)}]", idxs.shape == (len(boxes),))

@@ -71,11 +71,12 @@ def _training() -> Iterator[tuple[str, Case]]:
     wanted = torch.randint(-1, 40, (3, 300), generator=torch.Generator().manual_seed(7))
     wanted[wanted > 6] = 0
     wanted[2] = 0
-    for normalizer, least in (("batch", 0), ("image", 5)):
+    for normalizer, least, mining in (("batch", 0, "image"), ("image", 5, "image"), ("batch_size", 5, "batch")):
+        rules = {"normalizer": normalizer, "min_negatives": least, "mining": mining}
         yield (
             "multibox_loss",
-            lambda n=normalizer, m=least: with_gradients(
-                lambda loc, logits: ssd_ops.multibox_loss(loc, logits, targets, wanted, normalizer=n, min_negatives=m),
+            lambda r=rules: with_gradients(
+                lambda loc, logits: ssd_ops.multibox_loss(loc, logits, targets, wanted, **r),
                 numbers(3, 300, 4, seed=8),
                 numbers(3, 300, 7, seed=9),
             ),

@@ -26,11 +26,16 @@ def batch(
 
 
 def parts(
-    impl: Implementation, *inputs: Tensor, ratio: float = 3.0, norm: str = "batch", least: int = 0
+    impl: Implementation,
+    *inputs: Tensor,
+    ratio: float = 3.0,
+    norm: str = "batch",
+    least: int = 0,
+    mining: str = "image",
 ) -> list[Tensor]:
     """Return loc_loss, cls_loss, lse and weight."""
     op = multibox_loss_parts if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
-    return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), ratio, norm, least)]
+    return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), ratio, norm, least, mining)]
 
 
 def gradients(

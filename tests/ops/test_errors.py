@@ -100,7 +100,7 @@ loss("labels must be between -1 and 4, got 5 at index 1", 3, torch.tensor([[0, 5
 loss("labels must be between -1 and 4, got -2 at index 3", 3, torch.tensor([[0, 0, 0], [-2, 0, 9]]))
 loss("neg_pos_ratio must be 0 or more, got -1", neg_pos_ratio=-1.0)
 loss("neg_pos_ratio must be 0 or more, got nan", neg_pos_ratio=NAN)
-loss("normalizer must be one of batch, image, got mean", normalizer="mean")
+loss("normalizer must be one of batch, image, batch_size, got mean", normalizer="mean")
 loss("min_negatives must be 0 or more, got -3", min_negatives=-3)
 
 for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):

@@ -28,9 +28,8 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 
 def check_equal_to_reference(impl: Implementation, *inputs: Tensor, **options: float) -> None:
     found = parts(impl, *inputs, **options)
-    expected = multibox_loss_parts(
-        *inputs, options.get("ratio", 3.0), options.get("norm", "batch"), options.get("least", 0)
-    )
+    reference = SimpleNamespace(name="reference", device=torch.device("cpu"))
+    expected = parts(reference, *inputs, **options)
     dtype = expected[2].dtype
     # Sums of float32 numbers run in float64 and are rounded once, so no order shows; of float64 ones it does.
     rtol = 0 if dtype == torch.float32 else 1e-14
@@ -63,7 +62,7 @@ def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
     inputs = batch(2, priors, classes)
     check_equal_to_reference(impl, *inputs)
     found = gradients(impl, *inputs, loc=2.0, cls=0.5)
-    *_, lse, weight = multibox_loss_parts(*inputs, 3.0, "batch", 0)
+    *_, lse, weight = multibox_loss_parts(*inputs, 3.0, "batch", 0, "image")
     expected = grad_multibox_loss(torch.tensor(2.0), torch.tensor(0.5), *inputs, lse, weight)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], **tolerance(torch.float32))
@@ -96,11 +95,39 @@ def test_mixed_dtypes(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("least", [0, 7, 10**12])
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 2.7, 1e300, math.inf])
-@pytest.mark.parametrize("norm", ["batch", "image"])
-def test_options(impl: Implementation, ratio: float, norm: str, least: int) -> None:
+@pytest.mark.parametrize(
+    ("norm", "mining"),
+    [("batch", "image"), ("image", "image"), ("batch_size", "image"), ("batch", "batch"), ("batch_size", "batch")],
+)
+def test_options(impl: Implementation, ratio: float, norm: str, mining: str, least: int) -> None:
     inputs = batch(3, 40, 4)
     inputs[3][1] = 0  # an image without objects
-    check_equal_to_reference(impl, *inputs, ratio=ratio, norm=norm, least=least)
+    check_equal_to_reference(impl, *inputs, ratio=ratio, norm=norm, mining=mining, least=least)
+
+
+def test_mining_over_the_batch(impl: Implementation) -> None:
+    # One positive in image 0; the two hardest negatives stand in image 1, then two equal ones in both images.
+    logits = torch.tensor([[[0.0, 2], [0, 1], [0, 0]], [[0, 3], [0, 4], [0, 1]]])
+    labels, loc = torch.tensor([[1, 0, 0], [0, 0, 0]]), torch.zeros(2, 3, 4)
+    inputs = [loc, logits, loc, labels]
+    for ratio, chosen in ((2.0, [[1, 0, 0], [1, 1, 0]]), (3.0, [[1, 1, 0], [1, 1, 0]]), (4.0, [[1, 1, 0], [1, 1, 1]])):
+        assert parts(impl, *inputs, ratio=ratio, mining="batch")[3].tolist() == chosen
+    # 2 for each image, 4 in all; divided by the images
+    found = parts(impl, *inputs, ratio=0.0, least=2, norm="batch_size", mining="batch")
+    assert found[3].tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0.5]]
+    loss = [math.log1p(math.exp(x)) for x in (-2.0, 1, 3, 4, 1)]
+    assert found[1].item() == pytest.approx(sum(loss) / 2, rel=1e-6)
+    assert parts(impl, *inputs, ratio=3.0)[3].tolist() == [[1, 1, 1], [0, 0, 0]]  # each image by itself
+
+
+def test_mining_over_a_batch_larger_than_shared_memory(impl: Implementation) -> None:
+    inputs = batch(7, 9000, 2, positives=30)
+    inputs[1] = inputs[1].round()  # ties, within and across images
+    check_equal_to_reference(impl, *inputs, mining="batch")
+    check_equal_to_reference(impl, *inputs, mining="batch", norm="batch_size", least=3000)
+    whole = [t.reshape(1, -1, *t.shape[2:]) for t in inputs]  # the same rows as one image
+    one, other = parts(impl, *inputs, mining="batch"), parts(impl, *whole)
+    assert all(torch.equal(x.flatten(), y.flatten()) for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("positives", [0, 1, 341, 400, 625])
@@ -149,9 +176,8 @@ def test_ignored_priors_take_no_part(impl: Implementation) -> None:
         tensor[ignored] = math.nan
     after = impl.multibox_loss(*inputs)
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
-    if impl.name != "reference":  # whose gradient autograd finds: zero times NaN
-        grads = gradients(impl, *inputs)
-        assert all(g.isfinite().all() and not g[ignored].any() for g in grads)
+    grads = gradients(impl, *inputs)
+    assert all(g.isfinite().all() and not g[ignored].any() for g in grads)
 
 
 def test_non_contiguous(impl: Implementation) -> None:

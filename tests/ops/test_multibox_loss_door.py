@@ -37,8 +37,13 @@ def test_refused_tensors(impl: Implementation, message: str) -> None:
     [
         ({"neg_pos_ratio": -1.0}, "neg_pos_ratio must be 0 or more, got -1"),
         ({"neg_pos_ratio": math.nan}, "neg_pos_ratio must be 0 or more, got nan"),
-        ({"normalizer": "none"}, "normalizer must be one of batch, image, got none"),
+        ({"normalizer": "none"}, "normalizer must be one of batch, image, batch_size, got none"),
         ({"min_negatives": -2}, "min_negatives must be 0 or more, got -2"),
+        ({"mining": "all"}, "mining must be one of image, batch, got all"),
+        (
+            {"mining": "batch", "normalizer": "image"},
+            "normalizer must be batch or batch_size where mining is batch, got image",
+        ),
     ],
 )
 def test_refused_options(impl: Implementation, options: dict[str, float], message: str) -> None:
@@ -67,7 +72,7 @@ def test_opcheck(impl: Implementation) -> None:
     for wanted in (False, True):
         leaves = [t.detach().clone().requires_grad_(wanted) for t in inputs[:2]]
         op = torch.ops.ssd_ops.multibox_loss.default
-        torch.library.opcheck(op, (*leaves, *inputs[2:], 3.0, "batch", 1))
+        torch.library.opcheck(op, (*leaves, *inputs[2:], 3.0, "batch", 1, "batch"))
 
 
 def test_compile(impl: Implementation) -> None:
@@ -76,7 +81,9 @@ def test_compile(impl: Implementation) -> None:
     inputs = [t.to(impl.device) for t in batch(2, 10, 3)]
 
     def loss(loc: Tensor, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(loc * 2, logits, targets, labels, 3.0, "image", 1)
+        loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(
+            loc * 2, logits, targets, labels, 3.0, "image", 1, "image"
+        )
         return loc_loss + 2 * cls_loss
 
     results = []

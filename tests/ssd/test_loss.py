@@ -83,6 +83,10 @@ def test_presets_give_their_rules():
     assert torchvision.positive_at == caffe.positive_at == ">="
     own = MultiBoxLoss.from_preset(get_preset("caffe", overrides={"min_negatives": 5, "loc_weight": 0.5}))
     assert own.min_negatives == 5 and own.loc_weight == 0.5
+    balancap = MultiBoxLoss.from_preset(get_preset("caffe", overrides={"mining": "batch", "normalizer": "batch_size"}))
+    assert (balancap.mining, balancap.normalizer) == ("batch", "batch_size")
+    with pytest.raises(ValueError, match="normalizer must be batch or batch_size where mining is batch, got 'image'"):
+        get_preset("caffe", overrides={"mining": "batch", "normalizer": "image"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
