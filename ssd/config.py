@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DATASETS = ("shapes", "voc", "coco")
+DATASETS = ("auto", "shapes", "voc", "coco", "yolo", "csv")
 MODELS = ("ssd_tiny", "ssd300_vgg16", "ssd512_vgg16", "ssdlite320_mobilenet_v2")
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr")
@@ -29,8 +29,14 @@ class ConfigError(ValueError):
 class TrainConfig:
     """All settings of a run. The defaults are the demo: drawn shapes, a small model, a few minutes on a CPU."""
 
-    dataset: str = field(default="shapes", metadata={"help": "data set: " + ", ".join(DATASETS)})
-    data_path: str | None = field(default=None, metadata={"help": "folder of the data set (voc, coco)"})
+    dataset: str = field(
+        default="auto",
+        metadata={
+            "help": f"data set: {', '.join(DATASETS)}, or module:function of your own; auto finds out the format of "
+            "--data-path, and without one draws shapes"
+        },
+    )
+    data_path: str | None = field(default=None, metadata={"help": "folder of the data set"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
     dataset_options: dict[str, Any] = field(
@@ -104,7 +110,7 @@ class TrainConfig:
         }
         for name, known in choices.items():
             value = getattr(self, name)
-            if value not in known:
+            if value not in known and not (name == "dataset" and ":" in value):
                 raise ConfigError(
                     f"{_flag(name)} must be one of {', '.join(known)}, got {value!r}{_near(value, known)}"
                 )
@@ -127,7 +133,7 @@ class TrainConfig:
         for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{_flag(name)} must lie in [0, 1), got {getattr(self, name)}")
-        if self.dataset != "shapes" and self.data_path is None:
+        if self.dataset in ("voc", "coco", "yolo", "csv") and self.data_path is None:
             raise ConfigError(f"--data-path must name the folder of the data set {self.dataset!r}, got none")
         if self.data_path is not None and not Path(self.data_path).is_dir():
             raise ConfigError(f"--data-path must be a folder, got {self.data_path!r}, which is none")
@@ -139,7 +145,7 @@ class TrainConfig:
         """The augmentation meant; drawn shapes vary enough by themselves."""
         if self.data_augmentation != "auto":
             return self.data_augmentation
-        return "hflip" if self.dataset == "shapes" else "ssd"
+        return "hflip" if self.dataset == "shapes" or (self.dataset == "auto" and self.data_path is None) else "ssd"
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON that `--config` reads."""

@@ -32,7 +32,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
     """Open both splits and print what they hold."""
     train_set = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
     options = {key: value for key, value in config.dataset_options.items() if key not in _TRAINING_ONLY}
-    if config.dataset == "voc":
+    if config.dataset in ("voc", "csv"):
         options.setdefault("classes", train_set.classes)  # names found in the training split, in its order
     val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
     if train_set.classes != val_set.classes:

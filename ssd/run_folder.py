@@ -37,7 +37,7 @@ class RunFolder:
         if config.resume is not None:
             resume = Path(config.resume)
             return cls(resume if resume.is_dir() else resume.parent)
-        name = f"{config.model}-{config.dataset}"
+        name = f"{config.model}-{config.dataset.replace(':', '.')}"
         return cls(next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists()))
 
     def start(self, config: TrainConfig) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader, build_loader
+from ssd.dataset_format import resolve_dataset
 from ssd.models import SSD
 from ssd.optim import RunningMean, build_optimizer, build_schedule
 from ssd.preparation import choose_device, make_model, open_datasets, priors_report
@@ -50,6 +51,7 @@ class State:
 
 def run(config: TrainConfig) -> RunFolder:
     """Train and evaluate as configured; return the run folder."""
+    resolve_dataset(config)
     folder = RunFolder.open(config)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""Data sets: PASCAL VOC, COCO and drawn shapes, opened by name; batches for the model."""
+"""Data sets: PASCAL VOC, COCO, YOLO, CSV, drawn shapes or the user's own, opened by name; batches for the model."""
 
 import inspect
 from collections.abc import Callable
@@ -8,43 +8,55 @@ from typing import Any
 from ssd.data.annotations import Annotations
 from ssd.data.batch import Batch, collate
 from ssd.data.coco import COCODataset
+from ssd.data.csv_boxes import CSVDataset
 from ssd.data.dataset import DetectionDataset, ImageError, Summary
 from ssd.data.faults import DataError, Fault
 from ssd.data.images import read_image
 from ssd.data.loader import Loader, build_loader
+from ssd.data.own import OwnDataset
 from ssd.data.shapes import ShapesDataset
 from ssd.data.voc import VOCDataset
+from ssd.data.yolo import YOLODataset
 from ssd.suggest import unknown
 
 __all__ = [
     "Annotations",
     "Batch",
     "COCODataset",
+    "CSVDataset",
     "DataError",
     "DetectionDataset",
     "Fault",
     "ImageError",
     "Loader",
+    "OwnDataset",
     "ShapesDataset",
     "Summary",
     "VOCDataset",
+    "YOLODataset",
     "build_loader",
     "collate",
     "open_dataset",
     "read_image",
 ]
 
-_READERS: dict[str, Callable[..., DetectionDataset]] = {"voc": VOCDataset, "coco": COCODataset}
+_READERS: dict[str, Callable[..., DetectionDataset]] = {
+    "voc": VOCDataset,
+    "coco": COCODataset,
+    "yolo": YOLODataset,
+    "csv": CSVDataset,
+}
 
 
 def open_dataset(name: str, path: str | Path | None = None, split: str = "train", **options: Any) -> DetectionDataset:
     """Opens a split of a data set.
 
     Args:
-        name: ``"voc"``, ``"coco"`` or ``"shapes"``.
-        path: folder of the data set; ``"shapes"`` has none.
+        name: ``"voc"``, ``"coco"``, ``"yolo"``, ``"csv"`` or ``"shapes"``; or the import path of a data set of the
+            user's, ``"my_package.my_module:MyDataset"`` (see `ssd.data.own`).
+        path: folder of the data set; ``"shapes"`` has none, and one of the user's may have none.
         split: such as ``"train"`` or ``"val"``.
-        **options: those of `VOCDataset`, `COCODataset` or `ShapesDataset`.
+        **options: those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `ShapesDataset` or `OwnDataset`.
 
     Returns:
         The data set; ``print(dataset.summary())`` shows its counts and faults.
@@ -56,6 +68,8 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
     if name == "shapes":
         _check_options(name, ShapesDataset, options)
         return ShapesDataset(split, **options)
+    if ":" in name:
+        return OwnDataset(name, path, split, **options)
     if name not in _READERS:
         raise DataError(unknown("data set", name, [*_READERS, "shapes"]))
     if path is None:

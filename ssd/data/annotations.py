@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ssd.data.faults import DataError, FaultLog
+
 Box = tuple[float, float, float, float]  # xyxy, pixels
 
 # Annotations drawn to the border are often a fraction of a pixel, or a whole one, over it. That much is clipped in
@@ -90,6 +92,20 @@ class AnnotationsBuilder:
             ignore=np.array(self._ignore, dtype=bool),
             offsets=np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)]).astype(np.int64),
         )
+
+
+def build_checked(builder: AnnotationsBuilder, log: FaultLog, source: str) -> Annotations:
+    """Packs the annotations of a data set.
+
+    Raises:
+        DataError: there are faults to be refused, or no usable image.
+    """
+    log.check(source)
+    annotations = builder.build()
+    if not len(annotations):
+        first = f", the first: {log.faults[0]}" if log.faults else ""
+        raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
+    return annotations
 
 
 def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:

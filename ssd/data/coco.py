@@ -1,6 +1,7 @@
 """COCO folders: one JSON of images, annotations and categories, and a folder of pictures.
 
-Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks: label i is ``category_ids[i - 1]``. Crowd
+Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks unless asked otherwise: label i is
+``category_ids[i - 1]``. Crowd
 regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers. EXIF orientation is ignored,
 as by COCO's own tools. The evaluator gets the JSON itself (`annotation_file`), with its crowd masks and segment
 areas.
@@ -11,27 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
+from ssd.data.coco_layout import find_layout
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog
-from ssd.data.folders import describe_folder
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice
 
-# Where people keep the annotations and pictures of a split, most official first. {} is the split.
-_LAYOUTS = (
-    ("annotations/instances_{}2017.json", "{}2017"),
-    ("annotations/instances_{}2014.json", "{}2014"),
-    ("annotations/instances_{}.json", "{}"),
-    ("annotations/instances_{}.json", "images/{}"),
-    ("annotations/instances_{}.json", "images"),
-    ("annotations/{}.json", "{}"),
-    ("annotations/{}.json", "images/{}"),
-    ("annotations/{}.json", "images"),
-    ("{}/_annotations.coco.json", "{}"),
-    ("{}.json", "{}"),
-    ("{}.json", "images/{}"),
-    ("{}.json", "images"),
-    ("instances.json", "images"),
-)
+_MOST_IDS = 10_000  # classes that labels='ids' may make
 
 
 class COCODataset(DetectionDataset):
@@ -45,6 +31,9 @@ class COCODataset(DetectionDataset):
         classes: names of the categories to learn, in the order of their labels; all of the file, by rising id, where
             not given. Objects of the others are left out and counted in a note; a category id that the file does not
             list is a fault ("unknown class").
+        labels: ``"ranks"`` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); ``"ids"`` takes the
+            category ids themselves, for models trained so, such as torchvision's with 91 classes. The gaps become
+            classes without objects, named "unused 12" and so on.
         crowd: ``"ignore"`` flags crowd regions; ``"drop"`` leaves them out, which makes background of them.
         empty: ``"keep"`` or ``"drop"`` images without objects.
         faults: ``"skip"`` or ``"refuse"``.
@@ -62,19 +51,22 @@ class COCODataset(DetectionDataset):
         annotations: str | Path | None = None,
         images: str | Path | None = None,
         classes: Sequence[str] | None = None,
+        labels: str = "ranks",
         crowd: str = "ignore",
         empty: str = "keep",
         faults: str = "skip",
         apply_exif: bool = False,
     ) -> None:
-        for name, value, allowed in (("crowd", crowd, ("ignore", "drop")), ("empty", empty, ("keep", "drop"))):
-            if value not in allowed:
-                raise DataError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        check_choice("crowd", crowd, ("ignore", "drop"))
+        check_choice("empty", empty, ("keep", "drop"))
+        check_choice("labels", labels, ("ranks", "ids"))
         self.root = Path(root)
         self.annotation_file, self.image_folder = find_layout(self.root, split, annotations, images)
         log = FaultLog(faults)
         data = read_coco_json(self.annotation_file)
         names, self.category_ids = _categories(data["categories"], classes, self.annotation_file)
+        if labels == "ids":
+            names, self.category_ids = _with_gaps(names, self.category_ids, classes is not None)
         builder = AnnotationsBuilder(drop_empty=empty == "drop")
         reader = _Reader(str(self.annotation_file), self.category_ids, data["categories"], crowd, log)
         grouped = reader.group(data["images"], data["annotations"])
@@ -82,11 +74,7 @@ class COCODataset(DetectionDataset):
         for index, item in enumerate(data["images"]):
             reader.add_image(item, index, grouped, self.image_folder, present, builder)
         source = f"coco {split} of {self.root}"
-        log.check(source)
-        packed = builder.build()
-        if not len(packed):
-            first = f", the first: {log.faults[0]}" if log.faults else ""
-            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
+        packed = build_checked(builder, log, source)
         notes = (f"{reader.not_asked_for} objects of other categories left out",) if reader.not_asked_for else ()
         super().__init__(source, names, packed, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif)
 
@@ -197,27 +185,6 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def find_layout(
-    root: Path, split: str, annotations: str | Path | None = None, images: str | Path | None = None
-) -> tuple[Path, Path]:
-    """Returns the annotation file and the picture folder of a split.
-
-    Given paths are taken as they are, or below `root` where they are relative and exist there.
-    """
-    below = lambda path: root / path if (root / path).exists() else Path(path)  # noqa: E731
-    for pattern, folder in _LAYOUTS:
-        file = below(annotations) if annotations is not None else root / pattern.format(split)
-        pictures = below(images) if images is not None else root / folder.format(split)
-        if file.is_file() and pictures.is_dir():
-            return file, pictures
-    wanted = annotations if annotations is not None else f"annotations/instances_{split}2017.json or instances.json"
-    pictures_wanted = images if images is not None else f"{split}2017/ or images/"
-    raise DataError(
-        f"{root} has no COCO split {split!r}: expected {wanted} with the pictures in {pictures_wanted}, "
-        f"{describe_folder(root)}. Other places are given with annotations=FILE and images=FOLDER."
-    )
-
-
 def _categories(
     categories: list[dict[str, Any]], classes: Sequence[str] | None, file: Path
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -234,6 +201,17 @@ def _categories(
     if not names:
         raise DataError(f"{file} lists no category")
     return names, tuple(ids[name] for name in names)
+
+
+def _with_gaps(names: Sequence[str], ids: Sequence[int], chosen: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    # Labels are ids: every id up to the greatest has a class.
+    if chosen or min(ids) < 1 or max(ids) > _MOST_IDS:
+        raise DataError(
+            f"labels='ids' needs all categories (no classes=) with ids in 1 .. {_MOST_IDS}, got {min(ids)} .. {max(ids)}"
+        )
+    known = dict(zip(ids, names, strict=True))
+    every = tuple(range(1, max(ids) + 1))
+    return tuple(known.get(i, f"unused {i}") for i in every), every
 
 
 def _id(value: Any) -> int | None:

@@ -1,6 +1,7 @@
 """Faults of a data set: what is wrong, in which file, at which object, and what was done about it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MODES = ("skip", "refuse")
@@ -21,15 +22,21 @@ class Fault:
         kind: short name of the fault, the key under which it is counted, such as ``"box without area"``.
         detail: what was found, with its values.
         object_index: index of the object in its file, counted from 0; None for a fault of the whole file.
+        line: line of the file, counted from 1, where its format has one object to a line.
     """
 
     file: str
     kind: str
     detail: str
     object_index: int | None = None
+    line: int | None = None
 
     def __str__(self) -> str:
-        where = self.file if self.object_index is None else f"{self.file}, object {self.object_index}"
+        where = self.file
+        if self.line is not None:
+            where += f", line {self.line}"
+        if self.object_index is not None:
+            where += f", object {self.object_index}"
         return f"{where}: {self.kind} ({self.detail})"
 
 
@@ -47,8 +54,7 @@ class FaultLog:
     _seen: set[Fault] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise DataError(f"faults must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}")
+        check_choice("faults", self.mode, MODES)
 
     def add(self, fault: Fault) -> None:
         """Records a fault; the same fault met again (another epoch, another worker) is not counted twice."""
@@ -66,6 +72,12 @@ class FaultLog:
                 f"{source} has {sum(self.counts.values())} faults:\n{list_faults(self.faults)}\n"
                 "Mend the files, or leave the faulty objects and files out with faults='skip'."
             )
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises `DataError` where the option `name` has none of the values allowed."""
+    if value not in allowed:
+        raise DataError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def list_faults(faults: list[Fault], limit: int = _LISTED) -> str:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
@@ -16,9 +16,9 @@ def files_by_stem(folder: Path) -> dict[str, str]:
     ranks: dict[str, int] = {}
     for entry in os.scandir(folder):
         stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in _IMAGE_SUFFIXES:
-            rank = _IMAGE_SUFFIXES.index(suffix.lower())
-            if rank < ranks.get(stem, len(_IMAGE_SUFFIXES)):
+        if suffix.lower() in IMAGE_SUFFIXES:
+            rank = IMAGE_SUFFIXES.index(suffix.lower())
+            if rank < ranks.get(stem, len(IMAGE_SUFFIXES)):
                 found[stem] = entry.path
                 ranks[stem] = rank
     return found

@@ -22,6 +22,8 @@ except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL 
     decode_jpeg = None
 
 _JPEG = (0xFF, 0xD8, 0xFF)
+_ORIENTATION = 0x0112  # EXIF tag
+_QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width
 
 
 def read_image(path: str | os.PathLike[str], *, apply_exif: bool = False) -> Tensor:
@@ -56,15 +58,20 @@ def read_image(path: str | os.PathLike[str], *, apply_exif: bool = False) -> Ten
     return _read_with_pil(raw.tobytes(), apply_exif)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tuple[int, int]:
     """Returns (height, width) from the header of an image file, without decoding it.
+
+    Args:
+        path: the file.
+        apply_exif: of the image as its EXIF orientation turns it.
 
     Raises:
         DataError: the file is missing or its header is no image's.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            turned = apply_exif and image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
+            return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError:
         raise DataError("the file does not exist") from None
     except Exception as error:

@@ -17,9 +17,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice
 from ssd.data.folders import files_by_stem
 from ssd.data.images import image_size
 from ssd.data.voc_lists import read_lists
@@ -64,13 +64,9 @@ class VOCDataset(DetectionDataset):
         faults: str = "skip",
         apply_exif: bool = False,
     ) -> None:
-        for name, value, allowed in (
-            ("difficult", difficult, _DIFFICULT),
-            ("coordinates", coordinates, tuple(_SHIFTS)),
-            ("empty", empty, ("keep", "drop")),
-        ):
-            if value not in allowed:
-                raise DataError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        check_choice("difficult", difficult, _DIFFICULT)
+        check_choice("coordinates", coordinates, tuple(_SHIFTS))
+        check_choice("empty", empty, ("keep", "drop"))
         self.root = Path(root)
         self.difficult = difficult
         self.coordinates = coordinates
@@ -86,11 +82,7 @@ class VOCDataset(DetectionDataset):
         for image_id, (folder, name) in enumerate((part.folder, name) for part in lists for name in part.names):
             reader.read(folder, name, image_id, images[folder].get(name), builder)
         source = f"voc {split} of {self.root}"
-        log.check(source)
-        annotations = builder.build()
-        if not len(annotations):
-            first = f", the first: {log.faults[0]}" if log.faults else ""
-            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
+        annotations = build_checked(builder, log, source)
         notes: tuple[str, ...] = ()
         if reader.zero_based and coordinates != "as_is":
             notes = (f"{reader.zero_based} boxes begin at 0, so these files may be 0-based; see coordinates='as_is'",)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ssd.data.faults import DataError
 from ssd.data.folders import describe_folder
+from ssd.dataset_format import is_voc_folder, voc_years
 
 _YEAR = re.compile(r"(?:VOC)?(\d{4})_(.+)")
 
@@ -48,31 +49,16 @@ def read_lists(root: Path, split: str) -> list[VOCList]:
     return lists
 
 
-def year_folders(root: Path) -> dict[str, Path]:
-    """Returns year -> folder of the years in a devkit folder."""
-    found = {}
-    for parent in (root / "VOCdevkit", root):
-        for folder in sorted(parent.glob("VOC[0-9][0-9][0-9][0-9]")):
-            if is_voc_folder(folder):
-                found[folder.name[3:]] = folder
-    return found
-
-
-def is_voc_folder(folder: Path) -> bool:
-    """Whether the folder itself holds annotations and images."""
-    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
-
-
 def _locate(root: Path, part: str, split: str) -> tuple[Path, str]:
     # The folder and the list's name of one part.
-    years = year_folders(root)
+    years = voc_years(root)
     match = _YEAR.fullmatch(part)
     if match and match[1] in years:
         return years[match[1]], match[2]
     if is_voc_folder(root):
         # The folder VOC2007 was named, not the devkit around it: its own year is there, and its neighbours.
         if match and not _candidates(root, part)[0].is_file():
-            beside = year_folders(root.parent)
+            beside = voc_years(root.parent)
             if match[1] in beside and root.resolve() in [folder.resolve() for folder in beside.values()]:
                 return beside[match[1]], match[2]
         return root, part

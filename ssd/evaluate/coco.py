@@ -113,7 +113,12 @@ def coco_ap(
     stats = {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
     # [thresholds, recalls, classes, areas, max detections], -1 where a class has no object
     precision = evaluation.eval["precision"][..., 0, -1]
-    per_class = {name: (_mean(precision[:, :, k]), _mean(precision[0, :, k])) for k, name in enumerate(classes)}
+    known = {category["id"] for category in data["categories"]}  # not the gaps of a model that learns ids
+    per_class = {
+        name: (_mean(precision[:, :, k]), _mean(precision[0, :, k]))
+        for k, (name, category) in enumerate(zip(classes, category_ids, strict=True))
+        if category in known
+    }
     return COCOResult(stats, per_class, len(records.image_ids))
 
 

@@ -36,7 +36,7 @@ def test_option_values_are_json_or_text() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset", "vox"], "--dataset must be one of shapes, voc, coco, got 'vox' (did you mean 'voc'?)"),
+        (["--dataset", "vox"], "--dataset must be one of auto, shapes, voc, coco, yolo, csv, got 'vox' (did you mean"),
         (["--model", "ssd_tinny"], "did you mean 'ssd_tiny'?"),
         (["--dataset", "voc"], "--data-path must name the folder of the data set 'voc', got none"),
         (["--data-path", "no/such/folder"], "--data-path must be a folder, got 'no/such/folder'"),

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ssd.data import DataError, open_dataset, read_image
+from ssd.evaluate import Evaluator
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 
@@ -134,6 +135,20 @@ def test_coco_ids_crowd_and_categories(tmp_path):
     )
     with pytest.raises(DataError, match="no category 'cup'; it has person, bottle, brush"):
         open_dataset("coco", tmp_path, classes=["cup"])
+
+
+def test_coco_labels_may_be_ids(tmp_path):
+    rows = [{"id": 1, "image_id": 3_000_000_000, "category_id": 44, "bbox": [1, 2, 10, 20]}]
+    dataset = open_dataset("coco", write_coco(tmp_path, rows), labels="ids")
+    assert dataset.num_classes == 91 and dataset.category_ids == tuple(range(1, 91))
+    assert dataset.target(0)["labels"].tolist() == [44] and dataset.classes[43] == "bottle"
+    assert dataset.classes[1] == "unused 2" and dataset.class_counts()["bottle"] == 1
+    evaluator = Evaluator.of(dataset, "coco")
+    evaluator.update([{**dataset.target(0), "scores": torch.ones(1)}], [dataset.target(0)])
+    result = evaluator.summarize()
+    assert result.mean_ap == pytest.approx(1.0) and list(result.per_class) == ["person", "bottle", "brush"]
+    with pytest.raises(DataError, match="labels='ids' needs all categories"):
+        open_dataset("coco", tmp_path, labels="ids", classes=["bottle"])
 
 
 def test_coco_faults(tmp_path):
