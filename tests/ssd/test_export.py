@@ -1,0 +1,78 @@
+"""Exported models give what the model gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.export import export_onnx, export_pt2, main
+from ssd.inference import Detector
+from ssd.models import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def detector() -> Detector:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
+    return Detector(model, ("disc", "star"))
+
+
+def test_pt2_holds_the_whole_post_process(detector: Detector, tmp_path: Path) -> None:
+    export_pt2(detector, tmp_path / "model.pt2")
+    files = {"classes.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=files)
+    assert json.loads(files["classes.json"]) == {"classes": ["disc", "star"], "image_size": 64}
+    for count in (1, 3):  # neither is the number of images that it was traced with
+        images = torch.rand(count, 3, 64, 64)
+        model = detector.model
+        expected = model.detect(*model.forward_raw(model.normalize(images)))
+        assert expected.counts.min() > 0
+        for ours, theirs in zip(expected, program.module()(images), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+
+
+def test_onnx_gives_boxes_and_scores(detector: Detector, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    export_onnx(detector, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == ["disc", "star"] and about["image_size"] == "64"
+    images = torch.rand(3, 3, 64, 64)
+    boxes, scores = (torch.from_numpy(a) for a in session.run(None, {"images": images.numpy()}))
+    model = detector.model
+    with torch.inference_mode():
+        loc, logits = model.forward_raw(model.normalize(images))
+    import ssd_ops
+
+    expected = ssd_ops.decode_boxes(loc, model.priors, variances=model.preset.variances).clamp(0, 1)
+    torch.testing.assert_close(boxes, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores, logits.softmax(-1), rtol=0, atol=1e-5)
+
+
+def test_the_command_line_exports_a_run(detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = {"build_args": detector.model.build_args, "classes": ["disc", "star"]}
+    torch.save({**checkpoint, "model": detector.model.state_dict()}, tmp_path / "best.pt")
+    main([str(tmp_path), str(tmp_path / "new" / "model.pt2")])
+    assert "images [B, 3, 64, 64]" in capsys.readouterr().out
+    assert (tmp_path / "new" / "model.pt2").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "x.onnx"], "checkpoint nowhere does not exist"),
+        ([".", "x.pb"], "output must end in .onnx or .pt2, got x.pb"),
+    ],
+)
+def test_mistakes_are_named_without_torch(arguments: list[str], words: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from ssd.export import main; main(sys.argv[1:])"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and words in result.stderr
