@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssd.drop_in import accelerate, restore
     from ssd.loss import MultiBoxLoss
     from ssd.models import MODELS, SSD, build_model, model_options
     from ssd.presets import PRESETS, Preset, get_preset
@@ -22,10 +23,12 @@ _HOME = {
     "MultiBoxLoss": "ssd.loss",
     "Preset": "ssd.presets",
     "PriorConfig": "ssd.priors",
+    "accelerate": "ssd.drop_in",
     "build_model": "ssd.models",
     "get_preset": "ssd.presets",
     "make_priors": "ssd.priors",
     "model_options": "ssd.models",
+    "restore": "ssd.drop_in",
 }
 
 __all__ = [
@@ -35,10 +38,12 @@ __all__ = [
     "MultiBoxLoss",
     "Preset",
     "PriorConfig",
+    "accelerate",
     "build_model",
     "get_preset",
     "make_priors",
     "model_options",
+    "restore",
 ]
 
 
