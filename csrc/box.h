@@ -51,6 +51,12 @@ SSD_OPS_HD T intersection(const Box<T>& a, const Box<T>& b) {
   return width * height;
 }
 
+// Whether a side is less than `least`, or NaN; never where `least` is 0.
+template <typename T>
+SSD_OPS_HD bool too_small(const Box<T>& a, T least) {
+  return least > T(0) && !(a.x2 - a.x1 >= least && a.y2 - a.y1 >= least);
+}
+
 // 0 where the denominator is 0.
 template <typename T>
 SSD_OPS_HD T ratio(T numerator, T denominator) {

@@ -33,8 +33,8 @@ class Preset:
         variances: of the box code, for centre and size.
         neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
         loc_weight: factor of the localisation loss.
-        score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes: post-process (see
-            ssd_ops.detect).
+        score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes, classes, min_size:
+            post-process (see ssd_ops.detect).
         mean, std: of the input in 0..1, in the order of `channels`.
         channels: order of the colours that the network sees; images are always given as RGB.
     """
@@ -57,6 +57,8 @@ class Preset:
     candidates_per_class: int = 400
     max_detections: int = 200
     clip_boxes: bool = True
+    classes: Literal["all", "best"] = "all"
+    min_size: float = 0.0
     mean: tuple[float, float, float] = VGG_MEAN_RGB
     std: tuple[float, float, float] = BYTE_STD
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -88,6 +90,7 @@ def _check(preset: Preset) -> None:
         ("normalizer", ("batch", "image", "batch_size")),
         ("mining", ("image", "batch")),
         ("suppress_at", (">", ">=")),
+        ("classes", ("all", "best")),
         ("channels", ("rgb", "bgr")),
         ("clip", ("none", "wh", "all", "corners")),
     ):
@@ -102,7 +105,7 @@ def _check(preset: Preset) -> None:
     for name in ("std", "variances"):
         if min(getattr(preset, name)) <= 0:
             raise ValueError(f"{name} must be positive, got {getattr(preset, name)}")
-    for name in ("neg_pos_ratio", "min_negatives", "loc_weight"):
+    for name in ("neg_pos_ratio", "min_negatives", "loc_weight", "min_size"):
         if not getattr(preset, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(preset, name)}")
 

@@ -105,6 +105,7 @@ def multiclass_nms(
     candidates_per_class: int,
     max_detections: int,
     suppress_at: str,
+    min_size: float,
 ) -> Four:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
@@ -132,6 +133,8 @@ def detect(
     variances: Sequence[float],
     clip: bool,
     suppress_at: str,
+    classes: str,
+    min_size: float,
 ) -> Four:
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 

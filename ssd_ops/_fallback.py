@@ -90,6 +90,7 @@ def multiclass_nms(
     candidates_per_class: int,
     max_detections: int,
     suppress_at: str,
+    min_size: float,
 ) -> Four:
     found = reference.multiclass_nms(
         boxes,
@@ -99,6 +100,7 @@ def multiclass_nms(
         candidates_per_class=candidates_per_class,
         max_detections=max_detections,
         suppress_at=suppress_at,
+        min_size=min_size,
     )
     return found.boxes, found.scores, found.labels, found.counts
 
@@ -135,6 +137,8 @@ def detect(
     variances: Sequence[float],
     clip: bool,
     suppress_at: str,
+    classes: str,
+    min_size: float,
 ) -> Four:
     found = reference.detect(
         loc,
@@ -147,5 +151,7 @@ def detect(
         variances=variances,
         clip=clip,
         suppress_at=suppress_at,
+        classes=classes,
+        min_size=min_size,
     )
     return found.boxes, found.scores, found.labels, found.counts

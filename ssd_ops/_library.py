@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def _load() -> str | None:
         cause = str(error.__cause__ or error)
         return f"{LIBRARY.name} does not load under torch {torch.__version__}: {cause}. {REBUILD}."
     return None
+
+
+@cache
+def warn_of_reference(device: str) -> None:
+    """Warns, once for each kind of device, that a compiled library runs its tensors on the reference all the same."""
+    if _reference_because is not None:
+        return  # asked for, or said when ssd_ops was imported
+    text = f"ssd_ops runs {device} tensors on its PyTorch reference, which is right but slow, for want of {device} kernels."
+    if device == "cuda":
+        note = (_compiled_info() or {}).get("cuda_note")
+        text += (
+            f" It was compiled without them{f': {note}' if note else '.'} SSD_OPS_CUDA=1 pip install -e . builds them."
+        )
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _compiled_info() -> dict[str, Any] | None:

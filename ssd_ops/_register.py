@@ -6,12 +6,15 @@ CompositeExplicitAutograd and serves every device without one, and all devices w
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ssd_ops import _autograd, _fake, _fallback
+from ssd_ops import _autograd, _fake, _fallback, _library
 
 DIFFERENTIABLE = _autograd.DIFFERENTIABLE
 
@@ -37,9 +40,21 @@ def register(namespace: str, *, defined: bool) -> torch.library.Library:
         name = schema.split("(", 1)[0]
         if not defined:
             library.define(schema)
-        library.impl(name, getattr(_fallback, name), "CompositeExplicitAutograd")
+        library.impl(name, _of_last_resort(getattr(_fallback, name)), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", getattr(_fake, name), lib=library)
         if name not in DIFFERENTIABLE:
             library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     _autograd.register(namespace, library)
     return library
+
+
+def _of_last_resort(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, which warns once of tensors that it serves for want of a kernel."""
+
+    @functools.wraps(function)
+    def call(tensor: torch.Tensor, *args: Any) -> Any:
+        if tensor.device.type not in ("cpu", "meta"):
+            _library.warn_of_reference(tensor.device.type)
+        return function(tensor, *args)
+
+    return call

@@ -23,12 +23,14 @@ def detect(
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
     suppress_at: str = ">",
+    classes: str = "all",
+    min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
 
     Equal to `multiclass_nms` of the decoded boxes and the softmax; see there for the order of equals. The shapes of the
     results do not depend on the data and the host never waits. Implementations may differ only where a score stands within
-    rounding of the threshold or of another score.
+    rounding of the threshold or of another score, or a side within rounding of `min_size`.
 
     Args:
         loc: `[B, P, 4]`, deltas; any floating dtype, computed in float32 (float64 where an input is).
@@ -41,6 +43,9 @@ def detect(
         variances: `(center, size)` or four numbers above 0, as in `decode_boxes`.
         clip: Whether boxes are cut to 0 .. 1 before NMS.
         suppress_at: `>` or `>=`, as in `nms`.
+        classes: `all`: every class whose score is above the threshold makes a candidate of a prior; `best`: only the class
+            with the highest logit (of equals the lowest), and none where that is the background.
+        min_size: 0 or more, as in `multiclass_nms`; of the decoded and clipped box, so 1 / 300 is a pixel of SSD300.
 
     Returns:
         `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection; boxes are
@@ -63,5 +68,7 @@ def detect(
             four_variances(variances),
             clip,
             suppress_at,
+            classes,
+            min_size,
         )
     )

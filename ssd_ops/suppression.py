@@ -71,6 +71,7 @@ def multiclass_nms(
     candidates_per_class: int,
     max_detections: int,
     suppress_at: str = ">",
+    min_size: float = 0.0,
 ) -> Detections:
     """Return the best detections of every image: threshold, top-k and NMS for each class, then the best over classes.
 
@@ -86,6 +87,8 @@ def multiclass_nms(
         candidates_per_class: At least 1: how many of the best of a class enter its NMS.
         max_detections: D, at least 1.
         suppress_at: `>` or `>=`, as in `nms`.
+        min_size: 0 or more: a box whose width or height is less (compared in float64) is no candidate and takes no place
+            among the `candidates_per_class`. 0 lets every box pass, inverted ones too.
 
     Returns:
         `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection.
@@ -97,7 +100,7 @@ def multiclass_nms(
     """
     return Detections(
         *torch.ops.ssd_ops.multiclass_nms(
-            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections, suppress_at
+            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections, suppress_at, min_size
         )
     )
 

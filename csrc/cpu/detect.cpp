@@ -40,9 +40,13 @@ class Logits {
       const T limit = logit[0] + lead,
               slack = (std::abs(logit[0]) + std::abs(lead)) * std::numeric_limits<T>::epsilon() * 4;
       if (floor > T(0) && !any_above<false>(logit, classes, limit - slack)) continue;
-      softmax(logit);
-      for (int64_t c = 1; c < classes; ++c)
+      if (task_.best_only && !any_above<false>(logit, classes, logit[0])) continue;
+      const T top = softmax(logit);
+      for (int64_t c = 1; c < classes; ++c) {
+        if (task_.best_only && logit[c] != top) continue;
         if (scores_[c] >= page.floor) page.add(scores_[c], static_cast<uint32_t>(c * task.rows + row));
+        if (task_.best_only) break;
+      }
       if (page.floor != floor) {
         floor = page.floor;
         lead = least_lead(floor);
@@ -60,7 +64,8 @@ class Logits {
  private:
   static T clipped(T x) { return x < T(0) ? T(0) : x > T(1) ? T(1) : x; }
 
-  void softmax(const T* logit) {
+  // Fills scores_ and returns the highest logit.
+  T softmax(const T* logit) {
     if (logit != row_.data()) std::memcpy(row_.data(), logit, sizeof(T) * static_cast<size_t>(task_.select.classes));
     const T* __restrict x = row_.data();
     T* __restrict e = scores_.data();
@@ -83,6 +88,7 @@ class Logits {
       for (int l = 0; l < step; ++l) sums[l] += sums[l + step];
     const T sum = sums[0];
     for (int64_t c = 0; c < padded_; ++c) e[c] = e[c] / sum;
+    return top;
   }
 
   const DetectTask<T>& task_;

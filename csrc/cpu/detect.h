@@ -13,6 +13,7 @@ struct DetectTask {
   const Box<T>* priors;  // [P]
   Variances<T> variances;
   bool clip;
+  bool best_only;  // of each prior only the class with the highest logit, if that is not the background
 };
 
 }  // namespace ssd_ops::cpu

@@ -29,6 +29,7 @@ struct SelectTask {
   T floor;                // the least score that is a candidate
   int64_t candidates_per_class;
   SuppressionRule<T> rule;
+  T least_side;  // boxes with a shorter side are no candidates; 0: all are
   DetectionsOut<T> out;
   // Where there are fewer images than threads: the rows of an image are scanned in `parts`, and a part leaves its
   // candidates in part_bytes() of `lists` (aligned to 64), before the images are finished.

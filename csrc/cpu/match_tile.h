@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu/match_priors.h"
+#include "cpu/vec_math.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
@@ -73,8 +74,8 @@ template <typename T>
 void learn(const MatchTask<T>& task, int64_t image, int64_t prior, int64_t g) {
   const int64_t object = task.offsets[image] + g, at = image * task.priors.count + prior;
   const T* p = task.priors.priors + 4 * prior;
-  const Box<T> target =
-      encode(object_of(task, object).box, Box<T>{p[0], p[1], p[2], p[3]}, CodeType::center_size, task.variances);
+  const Box<T> target = encode<VecMath>(object_of(task, object).box, Box<T>{p[0], p[1], p[2], p[3]},
+                                        CodeType::center_size, task.variances);
   task.labels[at] = task.gt_labels[object];
   task.gt_index[at] = g;
   T* out = task.loc_targets + 4 * at;

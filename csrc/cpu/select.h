@@ -138,8 +138,10 @@ class Selection {
   template <typename Source>
   bool meet(Source& source, int64_t image, const Candidate<T>& candidate) {
     const int64_t label = candidate.index / task_.rows, row = candidate.index % task_.rows;
-    if (met_[label]++ >= task_.candidates_per_class) return true;
+    if (met_[label] >= task_.candidates_per_class) return true;
     const Box<T> box = source.box(image, row, label);
+    if (too_small(box, task_.least_side)) return true;
+    ++met_[label];
     const T box_area = area(box);
     if (takes_part(box, box_area, task_.rule)) {
       if (kept_.suppress(label, box, box_area, task_.rule)) return true;

@@ -21,8 +21,8 @@ __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 // A NaN or inf among the logits makes the sum NaN, and then no score counts.
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads, 2)
-    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, T floor, T lead,
-                          T epsilon) {
+    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, T floor, T lead, T epsilon,
+                          bool best_only) {
   const int lane = threadIdx.x % kWarpSize;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps, all = lists.images * rows;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize; i < all; i += warps) {
@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const T background = widen(logit[0]);
     T top = background;
     bool leads = !(floor > T(0));
-    const T limit = background + lead - (magnitude(background) + magnitude(lead)) * epsilon;
+    const T near = background + lead - (magnitude(background) + magnitude(lead)) * epsilon;
+    const T limit = best_only ? greater(near, background) : near;
     for (int c = lane; c < classes; c += kWarpSize) {
       const T x = widen(logit[c]);
       top = greater(x, top);
@@ -44,9 +45,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     const unsigned row = static_cast<unsigned>(i % rows);
     for (int first = 0; first < classes; first += kWarpSize) {
       const int c = first + lane;
-      const T score = c > 0 && c < classes ? exponential(widen(logit[c]) - top) / sum : T(0);
-      append(lists, i / rows, c > 0 && c < classes && score >= floor, score,
+      const T x = c < classes ? widen(logit[c]) : T(0);
+      const bool is_class = c > 0 && c < classes, is_best = c < classes && x == top;
+      const unsigned bests = __ballot_sync(kFullMask, is_best);
+      const bool counts = is_class && (!best_only || (is_best && (bests & ((1u << lane) - 1)) == 0));
+      const T score = counts ? exponential(x - top) / sum : T(0);
+      append(lists, i / rows, counts && score >= floor, score,
              static_cast<unsigned>(c) * static_cast<unsigned>(rows) + row);
+      if (best_only && bests != 0) break;
     }
   }
 }
@@ -62,10 +68,10 @@ T least_lead(T floor) {
 }  // namespace
 
 template <typename T>
-int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, int64_t batch, void* workspace,
-                  CUstream_st* stream) {
-  CandidateLists lists = candidate_lists(workspace, batch, task.classes,
-                                         detect_capacity(task.rows, task.classes, task.floor), candidate_bytes<T>());
+int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, bool best_only, int64_t batch,
+                  void* workspace, CUstream_st* stream) {
+  CandidateLists lists =
+      candidate_lists(workspace, batch, task.classes, detect_capacity(task, best_only), candidate_bytes<T>());
   const int64_t step = lists.images;
   for (; lists.first < batch; lists.first += step) {
     lists.images = batch - lists.first < step ? batch - lists.first : step;
@@ -76,7 +82,7 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, in
       if constexpr (std::is_same_v<compute_t<In>, T>) {
         return launch(collect_logits_kernel<In, T>, grid_blocks(lists.images * task.rows, kWarps, 1 << 20), kThreads, 0,
                       stream, static_cast<const In*>(task.scores), lists, task.rows, static_cast<int>(task.classes),
-                      task.floor, least_lead(task.floor), 4 * std::numeric_limits<T>::epsilon());
+                      task.floor, least_lead(task.floor), 4 * std::numeric_limits<T>::epsilon(), best_only);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -88,8 +94,9 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, in
   return cudaSuccess;
 }
 
-template int launch_detect<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, int64_t, void*, CUstream_st*);
-template int launch_detect<double>(const cpu::SelectTask<double>&, const BoxSource<double>&, int64_t, void*,
+template int launch_detect<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, bool, int64_t, void*,
+                                  CUstream_st*);
+template int launch_detect<double>(const cpu::SelectTask<double>&, const BoxSource<double>&, bool, int64_t, void*,
                                    CUstream_st*);
 
 }  // namespace ssd_ops

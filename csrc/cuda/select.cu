@@ -44,7 +44,8 @@ __device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTa
   return box;
 }
 
-// The boxes of the tile, and which of them are among the first of their class.
+// The boxes of the tile, and which of them are among the first of their class. Those that are too small get the label
+// -1.
 template <typename T>
 __device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, const BoxSource<T>& source,
                           const cpu::SelectTask<T>& task, int64_t image, int* met) {
@@ -52,18 +53,21 @@ __device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, 
   if (i < count) {
     tile.boxes[i] = load_candidate(source, task, image, index_of(page[i]), &tile.labels[i]);
     tile.areas[i] = area(tile.boxes[i]);
+    tile.allowed[i] = !too_small(tile.boxes[i], task.least_side);
+    if (!tile.allowed[i]) tile.labels[i] = -1;
   }
   __syncthreads();
   int same_before = 0, met_before = 0;
   bool last = true;
-  if (i < count) {
+  const bool counts = i < count && tile.allowed[i];
+  if (counts) {
     for (int j = 0; j < i; ++j) same_before += tile.labels[j] == tile.labels[i];
     for (int j = i + 1; j < count; ++j) last = last && tile.labels[j] != tile.labels[i];
     met_before = met[tile.labels[i]];
     tile.allowed[i] = met_before + same_before < task.candidates_per_class;
   }
   __syncthreads();
-  if (i < count && last) met[tile.labels[i]] = met_before + same_before + 1;
+  if (counts && last) met[tile.labels[i]] = met_before + same_before + 1;
 }
 
 // Settles which boxes of the tile are kept; `found` boxes are kept already.

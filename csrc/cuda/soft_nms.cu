@@ -134,8 +134,8 @@ int launch_soft_nms(const cpu::SoftTask<T>& task, int64_t batch, void* workspace
   auto* living_rows = reinterpret_cast<unsigned*>(living_scores + step * foreground * task.rows);
   const BoxSource<T> source{task.boxes, task.boxes_by_class, nullptr, {}, false, task.taken_rows, task.room};
   const cpu::SelectTask<T> select{
-      nullptr, task.dtype, task.rows, task.classes, task.floor, std::numeric_limits<int64_t>::max(),
-      {},      task.out,   1,         nullptr};
+      nullptr, task.dtype, task.rows, task.classes, task.floor, std::numeric_limits<int64_t>::max(), {},
+      T(0),    task.out,   1,         nullptr};
   for (; lists.first < batch; lists.first += step) {
     lists.images = batch - lists.first < step ? batch - lists.first : step;
     int status = clear_candidates(lists, task.classes, stream);

@@ -24,12 +24,15 @@ void check_inputs(const Tensor& loc, const Tensor& logits, const Tensor& priors)
 
 DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& priors, double score_threshold,
                         double iou_threshold, int64_t candidates_per_class, int64_t max_detections,
-                        std::vector<double> variances, bool clip, std::string suppress_at) {
+                        std::vector<double> variances, bool clip, std::string suppress_at, std::string wanted_classes,
+                        double min_size) {
   check_inputs(loc, logits, priors);
   check_variances(variances);
   check_options(score_threshold, iou_threshold, max_detections);
   check_at_least_one("candidates_per_class", candidates_per_class);
   const double suppress_above = check_suppress_at(iou_threshold, suppress_at);
+  const bool best_only = check_one_of("classes", wanted_classes, {"all", "best"}) == 1;
+  check_not_negative("min_size", min_size);
   const int64_t batch = logits.size(0), rows = logits.size(1), classes = logits.size(2);
   check_numbered("logits", rows, classes);
   const ScalarType dtype = compute_dtype({loc.scalar_type(), logits.scalar_type(), priors.scalar_type()});
@@ -39,20 +42,22 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
   const Tensor read_loc = dense(loc, dtype), read_priors = dense(priors, dtype);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::DetectTask<T> task{select_task<T>(read_logits, score_threshold, suppress_above, candidates_per_class,
+    cpu::DetectTask<T> task{select_task<T>(read_logits, score_threshold, suppress_above, min_size, candidates_per_class,
                                            out_of<T>(result, max_detections)),
                             static_cast<const Box<T>*>(read_loc.const_data_ptr()),
                             static_cast<const Box<T>*>(read_priors.const_data_ptr()),
                             {{static_cast<T>(variances[0]), static_cast<T>(variances[1]), static_cast<T>(variances[2]),
                               static_cast<T>(variances[3])}},
-                            clip};
+                            clip,
+                            best_only};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(loc)) {
       const CudaScope scope(loc);
-      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(batch, rows, classes, task.select.floor));
+      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(task.select, batch, best_only));
       const Tensor workspace = empty(loc, {bytes}, ScalarType::Byte);
       const BoxSource<T> source{task.loc, false, task.priors, task.variances, clip, nullptr, 0};
-      check_cuda(launch_detect(task.select, source, batch, workspace.mutable_data_ptr(), scope.stream()), "detect");
+      check_cuda(launch_detect(task.select, source, best_only, batch, workspace.mutable_data_ptr(), scope.stream()),
+                 "detect");
       return;
     }
 #endif

@@ -63,7 +63,7 @@ cpu::DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
 }
 
 template <typename T>
-cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, double iou_threshold,
+cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, double suppress_above, double min_size,
                                int64_t candidates_per_class, cpu::DetectionsOut<T> out) {
   return {scores.const_data_ptr(),
           dtype_of(scores),
@@ -71,7 +71,8 @@ cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, dou
           scores.size(2),
           next_above(threshold_below<T>(score_threshold)),
           candidates_per_class,
-          suppression_rule<T>(iou_threshold),
+          suppression_rule<T>(suppress_above),
+          threshold_above<T>(min_size),
           out,
           1,
           nullptr};

@@ -10,10 +10,12 @@ namespace ssd_ops {
 namespace {
 
 DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, double score_threshold, double iou_threshold,
-                                int64_t candidates_per_class, int64_t max_detections, std::string suppress_at) {
+                                int64_t candidates_per_class, int64_t max_detections, std::string suppress_at,
+                                double min_size) {
   check_scored(boxes, scores, score_threshold, iou_threshold, max_detections);
   check_at_least_one("candidates_per_class", candidates_per_class);
   const double suppress_above = check_suppress_at(iou_threshold, suppress_at);
+  check_not_negative("min_size", min_size);
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
   check_numbered("scores", rows, classes);
   const ScalarType dtype = compute_dtype({boxes.scalar_type(), scores.scalar_type()});
@@ -24,7 +26,7 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
     const auto* box = static_cast<const Box<T>*>(read_boxes.const_data_ptr());
-    const auto select = select_task<T>(read_scores, score_threshold, suppress_above, candidates_per_class,
+    const auto select = select_task<T>(read_scores, score_threshold, suppress_above, min_size, candidates_per_class,
                                        out_of<T>(result, max_detections));
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {

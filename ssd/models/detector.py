@@ -77,6 +77,8 @@ class SSD(nn.Module):
             variances=rules.variances,
             clip=rules.clip_boxes,
             suppress_at=rules.suppress_at,
+            classes=rules.classes,
+            min_size=rules.min_size,
         )
 
     def forward(

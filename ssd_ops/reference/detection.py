@@ -12,6 +12,8 @@ from ssd_ops.reference.codec import decode_boxes
 from ssd_ops.reference.numbers import compute_dtype, four_variances
 from ssd_ops.reference.suppression import Detections, multiclass_nms
 
+CLASSES = ("all", "best")
+
 
 def detect(
     loc: Tensor,
@@ -25,6 +27,8 @@ def detect(
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
     suppress_at: str = ">",
+    classes: str = "all",
+    min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch; see `ssd_ops.detect`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
@@ -37,16 +41,22 @@ def detect(
     checks.floating("priors", priors)
     checks.same_device("logits", logits, "loc", loc)
     checks.same_device("priors", priors, "loc", loc)
+    checks.one_of("classes", classes, CLASSES)
     dtype = compute_dtype(loc, logits, priors)
     boxes = decode_boxes(loc.to(dtype), priors.to(dtype), four_variances(variances))
     if clip:
         boxes = boxes.clamp(0, 1)
+    scores = torch.softmax(logits.to(dtype), dim=2)
+    if classes == "best":
+        best = logits.to(dtype).argmax(dim=2, keepdim=True)  # the first of equals
+        scores = torch.full_like(scores, torch.nan).scatter(2, best, scores.gather(2, best))  # NaN is no candidate
     return multiclass_nms(
         boxes,
-        torch.softmax(logits.to(dtype), dim=2),
+        scores,
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         candidates_per_class=candidates_per_class,
         max_detections=max_detections,
         suppress_at=suppress_at,
+        min_size=min_size,
     )

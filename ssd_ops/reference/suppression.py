@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, compute_dtype, passes
+from ssd_ops.reference.numbers import above, at_or_above, compute_dtype, passes
 from ssd_ops.reference.overlap import intersection_and_union
 
 METHODS = ("linear", "gaussian")
@@ -66,22 +66,30 @@ def multiclass_nms(
     candidates_per_class: int,
     max_detections: int,
     suppress_at: str = ">",
+    min_size: float = 0.0,
 ) -> Detections:
     """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.at_least_one("candidates_per_class", candidates_per_class)
     checks.one_of("suppress_at", suppress_at, COMPARISONS)
+    checks.not_negative("min_size", min_size)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
     def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        candidates = above(score, score_threshold).nonzero()[:, 0]
+        candidates = (above(score, score_threshold) & _large(box, min_size)).nonzero()[:, 0]
         order = score[candidates].sort(descending=True, stable=True).indices
         candidates = candidates[order[:candidates_per_class]]
         kept = candidates[nms(box[candidates], score[candidates], iou_threshold, suppress_at=suppress_at)]
         return kept, score[kept]
 
     return _each_class(boxes, scores, max_detections, one_class)
+
+
+def _large(boxes: Tensor, min_size: float) -> Tensor:
+    """Return whether both sides of each box are `min_size` or longer, `[N]`; 0 lets inverted and NaN boxes pass too."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return at_or_above(sides, min_size).all(dim=1) | (min_size == 0)
 
 
 def soft_nms(

@@ -99,7 +99,9 @@ def _detection() -> Iterator[tuple[str, Case]]:
     for method in ("linear", "gaussian"):
         yield "soft_nms", lambda m=method: tuple(ssd_ops.soft_nms(many, class_scores, method=m, **limits))
     loc, logits, priors = numbers(2, 300, 4, seed=14), numbers(2, 300, 5, seed=15) * 2, boxes(300, 16) + 0.01
-    yield "detect", lambda: tuple(ssd_ops.detect(loc, logits, priors, candidates_per_class=70, max_detections=40))
+    for rules in ({"classes": "all"}, {"classes": "best", "min_size": 0.1}):
+        options = {"candidates_per_class": 70, "max_detections": 40, **rules}
+        yield "detect", lambda o=options: tuple(ssd_ops.detect(loc, logits, priors, **o))
 
 
 CASES = [*_iou_and_codec(), *_training(), *_detection()]

@@ -188,3 +188,17 @@ def test_compile(impl: Implementation, op: str) -> None:
         assert_equal(compiled(coded, priors), function(coded, priors))
         compiled(coded, priors).sum().backward()
         assert coded.grad is not None and coded.grad.isfinite().all()
+
+
+def test_match_priors_and_detect_give_the_same_bits(impl: Implementation) -> None:
+    priors, boxes = random_boxes(300, seed=1), random_boxes(40, seed=2)
+    labels = torch.ones(40, dtype=torch.int64)
+    matches = impl.match_priors([boxes], [labels], priors, iou_threshold=0.1)
+    found = matches.gt_index[0] >= 0
+    assert found.sum() > 100
+    encoded = impl.encode_boxes(boxes[matches.gt_index[0, found]], priors[found])
+    assert_equal(matches.loc_targets[0, found], encoded)
+    loc, logits = torch.randn(1, 300, 4), torch.zeros(1, 300, 2)
+    logits[0, :, 1] = torch.arange(300, 0, -1) / 100
+    result = impl.detect(loc, logits, priors, iou_threshold=1.0, max_detections=300, clip=False)
+    assert_equal(result.boxes[0], impl.decode_boxes(loc[0], priors))

@@ -113,6 +113,44 @@ def test_non_contiguous(impl: Implementation) -> None:
     )
 
 
+@pytest.mark.parametrize("threshold", (-1.0, 0.01, 0.4, 0.6))
+@pytest.mark.parametrize("classes", (1, 2, 5, 33, 70))
+def test_best_class(impl: Implementation, classes: int, threshold: float) -> None:
+    loc, logits, priors = inputs(2, 60, classes, spread=6.0)
+    found = compare(impl, loc, logits, priors, classes="best", score_threshold=threshold, max_detections=200)
+    best = logits.argmax(2)
+    assert found.counts.sum() <= (best > 0).sum()
+    if threshold < 0.01 and classes > 1:
+        alone = impl.detect(loc, logits, priors, classes="best", score_threshold=0.01, iou_threshold=1.0)
+        assert alone.counts.tolist() == (best > 0).sum(1).tolist()  # none suppressed, none below the threshold
+
+
+def test_best_class_of_equals_is_the_lowest(impl: Implementation) -> None:
+    logits = torch.zeros(1, 5, 40)
+    logits[0, 1, [2, 3, 35]] = 1.0
+    logits[0, 2, [33, 39]] = 1.0
+    logits[0, 3, [0, 4]] = 1.0  # the background
+    logits[0, 4, 5], logits[0, 4, 6] = 1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))  # one score for both
+    loc, priors = torch.zeros(1, 5, 4), torch.tensor([[0.1, 0.1, 0.2, 0.2]]).repeat(5, 1)
+    options = {"score_threshold": 0.0, "max_detections": 6}
+    found = impl.detect(loc, logits, priors, classes="best", **options)
+    assert found.counts.tolist() == [3] and sorted(found.labels[0, :3].tolist()) == [2, 6, 33]
+    logits[0, 0, 7] = float("nan")
+    assert impl.detect(loc, logits, priors, classes="best", **options).counts.tolist() == [3]
+
+
+def test_min_size(impl: Implementation) -> None:
+    loc, logits, priors = inputs(2, 70, 4)
+    full = compare(impl, loc, logits, priors, min_size=0.05, candidates_per_class=10)
+    sides = full.boxes[..., 2:] - full.boxes[..., :2]
+    assert (sides[full.scores > 0] >= 0.05).all()
+    # After clipping: half of a prior of 0.1 lies outside the image.
+    priors = torch.tensor([[-0.05, 0.1, 0.05, 0.2], [0.5, 0.5, 0.6, 0.6]])
+    logits, loc = torch.tensor([[[0.0, 1], [0, 1]]]), torch.zeros(1, 2, 4)
+    assert impl.detect(loc, logits, priors, min_size=0.09).counts.tolist() == [1]
+    assert impl.detect(loc, logits, priors, min_size=0.09, clip=False).counts.tolist() == [2]
+
+
 def test_equals_multiclass_nms_of_decoded_boxes(impl: Implementation) -> None:
     loc, logits, priors = inputs(2, 70, 4)
     options = {"score_threshold": 0.05, "iou_threshold": 0.45, "candidates_per_class": 50, "max_detections": 30}
@@ -165,7 +203,7 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     args = inputs(2, 20, 3)
-    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True, ">")
+    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True, ">", "best", 0.01)
     torch.library.opcheck(torch.ops.ssd_ops.detect.default, (*args, *options))
     compiled = torch.compile(ssd_ops.detect, fullgraph=True, backend="eager")
     assert_all_equal(compiled(*args), ssd_ops.detect(*args))

@@ -124,6 +124,11 @@ for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
     case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
 none = "candidates_per_class must be at least 1, got -2"
 case("multiclass_nms", BATCH, LOGITS, **{**NMS, "candidates_per_class": -2}, error=none)
+for name, options in (("multiclass_nms", NMS), ("detect", {})):
+    args = (BATCH, LOGITS) if options else (BATCH, LOGITS, BOXES)
+    case(name, *args, **options, min_size=-1.0, error="min_size must be 0 or more, got -1")
+    case(name, *args, **options, min_size=NAN, error="min_size must be 0 or more, got nan")
+case("detect", BATCH, LOGITS, BOXES, classes="top", error="classes must be one of all, best, got top")
 case("multiclass_nms", BATCH, LOGITS, **NMS, suppress_at="", error="suppress_at must be one of >, >=, got ")
 case("soft_nms", BATCH, LOGITS, **SOFT, method="cubic", error="method must be one of linear, gaussian, got cubic")
 case("soft_nms", BATCH, LOGITS, **SOFT, sigma=0.0, error="sigma must be a number above 0, got 0")

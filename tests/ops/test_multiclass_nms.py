@@ -80,6 +80,27 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
     assert compare(impl, boxes, scores, score_threshold=float(scores[0, 0, 1])).counts.tolist() == [0]
 
 
+@pytest.mark.parametrize("candidates", (3, 20))
+@pytest.mark.parametrize("min_size", (0.0, 1e-300, 0.1, 1.0, 2.0, float("inf")))
+def test_min_size(impl: Implementation, min_size: float, candidates: int) -> None:
+    options = {"min_size": min_size, "candidates_per_class": candidates, "score_threshold": -9.0, "max_detections": 150}
+    for boxes in (random_boxes(2, 70), tied_boxes(2, 70), awkward_boxes().repeat(5, 1)[:70].expand(2, 70, 4)):
+        compare(impl, boxes, torch.rand(2, 70, 3), **options)
+        compare(impl, boxes.double(), torch.rand(2, 70, 3), **options)
+
+
+def test_small_boxes_take_no_place(impl: Implementation) -> None:
+    # Box 0 is 0.1 wide, and float32(0.1) is a little more than 0.1; boxes 1 and 2 are not 0.1 high.
+    boxes = torch.tensor([[[0.0, 0, 0.1, 1], [2, 2, 3, 2.05], [2, 2, 3, 2], [4, 4, 5, 5]]])
+    scores = torch.tensor([[[0.0, 0.9], [0, 0.8], [0, 0.7], [0, 0.6]]])
+    options = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates_per_class": 2, "max_detections": 4}
+    assert impl.multiclass_nms(boxes, scores, **options).scores.tolist()[0] == [*scores[0, :2, 1].tolist(), 0, 0]
+    found = impl.multiclass_nms(boxes, scores, min_size=0.1, **options)
+    assert found.counts.tolist() == [2] and found.scores.tolist()[0] == [*scores[0, [0, 3], 1].tolist(), 0, 0]
+    found = impl.multiclass_nms(boxes, scores, min_size=0.1 + 2e-9, **options)
+    assert found.counts.tolist() == [1]
+
+
 def test_non_contiguous(impl: Implementation) -> None:
     boxes, scores = random_boxes(40, 2).transpose(0, 1), torch.rand(3, 40, 2).permute(2, 1, 0)
     compare(impl, boxes, scores)
@@ -140,7 +161,7 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     boxes, scores = random_boxes(2, 20), torch.rand(2, 20, 3)
-    torch.library.opcheck(torch.ops.ssd_ops.multiclass_nms.default, (boxes, scores, *PLAIN.values(), ">"))
+    torch.library.opcheck(torch.ops.ssd_ops.multiclass_nms.default, (boxes, scores, *PLAIN.values(), ">", 0.1))
     compiled = torch.compile(ssd_ops.multiclass_nms, fullgraph=True, backend="eager")
     assert_all_equal(compiled(boxes, scores, **PLAIN), ssd_ops.multiclass_nms(boxes, scores, **PLAIN))
 

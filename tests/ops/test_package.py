@@ -98,6 +98,20 @@ def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
                 assert torch.equal(one, other), name
 
 
+def test_a_gpu_without_kernels_is_named_once() -> None:
+    """Where there is no GPU: what the reference does when a tensor of one comes to it."""
+    code = (
+        "import warnings, types, ssd_ops; from ssd_ops import _register; warnings.simplefilter('always');"
+        "far = types.SimpleNamespace(device=types.SimpleNamespace(type='cuda'));"
+        "call = _register._of_last_resort(lambda tensor, more: more); print(call(far, 1), call(far, 2))"
+    )
+    done = run_python(code)
+    assert done.stdout.split() == ["1", "2"], done.stderr
+    if torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::nms", "CPU"):
+        assert done.stderr.count("ssd_ops runs cuda tensors on its PyTorch reference") == 1
+        assert "SSD_OPS_CUDA=1 pip install -e . builds them" in done.stderr
+
+
 def test_reference_can_be_forced() -> None:
     code = (
         "import os, torch; os.environ['SSD_OPS_BACKEND'] = 'reference'; import ssd_ops;"
