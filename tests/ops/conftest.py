@@ -11,7 +11,7 @@ import torch
 import ssd_ops
 from tests.emu import emulated_ops
 
-NAMES = ("reference", "cpu", "emulated", *(["cuda"] if torch.cuda.is_available() else []))
+NAMES = ("reference", "cpu", "emulated", pytest.param("cuda", marks=pytest.mark.cuda))
 
 
 class Implementation:
@@ -22,11 +22,16 @@ class Implementation:
         self.device = torch.device("cuda" if name == "cuda" else "cpu")
         self._functions = ssd_ops.reference if name == "reference" else ssd_ops
 
+    def __repr__(self) -> str:
+        return self.name
+
     def __getattr__(self, function: str) -> Callable[..., Any]:
+        op = getattr(self._functions, function)
+
         def call(*args: Any, **kwargs: Any) -> Any:
             moved = [_to(value, self.device) for value in args]
             options = {key: _to(value, self.device) for key, value in kwargs.items()}
-            return _to(getattr(self._functions, function)(*moved, **options), torch.device("cpu"))
+            return _to(op(*moved, **options), torch.device("cpu"))
 
         return call
 
@@ -44,12 +49,14 @@ def _has_compiled_kernels() -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU")
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.cuda) if n == "cuda" else n for n in NAMES])
+@pytest.fixture(params=NAMES)
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
     """An implementation of all ops."""
     name = request.param
     if name == "cpu" and not _has_compiled_kernels():
         pytest.skip("no compiled library: ssd_ops runs on the reference")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
     if name == "cuda" and not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CUDA"):
         pytest.skip("no compiled CUDA kernels: ssd_ops runs on the reference")
     if name == "emulated":

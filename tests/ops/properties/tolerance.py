@@ -1,0 +1,71 @@
+"""How far implementations may differ where a result passes through exp, log or atan, and nowhere else.
+
+Each of these functions is within 2 units of the last place (ulp) of the truth in every implementation (4 apart at most);
+what follows is how such an error grows on its way to the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops import reference
+from ssd_ops.reference.codec import MAX_LOG_SIZE
+from ssd_ops.reference.numbers import four_variances
+
+
+def assert_within(found: Tensor, expected: Tensor, error: Tensor) -> None:
+    """Compare with an error `[...]` (float64) for every number; NaN and inf must be the same."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    difference = (found.double() - expected.double()).abs()
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    wrong = ~(same | (difference <= error))
+    if bool(wrong.any()):
+        worst = tuple(wrong.nonzero()[0].tolist())
+        raise AssertionError(
+            f"{int(wrong.sum())} of {wrong.numel()} numbers differ, first at {list(worst)}: got {found[worst]}, "
+            f"expected {expected[worst]} within {error.expand_as(expected)[worst]:.3g}"
+        )
+
+
+def encode_error(expected: Tensor) -> Tensor:
+    """log of the same ratio, over a variance: relative; half an ulp more for the division."""
+    info = torch.finfo(expected.dtype)
+    return expected.double().abs() * 5 * info.eps + info.smallest_normal * info.eps
+
+
+def decode_error(deltas: Tensor, priors: Tensor, variances: Sequence[float], expected: Tensor) -> Tensor:
+    """exp of the same number times half a side, added to the same centre and rounded once more.
+
+    The exponential of a large negative number is subnormal, where an ulp is large beside the number.
+    """
+    info = torch.finfo(expected.dtype)
+    variance = torch.tensor(four_variances(variances)[2:], dtype=expected.dtype)
+    step = (deltas[..., 2:].to(expected.dtype) * variance).double().clamp(max=MAX_LOG_SIZE)
+    side = (priors.to(expected.dtype)[..., 2:] - priors.to(expected.dtype)[..., :2]).double().abs()
+    half = (step.exp() + info.smallest_normal) * side / 2
+    error = half * 5 * info.eps + info.smallest_normal * info.eps
+    return torch.cat([error, error], dim=-1) + expected.double().abs() * info.eps
+
+
+def complete_iou_error(boxes1: Tensor, boxes2: Tensor, expected: Tensor) -> Tensor:
+    """The penalty is u^2 / (1 - iou + u), where u is the squared difference of two angles: its slope times the error of u.
+
+    IoUs of inverted boxes can be above 1, and where the denominator is about 0 the penalty can be any number.
+    """
+    dtype = expected.dtype
+    sides = [boxes.to(dtype)[..., 2:] - boxes.to(dtype)[..., :2] for boxes in (boxes1, boxes2)]
+    first, second = ((s[..., 0] / s[..., 1]).double().atan().nan_to_num(0) for s in sides)
+    apart = first[..., :, None] - second[..., None, :]
+    unlike = 4 / math.pi**2 * apart * apart
+    error = (
+        8 / math.pi**2 * apart.abs() * 4 * torch.finfo(dtype).eps * math.pi / 2 + 3 * torch.finfo(dtype).eps * unlike
+    )
+    rest = 1 - reference.box_iou(boxes1, boxes2).double() + reference.overlap.EPSILON
+    denominator = (rest + unlike).abs()
+    slope = (unlike * (2 * rest + unlike)).abs() / denominator**2
+    rounded = (unlike**2 / denominator + expected.double().abs()) * 4 * torch.finfo(dtype).eps
+    return torch.where(denominator < 1e3 * error, torch.inf, slope * error + rounded)
