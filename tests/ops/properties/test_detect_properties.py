@@ -27,6 +27,7 @@ PLAIN = {
     "max_detections": st.sampled_from((20, 1, 5, 200)),
     "variances": ours.variances(),
     "clip": st.booleans(),
+    "suppress_at": ours.SUPPRESS_AT,
 }
 
 

@@ -19,18 +19,20 @@ from tests.ops.properties.test_box_properties import CODE_TYPES, EXACT
 from tests.ops.properties.test_detect_properties import exact, rounded
 
 
-@cases(drawn=suppression.one_set(), threshold=ours.IOU_THRESHOLDS)
-def test_nms_is_a_fixed_point(impl: Implementation, drawn: tuple[Tensor, Tensor, Tensor], threshold: float) -> None:
+@cases(**suppression.ONE_SET)
+def test_nms_is_a_fixed_point(
+    impl: Implementation, drawn: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]
+) -> None:
     boxes, scores, idxs = drawn
-    keep = impl.nms(boxes, scores, threshold)
-    assert_equal(impl.nms(boxes[keep], scores[keep], threshold), torch.arange(len(keep)))
-    keep = impl.batched_nms(boxes, scores, idxs, threshold)
-    assert_equal(impl.batched_nms(boxes[keep], scores[keep], idxs[keep], threshold), torch.arange(len(keep)))
+    keep = impl.nms(boxes, scores, **options)
+    assert_equal(impl.nms(boxes[keep], scores[keep], **options), torch.arange(len(keep)))
+    keep = impl.batched_nms(boxes, scores, idxs, **options)
+    assert_equal(impl.batched_nms(boxes[keep], scores[keep], idxs[keep], **options), torch.arange(len(keep)))
 
 
-@cases(drawn=suppression.one_set(), threshold=ours.IOU_THRESHOLDS, seed=ours.SEEDS)
+@cases(**suppression.ONE_SET, seed=ours.SEEDS)
 def test_order_of_boxes_up_to_ties(
-    impl: Implementation, drawn: tuple[Tensor, Tensor, Tensor], threshold: float, seed: int
+    impl: Implementation, drawn: tuple[Tensor, Tensor, Tensor], options: dict[str, Any], seed: int
 ) -> None:
     """Any order in which boxes with equal scores keep theirs gives the same boxes."""
     boxes, scores, idxs = drawn
@@ -38,10 +40,10 @@ def test_order_of_boxes_up_to_ties(
     for value in scores.unique():
         tied = scores[order].isnan() if value.isnan() else scores[order] == value
         order[tied] = order[tied].sort().values
-    keep = impl.nms(boxes, scores, threshold)
-    assert_equal(order[impl.nms(boxes[order], scores[order], threshold)], keep)
-    keep = impl.batched_nms(boxes, scores, idxs, threshold)
-    assert_equal(order[impl.batched_nms(boxes[order], scores[order], idxs[order], threshold)], keep)
+    keep = impl.nms(boxes, scores, **options)
+    assert_equal(order[impl.nms(boxes[order], scores[order], **options)], keep)
+    keep = impl.batched_nms(boxes, scores, idxs, **options)
+    assert_equal(order[impl.batched_nms(boxes[order], scores[order], idxs[order], **options)], keep)
 
 
 def check_images(call: Callable[..., ssd_ops.Detections], inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
@@ -58,10 +60,7 @@ def check_images(call: Callable[..., ssd_ops.Detections], inputs: tuple[Tensor, 
         assert (scores.double() > options["score_threshold"]).all() and (scores[:-1] >= scores[1:]).all()
 
 
-HARD = suppression.options(candidates_per_class=suppression.LIMITS)
-
-
-@cases(inputs=suppression.batch(), options=HARD)
+@cases(inputs=suppression.batch(), options=suppression.HARD)
 def test_multiclass_nms_image_by_image(
     impl: Implementation, inputs: tuple[Tensor, Tensor], options: dict[str, Any]
 ) -> None:

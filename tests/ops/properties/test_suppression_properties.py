@@ -25,15 +25,22 @@ def one_set(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return draw(ours.boxes(count, dtype=dtype)), draw(ours.scores(count, dtype=draw(ours.FEW_DTYPES))), idxs
 
 
-@cases(drawn=one_set(), threshold=st.one_of(ours.IOU_THRESHOLDS, st.sampled_from((float("inf"), -float("inf")))))
-def test_nms(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor], threshold: float) -> None:
+THRESHOLD = {
+    "iou_threshold": st.one_of(ours.IOU_THRESHOLDS, st.sampled_from((float("inf"), -float("inf")))),
+    "suppress_at": ours.SUPPRESS_AT,
+}
+ONE_SET = {"drawn": one_set(), "options": st.fixed_dictionaries(THRESHOLD)}
+
+
+@cases(**ONE_SET)
+def test_nms(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> None:
     boxes, scores, _ = drawn
-    assert_equal(other.nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
+    assert_equal(other.nms(boxes, scores, **options), reference.nms(boxes, scores, **options))
 
 
-@cases(drawn=one_set(), threshold=ours.IOU_THRESHOLDS)
-def test_batched_nms(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor], threshold: float) -> None:
-    assert_equal(other.batched_nms(*drawn, threshold), reference.batched_nms(*drawn, threshold))
+@cases(**ONE_SET)
+def test_batched_nms(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> None:
+    assert_equal(other.batched_nms(*drawn, **options), reference.batched_nms(*drawn, **options))
 
 
 @st.composite
@@ -61,7 +68,10 @@ def options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     )
 
 
-@cases(inputs=batch(), options=options(candidates_per_class=LIMITS))
+HARD = options(candidates_per_class=LIMITS, suppress_at=ours.SUPPRESS_AT)
+
+
+@cases(inputs=batch(), options=HARD)
 def test_multiclass_nms(other: Implementation, inputs: tuple[Tensor, Tensor], options: dict[str, Any]) -> None:
     assert_all_equal(other.multiclass_nms(*inputs, **options), reference.multiclass_nms(*inputs, **options))
 
