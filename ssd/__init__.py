@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from ssd.drop_in import accelerate, restore
     from ssd.loss import MultiBoxLoss
     from ssd.models import MODELS, SSD, build_model, model_options
-    from ssd.presets import PRESETS, Preset, get_preset
+    from ssd.presets import Preset
     from ssd.priors import PriorConfig, make_priors
+    from ssd.systems import PRESETS, get_preset
 
 _HOME = {
     "MODELS": "ssd.models",
-    "PRESETS": "ssd.presets",
+    "PRESETS": "ssd.systems",
     "SSD": "ssd.models",
     "MultiBoxLoss": "ssd.loss",
     "Preset": "ssd.presets",
     "PriorConfig": "ssd.priors",
     "accelerate": "ssd.drop_in",
     "build_model": "ssd.models",
-    "get_preset": "ssd.presets",
+    "get_preset": "ssd.systems",
     "make_priors": "ssd.priors",
     "model_options": "ssd.models",
     "restore": "ssd.drop_in",

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 DATASETS = ("auto", "shapes", "voc", "coco", "yolo", "csv")
-MODELS = ("ssd_tiny", "ssd300_vgg16", "ssd512_vgg16", "ssdlite320_mobilenet_v2")
+MODELS = (
+    "ssd_tiny",
+    "ssd300_vgg16",
+    "ssd512_vgg16",
+    *(f"ssd300_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    "ssdlite320_mobilenet_v2",
+    "ssdlite320_mobilenet_v3_large",
+)
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr")
 OPTIMIZERS = ("sgd", "adamw")

@@ -1,4 +1,4 @@
-"""What each known SSD system does around the network, as data: priors, matching, loss, post-process, input.
+"""The rules around a network: priors, matching, loss, post-process and input. ssd/systems.py holds those of known systems.
 
 A preset holds rules only. The network, its prior sizes for other inputs and its weights are chosen by the model.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ssd.priors import Clip
-from ssd.suggest import unknown
+from ssd.prior_sizes import STEPS
+from ssd.priors import BoxOrder, Clip
 
 VGG_MEAN_RGB = (123 / 255, 117 / 255, 104 / 255)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 BYTE_STD = (1 / 255, 1 / 255, 1 / 255)  # undoes the scaling to 0..1: the network sees 0..255 minus the mean
 
 
@@ -26,21 +24,27 @@ class Preset:
 
     Args:
         name: the system.
-        prior_sizes: "voc", "coco", "linear", "geometric", or sizes in pixels, one more than levels (see
-            prior_sizes.resolve_sizes).
+        prior_sizes: "voc", "coco", "linear", "geometric", the sizes of a system, or sizes in pixels, one more than
+            levels (see prior_sizes.resolve_sizes).
+        steps: distance between the centres of each level in pixels, or whose (see prior_sizes.resolve_steps); None
+            takes image size / cells.
+        prior_order: order of the boxes in a cell (see PriorConfig).
         clip: what of the priors is clamped to the image (see PriorConfig).
         match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
         variances: of the box code, for centre and size.
         neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
         loc_weight: factor of the localisation loss.
         score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes, classes, min_size:
-            post-process (see ssd_ops.detect).
+            post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None sets no
+            limit.
         mean, std: of the input in 0..1, in the order of `channels`.
         channels: order of the colours that the network sees; images are always given as RGB.
     """
 
     name: str
     prior_sizes: str | tuple[float, ...] = "voc"
+    steps: str | tuple[float, ...] | None = "ssd"
+    prior_order: BoxOrder = "pairs"
     clip: Clip = "none"
     match_threshold: float = 0.5
     rule: Literal["greedy", "last", "none"] = "greedy"
@@ -54,8 +58,8 @@ class Preset:
     score_threshold: float = 0.01
     nms_threshold: float = 0.45
     suppress_at: Literal[">", ">="] = ">"
-    candidates_per_class: int = 400
-    max_detections: int = 200
+    candidates_per_class: int | None = 400
+    max_detections: int | None = 200
     clip_boxes: bool = True
     classes: Literal["all", "best"] = "all"
     min_size: float = 0.0
@@ -82,8 +86,8 @@ def _check(preset: Preset) -> None:
         if not 0 <= value <= 1:  # false for NaN too
             raise ValueError(f"{name} must lie in [0, 1], got {value}")
     for name in ("candidates_per_class", "max_detections"):
-        if getattr(preset, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(preset, name)}")
+        if getattr(preset, name) is not None and getattr(preset, name) < 1:
+            raise ValueError(f"{name} must be at least 1, or None for no limit, got {getattr(preset, name)}")
     for name, kinds in (
         ("rule", ("greedy", "last", "none")),
         ("positive_at", (">=", ">")),
@@ -92,12 +96,15 @@ def _check(preset: Preset) -> None:
         ("suppress_at", (">", ">=")),
         ("classes", ("all", "best")),
         ("channels", ("rgb", "bgr")),
-        ("clip", ("none", "wh", "all", "corners")),
+        ("clip", get_args(Clip)),
+        ("prior_order", get_args(BoxOrder)),
     ):
         if getattr(preset, name) not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
     if preset.mining == "batch" and preset.normalizer == "image":
         raise ValueError("normalizer must be batch or batch_size where mining is batch, got 'image'")
+    if isinstance(preset.steps, str) and preset.steps not in STEPS:
+        raise ValueError(f"steps must be distances in pixels, None or one of {', '.join(STEPS)}, got {preset.steps!r}")
     for name, length in (("mean", 3), ("std", 3), ("variances", 2)):
         value = getattr(preset, name)
         if not isinstance(value, Sequence) or len(value) != length or not all(math.isfinite(v) for v in value):
@@ -108,49 +115,3 @@ def _check(preset: Preset) -> None:
     for name in ("neg_pos_ratio", "min_negatives", "loc_weight", "min_size"):
         if not getattr(preset, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(preset, name)}")
-
-
-PRESETS: dict[str, Preset] = {
-    # torchvision.models.detection.ssd300_vgg16; its mean is given to five digits
-    "torchvision": Preset(
-        "torchvision",
-        prior_sizes="coco",
-        clip="wh",
-        rule="last",
-        mean=(0.48235, 0.45882, 0.40784),
-        std=(1.0 / 255.0,) * 3,
-    ),
-    # weiliu89/caffe, examples/ssd/ssd_pascal.py
-    "caffe": Preset("caffe", clip_boxes=False, mean=VGG_MEAN_RGB[::-1], channels="bgr"),
-    # amdegroot/ssd.pytorch; without its fault of taking COCO sizes for any number of classes but 21. It keeps 200 boxes
-    # of # each class and its limit of 200 for the image has no effect; here the limit holds.
-    "amdegroot": Preset("amdegroot", clip="all", rule="last", candidates_per_class=200, clip_boxes=False),
-}
-
-# What a family of networks changes: its weights decide the input it expects, its authors the post-process.
-_SSDLITE_POST: dict[str, Any] = {
-    "score_threshold": 0.001,
-    "nms_threshold": 0.55,
-    "candidates_per_class": 300,
-    "max_detections": 300,
-}
-_MOBILENET: dict[str, Any] = {"prior_sizes": "linear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "channels": "rgb"}
-FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
-    "vgg": {},
-    "mobilenet_v2": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}},
-    "tiny": {"*": {"prior_sizes": "geometric", "mean": (0.5,) * 3, "std": (0.25,) * 3, "channels": "rgb"}},
-}
-
-
-def get_preset(preset: str | Preset, family: str = "vgg", overrides: Mapping[str, Any] | None = None) -> Preset:
-    """Finds a preset by name, fits it to a family of networks, and applies the user's own values over it.
-
-    Raises:
-        ValueError: no preset of that name (names the near one), or a value that cannot be meant.
-    """
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ValueError(unknown("preset", preset, PRESETS))
-        changes = FAMILIES.get(family, {})
-        preset = PRESETS[preset].replace(**changes.get(preset, changes.get("*", {})))
-    return preset.replace(**dict(overrides or {}))

@@ -10,6 +10,11 @@ SSD300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
 SSD512_VOC = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
 SSD512_COCO = (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
 
+# lufficc's last size of SSD512 is 537.65 where the rule gives 537.6
+LUFFICC512_VOC = (*SSD512_VOC[:-1], 537.65)
+# one step of 45 on six levels: qfgaohao's MobileNets and SqueezeNet at an input of 300, lufficc's MobileNets at 320
+MOBILENET_45 = (60.0, 105.0, 150.0, 195.0, 240.0, 285.0, 330.0)
+
 SSD300_STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
 SSD512_STEPS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 SSD300_RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
@@ -20,7 +25,19 @@ _NAMED = {
     ("coco", 6): (SSD300_COCO, 300),
     ("voc", 7): (SSD512_VOC, 512),
     ("coco", 7): (SSD512_COCO, 512),
+    ("lufficc_voc", 6): (SSD300_VOC, 300),
+    ("lufficc_voc", 7): (LUFFICC512_VOC, 512),
+    ("qfgaohao_mobilenet", 6): (MOBILENET_45, 300),
+    ("lufficc_mobilenet", 6): (MOBILENET_45, 320),
 }
+# (name, levels, side of the input) -> distance between centres in pixels, where it is not the input / cells
+_STEPS = {
+    ("ssd", 6, 300): SSD300_STEPS,
+    ("ssd", 7, 512): SSD512_STEPS,
+    ("qfgaohao_mobilenet", 6, 300): (16.0, 32.0, 64.0, 100.0, 150.0, 300.0),
+    ("lufficc_mobilenet", 6, 320): (16.0, 32.0, 64.0, 107.0, 160.0, 320.0),
+}
+STEPS = tuple(dict.fromkeys(name for name, _, _ in _STEPS))
 
 
 def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> tuple[float, ...]:
@@ -63,9 +80,9 @@ def resolve_sizes(
 ) -> tuple[float, ...]:
     """Turns a name or the user's own list into levels + 1 sizes in pixels of the input.
 
-    "voc" and "coco" are scaled from the published input size (300 for 6 levels, 512 for 7); "linear" spaces the levels
-    evenly from `smallest` to 0.95 of the image (see linear_scales), "geometric" by one factor from `smallest` to 1; a
-    list is taken as it is.
+    "voc" and "coco" are scaled from the published input size (300 for 6 levels, 512 for 7), and so are those named
+    after a system; "linear" spaces the levels evenly from `smallest` to 0.95 of the image (see linear_scales),
+    "geometric" by one factor from `smallest` to 1; a list is taken as it is.
     """
     if not isinstance(sizes, str):
         return tuple(float(s) for s in sizes)
@@ -80,3 +97,15 @@ def resolve_sizes(
         )
     values, published = _NAMED[sizes, levels]
     return values if image_size == published else tuple(v / published * image_size for v in values)
+
+
+def resolve_steps(steps: str | Sequence[float] | None, levels: int, image_size: int) -> tuple[float, ...] | None:
+    """Turns a name or the user's own list into the steps of PriorConfig; None takes image size / cells.
+
+    A name (one of STEPS) holds at the input size that it was published for; at any other it is None.
+    """
+    if steps is None:
+        return None
+    if not isinstance(steps, str):
+        return tuple(float(s) for s in steps)
+    return _STEPS.get((steps, levels, image_size))

@@ -8,27 +8,38 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ssd.models.detector import SSD
-from ssd.models.mobilenet import ssdlite320_mobilenet_v2
+from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2
+from ssd.models.mobilenet_v3 import ssdlite320_mobilenet_v3_large
+from ssd.models.resnet import BUILDERS as RESNETS
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
-from ssd.presets import PRESETS, Preset, get_preset
+from ssd.presets import Preset
 from ssd.suggest import unknown
+from ssd.systems import PRESETS, get_preset
 
 __all__ = ["MODELS", "SSD", "build_model", "model_options"]
 
 
 class ModelEntry(NamedTuple):
-    """A builder, the family of presets that it belongs to, and its own input size."""
+    """A builder, the family of presets that it belongs to, and its own input size.
+
+    `with_weights` holds the options that the builder sets where weights_backbone is given and they are not.
+    """
 
     builder: Callable[..., SSD]
     family: str
     image_size: int
+    with_weights: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 
 MODELS: dict[str, ModelEntry] = {
-    "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300),
-    "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512),
-    "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320),
+    "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300, {"trainable_layers": 4}),
+    "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512, {"trainable_layers": 4}),
+    **{name: ModelEntry(builder, "resnet", 300) for name, builder in RESNETS.items()},
+    "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320, {"freeze_bn": True}),
+    "ssdlite320_mobilenet_v3_large": ModelEntry(
+        ssdlite320_mobilenet_v3_large, "mobilenet_v3", 320, {"reduced_tail": False}
+    ),
     "ssd_tiny": ModelEntry(ssd_tiny, "tiny", 160),
 }
 
@@ -90,8 +101,7 @@ def _build_args(name: str, num_classes: int, image_size: int, model: SSD, networ
     network = dict(network)
     if network.pop("weights_backbone", None) is not None:
         # what weights had decided must be said now that they are left out
-        if "freeze_bn" in model_options(name):
-            network["freeze_bn"] = True if network.get("freeze_bn") is None else network["freeze_bn"]
-        if name.endswith("vgg16") and network.get("trainable_layers") is None:
-            network["trainable_layers"] = 4
+        for option, value in MODELS[name].with_weights.items():
+            if network.get(option) is None:
+                network[option] = value
     return {**args, **rules, **network}

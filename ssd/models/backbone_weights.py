@@ -17,7 +17,7 @@ from ssd.suggest import unknown
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
 # Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
-# of the # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
+# of the reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
 _VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
 
 
@@ -28,7 +28,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
         backbone: an extractor of this package; its weights are replaced in place, in its own dtype.
         source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
             dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
-        kind: "vgg16", or any other for a backbone whose `features` are torchvision's own.
+        kind: "vgg16", "resnet50" and its like, or any other for a backbone whose `features` are torchvision's own.
     Returns:
         names of the backbone's weights that were loaded.
     Raises:
@@ -85,8 +85,9 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
 def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Names of the extractor for names of the file; the classifier on top of a backbone is dropped."""
     renamed: dict[str, Tensor] = {}
+    unused = ("classifier.", "fc.", "avgpool.", *(("layer4.",) if kind.startswith("resnet") else ()))
     for key, value in state.items():
-        if key.startswith(("classifier.", "fc.", "avgpool.")):
+        if key.startswith(unused):
             continue
         key = key.removeprefix("backbone.").removeprefix("features.")
         index, _, rest = key.partition(".")

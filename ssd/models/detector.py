@@ -14,7 +14,7 @@ from ssd.loss import MultiBoxLoss
 from ssd.models.extractor import Extractor
 from ssd.models.lists import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
-from ssd.prior_sizes import resolve_sizes
+from ssd.prior_sizes import ratios_of_levels, resolve_sizes, resolve_steps
 from ssd.priors import PriorConfig, make_priors
 
 
@@ -66,14 +66,15 @@ class SSD(nn.Module):
     def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
         """Decodes, thresholds and suppresses: padded detections of every image, boxes normalised to the image."""
         rules = self.preset
+        candidates = rules.candidates_per_class or len(self.priors)
         return ssd_ops.detect(
             loc,
             logits,
             self.priors,
             score_threshold=rules.score_threshold,
             iou_threshold=rules.nms_threshold,
-            candidates_per_class=rules.candidates_per_class,
-            max_detections=rules.max_detections,
+            candidates_per_class=candidates,
+            max_detections=rules.max_detections or candidates * (self.num_classes - 1),
             variances=rules.variances,
             clip=rules.clip_boxes,
             suppress_at=rules.suppress_at,
@@ -125,7 +126,7 @@ class SSD(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SSD:
         # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), to_empty() would lose them; both
-        # are # made again from the configuration instead, on the new device
+        # are made again from the configuration instead, on the new device
         super()._apply(fn, recurse)
         if self.priors.device.type != "meta":
             for name, value in self._constants().items():
@@ -137,14 +138,20 @@ def build_priors(
     backbone: Extractor,
     image_size: int,
     preset: Preset,
-    aspect_ratios: Sequence[Sequence[float]],
-    steps: Sequence[float] | None = None,
+    aspect_ratios: Sequence[Sequence[float]] | Sequence[float],
     smallest: float = 0.2,
 ) -> PriorConfig:
     """Lays the preset's priors over the grids that a backbone makes of an input of image_size."""
     grids = feature_sizes(backbone, image_size)
-    sizes = resolve_sizes(preset.prior_sizes, len(grids), image_size, smallest)
-    return PriorConfig.from_sizes(image_size, grids, sizes, aspect_ratios, steps=steps, clip=preset.clip)
+    return PriorConfig.from_sizes(
+        image_size,
+        grids,
+        resolve_sizes(preset.prior_sizes, len(grids), image_size, smallest),
+        ratios_of_levels(aspect_ratios, len(grids)),
+        steps=resolve_steps(preset.steps, len(grids), image_size),
+        clip=preset.clip,
+        order=preset.prior_order,
+    )
 
 
 def feature_sizes(backbone: nn.Module, image_size: int) -> list[tuple[int, int]]:

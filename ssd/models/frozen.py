@@ -1,6 +1,11 @@
-"""BatchNorm that keeps the statistics it was loaded with (small batches would spoil them), folded into its convolution."""
+"""What of a backbone does not learn: its first stages, and BatchNorm that keeps the statistics it was loaded with.
+
+Small batches would spoil those statistics; a frozen BatchNorm is folded into its convolution.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,3 +64,19 @@ def freeze_batch_norm(module: nn.Module) -> None:
                     conv.__class__ = FoldedConv2d
                     conv.norm = [norm]  # type: ignore[assignment]  # mypy takes it for a child module
                     norm.folded = True
+
+
+def freeze_stages(layers: nn.Sequential, starts: Sequence[int], trainable: int | None) -> None:
+    """Stops the gradients of all stages but the last `trainable`; None lets all learn.
+
+    Args:
+        layers: the backbone.
+        starts: the index in `layers` at which each stage begins; 0 first.
+        trainable: 0..len(starts).
+    """
+    if trainable is None:
+        return
+    if not 0 <= trainable <= len(starts):
+        raise ValueError(f"trainable_layers must lie in 0..{len(starts)}, got {trainable}")
+    for parameter in layers[: [*starts, len(layers)][len(starts) - trainable]].parameters():
+        parameter.requires_grad_(False)

@@ -11,6 +11,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 # in channels, out channels -> the network that predicts from one level
 Predictor = Callable[[int, int], nn.Module]
+Predictors = Predictor | Sequence[Predictor]  # one for all levels, or one for each
 # SSDlite's own, of torchvision and of the TensorFlow models it follows
 LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
@@ -18,11 +19,12 @@ LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 class ScoringHead(nn.Module):
     """Predicts `columns` numbers for each prior of every level."""
 
-    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predictor: Predictor):
+    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predictor: Predictors):
         super().__init__()
         self.columns = columns
+        predictors = [predictor] * len(channels) if callable(predictor) else predictor
         self.module_list = nn.ModuleList(
-            predictor(c, a * columns) for c, a in zip(channels, boxes_per_cell, strict=True)
+            predict(c, a * columns) for predict, c, a in zip(predictors, channels, boxes_per_cell, strict=True)
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -43,7 +45,7 @@ class SSDHead(nn.Module):
         channels: Sequence[int],
         boxes_per_cell: Sequence[int],
         num_classes: int,
-        predictor: Predictor,
+        predictor: Predictors,
         init: Callable[[nn.Module], None],
     ):
         super().__init__()
@@ -72,6 +74,21 @@ def lite_predictor(
     layers.append(Conv2dNormActivation(mid, mid, kernel_size=3, groups=mid, norm_layer=norm, activation_layer=nn.ReLU6))
     layers.append(nn.Conv2d(mid, out_channels, kernel_size=1))
     return nn.Sequential(*layers)
+
+
+def separable_predictor(in_channels: int, out_channels: int) -> nn.Module:
+    """lite_predictor as qfgaohao and lufficc have it: the depthwise convolution has a bias, and PyTorch's BatchNorm."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU6(),
+        nn.Conv2d(in_channels, out_channels, kernel_size=1),
+    )
+
+
+def point_predictor(in_channels: int, out_channels: int) -> nn.Module:
+    """One 1x1 convolution, for a level of a single cell."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
 
 def lite_extra(in_channels: int, out_channels: int, norm: type[nn.Module] | partial = LITE_NORM) -> nn.Sequential:

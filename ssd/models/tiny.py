@@ -12,7 +12,6 @@ from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
-from ssd.prior_sizes import ratios_of_levels
 
 
 class TinyExtractor(Extractor):
@@ -46,7 +45,6 @@ def ssd_tiny(
     preset: Preset,
     *,
     aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = (2.0,),
-    steps: Sequence[float] | None = None,
     width: int = 16,
     levels: int = 4,
 ) -> SSD:
@@ -57,11 +55,10 @@ def ssd_tiny(
         image_size: side of the input.
         preset: rules around the network; its prior sizes are spaced by one factor from 0.1 of the image.
         aspect_ratios: besides 1; one list for all levels, or one for each.
-        steps: in pixels; None takes image size / cells.
         width: channels of the first layer.
         levels: strides 8, 16, ...
     """
     backbone = TinyExtractor(width, levels)
-    priors = build_priors(backbone, image_size, preset, ratios_of_levels(aspect_ratios, levels), steps, smallest=0.1)
+    priors = build_priors(backbone, image_size, preset, aspect_ratios, smallest=0.1)
     head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, conv_predictor, xavier_init)
     return SSD(backbone, head, priors, preset, num_classes)

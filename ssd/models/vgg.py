@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,12 @@ from torchvision.models.vgg import cfgs, make_layers
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
+from ssd.models.frozen import freeze_stages
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
-from ssd.prior_sizes import SSD300_RATIOS, SSD300_STEPS, SSD512_RATIOS, SSD512_STEPS
+from ssd.prior_sizes import SSD300_RATIOS, SSD512_RATIOS
+
+Norm = Literal["l2", "batch"]
 
 
 class Extra(NamedTuple):
@@ -36,15 +40,19 @@ class VGGExtractor(Extractor):
     """VGG16 with fc6 and fc7 as (dilated) convolutions and the extra levels of SSD.
 
     The first level is conv4_3, scaled to unit length over its channels and multiplied with a learnt weight per channel
-    (L2Norm), because its values are far larger than those of the later levels.
+    (L2Norm), because its values are far larger than those of the later levels; or normalised by BatchNorm.
     """
 
-    def __init__(self, features: nn.Sequential, extras: Sequence[Extra]):
+    def __init__(self, features: nn.Sequential, extras: Sequence[Extra], norm: Norm = "l2"):
         super().__init__()
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
         pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
         pool4, pool5 = pools[3], pools[4]
         features[pools[2]] = nn.MaxPool2d(2, 2, ceil_mode=True)  # 75 -> 38 cells at an input of 300, as Caffe rounds
-        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
+        self.norm = nn.BatchNorm2d(512) if norm == "batch" else None
+        if self.norm is None:
+            self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
         self.features = nn.Sequential(*features[:pool4])  # to conv4_3
         fc = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),  # pool5 keeps the resolution, so fc6 is dilated
@@ -66,7 +74,7 @@ class VGGExtractor(Extractor):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps [B, 3, S, S] to the features of all levels, fine to coarse."""
         x = self.features(images)
-        levels = [self.scale_weight.view(1, -1, 1, 1) * F.normalize(x)]
+        levels = [self.scale_weight.view(1, -1, 1, 1) * F.normalize(x) if self.norm is None else self.norm(x)]
         for block in self.extra:
             x = block(x)
             levels.append(x)
@@ -92,72 +100,46 @@ def _extra_block(in_channels: int, extra: Extra) -> nn.Sequential:
     )
 
 
-def ssd300_vgg16(
+def _ssd_vgg16(
+    extras: Sequence[Extra],
+    ratios: Sequence[Sequence[float]],
     num_classes: int,
     image_size: int,
     preset: Preset,
     *,
-    aspect_ratios: Sequence[Sequence[float]] = SSD300_RATIOS,
-    steps: Sequence[float] | None = None,
+    aspect_ratios: Sequence[Sequence[float]] | Sequence[float] | None = None,
     weights_backbone: str | None = None,
     trainable_layers: int | None = None,
+    norm: Norm = "l2",
 ) -> SSD:
-    """Builds SSD300 of the paper: VGG16, six levels, 8732 priors at its own input size of 300.
+    """Builds SSD of the paper on VGG16.
+
+    ssd300_vgg16 has six levels, 8732 priors at its own input size of 300; ssd512_vgg16 a seventh, 24564 at 512.
 
     Args:
+        extras: the extra levels.
+        ratios: what aspect_ratios is if None.
         num_classes: with the background.
         image_size: side of the input.
         preset: rules around the network.
-        aspect_ratios: of each level, besides 1.
-        steps: of each level in pixels; None takes the paper's at 300 and image size / cells elsewhere.
+        aspect_ratios: besides 1; one list for all levels, or one for each; None takes the paper's.
         weights_backbone: name of torchvision's weights, a file, or None for a random start.
         trainable_layers: stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
+        norm: what scales the first level, conv4_3: "l2", each cell to unit length times a learnt weight (the paper), or
+            "batch", BatchNorm (qfgaohao).
     """
-    if steps is None and image_size == 300:
-        steps = SSD300_STEPS
-    return _build(
-        num_classes, image_size, preset, SSD300_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
-    )
-
-
-def ssd512_vgg16(
-    num_classes: int,
-    image_size: int,
-    preset: Preset,
-    *,
-    aspect_ratios: Sequence[Sequence[float]] = SSD512_RATIOS,
-    steps: Sequence[float] | None = None,
-    weights_backbone: str | None = None,
-    trainable_layers: int | None = None,
-) -> SSD:
-    """Builds SSD512 of the paper: as SSD300 with a seventh level, 24564 priors at its own input size of 512."""
-    if steps is None and image_size == 512:
-        steps = SSD512_STEPS
-    return _build(
-        num_classes, image_size, preset, SSD512_EXTRAS, aspect_ratios, steps, weights_backbone, trainable_layers
-    )
-
-
-def _build(
-    num_classes: int,
-    image_size: int,
-    preset: Preset,
-    extras: Sequence[Extra],
-    aspect_ratios: Sequence[Sequence[float]],
-    steps: Sequence[float] | None,
-    weights_backbone: str | None,
-    trainable_layers: int | None,
-) -> SSD:
     vgg = _vgg16_features()
     stages = [0, *(i for i, layer in enumerate(vgg) if isinstance(layer, nn.MaxPool2d))][:5]
-    trainable = (5 if weights_backbone is None else 4) if trainable_layers is None else trainable_layers
-    if not 0 <= trainable <= 5:
-        raise ValueError(f"trainable_layers must lie in 0..5, got {trainable}")
-    for parameter in vgg[: stages[5 - trainable] if trainable else len(vgg)].parameters():
-        parameter.requires_grad_(False)
-    backbone = VGGExtractor(vgg, extras)
+    if trainable_layers is None and weights_backbone is not None:
+        trainable_layers = 4
+    freeze_stages(vgg, stages, trainable_layers)
+    backbone = VGGExtractor(vgg, extras, norm)
     if weights_backbone is not None:
         load_backbone(backbone, weights_backbone, "vgg16")
-    priors = build_priors(backbone, image_size, preset, aspect_ratios, steps)
+    priors = build_priors(backbone, image_size, preset, ratios if aspect_ratios is None else aspect_ratios)
     head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, conv_predictor, xavier_init)
     return SSD(backbone, head, priors, preset, num_classes)
+
+
+ssd300_vgg16 = partial(_ssd_vgg16, SSD300_EXTRAS, SSD300_RATIOS)
+ssd512_vgg16 = partial(_ssd_vgg16, SSD512_EXTRAS, SSD512_RATIOS)

@@ -6,73 +6,13 @@ import warnings
 
 import pytest
 import torch
-import torchvision
 
 from ssd import MODELS, build_model, model_options
 from ssd.models.frozen import FrozenBatchNorm2d
-from ssd.presets import PRESETS, Preset
+from ssd.presets import Preset
+from ssd.systems import PRESETS
 
 SMALL = {"ssd_tiny": 64, "ssdlite320_mobilenet_v2": 96}
-
-
-@pytest.fixture(scope="module")
-def vgg_pair():
-    """torchvision's SSD300 and ours with the same random weights."""
-    torch.manual_seed(0)
-    theirs = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).eval()
-    ours = build_model("ssd300_vgg16", 4, score_threshold=0.02).eval()
-    ours.load_state_dict(theirs.state_dict())  # strict: the names and shapes are torchvision's
-    return theirs, ours
-
-
-def test_ssd300_is_torchvisions_network(vgg_pair):
-    theirs, ours = vgg_pair
-    assert list(ours.state_dict()) == list(theirs.state_dict())  # also: priors and constants are not in it
-    images = torch.rand(2, 3, 300, 300)
-    with torch.no_grad():
-        features = theirs.backbone(theirs.transform.normalize(images[0])[None])
-        expected = theirs.head(list(features.values()))
-        loc, logits = ours.forward_raw(ours.normalize(images[:1]))
-    assert loc.shape == (1, 8732, 4) and logits.shape == (1, 8732, 4) and ours.priors.shape == (8732, 4)
-    assert torch.equal(loc, expected["bbox_regression"])
-    assert torch.equal(logits, expected["cls_logits"])
-    assert [tuple(f.shape[-2:]) for f in features.values()] == list(ours.prior_config.feature_sizes)
-
-
-def test_ssd300_detects_what_torchvision_detects(vgg_pair):
-    theirs, ours = (copy.deepcopy(m) for m in vgg_pair)
-    theirs.score_thresh = ours.preset.score_threshold
-    for model in (theirs, ours):  # random heads are sure of everything; smaller weights spread the scores
-        for parameter in model.head.parameters():
-            parameter.data *= 0.02
-    images = [torch.rand(3, 300, 300), torch.rand(3, 211, 320)]
-    with torch.no_grad():
-        (same, warped), (same_tv, warped_tv) = ours(images), theirs(images)
-    assert len(same["boxes"]) == 200
-    # of the network's own size: the same logits to the bit, so the same detections in the same order
-    assert torch.equal(same["labels"], same_tv["labels"])
-    torch.testing.assert_close(same["scores"], same_tv["scores"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(same["boxes"], same_tv["boxes"], rtol=0, atol=1e-3)
-    # warped before it is normalised, not after: the same up to rounding
-    torch.testing.assert_close(warped["scores"], warped_tv["scores"], rtol=0, atol=1e-4)
-
-
-def test_ssd300_losses_are_torchvisions(vgg_pair):
-    theirs, ours = (copy.deepcopy(m).train() for m in vgg_pair)
-    images = [torch.rand(3, 300, 300)]  # not warped, so forward is equal to the bit
-    targets = [
-        {"boxes": torch.tensor([[20.0, 30, 180, 200], [200, 100, 290, 230]]), "labels": torch.tensor([1, 3])},
-    ]
-    expected, got = theirs(images, targets), ours(images, targets)
-    assert set(got) == set(expected) == {"bbox_regression", "classification"}
-    for name in got:
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=0)
-    sum(expected.values()).backward()
-    sum(got.values()).backward()
-    grads = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters():
-        difference = (parameter.grad - grads[name].grad).norm()
-        assert difference <= 1e-4 * grads[name].grad.norm(), name
 
 
 def test_ssd512_has_its_priors():
@@ -149,7 +89,7 @@ def test_too_small_input_is_named():
         build_model("ssd_tiny", 2, image_size=0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {f"ssd300_resnet{depth}" for depth in (34, 101, 152)}))
 def test_build_args_rebuild_the_model(name):
     options = {"image_size": SMALL[name], "rule": "greedy"} if name in SMALL else {"preset": "amdegroot"}
     model = build_model(name, 3, **options)

@@ -1,0 +1,100 @@
+"""SSDlite on torchvision's MobileNetV3: ssdlite320_mobilenet_v3_large, with torchvision's names of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large
+
+from ssd.models.backbone_weights import load_backbone
+from ssd.models.detector import SSD, build_priors
+from ssd.models.extractor import Extractor
+from ssd.models.frozen import freeze_batch_norm, freeze_stages
+from ssd.models.heads import LITE_NORM, SSDHead, lite_extra, lite_predictor, normal_init
+from ssd.presets import Preset
+
+
+class MobileNetV3Extractor(Extractor):
+    """MobileNetV3's features at strides 16 (the last strided block's expansion) and 32, and SSDlite's extra levels.
+
+    Args:
+        features: torchvision's `mobilenet_v3_large().features`.
+        extra_channels: width of each extra level; each halves the resolution.
+    """
+
+    def __init__(self, features: nn.Sequential, extra_channels: Sequence[int]):
+        super().__init__()
+        tap = _stages(features)[-2]
+        block = features[tap].get_submodule("block")
+        assert isinstance(block, nn.Sequential)
+        self.features = nn.Sequential(
+            nn.Sequential(*features[:tap], block[0]), nn.Sequential(block[1:], *features[tap + 1 :])
+        )
+        channels = [_width(block[0]), _width(features[-1])]
+        self.extra = nn.ModuleList()
+        for width in extra_channels:
+            self.extra.append(lite_extra(channels[-1], width))
+            channels.append(width)
+        normal_init(self.extra)
+        self.out_channels = tuple(channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps [B, 3, S, S] to the features of all levels, fine to coarse."""
+        x, levels = images, []
+        for block in (*self.features, *self.extra):
+            x = block(x)
+            levels.append(x)
+        return levels
+
+
+def ssdlite320_mobilenet_v3_large(
+    num_classes: int,
+    image_size: int,
+    preset: Preset,
+    *,
+    aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = (2.0, 3.0),
+    weights_backbone: str | None = None,
+    trainable_layers: int | None = None,
+    freeze_bn: bool = False,
+    reduced_tail: bool | None = None,
+    extra_channels: Sequence[int] = (512, 256, 256, 128),
+) -> SSD:
+    """Builds torchvision's SSDlite on MobileNetV3-Large: 3234 priors at its own input size of 320.
+
+    Args:
+        num_classes: with the background.
+        image_size: side of the input.
+        preset: rules around the network.
+        aspect_ratios: besides 1; one list for all levels, or one for each.
+        weights_backbone: a file with mobilenet_v3_large's weights, a name of torchvision, or None for a random start.
+        trainable_layers: stages of the backbone that learn, 0..6 from the last; None is all.
+        freeze_bn: keeps the backbone's BatchNorm at its loaded statistics.
+        reduced_tail: halves the width of the last blocks (480 channels at stride 32 instead of 960). None does so
+            without weights, as torchvision; torchvision's released detector has the reduced tail, its ImageNet weights
+            the full one.
+        extra_channels: width of each level after stride 32; their number sets the number of levels.
+    """
+    reduced = weights_backbone is None if reduced_tail is None else reduced_tail
+    net = mobilenet_v3_large(weights=None, norm_layer=LITE_NORM, reduced_tail=reduced, num_classes=1)
+    if weights_backbone is None:
+        normal_init(net)
+    else:
+        load_backbone(net, weights_backbone, "mobilenet_v3")
+    freeze_stages(net.features, _stages(net.features), trainable_layers)
+    if freeze_bn:
+        freeze_batch_norm(net.features)
+    backbone = MobileNetV3Extractor(net.features, extra_channels)
+    priors = build_priors(backbone, image_size, preset, aspect_ratios)
+    head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, lite_predictor, normal_init)
+    return SSD(backbone, head, priors, preset, num_classes)
+
+
+def _stages(features: nn.Sequential) -> list[int]:
+    """First layer of each stage: the stem, every block with a stride, the last layer."""
+    return [0, *(i for i, block in enumerate(features) if getattr(block, "_is_cn", False)), len(features) - 1]
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels that a convolution with its norm and activation puts out."""
+    return layer.get_parameter("0.weight").shape[0]

@@ -1,0 +1,96 @@
+"""The detectors that torchvision has too: with its weights and its preset they compute what it computes."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import ssd_ops
+from ssd import build_model
+
+
+@pytest.fixture(scope="module", params=["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"])
+def pair(request):
+    """torchvision's model and ours with the same random weights, in evaluation."""
+    torch.manual_seed(0)
+    build = getattr(torchvision.models.detection, request.param)
+    theirs = build(weights=None, weights_backbone=None, num_classes=4, score_thresh=0.3)
+    images = torch.rand(2, 3, *theirs.transform.fixed_size)
+    with torch.no_grad():  # random heads are all alike or too sure; these spread the scores
+        for norm in theirs.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 1.0  # statistics of this pass alone, so that evaluation is like it
+        found = head_outputs(theirs, images)
+        for head, name, spread in (("classification", "cls_logits", 1.5), ("regression", "bbox_regression", 0.5)):
+            for level in theirs.head.get_submodule(f"{head}_head.module_list"):
+                last = [m for m in level.modules() if isinstance(m, nn.Conv2d)][-1]
+                last.weight *= spread / found[name].std()
+    theirs.eval()
+    ours = build_model(request.param, 4, score_threshold=0.3).eval()
+    ours.load_state_dict(theirs.state_dict())  # strict: the names and shapes are torchvision's
+    return theirs, ours
+
+
+def head_outputs(theirs, images):
+    normalised = torch.stack([theirs.transform.normalize(image) for image in images])
+    return theirs.head(list(theirs.backbone(normalised).values()))
+
+
+def native(model, count):
+    return list(torch.rand(count, 3, model.image_size, model.image_size).unbind())
+
+
+def test_forward_is_equal_to_the_bit(pair):
+    theirs, ours = pair
+    assert list(ours.state_dict()) == list(theirs.state_dict())  # also: priors and constants are not in it
+    image = native(ours, 1)[0][None]
+    with torch.no_grad():
+        expected = head_outputs(theirs, image)
+        loc, logits = ours.forward_raw(ours.normalize(image))
+    assert torch.equal(loc, expected["bbox_regression"])
+    assert torch.equal(logits, expected["cls_logits"])
+    assert loc.shape == (1, {300: 8732, 320: 3234}[ours.image_size], 4) and len(ours.priors) == loc.shape[1]
+
+
+def test_detections_are_the_same_in_the_same_order(pair):
+    theirs, ours = pair
+    images = native(ours, 2)
+    with torch.no_grad():
+        got, expected = ours(images), theirs(images)
+    for mine, other in zip(got, expected, strict=True):
+        assert len(mine["boxes"]) == ours.preset.max_detections and len(mine["labels"].unique()) == 3
+        assert torch.equal(mine["labels"], other["labels"])
+        torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(mine["boxes"], other["boxes"], rtol=0, atol=1e-3)
+    # an image that is warped is warped before it is normalised, not after: the same up to rounding
+    image = torch.rand(3, 211, 320)
+    with torch.no_grad():
+        mine, other = ours([image])[0], theirs([image])[0]
+    torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=1e-4)
+
+
+def test_losses_and_gradients_are_torchvisions(pair):
+    theirs, ours = (copy.deepcopy(m).train() for m in pair)
+    images = native(ours, 2)  # not warped, so forward is equal to the bit
+    targets = [
+        {"boxes": torch.tensor([[20.0, 30, 180, 200], [200, 100, 290, 230]]), "labels": torch.tensor([1, 3])},
+        {"boxes": torch.tensor([[151.0, 43, 243, 157]]), "labels": torch.tensor([2])},
+    ]
+    boxes = [t["boxes"] / ours.image_size for t in targets]
+    positives = (ssd_ops.match_priors(boxes, [t["labels"] for t in targets], ours.priors, rule="last").labels > 0).sum(
+        1
+    )
+    assert (positives > 0).all() and (3 * positives <= len(ours.priors) - positives).all()  # else it counts some twice
+    expected, got = theirs(images, targets), ours(images, targets)
+    assert set(got) == set(expected) == {"bbox_regression", "classification"}
+    for name in got:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=0)
+    sum(expected.values()).backward()
+    sum(got.values()).backward()
+    grads = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    # a bias before a BatchNorm has no gradient but rounding; what is left of it is small beside all others
+    noise = 1e-6 * max(grad.norm() for grad in grads.values())
+    for name, parameter in ours.named_parameters():
+        assert (parameter.grad - grads[name]).norm() <= 1e-4 * grads[name].norm() + noise, name
