@@ -1,11 +1,11 @@
-"""The configuration of a training run: one typed dataclass, filled from flags or from the config.json of another run.
+"""The configuration of a training run: one typed dataclass, filled from flags, a recipe or the config.json of another run.
 
 Standard library only, so that `--help` and mistakes are answered at once.
 """
+# ruff: noqa: RUF009  # _option makes fields, which are safe defaults
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -23,208 +23,215 @@ MODELS = (
     "ssdlite320_mobilenet_v3_large",
 )
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
-SCHEDULES = ("multisteplr", "cosineannealinglr")
-OPTIMIZERS = ("sgd", "adamw")
-_FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
+SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
+OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
+FREEZE = ("none", "features", "backbone")
+_CHOICES = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "data_augmentation": AUGMENTATIONS,
+    "lr_scheduler": SCHEDULES,
+    "lr_update": ("step", "epoch"),
+    "opt": OPTIMIZERS,
+    "freeze": FREEZE,
+    "eval_metric": ("auto", "voc", "voc07", "coco"),
+}
 
 
 class ConfigError(ValueError):
     """A setting that cannot be meant; the message names it, what was expected and what came."""
 
 
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field; `real` is its default on data of the user's own, where that is another than the demo's."""
+    metadata["help"] = help
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class TrainConfig:
-    """All settings of a run. The defaults are the demo: drawn shapes, a small model, a few minutes on a CPU."""
+    """All settings of a run.
 
-    dataset: str = field(
-        default="auto",
-        metadata={
-            "help": f"data set: {', '.join(DATASETS)}, or module:function of your own; auto finds out the format of "
-            "--data-path, and without one draws shapes"
-        },
+    The defaults are the demo: drawn shapes, a small model, a few minutes on a CPU. On any other data set `TrainConfig.of`
+    takes those of torchvision's references/detection/train.py ("real" below), so that its commands mean the same here.
+    """
+
+    dataset: str = _option(
+        "auto",
+        f"data set: {', '.join(DATASETS)}, or module:function of your own; auto finds out the format of --data-path, and "
+        "without one draws shapes",
+        group="data",
     )
-    data_path: str | None = field(default=None, metadata={"help": "folder of the data set"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
-    dataset_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "KEY=VALUE option of the data set, repeatable", "flag": "--dataset-option"},
+    data_path: str | None = _option(None, "folder of the data set; default: $SSD_DATA_PATH, or a usual place")
+    train_split: str = _option("train", "split to train on")
+    val_split: str = _option("val", "split to evaluate on")
+    dataset_options: dict[str, Any] = _option(
+        {}, "KEY=VALUE option of the data set, repeatable", flag="--dataset-option"
     )
-    model: str = field(default="ssd_tiny", metadata={"help": "model: " + ", ".join(MODELS)})
-    preset: str = field(default="torchvision", metadata={"help": "rules of a known SSD system"})
-    image_size: int | None = field(default=None, metadata={"help": "side of the input; default: the model's own"})
-    model_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "KEY=VALUE option of the model or preset, repeatable", "flag": "--model-option"},
+    data_augmentation: str = _option("auto", ", ".join(AUGMENTATIONS) + "; auto: that of the model, hflip for shapes")
+    augmentation_options: dict[str, Any] = _option(
+        {}, "KEY=VALUE option of the augmentation, repeatable", flag="--augmentation-option"
     )
-    weights_backbone: str | None = field(
-        default=None, metadata={"help": "backbone weights: a file or torchvision's name"}
+    workers: int = _option(2, "processes that load images, for each training process", real=4, short="-j")
+
+    model: str = _option("ssd_tiny", "model: " + ", ".join(MODELS), real="ssd300_vgg16", group="model")
+    preset: str = _option("torchvision", "rules of a known SSD system")
+    image_size: int | None = _option(None, "side of the input; default: the model's own")
+    model_options: dict[str, Any] = _option(
+        {}, "KEY=VALUE option of the model or preset, repeatable", flag="--model-option"
     )
-    fit_priors: bool = field(default=False, metadata={"help": "search prior sizes that fit the training objects"})
-    data_augmentation: str = field(
-        default="auto",
-        metadata={"help": "augmentation: ssd, ssdlite, hflip, none, or auto: hflip for shapes, else ssd"},
+    weights: str | None = _option(
+        None, "weights of a whole detector: a file of any known system, or torchvision's name"
     )
-    augmentation_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "KEY=VALUE option of the augmentation, repeatable", "flag": "--augmentation-option"},
+    weights_backbone: str | None = _option(None, "backbone weights: a file or torchvision's name")
+    trainable_backbone_layers: int | None = _option(
+        None, "stages of the backbone that learn; default: the model's own", flag="--trainable-backbone-layers"
     )
-    epochs: int = field(default=20, metadata={"help": "passes over the training images"})
-    batch_size: int = field(default=16, metadata={"help": "images a step", "short": "-b"})
-    workers: int = field(default=2, metadata={"help": "processes that load images", "short": "-j"})
-    opt: str = field(default="adamw", metadata={"help": "optimiser: " + ", ".join(OPTIMIZERS)})
-    lr: float = field(default=0.002, metadata={"help": "learning rate after the warm-up"})
-    backbone_lr_factor: float = field(
-        default=1.0, metadata={"help": "learning rate of the pretrained backbone, as a share of --lr; 0 freezes it"}
+    freeze: str = _option(
+        "none", "what does not learn: features (what comes pretrained), backbone (all but heads), none"
     )
-    momentum: float = field(default=0.9, metadata={"help": "of SGD (beta 1 of AdamW)"})
-    weight_decay: float = field(
-        default=0.02, metadata={"help": "of weights; none for biases and norms", "short": "--wd"}
+    fit_priors: bool = _option(False, "search prior sizes that fit the training objects")
+
+    epochs: int = _option(20, "passes over the training images", real=26, group="optimiser")
+    iterations: int = _option(0, "steps in all, in place of --epochs; --lr-steps then count steps too; 0: by epochs")
+    batch_size: int = _option(16, "images a step, for each process", real=2, short="-b")
+    opt: str = _option("adamw", "optimiser: " + ", ".join(OPTIMIZERS), real="sgd")
+    lr: float = _option(0.002, "learning rate after the warm-up", real=0.02)
+    lr_batch_size: int = _option(
+        0, "images a step, of all processes, that --lr is meant for; it is scaled. 0: as given"
     )
-    clip_grad_norm: float = field(default=10.0, metadata={"help": "largest norm of the gradient; 0: no limit"})
-    lr_scheduler: str = field(default="cosineannealinglr", metadata={"help": "schedule: " + ", ".join(SCHEDULES)})
-    lr_steps: list[int] = field(
-        default_factory=lambda: [16, 22], metadata={"help": "epochs at which multisteplr drops"}
+    backbone_lr_factor: float = _option(1.0, "rate of the pretrained features, as a share of --lr")
+    extra_lr_factor: float = _option(1.0, "rate of the backbone's extra levels, as a share of --lr")
+    bias_lr_factor: float = _option(1.0, "rate of biases, as a share of that of their weights (Caffe: 2)")
+    momentum: float = _option(0.9, "of SGD (beta 1 of AdamW)")
+    weight_decay: float = _option(0.02, "of weights", real=1e-4, short="--wd")
+    norm_weight_decay: float | None = _option(0.0, "of normalisation layers; none: as --weight-decay", real=None)
+    bias_weight_decay: float | None = _option(0.0, "of biases; none: as --weight-decay", real=None)
+    clip_grad_norm: float = _option(10.0, "largest norm of the gradient; 0: no limit", real=0.0)
+    ema_decay: float = _option(0.99, "decay of the running mean of weights; 0: none", real=0.0)
+
+    lr_scheduler: str = _option(
+        "cosineannealinglr", "schedule: " + ", ".join(SCHEDULES), real="multisteplr", group="schedule"
     )
-    lr_gamma: float = field(default=0.1, metadata={"help": "factor of each drop"})
-    warmup_iters: int = field(default=100, metadata={"help": "steps of linear warm-up"})
-    ema_decay: float = field(default=0.99, metadata={"help": "decay of the running mean of weights; 0: none"})
-    amp: bool = field(
-        default=False, metadata={"help": "mixed precision: float16 on a GPU that lacks bfloat16, else bfloat16"}
+    lr_steps: list[int] = _option([16, 22], "epochs at which multisteplr drops")
+    lr_step_size: int = _option(8, "epochs between the drops of steplr")
+    lr_gamma: float = _option(0.1, "factor of each drop")
+    lr_power: float = _option(0.9, "exponent of polynomial")
+    lr_update: str = _option(
+        "step",
+        "the rate changes at each step, or after each epoch, with a warm-up no longer than the first",
+        real="epoch",
     )
-    channels_last: bool = field(default=False, metadata={"help": "NHWC memory format"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, ..."})
-    eval_every: int = field(default=5, metadata={"help": "epochs between evaluations; the last epoch always has one"})
-    eval_metric: str = field(
-        default="auto", metadata={"help": "voc, voc07 (11 points), coco, or auto: as the data set"}
+    warmup_iters: int = _option(100, "steps of linear warm-up", real=1000)
+    warmup_factor: float | None = _option(None, "share of --lr at the first step; none: 1 / (N + 1)", real=0.001)
+
+    eval_every: int = _option(
+        5, "epochs between evaluations; the last epoch always has one", real=1, group="evaluation"
     )
-    print_freq: int = field(default=20, metadata={"help": "steps between rows of train.csv"})
-    pictures: int = field(default=8, metadata={"help": "evaluation images that are drawn"})
-    seed: int = field(default=0, metadata={"help": "of weights, order and augmentation"})
-    output_dir: str | None = field(default=None, metadata={"help": "run folder; default: runs/MODEL-DATASET-N"})
-    resume: str | None = field(default=None, metadata={"help": "run folder or checkpoint to go on from"})
-    test_only: bool = field(default=False, metadata={"help": "evaluate the checkpoint of --resume and stop"})
+    eval_epochs: list[int] = _option([], "epochs after which to evaluate, in place of --eval-every")
+    eval_metric: str = _option("auto", "voc, voc07 (11 points), coco, or auto: as the data set")
+    test_only: bool = _option(False, "evaluate the checkpoint of --resume or --weights and stop")
+    pictures: int = _option(8, "evaluation images that are drawn")
+
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...", group="run")
+    amp: bool = _option(False, "mixed precision: float16 on a GPU that lacks bfloat16, else bfloat16")
+    channels_last: bool = _option(False, "NHWC memory format")
+    sync_bn: bool = _option(False, "BatchNorm over all processes (GPUs)")
+    use_deterministic_algorithms: bool = _option(False, "only algorithms that give the same bits each time")
+    dist_url: str = _option("env://", "where the processes meet")
+    print_freq: int = _option(20, "steps between rows of train.csv")
+    seed: int = _option(0, "of weights, order and augmentation")
+    output_dir: str | None = _option(None, "run folder; default: runs/MODEL-DATASET-N")
+    resume: str | None = _option(None, "run folder or checkpoint to go on from")
+    start_epoch: int = _option(0, "epochs to count as done where there is nothing to resume", short="--start_epoch")
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> TrainConfig:
+        """Make a configuration of some values; the others take the defaults of the data set."""
+        drawn = {"shapes"} if values.get("data_path") else {"shapes", "auto"}
+        if values.get("dataset", "auto") not in drawn:
+            values = {**real_defaults(), **values}
+        return cls(**values)
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be meant."""
-        choices = {
-            "dataset": DATASETS,
-            "model": MODELS,
-            "data_augmentation": AUGMENTATIONS,
-            "lr_scheduler": SCHEDULES,
-            "opt": OPTIMIZERS,
-            "eval_metric": ("auto", "voc", "voc07", "coco"),
-        }
-        for name, known in choices.items():
+        for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "dataset" and ":" in value):
-                raise ConfigError(
-                    f"{_flag(name)} must be one of {', '.join(known)}, got {value!r}{_near(value, known)}"
-                )
-        for name in ("epochs", "batch_size", "eval_every", "print_freq"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
-        for name in (
-            "workers",
-            "seed",
-            "warmup_iters",
-            "pictures",
-            "weight_decay",
-            "clip_grad_norm",
-            "backbone_lr_factor",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ConfigError(f"--lr must be above 0, got {self.lr}")
-        for name in ("momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{_flag(name)} must lie in [0, 1), got {getattr(self, name)}")
+                raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{near(value, known)}")
+        for f in dataclasses.fields(self):
+            _check_number(f.name, getattr(self, f.name))
         if self.dataset in ("voc", "coco", "yolo", "csv") and self.data_path is None:
             raise ConfigError(f"--data-path must name the folder of the data set {self.dataset!r}, got none")
-        if self.data_path is not None and not Path(self.data_path).is_dir():
-            raise ConfigError(f"--data-path must be a folder, got {self.data_path!r}, which is none")
-        if self.test_only and self.resume is None:
-            raise ConfigError("--test-only needs --resume, the run folder or checkpoint to evaluate")
+        check_folder(self.data_path)
+        if self.test_only and not (self.resume or self.weights):
+            raise ConfigError("--test-only needs --resume, the run folder or checkpoint to evaluate, or --weights")
 
     @property
     def augmentation(self) -> str:
         """The augmentation meant; drawn shapes vary enough by themselves."""
         if self.data_augmentation != "auto":
             return self.data_augmentation
-        return "hflip" if self.dataset == "shapes" or (self.dataset == "auto" and self.data_path is None) else "ssd"
+        if self.dataset == "shapes" or (self.dataset == "auto" and self.data_path is None):
+            return "hflip"
+        return "ssdlite" if self.model.startswith("ssdlite") else "ssd"
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON that `--config` reads."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
+_AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
+_BELOW_1 = ("momentum", "ema_decay")
+_ABOVE_0 = ("lr", "lr_gamma", "lr_power")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        return
+    if name in _AT_LEAST_1 and value < 1:
+        raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
+    if name in _ABOVE_0 and not value > 0:
+        raise ConfigError(f"{flag(name)} must be above 0, got {value}")
+    if name in _BELOW_1 and not 0 <= value < 1:
+        raise ConfigError(f"{flag(name)} must lie in [0, 1), got {value}")
+    if not value >= 0:
+        raise ConfigError(f"{flag(name)} must not be negative, got {value}")
+
+
+def check_folder(data_path: str | None) -> None:
+    """Raise ConfigError where the data set's folder is named but not there."""
+    if data_path is not None and not Path(data_path).is_dir():
+        raise ConfigError(f"--data-path must be a folder, got {data_path!r}, which is none")
+
+
+def real_defaults() -> dict[str, Any]:
+    """The defaults on data of the user's own, where they differ from those of the demo."""
+    return {f.name: f.metadata["real"] for f in dataclasses.fields(TrainConfig) if "real" in f.metadata}
+
+
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a config.json; unknown keys are refused and the near one is suggested."""
+    """Read a recipe or a config.json; unknown keys are refused and the near one is suggested."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"--config {path}: {error}") from error
+    values.pop("about", None)  # what a recipe says of itself
     known = [f.name for f in dataclasses.fields(TrainConfig)]
     for key in values:
         if key not in known:
-            raise ConfigError(f"--config {path}: unknown key {key!r}{_near(key, known)}")
+            raise ConfigError(f"--config {path}: unknown key {key!r}{near(key, known)}")
     return dict(values)
 
 
-def parse_args(argv: list[str] | None = None, description: str = "") -> TrainConfig:
-    """Make a configuration of the command line; flags win over `--config`, which wins over the defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help="config.json of another run")
-    for f in dataclasses.fields(TrainConfig):
-        _add_flag(parser, f)
-    given = vars(parser.parse_args(argv))
-    path = given.pop("config")
-    try:
-        values = load_config(path) if path else {}
-        for name in _FREE_FORM:
-            if name in given:
-                given[name] = {**values.get(name, {}), **dict(_key_value(name, item) for item in given[name])}
-        config = TrainConfig(**{**values, **given})
-        config.check()
-    except (ConfigError, TypeError) as error:
-        parser.error(str(error))
-    return config
-
-
-def _add_flag(parser: argparse.ArgumentParser, f: dataclasses.Field[Any]) -> None:
-    """Add the flag of one field; absent flags leave no trace, so that the config file shows through."""
-    names = [n for n in (f.metadata.get("short"), f.metadata.get("flag", _flag(f.name))) if n]
-    default = "" if isinstance(f.default, (dataclasses._MISSING_TYPE, type(None))) else f" (default: {f.default})"
-    options: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"] + default}
-    kind = str(f.type)
-    if kind == "bool":
-        options["action"] = argparse.BooleanOptionalAction
-    elif f.name in _FREE_FORM:
-        options |= {"action": "append", "metavar": "KEY=VALUE"}
-    elif kind.startswith("list"):
-        options |= {"type": int, "nargs": "+", "metavar": "N"}
-    else:
-        options |= {"type": {"int": int, "float": float}.get(kind.split(" ")[0], str), "metavar": f.name.upper()}
-    parser.add_argument(*names, **options)
-
-
-def _key_value(name: str, item: str) -> tuple[str, Any]:
-    """Split KEY=VALUE; the value is JSON where it can be read as JSON, else the text itself."""
-    key, equals, value = item.partition("=")
-    if not equals or not key:
-        flag = next(f.metadata["flag"] for f in dataclasses.fields(TrainConfig) if f.name == name)
-        raise ConfigError(f"{flag} must be KEY=VALUE, got {item!r}")
-    try:
-        return key.replace("-", "_"), json.loads(value)
-    except json.JSONDecodeError:
-        return key.replace("-", "_"), value
-
-
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """The flag of a field."""
     return "--" + name.replace("_", "-")
 
 
-def _near(word: str, known: Any) -> str:
+def near(word: object, known: Any) -> str:
+    """A hint at the known word that is nearest, if one is near."""
     close = difflib.get_close_matches(str(word), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

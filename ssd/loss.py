@@ -69,7 +69,18 @@ class MultiBoxLoss:
         Returns:
             {"loc": scalar, "cls": scalar}; the training loss is their sum.
         """
-        matches = ssd_ops.match_priors(
+        return self.losses(loc, logits, self.match(priors, gt_boxes, gt_labels, offsets, ignore))
+
+    def match(
+        self,
+        priors: Tensor,  # [P, 4] xyxy
+        gt_boxes: Tensor | Sequence[Tensor],
+        gt_labels: Tensor | Sequence[Tensor],
+        offsets: Tensor | None = None,
+        ignore: Tensor | Sequence[Tensor] | None = None,
+    ) -> ssd_ops.PriorMatches:
+        """Finds what each prior learns, which needs no prediction; arguments as above."""
+        return ssd_ops.match_priors(
             gt_boxes,
             gt_labels,
             priors,
@@ -80,6 +91,9 @@ class MultiBoxLoss:
             positive_at=self.positive_at,
             variances=self.variances,
         )
+
+    def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
+        """Computes the two losses of predictions against what the priors learn."""
         loc_loss, cls_loss = ssd_ops.multibox_loss(
             loc,
             logits,

@@ -9,47 +9,106 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssd.config import TrainConfig
+from ssd.config import ConfigError, TrainConfig
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
-def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
     """Make SGD or AdamW over the weights that learn.
 
-    Weight decay leaves out biases and norms. The backbone's own features, which may come pretrained, learn at
-    `backbone_lr_factor` of the rate; extra levels, feature pyramid and heads, which start from nothing, at the whole.
+    The backbone's own features, which may come pretrained, its extra levels, and the heads learn at rates of their own;
+    so do biases. Biases and normalisation layers have a weight decay of their own.
+
+    Args:
+        config: rates and decays.
+        model: what learns.
+        world_size: processes, which share the images of a step, for --lr-batch-size.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    norms = {
+        name
+        for module_name, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for name in (f"{module_name}.weight", f"{module_name}.bias")
+    }
+    rate = base_rate(config, world_size)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_backbone = ".features." in f".{name}"
-            groups.setdefault((in_backbone, parameter.dim() > 1), []).append(parameter)
+            kind = "norm" if name in norms else "bias" if name.endswith("bias") else "weight"
+            lr = rate * _share(config, name) * (config.bias_lr_factor if kind == "bias" else 1.0)
+            groups.setdefault((lr, _decay(config, kind)), []).append(parameter)
     settings: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "lr": config.lr * (config.backbone_lr_factor if in_backbone else 1.0),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (in_backbone, decays), parameters in groups.items()
+        {"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()
     ]
+    if not settings:
+        raise ConfigError(
+            "no weight learns: --freeze, --trainable-backbone-layers and the model's options freeze them all"
+        )
     if config.opt == "adamw":
-        return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=config.opt == "sgd_nesterov")
+
+
+def base_rate(config: TrainConfig, world_size: int) -> float:
+    """The learning rate after the warm-up: --lr, in proportion to the images of a step where --lr-batch-size is set."""
+    if config.lr_batch_size:
+        return config.lr * config.batch_size * world_size / config.lr_batch_size
+    return config.lr
+
+
+def part_of(name: str) -> str:
+    """The part of a detector that a weight belongs to: "features" (which may come pretrained), "extra" or "head"."""
+    if ".features." in f".{name}":
+        return "features"
+    return "extra" if name.startswith("backbone.") else "head"
+
+
+def freeze(config: TrainConfig, model: nn.Module) -> None:
+    """Stop the weights from learning that --freeze names."""
+    parts = {"none": (), "features": ("features",), "backbone": ("features", "extra")}[config.freeze]
+    for name, parameter in model.named_parameters():
+        if part_of(name) in parts:
+            parameter.requires_grad_(False)
+
+
+def _share(config: TrainConfig, name: str) -> float:
+    return {"features": config.backbone_lr_factor, "extra": config.extra_lr_factor, "head": 1.0}[part_of(name)]
+
+
+def _decay(config: TrainConfig, kind: str) -> float:
+    own = {"norm": config.norm_weight_decay, "bias": config.bias_weight_decay, "weight": None}[kind]
+    return config.weight_decay if own is None else own
 
 
 def build_schedule(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Make the schedule, step by step: linear warm-up, then drops at epochs (multi-step) or half a cosine down to 0."""
-    total = config.epochs * steps_per_epoch
+    """Make the schedule, step by step: linear warm-up times one of the decays of --lr-scheduler."""
+    total = config.iterations or config.epochs * steps_per_epoch
+    warmup_iters = config.warmup_iters
+    if config.lr_update == "epoch":  # torchvision warms up in its first epoch alone
+        warmup_iters = min(warmup_iters, steps_per_epoch - 1)
+    start = 1 / (warmup_iters + 1) if config.warmup_factor is None else config.warmup_factor
 
     def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / (config.warmup_iters + 1))
-        if config.lr_scheduler == "multisteplr":
-            passed = sum(step >= epoch * steps_per_epoch for epoch in config.lr_steps)
-            return warmup * config.lr_gamma**passed
-        return warmup * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+        warmup = start + (1 - start) * step / warmup_iters if step < warmup_iters else 1.0
+        if config.lr_update == "epoch":
+            step -= step % steps_per_epoch
+        return warmup * _decay_factor(config, min(step, total), total, steps_per_epoch)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _decay_factor(config: TrainConfig, step: int, total: int, steps_per_epoch: int) -> float:
+    unit = 1 if config.iterations else steps_per_epoch
+    if config.lr_scheduler == "multisteplr":
+        return config.lr_gamma ** sum(step >= drop * unit for drop in config.lr_steps)
+    if config.lr_scheduler == "steplr":
+        return config.lr_gamma ** (step // (config.lr_step_size * unit))
+    if config.lr_scheduler == "polynomial":
+        return (1 - step / total) ** config.lr_power
+    return 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 class RunningMean:

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ssd.config import ConfigError, TrainConfig
 from ssd.data import DetectionDataset, open_dataset
+from ssd.distributed import World
 from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
+from ssd.optim import freeze
 from ssd.prior_coverage import prior_coverage
 
 # Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
@@ -16,10 +18,12 @@ from ssd.prior_coverage import prior_coverage
 _TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one."""
+def choose_device(name: str, world: World | None = None) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one, and each of several processes has its own GPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world is not None and world.size > 1:
+        name = f"cuda:{world.local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -50,6 +54,8 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
     options = dict(config.model_options)
     if config.weights_backbone is not None:
         options["weights_backbone"] = config.weights_backbone
+    if config.trainable_backbone_layers is not None:
+        options["trainable_layers"] = config.trainable_backbone_layers
     classes = len(dataset.classes) + 1
     try:
         model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
@@ -61,7 +67,20 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
+    if config.weights is not None:
+        start_from(model, config.weights)
+    freeze(config, model)
     return model
+
+
+def start_from(model: SSD, source: str) -> None:
+    """Load the weights of a whole detector and print what became of them."""
+    from ssd import load_weights
+
+    try:
+        print(f"{source}: {load_weights(model, source)}")
+    except ValueError as error:
+        raise ConfigError(f"--weights {source}: {error}") from error
 
 
 def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.distributed import World
 
 if TYPE_CHECKING:
-    from ssd.training import State
+    from ssd.step import State
 
 
 class RunFolder:
@@ -22,27 +23,33 @@ class RunFolder:
 
     `config.json` (what ran), `train.csv` (losses by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`,
     `detections.png`, `last.pt` and `best.pt`.
+
+    Of several processes the first writes; the same calls on the others do nothing, or wait for it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, world: World | None = None) -> None:
         self.path = path
-        self.train_log = CsvLog(path / "train.csv")
-        self.eval_log = CsvLog(path / "eval.csv")
+        self.world = world or World()
+        self.train_log = CsvLog(path / "train.csv", self.world.is_first)
+        self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
 
     @classmethod
-    def open(cls, config: TrainConfig) -> RunFolder:
+    def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
         """Choose the folder of a run: the one given, that of the run to resume, or a new one under runs/."""
-        if config.output_dir is not None:
-            return cls(Path(config.output_dir))
-        if config.resume is not None:
+        if config.output_dir:
+            return cls(Path(config.output_dir), world)
+        if config.resume:
             resume = Path(config.resume)
-            return cls(resume if resume.is_dir() else resume.parent)
+            return cls(resume if resume.is_dir() else resume.parent, world)
         name = f"{config.model}-{config.dataset.replace(':', '.')}"
-        return cls(next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists()))
+        path = next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
+        return cls(path if world is None else world.from_first(path), world)
 
     def start(self, config: TrainConfig) -> None:
         """Make the folder and write the configuration; a folder with another run in it is refused."""
-        if (self.path / "last.pt").exists() and config.resume is None:
+        if not self.world.is_first:
+            return
+        if (self.path / "last.pt").exists() and not config.resume:
             raise ConfigError(
                 f"--output-dir {self.path} holds another run; go on with it by --resume {self.path}, or name another folder"
             )
@@ -51,6 +58,9 @@ class RunFolder:
 
     def save(self, name: str, state: State) -> None:
         """Write a checkpoint that `load` and `ssd.models.build_model(**build_args)` can go on from."""
+        streams = self.world.gather_on_first(_random_state())
+        if not self.world.is_first:
+            return
         checkpoint = {
             **{part: value.state_dict() for part, value in state.parts().items()},
             "build_args": state.model.build_args,
@@ -58,7 +68,7 @@ class RunFolder:
             "epoch": state.epoch,
             "step": state.step,
             "best": state.best,
-            "random": _random_state(),
+            "random": streams,
         }
         temporary = self.path / (name + ".part")
         torch.save(checkpoint, temporary)
@@ -81,17 +91,22 @@ class RunFolder:
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"--resume {path} does not fit this model and configuration: {error}") from error
         state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
-        _set_random_state(checkpoint["random"])
+        streams = checkpoint["random"]
+        if len(streams) == self.world.size:  # with another number of processes the order of images is another anyway
+            _set_random_state(streams[self.world.rank])
 
 
 class CsvLog:
     """Appends rows to a CSV file; the first row decides the columns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes  # else `add` does nothing, in processes that are not the first
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row, with a header if the file is new."""
+        if not self.writes:
+            return
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))

@@ -35,12 +35,31 @@ def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> No
 def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunFolder, epoch: int, step: int) -> float:
     """Evaluate, print and write all that the run folder keeps of it.
 
+    Several processes each look at their share of the images; the first then judges all detections, in the order of the
+    data set, as one process alone would.
+
     Returns:
         AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; 0 where no class has an object.
     """
-    dataset = loader.dataset
+    world, dataset = folder.world, loader.dataset
+    world.share_buffers(model)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    detect_all(model, tqdm(loader, desc="evaluation", unit="batch", leave=False), evaluator)
+    bar = tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=not world.is_first)
+    detect_all(model, bar, evaluator)
+    value = 0.0
+    records = world.gather_on_first(evaluator.records)
+    if world.is_first:
+        for others in records[1:]:
+            evaluator.records.merge(others)
+        evaluator.records.sort(dataset.index_of)
+        value = report(evaluator, dataset, config, folder, epoch, step)
+    return float(world.from_first(value))
+
+
+def report(
+    evaluator: Evaluator, dataset: DetectionDataset, config: TrainConfig, folder: RunFolder, epoch: int, step: int
+) -> float:
+    """Judge, print, write and draw; return the value that the best checkpoint is chosen by."""
     result = evaluator.summarize()
     print(f"epoch {epoch}, {dataset.name}:\n{result}")
     curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)

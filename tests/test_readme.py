@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd.config import load_config, parse_args
+from ssd.command_line import parse_args
+from ssd.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Detections and ground truths of a whole evaluation, gathered image by image as numpy arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,13 @@ class Records:
             )
         for found, target in zip(detections, targets, strict=True):
             self.add(found, target)
+
+    def sort(self, key: Callable[[int], int]) -> None:
+        """Puts the images in the order of key(image_id), such as that of the data set."""
+        order = sorted(range(len(self.image_ids)), key=lambda index: key(self.image_ids[index]))
+        for name in ("image_ids", "boxes", "scores", "labels", "gt_boxes", "gt_labels", "gt_ignore"):
+            values = getattr(self, name)
+            setattr(self, name, [values[index] for index in order])
 
     def merge(self, other: "Records") -> None:
         """Adds the images of another process."""

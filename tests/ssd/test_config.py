@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd.config import ConfigError, TrainConfig, load_config, parse_args
+from ssd.command_line import parse_args
+from ssd.config import ConfigError, TrainConfig, load_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -1,0 +1,182 @@
+"""Training on several processes gives what one process gives on the images of all."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ssd.config import ConfigError, TrainConfig
+from ssd.data import Batch, DataError
+from ssd.distributed import World, end, synchronize_batch_norm
+from ssd.models import build_model
+from ssd.run_folder import CsvLog, RunFolder
+from ssd.step import backward, make_state
+from ssd.training import run
+from tests.ssd.processes import run_processes
+from tests.ssd.test_training import SMALL
+
+RULES: dict[str, Any] = {"width": 4, "levels": 2, "rule": "greedy", "min_negatives": 5}
+OBJECTS = ([1, 0, 3, 9], [0, 0, 2, 1])  # objects of each image; the first process has none in the second case
+
+
+def batch_of(counts: list[int]) -> Batch:
+    """Images with so many objects each; image i is the same whatever the batch."""
+    images, boxes, labels = [], [], []
+    for i, count in enumerate(counts):
+        stream = torch.Generator().manual_seed(100 * i + count)
+        images.append(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=stream))
+        corner = torch.rand(count, 2, generator=stream) * 0.6
+        boxes.append(torch.cat([corner, corner + 0.1 + torch.rand(count, 2, generator=stream) * 0.3], dim=1))
+        labels.append(torch.randint(1, 3, (count,), generator=stream))
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    ignore = torch.zeros(int(offsets[-1]), dtype=torch.bool)
+    sizes = torch.full((len(counts), 2), 64)
+    return Batch(
+        torch.stack(images), torch.cat(boxes), torch.cat(labels), ignore, offsets, list(range(len(counts))), sizes
+    )
+
+
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    first, last = int(batch.offsets[start]), int(batch.offsets[stop])
+    return Batch(
+        batch.images[start:stop],
+        batch.gt_boxes[first:last],
+        batch.gt_labels[first:last],
+        batch.ignore[first:last],
+        batch.offsets[start : stop + 1] - first,
+        batch.image_ids[start:stop],
+        batch.sizes[start:stop],
+    )
+
+
+def gradients(world: World, counts: list[int], share: slice, normalizer: str) -> tuple[dict[str, Any], float]:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 3, image_size=64, normalizer=normalizer, **RULES).double().eval()
+    state = make_state(TrainConfig(ema_decay=0.0), model, 1, world)
+    losses = backward(TrainConfig(), state, part_of(batch_of(counts), share.start, share.stop))
+    mean = world.sum(losses["loc"] + losses["cls"]) / world.size
+    return {name: p.grad for name, p in model.named_parameters()}, float(mean)
+
+
+def save_gradients(folder: Path) -> None:
+    world = World.join("cpu")
+    share = slice(2 * world.rank, 2 * world.rank + 2)
+    found = {(i, n): gradients(world, c, share, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image")}
+    torch.save(found, folder / f"gradients{world.rank}.pt")
+    world.leave()
+
+
+def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path: Path) -> None:
+    assert [p.code for p in run_processes(tmp_path, save_gradients, tmp_path)] == [0, 0]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"gradients{rank}.pt")
+        for (case, normalizer), (got, loss) in found.items():
+            wanted, whole = gradients(World(), OBJECTS[case], slice(0, 4), normalizer)
+            assert loss == pytest.approx(whole, rel=1e-9)
+            assert any(bool(g.abs().max() > 1e-4) for g in wanted.values())
+            for name in wanted:  # float64; sums over images in another order
+                torch.testing.assert_close(got[name], wanted[name], rtol=1e-8, atol=1e-12)
+
+
+class Keeping(RunFolder):
+    """Also keeps the checkpoint of the first epoch."""
+
+    def save(self, name: str, state: Any) -> None:
+        super().save(name, state)
+        if state.epoch == 1 and name == "last.pt" and self.world.is_first:
+            shutil.copy(self.path / name, self.path / "first.pt")
+
+
+def train(config: TrainConfig) -> None:
+    import ssd.training
+
+    ssd.training.RunFolder = Keeping  # type: ignore[misc]
+    run(config)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pair") / "whole"
+    ended = run_processes(path.parent / "said", train, replace(SMALL, batch_size=4, output_dir=str(path)))
+    assert [p.code for p in ended] == [0, 0], ended
+    assert "2 processes, each with 4 images a step" in ended[0].out
+    assert ended[1].out == ""
+    return path
+
+
+def test_two_processes_share_an_epoch(pair: Path) -> None:
+    rows = CsvLog(pair / "train.csv").rows()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # 24 images, 2 x 4 a step
+
+
+def test_resuming_on_two_processes_gives_the_run_that_was_not_interrupted(pair: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, batch_size=4, output_dir=str(tmp_path / "rest"), resume=str(pair / "first.pt"))
+    assert [p.code for p in run_processes(tmp_path, train, config)] == [0, 0]
+    one, two = (torch.load(path / "last.pt", weights_only=True) for path in (pair, tmp_path / "rest"))
+    assert one["step"] == two["step"] == 6
+    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
+    assert len(one["random"]) == 2
+
+
+def test_the_evaluation_of_two_processes_is_that_of_one(pair: Path, tmp_path: Path) -> None:
+    run(replace(SMALL, batch_size=4, output_dir=str(tmp_path), resume=str(pair), test_only=True))
+    assert CsvLog(tmp_path / "eval.csv").rows()[-1] == CsvLog(pair / "eval.csv").rows()[-1]
+
+
+def command(*flags: str) -> None:
+    from ssd.train import main
+
+    small = ["--image-size", "64", "--dataset-option", "size=16", "--dataset-option", "image_size=64"]
+    main([*small, "--model-option", "width=4", "--model-option", "levels=2", "--device", "cpu", "-j", "0", *flags])
+
+
+def test_a_loss_that_is_not_finite_is_told_once_with_step_and_images(tmp_path: Path) -> None:
+    flags = ["--lr", "1e30", "--clip-grad-norm", "0", "--warmup-iters", "0", "-b", "2", "--opt", "sgd"]
+    ended = run_processes(tmp_path, command, *flags, "--output-dir", str(tmp_path / "run"))
+    assert [p.code for p in ended] == [1, 1]
+    assert "error: the loss of process" in ended[0].err and "was not finite at step" in ended[0].err
+    assert "image ids [" in ended[0].err and "Usual causes: a learning rate too high" in ended[0].err
+    assert "Traceback" not in ended[0].err + ended[1].err and "error" not in ended[1].err
+
+
+def test_a_mistake_met_by_all_is_told_once(tmp_path: Path) -> None:
+    ended = run_processes(tmp_path, command, "--model-option", "widht=4")
+    assert [p.code for p in ended] == [1, 1]
+    assert "did you mean 'width'?" in ended[0].err and ended[1].err == ""
+    ended = run_processes(tmp_path, command, "--epochs", "0")
+    assert [p.code for p in ended] == [2, 2]
+    assert "--epochs must be at least 1" in ended[0].err and ended[1].err == ""
+
+
+def fail_on_one() -> None:
+    world = World.join("cpu")
+    try:
+        if world.rank == 1:
+            raise DataError("picture 7 is broken")
+        world.sum(torch.zeros(1))
+    except DataError as error:
+        end(error)
+
+
+def test_an_error_of_one_process_ends_all_and_names_it(tmp_path: Path) -> None:
+    ended = run_processes(tmp_path, fail_on_one)
+    assert all(p.code for p in ended)
+    assert "error in process 1 of 2: picture 7 is broken" in ended[1].err
+
+
+def test_batch_norm_that_learns_is_synchronised_and_frozen_one_is_not() -> None:
+    from ssd.models.frozen import freeze_batch_norm
+
+    frozen, learning = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))
+    freeze_batch_norm(frozen)
+    both = nn.Sequential(frozen, learning)
+    synchronize_batch_norm(both, torch.device("cuda"))
+    assert isinstance(learning[1], nn.SyncBatchNorm) and not isinstance(frozen[1], nn.SyncBatchNorm)
+    with pytest.raises(ConfigError, match="--sync-bn needs GPUs"):
+        synchronize_batch_norm(both, torch.device("cpu"))
