@@ -67,7 +67,9 @@ def gradients(world: World, counts: list[int], share: slice, normalizer: str) ->
 def save_gradients(folder: Path) -> None:
     world = World.join("cpu")
     share = slice(2 * world.rank, 2 * world.rank + 2)
-    found = {(i, n): gradients(world, c, share, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image")}
+    found = {
+        (i, n): gradients(world, c, share, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image", "batch_size")
+    }
     torch.save(found, folder / f"gradients{world.rank}.pt")
     world.leave()
 
