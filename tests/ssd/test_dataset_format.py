@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ssd.config import ConfigError, TrainConfig, parse_args
+from ssd.command_line import parse_args
+from ssd.config import ConfigError, TrainConfig
 from ssd.data import open_dataset
 from ssd.dataset_format import find_formats, resolve_dataset
 from ssd.training import run
