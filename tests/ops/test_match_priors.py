@@ -283,18 +283,3 @@ def test_opcheck_and_compile(impl: Implementation) -> None:
     for n in (40, 70):
         actual = compiled(boxes, labels, priors[:n], offsets=offsets, rule="last")
         assert_same(actual, ssd_ops.match_priors(boxes, labels, priors[:n], offsets=offsets, rule="last"))
-
-
-def test_cuda_graph(impl: Implementation) -> None:
-    if impl.name != "cuda":
-        pytest.skip("needs a GPU")
-    boxes, priors, offsets = (t.cuda() for t in (random_boxes(60), ssd300_priors() / 300, torch.tensor([0, 8, 8, 60])))
-    labels = labels_of(boxes).cuda()
-    ssd_ops.match_priors(boxes, labels, priors, offsets=offsets)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = ssd_ops.match_priors(boxes, labels, priors, offsets=offsets)
-    for seed in (1, 2):
-        boxes.copy_(random_boxes(60, seed=seed))
-        graph.replay()
-        assert_same(captured, ssd_ops.match_priors(boxes, labels, priors, offsets=offsets))

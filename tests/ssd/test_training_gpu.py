@@ -1,0 +1,39 @@
+"""A training step on a GPU: the host queues it and goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from ssd.data import build_loader
+from ssd.preparation import make_model, open_datasets
+from ssd.training import amp_dtype, make_state, train_step
+from ssd.transforms import build_transforms
+from tests.ops.cuda.test_streams import no_waiting
+from tests.ssd.test_training import SMALL
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_step_does_not_wait(amp: bool, channels_last: bool) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    device = torch.device("cuda")
+    if amp and amp_dtype(device) == torch.float16:
+        pytest.skip("the loss scaling of float16 asks the device whether gradients are finite")
+    config = replace(SMALL, dataset="shapes", device="cuda", amp=amp, channels_last=channels_last)
+    train_set, _ = open_datasets(config)
+    model = make_model(config, train_set).to(device).train()
+    transforms = build_transforms("hflip", model.image_size, train=True)
+    loader = build_loader(train_set, transforms, config.batch_size, train=True, workers=0, seed=0)
+    batches = [batch.to(device) for batch in islice(loader, 3)]
+    state = make_state(config, model, len(loader))
+    train_step(config, state, batches[0])  # the first chooses algorithms and allocates
+    with no_waiting():
+        losses = [train_step(config, state, batch) for batch in batches[1:]]
+    assert all(bool(loss.isfinite()) for step in losses for loss in step.values())
