@@ -6,8 +6,9 @@ amdegroot  takes COCO sizes for any number of classes but 21: here VOC sizes unl
            image has no effect (200 of each class come out): here it holds. Its loss divides by 0 and its matching fails
            where a batch or image has no object, and log-sum-exp of one row depends on the others: not here. It has no
            SSD512: here it has, by the same rules.
-balancap   is no preset's own network: its weights are TensorFlow's. Negatives that tie with the last one chosen are all
-           dropped there, and kept here up to the number wanted. Scores equal to the threshold pass there.
+balancap   chooses one negative more for each image, and drops all negatives that tie with the last one chosen; here there
+           are 3 for each positive, at least one for each image. Scores equal to the threshold pass there, not here.
+           The weights of L2Norm start at 1 there, here at 20.
 caffe      cuts prior sizes to integers (SSD512 gets 35, 76, 153 ... for 35.84, 76.8, 153.6 ...): not here. An object
            that overlaps no prior by more than 1e-6 gets none there; here by more than 0.
 lufficc    writes 537.65 as SSD512's last VOC size, where the rule gives 537.6: kept, since its weights learnt it.
@@ -74,6 +75,7 @@ PRESETS: dict[str, Preset] = {
         rule="none",
         positive_at=">",
         normalizer="batch_size",
+        min_negatives=1,
         mining="batch",
         max_detections=None,
         clip_boxes=False,
