@@ -6,9 +6,9 @@ amdegroot  takes COCO sizes for any number of classes but 21: here VOC sizes unl
            image has no effect (200 of each class come out): here it holds. Its loss divides by 0 and its matching fails
            where a batch or image has no object, and log-sum-exp of one row depends on the others: not here. It has no
            SSD512: here it has, by the same rules.
-balancap   chooses one negative more for each image, and drops all negatives that tie with the last one chosen; here there
-           are 3 for each positive, at least one for each image. Scores equal to the threshold pass there, not here.
-           The weights of L2Norm start at 1 there, here at 20.
+balancap   chooses one negative more for each image, and drops all negatives that tie with the last one chosen: here there
+           are 3 for each positive, at least one for each image. It keeps 200 boxes of each class, here there is no
+           limit; scores equal to the threshold pass there, not here. L2Norm's weights start at 1, here at 20.
 caffe      cuts prior sizes to integers (SSD512 gets 35, 76, 153 ... for 35.84, 76.8, 153.6 ...): not here. An object
            that overlaps no prior by more than 1e-6 gets none there; here by more than 0.
 lufficc    writes 537.65 as SSD512's last VOC size, where the rule gives 537.6: kept, since its weights learnt it.
@@ -19,8 +19,9 @@ qfgaohao   divides by 0 in a batch without objects and fails in an image without
            ssd_ops.soft_nms.
 torchvision counts positives twice in the classification loss of an image where 3 * positives exceed the negatives: not
            here. Which object takes a prior that two claim is undefined there on CUDA: here the last one.
-all        of them but caffe: an object can lose its only prior to a later one (rule "last"). Sizes are not limited when
-           decoded but by torchvision, at log(1000 / 16): here always.
+all        but caffe and balancap let an object lose its only prior to a later one, and so does their preset (rule
+           "last"); under balancap's an object that no prior overlaps by more than 0.5 has none from the start. All but
+           torchvision decode sizes without a limit: here it is torchvision's, a factor of 1000 / 16, for all.
 """
 
 from __future__ import annotations
