@@ -22,6 +22,7 @@ MODELS = (
     "ssdlite320_mobilenet_v2",
     "ssdlite320_mobilenet_v3_large",
 )
+PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
 OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
@@ -29,6 +30,7 @@ FREEZE = ("none", "features", "backbone")
 _CHOICES = {
     "dataset": DATASETS,
     "model": MODELS,
+    "preset": PRESETS,
     "data_augmentation": AUGMENTATIONS,
     "lr_scheduler": SCHEDULES,
     "lr_update": ("step", "epoch"),
@@ -77,7 +79,7 @@ class TrainConfig:
     workers: int = _option(2, "processes that load images, for each training process", real=4, short="-j")
 
     model: str = _option("ssd_tiny", "model: " + ", ".join(MODELS), real="ssd300_vgg16", group="model")
-    preset: str = _option("torchvision", "rules of a known SSD system")
+    preset: str = _option("torchvision", "rules of a known SSD system: " + ", ".join(PRESETS))
     image_size: int | None = _option(None, "side of the input; default: the model's own")
     model_options: dict[str, Any] = _option(
         {}, "KEY=VALUE option of the model or preset, repeatable", flag="--model-option"

@@ -74,8 +74,8 @@ def test_help_and_mistakes_do_not_import_torch(how: list[str], flags: list[str],
     assert not imported & {"torch", "torchvision", "matplotlib"}
 
 
-def test_every_model_of_the_command_line_exists() -> None:
-    from ssd.config import MODELS
-    from ssd.models import MODELS as BUILDERS
+def test_every_model_and_preset_of_the_command_line_exists() -> None:
+    import ssd
+    from ssd.config import MODELS, PRESETS
 
-    assert set(MODELS) == set(BUILDERS)
+    assert set(MODELS) == set(ssd.MODELS) and set(PRESETS) == set(ssd.PRESETS)
