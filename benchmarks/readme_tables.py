@@ -2,8 +2,8 @@
 
 python benchmarks/readme_tables.py [--check]
 
-Each table stands between two markers, `<!-- results: cpu -->` or `<!-- results: gpu -->` and `<!-- end -->`. A case without
-a measurement on that kind of device reads "not measured".
+Each table stands between two markers, `<!-- results: cpu -->`, `<!-- results: gpu -->` or `<!-- results: checks -->` and
+`<!-- end -->`. What was not measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ CASES = (
 )
 
 
+def files() -> list[dict[str, Any]]:
+    """Return all files of results."""
+    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
 def load(kind: str) -> list[dict[str, Any]]:
     """Return the reports of one kind of device, `cpu` or `gpu`, oldest first."""
     reports = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        report = json.loads(path.read_text(encoding="utf-8"))
+    for report in [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]:
         if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
             reports.append(report)
     return sorted(reports, key=lambda report: report["machine"]["date"])
@@ -63,6 +68,31 @@ def table(kind: str) -> str:
             lines.append(f"| {name} | {_time(ours['median'])} | {_time(peer['median'])} | {shown} |")
     notes = sorted({_note(report["machine"]) for report in reports})
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+
+
+CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
+
+
+def checks() -> str:
+    """Return the table of what the newest check on a GPU found, with the machine below."""
+    reports = sorted((f for f in files() if "stages" in f), key=lambda f: f["machine"]["date"])
+    lines = ["| on a GPU | found | |", "| --- | --- | --- |"]
+    stages = {stage["name"]: stage for stage in reports[-1]["stages"]} if reports else {}
+    for name in CHECKS:
+        stage = stages.get(name)
+        if stage is None or stage["status"] == "not started":
+            lines.append(f"| {name} | not measured | |")
+            continue
+        counts = stage["details"].get("counts", {}) if name in ("tests", "properties") else {}
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        found = found or stage["details"].get("summary") or f"{stage['seconds']:.0f} s"
+        failed = "; ".join(stage["failures"][:3]).replace("|", "\\|")
+        lines.append(f"| {name} | {found} | {stage['status']}{': ' if failed else ''}{failed} |")
+    if reports:
+        machine = reports[-1]["machine"]
+        versions = f"{machine['gpu']}; driver {machine['driver']}; torch {machine['torch']}; commit {machine['commit']}"
+        lines += ["", f"{versions}; {machine['date']}; `{machine['command']}`"]
+    return "\n".join(lines)
 
 
 def _note(machine: dict[str, Any]) -> str:
@@ -88,12 +118,12 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = old = readme.read_text(encoding="utf-8")
     check = parser.parse_args().check
-    for kind in ("cpu", "gpu"):
+    for kind in ("cpu", "gpu", "checks"):
         begin, end = f"<!-- results: {kind} -->", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no table between {begin} and {end}")
-        replacement = f"{begin}\n{table(kind)}\n{end}"
+        replacement = f"{begin}\n{checks() if kind == 'checks' else table(kind)}\n{end}"
         text = pattern.sub(lambda _, value=replacement: value, text)
     if check and text != old:
         raise SystemExit("README.md is not up to date: run python benchmarks/readme_tables.py")

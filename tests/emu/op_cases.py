@@ -1,12 +1,14 @@
 """One or more small calls of every op, shared by the tests of schedules and of the sanitized and checked builds.
 
-    python -m tests.emu.op_cases     runs them all on the emulated kernels of SSD_OPS_EMU_VARIANT
+    python -m tests.emu.op_cases          runs them all on the emulated kernels of SSD_OPS_EMU_VARIANT
+    python -m tests.emu.op_cases --cuda   on a GPU, for compute-sanitizer
 
 Sizes stand just above those of warps and tiles, so that every kernel has a ragged end; scores and boxes have ties.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 import ssd_ops
 from tests.emu import emulated_ops
+from tests.ops.conftest import Implementation
 
 Case = Callable[[], "torch.Tensor | tuple[torch.Tensor, ...]"]
 
@@ -114,9 +117,16 @@ def has_kernel(op: str) -> bool:
 
 
 def main() -> None:
-    torch.ops.ssd_ops = emulated_ops()
+    global ssd_ops
+    on_gpu = sys.argv[1:] == ["--cuda"]
+    if on_gpu:
+        if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CUDA"):
+            sys.exit("ssd_ops was built without CUDA kernels: SSD_OPS_CUDA=1 pip install -e . says why")
+        ssd_ops = Implementation("cuda")  # moves tensors to the GPU and results back
+    else:
+        torch.ops.ssd_ops = emulated_ops()
     for op, case in CASES:
-        if has_kernel(op):
+        if on_gpu or has_kernel(op):
             case()
             print(f"{op}: ran", flush=True)
 

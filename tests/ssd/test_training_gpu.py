@@ -10,7 +10,7 @@ import torch
 
 from ssd.data import build_loader
 from ssd.preparation import make_model, open_datasets
-from ssd.training import amp_dtype, make_state, train_step
+from ssd.step import amp_dtype, make_state, train_step
 from ssd.transforms import build_transforms
 from tests.ops.cuda.test_streams import no_waiting
 from tests.ssd.test_training import SMALL

@@ -1,0 +1,172 @@
+"""Check everything on a GPU in one go: build, tests, compute-sanitizer and benchmarks, into one JSON file.
+
+python benchmarks/gpu_check.py [--json FILE] [--minutes 9] [--stages build,tests,...] [--commit HASH]
+
+Stages run in the order of their value, each within its own limit and all within the minutes given; the file is written anew
+after every stage, so that a run that is cut off keeps what it has. Commit the file to benchmarks/results/ and run
+`python benchmarks/readme_tables.py`: the README's tables of GPU results are made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.stages import Stage, find_program, output_of, run_stages
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("nms", "detect", "loss", "match", "box_iou", "box_codec")
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# What a benchmark needs beside its timings: torch's start, inputs, and the check of every candidate against the reference.
+BENCHMARK_SECONDS = 30
+SANITIZER_SECONDS = 45
+
+
+def build_stage() -> Stage:
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
+    return Stage("build", command, 170, {"SSD_OPS_CUDA": "1"}, essential=True)
+
+
+def test_stage(name: str, limit: float, *what: str) -> Stage:
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    return Stage(name, [*command, *what], limit, read=read_tests)
+
+
+def read_tests(text: str) -> dict[str, Any]:
+    """Read pytest -v, which says of each test when it ends how it ended: complete up to a cut."""
+    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    failures = []
+    for test, outcome in re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, flags=re.MULTILINE):
+        name = {"PASSED": "passed", "SKIPPED": "skipped"}.get(outcome, "failed")
+        counts[name] += 1
+        if name == "failed":
+            reason = re.search(rf"^(?:FAILED|ERROR) {re.escape(test)} - (.*)$", text, flags=re.MULTILINE)
+            failures.append(f"{test}: {reason[1] if reason else outcome.lower()}")
+    failures += [
+        f"{file}: not collected" for file in re.findall(r"^ERROR ([^\s:]+)(?: - |$)", text, flags=re.MULTILINE)
+    ]
+    if not counts["passed"]:
+        failures.append("no test passed: see the end of the output")
+    return {"counts": counts, "failures": failures}
+
+
+def sanitizer_stage(tool: str) -> Stage:
+    """One small call of every op. Only memory that torch's allocator hands out piece by piece has ends to overrun."""
+    command = [find_program("compute-sanitizer") or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+    if tool == "memcheck":
+        command += ["--report-api-errors", "no"]  # torch asks for what a machine may not have, and goes on
+    if tool != "initcheck":  # which must see torch's kernels write what ours read
+        command += ["--kernel-name", "kernel_substring=ssd_ops"]
+    command += [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases", "--cuda"]
+    return Stage(tool, command, SANITIZER_SECONDS, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, read=read_sanitizer)
+
+
+def read_sanitizer(text: str) -> dict[str, Any]:
+    """Read the summary, and the first line of each report."""
+    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
+    ran = re.findall(r"^(\w+): ran$", text, flags=re.MULTILINE)
+    kinds = "Invalid|Uninitialized|Misaligned|Barrier|Race reported|Potential"
+    reports = re.findall(rf"^========= (?:Error: |Warning: )?((?:{kinds}).*)$", text, flags=re.MULTILINE)
+    failures = [*dict.fromkeys(reports)][:20]
+    if summary is None:
+        said = re.search(r"^========= (.*(?:not supported|rror).*)$", text, flags=re.MULTILINE)
+        failures.append(f"no summary: {said[1] if said else 'see the end of the output'}")
+    elif not re.match(r"0 (?:errors|hazards)", summary[1]):
+        failures = failures or [summary[1]]
+    return {
+        "counts": {"calls": len(ran), "ops": len(set(ran))},
+        "summary": summary and summary[1],
+        "failures": failures,
+    }
+
+
+def benchmark_stage(name: str, folder: Path) -> Stage:
+    report = folder / f"{name}.json"
+    command = [
+        sys.executable,
+        f"benchmarks/bench_{name}.py",
+        "--device",
+        "cuda",
+        "--seconds",
+        "0.3",
+        "--json",
+        str(report),
+    ]
+    return Stage(f"bench_{name}", command, BENCHMARK_SECONDS, report=report)
+
+
+def all_stages(folder: Path) -> list[Stage]:
+    """Return every stage, the most valuable first: a check of what is measured comes before the measurement."""
+    properties = "tests/ops/properties"
+    tests = test_stage("tests", 170, "tests/ops", "tests/ssd", f"--ignore={properties}")
+    checks = [build_stage(), tests, *map(sanitizer_stage, SANITIZERS[:2])]
+    measured = [benchmark_stage(name, folder) for name in BENCHMARKS]
+    return [*checks, *measured, *map(sanitizer_stage, SANITIZERS[2:]), test_stage("properties", 90, properties)]
+
+
+def machine(commit: str | None) -> dict[str, Any]:
+    """Return what the results were made on, as far as programs beside Python tell it."""
+    asked = output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
+    if not asked:
+        sys.exit(
+            "gpu_check.py needs an NVIDIA GPU, and nvidia-smi shows none. Without one, pytest runs the kernels on the "
+            "emulator, and python tests/emu/check_resources.py compiles them."
+        )
+    gpus = [[cell.strip() for cell in line.split(",")] for line in asked.splitlines()]
+    versions = "import torch; print(torch.__version__, torch.version.cuda)"
+    nvcc = output_of(find_program("nvcc") or "nvcc", "--version")
+    release = re.search(r"release (\S+),", nvcc)
+    git = ("git", "-C", str(ROOT))
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "gpu": gpus[0][0],
+        "gpus": [{"name": name, "driver": d, "memory": m, "compute": c} for name, d, m, c in gpus],
+        "driver": gpus[0][1],
+        "commit": commit or output_of(*git, "rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": bool(output_of(*git, "status", "--porcelain", "--untracked-files=no")),
+        "nvcc": release[1] if release else "not found",
+        "torch": output_of(sys.executable, "-c", versions) or "not found",
+        "python": sys.version.split()[0],
+        "cpus": os.cpu_count(),
+    }
+
+
+def main(arguments: list[str] | None = None, stages: Callable[[Path], list[Stage]] = all_stages) -> int:
+    """Run the stages asked for; 0 where all of them passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-NAME.json")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything together (default: 9)")
+    parser.add_argument(
+        "--stages", default="", help="comma-separated; all by default: build, tests, memcheck, bench_nms, ..."
+    )
+    parser.add_argument("--commit", help="the commit, where the checkout has no .git")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = stages(Path(folder))
+        if options.stages:
+            asked = options.stages.split(",")
+            if unknown := set(asked) - {stage.name for stage in chosen}:
+                parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(s.name for s in chosen)}")
+            chosen = [stage for stage in chosen if stage.name in asked]
+        about = machine(options.commit)
+        slug = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower().removeprefix("nvidia ")).strip("-")
+        path = options.json or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
+        about["command"] = "python benchmarks/gpu_check.py"
+        about["budget_seconds"] = 60 * options.minutes
+        report = run_stages(chosen, about, path, 60 * options.minutes)
+    for failure in report["failures"]:
+        print(f"failed: {failure}", file=sys.stderr)
+    print(f"{path}: {'all passed' if report['passed'] else 'not all passed'} in {report['seconds']:.0f} s")
+    return 0 if report["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

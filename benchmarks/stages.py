@@ -1,0 +1,150 @@
+"""Runs commands in turn within limits of time, and keeps what came of each in a JSON file, written after every one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TAIL = 3000  # characters that are kept of the output of a stage that did not pass
+LEAST = 5.0  # seconds below which a stage is not started
+
+
+@dataclass
+class Stage:
+    """One command."""
+
+    name: str
+    command: list[str]
+    limit: float
+    """Seconds after which it is stopped, with all processes that it started."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables beside those of this process."""
+    read: Callable[[str], dict[str, Any]] | None = None
+    """From its output, more for its result; `failures`, a list of lines, makes it fail."""
+    report: Path | None = None
+    """A JSON file that it writes, to be kept under `benchmarks`."""
+    essential: bool = False
+    """Whether no other stage makes sense where this one failed."""
+
+
+@dataclass
+class Result:
+    """What came of a stage."""
+
+    name: str
+    command: str
+    status: str = "not started"
+    """passed, failed, timeout, missing (no such program) or not started."""
+    seconds: float = 0.0
+    limit: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    output_tail: str = ""
+
+
+def run_stages(stages: list[Stage], machine: dict[str, Any], path: Path, seconds: float) -> dict[str, Any]:
+    """Run the stages within `seconds` together; the report is also in the file at `path`, from the start on."""
+    start = time.monotonic()
+    report: dict[str, Any] = {"machine": machine, "seconds": 0.0, "passed": False, "stages": [], "benchmarks": {}}
+    results = [Result(stage.name, _shown(stage)) for stage in stages]
+    broken = ""
+    for stage, result in zip(stages, results, strict=True):
+        _write(report, results, path, time.monotonic() - start)
+        left = seconds - (time.monotonic() - start)
+        if broken or left < LEAST:
+            result.failures = [f"{broken} failed" if broken else "no time was left"]
+            continue
+        print(f"{stage.name} (at most {min(stage.limit, left):.0f} s): {result.command}", flush=True)
+        _run(stage, result, min(stage.limit, left))
+        if stage.report is not None and stage.report.exists():
+            measured = json.loads(stage.report.read_text(encoding="utf-8"))
+            measured["machine"]["commit"] = measured["machine"].get("commit") or machine.get("commit", "")
+            report["benchmarks"][stage.name] = measured
+        if stage.essential and result.status != "passed":
+            broken = stage.name
+        print(f"  {result.status} in {result.seconds:.1f} s {result.details.get('counts', '')}", flush=True)
+    _write(report, results, path, time.monotonic() - start)
+    return report
+
+
+def _run(stage: Stage, result: Result, limit: float) -> None:
+    result.limit, begin = round(limit, 1), time.monotonic()
+    environment = {**os.environ, "SSD_OPS_REQUIRE": "1", "PYTHONUNBUFFERED": "1", **stage.environment}
+    code = None
+    with tempfile.TemporaryFile() as file:  # not a pipe: what was written before a stop stays
+        try:
+            process = subprocess.Popen(
+                stage.command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
+        except OSError as error:
+            result.status, result.failures = "missing", [str(error)]
+            return
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if code is None:  # also where this process is interrupted
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        file.seek(0)
+        text = file.read().decode(errors="replace").replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    result.seconds = round(time.monotonic() - begin, 1)
+    found = stage.read(text) if stage.read else {}
+    result.failures, result.details = list(found.pop("failures", [])), found
+    if code is None:
+        result.status = "timeout"
+        result.failures.append(f"stopped after {limit:.0f} s")
+    elif code or result.failures:
+        result.status = "failed"
+        result.failures = result.failures or [f"exit status {code}: {text.strip().splitlines()[-1:]}"]
+    else:
+        result.status = "passed"
+        return
+    result.output_tail = text[-TAIL:]
+
+
+def _write(report: dict[str, Any], results: list[Result], path: Path, seconds: float) -> None:
+    """Replace the file in one step, so that there is always a whole one."""
+    report["seconds"] = round(seconds, 1)
+    report["stages"] = [asdict(result) for result in results]
+    report["passed"] = all(result.status == "passed" for result in results)
+    report["failures"] = [
+        f"{result.name}: {line}" for result in results for line in result.failures if result.status != "passed"
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _shown(stage: Stage) -> str:
+    """Return the command as one would type it in the checkout."""
+    environment = [f"{name}={value}" for name, value in stage.environment.items()]
+    words = ["python" if word == sys.executable else word for word in stage.command]
+    return " ".join([*environment, *(Path(word).name if Path(word).is_absolute() else word for word in words)])
+
+
+def find_program(name: str) -> str | None:
+    """Return a program of the CUDA toolkit: on PATH, or in CUDA_HOME or /usr/local/cuda."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    return shutil.which(name) or next((p for home in homes if home and (p := shutil.which(f"{home}/bin/{name}"))), None)
+
+
+def output_of(*command: str) -> str:
+    """Return what a command prints, nothing where it fails or is missing."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

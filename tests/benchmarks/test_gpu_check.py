@@ -1,0 +1,170 @@
+"""The check of everything on a GPU: its stages, limits and report, with commands that need no GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu_check, readme_tables, stages
+from benchmarks.stages import Stage, run_stages
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def python(name: str, code: str, limit: float = 60, **more: Any) -> Stage:
+    return Stage(name, [sys.executable, "-c", code], limit, **more)
+
+
+def test_the_file_has_every_stage_that_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "report.json"
+    look = f"import json; s = json.load(open({str(path)!r}))['stages']; print(s[0]['status'], s[1]['status'])"
+    report = run_stages(
+        [
+            python("first", "print('hello')"),
+            python("second", look, read=lambda text: {"details": text.strip()}),
+            python("third", "raise SystemExit('planted')"),
+            Stage("fourth", ["no-such-program"], 60),
+        ],
+        {"gpu": "none"},
+        path,
+        60,
+    )
+    assert json.loads(path.read_text()) == report
+    assert [stage["status"] for stage in report["stages"]] == ["passed", "passed", "failed", "missing"]
+    assert report["stages"][1]["details"]["details"] == "passed not started"
+    assert not report["passed"]
+    assert report["failures"][0].startswith("third: exit status 1") and "planted" in report["failures"][0]
+    assert "no-such-program" in report["failures"][1]
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_stage_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    child = f"import time\nwhile True: open({str(alive)!r}, 'a').write('x'); time.sleep(0.05)"
+    hang = f"import subprocess, sys\nprint('begun')\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    begin = time.monotonic()
+    report = run_stages([python("hangs", hang, limit=2), python("next", "")], {}, tmp_path / "report.json", 60)
+    assert time.monotonic() - begin < 30
+    assert [stage["status"] for stage in report["stages"]] == ["timeout", "passed"]
+    assert report["failures"] == ["hangs: stopped after 2 s"] and "begun" in report["stages"][0]["output_tail"]
+    size = alive.stat().st_size
+    time.sleep(0.3)
+    assert alive.stat().st_size == size
+
+
+def test_no_stage_starts_without_time_or_without_a_build(tmp_path: Path) -> None:
+    report = run_stages([python("slow", ""), python("other", "")], {}, tmp_path / "report.json", stages.LEAST / 2)
+    assert {stage["status"] for stage in report["stages"]} == {"not started"}
+    assert report["failures"] == ["slow: no time was left", "other: no time was left"]
+    steps = [python("build", "raise SystemExit(3)", essential=True), python("tests", "")]
+    report = run_stages(steps, {}, tmp_path / "report.json", 60)
+    assert [stage["status"] for stage in report["stages"]] == ["failed", "not started"]
+    assert report["failures"][1] == "tests: build failed"
+
+
+def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.stages import Stage, run_stages\n"
+        "steps = [Stage('quick', [sys.executable, '-c', ''], 60), Stage('long', ['sleep', '60'], 60)]\n"
+        f"run_stages(steps, {{}}, Path({str(path)!r}), 120)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("long"):
+            break
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert [stage["status"] for stage in json.loads(path.read_text())["stages"]] == ["passed", "not started"]
+
+
+def test_pytest_is_read_up_to_a_cut() -> None:
+    text = (
+        "tests/a.py::test_x[cuda] PASSED [ 10%]\ntests/a.py::test_y[a b] FAILED [ 20%]\n"
+        "tests/a.py::test_z SKIPPED (no) [ 30%]\n"
+        "tests/a.py::test_w ERROR [ 40%]\nFAILED tests/a.py::test_y[a b] - assert 1 == 2\ntests/b.py::test_cut"
+    )
+    found = gpu_check.read_tests(text)
+    assert found["counts"] == {"passed": 1, "failed": 2, "skipped": 1}
+    assert found["failures"] == ["tests/a.py::test_y[a b]: assert 1 == 2", "tests/a.py::test_w: error"]
+    assert gpu_check.read_tests("collected 0 items")["failures"]
+    broken = "tests/a.py::test_x PASSED [ 10%]\nERROR tests/b.py - ImportError: no\nERROR tests/c.py\n"
+    assert gpu_check.read_tests(broken)["failures"] == ["tests/b.py: not collected", "tests/c.py: not collected"]
+
+
+@pytest.mark.parametrize(
+    ("text", "failures"),
+    [
+        ("nms: ran\n========= ERROR SUMMARY: 0 errors\n", []),
+        ("nms: ran\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", []),
+        (
+            "========= Invalid __global__ write of size 4 bytes\n=========     at nms.cu:8\n"
+            "========= ERROR SUMMARY: 1 error\n",
+            ["Invalid __global__ write of size 4 bytes"],
+        ),
+        ("========= ERROR SUMMARY: 2 errors\n", ["2 errors"]),
+        ("========= Error: Device not supported\n", ["no summary: Error: Device not supported"]),
+    ],
+)
+def test_the_sanitizer_is_read(text: str, failures: list[str]) -> None:
+    assert gpu_check.read_sanitizer(text)["failures"] == failures
+
+
+def test_help_comes_without_torch_and_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; sys.argv = ['gpu_check.py', '--help']; from benchmarks import gpu_check\n"
+        "try: gpu_check.main()\nexcept SystemExit as e: assert e.code == 0 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--minutes" in done.stdout, done.stderr
+    monkeypatch.setattr(gpu_check, "output_of", lambda *command: "")
+    with pytest.raises(SystemExit, match="needs an NVIDIA GPU, and nvidia-smi shows none"):
+        gpu_check.main([])
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--stages", "memchek"])
+
+
+def test_its_file_makes_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From fake stages, one of them a real benchmark on the CPU, to the README's text."""
+    answers = {"nvidia-smi": "NVIDIA Fake 100, 570.1, 80000 MiB, 9.0"}
+    monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], "abc"))
+    timing = {"median": 1e-3, "low": 1e-3, "high": 1e-3}
+    machine = {"gpu": "NVIDIA Fake 100", "torch": "2", "torchvision": "0", "commit": "abc", "date": "2030-01-01"}
+    measured = {
+        "machine": {**machine, "command": "python benchmarks/bench_nms.py"},
+        "cases": {readme_tables.CASES[0]: {"compiled": timing, "torchvision": {**timing, "median": 5e-3}}},
+    }
+
+    def fakes(folder: Path) -> list[Stage]:
+        write = f"open({str(folder / 'nms.json')!r}, 'w').write({json.dumps(measured)!r})"
+        tests = "print('a.py::b PASSED [1%]'); print('a.py::c FAILED [2%]'); raise SystemExit(1)"
+        return [
+            python("tests", tests, read=gpu_check.read_tests),
+            python("memcheck", "print('========= ERROR SUMMARY: 0 errors')", read=gpu_check.read_sanitizer),
+            python("bench_nms", write, report=folder / "nms.json"),
+        ]
+
+    path = tmp_path / "benchmarks" / "results" / "gpu-fake.json"
+    assert gpu_check.main(["--json", str(path)], fakes) == 1
+    monkeypatch.setattr(readme_tables, "ROOT", tmp_path)
+    assert "| 1 ms | 5 ms | 5.0 |" in readme_tables.table("gpu")
+    checks = readme_tables.checks()
+    assert "| tests | 1 passed, 1 failed | failed" in checks and "| memcheck | 0 errors | passed" in checks
+    assert "a.py::c" in checks and "NVIDIA Fake 100" in checks
+    assert readme_tables.table("cpu").count("not measured |") == 2 * len(readme_tables.CASES)
+
+
+def test_checks_that_were_never_made_read_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(readme_tables, "ROOT", tmp_path)
+    rows = readme_tables.checks().splitlines()[2:]
+    names = [stage.name for stage in gpu_check.all_stages(tmp_path) if not stage.name.startswith("bench_")]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows if row] == names
+    assert all("| not measured |" in row for row in rows if row)
