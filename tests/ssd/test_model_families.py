@@ -37,10 +37,11 @@ def test_resnet_of_bottlenecks():
         build_model("ssd300_resnet18", 2, trainable_layers=5)
 
 
-def test_resnet_takes_torchvisions_weights(tmp_path):
+def test_resnet_takes_torchvisions_weights(monkeypatch):
     source = torchvision.models.resnet18(weights=None)
-    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
-    model = build_model("ssd300_resnet18", 3, weights_backbone=str(tmp_path / "resnet18.pth"), image_size=321)
+    weights = torchvision.models.ResNet18_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda self, **kwargs: source.state_dict())  # no download
+    model = build_model("ssd300_resnet18", 3, weights_backbone="ResNet18_Weights.IMAGENET1K_V1", image_size=321)
     assert torch.equal(model.backbone.features.layer3[1].conv2.weight, source.layer3[1].conv2.weight)
     assert [f[0] for f in model.prior_config.feature_sizes] == [41, 21, 11, 6, 4, 2]  # another size, another grid
     assert len(model.priors) == 4 * 41**2 + 6 * (21**2 + 11**2 + 6**2) + 4 * (4**2 + 2**2)
@@ -58,10 +59,12 @@ def test_both_tails_of_mobilenet_v3(options, width, parameters):
         assert sum(p.numel() for p in model.parameters()) == parameters  # of torchvision's released weights
 
 
-def test_mobilenet_v3_takes_torchvisions_weights(tmp_path):
+def test_mobilenet_v3_takes_torchvisions_weights(monkeypatch):
     source = torchvision.models.mobilenet_v3_large(weights=None)
-    torch.save(source.state_dict(), tmp_path / "mobilenet_v3_large.pth")
-    options = {"weights_backbone": str(tmp_path / "mobilenet_v3_large.pth"), "trainable_layers": 2, "image_size": 160}
+    weights = torchvision.models.MobileNet_V3_Large_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda self, **kwargs: source.state_dict())  # no download
+    name = "MobileNet_V3_Large_Weights.IMAGENET1K_V1"
+    options = {"weights_backbone": name, "trainable_layers": 2, "image_size": 160}
     model = build_model("ssdlite320_mobilenet_v3_large", 3, **options)
     # weights bring the full tail, as in torchvision, and a checkpoint of the model remembers it
     assert model.backbone.out_channels[1] == 960 and model.build_args["reduced_tail"] is False
