@@ -17,14 +17,15 @@ template <typename T>
 class Grid {
  public:
   static constexpr int64_t kMostCells = 16;  // a box over more is compared with all
+  static constexpr T kCellsPerSide = T(0.7);  // of a box: larger cells hold more boxes, smaller ones make more copies
 
   Grid(const BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionRule<T>& rule)
       : all_(kept), lists_(int64_t(1) << bits_for(boxes)), cells_(lists_ + 1), shift_(64 - bits_for(boxes)) {
     const T t = rule.threshold < T(0.5) ? rule.threshold : T(0.5);
     core_ = t < T(1e-3) ? T(0) : t * T(1 - 1e-5);
     Scratch<Ranked<key_t<T>>> sides(kept_count);
-    per_width_ = T(1) / median(kept, sides, [](const Box<T>& b) { return b.x2 - b.x1; });
-    per_height_ = T(1) / median(kept, sides, [](const Box<T>& b) { return b.y2 - b.y1; });
+    per_width_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.x2 - b.x1; });
+    per_height_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.y2 - b.y1; });
     kept.each(0, [&](const Box<T>& box, T box_area) { add(box, box_area); });
   }
 

@@ -9,7 +9,7 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int64_t kGridFrom = 384;  // kept boxes; below, comparing with all is faster
+constexpr int64_t kGridFrom = 128;  // kept boxes; below, comparing with all is faster
 
 template <typename T>
 void order_of(const T* scores, int64_t n, uint32_t* order) {
@@ -38,7 +38,8 @@ void group(const NmsTask<T>& task, int64_t begin, int64_t end) {
     }
     kept.add(0, box, box_area);
     if (grid) grid->add(box, box_area);
-    if (++count == kGridFrom && task.rule.threshold >= T(0)) grid.emplace(kept, count, end - begin, task.rule);
+    if (++count >= kGridFrom && !grid && end - i > count && task.rule.threshold >= T(0))
+      grid.emplace(kept, count, end - begin, task.rule);
   }
 }
 

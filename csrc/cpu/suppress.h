@@ -56,26 +56,23 @@ struct alignas(64) LaneFlags {
   }
 };
 
-// Whether a box of the block suppresses the box. Empty lanes hold an inverted box.
+// What the lanes of some blocks answer to one box, all together: branching on every block costs more than its test,
+// because nobody can foretell which one suppresses. Empty lanes hold an inverted box.
 template <typename T>
-inline __attribute__((always_inline)) bool suppresses(const BoxBlock<T>& kept, const Box<T>& box, T box_area,
-                                                      const SuppressionRule<T>& rule) {
-  using Flag = typename LaneFlags<T>::Flag;
-  LaneFlags<T> may, must;
-  for (int lane = 0; lane < BoxBlock<T>::kLanes; ++lane) {
-    const T inter = intersection(kept.box(lane), box);
-    const T both = kept.area[lane] + box_area - inter;
-    may.lane[lane] = may_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
-    must.lane[lane] = must_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
+struct Answers {
+  LaneFlags<T> may{}, must{};
+
+  inline __attribute__((always_inline)) void ask(const BoxBlock<T>& kept, const Box<T>& box, T box_area,
+                                                 const SuppressionRule<T>& rule) {
+    using Flag = typename LaneFlags<T>::Flag;
+    for (int lane = 0; lane < BoxBlock<T>::kLanes; ++lane) {
+      const T inter = intersection(kept.box(lane), box);
+      const T both = kept.area[lane] + box_area - inter;
+      may.lane[lane] |= may_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
+      must.lane[lane] |= must_suppress(inter, both, rule) ? Flag(-1) : Flag(0);
+    }
   }
-  if (!may.any()) return false;
-  if (must.any()) return true;
-  for (uint32_t lane = 0; lane < kept.count; ++lane) {  // within a rounding of the threshold
-    if (may.lane[lane] && suppresses(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area, rule))
-      return true;
-  }
-  return false;
-}
+};
 
 // Lists of kept boxes that share one store of blocks: the classes of an image, or the cells of a grid.
 template <typename T>
@@ -115,8 +112,13 @@ class BoxLists {
   }
 
   bool suppress(int64_t list, const Box<T>& box, T box_area, const SuppressionRule<T>& rule) const {
-    for (uint32_t i = heads_[list]; i != kNone; i = blocks_[i].next) {
-      if (suppresses(blocks_[i], box, box_area, rule)) return true;
+    for (uint32_t i = heads_[list]; i != kNone;) {
+      const uint32_t first = i;
+      Answers<T> answers;
+      for (int k = 0; k < kTogether && i != kNone; ++k, i = blocks_[i].next)
+        answers.ask(blocks_[i], box, box_area, rule);
+      if (!answers.may.any()) continue;
+      if (answers.must.any() || suppresses_within(first, i, box, box_area, rule)) return true;
     }
     return false;
   }
@@ -131,6 +133,20 @@ class BoxLists {
   }
 
  private:
+  static constexpr int kTogether = 8;  // blocks
+
+  // Decides within a rounding of the threshold, for the blocks from `first` to before `last`.
+  bool suppresses_within(uint32_t first, uint32_t last, const Box<T>& box, T box_area,
+                         const SuppressionRule<T>& rule) const {
+    for (uint32_t i = first; i != last; i = blocks_[i].next) {
+      const BoxBlock<T>& kept = blocks_[i];
+      for (uint32_t lane = 0; lane < kept.count; ++lane) {
+        if (suppresses(kept.box(static_cast<int>(lane)), box, kept.area[lane], box_area, rule)) return true;
+      }
+    }
+    return false;
+  }
+
   Scratch<uint32_t> heads_;
   Scratch<BoxBlock<T>> blocks_;
   int64_t used_ = 0;

@@ -53,7 +53,7 @@ inline ScalarType compute_dtype(std::initializer_list<ScalarType> types) {
 // Dense, in `dtype`, and starting at a multiple of `alignment` bytes, so that kernels may load whole boxes at once.
 inline Tensor dense(const Tensor& t, ScalarType dtype, size_t alignment = 32) {
   Tensor result = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
-  result = torch::stable::contiguous(result);
+  if (!result.is_contiguous()) result = torch::stable::contiguous(result);  // the call alone costs 0.3 us
   if (reinterpret_cast<uintptr_t>(result.const_data_ptr()) % alignment != 0) result = torch::stable::clone(result);
   return result;
 }

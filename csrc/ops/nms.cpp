@@ -65,8 +65,10 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
   for (int64_t r = 0; r < n; ++r) count += keep[r];
   Tensor kept = empty(boxes, {count}, ScalarType::Long);
   int64_t* out = kept.mutable_data_ptr<int64_t>();
-  for (int64_t r = 0; r < n; ++r)
-    if (keep[r]) *out++ = order[r];
+  for (int64_t r = 0, written = 0; written < count; ++r) {  // without a branch on what nobody can foretell
+    out[written] = order[r];
+    written += keep[r];
+  }
   return kept;
 }
 
