@@ -21,6 +21,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Small ones, and those around the edges of warps, tiles and blocks.
 SIZES = st.one_of(st.sampled_from((5, 2, 1, 12, 0, 31, 32, 33, 63, 64, 65)), st.integers(3, 40))
 IMAGES = st.sampled_from((1, 2, 3, 2, 1, 0))
+MIN_SIZES = st.sampled_from((0.0, 0.0, 0.25, 1.0, 1 / 3, 1e-40))
 SUPPRESS_AT = st.sampled_from((">", ">="))
 SEEDS = st.integers(0, 2**31 - 1)
 FEW_DTYPES = st.sampled_from((torch.float32, torch.float32, *DTYPES))
@@ -140,6 +141,7 @@ def _ladder(*shape: int, generator: torch.Generator) -> Tensor:
 SCORES: dict[str, Callable[..., Tensor]] = {
     "random": lambda *shape, generator: torch.rand(*shape, generator=generator),
     "levels": _levels,
+    "tenths": lambda *shape, generator: torch.randint(-2, 9, shape, generator=generator) / 10.0,  # no float is one
     "equal": lambda *shape, generator: torch.full(shape, 0.5),
     "ladder": _ladder,
     "normal": lambda *shape, generator: torch.randn(*shape, generator=generator) * 100,

@@ -28,6 +28,7 @@ PLAIN = {
     "variances": ours.variances(),
     "clip": st.booleans(),
     "suppress_at": ours.SUPPRESS_AT,
+    "classes": st.sampled_from(("all", "best")),
 }
 
 
@@ -43,6 +44,7 @@ def exact(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     options = {
         "score_threshold": st.sampled_from((0.2, 0.01, 0.0, -1.0, 1 / 3, 0.1)),
         "iou_threshold": ours.IOU_THRESHOLDS,
+        "min_size": ours.MIN_SIZES,
     }
     return loc, logits, draw(ours.boxes(priors, dtype=draw(DTYPES))), draw(st.fixed_dictionaries(options | PLAIN))
 
@@ -63,7 +65,7 @@ def clear_of(values: Tensor, candidates: tuple[float, ...]) -> float:
 
 @st.composite
 def rounded(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Random logits and deltas; scores of different rows stand apart, and none at the threshold, nor an IoU at its."""
+    """Random logits and deltas; scores of different rows stand apart; no score, IoU or side stands at its threshold."""
     images, priors, classes = draw(SHAPES)
     generator, dtypes = torch.Generator().manual_seed(draw(ours.SEEDS)), [draw(DTYPES) for _ in range(3)]
     options = draw(st.fixed_dictionaries(PLAIN))
@@ -81,7 +83,9 @@ def rounded(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     assume(not ((sides > 0) & (sides < 1e-3)).any())
     lowest = draw(st.sampled_from((0.45, 0.2, 0.7)))
     iou_threshold = clear_of(reference.box_iou(decoded, decoded), tuple(lowest + k / 200 for k in range(40)))
-    return loc, logits, boxes, options | {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+    min_size = clear_of(sides, tuple(0.1 + k / 200 for k in range(40))) if draw(st.booleans()) else 0.0
+    clear = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "min_size": min_size}
+    return loc, logits, boxes, options | clear
 
 
 @cases(drawn=rounded())

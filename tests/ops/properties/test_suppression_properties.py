@@ -68,7 +68,7 @@ def options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     )
 
 
-HARD = options(candidates_per_class=LIMITS, suppress_at=ours.SUPPRESS_AT)
+HARD = options(candidates_per_class=LIMITS, suppress_at=ours.SUPPRESS_AT, min_size=ours.MIN_SIZES)
 
 
 @cases(inputs=batch(), options=HARD)
