@@ -99,17 +99,18 @@ class Augment:
 
     def _objects(self, target: Target, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
         # (indices kept [K], boxes in output pixels [K, 4], which of them are objects cut off at the centre [K])
-        boxes = target["boxes"]
+        # In numpy: on a handful of boxes each of torch's calls would cost more than all of this.
+        boxes, ignored = target["boxes"].numpy(), target["ignore"].numpy()
         x1, y1, x2, y2 = placement.source
-        low, high = torch.tensor([x1, y1]), torch.tensor([x2, y2])
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = ((low < centre) & (centre < high)).all(1)
+        x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+        inside = (x1 < x) & (x < x2) & (y1 < y) & (y < y2)
         mapped = map_boxes(boxes, placement)
-        visible = (mapped[:, 2:] - mapped[:, :2] >= self.rule.min_size).all(1)
+        least = self.rule.min_size
+        visible = (mapped[:, 2] - mapped[:, 0] >= least) & (mapped[:, 3] - mapped[:, 1] >= least)
         # What is ignored stays ignored wherever any of it is seen.
-        kept = visible if self.rule.cut == "ignore" else visible & (inside | target["ignore"])
-        index = kept.nonzero()[:, 0]
-        return index, mapped[index], ~inside[index]
+        kept = visible if self.rule.cut == "ignore" else visible & (inside | ignored)
+        index = kept.nonzero()[0]
+        return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(~inside[index])
 
     def _turn(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         across, down, turn = torch.rand(3).tolist()

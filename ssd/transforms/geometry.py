@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import resize_image
 
 _ROUNDS = 50  # IoU rules drawn before the crop is given up; each has `trials` tries
 
@@ -135,16 +135,14 @@ def _span(start: int, end: int, view_start: int, view_end: int, side: int) -> tu
 def render(image: Tensor, placement: Placement, *, antialias: bool) -> Tensor:
     """Returns the visible part of a uint8 image ``[3, H, W]`` at the size that it has in the output."""
     (x1, y1, x2, y2), (dx1, dy1, dx2, dy2) = placement.source, placement.destination
-    return F.resize(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
+    return resize_image(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
 
 
-def map_boxes(boxes: Tensor, placement: Placement) -> Tensor:
-    """Maps boxes ``[G, 4]`` from source pixels to output pixels, clipped to the visible part."""
-    source, destination = placement.source, placement.destination
-    scale = torch.tensor(placement.scale * 2)
-    low = torch.tensor([source.x1, source.y1] * 2, dtype=torch.float32)
-    high = torch.tensor([source.x2, source.y2] * 2, dtype=torch.float32)
-    offset = torch.tensor([destination.x1, destination.y1] * 2, dtype=torch.float32)
-    end = torch.tensor([destination.x2, destination.y2] * 2, dtype=torch.float32)
+def map_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Maps boxes float32 ``[G, 4]`` from source pixels to output pixels, clipped to the visible part."""
+    source, destination = (np.array(view, dtype=np.float32) for view in (placement.source, placement.destination))
+    low, high = np.tile(source[:2], 2), np.tile(source[2:], 2)
+    offset, end = np.tile(destination[:2], 2), np.tile(destination[2:], 2)
+    scale = np.array(placement.scale * 2, dtype=np.float32)
     # Clamped once more: the product may round to a hair beyond the edge.
-    return ((boxes.clamp(low, high) - low) * scale + offset).clamp(offset, end)
+    return ((boxes.clip(low, high) - low) * scale + offset).clip(offset, end)
