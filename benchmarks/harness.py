@@ -44,6 +44,10 @@ class Case:
     input_sets: int = 4
     standard: str = "reference"
     """The candidate that the others are compared with: the peer where the reference would take minutes."""
+    items: int = 0
+    """What a call works through, to be shown as a rate; 0 for none."""
+    item: str = "item"
+    """The name of one of them."""
 
 
 @dataclass
@@ -73,11 +77,13 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
 
-def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]]) -> None:
+def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]], threads: int = 2) -> None:
     """Run the cases of a benchmark as the command line says."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of all candidates (default: 2)")
+    parser.add_argument(
+        "--threads", type=int, default=threads, help=f"CPU threads of all candidates (default: {threads})"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each candidate (default: 1)")
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
     parser.add_argument(
@@ -131,6 +137,8 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
     for timing in timings.values():
         if PEER in timings:
             timing.ratio = timings[PEER].median / timing.median
+        if case.items:
+            timing.note = f"{case.items / timing.median:.0f} {case.item}s/s"
         if case.bytes_moved:
             timing.gb_per_second = case.bytes_moved / timing.median / 1e9
             timing.share_of_copy = case.bytes_moved / timing.median / bandwidth
@@ -186,6 +194,7 @@ def table(name: str, timings: dict[str, Timing]) -> str:
             f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
             f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
             f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",
+            timing.note,
         ]
         lines.append(" ".join(cells).rstrip())
     return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Training input, images a second on one core: decode, SSD augmentation, and both into a batch.
+
+python benchmarks/bench_data.py [--quick] [--json FILE]
+
+Each call takes 8 images of 500 x 375, drawn with the spectrum of photographs and saved as JPEG of about VOC's size.
+The peer is torchvision's own chain of v2 transforms on tensors; the same on PIL images, the default of its training
+script, stands beside it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import _path  # noqa: F401
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.io import decode_jpeg, read_file
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from benchmarks.harness import Case, main
+from ssd.data import collate, read_image
+from ssd.transforms import build_transforms
+
+HEIGHT, WIDTH, COUNT = 375, 500, 8
+FILL = (123, 117, 104)
+_FOLDER = TemporaryDirectory()
+Sample = tuple[Any, dict[str, Any]]
+
+
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """Return the cases of this benchmark; one preset where it should only show that it runs."""
+    augments = [_augment_case(name, side) for name, side in (("ssd", 300), ("ssdlite", 320), ("hflip", 300))]
+    return [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case()]
+
+
+def _decode_case() -> Case:
+    candidates = {
+        "ssd": lambda paths, _: [read_image(path) for path in paths],
+        "torchvision": lambda paths, _: [_decode(path) for path in paths],
+        "PIL": lambda paths, _: [F.pil_to_tensor(Image.open(path).convert("RGB")) for path in paths],
+    }
+    return _case(f"decode JPEG, {WIDTH} x {HEIGHT}", lambda paths, targets: (paths, targets), candidates, _check_equal)
+
+
+def _augment_case(name: str, side: int) -> Case:
+    ours, chain = build_transforms(name, side, train=True), v2_chain(name, side)
+
+    def make(paths: list[Path], targets: list[dict[str, Any]]) -> tuple[Any, ...]:
+        images = [read_image(path) for path in paths]
+        return images, [F.to_pil_image(image) for image in images], targets
+
+    candidates = {
+        "ssd": lambda images, _, targets: [ours(*sample) for sample in zip(images, targets, strict=True)],
+        "torchvision": lambda images, _, targets: [chain(tv_tensors.Image(x), t) for x, t in zip(images, targets)],  # noqa: B905
+        "torchvision on PIL": lambda _, images, targets: [chain(x, t) for x, t in zip(images, targets)],  # noqa: B905
+    }
+    return _case(f"augment {name}, {WIDTH} x {HEIGHT} to {side} x {side}", make, candidates, _check_samples(side))
+
+
+def _pipeline_case() -> Case:
+    side = 300
+    ours, chain = build_transforms("ssd", side, train=True), v2_chain("ssd", side)
+
+    def batch(load: Callable[[Path, dict[str, Any]], Sample]) -> Callable[..., Any]:
+        return lambda paths, targets: collate([load(p, t) for p, t in zip(paths, targets, strict=True)])
+
+    candidates = {
+        "ssd": batch(lambda path, target: ours(read_image(path), target)),
+        "torchvision": batch(lambda path, target: chain(tv_tensors.Image(_decode(path)), target)),
+        "torchvision on PIL": batch(lambda path, target: chain(Image.open(path).convert("RGB"), target)),
+    }
+
+    def check(batch: Any, _: Any) -> None:
+        assert batch.images.shape == (COUNT, 3, side, side) and batch.images.dtype == torch.uint8
+        assert bool((batch.gt_boxes >= 0).all() and (batch.gt_boxes <= 1).all())
+
+    name = f"decode, augment ssd and collate, {WIDTH} x {HEIGHT} to {side} x {side}"
+    return _case(name, lambda paths, targets: (paths, targets), candidates, check)
+
+
+def v2_chain(name: str, side: int) -> Callable[[Any, dict[str, Any]], Sample]:
+    """Return the preset of torchvision's reference training with its v2 transforms, and the resize to the input."""
+    ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=dict.fromkeys((tv_tensors.Image, Image.Image), FILL))]
+    crop: list[Any] = {"ssd": [*ssd, v2.RandomIoUCrop()], "ssdlite": [v2.RandomIoUCrop()], "hflip": []}[name]
+    clean = v2.SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))
+    chain = v2.Compose([*crop, v2.RandomHorizontalFlip(), v2.Resize((side, side)), clean, v2.ToImage()])
+
+    def call(image: Any, target: dict[str, Any]) -> Sample:
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(HEIGHT, WIDTH))
+        sample = chain({**target, "image": image, "boxes": boxes})
+        return sample.pop("image").as_subclass(Tensor), {**sample, "boxes": sample["boxes"].as_subclass(Tensor)}
+
+    return call
+
+
+def _case(name: str, make: Callable[..., Any], candidates: dict[str, Any], check: Callable[[Any, Any], None]) -> Case:
+    def inputs(generator: torch.Generator, _: torch.device) -> tuple[Any, ...]:
+        return make([_photo(generator) for _ in range(COUNT)], [_target(generator, i) for i in range(COUNT)])
+
+    return Case(name, inputs, candidates, check, standard="torchvision", items=COUNT, item="image")
+
+
+def _photo(generator: torch.Generator) -> Path:
+    """Write noise whose amplitudes fall with frequency as in photographs, its colours going together."""
+    down, across = torch.fft.fftfreq(HEIGHT)[:, None], torch.fft.rfftfreq(WIDTH)[None]
+    frequency = (down**2 + across**2).sqrt()
+    frequency[0, 0] = 1.0
+    noise = torch.randn(3, HEIGHT, WIDTH, generator=generator)
+    noise = 0.35 * noise + 1.2 * noise.mean(0, keepdim=True)
+    values = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency**1.2, s=(HEIGHT, WIDTH))
+    pixels = (values / values.std() * 50 + 115).clamp(0, 255).round().to(torch.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "jpeg", quality=90)
+    path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}.jpg"
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def _target(generator: torch.Generator, image_id: int) -> dict[str, Any]:
+    """Draw 3 objects of 40 to 240 pixels, about what an image of VOC has."""
+    size = 40 + torch.rand(3, 2, generator=generator) * 200
+    corner = torch.rand(3, 2, generator=generator) * (torch.tensor([WIDTH, HEIGHT]) - size)
+    labels = torch.randint(1, 21, (3,), generator=generator)
+    boxes = torch.cat([corner, corner + size], dim=1)
+    return {"boxes": boxes, "labels": labels, "ignore": torch.zeros(3, dtype=torch.bool), "image_id": image_id}
+
+
+def _decode(path: Path) -> Tensor:
+    return decode_jpeg(read_file(str(path)))
+
+
+def _check_equal(images: list[Tensor], expected: list[Tensor]) -> None:
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True)), "pixels differ"
+
+
+def _check_samples(side: int) -> Callable[[Any, Any], None]:
+    """Check what random samples have in common; that their distributions agree is for tests/ssd to show."""
+
+    def check(samples: list[Sample], _: Any) -> None:
+        for image, target in samples:
+            assert image.shape == (3, side, side) and image.dtype == torch.uint8
+            boxes = target["boxes"]
+            assert len(boxes) == len(target["labels"]) == len(target["ignore"])
+            assert bool((boxes >= 0).all() and (boxes <= side).all() and (boxes[:, 2:] > boxes[:, :2]).all())
+
+    return check
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], cases, threads=1)

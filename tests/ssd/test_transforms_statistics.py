@@ -1,0 +1,115 @@
+"""The whole SSD augmentation against torchvision's plain chain of v2 transforms: the same distribution of what comes out.
+
+Our chain chooses the crop first and resizes once, so a seed gives other pixels than torchvision's; what must agree are
+the distributions of boxes, of the fill around a zoomed-out image and of colours, judged by Kolmogorov and Smirnov's
+statistic.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ssd.transforms import CropRule, PhotometricRule, build_transforms
+
+SIDE, COUNT = 64, 600
+LIMIT = 1.95 * np.sqrt(2 / COUNT)  # of the statistic, passed by one in a thousand of equal distributions
+FILL = (123, 117, 104)
+BOXES = torch.tensor([[20.0, 30.0, 90.0, 110.0], [100.0, 10.0, 180.0, 60.0], [5.0, 90.0, 35.0, 115.0]])
+
+
+def picture():
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randint(0, 256, (3, 12, 20), generator=generator).float()
+    coarse = 0.5 * coarse + torch.tensor([90.0, 40.0, 10.0])[:, None, None]  # reddish, so that hue and order show
+    target = {"boxes": BOXES, "labels": torch.tensor([1, 2, 3]), "ignore": torch.zeros(3, dtype=torch.bool)}
+    return F.resize(coarse.to(torch.uint8), [120, 200]), target
+
+
+def plain_chain(name: str) -> Callable:
+    steps = [v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.Resize((SIDE, SIDE)), v2.SanitizeBoundingBoxes()]
+    if name == "ssd":
+        fill = {tv_tensors.Image: [value / 255 for value in FILL], "others": 0}
+        steps = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=fill), *steps]
+    # In float: on bytes the plain chain rounds down after every step, which makes it half a level darker.
+    chain = v2.Compose([v2.ToDtype(torch.float32, scale=True), *steps])
+
+    def call(image, target):
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.shape[1:])
+        sample = chain({"image": tv_tensors.Image(image), "boxes": boxes, "labels": target["labels"]})
+        pixels = (sample["image"].as_subclass(torch.Tensor) * 255).round().to(torch.uint8)
+        return pixels, {k: torch.as_tensor(sample[k]) for k in ("boxes", "labels")}
+
+    return call
+
+
+def measures(image, target) -> dict[str, float]:
+    pixels = image.float()
+    out = {"objects": float(len(target["labels"]))}
+    for label in (1, 2, 3):
+        found = target["boxes"][target["labels"] == label]
+        # Rounded, for the many samples that are not cropped have all one value but for float's last bits.
+        x1, y1, x2, y2 = (round(v, 2) for v in found[0].tolist()) if len(found) else [-1.0] * 4
+        out |= {f"left {label}": x1, f"top {label}": y1, f"right {label}": x2, f"bottom {label}": y2}
+    around = (image == torch.tensor(FILL)[:, None, None]).all(0)
+    out["fill"] = float(around.float().mean())
+    # The plain chain resizes image and fill together, which blends them along the edge: leave the edge out.
+    near = torch.nn.functional.max_pool2d(around.float()[None], 5, 1, 2)[0] > 0
+    seen = pixels[:, ~near] if not bool(near.all()) else pixels[:, 0]
+    gray = seen.mean(0)
+    # Whole levels, for the same reason: ours rounds the pixels once more.
+    out |= {f"mean {channel}": round(float(seen[channel].mean())) for channel in range(3)}
+    out |= {"brightness": round(float(gray.mean())), "contrast": round(float(gray.std()))}
+    out["saturation"] = round(float((seen.amax(0) - seen.amin(0)).mean()))
+    # The turn of the mean colour about the gray axis, in whole degrees: most samples have that of the picture.
+    red, green, blue = seen.mean(1).tolist()
+    out["hue"] = round(float(np.degrees(np.arctan2(1.732 * (green - blue), 2 * red - green - blue))))
+    return out
+
+
+@cache
+def sampled(name: str, ours: bool = True, **options) -> dict[str, np.ndarray]:
+    call = build_transforms(name, SIDE, train=True, **options) if ours else plain_chain(name)
+    image, target = picture()
+    torch.manual_seed(5 if ours else 6)
+    rows = [measures(*call(image, target)) for _ in range(COUNT)]
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
+    """The measures whose distributions differ, each with its statistic."""
+    out = {}
+    for key in a:
+        points = np.sort(np.concatenate([a[key], b[key]]))
+        shares = [np.searchsorted(np.sort(side), points, "right") / COUNT for side in (a[key], b[key])]
+        statistic = float(np.abs(shares[0] - shares[1]).max())
+        if statistic > LIMIT:
+            out[key] = round(statistic, 3)
+    return out
+
+
+@pytest.mark.parametrize("name", ["ssd", "ssdlite"])
+def test_distributions_are_those_of_the_plain_chain(name):
+    assert not apart(sampled(name), sampled(name, ours=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "measure"),
+    [
+        ({"zoom": 2.0}, "fill"),
+        ({"crop": CropRule(scale=(0.6, 1.0))}, "objects"),
+        ({"hflip": 0.0}, "left 3"),
+        ({"photometric": PhotometricRule(contrast=(0.9, 1.1))}, "contrast"),
+        ({"photometric": PhotometricRule(saturation=(0.9, 1.1))}, "saturation"),
+        ({"photometric": PhotometricRule(brightness=(0.7, 1.3))}, "brightness"),
+        ({"photometric": PhotometricRule(hue=(-0.2, 0.2))}, "hue"),
+        ({"photometric": PhotometricRule(permute=False)}, "mean 2"),
+    ],
+)
+def test_another_distribution_is_noticed(options, measure):
+    assert measure in apart(sampled("ssd", **options), sampled("ssd", ours=False))
