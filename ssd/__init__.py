@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssd.checkpoints import LoadReport, WeightsError, export_weights, load_weights
     from ssd.drop_in import accelerate, restore
     from ssd.loss import MultiBoxLoss
     from ssd.models import MODELS, SSD, build_model, model_options
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from ssd.systems import PRESETS, get_preset
 
 _HOME = {
+    "LoadReport": "ssd.checkpoints",
     "MODELS": "ssd.models",
     "PRESETS": "ssd.systems",
     "SSD": "ssd.models",
     "MultiBoxLoss": "ssd.loss",
     "Preset": "ssd.presets",
     "PriorConfig": "ssd.priors",
+    "WeightsError": "ssd.checkpoints",
     "accelerate": "ssd.drop_in",
     "build_model": "ssd.models",
+    "export_weights": "ssd.checkpoints",
     "get_preset": "ssd.systems",
+    "load_weights": "ssd.checkpoints",
     "make_priors": "ssd.priors",
     "model_options": "ssd.models",
     "restore": "ssd.drop_in",
@@ -36,12 +41,16 @@ __all__ = [
     "MODELS",
     "PRESETS",
     "SSD",
+    "LoadReport",
     "MultiBoxLoss",
     "Preset",
     "PriorConfig",
+    "WeightsError",
     "accelerate",
     "build_model",
+    "export_weights",
     "get_preset",
+    "load_weights",
     "make_priors",
     "model_options",
     "restore",

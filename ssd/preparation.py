@@ -78,8 +78,8 @@ def start_from(model: SSD, source: str) -> None:
     from ssd import load_weights
 
     try:
-        print(f"{source}: {load_weights(model, source)}")
-    except ValueError as error:
+        print(load_weights(model, source))
+    except (ValueError, OSError, RuntimeError) as error:  # it does not fit, there is no such file, no network
         raise ConfigError(f"--weights {source}: {error}") from error
 
 

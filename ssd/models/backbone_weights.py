@@ -18,7 +18,7 @@ from ssd.suggest import unknown
 _NAME = re.compile(r"\w+_Weights\.\w+")
 # Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
 # of the reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
-_VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
+VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
 
 
 def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[str]:
@@ -40,7 +40,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     own = backbone.state_dict()
     # what a detector adds starts at random; fc6 and fc7 are in some files only
     wanted = {
-        k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(_VGG_EXTRA.values())))
+        k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(VGG_EXTRA.values())))
     }
     optional = {k for k in wanted if k.startswith("extra.0.7.") or k.endswith("num_batches_tracked")}
     missing = sorted(wanted - optional - state.keys())
@@ -64,8 +64,8 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
     state: Any
-    if _NAME.fullmatch(str(source)):
-        state = _download(str(source))
+    if is_torchvision_name(str(source)):
+        state = download(str(source))
     else:
         path = Path(source)
         if not path.is_file():
@@ -91,12 +91,23 @@ def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
             continue
         key = key.removeprefix("backbone.").removeprefix("features.")
         index, _, rest = key.partition(".")
-        layer = _VGG_EXTRA.get(int(index)) if kind == "vgg16" and index.isdigit() else None
+        layer = VGG_EXTRA.get(int(index)) if kind == "vgg16" and index.isdigit() else None
         renamed[f"{layer}.{rest}" if layer else f"features.{key}"] = value
     return renamed
 
 
-def _download(name: str) -> Mapping[str, Tensor]:
+def is_torchvision_name(source: str) -> bool:
+    """Says whether this names weights of torchvision, as "VGG16_Weights.IMAGENET1K_FEATURES" does."""
+    return _NAME.fullmatch(source) is not None
+
+
+def download(name: str) -> Mapping[str, Tensor]:
+    """Fetches weights of torchvision by name, once.
+
+    Raises:
+        ValueError: no weights of that name (names the near ones).
+        RuntimeError: the download failed.
+    """
     enum = name.partition(".")[0]
     known = {type_.__name__ for type_ in map(torchvision.models.get_model_weights, torchvision.models.list_models())}
     if enum not in known:
@@ -112,7 +123,7 @@ def _download(name: str) -> Mapping[str, Tensor]:
     except (URLError, OSError) as error:
         raise RuntimeError(
             f"torchvision could not download {name} from {weights.url}: {error}. Fetch that file elsewhere and pass "
-            "its path as weights_backbone"
+            "its path instead"
         ) from error
 
 

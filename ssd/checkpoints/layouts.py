@@ -1,0 +1,229 @@
+"""How each system names and orders the weights of its detectors, as data.
+
+Every layout says, for a name of this project, what its system calls the same weights; loading and exporting both follow
+from that. Names here are torchvision's for the models that it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssd.checkpoints.names import (
+    CLS,
+    FLAT_BLOCK,
+    LOC,
+    RESNET,
+    VGG_NAMES,
+    Rule,
+    caffe_source,
+    flat_block,
+    heads,
+    sgrvinod_source,
+    vgg,
+)
+from ssd.priors import BoxOrder
+from ssd.suggest import unknown
+from ssd.systems import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names and orders of one system.
+
+    Args:
+        name: the system.
+        holds: the networks that it can hold, in words.
+        signature: matches a name that only this system has.
+        rules: (pattern of this project's name, the system's name for it); the first that matches decides.
+        columns_first: rows of a head are k * A + a (number k of box a, of A in a cell) instead of a * K + k.
+        box_order: order of the boxes of a cell; None has no order of its own.
+        scale_shape: of the weights of L2Norm.
+        dropped: matches names of buffers that carry nothing learnt.
+        backbone_only: there are no heads.
+        preset, options: the preset that the weights were trained with, and what of it to change.
+        sizes: prior sizes for the 20 classes of VOC, and for any others; None leaves them to the preset.
+    """
+
+    name: str
+    holds: str
+    signature: str
+    rules: tuple[Rule, ...]
+    columns_first: bool = False
+    box_order: BoxOrder | None = "pairs"
+    scale_shape: tuple[int, ...] = (512,)
+    dropped: str = r"$^"
+    backbone_only: bool = False
+    preset: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    sizes: tuple[str, str] | None = None
+
+    def name_of(self, key: str) -> str | None:
+        """What the system calls weights of this project, or None if it has none such."""
+        for pattern, name in self.rules:
+            if (match := re.fullmatch(pattern, key)) is not None:
+                return name(match)
+        return None
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "ssd",
+            "any model of this project",
+            rf"{CLS}\..+",
+            ((r".+", lambda m: m[0]),),
+            box_order=None,
+        ),
+        Layout(
+            "torchvision",
+            "ssd300_vgg16 and ssdlite320_mobilenet_v3_large",
+            rf"{CLS}\..+",
+            ((r"(?!backbone\.norm\.).+", lambda m: m[0]),),
+            preset="torchvision",
+        ),
+        Layout(
+            "amdegroot",
+            "ssd300_vgg16 and ssd512_vgg16",
+            r"vgg\.0\.weight",
+            (
+                *vgg(lambda i: f"vgg.{i}", lambda level, i: f"extras.{2 * level + i}", "L2Norm.weight"),
+                *heads(lambda level: f"loc.{level}", lambda level: f"conf.{level}"),
+            ),
+            preset="amdegroot",
+            sizes=("voc", "coco"),
+        ),
+        Layout(
+            "vgg16_reducedfc",
+            "the backbone of ssd300_vgg16 and ssd512_vgg16",
+            r"0\.weight",
+            vgg(lambda i: f"{i}", lambda level, i: "", "")[:2],
+            backbone_only=True,
+        ),
+        Layout(
+            "nvidia",
+            "ssd300_resnet18, 34, 50, 101 and 152",
+            r"feature_extractor\.feature_extractor\..+",
+            (
+                (
+                    r"backbone\.features\.(conv1|bn1|layer[123])\.(.+)",
+                    lambda m: f"feature_extractor.feature_extractor.{RESNET[m[1]]}.{m[2]}",
+                ),
+                (r"backbone\.extra\.(\d+)\.([0134])\.(.+)", lambda m: f"additional_blocks.{m[1]}.{m[2]}.{m[3]}"),
+                *heads(lambda level: f"loc.{level}", lambda level: f"conf.{level}"),
+            ),
+            columns_first=True,
+            dropped=r"(compute_loss|postprocess|encoder)\..+",  # WZMIAOMIAO's constants
+            preset="nvidia",
+        ),
+        Layout(
+            "qfgaohao",
+            "ssd300_vgg16(norm='batch' or 'l2') and ssdlite320_mobilenet_v2(layout='qfgaohao', image_size=300)",
+            r"classification_headers\..+",
+            (
+                *vgg(
+                    lambda i: f"base_net.{i}",
+                    lambda level, i: f"extras.{level}.{2 * i}",
+                    "source_layer_add_ons.0.scale",
+                    "source_layer_add_ons.0",
+                ),
+                (FLAT_BLOCK, flat_block),
+                (r"backbone\.features\.(\d+)\.([01])\.(\w+)", lambda m: f"base_net.{m[1]}.{m[2]}.{m[3]}"),
+                *heads(lambda level: f"regression_headers.{level}", lambda level: f"classification_headers.{level}"),
+            ),
+            preset="qfgaohao",
+        ),
+        Layout(
+            "lufficc",
+            "ssd300_vgg16, ssd512_vgg16 and ssdlite320_mobilenet_v2(layout='lufficc')",
+            r"box_head\.predictor\.cls_headers\..+",
+            (
+                *vgg(
+                    lambda i: f"backbone.vgg.{i}",
+                    lambda level, i: f"backbone.extras.{2 * level + i}",
+                    "backbone.l2_norm.weight",
+                ),
+                (r"backbone\.features\.(\d+\.(?:conv|\d)\..+)", lambda m: f"backbone.features.{m[1]}"),
+                (r"backbone\.extra\.(\d+\.conv\..+)", lambda m: f"backbone.extras.{m[1]}"),
+                # separable heads sit one deeper
+                (rf"{LOC}\.(\d+)\.(\d.*)", lambda m: f"box_head.predictor.reg_headers.{m[1]}.conv.{m[2]}"),
+                (rf"{CLS}\.(\d+)\.(\d.*)", lambda m: f"box_head.predictor.cls_headers.{m[1]}.conv.{m[2]}"),
+                *heads(
+                    lambda level: f"box_head.predictor.reg_headers.{level}",
+                    lambda level: f"box_head.predictor.cls_headers.{level}",
+                ),
+            ),
+            preset="lufficc",
+            sizes=("lufficc_voc", "coco"),
+        ),
+        Layout(
+            "caffe",
+            "ssd300_vgg16 and ssd512_vgg16",
+            r"conv4_3_norm_mbox_conf\.weight",
+            (
+                *vgg(
+                    lambda i: {**VGG_NAMES, 31: "fc6", 33: "fc7"}[i],
+                    lambda level, i: f"conv{level + 6}_{i + 1}",
+                    "conv4_3_norm.weight",
+                ),
+                *heads(
+                    lambda level: f"{caffe_source(level)}_mbox_loc", lambda level: f"{caffe_source(level)}_mbox_conf"
+                ),
+            ),
+            preset="caffe",
+            sizes=("voc", "coco"),
+        ),
+        Layout(
+            "sgrvinod",
+            "ssd300_vgg16",
+            r"pred_convs\.cl_conv4_3\.weight",
+            (
+                *vgg(
+                    lambda i: "base." + {**VGG_NAMES, 31: "conv6", 33: "conv7"}[i],
+                    lambda level, i: f"aux_convs.conv{level + 8}_{i + 1}",
+                    "rescale_factors",
+                ),
+                *heads(
+                    lambda level: f"pred_convs.loc_{sgrvinod_source(level)}",
+                    lambda level: f"pred_convs.cl_{sgrvinod_source(level)}",
+                ),
+            ),
+            box_order="grouped",
+            scale_shape=(1, 512, 1, 1),
+            preset="amdegroot",
+            options={
+                # scales 0.1, 0.2, 0.375, 0.55, 0.725, 0.9; the last level's second box is the whole image
+                "prior_sizes": (30.0, 60.0, 112.5, 165.0, 217.5, 270.0, 300 / 0.9),
+                "steps": None,
+                "prior_order": "grouped",
+                "mean": IMAGENET_MEAN,
+                "std": IMAGENET_STD,
+            },
+        ),
+    )
+}
+
+
+def find_layout(keys: Iterable[str], system: str | None, source: str) -> Layout:
+    """Finds the layout of a state dict by its names, or takes the one that the user named.
+
+    Raises:
+        ValueError: an unknown name, or names of no known system.
+    """
+    if system is not None:
+        if system not in LAYOUTS:
+            raise ValueError(unknown("system", system, LAYOUTS))
+        return LAYOUTS[system]
+    names = list(keys)
+    for layout in LAYOUTS.values():
+        if any(re.fullmatch(layout.signature, name) for name in names):
+            return layout
+    some = ", ".join(names[:5])
+    raise ValueError(
+        f"{source} has the names of no known system ({', '.join(LAYOUTS)}); its first are {some}. If it is one of them, "
+        "name it as system=; a classifier's weights go to build_model as weights_backbone=. Heads that are fused into "
+        "one layer (mlperf's mbox) fit no model here"
+    )

@@ -1,0 +1,72 @@
+"""The rows of a head's last layer: which box of a cell and which number each of them predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssd.checkpoints.layouts import Layout
+from ssd.models import SSD
+from ssd.priors import BoxOrder
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """The rows of one weight or bias: `boxes` times `columns` of them.
+
+    Args:
+        boxes: boxes in a cell of the level.
+        columns: numbers for each box: 4, or the classes.
+        is_class: whether they are logits of classes.
+        level: of the pyramid.
+    """
+
+    boxes: int
+    columns: int
+    is_class: bool
+    level: int
+
+
+def head_rows(model: SSD) -> dict[str, HeadRows]:
+    """The weights whose rows belong to boxes, by name."""
+    found: dict[str, HeadRows] = {}
+    boxes = model.prior_config.boxes_per_cell
+    for part, columns in (("regression_head", 4), ("classification_head", model.num_classes)):
+        levels = model.head.get_submodule(f"{part}.module_list")
+        for level, predictor in enumerate(levels.children()):
+            name = [n for n, layer in predictor.named_modules() if isinstance(layer, nn.Conv2d)][-1]
+            prefix = ".".join(filter(None, ("head", part, "module_list", str(level), name)))
+            rows = HeadRows(boxes[level], columns, part == "classification_head", level)
+            found.update({f"{prefix}.weight": rows, f"{prefix}.bias": rows})
+    return found
+
+
+def to_ours(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
+    """Brings rows [A * K, ...] of a system into this project's order, a * K + k; A must divide them."""
+    rest = tensor.shape[1:]
+    if layout.columns_first:
+        tensor = tensor.reshape(-1, boxes, *rest).transpose(0, 1)
+    tensor = tensor.reshape(boxes, -1, *rest)
+    if layout.box_order is not None and layout.box_order != order:
+        tensor = tensor[_places(boxes, order)]
+    return tensor.reshape(-1, *rest)
+
+
+def to_theirs(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
+    """The inverse of `to_ours`."""
+    rest = tensor.shape[1:]
+    tensor = tensor.reshape(boxes, -1, *rest)
+    if layout.box_order is not None and layout.box_order != order:
+        tensor = tensor[torch.argsort(torch.tensor(_places(boxes, order)))]
+    if layout.columns_first:
+        tensor = tensor.transpose(0, 1)
+    return tensor.reshape(-1, *rest)
+
+
+def _places(boxes: int, order: BoxOrder) -> list[int]:
+    """Where each box of a cell stands in the other order: two squares, then ratios and inverses in pairs or grouped."""
+    ratios = (boxes - 2) // 2
+    grouped = [0, 1, *(2 + j + inverse * ratios for j in range(ratios) for inverse in (0, 1))]
+    return grouped if order == "pairs" else [grouped.index(i) for i in range(boxes)]

@@ -1,0 +1,186 @@
+"""load_weights where the checkpoint does not fit: what is said, and that nothing is half loaded."""
+
+import collections
+import re
+import warnings
+
+import pytest
+import torch
+
+from ssd import WeightsError, build_model, export_weights, load_weights
+from tests.ssd import foreign_weights as foreign
+
+LOC, CLS = "head.regression_head.module_list", "head.classification_head.module_list"
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    return build_model("ssd300_vgg16", 5, preset="amdegroot")
+
+
+@pytest.fixture
+def tiny():
+    return build_model("ssd_tiny", 3, image_size=64)
+
+
+@pytest.fixture
+def state():
+    """The weights of another model like tiny."""
+    return {key: value.clone() for key, value in build_model("ssd_tiny", 3, image_size=64).state_dict().items()}
+
+
+def copy_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(model, state):
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_every_weight_at_fault_is_named_and_nothing_is_loaded(tiny, state):
+    before = copy_of(tiny)
+    del state[f"{LOC}.0.bias"], state[f"{LOC}.1.bias"]
+    state["head.extra.weight"] = torch.zeros(1)
+    first = next(iter(state))
+    state[first] = torch.zeros(7)
+    with pytest.raises(WeightsError) as error:
+        load_weights(tiny, state)
+    text = str(error.value)
+    assert "the mapping, in ssd's layout, does not fit ssd_tiny:" in text
+    assert f"2 missing: {LOC}.0.bias, {LOC}.1.bias\n" in text and "1 left over: head.extra.weight\n" in text
+    shape = tuple(before[first].shape)
+    assert f"1 of another shape: {first}: (7,) in the file, {shape} in the model\n" in text
+    assert "nothing was loaded; strict=False loads what fits" in text
+    assert same(tiny, before)
+
+    report = load_weights(tiny, state, strict=False)
+    assert report.missing == [f"{LOC}.0.bias", f"{LOC}.1.bias"] and report.left_over == ["head.extra.weight"]
+    assert "2 missing" in str(report) and first not in report.loaded
+    expected = {**before, **{key: state[key] for key in report.loaded}}
+    assert same(tiny, expected) and len(report.loaded) == len(before) - 3
+
+
+def test_a_missing_weight_is_named_as_the_file_would_and_as_the_model_does(vgg):
+    state = foreign.vgg("amdegroot", 5)
+    del state["vgg.24.bias"]
+    with pytest.raises(WeightsError, match=re.escape("1 missing: vgg.24.bias (backbone.extra.0.1.bias)")):
+        load_weights(vgg, state)
+
+
+def test_another_number_of_classes_starts_the_class_heads_anew(vgg):
+    before = copy_of(vgg)
+    report = load_weights(vgg, foreign.vgg("amdegroot", 21))
+    assert report.num_classes == 21 and report.faults == []
+    assert report.new_heads == [f"{CLS}.{i}.{part}" for i in range(6) for part in ("weight", "bias")]
+    text = str(report)
+    assert "it has 21 classes with the background, the model another number" in text
+    assert f"12 weights of the class heads start anew: {CLS}.0.weight" in text
+    for key, value in vgg.state_dict().items():
+        assert torch.equal(value, before[key]) == (key in report.new_heads), key
+
+
+def test_class_heads_that_disagree_are_of_another_shape(vgg):
+    state = foreign.vgg("amdegroot", 5)
+    state["conf.2.bias"] = torch.zeros(6 * 21)
+    with pytest.raises(
+        WeightsError, match=r"1 of another shape: conf.2.bias: \(126,\) in the file, \(30,\) in the model"
+    ):
+        load_weights(vgg, state)
+
+
+def test_what_is_no_checkpoint(tiny, tmp_path, state):
+    text = tmp_path / "text.pth"
+    text.write_text("weights")
+    cases = [
+        (tmp_path / "none.pth", FileNotFoundError, "no file '.*none.pth'; pass a checkpoint, a name of torchvision"),
+        (text, ValueError, r"text.pth is no checkpoint"),
+        (
+            {"epoch": 3, "optimizer": {}},
+            ValueError,
+            "the mapping must hold a state dict .* got a mapping with epoch, opt",
+        ),
+        ({}, ValueError, "the mapping must hold a state dict"),
+        ({"fc.weight": torch.zeros(1)}, ValueError, "names of no known system .* its first are fc.weight"),
+    ]
+    for source, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            load_weights(tiny, source)
+    with pytest.raises(ValueError, match="unknown system 'amdegrot', did you mean 'amdegroot'"):
+        load_weights(tiny, state, system="amdegrot")
+    with pytest.raises(TypeError, match=r"model must be an ssd.SSD, .* got Linear"):
+        load_weights(torch.nn.Linear(1, 1), state)
+
+
+def test_a_pickled_module_is_not_run(tiny, tmp_path):
+    file = tmp_path / "checkpoint_ssd300.pth.tar"
+    torch.save({"epoch": 1, "model": torch.nn.Linear(1, 1), "optimizer": None}, file)
+    with pytest.raises(ValueError) as error:
+        load_weights(tiny, file)
+    text = str(error.value)
+    assert "it holds pickled torch.nn.modules.linear.Linear, and to load that would run code" in text
+    assert "torch.save(c['model'].state_dict(), 'weights.pth')" in text
+
+
+def test_another_network(vgg, tiny):
+    with pytest.raises(WeightsError, match="which hold ssd300_vgg16 and ssd512_vgg16; ssd_tiny has weights that they"):
+        load_weights(tiny, foreign.vgg("amdegroot", 5))
+    with pytest.raises(ValueError, match="torchvision has no ssd_tiny; it has ssd300_vgg16 and ssdlite320"):
+        export_weights(tiny, "torchvision")
+    with pytest.raises(ValueError, match="amdegroot has no ssd_tiny"):
+        export_weights(tiny, "amdegroot")
+    with pytest.raises(ValueError, match="unknown system 'torchvison', did you mean 'torchvision'"):
+        export_weights(vgg, "torchvison")
+    with pytest.raises(WeightsError, match="no weight fits ssd300_vgg16"):
+        load_weights(vgg, {"vgg.0.weight": torch.zeros(2)}, strict=False)
+
+
+def test_nan_is_refused(tiny, state):
+    before = copy_of(tiny)
+    state[f"{LOC}.0.bias"][1] = torch.nan
+    with pytest.raises(WeightsError, match=rf"the mapping holds NaN or inf in {LOC}.0.bias; nothing was loaded"):
+        load_weights(tiny, state, strict=False)
+    assert same(tiny, before)
+
+
+@pytest.mark.parametrize("wrap", ["bare", "module.", "_orig_mod.", "model", "state_dict", "average"])
+def test_where_training_scripts_keep_weights(tiny, state, wrap):
+    source = state
+    if wrap.endswith("."):
+        source = {wrap + key: value for key, value in state.items()}
+    elif wrap == "average":  # this project's running mean, which is what gets evaluated
+        source = {"model": copy_of(tiny), "average": {"module": state, "updates": 3}, "epoch": 1}
+    elif wrap != "bare":
+        source = {wrap: collections.OrderedDict(state), "optimizer": {"lr": 1.0}, "epoch": 1}
+    load_weights(tiny, source)
+    assert same(tiny, state)
+
+
+def test_half_precision_files_fill_the_models_dtype(tiny, state):
+    load_weights(tiny, {key: value.half() if value.is_floating_point() else value for key, value in state.items()})
+    assert all(p.dtype == torch.float32 for p in tiny.parameters())
+    assert torch.equal(tiny.state_dict()[f"{LOC}.0.weight"], state[f"{LOC}.0.weight"].half().float())
+
+
+def test_the_report_names_the_preset_and_warns_of_another(vgg):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = load_weights(
+            build_model("ssd300_vgg16", 5, preset="amdegroot", prior_sizes="coco"), foreign.vgg("amdegroot", 5)
+        )
+    assert "trained with preset='amdegroot', prior_sizes='coco'" in str(report) and report.differences == []
+    with pytest.warns(UserWarning, match="prior_sizes 'voc' instead of 'coco'"):
+        report = load_weights(vgg, foreign.vgg("amdegroot", 5))
+    assert "WARNING: the model has other rules than its weights learnt: prior_sizes 'voc' instead of 'coco'" in str(
+        report
+    )
+    with pytest.warns(UserWarning, match="prior_sizes .*channels 'rgb' instead of 'bgr'"):
+        assert load_weights(vgg, foreign.vgg("caffe", 5)).preset == "caffe"
+
+
+def test_our_checkpoint_knows_its_own_rules(tiny, state):
+    trained = build_model("ssd_tiny", 3, image_size=64, mean=[0.1, 0.2, 0.3])
+    with pytest.warns(UserWarning, match=r"mean \(0.5, 0.5, 0.5\) instead of \(0.1, 0.2, 0.3\)$"):
+        load_weights(tiny, {"model": state, "build_args": trained.build_args})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(trained, {"model": state, "build_args": trained.build_args})
