@@ -137,9 +137,9 @@ def _default(f: dataclasses.Field[Any]) -> str:
     return f" (default: {shown})".replace("%", "%%") if shown else ""
 
 
-def _number_or_none(kind: type) -> Any:
+def _or_none(kind: type) -> Any:
     def read(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
+        return None if text.lower() in ("none", "") else kind(text)
 
     read.__name__ = kind.__name__  # argparse names it in "invalid float value"
     return read
@@ -148,8 +148,9 @@ def _number_or_none(kind: type) -> Any:
 _READERS: dict[str, Any] = {
     "int": int,
     "float": float,
-    "int | None": _number_or_none(int),
-    "float | None": _number_or_none(float),
+    "int | None": _or_none(int),
+    "float | None": _or_none(float),
+    "str | None": _or_none(str),
 }
 
 

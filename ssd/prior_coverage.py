@@ -45,7 +45,8 @@ class PriorCoverage:
             f"{self.iou_threshold:g}; mean best IoU {self.mean_best_iou:.3f}"
         ]
         for name, found, count in zip(self.names, self.matched, self.objects, strict=True):
-            lines.append(f"  {name}: {found} of {count}" + (f" ({found / count:.1%})" if count else ""))
+            if count:
+                lines.append(f"  {name}: {found} of {count} ({found / count:.1%})")
         return "\n".join(lines)
 
     def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:

@@ -29,9 +29,7 @@ class Ended:
 def run_processes(folder: Path, function: Callable[..., None], *args: Any, size: int = 2) -> list[Ended]:
     """Call function(*args) in `size` processes with torchrun's environment; once one has failed, end the others."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = [_CONTEXT.Process(target=_enter, args=(folder, rank, size, port, function, args)) for rank in range(size)]
     for process in started:
         process.start()
@@ -44,6 +42,13 @@ def run_processes(folder: Path, function: Callable[..., None], *args: Any, size:
         process.join()
     texts = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(size)]
     return [Ended(p.exitcode or 0, *text) for p, text in zip(started, texts, strict=True)]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _enter(folder: Path, rank: int, size: int, port: int, function: Callable[..., None], args: Any) -> None:

@@ -1,0 +1,197 @@
+"""torchvision's commands for its references/detection/train.py run as they stand with ssd/train.py in its place."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import MobileNet_V3_Large_Weights, VGG16_Weights, mobilenet_v3_large
+from torchvision.models.vgg import cfgs, make_layers
+
+from ssd.command_line import parse_args
+from ssd.config import TrainConfig
+from ssd.optim import build_optimizer, build_schedule
+from ssd.run_folder import CsvLog
+from tests.ssd.processes import free_port
+from tests.ssd.test_recipes import write_coco_split
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SSD300 = (
+    "torchrun --nproc_per_node=8 ssd/train.py --dataset coco --model ssd300_vgg16 --epochs 120 --lr-steps 80 110 "
+    "--aspect-ratio-group-factor 3 --lr 0.002 --batch-size 4 --weight-decay 0.0005 --data-augmentation ssd "
+    "--weights-backbone VGG16_Weights.IMAGENET1K_FEATURES"
+)
+SSDLITE = (
+    "torchrun --nproc_per_node=8 ssd/train.py --dataset coco --model ssdlite320_mobilenet_v3_large --epochs 660 "
+    "--aspect-ratio-group-factor 3 --lr-scheduler cosineannealinglr --lr 0.15 --batch-size 24 "
+    "--weight-decay 0.00004 --data-augmentation ssdlite --weights-backbone MobileNet_V3_Large_Weights.IMAGENET1K_V1"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with COCO in ./coco, and a cache of torch.hub whose files are named as torchvision's and hold noise."""
+    home = tmp_path_factory.mktemp("home")
+    for split in ("train", "val"):
+        write_coco_split(home / "coco", split, 4)
+    cache = home / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    for weights, net in (
+        (VGG16_Weights.IMAGENET1K_FEATURES, nn.ModuleDict({"features": make_layers(cfgs["D"])})),
+        (MobileNet_V3_Large_Weights.IMAGENET1K_V1, mobilenet_v3_large()),
+    ):
+        torch.save(net.state_dict(), cache / weights.url.rsplit("/", 1)[-1])
+    return home
+
+
+# All that is changed is what this machine lacks: eight GPUs, and the time for 120 epochs.
+# BatchNorm over 1 x 1 cells needs two images.
+@pytest.mark.parametrize(("command", "images"), [(SSD300, 1), (SSDLITE, 2)], ids=["ssd300", "ssdlite320"])
+def test_the_command_runs_on_two_processes(command: str, images: int, home: Path, tmp_path: Path) -> None:
+    words = shlex.split(command.replace("--nproc_per_node=8", "--nproc_per_node=2"))
+    words[2] = str(ROOT / words[2])
+    few = [
+        "--iterations",
+        "1",
+        "-b",
+        str(images),
+        "-j",
+        "0",
+        "--device",
+        "cpu",
+        "--amp",
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--master_port={free_port()}",
+            *words[1:],
+            *few,
+            "--output-dir",
+            str(tmp_path / "run"),
+        ],
+        cwd=home,
+        env={**os.environ, "TORCH_HOME": str(home / "torch"), "OMP_NUM_THREADS": "1", "SSD_DATA_PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("note: --aspect-ratio-group-factor changes nothing") == 1
+    assert f"2 processes, each with {images} images a step" in done.stdout
+    assert [row["step"] for row in CsvLog(tmp_path / "run" / "train.csv").rows()] == [1]
+    assert 0 <= CsvLog(tmp_path / "run" / "eval.csv").rows()[0]["AP50"] <= 1
+
+
+@pytest.fixture
+def parsed(home: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("SSD_DATA_PATH", raising=False)
+    return parse_args(shlex.split(SSD300)[3:])
+
+
+def test_settings_that_a_command_leaves_out_are_those_of_the_script(parsed: TrainConfig, home: Path) -> None:
+    assert (parsed.opt, parsed.momentum, parsed.lr_scheduler, parsed.lr_gamma) == ("sgd", 0.9, "multisteplr", 0.1)
+    assert (parsed.clip_grad_norm, parsed.ema_decay, parsed.eval_every, parsed.workers) == (0, 0, 1, 4)
+    assert (parsed.norm_weight_decay, parsed.bias_weight_decay) == (None, None)
+    bare = parse_args(["--dataset", "coco"])
+    assert (bare.epochs, bare.batch_size, bare.lr, bare.weight_decay, bare.lr_steps) == (26, 2, 0.02, 1e-4, [16, 22])
+    assert bare.data_path == "coco"
+
+
+def test_the_optimiser_is_the_scripts(parsed: TrainConfig) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    (group,) = build_optimizer(parsed, model).param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.002, 0.9, False, 0.0005)
+    parsed.norm_weight_decay, parsed.opt = 0.0, "sgd_nesterov"
+    groups = build_optimizer(parsed, model).param_groups
+    assert {group["weight_decay"]: len(group["params"]) for group in groups} == {0.0005: 2, 0.0: 2}
+    assert groups[0]["nesterov"] is True
+
+
+@pytest.mark.parametrize("scheduler", ["multisteplr", "cosineannealinglr"])
+def test_the_learning_rate_of_each_step_is_the_scripts(parsed: TrainConfig, scheduler: str) -> None:
+    parsed.lr_scheduler, parsed.epochs, parsed.lr_steps, steps = scheduler, 6, [2, 4], 5
+    rates, wanted = [], []
+    ours = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.002)
+    schedule = build_schedule(parsed, ours, steps)
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.002)
+    lr = torch.optim.lr_scheduler
+    after = lr.MultiStepLR(theirs, [2, 4], 0.1) if scheduler == "multisteplr" else lr.CosineAnnealingLR(theirs, 6)
+    for epoch in range(6):
+        warmup = lr.LinearLR(theirs, 1 / 1000, total_iters=min(1000, steps - 1)) if epoch == 0 else None
+        for _ in range(steps):
+            rates.append(ours.param_groups[0]["lr"])
+            wanted.append(theirs.param_groups[0]["lr"])
+            ours.step()
+            theirs.step()
+            schedule.step()
+            if warmup is not None:
+                warmup.step()
+        after.step()
+    assert rates == pytest.approx(wanted, rel=1e-9)
+
+
+FLAGS = (
+    "-b 3 -j 2 --device cpu --opt adamw --momentum 0.8 --wd 0.1 --norm-weight-decay 0 --lr-step-size 3 --lr-gamma 0.5 "
+    "--print-freq 5 --output-dir out --resume run --start_epoch 1 --trainable-backbone-layers 2 --sync-bn --test-only "
+    "--use-deterministic-algorithms --world-size 4 --dist-url env:// --weights file.pth --amp --backend tensor --use-v2"
+)
+
+
+def test_every_other_flag_of_the_script_is_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_args([*shlex.split(SSD300)[3:], *shlex.split(FLAGS), "--data-path", str(home / "coco")])
+    assert (config.batch_size, config.workers, config.opt, config.weight_decay) == (3, 2, "adamw", 0.1)
+    assert (config.norm_weight_decay, config.start_epoch, config.trainable_backbone_layers) == (0.0, 1, 2)
+    assert config.sync_bn and config.test_only and config.use_deterministic_algorithms and config.amp
+    told = capsys.readouterr().out
+    assert all(f"note: --{name} changes nothing" in told for name in ("backend", "use-v2", "world-size"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--use-copypaste"], "--use-copypaste pastes objects along their masks"),
+        (["--rpn-score-thresh", "0.1"], "SSD has none"),
+        (["--pretrained"], "was replaced by --weights"),
+        (["--lr-stepz", "3"], "unknown argument --lr-stepz (did you mean '--lr-steps'?)"),
+        (["--dataset", "coco_kp"], "did you mean 'coco'?"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_reason(
+    flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_args(flags)
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_the_data_set_is_looked_for_where_it_usually_is(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSD_DATA_PATH", str(home / "coco"))
+    assert parse_args(["--dataset", "coco"]).data_path == str(home / "coco")
+    monkeypatch.delenv("SSD_DATA_PATH")
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset", "coco"])
+    assert "neither $SSD_DATA_PATH nor coco, data/coco, /datasets01/COCO/022719 is there" in capsys.readouterr().err
+
+
+def test_torchvisions_detectors_get_their_91_classes(home: Path) -> None:
+    flags = ["--dataset", "coco", "--data-path", str(home / "coco"), "--test-only"]
+    config = parse_args([*flags, "--weights", "SSD300_VGG16_Weights.COCO_V1"])
+    assert config.dataset_options == {"labels": "ids"}
+    assert parse_args([*flags, "--weights", "own.pth"]).dataset_options == {}
