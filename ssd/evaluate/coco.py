@@ -1,18 +1,15 @@
-"""COCO's average precision, computed by pycocotools with its printing silenced."""
+"""COCO's average precision, computed by faster-coco-eval or pycocotools."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssd.data.coco import read_coco_json
 from ssd.data.faults import DataError
+from ssd.evaluate.coco_backends import evaluate_boxes
 from ssd.evaluate.records import Records
 
 STATS = (
@@ -62,22 +59,13 @@ class COCOResult:
         return "\n".join(lines)
 
 
-class _Eval(COCOeval):
-    # COCOeval overwrites "ignore" with "iscrowd". A difficult object is ignored, but no crowd: its IoU is the
-    # ordinary one.
-    def _prepare(self) -> None:
-        super()._prepare()
-        for objects in self._gts.values():
-            for item in objects:
-                item["ignore"] = item["ignore"] or item.get("ignored", 0)
-
-
 def coco_ap(
     records: Records,
     classes: Sequence[str],
     *,
     ground_truth: str | Path | dict[str, Any] | None = None,
     category_ids: Sequence[int] | None = None,
+    backend: str | None = None,
 ) -> COCOResult:
     """Computes COCO's average precision over the images of `records`.
 
@@ -87,6 +75,8 @@ def coco_ap(
         ground_truth: COCO JSON, a file or its content. Needed for the published numbers: crowd regions, the area of an
             object's segment (which sorts it into small, medium, large) and full precision are only there.
         category_ids: the id of each class in `ground_truth`, for `COCODataset` its ``category_ids``.
+        backend: ``"faster_coco_eval"`` or ``"pycocotools"``, which give the same numbers; the first where it is
+            installed.
 
     Raises:
         DataError: a label outside ``1 .. len(classes)``, or `ground_truth` without `category_ids`.
@@ -102,21 +92,16 @@ def coco_ap(
     missing = [image_id for image_id in records.image_ids if image_id not in known]
     if missing:
         raise DataError(f"the ground truth has no image with id {missing[0]} ({len(missing)} such ids)")
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = _index(data), _index({**data, "annotations": _detections(records, category_ids)})
-        evaluation = _Eval(truth, found, "bbox")
-        evaluation.params.imgIds = sorted(records.image_ids)
-        evaluation.params.catIds = list(category_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats = {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
-    # [thresholds, recalls, classes, areas, max detections], -1 where a class has no object
+    found = {**data, "annotations": _detections(records, category_ids)}
+    evaluation = evaluate_boxes(data, found, records.image_ids, category_ids, backend)
+    stats = {name: float(value) for name, value in zip(STATS, evaluation.stats[: len(STATS)], strict=True)}
+    # [thresholds, recalls, classes, areas, max detections], -1 where a class has no object; classes by rising id
     precision = evaluation.eval["precision"][..., 0, -1]
     known = {category["id"] for category in data["categories"]}  # not the gaps of a model that learns ids
+    places = {category: place for place, category in enumerate(sorted(category_ids))}
     per_class = {
-        name: (_mean(precision[:, :, k]), _mean(precision[0, :, k]))
-        for k, (name, category) in enumerate(zip(classes, category_ids, strict=True))
+        name: (_mean(precision[:, :, places[category]]), _mean(precision[0, :, places[category]]))
+        for name, category in zip(classes, category_ids, strict=True)
         if category in known
     }
     return COCOResult(stats, per_class, len(records.image_ids))
@@ -181,13 +166,6 @@ def _entry(image_id: int, category_id: int, box: np.ndarray, number: int) -> dic
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": (x2 - x1) * (y2 - y1),
     }
-
-
-def _index(data: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = data
-    coco.createIndex()
-    return coco
 
 
 def _mean(values: np.ndarray) -> float:

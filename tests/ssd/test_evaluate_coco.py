@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from ssd.data import DataError, open_dataset
-from ssd.evaluate import Evaluator, Records, coco_ap
+from ssd.evaluate import Evaluator, Records, coco_ap, coco_backends
 from ssd.evaluate.coco import clean_ground_truth
+from ssd.evaluate.coco_backends import BACKENDS
 from tests.ssd.real_data import real_data
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def backend(request, monkeypatch):
+    """Every test of this file with each library, where it is installed."""
+    pytest.importorskip(request.param)
+    monkeypatch.setattr(coco_backends, "default_backend", lambda: request.param)
+    return request.param
 
 
 def corners(rows) -> np.ndarray:
@@ -54,7 +63,7 @@ def test_published_numbers(capsys):
     result = coco_ap(records, names, ground_truth=without, category_ids=ids)
     for name, value in expected["bbox_without_crowd"].items():
         assert result.stats[name] == pytest.approx(value, abs=1e-12), name
-    assert capsys.readouterr().out == "", "pycocotools must stay silent"
+    assert capsys.readouterr().out == "", "the library must stay silent"
     known = [ap for ap, _ in result.per_class.values() if ap > -1]
     assert len(known) == 70 and np.mean(known) == pytest.approx(result.mean_ap)
     assert "AP50 0.697" in str(result) and json.dumps(result.as_dict())
@@ -89,6 +98,31 @@ def test_ignored_objects_of_targets():
     assert coco_ap(ignored, ["a"]).mean_ap < 0.6, "not ignored, it is missed"
 
 
+def test_both_libraries_give_the_same_numbers():
+    pytest.importorskip("faster_coco_eval")
+    records, data, names, ids, _ = published()
+    rng = np.random.default_rng(0)
+    for index, labels in enumerate(records.labels):  # wrong labels, tied and shuffled scores, difficult objects
+        records.labels[index] = np.where(rng.random(len(labels)) < 0.1, rng.integers(1, 81, len(labels)), labels)
+        records.scores[index] = records.scores[index].round(1)
+        records.gt_ignore[index] |= rng.random(len(records.gt_ignore[index])) < 0.2
+    for options in ({}, {"ground_truth": data, "category_ids": ids}):
+        results = [coco_ap(records, names, backend=name, **options) for name in BACKENDS]
+        assert results[0].stats == pytest.approx(results[1].stats, abs=1e-12)
+        assert list(results[0].per_class) == list(results[1].per_class)
+        for name, pair in results[0].per_class.items():
+            assert pair == pytest.approx(results[1].per_class[name], abs=1e-12), name
+
+
+def test_classes_in_another_order_than_their_ids():
+    records, data, names, ids, _ = published()
+    plain = coco_ap(records, names, ground_truth=data, category_ids=ids)
+    for labels in (*records.labels, *records.gt_labels):
+        labels[:] = len(ids) + 1 - labels
+    turned = coco_ap(records, names[::-1], ground_truth=data, category_ids=ids[::-1])
+    assert turned.per_class == plain.per_class and turned.stats == plain.stats
+
+
 def test_empty_cases():
     assert coco_ap(Records(), ["a"]).mean_ap == -1
     records = Records()
@@ -114,6 +148,8 @@ def test_orphans_and_mixed_ids_do_not_crash():
 
 def test_bad_input_is_named():
     records = perfect()
+    with pytest.raises(DataError, match="backend must be one of 'faster_coco_eval', 'pycocotools', got 'coco'"):
+        coco_ap(records, ["a"], backend="coco")
     with pytest.raises(DataError, match="needs category_ids"):
         coco_ap(records, ["a"], ground_truth={"images": [], "annotations": [], "categories": []})
     with pytest.raises(DataError, match="no image with id 1099511627776"):
