@@ -1,35 +1,49 @@
 // Plan: a block is a tile of kRows rows and kThreads * kColumns columns of one matrix; a thread keeps kColumns column
-// boxes in registers (columns a block apart, so that a warp's stores are contiguous) and walks over the rows, whose
-// boxes lie in shared memory and are read by all threads at once. The matrix is written once and nothing else is moved.
+// boxes in registers and walks over the rows, whose boxes lie in shared memory and are read by all threads at once. A
+// thread's columns stand side by side, so that it stores 16 bytes at once; where rows do not start at 16 bytes they
+// stand a block apart, so that a warp's stores are contiguous. The matrix is written once and nothing else is moved.
 #include "cuda/box_iou.h"
 #include "cuda/load.cuh"
+#include "cuda/overlap.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kColumns = 2, kRows = 32;
+constexpr int kThreads = 128, kRows = 32;
+
+// What a thread stores at once.
+template <typename T>
+struct alignas(16) Pack {
+  static constexpr int kColumns = 16 / sizeof(T);
+  T values[kColumns];
+};
 
 template <typename T>
-__device__ T measure(IouMetric metric, const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a, T angle_b) {
+__device__ __forceinline__ T measure(IouMetric metric, const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a,
+                                     T angle_b) {
   switch (metric) {
     case IouMetric::generalized: return generalized_iou(a, b, area_a, area_b);
     case IouMetric::distance: return distance_iou(a, b, area_a, area_b);
     case IouMetric::complete: return complete_iou(a, b, area_a, area_b, angle_a, angle_b);
-    default: return iou(a, b, area_a, area_b);
+    default: {
+      const T inter = intersection(a, b);
+      return iou_if_any(inter, area_a + area_b - inter);
+    }
   }
 }
 
-template <IouMetric metric, typename In>
-__global__ void __launch_bounds__(kThreads)
+template <IouMetric metric, bool side_by_side, typename In>
+__global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(float) ? 4 : 2)
     box_iou_kernel(const In* boxes1, const In* boxes2, compute_t<In>* out, int64_t n, int64_t m, int64_t row_tiles,
                    int64_t column_tiles, int64_t tiles) {
   using T = compute_t<In>;
+  constexpr int kColumns = Pack<T>::kColumns, kStep = side_by_side ? 1 : kThreads;
   __shared__ Box<T> rows[kRows];
   __shared__ T row_areas[kRows], row_angles[kRows];
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const int64_t batch = tile / (row_tiles * column_tiles);
     const int64_t first_row = tile / column_tiles % row_tiles * kRows;
-    const int64_t first_column = tile % column_tiles * (kThreads * kColumns);
+    const int64_t column = tile % column_tiles * (kThreads * kColumns) + threadIdx.x * (side_by_side ? kColumns : 1);
     const int row_count = static_cast<int>(n - first_row < kRows ? n - first_row : kRows);
     __syncthreads();  // the last tile is done with the rows
     if (threadIdx.x < row_count) {
@@ -39,15 +53,29 @@ __global__ void __launch_bounds__(kThreads)
       if (metric == IouMetric::complete) row_angles[threadIdx.x] = aspect_angle(row);
     }
     __syncthreads();
+    if (column >= m) continue;
+    Box<T> b[kColumns];
+    T area_b[kColumns], angle_b[kColumns] = {};
+#pragma unroll
     for (int k = 0; k < kColumns; ++k) {
-      const int64_t column = first_column + k * kThreads + threadIdx.x;
-      if (column >= m) break;
-      const Box<T> b = load_box(boxes2, batch * m + column);
-      const T area_b = area(b), angle_b = metric == IouMetric::complete ? aspect_angle(b) : T(0);
-      T* target = out + (batch * n + first_row) * m + column;
-      for (int r = 0; r < row_count; ++r, target += m) {
-        const T angle_a = metric == IouMetric::complete ? row_angles[r] : T(0);
-        *target = measure(metric, rows[r], b, row_areas[r], area_b, angle_a, angle_b);
+      b[k] = load_box(boxes2, batch * m + (column + k * kStep < m ? column + k * kStep : m - 1));
+      area_b[k] = area(b[k]);
+      if (metric == IouMetric::complete) angle_b[k] = aspect_angle(b[k]);
+    }
+    T* target = out + (batch * n + first_row) * m + column;
+    for (int r = 0; r < row_count; ++r, target += m) {
+      const Box<T> a = rows[r];
+      const T area_a = row_areas[r], angle_a = metric == IouMetric::complete ? row_angles[r] : T(0);
+      Pack<T> found;
+#pragma unroll
+      for (int k = 0; k < kColumns; ++k)
+        found.values[k] = measure(metric, a, b[k], area_a, area_b[k], angle_a, angle_b[k]);
+      if constexpr (side_by_side) {
+        *reinterpret_cast<Pack<T>*>(target) = found;
+      } else {
+#pragma unroll
+        for (int k = 0; k < kColumns; ++k)
+          if (column + k * kStep < m) target[k * kStep] = found.values[k];
       }
     }
   }
@@ -56,13 +84,16 @@ __global__ void __launch_bounds__(kThreads)
 template <IouMetric metric>
 cudaError_t launch_metric(Dtype dtype, const void* boxes1, const void* boxes2, void* out, int64_t batch, int64_t n,
                           int64_t m, cudaStream_t stream) {
-  const int64_t row_tiles = ceil_div(n, kRows), column_tiles = ceil_div(m, kThreads * kColumns);
-  const int64_t tiles = batch * row_tiles * column_tiles;
   return dispatch_dtype(dtype, [&](auto type) {
     using In = decltype(type);
-    return launch(box_iou_kernel<metric, In>, grid_blocks(tiles, 1), kThreads, 0, stream,
-                  static_cast<const In*>(boxes1), static_cast<const In*>(boxes2), static_cast<compute_t<In>*>(out), n,
-                  m, row_tiles, column_tiles, tiles);
+    using T = compute_t<In>;
+    constexpr int kColumns = Pack<T>::kColumns;
+    const int64_t row_tiles = ceil_div(n, kRows), column_tiles = ceil_div(m, kThreads * kColumns);
+    const int64_t tiles = batch * row_tiles * column_tiles;
+    const bool side_by_side = m % kColumns == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Pack<T>) == 0;
+    return launch(side_by_side ? box_iou_kernel<metric, true, In> : box_iou_kernel<metric, false, In>,
+                  grid_blocks(tiles, 1), kThreads, 0, stream, static_cast<const In*>(boxes1),
+                  static_cast<const In*>(boxes2), static_cast<T*>(out), n, m, row_tiles, column_tiles, tiles);
   });
 }
 

@@ -37,6 +37,14 @@ __device__ inline DoubleCandidate make_candidate(double score, unsigned index) {
   return {bits >> 63 ? bits : ~bits & ~(1ull << 63), index};
 }
 
+// NaN stands before all others.
+__device__ inline FloatCandidate make_candidate_or_first(float score, unsigned index) {
+  return score == score ? make_candidate(score, index) : index;
+}
+__device__ inline DoubleCandidate make_candidate_or_first(double score, unsigned index) {
+  return score == score ? make_candidate(score, index) : DoubleCandidate{0, index};
+}
+
 __device__ inline float score_of(FloatCandidate c) {
   const unsigned key = static_cast<unsigned>(c >> 32);
   return __uint_as_float(key & 0x80000000u ? key : ~key & 0x7fffffffu);
@@ -53,39 +61,35 @@ __device__ inline bool stands_before(const DoubleCandidate& a, const DoubleCandi
   return a.key != b.key ? a.key < b.key : a.index < b.index;
 }
 
-// A candidate as digits of 8 bits, digit 0 the most significant.
+// A candidate as one unsigned number of kBits bits, which has the order.
 template <typename C>
-constexpr int kDigits = sizeof(C) == 8 ? 8 : 12;
-
-__device__ inline unsigned digit(FloatCandidate c, int d) { return static_cast<unsigned>(c >> (56 - 8 * d)) & 255u; }
-__device__ inline unsigned digit(const DoubleCandidate& c, int d) {
-  return d < 8 ? static_cast<unsigned>(c.key >> (56 - 8 * d)) & 255u : c.index >> (88 - 8 * d) & 255u;
-}
-
-__device__ inline void set_digit(FloatCandidate& c, int d, unsigned value) {
-  c = (c & ~(255ull << (56 - 8 * d))) | static_cast<FloatCandidate>(value) << (56 - 8 * d);
-}
-__device__ inline void set_digit(DoubleCandidate& c, int d, unsigned value) {
-  if (d < 8) {
-    c.key = (c.key & ~(255ull << (56 - 8 * d))) | static_cast<unsigned long long>(value) << (56 - 8 * d);
-  } else {
-    c.index = (c.index & ~(255u << (88 - 8 * d))) | value << (88 - 8 * d);
-  }
-}
-
+struct NumberOf {
+  using type = unsigned long long;
+  static constexpr int kBits = 64;
+};
+template <>
+struct NumberOf<DoubleCandidate> {
+  using type = unsigned __int128;
+  static constexpr int kBits = 96;
+};
 template <typename C>
-__device__ bool same_digits(const C& a, const C& b, int count) {
-  for (int d = 0; d < count; ++d)
-    if (digit(a, d) != digit(b, d)) return false;
-  return true;
+using number_t = typename NumberOf<C>::type;
+
+__device__ inline unsigned long long number(FloatCandidate c) { return c; }
+__device__ inline unsigned __int128 number(const DoubleCandidate& c) {
+  return static_cast<unsigned __int128>(c.key) << 32 | c.index;
 }
 
 // The last of all candidates.
 template <typename C>
-__device__ C last_candidate() {
-  C c{};
-  for (int d = 0; d < kDigits<C>; ++d) set_digit(c, d, 255u);
-  return c;
+__device__ C last_candidate();
+template <>
+__device__ inline FloatCandidate last_candidate() {
+  return ~0ull;
+}
+template <>
+__device__ inline DoubleCandidate last_candidate() {
+  return {~0ull, ~0u};
 }
 
 // Sorts `size` items in shared memory, a power of two. All threads of the block call it.
@@ -95,7 +99,7 @@ __device__ void sort_shared(C* items, int size) {
     for (int step = span / 2; step > 0; step /= 2) {
       __syncthreads();
       for (int i = threadIdx.x; i < size / 2; i += blockDim.x) {
-        const int low = i / step * step * 2 + i % step, high = low + step;
+        const int low = (i & ~(step - 1)) * 2 | (i & (step - 1)), high = low + step;
         const bool rising = (low & span) == 0;
         const C a = items[low], b = items[high];
         if (stands_before(b, a) == rising) {
@@ -106,55 +110,6 @@ __device__ void sort_shared(C* items, int size) {
     }
   }
   __syncthreads();
-}
-
-// Writes to `page`, which holds `room` items, the first of those of `list` that stand behind `after` (of all, without
-// `after`), sorted; returns how many there are. Fewer than room / 2 come only when nothing else is left. Radix select:
-// digit by digit the bound falls until what stands before it fits. All threads of the block call it.
-template <typename C>
-__device__ int next_page(const C* list, int64_t count, const C* after, C* page, int room) {
-  __shared__ unsigned bins[256];
-  __shared__ unsigned taken, before_bound;  // before_bound: items of lower digits, which are in for sure
-  __shared__ int chosen_digit;
-  C bound = last_candidate<C>();
-  if (threadIdx.x == 0) before_bound = 0;
-  for (int d = 0; d < kDigits<C> && (count > room); ++d) {
-    for (int b = threadIdx.x; b < 256; b += blockDim.x) bins[b] = 0;
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-      const C item = list[i];
-      if (after != nullptr && !stands_before(*after, item)) continue;
-      if (same_digits(item, bound, d)) atomicAdd(&bins[digit(item, d)], 1u);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      unsigned sum = before_bound;
-      int b = 0;
-      while (b < 255 && sum + bins[b] < static_cast<unsigned>(room) / 2) sum += bins[b++];
-      before_bound = sum;
-      taken = sum + bins[b];
-      chosen_digit = b;
-    }
-    __syncthreads();
-    set_digit(bound, d, static_cast<unsigned>(chosen_digit));
-    const bool fits = taken <= static_cast<unsigned>(room);
-    __syncthreads();
-    if (fits) break;
-  }
-  if (threadIdx.x == 0) taken = 0;
-  __syncthreads();
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-    const C item = list[i];
-    if ((after != nullptr && !stands_before(*after, item)) || stands_before(bound, item)) continue;
-    page[atomicAdd(&taken, 1u)] = item;
-  }
-  __syncthreads();
-  const int found = static_cast<int>(taken);
-  int size = 2;
-  while (size < found) size *= 2;
-  for (int i = found + threadIdx.x; i < size; i += blockDim.x) page[i] = last_candidate<C>();
-  sort_shared(page, size);
-  return found;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Plan: in collect_logits_kernel a warp is a prior. It reads the logits once and is done where none leads the
-// background far enough for the threshold; else it takes the softmax (the row is in the cache) and appends the scores
+// Plan: in collect_logits_kernel a warp takes kRows priors at once, a lane every 32nd class, and has all of their
+// logits on the way before it waits for the first. A prior is done where no class leads the background far enough for
+// the threshold; else the warp reads its logits again (they are in the cache), takes the softmax and appends the scores
 // that count to the candidates of the image. select_kernel (select.cu) does the rest, a block for each image, and
 // decodes only the boxes it looks at.
 #include <limits>
@@ -11,50 +12,143 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kRows = 4;
 
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
 __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 
-// A NaN or inf among the logits makes the sum NaN, and then no score counts.
-template <typename In, typename T>
-__global__ void __launch_bounds__(kThreads, 2)
-    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, T floor, T lead, T epsilon,
-                          bool best_only) {
-  const int lane = threadIdx.x % kWarpSize;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps, all = lists.images * rows;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize; i < all; i += warps) {
-    const In* logit = logits + (lists.first * rows + i) * classes;
-    const T background = widen(logit[0]);
-    T top = background;
-    bool leads = !(floor > T(0));
+template <typename T>
+struct Wanted {
+  T floor, lead, epsilon;  // see least_lead()
+  bool best_only;
+
+  // A class with a logit that is not above this has no score of `floor`.
+  __device__ __forceinline__ T limit(T background) const {
     const T near = background + lead - (magnitude(background) + magnitude(lead)) * epsilon;
-    const T limit = best_only ? greater(near, background) : near;
-    for (int c = lane; c < classes; c += kWarpSize) {
-      const T x = widen(logit[c]);
-      top = greater(x, top);
-      leads = leads || (c > 0 && x > limit);
-    }
-    if (!__any_sync(kFullMask, leads)) continue;
-    for (int step = kWarpSize / 2; step > 0; step /= 2) top = greater(__shfl_xor_sync(kFullMask, top, step), top);
-    T sum = 0;
-    for (int c = lane; c < classes; c += kWarpSize) sum += exponential(widen(logit[c]) - top);
-    for (int step = kWarpSize / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullMask, sum, step);
-    const unsigned row = static_cast<unsigned>(i % rows);
-    for (int first = 0; first < classes; first += kWarpSize) {
-      const int c = first + lane;
-      const T x = c < classes ? widen(logit[c]) : T(0);
-      const bool is_class = c > 0 && c < classes, is_best = c < classes && x == top;
-      const unsigned bests = __ballot_sync(kFullMask, is_best);
-      const bool counts = is_class && (!best_only || (is_best && (bests & ((1u << lane) - 1)) == 0));
-      const T score = counts ? exponential(x - top) / sum : T(0);
-      append(lists, i / rows, counts && score >= floor, score,
-             static_cast<unsigned>(c) * static_cast<unsigned>(rows) + row);
-      if (best_only && bests != 0) break;
+    return best_only ? greater(near, background) : near;
+  }
+};
+
+// A lane's share of the logits of one prior. kEach: how many these are, or 0 for any number: they are then read anew
+// each time.
+template <int kEach, typename In, typename T = compute_t<In>>
+struct Row {
+  const In* logits;
+  int classes;
+  T held[kEach > 0 ? kEach : 1];
+
+  __device__ __forceinline__ void load(const In* from, int count) {
+    logits = from;
+    classes = count;
+    if constexpr (kEach > 0) {
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) held[k] = read(k);
     }
   }
+  __device__ __forceinline__ int steps() const {
+    return kEach > 0 ? kEach : static_cast<int>(ceil_div(classes, kWarpSize));
+  }
+  __device__ __forceinline__ int label(int k) const {
+    return k * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize;
+  }
+  __device__ __forceinline__ T read(int k) const { return label(k) < classes ? widen(logits[label(k)]) : -T(INFINITY); }
+  __device__ __forceinline__ T operator[](int k) const {
+    if constexpr (kEach > 0) return held[k];
+    return read(k);
+  }
+};
+
+// Whether a class of the prior may count; the same for all lanes. With a NaN among the logits either answer is right.
+template <int kEach, typename In, typename T>
+__device__ __forceinline__ bool may_count(const Row<kEach, In>& row, const Wanted<T>& wanted) {
+  T highest = row.label(0) > 0 ? row[0] : -T(INFINITY);
+#pragma unroll
+  for (int k = 1; k < row.steps(); ++k) highest = greater(row[k], highest);
+  const T background = __shfl_sync(kFullMask, row[0], 0);
+  return __any_sync(kFullMask, highest > wanted.limit(background)) != 0;
+}
+
+// The lowest class with the highest logit, for all lanes.
+template <int kEach, typename In, typename T>
+__device__ int best_label(const Row<kEach, In>& row, T top) {
+  int best = row.classes;
+#pragma unroll
+  for (int k = 0; k < row.steps(); ++k)
+    if (row[k] == top && row.label(k) < best) best = row.label(k);
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    const int other = __shfl_xor_sync(kFullMask, best, step);
+    best = other < best ? other : best;
+  }
+  return best;
+}
+
+// Appends the scores of one prior that count. A NaN or inf among the logits makes the sum NaN, and then none does.
+template <int kEach, typename In, typename T>
+__device__ __forceinline__ void append_scores(const Row<kEach, In>& row, const Wanted<T>& wanted,
+                                              const CandidateLists& lists, int64_t slot, unsigned rows,
+                                              unsigned prior) {
+  constexpr int kChunk = kEach > 0 ? kEach : 1;  // steps that share an atomic
+  T top = row[0], sum = 0;
+#pragma unroll
+  for (int k = 1; k < row.steps(); ++k) top = greater(row[k], top);
+  for (int step = kWarpSize / 2; step > 0; step /= 2) top = greater(__shfl_xor_sync(kFullMask, top, step), top);
+#pragma unroll
+  for (int k = 0; k < row.steps(); ++k) sum += row.label(k) < row.classes ? exponential(row[k] - top) : T(0);
+  for (int step = kWarpSize / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullMask, sum, step);
+  const int best = wanted.best_only ? best_label(row, top) : 0;
+  for (int first = 0; first < row.steps(); first += kChunk) {
+    T scores[kChunk];
+    unsigned lanes[kChunk];
+    int count = 0;
+#pragma unroll
+    for (int k = 0; k < kChunk; ++k) {
+      const int label = row.label(first + k);
+      const bool counts = label > 0 && label < row.classes && (!wanted.best_only || label == best);
+      scores[k] = counts ? exponential(row[first + k] - top) / sum : T(0);
+      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= wanted.floor);
+      count += __popc(lanes[k]);
+    }
+    if (count == 0) continue;
+    int64_t place = reserve(lists, slot, count);
+#pragma unroll
+    for (int k = 0; k < kChunk; ++k) {
+      add(lists, slot, place, lanes[k], scores[k], static_cast<unsigned>(row.label(first + k)) * rows + prior);
+      place += __popc(lanes[k]);
+    }
+  }
+}
+
+template <int kEach, typename In, typename T>
+__global__ void __launch_bounds__(kThreads, 2)
+    collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, Wanted<T> wanted) {
+  const int64_t all = lists.images * rows, step = static_cast<int64_t>(gridDim.x) * kWarps * kRows;
+  int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize) * kRows;
+  for (; first < all; first += step) {
+    const In* from = logits + (lists.first * rows + first) * classes;
+    const int count = static_cast<int>(all - first < kRows ? all - first : kRows);
+    Row<kEach, In> row[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) row[r].load(from + static_cast<int64_t>(r < count ? r : 0) * classes, classes);
+    unsigned counting = wanted.floor > T(0) ? 0 : ~0u;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) counting |= (may_count(row[r], wanted) ? 1u : 0u) << r;
+    for (counting &= (1u << count) - 1; counting != 0; counting &= counting - 1) {
+      const int r = __ffs(static_cast<int>(counting)) - 1;
+      row[0].load(from + static_cast<int64_t>(r) * classes, classes);
+      append_scores(row[0], wanted, lists, (first + r) / rows, static_cast<unsigned>(rows),
+                    static_cast<unsigned>((first + r) % rows));
+    }
+  }
+}
+
+template <int kEach, typename In, typename T>
+cudaError_t launch_collect(const cpu::SelectTask<T>& task, const CandidateLists& lists, const Wanted<T>& wanted,
+                           cudaStream_t stream) {
+  return launch(collect_logits_kernel<kEach, In, T>, grid_blocks(lists.images * task.rows, kWarps * kRows, 1 << 20),
+                kThreads, 0, stream, static_cast<const In*>(task.scores), lists, task.rows,
+                static_cast<int>(task.classes), wanted);
 }
 
 // See cpu/detect.cpp.
@@ -72,6 +166,7 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, bo
                   void* workspace, CUstream_st* stream) {
   CandidateLists lists =
       candidate_lists(workspace, batch, task.classes, detect_capacity(task, best_only), candidate_bytes<T>());
+  const Wanted<T> wanted{task.floor, least_lead(task.floor), 4 * std::numeric_limits<T>::epsilon(), best_only};
   const int64_t step = lists.images;
   for (; lists.first < batch; lists.first += step) {
     lists.images = batch - lists.first < step ? batch - lists.first : step;
@@ -80,9 +175,10 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, bo
     status = dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch(collect_logits_kernel<In, T>, grid_blocks(lists.images * task.rows, kWarps, 1 << 20), kThreads, 0,
-                      stream, static_cast<const In*>(task.scores), lists, task.rows, static_cast<int>(task.classes),
-                      task.floor, least_lead(task.floor), 4 * std::numeric_limits<T>::epsilon(), best_only);
+        if (task.classes <= 32) return launch_collect<1, In>(task, lists, wanted, stream);
+        if (task.classes <= 96) return launch_collect<3, In>(task, lists, wanted, stream);
+        if (task.classes <= 256) return launch_collect<8, In>(task, lists, wanted, stream);
+        return launch_collect<0, In>(task, lists, wanted, stream);
       } else {
         return cudaErrorInvalidValue;
       }

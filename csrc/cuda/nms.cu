@@ -1,13 +1,14 @@
-// Plan: boxes are sorted by rank once. Then, tile after tile, the next kTile boxes that are still alive are resolved
-// among themselves, and those that are kept push: every box behind is compared with them, and dies if one suppresses
-// it. Only kept boxes push and only living ones are compared, so crowded boxes cost little, and memory is O(n).
+// Plan: boxes are sorted by rank once. Then, tile after tile (the first are the first kTile), the next kTile boxes that
+// are still alive are resolved among themselves, and those that are kept push: every box behind is compared with them,
+// and dies if one suppresses it. Only kept boxes push and only living ones are compared, so crowded boxes cost little,
+// and memory is O(n).
 //
-// A tile takes two launches. push_kernel: a thread is a box, a block compares 256 of them with the kept boxes of the
-// last tile, a shared-memory load of 256 at a time; the last block to finish chooses the next tile. mask_kernel: a
-// block compares 64 boxes of the tile with 64 before them, a bit for a pair; the last block resolves 64 boxes at a
-// time: dead are those that a kept box of an earlier 64 suppresses, and among the rest one warp repeats "kept unless a
-// kept one before suppresses me" until nothing changes, which is the one greedy solution. When nothing is left, the
-// remaining launches find an empty tile and return.
+// A tile takes two launches, the first tile one. push_kernel: a thread is a box, a block compares 256 of them with the
+// kept boxes of the last tile, a shared-memory load of 256 at a time; the last block to finish chooses the next tile.
+// mask_kernel: a block compares 64 boxes of the tile with 64 before them, a bit for a pair; the last block resolves 64
+// boxes at a time: dead are those that a kept box of an earlier 64 suppresses, and among the rest one warp repeats
+// "kept unless a kept one before suppresses me" until nothing changes, which is the one greedy solution. When nothing
+// is left, the remaining launches find an empty tile and return.
 #include "cuda/block.cuh"
 #include "cuda/load.cuh"
 #include "cuda/nms.h"
@@ -18,18 +19,21 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kAtOnce = 4;  // boxes that a thread of push_kernel is compared with between two branches
 
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
     sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWork<T> work,
                       int64_t* kept) {
   if (global_thread() == 0) {
-    *work.state = {0, 0, 0, 0};
+    const auto first = static_cast<int>(n < kTile ? n : kTile);  // all boxes are alive: the first tile is known
+    *work.state = NmsState{first, first, 0, 0};
     *kept = 0;
   }
   for (int64_t r = global_thread(); r < n; r += global_threads()) {
     work.boxes[r] = load_box(boxes, order[r]);
     if (classes != nullptr) work.classes[r] = classes[order[r]];
+    if (r < kTile) work.tile[r] = r;
     if (r % kWarpSize == 0) work.dead[r / kWarpSize] = 0;
   }
 }
@@ -76,16 +80,24 @@ __global__ void __launch_bounds__(kThreads) push_kernel(int64_t n, NmsWork<T> wo
     const int64_t box_class = has_classes && alive ? work.classes[r] : 0;
     for (int first = 0; first < count; first += kThreads) {
       if (!__syncthreads_or(alive)) break;
-      if (first + threadIdx.x < static_cast<unsigned>(count)) {
-        pushed[threadIdx.x] = work.pushed[first + threadIdx.x];
-        areas[threadIdx.x] = area(pushed[threadIdx.x]);
-        if (has_classes) classes[threadIdx.x] = work.pushed_classes[first + threadIdx.x];
-      }
+      const bool holds = first + threadIdx.x < static_cast<unsigned>(count);
+      pushed[threadIdx.x] = holds ? work.pushed[first + threadIdx.x] : Box<T>{1, 1, 0, 0};
+      areas[threadIdx.x] = holds ? area(pushed[threadIdx.x]) : T(NAN);  // suppresses nothing, below 0 neither
+      if (has_classes) classes[threadIdx.x] = holds ? work.pushed_classes[first + threadIdx.x] : 0;
       __syncthreads();
       const int here = count - first < kThreads ? count - first : kThreads;
-      for (int k = 0; alive && k < here; ++k) {
-        if (has_classes && classes[k] != box_class) continue;
-        alive = !suppresses(pushed[k], box, areas[k], box_area, rule);
+      for (int k = 0; alive && k < here; k += kAtOnce) {
+        bool any = false;
+#pragma unroll
+        for (int j = k; j < k + kAtOnce; ++j) {
+          const T inter = intersection(pushed[j], box);
+          const bool may = may_suppress(inter, areas[j] + box_area - inter, rule);
+          any = any || (may && (!has_classes || classes[j] == box_class));
+        }
+        for (int j = k; any && alive && j < k + kAtOnce; ++j) {
+          if (has_classes && classes[j] != box_class) continue;
+          alive = !suppresses(pushed[j], box, areas[j], box_area, rule);
+        }
       }
     }
     const unsigned died = __ballot_sync(kFullMask, was_alive && !alive);
@@ -192,7 +204,8 @@ cudaError_t suppress(const NmsWork<T>& work, const int64_t* order, int64_t n, do
   const unsigned side = grid_blocks(n < kTile ? n : kTile, kWord);
   cudaError_t status = cudaSuccess;
   for (int64_t done = 0; done < n && status == cudaSuccess; done += kTile) {
-    status = launch(push_kernel<has_classes, T>, grid_blocks(n, kThreads, 65536), kThreads, 0, stream, n, work, rule);
+    if (done > 0)
+      status = launch(push_kernel<has_classes, T>, grid_blocks(n, kThreads, 65536), kThreads, 0, stream, n, work, rule);
     if (status != cudaSuccess) break;
     status = launch(mask_kernel<has_classes, T>, dim3(side, side), kThreads, 0, stream, work, rule, order, keep, kept);
   }

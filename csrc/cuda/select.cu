@@ -1,10 +1,10 @@
-// Plan: a block is an image. It takes its candidates page by page in order (see candidates.cuh; a page is in shared
+// Plan: a block is an image. It takes its candidates page by page in order (see next_page.cuh; a page is in shared
 // memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in
 // cpu/select.h. Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results,
 // and with the boxes before it; then one warp settles who is kept. So no number of classes, rows or detections meets a
 // limit of shared memory.
-#include "cuda/candidates.cuh"
 #include "cuda/load.cuh"
+#include "cuda/next_page.cuh"
 #include "cuda/select.h"
 
 namespace ssd_ops {
@@ -130,9 +130,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t total = lists.counts[blockIdx.x] < lists.capacity ? lists.counts[blockIdx.x] : lists.capacity;
   int* met = lists.met + blockIdx.x * task.classes;
   Box<T>* boxes = reinterpret_cast<Box<T>*>(task.out.boxes) + image * most;
+  const C best = make_candidate(T(1), 0u), worst = make_candidate(task.floor, ~0u);  // of most scores
   int64_t found = 0, seen = 0;
   while (found < most && seen < total) {
-    const int page_count = next_page(list, total, seen > 0 ? &last : nullptr, page, kPage);
+    const int page_count = next_page<kThreads>(list, total, seen > 0 ? &last : nullptr, best, worst, page, kPage);
     for (int first = 0; first < page_count && found < most; first += kTile) {
       const int count = page_count - first < kTile ? page_count - first : kTile;
       load_tile(tile, page + first, count, source, task, image, met);

@@ -73,7 +73,14 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
 }
 
 #ifdef SSD_OPS_WITH_CUDA
-Tensor falling_order(const Tensor& scores) {
+Tensor falling_order(const Tensor& scores, const CudaScope& scope) {
+  if (scores.size(0) <= kMostSorted) {  // torch's sort takes several launches
+    const Tensor read = dense(scores), order = empty(scores, {scores.size(0)}, ScalarType::Long);
+    check_cuda(launch_nms_order(dtype_of(read), read.const_data_ptr(), read.size(0), order.mutable_data_ptr<int64_t>(),
+                                scope.stream()),
+               "nms");
+    return order;
+  }
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
@@ -85,7 +92,7 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
   const CudaScope scope(boxes);
-  const Tensor order = falling_order(scores), read = dense(boxes);
+  const Tensor order = falling_order(scores, scope), read = dense(boxes);
   const Tensor read_classes = classes ? dense(*classes) : order;
   const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
   const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);

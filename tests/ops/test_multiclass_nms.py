@@ -119,6 +119,22 @@ def test_pages(impl: Implementation) -> None:
     compare(impl, boxes, torch.rand(1, 700, 4), score_threshold=0, candidates_per_class=700, max_detections=400)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_pages_of_awkward_scores(impl: Implementation, dtype: torch.dtype) -> None:
+    """The bound of a page lies where it is not expected: above 1, among equal scores, below 0."""
+    boxes = random_boxes(1, 700)
+    options = {"candidates_per_class": 700, "iou_threshold": 0.3, "max_detections": 1500}
+    for scores in (
+        torch.rand(1, 700, 4) + 5,
+        torch.full((1, 700, 4), 0.5),
+        torch.rand(1, 700, 4).round(decimals=1) * 2 - 1,
+        torch.exp(100 * torch.rand(1, 700, 4) - 50),
+        torch.where(torch.rand(1, 700, 4) < 0.9, float("inf"), 0.5),
+    ):
+        compare(impl, boxes, scores.to(dtype), score_threshold=-2.0, **options)
+        compare(impl, boxes, scores.to(dtype), score_threshold=0.4, **options)
+
+
 @pytest.mark.parametrize("threads", (1, 2, 5))
 def test_pages_and_threads_of_the_cpu(threads: int) -> None:
     """More candidates than the CPU holds at once (8192), in whole images and in parts of one."""
