@@ -38,27 +38,52 @@ SSD_OPS_INLINE T higher(T a, T b) {
   return b > a ? b : a;
 }
 
+// For each row its highest logits in kLanes parts. Rows go through a column together, here and below: no row waits for
+// its own last step, and the compiler sees a loop over lanes that it puts into a vector.
+template <typename T, typename In>
+SSD_OPS_INLINE void highest(const In* __restrict logits, int64_t rows, int64_t classes, T* __restrict lanes) {
+  const int64_t last = classes - kLanes;  // the last vector overlaps the one before it
+  for (int64_t r = 0; r < rows; ++r)
+    for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] = widen(logits[r * classes + last + l]);
+  for (int64_t c = 0; c < last; c += kLanes)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int l = 0; l < kLanes; ++l)
+        lanes[r * kLanes + l] = higher(lanes[r * kLanes + l], widen(logits[r * classes + c + l]));
+}
+
+// For each row the sum of exp(logit - shift) in kLanes parts.
+template <typename T, typename In, typename Exp>
+SSD_OPS_INLINE void exp_sums(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
+                             T* __restrict lanes, Exp exp) {
+  const int64_t last = classes - kLanes;
+  const int seen = static_cast<int>((kLanes - classes % kLanes) % kLanes);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] = exp(widen(logits[r * classes + last + l]) - shifts[r]);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int l = 0; l < seen; ++l) lanes[r * kLanes + l] = T(0);
+  for (int64_t c = 0; c < last; c += kLanes)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] += exp(widen(logits[r * classes + c + l]) - shifts[r]);
+}
+
 // For each row its highest logit (0 where that is infinite) and the sum of exp(logit - shift); at least kLanes classes.
 template <typename T, typename In>
 void row_sums(const In* logits, int64_t rows, int64_t classes, T* shifts, T* sums) {
   alignas(64) T lanes[kRows * kLanes] = {};
-  const int64_t last = classes - kLanes;  // the last vector overlaps the one before it
-  for (int64_t r = 0; r < rows; ++r) {
-    const In* row = logits + r * classes;
-    T* top = lanes + r * kLanes;
-    for (int l = 0; l < kLanes; ++l) top[l] = widen(row[last + l]);
-    for (int64_t c = 0; c < last; c += kLanes)
-      for (int l = 0; l < kLanes; ++l) top[l] = higher(top[l], widen(row[c + l]));
-  }
+  highest(logits, rows, classes, lanes);
+  // The next rows, which the loops above ask for in too many places at once for the hardware to foresee.
+  const char* ahead = reinterpret_cast<const char*>(logits + kRows * classes);
+  for (int64_t k = 0; k < rows * classes * static_cast<int64_t>(sizeof(In)); k += 64) __builtin_prefetch(ahead + k);
   reduce(lanes, shifts, higher<T>);
+  bool finite = true;
   for (int64_t r = 0; r < rows; ++r) {
-    const In* row = logits + r * classes;
-    const T shift = shifts[r] = std::isinf(shifts[r]) ? T(0) : shifts[r];
-    T* sum = lanes + r * kLanes;
-    const int seen = static_cast<int>((kLanes - classes % kLanes) % kLanes);
-    for (int l = 0; l < kLanes; ++l) sum[l] = l < seen ? T(0) : vec_exp(widen(row[last + l]) - shift);
-    for (int64_t c = 0; c < last; c += kLanes)
-      for (int l = 0; l < kLanes; ++l) sum[l] += vec_exp(widen(row[c + l]) - shift);
+    finite = finite && !std::isinf(shifts[r]);
+    shifts[r] = std::isinf(shifts[r]) ? T(0) : shifts[r];
+  }
+  if (finite) {
+    exp_sums(logits, rows, classes, shifts, lanes, [](T x) { return vec_exp_of_falling(x); });
+  } else {
+    exp_sums(logits, rows, classes, shifts, lanes, [](T x) { return vec_exp(x); });
   }
   reduce(lanes, sums, [](T a, T b) { return a + b; });
 }

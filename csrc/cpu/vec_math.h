@@ -32,12 +32,10 @@ SSD_OPS_INLINE float float_of(uint32_t bits) {
 // ln 2 in two parts: the first has 9 bits, so that its product with an exponent is exact.
 constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440054690583e-4f;
 
-SSD_OPS_INLINE float vec_exp(float x) {
+// e^x = the result * 2^exponent, the result about 0.7 to 1.4; for x that is NaN or well within +-150.
+SSD_OPS_INLINE float exp_fraction(float x, int32_t* exponent) {
   // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer that stands in the lowest bits.
   constexpr float shift = 12582912.0f;
-  // Beyond these exp is inf or 0 in float anyway; NaN passes through both.
-  x = x > 89.0f ? 89.0f : x;
-  x = x < -104.0f ? -104.0f : x;
   const float shifted = x * 1.44269504088896341f + shift;
   const float n = shifted - shift;
   const float r = (x - n * kLn2High) - n * kLn2Low;
@@ -47,13 +45,29 @@ SSD_OPS_INLINE float vec_exp(float x) {
   p = p * r + 0.041668456819457585f;
   p = p * r + 0.16666514791863757f;
   p = p * r + 0.49999993050676267f;
-  const float power = (r * r * p + r) + 1.0f;
+  *exponent = static_cast<int32_t>(bits_of(shifted) - bits_of(shift));
+  return (r * r * p + r) + 1.0f;
+}
+
+SSD_OPS_INLINE float vec_exp(float x) {
+  // Beyond these exp is inf or 0 in float anyway; NaN passes through both.
+  x = x > 89.0f ? 89.0f : x;
+  x = x < -104.0f ? -104.0f : x;
+  int32_t exponent;
+  const float power = exp_fraction(x, &exponent);
   // Times 2^n in two steps, because 2^n alone may be no normal float; only the last product rounds.
-  const int32_t exponent = static_cast<int32_t>(bits_of(shifted) - bits_of(shift));
   const int32_t half = exponent >> 1;
   const float scale1 = float_of(static_cast<uint32_t>(half + 127) << 23);
   const float scale2 = float_of((static_cast<uint32_t>(exponent) - static_cast<uint32_t>(half) + 127u) << 23);
   return power * scale1 * scale2;
+}
+
+// The same bits for -87 <= x <= 0 and for NaN, with a third fewer steps; e^-87 for all below, too little to change a sum
+// that has a 1 in it.
+SSD_OPS_INLINE float vec_exp_of_falling(float x) {
+  int32_t exponent;
+  const float power = exp_fraction(x < -87.0f ? -87.0f : x, &exponent);
+  return power * float_of(static_cast<uint32_t>(exponent + 127) << 23);
 }
 
 SSD_OPS_INLINE float vec_log(float x) {
@@ -84,6 +98,7 @@ SSD_OPS_INLINE float vec_log(float x) {
 }
 
 SSD_OPS_INLINE double vec_exp(double x) { return std::exp(x); }
+SSD_OPS_INLINE double vec_exp_of_falling(double x) { return std::exp(x); }
 SSD_OPS_INLINE double vec_log(double x) { return std::log(x); }
 
 // For encode and decode of box.h.
