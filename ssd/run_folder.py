@@ -84,7 +84,10 @@ class RunFolder:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         missing = [part for part in state.parts() if part not in checkpoint]
         if missing:
-            raise ConfigError(f"--resume {path}: the checkpoint has no {', '.join(missing)}")
+            raise ConfigError(
+                f"--resume {path}: the checkpoint has no {', '.join(missing)}. If it is another system's, --weights "
+                "takes its weights"
+            )
         try:
             for part, value in state.parts().items():
                 value.load_state_dict(checkpoint[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,11 +73,14 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
     if world.size > 1:
         # Running statistics are not broadcast at each step: they do not act in training, and share_buffers gives all
         # processes those of the first before they matter, the same ones that a broadcast would give.
-        network = nn.parallel.DistributedDataParallel(
+        ddp: Any = nn.parallel.DistributedDataParallel
+        names = inspect.signature(ddp).parameters
+        no_broadcast = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # older torch
+        network = ddp(
             _Raw(model),
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **{no_broadcast: False},
         )
     return State(
         model=model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, folder: RunFo
     device = state.model.priors.device
     meter, taken = LossMeter(state.world, device), 0
     bar = tqdm(
-        loader,
+        islice(loader, steps),
         desc=f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}",
         unit="batch",
         total=steps,
@@ -107,8 +108,6 @@ def train_epoch(config: TrainConfig, state: State, loader: Loader, folder: RunFo
             rate = max(state.schedule.get_last_lr())
             folder.train_log.add({"epoch": state.epoch + 1, "step": state.step, "lr": rate, **row})
             bar.set_postfix(loc=f"{row['loc_loss']:.3f}", cls=f"{row['cls_loss']:.3f}", img_s=row["images_per_second"])
-        if taken == steps:
-            break
     if taken < steps and state.world.size > 1:
         raise TrainingError(
             f"a batch of epoch {state.epoch + 1} held no image that can be read; mend or remove the images"
