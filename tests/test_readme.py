@@ -38,6 +38,13 @@ def test_files_that_the_readme_names_exist() -> None:
         assert (ROOT / script).is_file(), script
 
 
+def test_tests_that_the_readme_names_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README)
+    assert len(named) >= 7
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "ssd" / "recipes").glob("*.json")), ids=lambda p: p.stem)
 def test_recipes_are_configurations(path: Path, tmp_path: Path) -> None:
     assert load_config(path)
