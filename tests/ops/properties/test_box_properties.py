@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import example
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,10 +38,15 @@ def test_iou(other: Implementation, metric: str, drawn: tuple[Tensor, Tensor]) -
         assert_equal(out, expected)
 
 
+# Two angles of pi / 2 but for the last place: their difference is 0 or an ulp.
+FLAT = (torch.tensor([[1e-45, -65504.0, 2.0**64, 2.0**-126]]), torch.tensor([[0.0, 0.0, 2.0, 2.0**-24]]))
+
+
+@example(drawn=FLAT)
 @cases(drawn=pairs())
 def test_complete_iou(other: Implementation, drawn: tuple[Tensor, Tensor]) -> None:
     expected, found = reference.complete_box_iou(*drawn), other.complete_box_iou(*drawn)
-    assert_within(found, expected, complete_iou_error(*drawn, expected))
+    assert_within(found, expected, *complete_iou_error(*drawn, expected))
 
 
 @st.composite
@@ -66,11 +72,19 @@ def test_encode(other: Implementation, code_type: str, drawn: tuple[Tensor, Tens
         assert_equal(found, expected)
 
 
+# exp of half an ulp is 1 or the next number, and that times the largest number is itself or inf.
+OVERFLOW = (
+    torch.tensor([[-3.4028235e38, 3.4028235e38, 2.0**-24, 1.0]]),
+    torch.tensor([[-3.4028235e38, 0.0, 0.0, 1.0]]),
+)
+
+
+@example(drawn=(*OVERFLOW, (1.0, 1.0)))
 @pytest.mark.parametrize("code_type", CODE_TYPES)
 @cases(drawn=coded("decode_boxes"))
 def test_decode(other: Implementation, code_type: str, drawn: tuple[Tensor, Tensor, tuple[float, ...]]) -> None:
     found, expected = (f.decode_boxes(*drawn, code_type) for f in (other, reference))
     if code_type == "center_size":
-        assert_within(found, expected, decode_error(*drawn, expected))
+        assert_within(found, expected, *decode_error(*drawn, expected))
     else:
         assert_equal(found, expected)
