@@ -23,7 +23,7 @@ MODELS = (
     "ssdlite320_mobilenet_v3_large",
 )
 PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
-AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "none")
+AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
 OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
 FREEZE = ("none", "features", "backbone")

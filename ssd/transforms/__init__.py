@@ -19,6 +19,8 @@ _PRESETS = {
     "ssd": Augmentation(photometric=PhotometricRule(), zoom=4.0, crop=CropRule()),
     "ssdlite": Augmentation(crop=CropRule()),
     "hflip": Augmentation(),
+    "multiscale": Augmentation(shortest=tuple(range(480, 801, 32))),
+    "lsj": Augmentation(jitter=(0.1, 2.0), cut="keep"),
     "none": Augmentation(hflip=0.0),
 }
 # Named values of the options; mild ones suit pictures of one scale and one kind of light, as from a microscope.
@@ -42,8 +44,11 @@ def build_transforms(
     """Builds the transform of a preset.
 
     Args:
-        name: ``"ssd"`` (photometric distortion, zoom-out, IoU crop, flip), ``"ssdlite"`` (crop, flip), ``"hflip"`` or
-            ``"none"``.
+        name: those of torchvision's reference training, ``"ssd"`` (photometric distortion, zoom-out, IoU crop, flip),
+            ``"ssdlite"`` (crop, flip), ``"hflip"``, ``"multiscale"`` (a shorter side of 480, 512, ... 800 pixels, flip)
+            and ``"lsj"`` (large-scale jitter by 0.1 .. 2, flip); or ``"none"``. SSD's input is a fixed square, so after
+            ``"multiscale"`` every image is resized to it all the same, and at 300 x 300 little more than the flip is
+            left; sides below S, such as ``shortest=[75, 150, 300]``, teach pictures of poor resolution.
         image_size: side S of the output in pixels.
         train: False leaves only the resize, with the preset's `antialias`.
         **options: fields of `Augmentation` that differ from the preset. `crop` and `photometric` also take ``"ssd"``,
@@ -69,6 +74,8 @@ def build_transforms(
             if value not in named:
                 raise DataError(f"{option} must be one of {', '.join(named)} or a rule, got {value!r}")
             options[option] = named[value]
+    if "shortest" in options and not isinstance(options["shortest"], (list, tuple)):
+        raise DataError(f"shortest must be a list of sides in pixels, got {options['shortest']!r}")
     rule = replace(_PRESETS[name], **options)
     _check(rule)
     return Augment(image_size, rule) if train else Resize(image_size, rule.antialias)
@@ -79,7 +86,12 @@ def _check(rule: Augmentation) -> None:
         (rule.zoom >= 1.0, f"zoom must be at least 1, got {rule.zoom}"),
         (0.0 <= rule.hflip <= 1.0, f"hflip must be in 0 .. 1, got {rule.hflip}"),
         (rule.extra in (None, "vflip", "d4"), f"extra must be None, 'vflip' or 'd4', got {rule.extra!r}"),
-        (rule.cut in ("drop", "ignore"), f"cut must be 'drop' or 'ignore', got {rule.cut!r}"),
+        (rule.cut in ("drop", "ignore", "keep"), f"cut must be 'drop', 'ignore' or 'keep', got {rule.cut!r}"),
+        (min(rule.shortest, default=1) >= 1, f"shortest must be sides of at least 1 pixel, got {rule.shortest}"),
+        (
+            rule.jitter is None or (len(rule.jitter) == 2 and 0.0 < rule.jitter[0] <= rule.jitter[1]),
+            f"jitter must be two rising scales above 0, got {rule.jitter}",
+        ),
         (rule.min_size >= 0.0, f"min_size must be at least 0, got {rule.min_size}"),
     ):
         if not ok:

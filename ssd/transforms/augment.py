@@ -6,9 +6,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import resize_image
 
 from ssd.data.dataset import Target
-from ssd.transforms.geometry import CropRule, Placement, View, crop_view, map_boxes, place, render, zoom_view
+from ssd.transforms.geometry import (
+    CropRule,
+    Placement,
+    View,
+    crop_view,
+    jitter_view,
+    map_boxes,
+    place,
+    render,
+    zoom_view,
+)
 from ssd.transforms.photometric import PhotometricRule, distort
 
 
@@ -17,7 +28,13 @@ class Augmentation:
     """What a training transform does, in this order.
 
     Args:
+        shortest: sides of which one is drawn for each image; the image is first resized so that its shorter side has
+            it and the longer one at most `longest`, proportions kept. Empty for none.
+        longest: see `shortest`.
         photometric: colour distortion; None for none.
+        jitter: least and greatest scale of the image within a square window as wide as its longer side: below 1 it
+            stands in the upper left corner with `fill` around it, above 1 a window of it is seen. Proportions are kept.
+            None for none, and then the whole image is warped to the square.
         zoom: greatest zoom-out, as a factor of the sides, in half of the images; 1 for none.
         crop: the IoU crop; None for none.
         hflip: probability of a left-right flip.
@@ -25,14 +42,17 @@ class Augmentation:
             eight positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two
             directions.
         cut: objects whose centre the crop leaves outside are, as far as still visible, background (``"drop"``, as in
-            every SSD) or neither object nor background (``"ignore"``).
+            every SSD), neither object nor background (``"ignore"``), or objects all the same (``"keep"``).
         min_size: objects with a smaller width or height, in output pixels, are left out.
         fill: colour around a zoomed-out image.
         antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
             with it must be evaluated with it, which `build_transforms` takes care of.
     """
 
+    shortest: tuple[int, ...] = ()
+    longest: int = 1333
     photometric: PhotometricRule | None = None
+    jitter: tuple[float, float] | None = None
     zoom: float = 1.0
     crop: CropRule | None = None
     hflip: float = 0.5
@@ -67,6 +87,8 @@ class Augment:
     rule: Augmentation = field(default_factory=Augmentation)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        if self.rule.shortest:
+            image, target = self._shorten(image, target)
         height, width = image.shape[1:]
         placement = place(self._view(target, height, width), height, width, self.side)
         patch = render(image, placement, antialias=self.rule.antialias)
@@ -78,8 +100,19 @@ class Augment:
         ignore = target["ignore"][kept] | cut
         return output.contiguous(), {**target, "boxes": boxes, "labels": target["labels"][kept], "ignore": ignore}
 
+    def _shorten(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        height, width = image.shape[1:]
+        side = self.rule.shortest[int(torch.randint(len(self.rule.shortest), ()))]
+        ratio = min(side / min(height, width), self.rule.longest / max(height, width))
+        high, wide = max(1, int(height * ratio)), max(1, int(width * ratio))
+        scale = torch.tensor([wide / width, high / height] * 2)
+        resized = resize_image(image, [high, wide], antialias=self.rule.antialias)
+        return resized, {**target, "boxes": target["boxes"] * scale}
+
     def _view(self, target: Target, height: int, width: int) -> View:
         view = View(0, 0, width, height)
+        if self.rule.jitter is not None:
+            view = jitter_view(view, *self.rule.jitter)
         if self.rule.zoom > 1.0 and float(torch.rand(())) < 0.5:
             view = zoom_view(view, self.rule.zoom)
         if self.rule.crop is not None:
@@ -108,9 +141,10 @@ class Augment:
         least = self.rule.min_size
         visible = (mapped[:, 2] - mapped[:, 0] >= least) & (mapped[:, 3] - mapped[:, 1] >= least)
         # What is ignored stays ignored wherever any of it is seen.
-        kept = visible if self.rule.cut == "ignore" else visible & (inside | ignored)
+        kept = visible & (inside | ignored) if self.rule.cut == "drop" else visible
         index = kept.nonzero()[0]
-        return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(~inside[index])
+        cut = ~inside[index] & (self.rule.cut != "keep")
+        return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(cut)
 
     def _turn(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         across, down, turn = torch.rand(3).tolist()

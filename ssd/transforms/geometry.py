@@ -56,6 +56,20 @@ def zoom_view(view: View, max_side: float) -> View:
     return View(left, top, left + wide, top + high)
 
 
+def jitter_view(view: View, low: float, high: float) -> View:
+    """Returns a square window on the view, whose side is the view's longer one divided by a random scale.
+
+    This is torchvision's large-scale jitter (``ScaleJitter`` and ``FixedSizeCrop``) seen from the image: where the window
+    is narrower than the view it lies anywhere in it, at one share of the way across and down; where it is wider, the
+    view fills its upper left part.
+    """
+    scale, place = torch.rand(2).tolist()
+    width, height = view.x2 - view.x1, view.y2 - view.y1
+    side = max(1, round(max(width, height) / (low + (high - low) * scale)))
+    left, top = (one + int(max(length - side, 0) * place) for one, length in ((view.x1, width), (view.y1, height)))
+    return View(left, top, left + side, top + side)
+
+
 def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
     """Narrows a view to a random crop that meets the IoU rule.
 

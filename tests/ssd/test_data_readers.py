@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd.data import DataError, open_dataset, read_image
+import ssd_ops
+from ssd.data import DataError, collate, open_dataset, read_image
 from ssd.evaluate import Evaluator
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
@@ -135,6 +136,21 @@ def test_coco_ids_crowd_and_categories(tmp_path):
     )
     with pytest.raises(DataError, match="no category 'cup'; it has person, bottle, brush"):
         open_dataset("coco", tmp_path, classes=["cup"])
+
+
+def test_coco_crowd_is_neither_object_nor_background(tmp_path):
+    rows = [
+        {"id": 1, "image_id": 3_000_000_000, "category_id": 1, "bbox": [0, 0, 20, 20]},
+        {"id": 2, "image_id": 3_000_000_000, "category_id": 44, "bbox": [30, 0, 30, 40], "iscrowd": 1},
+    ]
+    write_coco(tmp_path, rows)
+    priors = torch.tensor([[0, 0, 20, 20], [30, 0, 60, 40], [10, 25, 20, 40]]) / torch.tensor([60, 40, 60, 40])
+    for crowd, expected in (("ignore", [1, -1, 0]), ("drop", [1, 0, 0])):
+        batch = collate([open_dataset("coco", tmp_path, crowd=crowd)[0]])
+        found = ssd_ops.match_priors(
+            batch.gt_boxes, batch.gt_labels, priors, offsets=batch.offsets, ignore=batch.ignore
+        )
+        assert found.labels.tolist() == [expected], crowd
 
 
 def test_coco_labels_may_be_ids(tmp_path):

@@ -171,7 +171,32 @@ def test_objects_at_the_cut():
         assert bool((drop["labels"][drop["ignore"]] == 2).all()), "the ignored object stays ignored"
 
 
-@pytest.mark.parametrize("name", ["ssd", "ssdlite", "hflip", "none"])
+def test_multiscale_is_torchvisions_two_resizes():
+    image, target = sample()
+    for options, sides in (({"shortest": [60]}, (60, 100)), ({"shortest": [240], "longest": 300}, (180, 300))):
+        out, moved = build_transforms("multiscale", 64, train=True, hflip=0.0, **options)(image, target)
+        assert torch.equal(out, F.resize(F.resize(image, list(sides)), [64, 64]))
+        assert torch.allclose(moved["boxes"], BOXES * torch.tensor([64 / 200, 64 / 120] * 2))
+    torch.manual_seed(0)
+    plain = build_transforms("none", 64, train=True)(image, target)[0]
+    out = build_transforms("multiscale", 64, train=True, hflip=0.0)(image, target)[0]
+    assert float((out.int() - plain.int()).abs().float().mean()) < 1.0, "above S it hardly shows"
+
+
+def test_large_scale_jitter_keeps_proportions_and_cut_objects():
+    image, target = sample()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        out, moved = build_transforms("lsj", 100, train=True, hflip=0.0)(image, target)
+        around = (out == torch.tensor([123, 117, 104])[:, None, None]).all(0)
+        rows, columns = ((~around).any(axis).nonzero()[:, 0] for axis in (1, 0))
+        assert int(rows[0]) == int(columns[0]) == 0, "the image stands in the upper left corner"
+        if len(columns) < 98:  # all of it is seen
+            assert len(rows) / len(columns) == pytest.approx(120 / 200, abs=0.12)
+        assert bool((moved["boxes"] <= 100).all()) and not bool(moved["ignore"].any())
+
+
+@pytest.mark.parametrize("name", ["ssd", "ssdlite", "hflip", "multiscale", "lsj", "none"])
 def test_presets_on_images_with_and_without_objects(name):
     transform = build_transforms(name, 96, train=True)
     for index in range(40):
@@ -183,7 +208,7 @@ def test_presets_on_images_with_and_without_objects(name):
         assert out.shape == (3, 96, 96) and out.dtype == torch.uint8 and out.is_contiguous()
         boxes = moved["boxes"]
         assert len(boxes) == len(moved["labels"]) == len(moved["ignore"]) and boxes.dtype == torch.float32
-        assert len(boxes) > 0 or index % 4 == 0 or name == "ssd", "a crop keeps at least one object"
+        assert len(boxes) > 0 or index % 4 == 0 or name in ("ssd", "lsj"), "a crop keeps at least one object"
         assert bool((boxes[:, 2:] - boxes[:, :2] >= 1).all())
 
 
@@ -222,6 +247,9 @@ def test_named_rules_and_errors():
         ({"zom": 2.0}, "did you mean 'zoom'"),
         ({"crop": "wild"}, "crop must be one of ssd, mild, none"),
         ({"zoom": 0.5}, "zoom must be at least 1, got 0.5"),
+        ({"shortest": 300}, "shortest must be a list of sides in pixels, got 300"),
+        ({"shortest": [0]}, "shortest must be sides of at least 1 pixel"),
+        ({"jitter": [2.0, 0.1]}, "jitter must be two rising scales above 0"),
         ({"extra": "spin"}, "extra must be None, 'vflip' or 'd4', got 'spin'"),
     ):
         with pytest.raises(DataError, match=text):
