@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -57,7 +60,7 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
     if config.trainable_backbone_layers is not None:
         options["trainable_layers"] = config.trainable_backbone_layers
     classes = len(dataset.classes) + 1
-    try:
+    with mistakes():
         model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
         if config.fit_priors:
             boxes, labels = normalised_objects(dataset)
@@ -65,8 +68,6 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
             print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
     if config.weights is not None:
         start_from(model, config.weights)
     freeze(config, model)
@@ -77,10 +78,21 @@ def start_from(model: SSD, source: str) -> None:
     """Load the weights of a whole detector and print what became of them."""
     from ssd import load_weights
 
+    with mistakes(f"--weights {source}: "):
+        print(f"{source}: {load_weights(model, source)}")
+
+
+@contextlib.contextmanager
+def mistakes(where: str = "") -> Iterator[None]:
+    """Makes configuration errors of options and weights that do not fit, and of downloads that fail."""
     try:
-        print(load_weights(model, source))
-    except (ValueError, OSError, RuntimeError) as error:  # it does not fit, there is no such file, no network
-        raise ConfigError(f"--weights {source}: {error}") from error
+        yield
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}{error}") from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise ConfigError(f"{where}{error}") from error
 
 
 def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:

@@ -138,9 +138,9 @@ def describe(
     model, world = state.model, state.world
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     places = f"{world.size} processes, each with {config.batch_size} images a step" if world.size > 1 else "one process"
+    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {max(state.schedule.base_lrs):g}"
     return (
         f"{config.model}: {weights:.2f} M weights, {len(model.priors)} priors, input {model.image_size}; "
-        f"{len(train_set)} training and {len(val_set)} evaluation images; epochs {state.epoch + 1} to {epochs} "
-        f"on {model.priors.device} ({places}); {config.opt}, learning rate {max(state.schedule.base_lrs):g}; "
-        f"run folder {folder.path}"
+        f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "
+        f"on {model.priors.device} ({places}); run folder {folder.path}"
     )

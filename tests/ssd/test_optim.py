@@ -1,0 +1,130 @@
+"""Optimisers and schedules that the recipes of other systems ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ssd.config import ConfigError, TrainConfig
+from ssd.models import SSD, build_model
+from ssd.optim import build_optimizer, build_schedule, freeze
+from ssd.preparation import make_model
+from ssd.step import make_state
+from ssd.training import epochs_of, is_evaluated
+
+PLAIN = TrainConfig(opt="sgd", lr=1.0, warmup_iters=0, ema_decay=0.0, weight_decay=0.5)
+
+
+def lite() -> SSD:
+    return build_model("ssdlite320_mobilenet_v2", 3)
+
+
+def settings_of(config: TrainConfig, model: nn.Module, world_size: int = 1) -> dict[str, tuple[float, float]]:
+    """name -> (learning rate, weight decay)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(config, model, world_size).param_groups
+    return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_features_extra_levels_and_heads_have_rates_of_their_own() -> None:
+    found = settings_of(replace(PLAIN, backbone_lr_factor=0.1, extra_lr_factor=0.5), lite())
+    assert found["backbone.features.0.0.weight"] == (0.1, 0.5)
+    extra = [rate for name, (rate, _) in found.items() if name.startswith("backbone.extra.")]
+    heads = [rate for name, (rate, _) in found.items() if name.startswith("head.")]
+    assert set(extra) == {0.5} and set(heads) == {1.0} and extra and heads
+
+
+def test_biases_and_norms_have_decays_of_their_own() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    caffe = replace(PLAIN, bias_lr_factor=2.0, bias_weight_decay=0.0, norm_weight_decay=None)
+    assert settings_of(caffe, model) == {
+        "0.weight": (1.0, 0.5),
+        "0.bias": (2.0, 0.0),
+        "1.weight": (1.0, 0.5),
+        "1.bias": (1.0, 0.5),
+    }
+    nvidia = replace(PLAIN, bias_weight_decay=0.0, norm_weight_decay=0.0)
+    assert {name for name, (_, decay) in settings_of(nvidia, model).items() if decay} == {"0.weight"}
+
+
+def test_the_rate_follows_the_images_of_a_step() -> None:
+    config = replace(PLAIN, lr=0.0026, batch_size=16, lr_batch_size=32)
+    model = nn.Linear(1, 1)
+    assert settings_of(config, model, world_size=8)["weight"][0] == pytest.approx(0.0026 * 4)
+
+
+@pytest.mark.parametrize(("kind", "learning"), [("features", ("backbone.extra.", "head.")), ("backbone", ("head.",))])
+def test_freezing(kind: str, learning: tuple[str, ...]) -> None:
+    model = lite()
+    freeze(replace(PLAIN, freeze=kind), model)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names and all(name.startswith(learning) for name in names)
+    assert all(any(name.startswith(part) for name in names) for part in learning)
+
+
+def test_a_model_of_which_nothing_learns_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no weight learns"):
+        build_optimizer(PLAIN, nn.Linear(1, 1).requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lr_scheduler": "steplr", "lr_step_size": 1, "lr_gamma": 0.5}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
+        ({"lr_scheduler": "polynomial", "lr_power": 2.0}, [(1 - i / 6) ** 2 for i in range(6)]),
+        ({"lr_scheduler": "multisteplr", "iterations": 6, "lr_steps": [3, 5]}, [1, 1, 1, 0.1, 0.1, 0.01]),
+        (  # lufficc: from a third; NVIDIA: from nothing
+            {"lr_scheduler": "multisteplr", "lr_steps": [9], "warmup_iters": 2, "warmup_factor": 1 / 3},
+            [1 / 3, 2 / 3, 1, 1, 1, 1],
+        ),
+        (
+            {"lr_scheduler": "multisteplr", "lr_steps": [9], "warmup_iters": 4, "warmup_factor": 0.0},
+            [0, 0.25, 0.5, 0.75, 1, 1],
+        ),
+    ],
+)
+def test_schedules_of_other_systems(changes: dict[str, Any], expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(replace(PLAIN, epochs=3, **changes), optimizer, steps_per_epoch=2)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_epochs_that_are_skipped_count_for_the_schedule() -> None:
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    state = make_state(replace(PLAIN, lr_scheduler="multisteplr", lr_steps=[2, 4]), model, steps_per_epoch=10)
+    state.skip_to(3, steps_per_epoch=10)
+    assert (state.epoch, state.step) == (3, 30)
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    state.optimizer.step()
+    for _ in range(10):
+        state.schedule.step()
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_epochs_of_iterations_and_evaluations() -> None:
+    assert epochs_of(replace(PLAIN, iterations=120000), 517) == 233  # 16551 images of VOC 07+12, 32 a step
+    assert epochs_of(replace(PLAIN, epochs=7), 517) == 7
+    chosen = replace(PLAIN, eval_epochs=[2, 3])
+    assert [e for e in range(1, 7) if is_evaluated(chosen, e, 6)] == [2, 3, 6]
+    assert [e for e in range(1, 7) if is_evaluated(replace(PLAIN, eval_every=4), e, 6)] == [4, 6]
+
+
+def test_weights_that_cannot_be_downloaded_are_a_mistake_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ssd.preparation
+    from ssd.data import open_dataset
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise RuntimeError("torchvision could not download it") from OSError("no route")
+
+    monkeypatch.setattr(ssd.preparation, "build_model", offline)
+    with pytest.raises(ConfigError, match="could not download"):
+        make_model(PLAIN, open_dataset("shapes", size=2, image_size=64))
