@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd.checkpoints import LoadReport, WeightsError, export_weights, load_weights
+    from ssd.checkpoints import LoadReport, WeightsError, build_from_weights, export_weights, load_weights
     from ssd.drop_in import accelerate, restore
     from ssd.loss import MultiBoxLoss
     from ssd.models import MODELS, SSD, build_model, model_options
@@ -28,6 +28,7 @@ _HOME = {
     "PriorConfig": "ssd.priors",
     "WeightsError": "ssd.checkpoints",
     "accelerate": "ssd.drop_in",
+    "build_from_weights": "ssd.checkpoints",
     "build_model": "ssd.models",
     "export_weights": "ssd.checkpoints",
     "get_preset": "ssd.systems",
@@ -47,6 +48,7 @@ __all__ = [
     "PriorConfig",
     "WeightsError",
     "accelerate",
+    "build_from_weights",
     "build_model",
     "export_weights",
     "get_preset",

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ssd.checkpoints.layouts import LAYOUTS, Layout, find_layout
+from ssd.checkpoints.networks import build_from_weights
 from ssd.checkpoints.reading import Checkpoint, read_checkpoint
 from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
 from ssd.checkpoints.rows import HeadRows, head_rows, to_ours, to_theirs
 from ssd.models import MODELS, SSD
 from ssd.suggest import unknown
 
-__all__ = ["LAYOUTS", "LoadReport", "WeightsError", "export_weights", "load_weights"]
+__all__ = ["LAYOUTS", "LoadReport", "WeightsError", "build_from_weights", "export_weights", "load_weights"]
 
 _TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 _COUNTER = "num_batches_tracked"  # absent from files of old PyTorch, and never read

@@ -1,0 +1,92 @@
+"""Which network a checkpoint belongs to, told from its names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ssd.checkpoints.layouts import Layout, find_layout
+from ssd.checkpoints.reading import Checkpoint, read_checkpoint
+from ssd.checkpoints.report import preset_options
+from ssd.models import MODELS, SSD, build_model
+
+_RESNETS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+
+
+def build_from_weights(source: str | Path | Mapping[str, Any], *, system: str | None = None, **options: Any) -> SSD:
+    """Builds the model that a checkpoint belongs to, with the preset that it was trained with, and loads it.
+
+    Args:
+        source, system: as in load_weights.
+        options: of build_model, over those that are found out, such as nms_threshold=0.5.
+    Returns:
+        the model, in training mode.
+    Raises:
+        ValueError: as in load_weights, or the network cannot be told from the checkpoint.
+    """
+    from ssd.checkpoints import load_weights
+
+    checkpoint = read_checkpoint(source)
+    layout = find_layout(checkpoint.state, system, checkpoint.source)
+    model = build_model(**{**network_of(checkpoint, layout), **options})
+    load_weights(model, checkpoint.state, system=layout.name)
+    return model
+
+
+def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
+    """The arguments of build_model that make the network of a checkpoint.
+
+    Raises:
+        ValueError: it is a backbone, or a network that the names do not tell.
+    """
+    if checkpoint.build_args is not None:
+        return checkpoint.build_args
+    state = checkpoint.state
+    found = None if layout.backbone_only else _network(state, layout.name)
+    if found is None:
+        raise ValueError(
+            f"{checkpoint.source}: which network it is cannot be told from its names; build it by build_model and use "
+            "load_weights"
+        )
+    name, options = found
+    classes = _classes(state, layout, 6 if name.startswith("ssdlite") else 4)
+    preset = layout.preset or "torchvision"
+    rules = preset_options(layout, MODELS[name].family, classes)
+    return {"name": name, "num_classes": classes, "preset": preset, **rules, **options}
+
+
+def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, Any]] | None:
+    if system in ("ssd", "torchvision"):
+        if "backbone.scale_weight" in state:
+            return ("ssd512_vgg16" if "backbone.extra.5.0.weight" in state else "ssd300_vgg16"), {}
+        if "backbone.features.0.13.0.weight" in state:
+            tail = state["backbone.extra.0.0.0.weight"].shape[1]
+            return "ssdlite320_mobilenet_v3_large", {"reduced_tail": tail == 480}
+        return None
+    if system == "nvidia":
+        stem = "feature_extractor.feature_extractor.6."
+        blocks = {key.removeprefix(stem).partition(".")[0] for key in state if key.startswith(stem)}
+        depth = _RESNETS.get((len(blocks), f"{stem}0.conv3.weight" in state))
+        return None if depth is None else (f"ssd300_resnet{depth}", {})
+    if system == "qfgaohao":
+        if "base_net.1.conv.0.weight" in state:
+            return "ssdlite320_mobilenet_v2", {"layout": "qfgaohao", "image_size": 300}
+        if "base_net.33.weight" not in state:
+            return None
+        return "ssd300_vgg16", {"norm": "l2" if "source_layer_add_ons.0.scale" in state else "batch"}
+    if system == "lufficc" and "backbone.vgg.0.weight" not in state:
+        return ("ssdlite320_mobilenet_v2", {"layout": "lufficc"}) if "backbone.features.18.0.weight" in state else None
+    seventh = {"amdegroot": "loc.6", "lufficc": "box_head.predictor.reg_headers.6", "caffe": "conv10_2_mbox_loc"}
+    return ("ssd512_vgg16" if f"{seventh.get(system)}.weight" in state else "ssd300_vgg16"), {}
+
+
+def _classes(state: Mapping[str, Tensor], layout: Layout, boxes: int) -> int:
+    """Classes with the background, from the last layer of the first class head, which has `boxes` boxes in a cell."""
+    for place in (".3", ".1", ""):  # the last layer of a separable head of qfgaohao or torchvision; a bare convolution
+        bias = state.get(layout.name_of(f"head.classification_head.module_list.0{place}.bias") or "")
+        if bias is not None and bias.dim() == 1 and bias.shape[0] % boxes == 0:
+            return bias.shape[0] // boxes
+    raise ValueError(f"the first class head has no bias for {boxes} boxes in a cell: build it by build_model")

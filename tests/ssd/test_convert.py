@@ -1,0 +1,86 @@
+"""Which network a checkpoint holds, found out from it, and ssd/convert.py."""
+
+import pytest
+import torch
+
+from ssd import build_from_weights, build_model, export_weights
+from ssd.checkpoints import LAYOUTS
+from ssd.checkpoints.layouts import find_layout
+from ssd.checkpoints.networks import network_of
+from ssd.checkpoints.reading import Checkpoint
+from ssd.convert import SYSTEMS, main
+from tests.ssd import foreign_weights as foreign
+
+NETWORKS = {
+    "amdegroot": ("ssd300_vgg16", {"preset": "amdegroot", "prior_sizes": "voc"}),
+    "lufficc": ("ssd300_vgg16", {"preset": "lufficc", "prior_sizes": "lufficc_voc"}),
+    "qfgaohao": ("ssd300_vgg16", {"preset": "qfgaohao", "norm": "l2"}),
+    "caffe": ("ssd300_vgg16", {"preset": "caffe", "prior_sizes": "voc"}),
+    "nvidia": ("ssd300_resnet18", {"preset": "nvidia"}),
+    "qfgaohao mb2": ("ssdlite320_mobilenet_v2", {"preset": "qfgaohao", "layout": "qfgaohao", "image_size": 300}),
+    "lufficc mb2": ("ssdlite320_mobilenet_v2", {"preset": "lufficc", "layout": "lufficc"}),
+}
+
+
+def weights_of(case):
+    system, _, network = case.partition(" ")
+    if system == "nvidia":
+        return foreign.nvidia(21)
+    return foreign.mobilenet_v2(system, 21) if network else foreign.vgg(system, 21)
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_the_network_is_told_from_names_and_shapes(case):
+    state = weights_of(case)
+    name, options = NETWORKS[case]
+    found = network_of(Checkpoint("file", state), find_layout(state, None, "file"))
+    assert found == {"name": name, "num_classes": 21, **options}
+
+
+def test_the_model_that_a_checkpoint_needs():
+    model = build_from_weights(weights_of("qfgaohao mb2"), nms_threshold=0.3)
+    assert model.build_args["name"] == "ssdlite320_mobilenet_v2" and model.num_classes == 21
+    assert (model.preset.name, model.preset.nms_threshold, len(model.priors)) == ("qfgaohao", 0.3, 3000)
+    assert (model.backbone.features[0][0].weight == 1).all()
+    trained = build_model("ssd_tiny", 3, image_size=64, mean=[0.1, 0.2, 0.3])
+    again = build_from_weights({"model": trained.state_dict(), "build_args": trained.build_args})
+    assert again.preset == trained.preset and torch.equal(again.priors, trained.priors)
+    with pytest.raises(ValueError, match="which network it is cannot be told"):
+        build_from_weights(trained.state_dict())
+
+
+def test_torchvisions_networks_by_their_tail():
+    for tail in (True, False):
+        state = build_model("ssdlite320_mobilenet_v3_large", 4, reduced_tail=tail).state_dict()
+        found = network_of(Checkpoint("file", state), LAYOUTS["torchvision"])
+        assert found["name"] == "ssdlite320_mobilenet_v3_large" and found["num_classes"] == 4
+        assert found["reduced_tail"] == tail
+
+
+def test_convert_there_and_back(tmp_path, capsys):
+    state = {name: value.clone() for name, value in weights_of("nvidia").items() if "dboxes" not in name}
+    files = [str(tmp_path / name) for name in ("nvidia.pth", "ours.pth")]
+    torch.save({"epoch": 1, "model": state}, files[0])
+    main([files[0], files[1], "--to", "ssd"])
+    assert "weights of ssd300_resnet18 with 21 classes for ssd" in capsys.readouterr().out
+    model = build_from_weights(files[0])
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in torch.load(files[1]).items())
+    back = export_weights(model, "nvidia")
+    assert back.keys() == state.keys() and all(torch.equal(v, back[k]) for k, v in state.items())
+
+
+def test_convert_says_what_is_wrong(tmp_path, capsys):
+    assert set(SYSTEMS) == set(LAYOUTS)
+    file = tmp_path / "in.pth"
+    for arguments, message in (
+        (["none.pth", "out.pth", "--to", "amdegroot"], "input none.pth does not exist"),
+        ([str(file), str(file), "--to", "amdegroot"], "exists; remove it first"),
+        ([str(file), "out.pth", "--to", "keras"], "invalid choice: 'keras'"),
+    ):
+        torch.save(weights_of("qfgaohao mb2"), file)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="amdegroot has no ssdlite320_mobilenet_v2; it has ssd300_vgg16"):
+        main([str(file), str(tmp_path / "out.pth"), "--to", "amdegroot"])
+    assert not (tmp_path / "out.pth").exists()
