@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ssd.checkpoints import build_from_weights
+from ssd.checkpoints.reading import read_checkpoint
 from ssd.data.faults import DataError
 from ssd.data.images import read_image
-from ssd.models import SSD, build_model
+from ssd.models import SSD
 from ssd.transforms import build_transforms
 
 
@@ -37,10 +39,11 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Det
     """Loads a trained detector: the running mean of its weights where the run kept one.
 
     Args:
-        source: a run folder (its best.pt, or else last.pt) or a checkpoint of one.
+        source: a run folder (its best.pt, or else last.pt), or a checkpoint of this project or of any that
+            ssd.load_weights knows; classes of the latter have numbers for names, since their files hold none.
         device: where the model shall be.
     Raises:
-        DataError: there is no checkpoint, or it is not one that ssd/train.py wrote.
+        DataError: there is no checkpoint, or it fits no model.
     """
     path = Path(source)
     if path.is_dir():
@@ -48,17 +51,12 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Det
     if not path.is_file():
         raise DataError(f"{source}: there is no checkpoint {path}")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-        raise DataError(f"{path} cannot be read as a checkpoint: {error}") from None
-    if not isinstance(checkpoint, dict) or not {"build_args", "classes", "model"} <= checkpoint.keys():
-        raise DataError(
-            f"{path} was not written by ssd/train.py: it lacks build_args, classes and model. Weights of other systems "
-            "go into a model by ssd.load_weights"
-        )
-    model = build_model(**checkpoint["build_args"])
-    model.load_state_dict(checkpoint["average"]["module"] if "average" in checkpoint else checkpoint["model"])
-    return Detector(model.to(device).eval(), tuple(checkpoint["classes"]))
+        checkpoint = read_checkpoint(path)
+        model = build_from_weights(checkpoint)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
+    return Detector(model.to(device).eval(), classes)
 
 
 @torch.inference_mode()

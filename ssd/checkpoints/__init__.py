@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssd.checkpoints.layouts import LAYOUTS, Layout, find_layout
 from ssd.checkpoints.networks import build_from_weights
-from ssd.checkpoints.reading import Checkpoint, read_checkpoint
+from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
 from ssd.checkpoints.rows import HeadRows, head_rows, to_ours, to_theirs
 from ssd.models import MODELS, SSD
@@ -25,9 +22,7 @@ _TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 _COUNTER = "num_batches_tracked"  # absent from files of old PyTorch, and never read
 
 
-def load_weights(
-    model: SSD, source: str | Path | Mapping[str, Any], *, system: str | None = None, strict: bool = True
-) -> LoadReport:
+def load_weights(model: SSD, source: Source, *, system: str | None = None, strict: bool = True) -> LoadReport:
     """Loads a detector's weights that any known system has saved, in place, into a model of this project.
 
     Names are translated, rows of the heads and orders of the boxes permuted. A different number of classes is no fault:

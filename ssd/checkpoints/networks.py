@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ssd.checkpoints.layouts import Layout, find_layout
-from ssd.checkpoints.reading import Checkpoint, read_checkpoint
+from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS, SSD, build_model
 
 _RESNETS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
 
-def build_from_weights(source: str | Path | Mapping[str, Any], *, system: str | None = None, **options: Any) -> SSD:
+def build_from_weights(source: Source, *, system: str | None = None, **options: Any) -> SSD:
     """Builds the model that a checkpoint belongs to, with the preset that it was trained with, and loads it.
 
     Args:
@@ -32,7 +31,7 @@ def build_from_weights(source: str | Path | Mapping[str, Any], *, system: str | 
     checkpoint = read_checkpoint(source)
     layout = find_layout(checkpoint.state, system, checkpoint.source)
     model = build_model(**{**network_of(checkpoint, layout), **options})
-    load_weights(model, checkpoint.state, system=layout.name)
+    load_weights(model, checkpoint, system=layout.name)
     return model
 
 

@@ -93,7 +93,7 @@ def test_what_is_no_checkpoint(tiny, tmp_path, state):
     text.write_text("weights")
     cases = [
         (tmp_path / "none.pth", FileNotFoundError, "no file '.*none.pth'; pass a checkpoint, a name of torchvision"),
-        (text, ValueError, r"text.pth is no checkpoint"),
+        (text, ValueError, r"text.pth cannot be read as a checkpoint"),
         (
             {"epoch": 3, "optimizer": {}},
             ValueError,

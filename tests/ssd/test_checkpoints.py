@@ -3,6 +3,7 @@
 import argparse
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,8 +171,9 @@ def test_torchvisions_ssdlite_gives_the_same_bits_there_and_back(tmp_path):
     none = {"weights": None, "weights_backbone": None, "num_classes": CLASSES}
     theirs = detection.ssdlite320_mobilenet_v3_large(**none).eval()
     state = {f"module.{k}": v for k, v in theirs.state_dict().items()}
-    args = argparse.Namespace(data_path="coco", lr=0.15)  # torchvision's script keeps its command line
-    torch.save({"model": state, "optimizer": {}, "args": args, "epoch": 1}, tmp_path / "model_1.pth")
+    args = argparse.Namespace(data_path="coco", lr=0.15)  # torchvision's script keeps its command line, others numpy's
+    best = np.float64(0.21)
+    torch.save({"model": state, "optimizer": {}, "args": args, "best": best}, tmp_path / "model_1.pth")
     ours = build_model("ssdlite320_mobilenet_v3_large", CLASSES).eval()
     report = load_weights(ours, tmp_path / "model_1.pth")
     assert (report.system, report.preset, report.renamed, report.differences) == ("torchvision", "torchvision", 0, [])

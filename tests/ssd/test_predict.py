@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ssd import build_model, export_weights
 from ssd.data import DataError
 from ssd.inference import detect_files, load_detector
-from ssd.models import build_model
 from ssd.predict import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,9 +88,9 @@ def test_a_folder_becomes_pictures_and_json(
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"state_dict": {}}, "was not written by ssd/train.py"), (None, "cannot be read as a checkpoint")],
+    [({"state_dict": {}}, "must hold a state dict"), (None, "cannot be read as a checkpoint")],
 )
-def test_a_foreign_file_is_refused(tmp_path: Path, content: object, words: str) -> None:
+def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, words: str) -> None:
     path = tmp_path / "foreign.pt"
     if content is None:
         path.write_bytes(b"text")
@@ -116,3 +116,12 @@ def test_mistakes_are_named_without_torch(arguments: list[str], words: str) -> N
     code = "import sys; sys.modules['torch'] = None; from ssd.predict import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
+
+
+def test_a_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
+    theirs = build_model("ssdlite320_mobilenet_v2", 4, preset="lufficc", layout="lufficc")
+    torch.save({"model": export_weights(theirs, "lufficc"), "iteration": 9}, tmp_path / "model_000009.pth")
+    detector = load_detector(tmp_path / "model_000009.pth")
+    assert detector.classes == ("1", "2", "3") and detector.model.preset.name == "lufficc"
+    assert detector.model.preset.max_detections == 100
+    assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in detector.model.state_dict().items())
