@@ -18,7 +18,7 @@ settings.register_profile(
     "ci", max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=UNJUDGED
 )
 settings.register_profile(
-    "long", max_examples=2500, deadline=None, database=None, print_blob=True, suppress_health_check=UNJUDGED
+    "long", max_examples=1500, deadline=None, database=None, print_blob=True, suppress_health_check=UNJUDGED
 )
 settings.load_profile("ci")
 

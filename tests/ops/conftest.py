@@ -38,11 +38,18 @@ class Implementation:
 
 def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        return value.to(device) if value.requires_grad or value.device.type == device.type else _moved(value, device)
     if isinstance(value, (list, tuple)):
         moved = [_to(v, device) for v in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     return value
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor with its whole storage: a view keeps its strides and, with its place, its alignment."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    whole = tensor.as_strided((count,), (1,), 0).to(device)
+    return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _has_compiled_kernels() -> bool:
