@@ -44,7 +44,7 @@ def _decode_case() -> Case:
     candidates = {
         "ssd": lambda paths, _: [read_image(path) for path in paths],
         "torchvision": lambda paths, _: [_decode(path) for path in paths],
-        "PIL": lambda paths, _: [F.pil_to_tensor(Image.open(path).convert("RGB")) for path in paths],
+        "torchvision on PIL": lambda paths, _: [F.pil_to_tensor(Image.open(path).convert("RGB")) for path in paths],
     }
     return _case(f"decode JPEG, {WIDTH} x {HEIGHT}", lambda paths, targets: (paths, targets), candidates, _check_equal)
 

@@ -2,8 +2,8 @@
 
 python benchmarks/readme_tables.py [--check]
 
-Each table stands between two markers, `<!-- results: cpu -->`, `<!-- results: gpu -->` or `<!-- results: checks -->` and
-`<!-- end -->`. What was not measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
+Each table stands between two markers, `<!-- results: cpu -->` (or gpu, checks, data) and `<!-- end -->`. What was not
+measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ CASES = (
     "detect, trained-like, 32 x 8732 x 91",
     "detect, worst, 32 x 8732 x 91",
 )
+_INPUT = ("ssd", "torchvision", "torchvision on PIL")  # columns of the input pipeline
 
 
 def files() -> list[dict[str, Any]]:
@@ -55,6 +56,7 @@ def table(kind: str) -> str:
     """Return one table as Markdown, with the machines and commands below."""
     reports = load(kind)
     cases: dict[str, dict[str, Any]] = {}
+    reports = [report for report in reports if not report["cases"].keys().isdisjoint(CASES)]
     for report in reports:
         cases.update(report["cases"])
     lines = ["| op, case | ssd_ops | torchvision | ratio |", "| --- | ---: | ---: | ---: |"]
@@ -68,6 +70,20 @@ def table(kind: str) -> str:
             lines.append(f"| {name} | {_time(ours['median'])} | {_time(peer['median'])} | {shown} |")
     notes = sorted({_note(report["machine"]) for report in reports})
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+
+
+def data() -> str:
+    """Return the table of the input pipeline, images a second, from the newest report that has it."""
+    lines = [
+        "| one core, images a second | ssd | torchvision | torchvision on PIL | ratio |",
+        "| --- |" + " ---: |" * 4,
+    ]
+    reports = [report for report in load("cpu") if any("ssd" in timings for timings in report["cases"].values())]
+    for name, timings in reports[-1]["cases"].items() if reports else ():
+        rates = [timings.get(key, {}).get("note", "").partition(" ")[0] for key in _INPUT]
+        ratio = timings["torchvision"]["median"] / timings["ssd"]["median"]
+        lines.append(f"| {name} | {' | '.join(rates)} | {ratio:.1f} |")
+    return "\n".join([*lines, "", *(_note(report["machine"]) for report in reports[-1:])]).rstrip()
 
 
 CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
@@ -118,12 +134,13 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = old = readme.read_text(encoding="utf-8")
     check = parser.parse_args().check
-    for kind in ("cpu", "gpu", "checks"):
+    made = {"cpu": lambda: table("cpu"), "gpu": lambda: table("gpu"), "checks": checks, "data": data}
+    for kind, make in made.items():
         begin, end = f"<!-- results: {kind} -->", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no table between {begin} and {end}")
-        replacement = f"{begin}\n{checks() if kind == 'checks' else table(kind)}\n{end}"
+        replacement = f"{begin}\n{make()}\n{end}"
         text = pattern.sub(lambda _, value=replacement: value, text)
     if check and text != old:
         raise SystemExit("README.md is not up to date: run python benchmarks/readme_tables.py")
