@@ -41,8 +41,9 @@ def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
     """
     u = torch.rand(12).tolist()
     steps = _choose(u, rule)
+    order = torch.randperm(3) if rule.permute and u[9] < rule.p else None
     if not steps:
-        return patch
+        return patch if order is None else patch[order]
     step_y, step_x = (max(1, side // _SAMPLES) for side in image.shape[1:])
     grid = image[:, ::step_y, ::step_x].reshape(3, -1)
     count = patch.shape[1] * patch.shape[2]
@@ -60,16 +61,16 @@ def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
         elif name == "saturation":
             gray = _gray(pixels)
             pixels.mul_(value).add_(gray, alpha=1.0 - value)
-        elif name == "hue":
-            pixels = shift_hue(pixels, value)
         else:
-            pixels = pixels[torch.randperm(3)]
+            pixels = shift_hue(pixels, value)
+            continue  # which leaves no range
         pixels.clamp_(0.0, 255.0)
-    return pixels[:, :count].add_(0.5).to(torch.uint8).view(patch.shape)
+    distorted = pixels[:, :count].add_(0.5).to(torch.uint8).view(patch.shape)
+    return distorted if order is None else distorted[order]
 
 
 def _choose(u: list[float], rule: PhotometricRule) -> list[tuple[str, float]]:
-    # The steps of one image in their order, each with its factor.
+    # The steps of one image in their order, each with its factor; the order of the channels comes last, on bytes.
     def step(name: str, chance: float, place: float, span: tuple[float, float]) -> list[tuple[str, float]]:
         return [(name, span[0] + (span[1] - span[0]) * place)] if chance < rule.p else []
 
@@ -80,7 +81,6 @@ def _choose(u: list[float], rule: PhotometricRule) -> list[tuple[str, float]]:
     steps += step("saturation", u[5], u[6], rule.saturation)
     steps += step("hue", u[7], u[8], rule.hue)
     steps += [] if before else contrast
-    steps += [("permute", 0.0)] if rule.permute and u[9] < rule.p else []
     return steps
 
 
