@@ -119,8 +119,9 @@ class World:
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the running statistics of the first one, so that all evaluate one model."""
         if self.size > 1:
+            learnt = {name for name, _ in model.named_parameters()}  # the same on all processes
             for name, value in model.state_dict().items():
-                if name not in dict(model.named_parameters()):
+                if name not in learnt:
                     dist.broadcast(value, 0)
 
     def loss_factor(self, labels: Tensor, normalizer: str) -> Tensor | None:
@@ -193,6 +194,17 @@ def end(error: Exception) -> NoReturn:
 def is_loss_of_contact(error: Exception) -> bool:
     """Whether an error only says that another process has ended, whose own message tells why."""
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "Connection" in str(error))
+
+
+def plain(error: RuntimeError) -> TrainingError | None:
+    """The error as a user needs it, where torch's own words leave out what to do; None for any other."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(f"the GPU's memory is full: a smaller --batch-size or --amp needs less. {error}")
+    if "DataLoader worker" in str(error):
+        return TrainingError(
+            f"a process that loads images ended, mostly for lack of memory: fewer --workers need less. {error}"
+        )
+    return None
 
 
 def _told(error: Exception) -> str:

@@ -35,7 +35,7 @@ from ssd.config import TrainConfig
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
     config = parse_args(argv, __doc__ or "")
-    from ssd.distributed import end, is_loss_of_contact
+    from ssd.distributed import end, is_loss_of_contact, plain
     from ssd.training import run  # imports torch: after help and mistakes have been answered
 
     try:
@@ -45,9 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     except _expected_errors() as error:
         end(error)
     except RuntimeError as error:
-        if not is_loss_of_contact(error):
+        if is_loss_of_contact(error):
+            sys.exit(1)  # the process that ended first has told why
+        if (told := plain(error)) is None:
             raise
-        sys.exit(1)  # the process that ended first has told why
+        end(told)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

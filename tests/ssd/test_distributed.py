@@ -172,6 +172,17 @@ def test_an_error_of_one_process_ends_all_and_names_it(tmp_path: Path) -> None:
     assert "error in process 1 of 2: picture 7 is broken" in ended[1].err
 
 
+def test_what_torch_says_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ssd.training
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(ssd.training, "train_epoch", failing)
+    with pytest.raises(SystemExit, match="fewer --workers need less"):
+        command("--output-dir", str(tmp_path / "run"))
+
+
 def test_batch_norm_that_learns_is_synchronised_and_frozen_one_is_not() -> None:
     from ssd.models.frozen import freeze_batch_norm
 

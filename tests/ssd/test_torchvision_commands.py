@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,16 @@ def test_settings_that_a_command_leaves_out_are_those_of_the_script(parsed: Trai
     bare = parse_args(["--dataset", "coco"])
     assert (bare.epochs, bare.batch_size, bare.lr, bare.weight_decay, bare.lr_steps) == (26, 2, 0.02, 1e-4, [16, 22])
     assert bare.data_path == "coco"
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe"), [(SSD300, "torchvision_ssd300_coco"), (SSDLITE, "torchvision_ssdlite320_coco")]
+)
+def test_the_recipe_is_the_command(command: str, recipe: str, home: Path) -> None:
+    data = ["--data-path", str(home / "coco")]
+    one, two = parse_args([*shlex.split(command)[3:], *data]), parse_args(["--config", recipe, *data])
+    assert two.dataset_options == {"labels": "ids", "empty": "drop"}  # as the script's reader of COCO
+    assert replace(two, dataset_options={}) == one
 
 
 def test_the_optimiser_is_the_scripts(parsed: TrainConfig) -> None:
