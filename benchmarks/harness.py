@@ -5,6 +5,7 @@
 * Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, so that
   a busy machine slows all of them alike.
 * A CPU is timed by the clock, a GPU by events around many calls; the table shows medians and the middle half of samples.
+* Peak memory is that of one call, its results included (see memory.py).
 * `GB/s` counts the bytes that must move at least once; `of copy` is their share of the bandwidth of a plain copy, measured
   in the same run.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import memory
 from benchmarks.machine import copy_bandwidth, describe, synchronize
 
 Call = Callable[..., Any]
@@ -58,6 +60,8 @@ class Timing:
     low: float
     high: float
     samples: int
+    peak_memory: int | None = None
+    """Bytes of one call at its highest, its results included."""
     ratio: float | None = None
     gb_per_second: float | None = None
     share_of_copy: float | None = None
@@ -79,6 +83,12 @@ class Report:
 
 def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]], threads: int = 2) -> None:
     """Run the cases of a benchmark as the command line says."""
+    arguments = command_line(title, threads).parse_args()
+    run(title, arguments, make_cases(torch.device(arguments.device), arguments.quick))
+
+
+def command_line(title: str, threads: int = 2) -> argparse.ArgumentParser:
+    """Return what all benchmarks take."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -90,12 +100,16 @@ def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]],
         "--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast"
     )
     parser.add_argument("--json", type=Path, help="write machine, command and all timings to this file")
-    arguments = parser.parse_args()
+    return parser
+
+
+def run(title: str, arguments: argparse.Namespace, cases: Sequence[Case]) -> None:
+    """Run the cases that the command line asks for, print them and write them."""
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
-    for case in make_cases(device, arguments.quick):
+    for case in cases:
         if arguments.filter in case.name:
             seconds = 0.02 if arguments.quick else arguments.seconds
             report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
@@ -119,6 +133,7 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
                 ) from error
     timings: dict[str, Timing] = {}
     once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
+    peaks = {name: _peak_memory(call, inputs[0], device, once[name]) for name, call in case.candidates.items()}
     loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in case.candidates}
     deadline = time.perf_counter() + seconds * len(case.candidates)
@@ -133,7 +148,7 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
             break
     for name, values in samples.items():
         quarter = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-        timings[name] = Timing(statistics.median(values), quarter[0], quarter[2], len(values))
+        timings[name] = Timing(statistics.median(values), quarter[0], quarter[2], len(values), peaks[name])
     for timing in timings.values():
         if PEER in timings:
             timing.ratio = timings[PEER].median / timing.median
@@ -153,6 +168,12 @@ def _warm_up(call: Call, inputs: list[tuple[Any, ...]], device: torch.device) ->
         call(*arguments)
     synchronize(device)
     return max((time.perf_counter() - start) / len(inputs[:2]), 1e-7)
+
+
+def _peak_memory(call: Call, arguments: tuple[Any, ...], device: torch.device, once: float) -> int | None:
+    """Return the lower of two peaks: the first call may also load code or start threads."""
+    peaks = [memory.peak_memory(lambda: call(*arguments), device) for _ in range(2 if once < 0.5 else 1)]
+    return min((peak for peak in peaks if peak is not None), default=None)
 
 
 def _sample(call: Call, inputs: list[tuple[Any, ...]], turn: int, loops: int, device: torch.device) -> float:
@@ -191,6 +212,7 @@ def table(name: str, timings: dict[str, Timing]) -> str:
             f"  {candidate:<22}",
             f"{duration(timing.median):>10}",
             f"({duration(timing.low)} .. {duration(timing.high)})".rjust(26),
+            (memory.shown(timing.peak_memory) if timing.peak_memory is not None else "").rjust(8),
             f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
             f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
             f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",

@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.memory import shown as memory_shown  # noqa: E402
+
 CASES = (
     "nms, 8 boxes, uniform",
     "nms, 1000 boxes, uniform",
@@ -59,15 +63,17 @@ def table(kind: str) -> str:
     reports = [report for report in reports if not report["cases"].keys().isdisjoint(CASES)]
     for report in reports:
         cases.update(report["cases"])
-    lines = ["| op, case | ssd_ops | torchvision | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| op, case | ssd_ops | torchvision | ratio | peak memory |", "| --- | ---: | ---: | ---: | ---: |"]
     for name in CASES:
         ours, peer = (cases.get(name, {}).get(key) for key in ("compiled", "torchvision"))
         if ours is None or peer is None:
-            lines.append(f"| {name} | not measured | not measured | |")
+            lines.append(f"| {name} | not measured | not measured | | |")
         else:
             ratio = peer["median"] / ours["median"]
             shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-            lines.append(f"| {name} | {_time(ours['median'])} | {_time(peer['median'])} | {shown} |")
+            lines.append(
+                f"| {name} | {_time(ours['median'])} | {_time(peer['median'])} | {shown} | {_memory(ours, peer)} |"
+            )
     notes = sorted({_note(report["machine"]) for report in reports})
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
 
@@ -118,6 +124,12 @@ def _note(machine: dict[str, Any]) -> str:
         f"{where}; torch {machine['torch']}, torchvision {machine['torchvision']}; commit {machine['commit']}; "
         f"{machine['date']}; `{command}`"
     )
+
+
+def _memory(ours: dict[str, Any], peer: dict[str, Any]) -> str:
+    """Both peaks, or nothing for results that hold none."""
+    peaks = (ours.get("peak_memory"), peer.get("peak_memory"))
+    return " / ".join(memory_shown(peak) for peak in peaks) if None not in peaks else ""
 
 
 def _time(seconds: float) -> str:
