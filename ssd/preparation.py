@@ -25,7 +25,7 @@ def choose_device(name: str, world: World | None = None) -> torch.device:
     """The device of a name; `auto` is a GPU where there is one, and each of several processes has its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and world is not None and world.size > 1:
+    if name.startswith("cuda") and world is not None and world.size > 1:
         name = f"cuda:{world.local_rank}"
     try:
         device = torch.device(name)
@@ -87,7 +87,7 @@ def mistakes(where: str = "") -> Iterator[None]:
     """Makes configuration errors of options and weights that do not fit, and of downloads that fail."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         raise ConfigError(f"{where}{error}") from error
     except RuntimeError as error:
         if not isinstance(error.__cause__, OSError):
