@@ -37,7 +37,7 @@ def build_stage() -> Stage:
 
 def test_stage(name: str, limit: float, *what: str) -> Stage:
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    return Stage(name, [*command, *what], limit, read=read_tests)
+    return Stage(name, [*command, *what], limit, {"COLUMNS": "300"}, read=read_tests)  # or it cuts the reasons
 
 
 def read_tests(text: str) -> dict[str, Any]:
