@@ -5,21 +5,17 @@
 //
 // A tile takes two launches, the first tile one. push_kernel: a thread is a box, a block compares 256 of them with the
 // kept boxes of the last tile, a shared-memory load of 256 at a time; the last block to finish chooses the next tile.
-// mask_kernel: a block compares 64 boxes of the tile with 64 before them, a bit for a pair; the last block resolves 64
-// boxes at a time: dead are those that a kept box of an earlier 64 suppresses, and among the rest one warp repeats
+// Of many boxes those that lie together come together (nms_cells.cuh), so that a block loads only the kept boxes near
+// by. mask_kernel: a block compares 64 boxes of the tile with 64 before them, a bit for a pair; the last block resolves
+// 64 boxes at a time: dead are those that a kept box of an earlier 64 suppresses, and among the rest one warp repeats
 // "kept unless a kept one before suppresses me" until nothing changes, which is the one greedy solution. When nothing
 // is left, the remaining launches find an empty tile and return.
-#include "cuda/block.cuh"
 #include "cuda/load.cuh"
 #include "cuda/nms.h"
-#include "cuda/nms_work.cuh"
-#include "suppression.h"
+#include "cuda/nms_push.cuh"
 
 namespace ssd_ops {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // boxes that a thread of push_kernel is compared with between two branches
 
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -30,80 +26,16 @@ __global__ void __launch_bounds__(kThreads)
     *work.state = NmsState{first, first, 0, 0};
     *kept = 0;
   }
+  Box<T> centers{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
   for (int64_t r = global_thread(); r < n; r += global_threads()) {
     work.boxes[r] = load_box(boxes, order[r]);
     if (classes != nullptr) work.classes[r] = classes[order[r]];
     if (r < kTile) work.tile[r] = r;
     if (r % kWarpSize == 0) work.dead[r / kWarpSize] = 0;
+    centers = grown(centers, center_of(work.boxes[r]));
   }
-}
-
-// Writes the ranks of the next living boxes to the tile.
-template <typename T>
-__device__ void choose_tile(const NmsWork<T>& work, int64_t n) {
-  const int64_t from = work.state->next;
-  int chosen = 0;
-  for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kTile; first += kThreads) {
-    const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
-    unsigned alive = rank < n ? ~work.dead[word] : 0;
-    if (rank < n && n - rank < kWarpSize) alive &= (1u << (n - rank)) - 1;
-    if (rank < from) alive &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
-    int total;
-    int place = chosen + block_sum_before(__popc(alive), &total);
-    for (; alive != 0 && place < kTile; alive &= alive - 1) work.tile[place++] = rank + __ffs(alive) - 1;
-    chosen += total;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    work.state->tile = chosen < kTile ? chosen : kTile;
-    work.state->next = chosen < kTile ? n : work.tile[kTile - 1] + 1;
-  }
-}
-
-template <bool has_classes, typename T>
-__global__ void __launch_bounds__(kThreads) push_kernel(int64_t n, NmsWork<T> work, SuppressionRule<T> rule) {
-  __shared__ Box<T> pushed[kThreads];
-  __shared__ T areas[kThreads];
-  __shared__ int64_t classes[kThreads];
-  const int count = work.state->pushed;
-  const int64_t from = work.state->next;
-  for (int64_t base = static_cast<int64_t>(blockIdx.x) * kThreads; count > 0 && base < n;
-       base += static_cast<int64_t>(gridDim.x) * kThreads) {
-    if (base + kThreads <= from) continue;
-    const int64_t r = base + threadIdx.x;
-    const unsigned bit = 1u << (threadIdx.x % kWarpSize);
-    unsigned dead = r - threadIdx.x % kWarpSize < n ? work.dead[r / kWarpSize] : ~0u;
-    bool alive = r >= from && r < n && (dead & bit) == 0;
-    const bool was_alive = alive;
-    const Box<T> box = alive ? work.boxes[r] : Box<T>{};
-    const T box_area = area(box);
-    const int64_t box_class = has_classes && alive ? work.classes[r] : 0;
-    for (int first = 0; first < count; first += kThreads) {
-      if (!__syncthreads_or(alive)) break;
-      const bool holds = first + threadIdx.x < static_cast<unsigned>(count);
-      pushed[threadIdx.x] = holds ? work.pushed[first + threadIdx.x] : Box<T>{1, 1, 0, 0};
-      areas[threadIdx.x] = holds ? area(pushed[threadIdx.x]) : T(NAN);  // suppresses nothing, below 0 neither
-      if (has_classes) classes[threadIdx.x] = holds ? work.pushed_classes[first + threadIdx.x] : 0;
-      __syncthreads();
-      const int here = count - first < kThreads ? count - first : kThreads;
-      for (int k = 0; alive && k < here; k += kAtOnce) {
-        bool any = false;
-#pragma unroll
-        for (int j = k; j < k + kAtOnce; ++j) {
-          const T inter = intersection(pushed[j], box);
-          const bool may = may_suppress(inter, areas[j] + box_area - inter, rule);
-          any = any || (may && (!has_classes || classes[j] == box_class));
-        }
-        for (int j = k; any && alive && j < k + kAtOnce; ++j) {
-          if (has_classes && classes[j] != box_class) continue;
-          alive = !suppresses(pushed[j], box, areas[j], box_area, rule);
-        }
-      }
-    }
-    const unsigned died = __ballot_sync(kFullMask, was_alive && !alive);
-    if (died != 0 && threadIdx.x % kWarpSize == 0) work.dead[r / kWarpSize] = dead | died;
-  }
-  if (is_last_block(&work.state->ticket)) choose_tile(work, n);
+  centers = box_around(true, centers);
+  if (threadIdx.x == 0) work.ranges[blockIdx.x] = centers;
 }
 
 // Keeps and writes out what is kept of the tile.
@@ -201,11 +133,13 @@ template <bool has_classes, typename T>
 cudaError_t suppress(const NmsWork<T>& work, const int64_t* order, int64_t n, double iou_threshold, int64_t* keep,
                      int64_t* kept, cudaStream_t stream) {
   const SuppressionRule<T> rule = suppression_rule<T>(iou_threshold);
-  const unsigned side = grid_blocks(n < kTile ? n : kTile, kWord);
-  cudaError_t status = cudaSuccess;
+  const unsigned side = grid_blocks(n < kTile ? n : kTile, kWord), blocks = grid_blocks(n, kThreads, kMostBlocks);
+  // Below a threshold under 0 far boxes suppress each other too.
+  const bool by_cell = n >= kCellsFrom && rule.threshold >= T(0);
+  auto* push = by_cell ? push_kernel<has_classes, true, T> : push_kernel<has_classes, false, T>;
+  cudaError_t status = by_cell ? sort_by_cell(n, work, blocks, stream) : cudaSuccess;
   for (int64_t done = 0; done < n && status == cudaSuccess; done += kTile) {
-    if (done > 0)
-      status = launch(push_kernel<has_classes, T>, grid_blocks(n, kThreads, 65536), kThreads, 0, stream, n, work, rule);
+    if (done > 0) status = launch(push, blocks, kThreads, 0, stream, n, work, rule);
     if (status != cudaSuccess) break;
     status = launch(mask_kernel<has_classes, T>, dim3(side, side), kThreads, 0, stream, work, rule, order, keep, kept);
   }
@@ -226,8 +160,8 @@ int launch_nms(Dtype dtype, const void* boxes, const int64_t* order, const int64
     using T = compute_t<In>;
     NmsWork<T> work;
     lay_out(n, workspace, &work);
-    const cudaError_t status = launch(sort_boxes_kernel<In, T>, grid_blocks(n, kThreads, 65536), kThreads, 0, stream,
-                                      static_cast<const In*>(boxes), order, classes, n, work, kept);
+    const cudaError_t status = launch(sort_boxes_kernel<In, T>, grid_blocks(n, kThreads, kMostBlocks), kThreads, 0,
+                                      stream, static_cast<const In*>(boxes), order, classes, n, work, kept);
     if (status != cudaSuccess) return status;
     return classes != nullptr ? suppress<true>(work, order, n, iou_threshold, keep, kept, stream)
                               : suppress<false>(work, order, n, iou_threshold, keep, kept, stream);

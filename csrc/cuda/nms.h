@@ -8,7 +8,7 @@
 
 namespace ssd_ops {
 
-// Bytes of workspace for n boxes: some 50 a box and half a megabyte.
+// Bytes of workspace for n boxes: some 90 a box and half a megabyte.
 size_t nms_workspace_bytes(int64_t n);
 
 // Scores that launch_nms_order takes at most.

@@ -7,6 +7,7 @@
 namespace ssd_ops {
 
 constexpr int kTile = 2048, kWord = 64, kWords = kTile / kWord;
+constexpr int64_t kMostBlocks = 65536;  // of kernels over all boxes
 
 struct NmsState {
   int64_t next;     // the first rank that no tile has reached
@@ -22,6 +23,11 @@ struct NmsWork {
   int64_t* tile;                      // [kTile]: ranks
   uint64_t* mask;  // [kTile, kWords]: bit b of mask[i][w]: box 64 w + b stands before box i and suppresses it
   unsigned* dead;  // a bit for each rank
+  // See nms_cells.cuh.
+  Box<T>* cell_boxes;  // [n] in the order of cells
+  unsigned* ranks;     // [n] of cell_boxes
+  unsigned* cells;     // [64 * 64]: where the boxes of a cell begin, then end
+  Box<T>* ranges;      // [blocks]: of the centres of a block's boxes; [0] of all in the end
   NmsState* state;
 };
 
@@ -41,6 +47,10 @@ inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
   take(&work->mask, int64_t(kTile) * kWords);
   take(&work->dead, ceil_div(n, kWarpSize));
   take(&work->state, 1);
+  take(&work->cell_boxes, n);
+  take(&work->ranks, n);
+  take(&work->cells, 64 * 64);
+  take(&work->ranges, ceil_div(n, 256) < kMostBlocks ? ceil_div(n, 256) : kMostBlocks);
   return used;
 }
 

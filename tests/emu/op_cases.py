@@ -89,6 +89,8 @@ def _training() -> Iterator[tuple[str, Case]]:
 def _detection() -> Iterator[tuple[str, Case]]:
     some, scores = boxes(200, 11), numbers(200, seed=12).abs() / 2
     yield "nms", lambda: ssd_ops.nms(some, scores, 0.4)
+    crowd, crowd_scores = boxes(8200, 17), numbers(8200, seed=18)  # enough for the order of cells
+    yield "nms", lambda: ssd_ops.nms(crowd, crowd_scores, 0.4)
     yield "batched_nms", lambda: ssd_ops.batched_nms(some, scores, torch.arange(200) % 3, 0.4)
     many, class_scores = some.reshape(2, 100, 4), numbers(2, 100, 4, seed=13).abs() / 2
     limits = {"score_threshold": 0.1, "max_detections": 30}

@@ -125,6 +125,21 @@ def test_several_tiles(impl: Implementation) -> None:
     compare(impl, boxes, torch.rand(2200), 0.3)
 
 
+def test_many_boxes_cell_by_cell(impl: Implementation) -> None:
+    """The GPU compares boxes that lie together from 8192 on; some lie nowhere."""
+    if impl.name == "reference":
+        pytest.skip("takes long")
+    corner = torch.rand(8300, 2) * torch.tensor([1000.0, 300])
+    boxes = torch.cat([corner, corner + 60 * torch.rand(8300, 2)], dim=1)
+    boxes[::80] = awkward_boxes().repeat(7, 1)[:104]
+    scores, idxs = torch.rand(8300), torch.arange(8300) % 2
+    assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
+    keep, expected = impl.batched_nms(boxes, scores, idxs, 0.2), []
+    for members in (torch.arange(0, 8300, 2), torch.arange(1, 8300, 2)):
+        expected.append(members[torchvision.ops.nms(boxes[members], scores[members], 0.2)])
+    assert_equal(keep.sort().values, torch.cat(expected).sort().values)
+
+
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_as_torchvision(threshold: float) -> None:
     for seed in range(4):
