@@ -103,7 +103,7 @@ def _load(path: Path) -> Any:
             "that the file names (sgrvinod's checkpoints hold their whole module). If you trust it, save its weights "
             "again where its own code can be imported:\n"
             f"  c = torch.load({str(path)!r}, weights_only=False)  # runs code from the file\n"
-            "  torch.save(c['model'].state_dict(), 'weights.pth')"
+            "  torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')"
         ) from error
 
 

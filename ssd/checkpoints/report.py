@@ -66,9 +66,10 @@ class LoadReport:
         if self.kept:
             lines.append(f"  {len(self.kept)} are not in it and stay as they were: {', '.join(self.kept)}")
         if self.new_heads:
+            layers = dict.fromkeys(key.rpartition(".")[0] for key in self.new_heads)
             lines.append(
                 f"  it has {self.num_classes} classes with the background, the model another number: "
-                f"{len(self.new_heads)} weights of the class heads start anew: {', '.join(self.new_heads)}"
+                f"the last layers of the class heads start anew: {', '.join(layers)}"
             )
         if self.dropped:
             lines.append(f"  {len(self.dropped)} constants left out: {', '.join(self.dropped)}")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ssd import WeightsError, build_model, export_weights, load_weights
+from ssd.config import ConfigError
+from ssd.preparation import start_from
 from tests.ssd import foreign_weights as foreign
 
 LOC, CLS = "head.regression_head.module_list", "head.classification_head.module_list"
@@ -74,7 +76,7 @@ def test_another_number_of_classes_starts_the_class_heads_anew(vgg):
     assert report.new_heads == [f"{CLS}.{i}.{part}" for i in range(6) for part in ("weight", "bias")]
     text = str(report)
     assert "it has 21 classes with the background, the model another number" in text
-    assert f"12 weights of the class heads start anew: {CLS}.0.weight" in text
+    assert f"the last layers of the class heads start anew: {CLS}.0, {CLS}.1, " in text
     for key, value in vgg.state_dict().items():
         assert torch.equal(value, before[key]) == (key in report.new_heads), key
 
@@ -118,7 +120,7 @@ def test_a_pickled_module_is_not_run(tiny, tmp_path):
         load_weights(tiny, file)
     text = str(error.value)
     assert "it holds pickled torch.nn.modules.linear.Linear, and to load that would run code" in text
-    assert "torch.save(c['model'].state_dict(), 'weights.pth')" in text
+    assert "torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')" in text
 
 
 def test_another_network(vgg, tiny):
@@ -184,3 +186,17 @@ def test_our_checkpoint_knows_its_own_rules(tiny, state):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_weights(trained, {"model": state, "build_args": trained.build_args})
+
+
+def test_training_starts_from_weights(tiny, state, tmp_path, capsys):
+    file = tmp_path / "w.pth"
+    torch.save(state, file)
+    start_from(tiny, str(file))
+    assert (
+        same(tiny, state)
+        and f"{file}: {len(state)} weights of ssd loaded, 0 of them renamed" in capsys.readouterr().out
+    )
+    del state[f"{LOC}.0.bias"]
+    torch.save(state, file)
+    with pytest.raises(ConfigError, match=rf"--weights {file}: .*\n  1 missing: {LOC}.0.bias"):
+        start_from(tiny, str(file))
