@@ -44,7 +44,7 @@ def _case(kind: str, batch: int, classes: int, device: torch.device) -> Case:
     candidates = {
         "compiled": lambda loc, logits: ssd_ops.detect(loc, logits, priors, **options),
         "reference": lambda loc, logits: ssd_ops.reference.detect(loc, logits, priors, **options),
-        "torchvision": lambda loc, logits: _as_detections(postprocess(loc, logits, priors, SCORE, IOU, TOP, MOST)),
+        "torchvision": lambda loc, logits: as_detections(postprocess(loc, logits, priors, SCORE, IOU, TOP, MOST)),
     }
     if batch > 1:  # the peer has been checked against the reference at batch 1
         del candidates["reference"]
@@ -52,14 +52,14 @@ def _case(kind: str, batch: int, classes: int, device: torch.device) -> Case:
         f"detect, {kind}, {batch} x {len(priors)} x {classes}",
         make,
         candidates,
-        _check,
+        check,
         bytes_moved=4 * batch * len(priors) * (classes + 4),
         input_sets=2,
         standard="reference" if batch == 1 else "torchvision",
     )
 
 
-def _as_detections(found: list[dict[str, Tensor]]) -> ssd_ops.Detections:
+def as_detections(found: list[dict[str, Tensor]]) -> ssd_ops.Detections:
     """Pad the peer's lists as `ssd_ops.detect` does."""
     counts = torch.tensor([len(image["scores"]) for image in found], device=found[0]["scores"].device)
     pad = torch.nn.utils.rnn.pad_sequence
@@ -67,7 +67,7 @@ def _as_detections(found: list[dict[str, Tensor]]) -> ssd_ops.Detections:
     return ssd_ops.Detections(*parts, counts)
 
 
-def _check(result: ssd_ops.Detections, expected: ssd_ops.Detections) -> None:
+def check(result: ssd_ops.Detections, expected: ssd_ops.Detections) -> None:
     """Scores must agree to rounding; labels and boxes wherever scores are not within rounding of each other."""
     for b in range(len(expected.counts)):
         count, found = int(expected.counts[b]), int(result.counts[b])

@@ -16,11 +16,12 @@ namespace ssd_ops::cpu::SSD_OPS_ISA {
 template <typename T>
 class Grid {
  public:
-  static constexpr int64_t kMostCells = 16;  // a box over more is compared with all
+  static constexpr int64_t kMostCells = 16;   // a box over more is compared with all
   static constexpr T kCellsPerSide = T(0.7);  // of a box: larger cells hold more boxes, smaller ones make more copies
 
   Grid(const BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionRule<T>& rule)
       : all_(kept), lists_(int64_t(1) << bits_for(boxes)), cells_(lists_ + 1), shift_(64 - bits_for(boxes)) {
+    cells_.reserve(boxes / 4);
     const T t = rule.threshold < T(0.5) ? rule.threshold : T(0.5);
     core_ = t < T(1e-3) ? T(0) : t * T(1 - 1e-5);
     Scratch<Ranked<key_t<T>>> sides(kept_count);

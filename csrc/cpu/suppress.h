@@ -82,6 +82,9 @@ class BoxLists {
 
   explicit BoxLists(int64_t lists) : heads_(lists) { clear(); }
 
+  // Asks for room at once, which costs address space until it is used; growing costs a copy into fresh pages each time.
+  void reserve(int64_t blocks) { blocks_.grow(blocks); }
+
   void clear() {
     for (int64_t i = 0; i < heads_.size(); ++i) heads_[i] = kNone;
     used_ = 0;

@@ -62,8 +62,8 @@ SSD_OPS_INLINE float vec_exp(float x) {
   return power * scale1 * scale2;
 }
 
-// The same bits for -87 <= x <= 0 and for NaN, with a third fewer steps; e^-87 for all below, too little to change a sum
-// that has a 1 in it.
+// The same bits for -87 <= x <= 0 and for NaN, with a third fewer steps; e^-87 for all below, too little to change a
+// sum that has a 1 in it.
 SSD_OPS_INLINE float vec_exp_of_falling(float x) {
   int32_t exponent;
   const float power = exp_fraction(x < -87.0f ? -87.0f : x, &exponent);

@@ -67,3 +67,23 @@ def test_a_case_without_a_measurement_reads_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(readme_tables, "load", lambda kind: [])
     rows = readme_tables.table("gpu").splitlines()[2:]
     assert rows and all("| not measured | not measured |" in row for row in rows if row)
+
+
+def test_scaling_draws_what_it_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1"]
+    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for op in ("nms", "match", "detect"):
+        report = json.loads((tmp_path / f"scaling-{op}.json").read_text())
+        assert [len(report["points"][name]) for name in ("ssd_ops", "torchvision")] == [2, 2]
+        assert all(point["seconds"] > 0 for point in report["points"]["ssd_ops"])
+        assert "torchvision" in (tmp_path / f"scaling-{op}.svg").read_text()
+
+
+def test_torchvision_is_stopped_before_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from benchmarks import scaling
+
+    points = [scaling.Point(100, 0.1, None), scaling.Point(1000, 10.0, None)]
+    assert scaling.next_seconds(points, 10_000) == pytest.approx(1000)
+    assert scaling.next_seconds(points[:1], 10_000) == 0
