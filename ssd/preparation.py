@@ -56,6 +56,10 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
 def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
     """Build the model, with priors fitted to the data where asked; wrong options are configuration errors."""
     options = dict(config.model_options)
+    for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
+        if name in options:
+            meant = {"name": "--model", "num_classes": "left to the data set", "preset": "--preset"}
+            raise ConfigError(f"--model-option {name} must be {meant.get(name, '--image-size')}, got {options[name]!r}")
     if config.weights_backbone is not None:
         options["weights_backbone"] = config.weights_backbone
     if config.trainable_backbone_layers is not None:

@@ -44,7 +44,8 @@ class Layout:
         dropped: matches names of buffers that carry nothing learnt.
         backbone_only: there are no heads.
         preset, options: the preset that the weights were trained with, and what of it to change.
-        sizes: prior sizes for the 20 classes of VOC, and for any others; None leaves them to the preset.
+        sizes: prior sizes by the number of classes with the background, 0 standing for any other; None leaves them to
+            the preset. amdegroot chooses by this number; elsewhere it only tells COCO's recipe from the default.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Layout:
     backbone_only: bool = False
     preset: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    sizes: tuple[str, str] | None = None
+    sizes: dict[int, str] | None = None
 
     def name_of(self, key: str) -> str | None:
         """What the system calls weights of this project, or None if it has none such."""
@@ -94,7 +95,7 @@ LAYOUTS: dict[str, Layout] = {
                 *heads(lambda level: f"loc.{level}", lambda level: f"conf.{level}"),
             ),
             preset="amdegroot",
-            sizes=("voc", "coco"),
+            sizes={21: "voc", 0: "coco"},
         ),
         Layout(
             "vgg16_reducedfc",
@@ -157,7 +158,7 @@ LAYOUTS: dict[str, Layout] = {
                 ),
             ),
             preset="lufficc",
-            sizes=("lufficc_voc", "coco"),
+            sizes={81: "coco", 0: "lufficc_voc"},
         ),
         Layout(
             "caffe",
@@ -174,7 +175,7 @@ LAYOUTS: dict[str, Layout] = {
                 ),
             ),
             preset="caffe",
-            sizes=("voc", "coco"),
+            sizes={81: "coco", 0: "voc"},
         ),
         Layout(
             "sgrvinod",

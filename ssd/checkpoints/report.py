@@ -97,7 +97,7 @@ def preset_options(layout: Layout, family: str, classes: int | None) -> dict[str
     """What of its preset a system changes for a number of classes with the background."""
     options = dict(layout.options)
     if layout.sizes is not None and family == "vgg" and classes is not None:
-        options["prior_sizes"] = layout.sizes[0 if classes == 21 else 1]
+        options["prior_sizes"] = layout.sizes.get(classes, layout.sizes[0])
     return options
 
 

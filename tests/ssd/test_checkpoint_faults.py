@@ -175,8 +175,18 @@ def test_the_report_names_the_preset_and_warns_of_another(vgg):
     assert "WARNING: the model has other rules than its weights learnt: prior_sizes 'voc' instead of 'coco'" in str(
         report
     )
-    with pytest.warns(UserWarning, match="prior_sizes .*channels 'rgb' instead of 'bgr'"):
+    with pytest.warns(UserWarning, match="channels 'rgb' instead of 'bgr'"):
         assert load_weights(vgg, foreign.vgg("caffe", 5)).preset == "caffe"
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [(5, "lufficc_voc"), (21, "lufficc_voc"), (81, "coco")])
+def test_lufficcs_default_sizes_are_vocs_unless_the_classes_are_cocos(classes, sizes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # any difference of rules
+        report = load_weights(
+            build_model("ssd300_vgg16", classes, preset="lufficc", prior_sizes=sizes), foreign.vgg("lufficc", classes)
+        )
+    assert report.options == {"prior_sizes": sizes}
 
 
 def test_our_checkpoint_knows_its_own_rules(tiny, state):

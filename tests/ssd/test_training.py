@@ -126,6 +126,8 @@ def test_a_loss_that_is_not_finite_stops_with_causes_and_keeps_the_checkpoint(tm
 def test_unknown_model_options_are_configuration_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         run(replace(SMALL, model_options={"widht": 4}))
+    with pytest.raises(ConfigError, match="--model-option num_classes must be left to the data set, got 91"):
+        run(replace(SMALL, model_options={"num_classes": 91}))
 
 
 @pytest.mark.parametrize(
