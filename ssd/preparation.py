@@ -50,6 +50,11 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         )
     print(train_set.summary())
     print(val_set.summary())
+    if not config.test_only and not any(len(train_set.target(i)["labels"]) for i in range(len(train_set))):
+        raise ConfigError(
+            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn; "
+            "the lines above list what was left out"
+        )
     return train_set, val_set
 
 

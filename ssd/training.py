@@ -14,6 +14,7 @@ from ssd.data import DetectionDataset, Loader, build_loader
 from ssd.dataset_format import resolve_dataset
 from ssd.distributed import TrainingError, World, synchronize_batch_norm
 from ssd.meter import LossMeter
+from ssd.optim import base_rate
 from ssd.preparation import choose_device, make_model, open_datasets, priors_report
 from ssd.run_folder import RunFolder
 from ssd.step import State, make_state, train_step
@@ -138,7 +139,7 @@ def describe(
     model, world = state.model, state.world
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     places = f"{world.size} processes, each with {config.batch_size} images a step" if world.size > 1 else "one process"
-    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {max(state.schedule.base_lrs):g}"
+    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {base_rate(config, world.size):g}"
     return (
         f"{config.model}: {weights:.2f} M weights, {len(model.priors)} priors, input {model.image_size}; "
         f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "

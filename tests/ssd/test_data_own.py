@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ssd.config import ConfigError, TrainConfig
 from ssd.data import DataError, build_loader, open_dataset
+from ssd.preparation import open_datasets
 from ssd.transforms import build_transforms
 
 GOOD = {"boxes": torch.tensor([[5.0, 5.0, 20.0, 30.0]]), "labels": torch.tensor([1])}
@@ -157,3 +159,12 @@ def test_own_dataset_that_cannot_be_opened(module, name, options, message):
 def test_own_image_ids_must_differ(module):
     with pytest.raises(DataError, match=r"cells\[1\] has the image_id 4 of item 0"):
         open_with([(IMAGE, {**GOOD, "image_id": 4})] * 2)
+
+
+def test_training_without_a_single_object_is_refused(module):
+    open_with([(IMAGE, {**GOOD, "labels": torch.tensor([3])})])  # labels that count from another number
+    config = TrainConfig(dataset="users_cells:cells", train_split="train")
+    with pytest.raises(ConfigError, match="--train-split train: none of its 1 images has an object to learn"):
+        open_datasets(config)
+    config.test_only = True
+    assert len(open_datasets(config)[0]) == 1

@@ -123,6 +123,11 @@ def test_a_loss_that_is_not_finite_stops_with_causes_and_keeps_the_checkpoint(tm
         run(config)
 
 
+def test_the_rate_that_is_told_is_that_of_weights_not_of_biases(tmp_path: Path, capsys) -> None:
+    run(replace(SMALL, output_dir=str(tmp_path), lr=0.001, bias_lr_factor=2.0, iterations=1))
+    assert "learning rate 0.001 " in capsys.readouterr().out
+
+
 def test_unknown_model_options_are_configuration_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         run(replace(SMALL, model_options={"widht": 4}))
