@@ -123,12 +123,15 @@ def _notes(reports: list[dict[str, Any]]) -> list[str]:
     """One line for each machine and commit, with the commands that ran there."""
     commands: dict[str, list[str]] = {}
     for machine in (report["machine"] for report in reports):
-        threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
-        where = machine.get("gpu") or f"{machine['cpu']}, {threads}"
+        where = machine.get("gpu") or f"{machine['cpu']}, {_counted(machine['threads'], 'thread')}"
         versions = f"torch {machine['torch']}, torchvision {machine['torchvision']}"
         key = f"{where}; {versions}; commit {machine['commit']}; {machine['date']}"
         commands.setdefault(key, []).append("`" + re.sub(r" --json \S+", "", machine["command"]) + "`")
     return [f"{key}: {', '.join(sorted(ran))}" for key, ran in sorted(commands.items())]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _memory(ours: dict[str, Any], peer: dict[str, Any]) -> str:
