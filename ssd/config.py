@@ -168,6 +168,10 @@ class TrainConfig:
         if self.dataset in ("voc", "coco", "yolo", "csv") and self.data_path is None:
             raise ConfigError(f"--data-path must name the folder of the data set {self.dataset!r}, got none")
         check_folder(self.data_path)
+        for name in ("weights", "weights_backbone", "resume"):
+            source = getattr(self, name)
+            if source and "_Weights." not in source and not Path(source).exists():
+                raise ConfigError(f"{flag(name)} {source}: there is no such file")
         if self.test_only and not (self.resume or self.weights):
             raise ConfigError("--test-only needs --resume, the run folder or checkpoint to evaluate, or --weights")
 

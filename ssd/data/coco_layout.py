@@ -37,8 +37,9 @@ def find_layout(
             pictures = below(images) if images is not None else root / folder.format(name)
             if file.is_file() and pictures.is_dir():
                 return file, pictures
-    wanted = annotations if annotations is not None else f"annotations/instances_{split}2017.json or instances.json"
-    pictures_wanted = images if images is not None else f"{split}2017/ or images/"
+    usual = split if split[-1:].isdigit() else f"{split}2017"
+    wanted = annotations if annotations is not None else f"annotations/instances_{usual}.json or instances.json"
+    pictures_wanted = images if images is not None else f"{usual}/ or images/"
     raise DataError(
         f"{root} has no COCO split {split!r}: expected {wanted} with the pictures in {pictures_wanted}, "
         f"{describe_folder(root)}. Other places are given with annotations=FILE and images=FOLDER."

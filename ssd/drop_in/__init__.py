@@ -63,7 +63,7 @@ def accelerate(model: nn.Module) -> nn.Module:
         TypeError: there is no detector of torchvision in it.
     """
     found = False
-    for module in model.modules():
+    for module in model.modules() if isinstance(model, nn.Module) else ():
         if restored_class(module) is not None:
             found = True
             continue

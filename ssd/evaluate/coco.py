@@ -54,7 +54,11 @@ class COCOResult:
 
     def __str__(self) -> str:
         width = max([5, *map(len, self.per_class)])
-        lines = [f"{name:<{width}} AP {ap:6.3f}  AP50 {ap50:6.3f}" for name, (ap, ap50) in self.per_class.items()]
+        # COCO's -1 says that a class has no objects here
+        have = {name: aps for name, aps in self.per_class.items() if aps[0] >= 0}
+        lines = [f"{name:<{width}} AP {ap:6.3f}  AP50 {ap50:6.3f}" for name, (ap, ap50) in have.items()]
+        if len(have) < len(self.per_class):
+            lines.append(f"{len(self.per_class) - len(have)} more classes have no objects here")
         lines.append("  ".join(f"{name} {value:.3f}" for name, value in self.stats.items()))
         return "\n".join(lines)
 

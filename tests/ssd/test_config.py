@@ -45,6 +45,9 @@ def test_option_values_are_json_or_text() -> None:
         (["--lr", "nan"], "--lr must be above 0, got nan"),
         (["--momentum", "1"], "--momentum must lie in [0, 1), got 1.0"),
         (["--test-only"], "--test-only needs --resume"),
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth: there is no such file"),
+        (["--weights-backbone", "nowhere.pth"], "--weights-backbone nowhere.pth: there is no such file"),
+        (["--resume", "runs/nowhere"], "--resume runs/nowhere: there is no such file"),
         (["--model-option", "width"], "--model-option must be KEY=VALUE, got 'width'"),
     ],
 )

@@ -241,6 +241,8 @@ def test_anchors_stay_float32_under_autocast():
 def test_errors():
     with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision \(SSD, .*\), got Stem"):
         ssd.accelerate(Stem())
+    with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision .*, got str"):
+        ssd.accelerate("ssd300_vgg16")
     model = ssd.accelerate(tiny_ssd())
     image = [torch.rand(3, 64, 64)]
     with pytest.raises(AssertionError, match="targets should not be none"):

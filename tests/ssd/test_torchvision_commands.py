@@ -156,13 +156,14 @@ def test_the_learning_rate_of_each_step_is_the_scripts(parsed: TrainConfig, sche
 
 FLAGS = (
     "-b 3 -j 2 --device cpu --opt adamw --momentum 0.8 --wd 0.1 --norm-weight-decay 0 --lr-step-size 3 --lr-gamma 0.5 "
-    "--print-freq 5 --output-dir out --resume run --start_epoch 1 --trainable-backbone-layers 2 --sync-bn --test-only "
-    "--use-deterministic-algorithms --world-size 4 --dist-url env:// --weights file.pth --amp --backend tensor --use-v2"
+    "--print-freq 5 --output-dir out --resume coco --start_epoch 1 --trainable-backbone-layers 2 --sync-bn --test-only "
+    "--use-deterministic-algorithms --world-size 4 --dist-url env:// --weights coco --amp --backend tensor --use-v2"
 )
 
 
 def test_every_other_flag_of_the_script_is_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = parse_args([*shlex.split(SSD300)[3:], *shlex.split(FLAGS), "--data-path", str(home / "coco")])
+    flags = shlex.split(FLAGS.replace(" coco ", f" {home / 'coco'} "))  # anything that exists
+    config = parse_args([*shlex.split(SSD300)[3:], *flags, "--data-path", str(home / "coco")])
     assert (config.batch_size, config.workers, config.opt, config.weight_decay) == (3, 2, "adamw", 0.1)
     assert (config.norm_weight_decay, config.start_epoch, config.trainable_backbone_layers) == (0.0, 1, 2)
     assert config.sync_bn and config.test_only and config.use_deterministic_algorithms and config.amp
@@ -205,4 +206,5 @@ def test_torchvisions_detectors_get_their_91_classes(home: Path) -> None:
     flags = ["--dataset", "coco", "--data-path", str(home / "coco"), "--test-only"]
     config = parse_args([*flags, "--weights", "SSD300_VGG16_Weights.COCO_V1"])
     assert config.dataset_options == {"labels": "ids"}
-    assert parse_args([*flags, "--weights", "own.pth"]).dataset_options == {}
+    (home / "own.pth").touch()
+    assert parse_args([*flags, "--weights", str(home / "own.pth")]).dataset_options == {}
