@@ -7,6 +7,7 @@ from ssd_ops import _library, _register, reference
 from ssd_ops._library import build_info
 from ssd_ops.codec import decode_boxes, encode_boxes
 from ssd_ops.detection import detect
+from ssd_ops.images import render_images
 from ssd_ops.loss import multibox_loss
 from ssd_ops.matching import match_priors
 from ssd_ops.overlap import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
@@ -32,5 +33,6 @@ __all__ = [
     "multiclass_nms",
     "nms",
     "reference",
+    "render_images",
     "soft_nms",
 ]

@@ -139,6 +139,23 @@ def detect(
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
+def render_images(
+    pixels: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    windows: Tensor,
+    flip: Tensor | None,
+    colours: Tensor | None,
+    size: int,
+    antialias: bool,
+    fill: Sequence[float],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: str,
+) -> Tensor:
+    return pixels.new_empty((windows.shape[0], 3, size, size), dtype=getattr(torch, dtype))
+
+
 def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Four:
     batch = scores.shape[0]
     return (

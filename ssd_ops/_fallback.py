@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ssd_ops import reference
@@ -39,6 +40,7 @@ __all__ = [
     "multibox_loss",
     "multiclass_nms",
     "nms",
+    "render_images",
     "soft_nms",
 ]
 
@@ -155,3 +157,33 @@ def detect(
         min_size=min_size,
     )
     return found.boxes, found.scores, found.labels, found.counts
+
+
+def render_images(
+    pixels: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    windows: Tensor,
+    flip: Tensor | None,
+    colours: Tensor | None,
+    size: int,
+    antialias: bool,
+    fill: Sequence[float],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: str,
+) -> Tensor:
+    return reference.render_images(
+        pixels,
+        windows,
+        size,
+        offsets=offsets,
+        sizes=sizes,
+        flip=flip,
+        colours=colours,
+        antialias=antialias,
+        fill=fill,
+        mean=mean,
+        std=std,
+        dtype=getattr(torch, dtype),
+    )

@@ -19,9 +19,9 @@ def fail(message: str) -> None:
     raise RuntimeError(message)
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(kind: torch.dtype) -> str:
     """Return `float32` for `torch.float32`."""
-    return str(dtype).removeprefix("torch.")
+    return str(kind).removeprefix("torch.")
 
 
 def shape(name: str, tensor: Tensor, expected: str, matches: bool) -> None:
@@ -42,10 +42,15 @@ def floating(name: str, tensor: Tensor) -> None:
         fail(f"{name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}")
 
 
+def dtype(name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    """Refuse a dtype other than the one expected."""
+    if tensor.dtype != expected:
+        fail(f"{name} must be {dtype_name(expected)}, got {dtype_name(tensor.dtype)}")
+
+
 def int64(name: str, tensor: Tensor) -> None:
     """Refuse a dtype other than int64."""
-    if tensor.dtype != torch.int64:
-        fail(f"{name} must be int64, got {dtype_name(tensor.dtype)}")
+    dtype(name, tensor, torch.int64)
 
 
 def same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:

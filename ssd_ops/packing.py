@@ -1,4 +1,4 @@
-"""Ragged ground truths: a list with one tensor an image, or one packed tensor with offsets."""
+"""Ragged ground truths and images: a list with one tensor an image, or one packed tensor with offsets."""
 
 from __future__ import annotations
 
@@ -51,3 +51,33 @@ def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tens
     for i, (value, box) in enumerate(zip(values, boxes, strict=True)):
         if len(value) != len(box):
             checks.fail(f"{name}[{i}] must have {len(box)} entries like gt_boxes[{i}], got {len(value)}")
+
+
+def pack_images(
+    images: Tensor | Sequence[Tensor], offsets: Tensor | None, sizes: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return packed bytes `[N]`, offsets `[B]` and sizes `[B, 2]`, whichever form came in.
+
+    `device` is that of an empty list, which says nothing of its own.
+    """
+    if isinstance(images, Tensor):
+        for name, tensor in (("offsets", offsets), ("sizes", sizes)):
+            if tensor is None:
+                checks.fail(
+                    f"{name} must be given with packed images, got None (or give a list with one tensor an image)"
+                )
+        return images, offsets, sizes  # type: ignore[return-value]
+    if offsets is not None or sizes is not None:
+        name = "sizes" if offsets is None else "offsets"
+        checks.fail(f"{name} must be None when images is a list, got a tensor")
+    for i, image in enumerate(images):
+        checks.shape(f"images[{i}]", image, "[3, H, W]", image.dim() == 3 and image.shape[0] == 3)
+        checks.dtype(f"images[{i}]", image, torch.uint8)
+        checks.same_device(f"images[{i}]", image, "images[0]", images[0])
+    device = images[0].device if len(images) else device
+    starts = [0, *accumulate(image.numel() for image in images)][:-1] if len(images) else []
+    sides = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64).reshape(-1, 2)
+    pixels = torch.cat([image.reshape(-1) for image in images]) if len(images) else torch.zeros(0, dtype=torch.uint8)
+    places = (torch.tensor(starts, dtype=torch.int64), sides)
+    starts_there, sides_there = (tensor.to(device, non_blocking=True) for tensor in places)
+    return pixels.to(device), starts_there, sides_there

@@ -2,6 +2,7 @@
 
 from ssd_ops.reference.codec import decode_boxes, encode_boxes, grad_decode_boxes, grad_encode_boxes
 from ssd_ops.reference.detection import detect
+from ssd_ops.reference.images import render_images
 from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss, multibox_loss_parts
 from ssd_ops.reference.matching import PriorMatches, match_priors
 from ssd_ops.reference.overlap import (
@@ -33,5 +34,6 @@ __all__ = [
     "multibox_loss_parts",
     "multiclass_nms",
     "nms",
+    "render_images",
     "soft_nms",
 ]

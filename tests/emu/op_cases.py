@@ -109,7 +109,17 @@ def _detection() -> Iterator[tuple[str, Case]]:
         yield "detect", lambda o=options: tuple(ssd_ops.detect(loc, logits, priors, **o))
 
 
-CASES = [*_iou_and_codec(), *_training(), *_detection()]
+def _pictures() -> Iterator[tuple[str, Case]]:
+    generator = torch.Generator().manual_seed(19)
+    images = [torch.randint(0, 256, (3, *s), generator=generator).to(torch.uint8) for s in ((40, 51), (1, 1), (9, 90))]
+    windows = torch.tensor([[-9.5, 3, 60, 38], [0, 0, 1, 1], [80, -1, 95, 9.5]])
+    colours, flip = torch.eye(3, 4).repeat(3, 1, 1) * 1.5, torch.tensor([True, False, True])
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        options = {"colours": colours, "flip": flip, "dtype": dtype}
+        yield "render_images", lambda o=options: ssd_ops.render_images(images, windows, 35, **o)
+
+
+CASES = [*_iou_and_codec(), *_training(), *_detection(), *_pictures()]
 
 
 def has_kernel(op: str) -> bool:

@@ -29,6 +29,9 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
     loc, logits, targets = randn(2, PRIORS, 4), randn(2, PRIORS, CLASSES), randn(2, PRIORS, 4)
     lse = logits.to(out_dtype).logsumexp(-1)
     weight = ((labels > 0) / 7).to(out_dtype)
+    pixels = torch.randint(0, 256, (3 * 90,), generator=generator).to(torch.uint8)
+    windows, three = torch.tensor([[1.5, 0, 9, 7], [-2, 1, 8, 5]]).to(dtype), [0.5, 1.0, 2.0]
+    places = torch.tensor([0, 150]), torch.tensor([[5, 10], [8, 5]])
     return {
         "box_iou": (few, boxes),
         "box_iou_out": (few, boxes, torch.zeros(9, PRIORS, dtype=out_dtype)),
@@ -47,5 +50,9 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
         "batched_nms": (boxes, scores, idxs, 0.3, ">="),
         "multiclass_nms": (batch, class_scores, 0.2, 0.4, 20, 15, ">=", 0.1),
         "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15),
+        "render_images": (
+            *(pixels, *places, windows, torch.tensor([True, False]), randn(2, 3, 4), 6, True),
+            *(three, three, three, "float32"),
+        ),
         "detect": (loc, logits, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, ">=", "best", 0.05),
     }

@@ -147,11 +147,52 @@ case("detect", BATCH, LOGITS, BOXES, suppress_at="<", error="suppress_at must be
 zero = "variances must be 2 or 4 numbers above 0, got [0, 0, 1, 1]"
 case("detect", BATCH, LOGITS, BOXES, variances=(0, 1), error=zero)
 
+
+def render(error: str, **kwargs: Any) -> None:
+    packed = {"offsets": torch.tensor([0, 12]), "sizes": torch.tensor([[2, 2], [2, 1]])}
+    arguments = {"images": torch.zeros(18, dtype=torch.uint8), "windows": torch.zeros(2, 4), "size": 3, **packed}
+    case("render_images", error=error, **{**arguments, **kwargs})
+
+
+render("images must have shape [N], got [2, 9]", images=torch.zeros(2, 9, dtype=torch.uint8))
+render("images must be uint8, got float32", images=torch.zeros(18))
+render("windows must have shape [B, 4], got [2, 3]", windows=torch.zeros(2, 3))
+render(f"windows must be {FLOATS}, got int64", windows=torch.zeros(2, 4).long())
+render("offsets must have shape [2], got [3]", offsets=torch.zeros(3).long())
+render("offsets must be int64, got int32", offsets=torch.zeros(2).int())
+render("sizes must have shape [2, 2], got [2]", sizes=torch.zeros(2).long())
+render("sizes must be int64, got float32", sizes=torch.zeros(2, 2))
+render("sizes must be between 0 and 32767, got -1 at index 1", sizes=torch.tensor([[2, -1], [0, 0]]))
+render("sizes must be between 0 and 32767, got 40000 at index 2", sizes=torch.tensor([[2, 0], [40000, 0]]))
+bytes_needed = "images must hold 3 x 2 x 2 bytes from offsets[1] = 12 on, got 18 bytes"
+render(bytes_needed, sizes=torch.tensor([[2, 2], [2, 2]]))
+render("images must hold 3 x 2 x 2 bytes from offsets[0] = -1 on, got 18 bytes", offsets=torch.tensor([-1, 0]))
+render("flip must have shape [2], got [3]", flip=torch.zeros(3).bool())
+render("flip must be bool, got uint8", flip=torch.zeros(2).byte())
+render("colours must have shape [2, 3, 4], got [3, 4]", colours=torch.zeros(3, 4))
+render(f"colours must be {FLOATS}, got int64", colours=torch.zeros(2, 3, 4).long())
+render("size must be at least 1, got 0", size=0)
+render("mean must be 3 numbers, got [1, 2]", mean=(1, 2))
+render("fill must be 3 finite numbers, got [0, nan, 0]", fill=(0, NAN, 0))
+render("std must be 3 numbers above 0, got [1, 0, 1]", std=(1, 0, 1))
+render("dtype must be one of float32, float16, bfloat16, got float64", dtype=torch.float64)
+with_list = "(or give a list with one tensor an image)"
+render(f"offsets must be given with packed images, got None {with_list}", offsets=None)
+render(f"sizes must be given with packed images, got None {with_list}", sizes=None)
+one = torch.zeros(3, 2, 2, dtype=torch.uint8)
+render("offsets must be None when images is a list, got a tensor", images=[one, one])
+lists = {"offsets": None, "sizes": None}
+render("images[1] must have shape [3, H, W], got [2, 2, 3]", images=[one, one.reshape(2, 2, 3)], **lists)
+render("images[0] must be uint8, got float32", images=[one.float(), one], **lists)
+render("offsets must have shape [2], got [1]", images=[one], **lists)
+
 LOOKED_AT_BY_THE_CPU_ONLY = (
     "offsets must not fall",
     "offsets must run",
     "gt_labels must be 1",
     "labels must be between",
+    "sizes must be between",
+    "images must hold",
 )
 
 

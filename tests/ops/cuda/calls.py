@@ -79,6 +79,16 @@ def _raw(seed: int) -> list[Tensor]:
     return [loc, logits, random_boxes(PRIORS, seed=seed + 2)]
 
 
+def _pictures(seed: int) -> list[Tensor]:
+    """Packed images of which sizes, windows and colours change with the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (IMAGES * 3 * 80 * 80,), generator=generator).to(torch.uint8)
+    sizes = torch.randint(1, 81, (IMAGES, 2), generator=generator)
+    windows = random_boxes(IMAGES, seed=seed, scale=100) - 10
+    flip = torch.rand(IMAGES, generator=generator) < 0.5
+    return [pixels, torch.arange(IMAGES) * 3 * 80 * 80, sizes, windows, flip, _randn(IMAGES, 3, 4, seed=seed)]
+
+
 def _calls() -> list[Call]:
     limits = {"score_threshold": 0.6, "max_detections": 50}
     calls = [Call("box_iou out=", lambda seed: [*_pairs(seed), torch.zeros(IMAGES, 33, PRIORS)], _box_iou_out)]
@@ -116,6 +126,17 @@ def _calls() -> list[Call]:
         )
     for classes in ("all", "best"):
         calls.append(Call(f"detect {classes}", _raw, lambda *raw, c=classes: tuple(ssd_ops.detect(*raw, classes=c))))
+    calls.append(
+        Call(
+            "render_images",
+            _pictures,
+            lambda pixels, offsets, sizes, windows, flip, colours: (
+                ssd_ops.render_images(
+                    pixels, windows, 50, offsets=offsets, sizes=sizes, flip=flip, colours=colours, dtype=torch.float16
+                ),
+            ),
+        )
+    )
     return calls
 
 

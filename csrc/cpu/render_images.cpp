@@ -1,0 +1,147 @@
+// Rows of the image that output rows need are resized along x once and kept until no output row needs them.
+#include "cpu/render_images.h"
+
+#include <algorithm>
+
+#include "cpu/load.h"
+#include "cpu/scratch.h"
+
+namespace ssd_ops::cpu::SSD_OPS_ISA {
+namespace {
+
+int most_taps(const RenderAxis& axis, int64_t begin, int64_t end) {
+  int most = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const RenderTaps taps = render_taps(axis, i);
+    most = std::max(most, taps.last - taps.first);
+  }
+  return most;
+}
+
+// The weights of all output columns of an image. All have equally many, some of them 0, so that loops run over columns.
+class Columns {
+ public:
+  Columns(const RenderAxis& axis, int64_t size, bool flip)
+      : size_(size), taps_(most_taps(axis, 0, size)), first_(size), sums_(size), shown_(size), weights_(size * taps_) {
+    for (int64_t i = 0; i < size; ++i) {
+      const RenderTaps taps = render_taps(axis, flip ? size - 1 - i : i);
+      const int count = taps.last - taps.first;
+      shown_[i] = count > 0;
+      first_[i] = taps.first;
+      float sum = 0.0f;
+      for (int t = 0; t < taps_; ++t) {
+        const float weight = t < count ? render_weight(axis, taps, taps.first + t) : 0.0f;
+        weights_[t * size + i] = weight;
+        sum += weight;
+      }
+      sums_[i] = count > 0 ? sum : 1.0f;
+      if (count == 0) continue;
+      begin_ = std::min(begin_, taps.first);
+      end_ = std::max(end_, taps.last);
+    }
+    for (int64_t i = 0; i < size; ++i) first_[i] = shown_[i] ? first_[i] - begin_ : 0;
+    wide_.grow(end_ - begin_ + taps_ > 0 ? end_ - begin_ + taps_ : 1);
+  }
+
+  bool none() const { return taps_ == 0; }
+  const float* sums() const { return sums_.data(); }
+  const int32_t* shown() const { return shown_.data(); }
+
+  // Sums of one row of bytes, one for each output column, not yet divided by the weights' sums.
+  void blend(const uint8_t* row, float* __restrict out) {
+    float* __restrict wide = wide_.data();
+    const int count = end_ - begin_;
+    for (int x = 0; x < count; ++x) wide[x] = static_cast<float>(row[begin_ + x]);
+    for (int x = 0; x < taps_; ++x) wide[count + x] = 0.0f;  // met with weight 0 only
+    for (int64_t i = 0; i < size_; ++i) out[i] = 0.0f;
+    const int32_t* __restrict first = first_.data();
+    for (int t = 0; t < taps_; ++t) {
+      const float* __restrict weights = weights_.data() + t * size_;
+      for (int64_t i = 0; i < size_; ++i) out[i] += weights[i] * wide[first[i] + t];
+    }
+  }
+
+ private:
+  int64_t size_;
+  int taps_, begin_ = kMostImageSide, end_ = 0;
+  Scratch<int32_t> first_;
+  Scratch<float> sums_;
+  Scratch<int32_t> shown_;
+  Scratch<float> weights_;  // [taps, size]
+  Scratch<float> wide_;
+};
+
+// A row of sums [3, size] to the output row y of image b; the weights along y add up to `sum`, 0 where nothing is
+// shown.
+template <typename Out>
+void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
+  const int64_t size = task.size;
+  float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
+  const float* __restrict weights = columns.sums();
+  const int32_t* __restrict shown = columns.shown();
+  for (int64_t i = 0; i < size && sum > 0.0f; ++i) {
+    const float inverse = 1.0f / (weights[i] * sum);
+    red[i] *= inverse;
+    green[i] *= inverse;
+    blue[i] *= inverse;
+  }
+  for (int c = 0; c < 3; ++c) {
+    float row[4];
+    for (int k = 0; k < 4; ++k) row[k] = render_matrix(task, b, 4 * c + k);
+    Out* __restrict out = static_cast<Out*>(task.out) + ((b * 3 + c) * size + y) * size;
+    const float fill = task.fill[c], mean = task.mean[c], deviation = task.std[c];
+    const int32_t any = sum > 0.0f;
+    for (int64_t i = 0; i < size; ++i) {
+      const float colour = render_colour(row, red[i], green[i], blue[i]);
+      const float value = (shown[i] & any) != 0 ? colour : fill;
+      out[i] = narrow<Out>((value - mean) / deviation);
+    }
+  }
+}
+
+// Output rows y_begin .. y_end - 1 of image b.
+template <typename Out>
+void render_part(const RenderTask& task, int64_t b, int64_t y_begin, int64_t y_end) {
+  const int64_t size = task.size, row_size = 3 * size;
+  const RenderImage image = render_image(task, b);
+  const float* window = task.windows + 4 * b;
+  const RenderAxis down = render_axis(window[1], window[3], image.height, size, task.antialias);
+  Columns columns(render_axis(window[0], window[2], image.width, size, task.antialias), size,
+                  task.flip != nullptr && task.flip[b]);
+  const int slots = most_taps(down, y_begin, y_end);
+  Scratch<float> kept(slots * row_size), sums(row_size);  // row r of the image stands in slot r % slots
+  int done = -1;                                          // rows up to this one have been there
+  for (int64_t y = y_begin; y < y_end; ++y) {
+    const RenderTaps taps = render_taps(down, y);
+    float total = 0.0f;
+    for (int64_t i = 0; i < row_size; ++i) sums[i] = 0.0f;
+    for (int r = taps.first; r < taps.last && !columns.none(); ++r) {
+      float* __restrict row = kept.data() + r % slots * row_size;
+      if (r > done) {
+        for (int64_t c = 0; c < 3; ++c)
+          columns.blend(image.planes + (c * image.height + r) * image.width, row + c * size);
+        done = r;
+      }
+      const float weight = render_weight(down, taps, r);
+      total += weight;
+      float* __restrict into = sums.data();
+      for (int64_t i = 0; i < row_size; ++i) into[i] += weight * row[i];
+    }
+    finish_row<Out>(task, b, y, columns, total, sums.data());
+  }
+}
+
+}  // namespace
+
+void render_rows(const RenderTask& task, int64_t begin, int64_t end) {
+  while (begin < end) {
+    const int64_t b = begin / task.size, y = begin % task.size, count = std::min(end - begin, task.size - y);
+    dispatch_dtype(task.dtype, [&](auto type) {
+      using Out = decltype(type);
+      if constexpr (sizeof(Out) <= sizeof(float)) render_part<Out>(task, b, y, y + count);
+    });
+    begin += count;
+  }
+}
+
+}  // namespace ssd_ops::cpu::SSD_OPS_ISA

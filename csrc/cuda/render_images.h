@@ -1,0 +1,11 @@
+// Crop, resize, flip, colours and normalisation of a batch of images on the GPU; torch-free.
+#pragma once
+
+#include "render.h"
+
+namespace ssd_ops {
+
+// Writes task.out in one launch.
+int launch_render_images(const RenderTask& task, CUstream_st* stream);
+
+}  // namespace ssd_ops

@@ -1,0 +1,126 @@
+// render_images: checks, allocation, and the way to the kernels.
+#include "cpu/render_images.h"
+
+#include "ops/glue.h"
+#ifdef SSD_OPS_WITH_CUDA
+#include "cuda/render_images.h"
+#endif
+
+namespace ssd_ops {
+namespace {
+
+constexpr int64_t kRowGrain = 16;  // output rows of one thread's share at least: some 100 us of work
+
+void check_three(const char* name, const std::vector<double>& values) {
+  if (values.size() != 3) fail(std::string(name) + " must be 3 numbers, got " + bracketed(values));
+  for (const double value : values)
+    if (!std::isfinite(value)) fail(std::string(name) + " must be 3 finite numbers, got " + bracketed(values));
+}
+
+// Values are looked at on the CPU only: looking on a GPU would make the host wait. The emulated kernels stand for a
+// GPU.
+void check_places(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes) {
+  if (uses_cuda_kernels(pixels)) return;
+  const Tensor dense_offsets = dense(offsets), dense_sizes = dense(sizes);
+  const int64_t *start = dense_offsets.const_data_ptr<int64_t>(), *side = dense_sizes.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < sizes.numel(); ++i)
+    if (side[i] < 0 || side[i] > kMostImageSide)
+      fail("sizes must be between 0 and 32767, got " + std::to_string(side[i]) + " at index " + std::to_string(i));
+  for (int64_t b = 0; b < offsets.numel(); ++b)
+    if (start[b] < 0 || start[b] > pixels.numel() - 3 * side[2 * b] * side[2 * b + 1])
+      fail("images must hold 3 x " + std::to_string(side[2 * b]) + " x " + std::to_string(side[2 * b + 1]) +
+           " bytes from offsets[" + std::to_string(b) + "] = " + std::to_string(start[b]) + " on, got " +
+           std::to_string(pixels.numel()) + " bytes");
+}
+
+void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
+                  const std::optional<Tensor>& flip, const std::optional<Tensor>& colours, int64_t size) {
+  check_shape("images", pixels, "[N]", pixels.dim() == 1);
+  check_dtype("images", pixels, ScalarType::Byte);
+  check_boxes("windows", windows, "[B, 4]", 2);
+  check_same_device("windows", windows, "images", pixels);
+  const int64_t batch = windows.size(0);
+  const std::string count = "[" + std::to_string(batch);
+  check_shape("offsets", offsets, count + "]", has_shape(offsets, {batch}));
+  check_dtype("offsets", offsets, ScalarType::Long);
+  check_same_device("offsets", offsets, "images", pixels);
+  check_shape("sizes", sizes, count + ", 2]", has_shape(sizes, {batch, 2}));
+  check_dtype("sizes", sizes, ScalarType::Long);
+  check_same_device("sizes", sizes, "images", pixels);
+  if (flip) {
+    check_shape("flip", *flip, count + "]", has_shape(*flip, {batch}));
+    check_dtype("flip", *flip, ScalarType::Bool);
+    check_same_device("flip", *flip, "images", pixels);
+  }
+  if (colours) {
+    check_shape("colours", *colours, count + ", 3, 4]", has_shape(*colours, {batch, 3, 4}));
+    check_floating("colours", *colours);
+    check_same_device("colours", *colours, "images", pixels);
+  }
+  check_at_least_one("size", size);
+  check_places(pixels, offsets, sizes);
+}
+
+template <typename T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
+                     const std::optional<Tensor>& flip, const std::optional<Tensor>& colours, int64_t size,
+                     bool antialias, std::vector<double> fill, std::vector<double> mean, std::vector<double> std,
+                     std::string dtype) {
+  check_inputs(pixels, offsets, sizes, windows, flip, colours, size);
+  check_three("fill", fill);
+  check_three("mean", mean);
+  check_three("std", std);
+  for (const double value : std)
+    if (!(value > 0)) fail("std must be 3 numbers above 0, got " + bracketed(std));
+  const int place = check_one_of("dtype", dtype, {"float32", "float16", "bfloat16"});
+  constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16};
+  constexpr Dtype names[] = {Dtype::f32, Dtype::f16, Dtype::bf16};
+  const int64_t batch = windows.size(0);
+  Tensor out = empty(pixels, {batch, 3, size, size}, types[place]);
+  if (batch == 0) return out;
+  const Tensor bytes = dense(pixels, ScalarType::Byte, 1), starts = dense(offsets), sides = dense(sizes);
+  const Tensor boxes = dense(windows, ScalarType::Float);
+  const Tensor flips = flip ? dense(*flip) : starts;  // keep the memory until the kernels are done or queued
+  const Tensor matrices = colours ? dense(*colours, ScalarType::Float) : starts;
+  RenderTask task{data<uint8_t>(bytes),
+                  bytes.numel(),
+                  data<int64_t>(starts),
+                  data<int64_t>(sides),
+                  data<float>(boxes),
+                  flip ? data<bool>(flips) : nullptr,
+                  colours ? data<float>(matrices) : nullptr,
+                  out.mutable_data_ptr(),
+                  names[place],
+                  batch,
+                  size,
+                  antialias,
+                  {},
+                  {},
+                  {}};
+  for (int c = 0; c < 3; ++c) {
+    task.fill[c] = static_cast<float>(fill[c]);
+    task.mean[c] = static_cast<float>(mean[c]);
+    task.std[c] = static_cast<float>(std[c]);
+  }
+#ifdef SSD_OPS_WITH_CUDA
+  if (uses_cuda_kernels(pixels)) {
+    const CudaScope scope(pixels);
+    check_cuda(launch_render_images(task, scope.stream()), "render_images");
+    return out;
+  }
+#endif
+  chosen_isa();
+  torch::stable::parallel_for(0, batch * size, kRowGrain,
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(render_rows, task, begin, end); });
+  return out;
+}
+
+}  // namespace
+
+SSD_OPS_REGISTER(render_images, render_images)
+
+}  // namespace ssd_ops

@@ -1,0 +1,160 @@
+"""Crop, resize, flip, colours and normalisation of a batch of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.packing import pack_images
+
+MOST_SIDE = 32767  # centres of pixels are exact in float32
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def render_images(
+    images: Tensor | Sequence[Tensor],
+    windows: Tensor,
+    size: int,
+    *,
+    offsets: Tensor | None = None,
+    sizes: Tensor | None = None,
+    flip: Tensor | None = None,
+    colours: Tensor | None = None,
+    antialias: bool = True,
+    fill: Sequence[float] = (0.0, 0.0, 0.0),
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Render image by image; see `ssd_ops.render_images`."""
+    pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
+    _check(pixels, offsets, sizes, windows, flip, colours, size)
+    for name, values in (("fill", fill), ("mean", mean), ("std", std)):
+        _three(name, values, positive=name == "std")
+    checks.one_of("dtype", checks.dtype_name(dtype), DTYPES)
+    windows = windows.float()
+    out = windows.new_empty(len(windows), 3, size, size)
+    background, centre, scale = (windows.new_tensor(list(values)).view(3, 1, 1) for values in (fill, mean, std))
+    for b, (offset, (height, width)) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        image = _image(pixels, offset, height, width)
+        across = _axis(windows[b, 0], windows[b, 2], image.shape[2], size, antialias)
+        down = _axis(windows[b, 1], windows[b, 3], image.shape[1], size, antialias)
+        patch = _resized(image, across, down)
+        if colours is not None:
+            patch = _coloured(patch, colours[b].float())
+        patch = torch.where(down.shown[:, None] & across.shown, _cut(patch), background)
+        out[b] = (patch.flip(-1) if flip is not None and bool(flip[b]) else patch).sub(centre).div(scale)
+    return out.to(dtype)
+
+
+class _Axis(NamedTuple):
+    """What output pixels are made of along one axis of an image."""
+
+    shown: Tensor  # bool [S]: whether the centre lies in the image and in the window
+    pixels: Tensor  # int64 [S, T]: the pixels
+    weights: Tensor  # [S, T]: their weights, 0 after the last
+
+
+def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) -> _Axis:
+    step = (high - low) / size
+    reach = torch.where(step > 1, step, 1.0) if antialias else torch.ones_like(step)
+    begin = torch.where(low > 0, low.floor(), 0.0)
+    end = torch.where(low < high, torch.where(high < length, high.ceil(), float(length)), 0.0)
+    centre = low + (torch.arange(size, device=low.device) + 0.5) * step  # [S]
+    shown = (centre >= begin) & (centre < end)
+    first = torch.where(shown, torch.maximum((centre - reach + 0.5).floor(), begin), 0.0)
+    last = torch.where(shown, torch.minimum((centre + reach - 0.5).ceil(), end), 0.0)
+    pixel = first[:, None] + torch.arange(int((last - first).max()), device=low.device)  # [S, T]
+    weights = 1.0 - (pixel + 0.5 - centre[:, None]).abs() * (1.0 / reach)
+    weights = torch.where((pixel < last[:, None]) & (weights > 0), weights, 0.0)
+    return _Axis(shown, pixel.clamp(max=max(length - 1, 0)).long(), weights)
+
+
+def _image(pixels: Tensor, offset: int, height: int, width: int) -> Tensor:
+    """Return the planes `[3, H, W]`, `[3, 0, 0]` where they do not lie in `pixels`."""
+    inside = 0 <= height <= MOST_SIDE and 0 <= width <= MOST_SIDE
+    if not inside or not 0 <= offset <= len(pixels) - 3 * height * width:
+        return pixels.new_empty(3, 0, 0)
+    return pixels[offset : offset + 3 * height * width].view(3, height, width)
+
+
+def _resized(image: Tensor, across: _Axis, down: _Axis) -> Tensor:
+    rows = _blended(image.float(), across)  # [3, H, S]
+    planes = _blended(rows.transpose(1, 2), down).transpose(1, 2)  # [3, S, S]
+    ones = torch.ones(max(image.shape), device=image.device)
+    return planes * (1.0 / (_blended(ones, across) * _blended(ones, down)[:, None]))
+
+
+def _blended(values: Tensor, axis: _Axis) -> Tensor:
+    """Return the weighted sums `[..., S]` of `values [..., L]`, added in order of the pixels."""
+    total = torch.zeros(*values.shape[:-1], len(axis.pixels), device=values.device)
+    for t in range(axis.pixels.shape[1]):
+        total = total + axis.weights[:, t] * values[..., axis.pixels[:, t]]
+    return total
+
+
+def _coloured(patch: Tensor, matrix: Tensor) -> Tensor:
+    # In this order, as a matrix product would round otherwise.
+    red, green, blue = patch
+    return torch.stack([row[0] * red + row[1] * green + row[2] * blue + row[3] for row in matrix])
+
+
+def _cut(patch: Tensor) -> Tensor:
+    patch = torch.where(patch > 0, patch, 0.0)
+    return torch.where(patch < 255, patch, 255.0)
+
+
+def _three(name: str, values: Sequence[float], *, positive: bool) -> None:
+    given = f"[{', '.join(f'{v:g}' for v in values)}]"
+    if len(values) != 3:
+        checks.fail(f"{name} must be 3 numbers, got {given}")
+    if not all(math.isfinite(v) for v in values):
+        checks.fail(f"{name} must be 3 finite numbers, got {given}")
+    if positive and not all(v > 0 for v in values):
+        checks.fail(f"{name} must be 3 numbers above 0, got {given}")
+
+
+def _check(
+    pixels: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    windows: Tensor,
+    flip: Tensor | None,
+    colours: Tensor | None,
+    size: int,
+) -> None:
+    checks.shape("images", pixels, "[N]", pixels.dim() == 1)
+    checks.dtype("images", pixels, torch.uint8)
+    checks.boxes("windows", windows, "[B, 4]", 2)
+    checks.same_device("windows", windows, "images", pixels)
+    batch = len(windows)
+    for name, tensor, shape, dtype in (
+        ("offsets", offsets, (batch,), torch.int64),
+        ("sizes", sizes, (batch, 2), torch.int64),
+        ("flip", flip, (batch,), torch.bool),
+        ("colours", colours, (batch, 3, 4), None),
+    ):
+        if tensor is None:
+            continue
+        checks.shape(name, tensor, str(list(shape)), tensor.shape == shape)
+        if dtype is None:
+            checks.floating(name, tensor)
+        else:
+            checks.dtype(name, tensor, dtype)
+        checks.same_device(name, tensor, "images", pixels)
+    checks.at_least_one("size", size)
+    checks.label_range("sizes", sizes, 0, MOST_SIDE + 1)
+    if pixels.device.type == "cpu":
+        _check_places(len(pixels), offsets.tolist(), sizes.tolist())
+
+
+def _check_places(total: int, offsets: list[int], sizes: list[list[int]]) -> None:
+    for b, (offset, (height, width)) in enumerate(zip(offsets, sizes, strict=True)):
+        if not 0 <= offset <= total - 3 * height * width:
+            needed = f"3 x {height} x {width} bytes from offsets[{b}] = {offset} on"
+            checks.fail(f"images must hold {needed}, got {total} bytes")
