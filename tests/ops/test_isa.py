@@ -45,7 +45,7 @@ def test_same_bits() -> None:
         done = run(SCRIPT, name)
         assert done.returncode == 0, done.stderr
         outputs[name] = done.stdout.splitlines()
-    assert len(outputs["baseline"]) == 3 * 18
+    assert len(outputs["baseline"]) == 3 * 19
     for name in SETS[1:]:
         assert outputs[name] == outputs["baseline"], name
 
