@@ -54,6 +54,18 @@ def test_forward_is_equal_to_the_bit(pair):
     assert loc.shape == (1, {300: 8732, 320: 3234}[ours.image_size], 4) and len(ours.priors) == loc.shape[1]
 
 
+def assert_same_order(mine, other):
+    """The same detections in the same order; only those whose scores differ by rounding may have changed places."""
+    rounding = 1e-6  # of the two softmaxes
+    torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=rounding)
+    same = mine["labels"][:, None] == other["labels"]
+    same &= (mine["scores"][:, None] - other["scores"]).abs() <= rounding
+    same &= (mine["boxes"][:, None] - other["boxes"]).abs().amax(-1) <= 1e-3
+    tied = (mine["scores"][:, None] - mine["scores"]).abs() <= 2 * rounding
+    last = mine["scores"] <= mine["scores"][-1] + rounding  # a tie at the limit of detections
+    assert ((same & tied).any(1) | last).all() and ((same & tied).any(0) | last).all()
+
+
 def test_detections_are_the_same_in_the_same_order(pair):
     theirs, ours = pair
     images = native(ours, 2)
@@ -61,9 +73,7 @@ def test_detections_are_the_same_in_the_same_order(pair):
         got, expected = ours(images), theirs(images)
     for mine, other in zip(got, expected, strict=True):
         assert len(mine["boxes"]) == ours.preset.max_detections and len(mine["labels"].unique()) == 3
-        assert torch.equal(mine["labels"], other["labels"])
-        torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=1e-6)
-        torch.testing.assert_close(mine["boxes"], other["boxes"], rtol=0, atol=1e-3)
+        assert_same_order(mine, other)
     # an image that is warped is warped before it is normalised, not after: the same up to rounding
     image = torch.rand(3, 211, 320)
     with torch.no_grad():
