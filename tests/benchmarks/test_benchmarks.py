@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,33 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
-def test_quick_run_leaves_a_report(script: Path, tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    command = [sys.executable, str(script), "--quick", "--device", "cpu", "--json", str(path)]
+def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark with small cases."""
+    command = [sys.executable, str(script), "--quick", "--device", "cpu", "--json", str(report)]
     if script.stem == "bench_detector":
         command += ["--threads", "1", "--filter", "post-process"]  # networks take seconds
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=report.parent)
+
+
+@pytest.fixture(scope="module")
+def quick_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Path, tuple[subprocess.CompletedProcess[str], Path]]:
+    """Of each script that is asked for, how it ended and its report; two at a time, since most of it is imports."""
+    asked = [item.callspec.params.get("script") for item in request.session.items if hasattr(item, "callspec")]
+    scripts = [script for script in SCRIPTS if script in asked]
+    folder = tmp_path_factory.mktemp("reports")
+    reports = [folder / f"{script.stem}.json" for script in scripts]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ended = list(pool.map(quick_run, scripts, reports))
+    return dict(zip(scripts, zip(ended, reports, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
+def test_quick_run_leaves_a_report(
+    script: Path, quick_runs: dict[Path, tuple[subprocess.CompletedProcess[str], Path]]
+) -> None:
+    done, path = quick_runs[script]
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(path.read_text())
     assert report["copy_bandwidth"] > 0
