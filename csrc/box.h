@@ -25,18 +25,18 @@ struct alignas(4 * sizeof(T)) Box {
 
 // a where they are equal, and b where one is NaN: the minimum and maximum of SSE, one instruction each. A GPU has
 // another instruction for floats, which takes the one that is no NaN, and -0 for less than 0; so callers may rely on b
-// where a is NaN, and else neither on NaN nor on the sign of a zero.
+// where a is NaN, and else neither on NaN nor on the sign of a zero. The tests' emulator takes the GPU's way with NaN.
 template <typename T>
 SSD_OPS_HD T lesser(T a, T b) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == sizeof(float)) return fminf(a, b);
+#if defined(__CUDA_ARCH__) || defined(SSD_OPS_EMULATED)
+  if constexpr (sizeof(T) == sizeof(float)) return ::fminf(a, b);
 #endif
   return a < b ? a : b;
 }
 template <typename T>
 SSD_OPS_HD T greater(T a, T b) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == sizeof(float)) return fmaxf(a, b);
+#if defined(__CUDA_ARCH__) || defined(SSD_OPS_EMULATED)
+  if constexpr (sizeof(T) == sizeof(float)) return ::fmaxf(a, b);
 #endif
   return a > b ? a : b;
 }
