@@ -76,6 +76,11 @@ class TrainConfig:
     augmentation_options: dict[str, Any] = _option(
         {}, "KEY=VALUE option of the augmentation, repeatable", flag="--augmentation-option"
     )
+    device_augmentation: bool = _option(
+        False,
+        "the device that trains crops, resizes and colours the images of a batch in one launch; --workers only decode "
+        "them and draw how",
+    )
     workers: int = _option(2, "processes that load images, for each training process", real=4, short="-j")
 
     model: str = _option("ssd_tiny", "model: " + ", ".join(MODELS), real="ssd300_vgg16", group="model")

@@ -68,7 +68,8 @@ def prepare(config: TrainConfig, world: World, folder: RunFolder) -> tuple[State
             synchronize_batch_norm(model, device)
         torch.manual_seed(config.seed + world.rank)  # what a network draws in training differs between processes
         size = model.image_size
-        augment = build_transforms(config.augmentation, size, train=True, **config.augmentation_options)
+        deferred, options = config.device_augmentation, config.augmentation_options
+        augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
         plain = build_transforms("none", size, train=False)
         share: dict[str, Any] = {"workers": config.workers, "rank": world.rank, "world_size": world.size}
         loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **share)

@@ -14,6 +14,7 @@ from ssd.data.faults import DataError, Fault
 from ssd.data.images import read_image
 from ssd.data.loader import Loader, build_loader
 from ssd.data.own import OwnDataset
+from ssd.data.packed import PackedImages, Unrendered
 from ssd.data.shapes import ShapesDataset
 from ssd.data.voc import VOCDataset
 from ssd.data.yolo import YOLODataset
@@ -30,8 +31,10 @@ __all__ = [
     "ImageError",
     "Loader",
     "OwnDataset",
+    "PackedImages",
     "ShapesDataset",
     "Summary",
+    "Unrendered",
     "VOCDataset",
     "YOLODataset",
     "build_loader",

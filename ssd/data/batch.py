@@ -1,4 +1,4 @@
-"""Batches: images of one size stacked, ground truths packed behind one another."""
+"""Batches: images of one size stacked, or still to be rendered and packed; ground truths packed behind one another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ssd.data.dataset import Target
 from ssd.data.faults import DataError
+from ssd.data.packed import PackedImages, Unrendered
 
 
 @dataclass(frozen=True)
 class Batch:
     """B images with the G ground truths of all of them."""
 
-    images: Tensor  # [B, 3, S, S] uint8, RGB
+    images: Tensor | PackedImages  # [B, 3, S, S] uint8, RGB; or what such images are rendered from
     gt_boxes: Tensor  # [G, 4] float32, xyxy, 0 .. 1 of the image
     gt_labels: Tensor  # [G] int64, 1 .. C - 1
     ignore: Tensor  # [G] bool, difficult or crowd
@@ -33,7 +34,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Returns the batch in pinned memory; the DataLoader calls this."""
-        return self._map(Tensor.pin_memory)
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Any) -> "Batch":
         names = [field.name for field in fields(self) if field.name not in ("image_ids", "sizes")]
@@ -56,7 +57,7 @@ class Batch:
         return out
 
 
-def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
+def collate(samples: Sequence[tuple[Tensor | Unrendered, Target]]) -> Batch:
     """Packs samples ``(image, target)`` into a batch.
 
     No samples give a batch of zero images, 0 x 0 pixels. A target's ``size`` (height, width before the transforms) is
@@ -65,10 +66,31 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
     Raises:
         DataError: images of different sizes, or not uint8 ``[3, H, W]``.
     """
-    images = [image for image, _ in samples]
     targets = [target for _, target in samples]
-    shape = tuple(images[0].shape) if images else (3, 0, 0)
-    for image, target in samples:
+    images, height, width = _gather([image for image, _ in samples], targets)
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+    counts = torch.tensor([0] + [len(target["labels"]) for target in targets])
+    sizes = [tuple(target.get("size", (height, width))) for target in targets]
+    return Batch(
+        images=images,
+        gt_boxes=torch.cat([torch.empty(0, 4), *(target["boxes"].float() for target in targets)]) / scale,
+        gt_labels=torch.cat([torch.empty(0, dtype=torch.int64), *(target["labels"] for target in targets)]),
+        ignore=torch.cat([torch.empty(0, dtype=torch.bool), *(target["ignore"] for target in targets)]),
+        offsets=counts.cumsum(0),
+        image_ids=[int(target["image_id"]) for target in targets],
+        sizes=torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+    )
+
+
+def _gather(images: list[Any], targets: list[Target]) -> tuple[Tensor | PackedImages, int, int]:
+    # The images of a batch together, and the height and width that their boxes count in.
+    if not images:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8), 0, 0
+    if isinstance(images[0], Unrendered):
+        side = images[0].canvas.side
+        return PackedImages.of(images), side, side
+    shape = tuple(images[0].shape)
+    for image, target in zip(images, targets, strict=True):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise DataError(
                 f"images must be uint8 [3, H, W], got {image.dtype} {list(image.shape)} (image_id {target['image_id']})"
@@ -78,15 +100,4 @@ def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
                 f"images of a batch must have one size, got {list(shape)} and {list(image.shape)} "
                 f"(image_id {target['image_id']}); end the transforms with a resize"
             )
-    scale = torch.tensor([shape[2], shape[1], shape[2], shape[1]], dtype=torch.float32)
-    counts = torch.tensor([0] + [len(target["labels"]) for target in targets])
-    sizes = [tuple(target.get("size", image.shape[1:])) for image, target in samples]
-    return Batch(
-        images=torch.stack(images) if images else torch.empty(0, *shape, dtype=torch.uint8),
-        gt_boxes=torch.cat([torch.empty(0, 4), *(target["boxes"].float() for target in targets)]) / scale,
-        gt_labels=torch.cat([torch.empty(0, dtype=torch.int64), *(target["labels"] for target in targets)]),
-        ignore=torch.cat([torch.empty(0, dtype=torch.bool), *(target["ignore"] for target in targets)]),
-        offsets=counts.cumsum(0),
-        image_ids=[int(target["image_id"]) for target in targets],
-        sizes=torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
-    )
+    return torch.stack(images), shape[1], shape[2]

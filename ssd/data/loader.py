@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from ssd.data.batch import Batch, collate
 from ssd.data.dataset import DetectionDataset, ImageError, Target
 from ssd.data.faults import DataError, Fault, list_faults
+from ssd.data.packed import Unrendered
 
-Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
+Sample = tuple[Tensor | Unrendered, Target]
+Transform = Callable[[Tensor, Target], Sample]
 _Key = tuple[int, int]  # epoch, index
 _ATTEMPTS = 20  # images tried in place of a broken one before giving up
 
@@ -85,7 +87,8 @@ def build_loader(
 
     Args:
         dataset: what to load.
-        transforms: ``(image, target) -> (image, target)``, which must bring all images to one size.
+        transforms: ``(image, target) -> (image, target)``, which must bring all images to one size, or say of each how it
+            is rendered to one (`Unrendered`).
         batch_size: images in a batch of this process.
         train: shuffle, replace broken images, drop the last batch where it is short.
         workers: processes that load; 0 loads in this one.
@@ -156,7 +159,7 @@ class _EpochBatches:
             yield [(epoch, index) for index in indices[start : start + self.batch_size]]
 
 
-class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
+class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
     """Loads and transforms one sample under a random stream of its own; broken images come back as faults."""
 
     def __init__(
@@ -165,7 +168,7 @@ class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
 
-    def __getitem__(self, key: _Key) -> tuple[tuple[Tensor, Target] | None, list[Fault]]:
+    def __getitem__(self, key: _Key) -> tuple[Sample | None, list[Fault]]:
         epoch, index = key
         faults: list[Fault] = []
         for step in range(self.attempts):
@@ -174,20 +177,20 @@ class _Samples(Dataset[tuple[tuple[Tensor, Target] | None, list[Fault]]]):
             except ImageError as error:
                 faults.append(error.fault)
                 continue
-            target = {**target, "size": tuple(image.shape[1:])}
+            sample: Sample = image, {**target, "size": tuple(image.shape[1:])}
             if self.transforms is not None:
                 # The CPU generator alone: torch.manual_seed would also reset the GPU's, and with it dropout.
                 state = torch.default_generator.get_state()
                 torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
                 try:
-                    image, target = self.transforms(image, target)
+                    sample = self.transforms(image, sample[1])
                 finally:
                     torch.default_generator.set_state(state)
-            return (image, target), faults
+            return sample, faults
         return None, faults
 
 
-def _collate(items: list[tuple[tuple[Tensor, Target] | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
+def _collate(items: list[tuple[Sample | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
     faults = [fault for _, found in items for fault in found]
     return collate([sample for sample, _ in items if sample is not None]), faults
 

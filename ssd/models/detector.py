@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from ssd.models.lists import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
 from ssd.prior_sizes import ratios_of_levels, resolve_sizes, resolve_steps
 from ssd.priors import PriorConfig, make_priors
+
+if TYPE_CHECKING:
+    from ssd.data import PackedImages
 
 
 class SSD(nn.Module):
@@ -49,15 +52,22 @@ class SSD(nn.Module):
         for name, value in self._constants().items():
             self.register_buffer(name, value, persistent=False)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype."""
+    def normalize(self, images: Tensor | PackedImages) -> Tensor:
+        """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype.
+
+        Images that are still to be rendered are rendered and normalised in one launch.
+        """
+        dtype = next(self.parameters()).dtype
+        if not isinstance(images, Tensor):
+            mean, std = ([255 * value for value in values] for values in (self.preset.mean, self.preset.std))
+            return images.render(mean, std, bgr=self.preset.channels == "bgr").to(dtype)
         if images.dtype == torch.uint8:
             images = images.to(torch.float32) / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 or floating point in 0..1, got {images.dtype}")
         if self.preset.channels == "bgr":
             images = images.flip(-3)
-        return ((images - self.mean) / self.std).to(next(self.parameters()).dtype)
+        return ((images - self.mean) / self.std).to(dtype)
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps normalised images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""

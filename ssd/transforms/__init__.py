@@ -10,10 +10,11 @@ from ssd.data.dataset import Target
 from ssd.data.faults import DataError
 from ssd.suggest import unknown
 from ssd.transforms.augment import Augment, Augmentation, FromV2, Resize
+from ssd.transforms.deferred import Deferred
 from ssd.transforms.geometry import CropRule
 from ssd.transforms.photometric import PhotometricRule
 
-__all__ = ["Augment", "Augmentation", "CropRule", "FromV2", "PhotometricRule", "Resize", "build_transforms"]
+__all__ = ["Augment", "Augmentation", "CropRule", "Deferred", "FromV2", "PhotometricRule", "Resize", "build_transforms"]
 
 _PRESETS = {
     "ssd": Augmentation(photometric=PhotometricRule(), zoom=4.0, crop=CropRule()),
@@ -39,8 +40,8 @@ _PHOTOMETRIC = {
 
 
 def build_transforms(
-    name: str, image_size: int, train: bool, **options: Any
-) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
+    name: str, image_size: int, train: bool, *, deferred: bool = False, **options: Any
+) -> Callable[[Tensor, Target], tuple[Any, Target]]:
     """Builds the transform of a preset.
 
     Args:
@@ -51,11 +52,13 @@ def build_transforms(
             left; sides below S, such as ``shortest=[75, 150, 300]``, teach pictures of poor resolution.
         image_size: side S of the output in pixels.
         train: False leaves only the resize, with the preset's `antialias`.
+        deferred: in training, leave the pixels to the device that trains (see `Deferred`).
         **options: fields of `Augmentation` that differ from the preset. `crop` and `photometric` also take ``"ssd"``,
             ``"mild"`` and ``"none"``.
 
     Returns:
-        A callable ``(image uint8 [3, H, W], target) -> (image uint8 [3, S, S], target)``.
+        A callable ``(image uint8 [3, H, W], target) -> (image uint8 [3, S, S], target)``; the image that comes out is an
+        `ssd.data.Unrendered` where it is deferred.
 
     Raises:
         DataError: an unknown name or option, or a value out of range.
@@ -78,7 +81,10 @@ def build_transforms(
         raise DataError(f"shortest must be a list of sides in pixels, got {options['shortest']!r}")
     rule = replace(_PRESETS[name], **options)
     _check(rule)
-    return Augment(image_size, rule) if train else Resize(image_size, rule.antialias)
+    if not train:
+        return Resize(image_size, rule.antialias)
+    augment = Augment(image_size, rule)
+    return Deferred(augment) if deferred else augment
 
 
 def _check(rule: Augmentation) -> None:

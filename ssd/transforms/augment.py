@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ssd.transforms.geometry import (
     render,
     zoom_view,
 )
-from ssd.transforms.photometric import PhotometricRule, distort
+from ssd.transforms.photometric import Distortion, PhotometricRule, distort, draw_distortion
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,22 @@ class Resize:
         return resized, {**target, "boxes": target["boxes"] * scale}
 
 
+class Turn(NamedTuple):
+    """Flips of the output, in this order."""
+
+    across: bool  # left and right change places
+    down: bool  # up and down do
+    swapped: bool  # rows and columns do
+
+
+class Plan(NamedTuple):
+    """What is done with the pixels of one image, in this order."""
+
+    placement: Placement
+    distortion: Distortion | None
+    turn: Turn
+
+
 @dataclass(frozen=True)
 class Augment:
     """Augments an image and its target and warps them to ``side x side``; all its chance comes from torch's CPU
@@ -87,18 +104,29 @@ class Augment:
     rule: Augmentation = field(default_factory=Augmentation)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        image, target, plan = self.plan(image, target)
+        patch = render(image, plan.placement, antialias=self.rule.antialias)
+        if plan.distortion is not None:
+            patch = distort(patch, image, plan.distortion)
+        return _turned(self._paste(patch, plan.placement), plan.turn).contiguous(), target
+
+    def plan(self, image: Tensor, target: Target) -> tuple[Tensor, Target, Plan]:
+        """Draws all that is left to chance.
+
+        Returns:
+            The image, resized already where `Augmentation.shortest` says so; the target as it comes out in the end; what
+            remains to be done with the pixels.
+        """
         if self.rule.shortest:
             image, target = self._shorten(image, target)
         height, width = image.shape[1:]
         placement = place(self._view(target, height, width), height, width, self.side)
-        patch = render(image, placement, antialias=self.rule.antialias)
-        if self.rule.photometric is not None:
-            patch = distort(patch, image, self.rule.photometric)
-        output = self._paste(patch, placement)
+        distortion = None if self.rule.photometric is None else draw_distortion(self.rule.photometric)
+        turn = self._draw_turn()
         kept, boxes, cut = self._objects(target, placement)
-        output, boxes = self._turn(output, boxes)
         ignore = target["ignore"][kept] | cut
-        return output.contiguous(), {**target, "boxes": boxes, "labels": target["labels"][kept], "ignore": ignore}
+        target = {**target, "boxes": self._turn_boxes(boxes, turn), "labels": target["labels"][kept], "ignore": ignore}
+        return image, target, Plan(placement, distortion, turn)
 
     def _shorten(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         height, width = image.shape[1:]
@@ -146,18 +174,23 @@ class Augment:
         cut = ~inside[index] & (self.rule.cut != "keep")
         return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(cut)
 
-    def _turn(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_turn(self) -> Turn:
         across, down, turn = torch.rand(3).tolist()
-        if across < self.rule.hflip:
-            image = image.flip(-1)
+        extra = self.rule.extra
+        return Turn(across < self.rule.hflip, extra is not None and down < 0.5, extra == "d4" and turn < 0.5)
+
+    def _turn_boxes(self, boxes: Tensor, turn: Turn) -> Tensor:
+        if turn.across:
             boxes = torch.stack([self.side - boxes[:, 2], boxes[:, 1], self.side - boxes[:, 0], boxes[:, 3]], dim=1)
-        if self.rule.extra is not None and down < 0.5:
-            image = image.flip(-2)
+        if turn.down:
             boxes = torch.stack([boxes[:, 0], self.side - boxes[:, 3], boxes[:, 2], self.side - boxes[:, 1]], dim=1)
-        if self.rule.extra == "d4" and turn < 0.5:
-            image = image.transpose(-1, -2)
-            boxes = boxes[:, [1, 0, 3, 2]]
-        return image, boxes
+        return boxes[:, [1, 0, 3, 2]] if turn.swapped else boxes
+
+
+def _turned(image: Tensor, turn: Turn) -> Tensor:
+    image = image.flip(-1) if turn.across else image
+    image = image.flip(-2) if turn.down else image
+    return image.transpose(-1, -2) if turn.swapped else image
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ form of HSV to RGB, without HSV in between.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_GRAY = (0.2989, 0.587, 0.114)
+GRAY = (0.2989, 0.587, 0.114)
 _SAMPLES = 32  # the contrast's pivot is the mean of a grid of about this many squared pixels of the whole image
 
 
@@ -27,25 +28,53 @@ class PhotometricRule:
     p: float = 0.5
 
 
-def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
+class Distortion(NamedTuple):
+    """What is done to the colours of one image."""
+
+    steps: list[tuple[str, float]]  # brightness, contrast, saturation, hue in their order, each with its factor
+    channels: list[int] | None  # then output channel c is channel channels[c]
+
+
+def draw_distortion(rule: PhotometricRule) -> Distortion:
+    """Draws the steps and factors of one image."""
+    u = torch.rand(12).tolist()
+
+    def step(name: str, chance: float, place: float, span: tuple[float, float]) -> list[tuple[str, float]]:
+        return [(name, span[0] + (span[1] - span[0]) * place)] if chance < rule.p else []
+
+    contrast = step("contrast", u[0], u[1], rule.contrast)
+    before = u[2] < 0.5
+    steps = step("brightness", u[3], u[4], rule.brightness)
+    steps += contrast if before else []
+    steps += step("saturation", u[5], u[6], rule.saturation)
+    steps += step("hue", u[7], u[8], rule.hue)
+    steps += [] if before else contrast
+    return Distortion(steps, torch.randperm(3).tolist() if rule.permute and u[9] < rule.p else None)
+
+
+def pivot_grid(image: Tensor) -> Tensor:
+    """Returns the pixels ``[3, N]`` of an image ``[3, H, W]`` whose mean stands for that of all: contrast turns about
+    it."""
+    step_y, step_x = (max(1, side // _SAMPLES) for side in image.shape[1:])
+    return image[:, ::step_y, ::step_x].reshape(3, -1)
+
+
+def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
     """Distorts the colours of a patch.
 
     Args:
         patch: uint8 ``[3, h, w]``, the visible part of an image.
         image: uint8 ``[3, H, W]``, the whole image: contrast turns about the mean of all of it, whatever the crop
             shows.
-        rule: the ranges.
+        distortion: what to do.
 
     Returns:
         uint8 ``[3, h, w]``, contiguous; values that no step touched stay as they are.
     """
-    u = torch.rand(12).tolist()
-    steps = _choose(u, rule)
-    order = torch.randperm(3) if rule.permute and u[9] < rule.p else None
+    steps, channels = distortion
     if not steps:
-        return patch if order is None else patch[order]
-    step_y, step_x = (max(1, side // _SAMPLES) for side in image.shape[1:])
-    grid = image[:, ::step_y, ::step_x].reshape(3, -1)
+        return patch if channels is None else patch[channels]
+    grid = pivot_grid(image)
     count = patch.shape[1] * patch.shape[2]
     # The grid rides along behind the patch's pixels, so that it has been through the same steps when its mean is
     # needed.
@@ -66,27 +95,12 @@ def distort(patch: Tensor, image: Tensor, rule: PhotometricRule) -> Tensor:
             continue  # which leaves no range
         pixels.clamp_(0.0, 255.0)
     distorted = pixels[:, :count].add_(0.5).to(torch.uint8).view(patch.shape)
-    return distorted if order is None else distorted[order]
-
-
-def _choose(u: list[float], rule: PhotometricRule) -> list[tuple[str, float]]:
-    # The steps of one image in their order, each with its factor; the order of the channels comes last, on bytes.
-    def step(name: str, chance: float, place: float, span: tuple[float, float]) -> list[tuple[str, float]]:
-        return [(name, span[0] + (span[1] - span[0]) * place)] if chance < rule.p else []
-
-    contrast = step("contrast", u[0], u[1], rule.contrast)
-    before = u[2] < 0.5
-    steps = step("brightness", u[3], u[4], rule.brightness)
-    steps += contrast if before else []
-    steps += step("saturation", u[5], u[6], rule.saturation)
-    steps += step("hue", u[7], u[8], rule.hue)
-    steps += [] if before else contrast
-    return steps
+    return distorted if channels is None else distorted[channels]
 
 
 def _gray(pixels: Tensor) -> Tensor:
     # [1, N]
-    return (pixels[0] * _GRAY[0]).add_(pixels[1], alpha=_GRAY[1]).add_(pixels[2], alpha=_GRAY[2])[None]
+    return (pixels[0] * GRAY[0]).add_(pixels[1], alpha=GRAY[1]).add_(pixels[2], alpha=GRAY[2])[None]
 
 
 def shift_hue(pixels: Tensor, turns: float) -> Tensor:

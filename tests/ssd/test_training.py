@@ -69,11 +69,12 @@ def test_a_checkpoint_rebuilds_its_model(finished: Path) -> None:
     assert model.num_classes == 5
 
 
-def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
+def run_one_epoch(config: TrainConfig) -> None:
+    """Run a configuration of two epochs and stop as an interruption in the second would."""
+
     class Interrupted(Exception):
         pass
 
-    config = replace(SMALL, output_dir=str(tmp_path / "half"))
     import ssd.training as training
 
     whole_epoch = training.train_epoch
@@ -87,6 +88,11 @@ def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_pat
         patch.setattr(training, "train_epoch", one_epoch)
         with pytest.raises(Interrupted):
             run(config)
+
+
+def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, output_dir=str(tmp_path / "half"))
+    run_one_epoch(config)
     run(replace(config, output_dir=None, resume=str(tmp_path / "half")))
     one, two = (torch.load(p / "last.pt", weights_only=True) for p in (finished, tmp_path / "half"))
     assert one["step"] == two["step"] == 6

@@ -1,0 +1,109 @@
+"""Images on their way to the device that renders them: bytes of any sizes packed behind one another, and what becomes of
+them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ssd_ops
+
+
+class Canvas(NamedTuple):
+    """What all images of a batch are rendered to; the arguments of `ssd_ops.render_images` of these names."""
+
+    side: int  # S
+    antialias: bool
+    fill: tuple[int, int, int]
+
+
+class Unrendered(NamedTuple):
+    """One image that is still to be rendered."""
+
+    pixels: Tensor  # [3, h, w] uint8, RGB
+    window: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
+    flip: bool  # left and right of the output change places
+    colours: np.ndarray  # [3, 4] float32, affine in RGB
+    canvas: Canvas
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """B images that are still to be rendered, by `ssd_ops.render_images` in one launch."""
+
+    pixels: Tensor  # [N] uint8: planes [3, h, w] of all images
+    offsets: Tensor  # [B] int64: image b begins at pixels[offsets[b]]
+    sizes: Tensor  # [B, 2] int64: h, w
+    windows: Tensor  # [B, 4] float32, xyxy in pixels of each image
+    flip: Tensor  # [B] bool
+    colours: Tensor  # [B, 3, 4] float32
+    canvas: Canvas
+
+    @classmethod
+    def of(cls, images: Sequence[Unrendered]) -> "PackedImages":
+        """Packs images of one canvas, at least one."""
+        bounds = np.cumsum([0] + [image.pixels.numel() for image in images])
+        pixels = torch.empty(int(bounds[-1]), dtype=torch.uint8)
+        for image, start, end in zip(images, bounds[:-1], bounds[1:], strict=True):
+            pixels[start:end].view(image.pixels.shape).copy_(image.pixels)
+        return cls(
+            pixels=pixels,
+            offsets=torch.from_numpy(bounds[:-1]),
+            sizes=torch.tensor([image.pixels.shape[1:] for image in images]),
+            windows=torch.tensor([image.window for image in images]),
+            flip=torch.tensor([image.flip for image in images]),
+            colours=torch.from_numpy(np.stack([image.colours for image in images])),
+            canvas=images[0].canvas,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.pixels.device
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PackedImages":
+        """Returns the images on a device."""
+        tensors = {name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors().items()}
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> "PackedImages":
+        """Returns the images in pinned memory."""
+        return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})  # type: ignore[arg-type]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def render(
+        self,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        *,
+        bgr: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Returns the images ``[B, 3, S, S]``, on the device where they are; nothing waits for it.
+
+        Args:
+            mean: in 0 .. 255, subtracted from each channel, in the order of the output.
+            std: in 0 .. 255, by which each channel is divided then.
+            bgr: blue comes first in the output.
+            dtype: of the output: float32, float16 or bfloat16.
+        """
+        side, antialias, fill = self.canvas
+        return ssd_ops.render_images(
+            self.pixels,
+            self.windows,
+            side,
+            offsets=self.offsets,
+            sizes=self.sizes,
+            flip=self.flip,
+            colours=self.colours.flip(1) if bgr else self.colours,
+            antialias=antialias,
+            fill=fill[::-1] if bgr else fill,
+            mean=mean,
+            std=std,
+            dtype=dtype,
+        )
