@@ -118,8 +118,8 @@ def _equal(result: torch.Tensor, expected: torch.Tensor, share: float = 0.0) -> 
     assert apart <= share, f"{apart:.2%} of the values differ"
 
 
-def run(sweep: Sweep, limit: float, device: torch.device) -> None:
-    """Fill in the points, size by size, until a candidate would take too long."""
+def run(sweep: Sweep, limit: float, seconds: float, device: torch.device) -> None:
+    """Fill in the points, each of calls for so many seconds, until a candidate's call would take over the limit."""
     for size in sweep.sizes:
         gc.collect()
         arguments = sweep.make(size, torch.Generator().manual_seed(size))
@@ -129,7 +129,7 @@ def run(sweep: Sweep, limit: float, device: torch.device) -> None:
             if name in sweep.stopped or (name == PEER and expected > limit):
                 sweep.stopped.setdefault(name, f"stopped before {size:,}: some {expected:.0f} s a call")
                 continue
-            results[name], point = _measure(call, arguments, size, device)
+            results[name], point = _measure(call, arguments, size, seconds, device)
             sweep.points.setdefault(name, []).append(point)
             print(f"{sweep.name:7} {size:8,} {name:12} {point.seconds * 1e3:12.3f} ms", flush=True)
         if len(results) == 2:
@@ -137,12 +137,12 @@ def run(sweep: Sweep, limit: float, device: torch.device) -> None:
 
 
 def _measure(
-    call: Callable[..., Any], arguments: tuple[Any, ...], size: int, device: torch.device
+    call: Callable[..., Any], arguments: tuple[Any, ...], size: int, seconds: float, device: torch.device
 ) -> tuple[Any, Point]:
     result = call(*arguments)
     samples: list[float] = []
     begin = time.perf_counter()
-    while not samples or (len(samples) < 50 and time.perf_counter() - begin < 1):
+    while not samples or (len(samples) < 50 and time.perf_counter() - begin < seconds):
         start = time.perf_counter()
         call(*arguments)
         synchronize(device)
@@ -199,7 +199,7 @@ def main() -> None:
     note = f"{machine['cpu']}, {arguments.threads} threads, torch {machine['torch']}, commit {machine['commit']}"
     arguments.results.mkdir(parents=True, exist_ok=True)
     for sweep in sweeps(arguments.quick):
-        run(sweep, arguments.limit, device)
+        run(sweep, arguments.limit, 0.05 if arguments.quick else 1.0, device)
         points = {name: [asdict(p) for p in found] for name, found in sweep.points.items()}
         report = {"machine": machine, "op": sweep.name, "axis": sweep.axis, "points": points, "stopped": sweep.stopped}
         path = arguments.results / f"scaling-{sweep.name}.json"

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import readme_tables
 from benchmarks.harness import Case, run_case
+from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
@@ -20,17 +21,17 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
 def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
     """Run a benchmark with small cases."""
-    command = [sys.executable, str(script), "--quick", "--device", "cpu", "--json", str(report)]
+    options = ["--quick", "--device", "cpu", "--json", str(report)]
     if script.stem == "bench_detector":
-        command += ["--threads", "1", "--filter", "post-process"]  # networks take seconds
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=report.parent)
+        options += ["--threads", "1", "--filter", "post-process"]  # networks take seconds
+    return run_python(str(script), *options, folder=report.parent)
 
 
 @pytest.fixture(scope="module")
 def quick_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Path, tuple[subprocess.CompletedProcess[str], Path]]:
-    """Of each script that is asked for, how it ended and its report; two at a time, since most of it is imports."""
+    """Of each script that is asked for, how it ended and its report; two at a time."""
     asked = [item.callspec.params.get("script") for item in request.session.items if hasattr(item, "callspec")]
     scripts = [script for script in SCRIPTS if script in asked]
     folder = tmp_path_factory.mktemp("reports")
@@ -91,8 +92,8 @@ def test_a_case_without_a_measurement_reads_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_scaling_draws_what_it_measured(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1"]
-    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    command = [str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1", "--results", str(tmp_path)]
+    done = run_python(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     for op in ("nms", "match", "detect"):
         report = json.loads((tmp_path / f"scaling-{op}.json").read_text())

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "csrc" / "plan"))
 
@@ -71,8 +73,22 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs this Python in a folder, with extra environment variables and none of the project's own."""
 
     def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SSD_OPS_")}
-        env |= {"PYTHONPATH": str(folder), **variables}
-        return subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+        command, env = [sys.executable, *arguments], _environment(folder, variables)
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
     return run
+
+
+@pytest.fixture
+def run_torch() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same, but torch has been imported, which takes a process seconds."""
+
+    def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return processes.run_python(*arguments, folder=folder, environment=_environment(folder, variables))
+
+    return run
+
+
+def _environment(folder: Path, variables: dict[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SSD_OPS_")}
+    return {**kept, "PYTHONPATH": str(folder), **variables}

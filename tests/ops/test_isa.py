@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import ssd_ops
+from tests.processes import run_python
 
 SETS = ("baseline", "avx2", "avx512")
 # Prints a digest of the results of each op; run once for each instruction set, which is chosen when the library loads.
@@ -30,11 +30,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
 
 
 def run(script: str, isa: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SSD_OPS_ISA": isa}
-    root = Path(__file__).parents[2]
-    return subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=False
-    )
+    return run_python("-c", script, folder=Path(__file__).parents[2], environment={**os.environ, "SSD_OPS_ISA": isa})
 
 
 def test_same_bits() -> None:

@@ -18,7 +18,7 @@ from ssd.models import build_model
 from ssd.run_folder import CsvLog, RunFolder
 from ssd.step import backward, make_state
 from ssd.training import run
-from tests.ssd.processes import run_processes
+from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 
 RULES: dict[str, Any] = {"width": 4, "levels": 2, "rule": "greedy", "min_negatives": 5}

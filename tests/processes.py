@@ -1,0 +1,116 @@
+"""Other Python processes, forked from one that has imported torch: they start in a moment instead of seconds.
+
+`run_python` does what `python ...` does in a folder; `run_processes` calls a function in several processes that find
+each other as those of torchrun do. Whatever a test says of the start itself (what is imported, an environment variable
+that torch or the loader reads) needs `subprocess` instead.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# It has computed nothing, so no thread is lost by a fork; and imported nothing of ours, which tests replace.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torchvision", "matplotlib", "PIL.Image", "yaml"])
+_SECONDS = 200  # that a process may take
+
+
+@dataclass
+class Ended:
+    """How a process ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_python(
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, ``-c CODE`` or ``-m MODULE``, with its arguments, in `folder`.
+
+    Args:
+        *arguments: what would stand behind `python`.
+        folder: where it runs.
+        environment: all variables; None takes those of this process.
+    """
+    with tempfile.TemporaryDirectory() as said:
+        given = dict(os.environ if environment is None else environment)
+        process = _CONTEXT.Process(target=_enter, args=(Path(said), "", given, _interpret, (folder, arguments)))
+        process.start()
+        process.join(_SECONDS)
+        process.kill()
+        process.join()
+        texts = [Path(said, name).read_text() for name in ("out", "err")]
+    return subprocess.CompletedProcess(arguments, process.exitcode or 0, *texts)
+
+
+def run_processes(folder: Path, function: Callable[..., None], *args: Any, size: int = 2) -> list[Ended]:
+    """Call function(*args) in `size` processes with torchrun's environment; once one has failed, end the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = str(free_port())
+    started = []
+    for rank in range(size):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        environment = {**os.environ, **ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(_CONTEXT.Process(target=_enter, args=(folder, f"{rank}.", environment, function, args)))
+        started[-1].start()
+    deadline = time.monotonic() + _SECONDS
+    while any(p.is_alive() for p in started) and not any(p.exitcode for p in started) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3 if any(p.exitcode for p in started) else 0)  # as torchrun, which looks from time to time
+    for process in started:
+        process.terminate()
+        process.join()
+    texts = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(size)]
+    return [Ended(p.exitcode or 0, *text) for p, text in zip(started, texts, strict=True)]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _enter(
+    said: Path, prefix: str, environment: dict[str, str], function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(said / f"{prefix}{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    os.environ.clear()
+    os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        function(*args)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _interpret(folder: Path, arguments: tuple[str, ...]) -> None:
+    os.chdir(folder)
+    what, *rest = arguments
+    first = str((folder / what).parent) if what not in ("-c", "-m") else ""
+    sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = [what, *(rest if first else rest[1:])]
+    if first:
+        runpy.run_path(what, run_name="__main__")
+    elif what == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
