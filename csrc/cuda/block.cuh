@@ -6,14 +6,13 @@
 namespace ssd_ops {
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
-// Whether this block is the last of the grid to arrive; it then sees all that the others have written. `ticket` is 0
+// Whether this block is the last of so many to arrive; it then sees all that the others have written. `ticket` is 0
 // before the launch and after it. All threads of the block call it.
-__device__ inline bool is_last_block(unsigned* ticket) {
+__device__ inline bool is_last_block(unsigned* ticket, unsigned blocks) {
   __shared__ bool last;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    const unsigned blocks = gridDim.x * gridDim.y;
     last = atomicAdd(ticket, 1u) == blocks - 1;
     if (last) *ticket = 0;
   }
@@ -22,9 +21,12 @@ __device__ inline bool is_last_block(unsigned* ticket) {
   return last;
 }
 
+// Likewise of all blocks of the grid.
+__device__ inline bool is_last_block(unsigned* ticket) { return is_last_block(ticket, gridDim.x * gridDim.y); }
+
 // The sum of `value` over the threads before this one; `*total` is that over all. One-dimensional blocks of whole
 // warps. All threads of the block call it.
-__device__ inline int block_sum_before(int value, int* total) {
+__device__ inline int block_count_before(int value, int* total) {
   __shared__ int warp_sums[kWarpSize];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   int sum = value;  // over this lane and those before

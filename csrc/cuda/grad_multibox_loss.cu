@@ -2,6 +2,7 @@
 // bytes a store; then its warps take the few rows that have a weight, a lane every 32nd class, read those logits and
 // write over the zeros. Logits of the other rows are not read. The first kTile threads write the gradient for loc, a
 // box each. The incoming gradients are read on the device.
+#include "cuda/load.cuh"
 #include "cuda/loss_numbers.cuh"
 #include "cuda/multibox_loss.h"
 

@@ -45,6 +45,20 @@ __device__ __forceinline__ Box<compute_t<In>> load_box(const In* boxes, int64_t 
   return {widen(raw.x1), widen(raw.y1), widen(raw.x2), widen(raw.y2)};
 }
 
+// Box number i of [N, 4] of a dtype that is known at run time only.
+template <typename T>
+__device__ __forceinline__ Box<T> load_box_as(Dtype type, const void* boxes, int64_t i) {
+  const auto cast = [](const auto& b) {
+    return Box<T>{static_cast<T>(b.x1), static_cast<T>(b.y1), static_cast<T>(b.x2), static_cast<T>(b.y2)};
+  };
+  switch (type) {
+    case Dtype::f64: return cast(load_box(static_cast<const double*>(boxes), i));
+    case Dtype::f16: return cast(load_box(static_cast<const __half*>(boxes), i));
+    case Dtype::bf16: return cast(load_box(static_cast<const __nv_bfloat16*>(boxes), i));
+    default: return cast(load_box(static_cast<const float*>(boxes), i));
+  }
+}
+
 // Calls f with a value of the type that `dtype` names.
 template <typename F>
 cudaError_t dispatch_dtype(Dtype dtype, F&& f) {

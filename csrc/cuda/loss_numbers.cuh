@@ -1,31 +1,32 @@
-// What the kernels of the training loss share: their scratch memory, boxes of any dtype.
+// The scratch memory that the kernels of the training loss share.
 #pragma once
 
-#include "cuda/load.cuh"
+#include "cuda/launch.cuh"
 #include "loss.h"
 
 namespace ssd_ops {
 namespace {
 
-struct LossScratch {
-  unsigned* finished;  // blocks of the last kernel
-  int64_t* positives;  // [row_blocks], counted by each block of the first kernel
-  double* sums;        // [B, 2], of boxes and of classes, divided by the normaliser
-  int64_t row_blocks;
+// Of an image that several blocks mine.
+struct ImageMining {
+  unsigned long long positives, background;
+  uint64_t prefix;     // the digits of the cut that are known
+  int64_t left;        // keys wanted of those that begin so; 0: none of all
+  unsigned ticket;     // see is_last_block
+  unsigned every_tie;  // all of those are wanted
 };
 
-template <typename T>
-__device__ Box<T> load_box_as(Dtype type, const void* boxes, int64_t i) {
-  const auto cast = [](const auto& b) {
-    return Box<T>{static_cast<T>(b.x1), static_cast<T>(b.y1), static_cast<T>(b.x2), static_cast<T>(b.y2)};
-  };
-  switch (type) {
-    case Dtype::f64: return cast(load_box(static_cast<const double*>(boxes), i));
-    case Dtype::f16: return cast(load_box(static_cast<const __half*>(boxes), i));
-    case Dtype::bf16: return cast(load_box(static_cast<const __nv_bfloat16*>(boxes), i));
-    default: return cast(load_box(static_cast<const float*>(boxes), i));
-  }
-}
+struct LossScratch {
+  unsigned* finished;     // blocks of the last kernel
+  int64_t* positives;     // [row_blocks], counted by each block of the first kernel
+  double* sums;           // [blocks of the last kernel, 2], of boxes and of classes, divided by the normaliser
+  ImageMining* mining;    // [B]; this and the rest only where several blocks mine an image
+  unsigned* counts;       // [B, 2048]
+  unsigned* part_counts;  // [B, parts, 2048]
+  int64_t row_blocks;
+  int64_t* zeros;  // what must be 0 before mining begins
+  int64_t zero_words;
+};
 
 }  // namespace
 }  // namespace ssd_ops

@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossTask task, Los
   const int positives = __syncthreads_count(label > 0);
   if (threadIdx.x == 0) scratch.positives[blockIdx.x] = positives;
   if (blockIdx.x == 0 && threadIdx.x == 0) *scratch.finished = 0;
+  for (int64_t i = global_thread(); i < scratch.zero_words; i += global_threads()) scratch.zeros[i] = 0;
 }
 
 template <int kGroup, int kEach, typename In>

@@ -8,18 +8,25 @@
 
 namespace ssd_ops {
 
+// Boxes that launch_nms itself ranks at most: counting compares every score with every other.
+constexpr int64_t kMostRanked = 12288;
+
+struct NmsInputs {
+  const void* boxes;  // [count, 4] of box_type
+  Dtype box_type;
+  const void* scores;  // [count] of score_type; null: `order` says it all
+  Dtype score_type;
+  const int64_t* classes;  // [count] or null
+  int64_t count;           // above 0
+};
+
 // Bytes of workspace for n boxes: some 90 a box and half a megabyte.
 size_t nms_workspace_bytes(int64_t n);
 
-// Scores that launch_nms_order takes at most.
-constexpr int64_t kMostSorted = 2048;
-
-// Fills order [n] with the index of each rank: by falling score, NaN first, of equals the lowest index. n is above 0.
-int launch_nms_order(Dtype dtype, const void* scores, int64_t n, int64_t* order, CUstream_st* stream);
-
-// Fills keep (room for n) with the indices of the kept boxes by rank and *kept with their number. `order` [n] is the
-// box of each rank; `classes` [n] may be null. The workspace is aligned to 256 bytes. n is above 0.
-int launch_nms(Dtype dtype, const void* boxes, const int64_t* order, const int64_t* classes, int64_t n,
-               double iou_threshold, void* workspace, int64_t* keep, int64_t* kept, CUstream_st* stream);
+// Fills keep (room for count) with the indices of the kept boxes by rank and *kept with their number. `order` [count]
+// is the box of each rank: by falling score, NaN first, of equals the lowest index. Where there are scores, for at most
+// kMostRanked boxes, it is filled here. The workspace is aligned to 256 bytes.
+int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t* keep, int64_t* kept,
+               CUstream_st* stream);
 
 }  // namespace ssd_ops

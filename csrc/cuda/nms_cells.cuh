@@ -11,9 +11,7 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kSide = 64, kCells = kSide * kSide;  // of the grid
-constexpr int64_t kCellsFrom = 8192;               // boxes; for fewer it costs more than it saves
 
 template <typename T>
 __device__ Box<T> grown(const Box<T>& around, const Box<T>& by) {  // NaN of `by` widens nothing
@@ -85,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWork<T> w
   for (int first = 0; first < kCells; first += kThreads) {
     int total;
     const int here = static_cast<int>(work.cells[first + threadIdx.x]);
-    work.cells[first + threadIdx.x] = static_cast<unsigned>(before + block_sum_before(here, &total));
+    work.cells[first + threadIdx.x] = static_cast<unsigned>(before + block_count_before(here, &total));
     before += total;
   }
 }

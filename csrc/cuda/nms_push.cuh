@@ -10,27 +10,10 @@ namespace {
 
 constexpr int kAtOnce = 4;  // boxes that a thread is compared with between two branches
 
-// Writes the ranks of the next living boxes to the tile.
-template <typename T>
-__device__ void choose_tile(const NmsWork<T>& work, int64_t n) {
-  const int64_t from = work.state->next;
-  int chosen = 0;
-  for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kTile; first += kThreads) {
-    const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
-    unsigned alive = rank < n ? ~work.dead[word] : 0;
-    if (rank < n && n - rank < kWarpSize) alive &= (1u << (n - rank)) - 1;
-    if (rank < from) alive &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
-    int total;
-    int place = chosen + block_sum_before(__popc(alive), &total);
-    for (; alive != 0 && place < kTile; alive &= alive - 1) work.tile[place++] = rank + __ffs(alive) - 1;
-    chosen += total;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    work.state->tile = chosen < kTile ? chosen : kTile;
-    work.state->next = chosen < kTile ? n : work.tile[kTile - 1] + 1;
-  }
-}
+// How the work is divided: a block has kThreads boxes (and those a stride further) and a share of the pushed ones.
+struct PushGrid {
+  unsigned blocks, shares;
+};
 
 // Boxes of the last tile that were kept, a chunk of them in shared memory.
 template <typename T>
@@ -50,7 +33,7 @@ __device__ int load_pushed(const NmsWork<T>& work, Pushed<T>& pushed, int first,
   bool holds = i < count;
   if (by_cell) {
     holds = holds && box.x2 > around.x1 && box.x1 < around.x2 && box.y2 > around.y1 && box.y1 < around.y2;
-    place = block_sum_before(holds, &total);
+    place = block_count_before(holds, &total);
   }
   if (holds) {
     pushed.boxes[place] = box;
@@ -88,36 +71,38 @@ __device__ __forceinline__ bool any_suppresses(const Pushed<T>& pushed, int coun
 
 // by_cell: boxes come in the order of cells, so that those of a block lie together, and most pushed boxes are far away.
 template <bool has_classes, bool by_cell, typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    push_kernel(int64_t n, NmsWork<T> work, SuppressionRule<T> rule) {
+__device__ void push(int64_t n, const NmsWork<T>& work, const SuppressionRule<T>& rule, const PushGrid& grid) {
   __shared__ Pushed<T> pushed;
-  const int count = work.state->pushed;
-  const int64_t from = work.state->next;
-  for (int64_t base = static_cast<int64_t>(blockIdx.x) * kThreads; count > 0 && base < n;
-       base += static_cast<int64_t>(gridDim.x) * kThreads) {
+  const int each = static_cast<int>(ceil_div(work.state->pushed, grid.shares));
+  const int begin = static_cast<int>(blockIdx.x % grid.shares) * each;
+  const int end = begin + each < work.state->pushed ? begin + each : work.state->pushed;
+  const int64_t from = work.state->from;
+  for (int64_t base = static_cast<int64_t>(blockIdx.x / grid.shares) * kThreads; begin < end && base < n;
+       base += static_cast<int64_t>(grid.blocks) * kThreads) {
     if (!by_cell && base + kThreads <= from) continue;
     const int64_t i = base + threadIdx.x, rank = by_cell && i < n ? work.ranks[i] : i;
     const unsigned bit = 1u << (rank % kWarpSize);
-    bool alive = rank >= from && i < n && (work.dead[rank / kWarpSize] & bit) == 0;
+    // Another share may be writing here; what it has found so far is spared.
+    bool alive = rank >= from && i < n && (__ldcg(&work.dead[rank / kWarpSize]) & bit) == 0;
     const bool was_alive = alive;
     const Box<T> box = alive ? (by_cell ? work.cell_boxes[i] : work.boxes[rank]) : Box<T>{};
     const T box_area = area(box);
     const int64_t box_class = has_classes && alive ? work.classes[rank] : 0;
     Box<T> around{};
     if (by_cell) around = box_around(alive, box);
-    for (int first = 0; first < count; first += kThreads) {
+    for (int first = begin; first < end; first += kThreads) {
       if (!__syncthreads_or(alive)) break;
-      const int here = load_pushed<has_classes, by_cell>(work, pushed, first, count, around);
+      const int here = load_pushed<has_classes, by_cell>(work, pushed, first, end, around);
       if (alive) alive = !any_suppresses<has_classes>(pushed, here, box, box_area, box_class, rule);
     }
+    const bool died = was_alive && !alive;
     if (by_cell) {
-      if (was_alive && !alive) atomicOr(&work.dead[rank / kWarpSize], bit);
+      if (died) atomicOr(&work.dead[rank / kWarpSize], bit);
     } else {
-      const unsigned died = __ballot_sync(kFullMask, was_alive && !alive);
-      if (died != 0 && threadIdx.x % kWarpSize == 0) work.dead[rank / kWarpSize] |= died;
+      const unsigned bits = __ballot_sync(kFullMask, died);
+      if (bits != 0 && threadIdx.x % kWarpSize == 0) atomicOr(&work.dead[rank / kWarpSize], bits);
     }
   }
-  if (is_last_block(&work.state->ticket)) choose_tile(work, n);
 }
 
 }  // namespace

@@ -6,23 +6,26 @@
 
 namespace ssd_ops {
 
-constexpr int kTile = 2048, kWord = 64, kWords = kTile / kWord;
-constexpr int64_t kMostBlocks = 65536;  // of kernels over all boxes
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+constexpr int kTile = 2048, kWords = kTile / kWarpSize;  // boxes of a tile; a bit for each of them
+constexpr int kGroups = kWords / 4;                      // four words are loaded at once
+constexpr int64_t kMostBlocks = 65536;                   // of kernels over all boxes
 
 struct NmsState {
-  int64_t next;     // the first rank that no tile has reached
-  int tile;         // boxes of the present tile
-  int pushed;       // of them kept
-  unsigned ticket;  // see is_last_block
+  int64_t from, next;  // the present tile was chosen from ranks from .. next - 1
+  int tile;            // its boxes; 0 when none is left
+  int pushed;          // kept boxes of the tile before
+  unsigned ticket;     // see is_last_block
 };
 
 template <typename T>
 struct NmsWork {
-  Box<T>*boxes, *pushed;              // [n] by rank; [kTile] the kept boxes of the present tile
+  Box<T>*boxes, *pushed;              // [n] by rank; [kTile] the kept boxes of the tile before
   int64_t *classes, *pushed_classes;  // likewise; unused without classes
-  int64_t* tile;                      // [kTile]: ranks
-  uint64_t* mask;  // [kTile, kWords]: bit b of mask[i][w]: box 64 w + b stands before box i and suppresses it
-  unsigned* dead;  // a bit for each rank
+  int64_t* tile;                      // [kTile]: ranks, rising
+  unsigned* mask;    // [kTile, kWords]: bit b of mask[i][w]: box 32 w + b stands before box i and suppresses it
+  unsigned* groups;  // [kTile]: bit g: one of the words mask[i][4 g .. 4 g + 3] is not 0
+  unsigned* dead;    // a bit for each rank
   // See nms_cells.cuh.
   Box<T>* cell_boxes;  // [n] in the order of cells
   unsigned* ranks;     // [n] of cell_boxes
@@ -45,6 +48,7 @@ inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
   take(&work->pushed_classes, kTile);
   take(&work->tile, kTile);
   take(&work->mask, int64_t(kTile) * kWords);
+  take(&work->groups, kTile);
   take(&work->dead, ceil_div(n, kWarpSize));
   take(&work->state, 1);
   take(&work->cell_boxes, n);
@@ -52,6 +56,20 @@ inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
   take(&work->cells, 64 * 64);
   take(&work->ranges, ceil_div(n, 256) < kMostBlocks ? ceil_div(n, 256) : kMostBlocks);
   return used;
+}
+
+// What must stand before the first tile, which is the first boxes of all: they are alive. One thread for each rank.
+template <typename T>
+__device__ __forceinline__ void begin_tiles(const NmsWork<T>& work, int64_t rank, int64_t n, int64_t* kept) {
+  if (rank < kTile) {
+    work.tile[rank] = rank;
+    work.groups[rank] = 0;
+  }
+  if (rank % kWarpSize == 0) work.dead[rank / kWarpSize] = 0;
+  if (rank != 0) return;
+  const int64_t first = n < kTile ? n : kTile;
+  *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
+  *kept = 0;
 }
 
 }  // namespace ssd_ops

@@ -73,14 +73,7 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
 }
 
 #ifdef SSD_OPS_WITH_CUDA
-Tensor falling_order(const Tensor& scores, const CudaScope& scope) {
-  if (scores.size(0) <= kMostSorted) {  // torch's sort takes several launches
-    const Tensor read = dense(scores), order = empty(scores, {scores.size(0)}, ScalarType::Long);
-    check_cuda(launch_nms_order(dtype_of(read), read.const_data_ptr(), read.size(0), order.mutable_data_ptr<int64_t>(),
-                                scope.stream()),
-               "nms");
-    return order;
-  }
+Tensor falling_order(const Tensor& scores) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
@@ -92,14 +85,20 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
   const CudaScope scope(boxes);
-  const Tensor order = falling_order(scores, scope), read = dense(boxes);
+  const bool ranked = n <= kMostRanked;  // torch's sort takes several launches
+  const Tensor read = dense(boxes), read_scores = ranked ? dense(scores) : scores;
+  const Tensor order = ranked ? empty(boxes, {n}, ScalarType::Long) : falling_order(scores);
   const Tensor read_classes = classes ? dense(*classes) : order;
   const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
   const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);
-  check_cuda(launch_nms(dtype_of(boxes), read.const_data_ptr(), order.const_data_ptr<int64_t>(),
-                        classes ? read_classes.const_data_ptr<int64_t>() : nullptr, n, iou_threshold,
-                        workspace.mutable_data_ptr(), keep.mutable_data_ptr<int64_t>(),
-                        kept.mutable_data_ptr<int64_t>(), scope.stream()),
+  const NmsInputs in{read.const_data_ptr(),
+                     dtype_of(boxes),
+                     ranked ? read_scores.const_data_ptr() : nullptr,
+                     dtype_of(scores),
+                     classes ? read_classes.const_data_ptr<int64_t>() : nullptr,
+                     n};
+  check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order.mutable_data_ptr<int64_t>(),
+                        keep.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<int64_t>(), scope.stream()),
              "nms");
   Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt,
                                       torch::stable::Device(torch::headeronly::DeviceType::CPU));

@@ -84,13 +84,24 @@ def _training() -> Iterator[tuple[str, Case]]:
                 numbers(3, 300, 7, seed=9),
             ),
         )
+    wide = [numbers(4, 3300, 4, seed=20), numbers(4, 3300, 2, seed=21, levels=64)]  # several blocks mine the batch
+    rows, some = numbers(4, 3300, 4, seed=22), (numbers(4, 3300, seed=23) > 1.8).long()
+    for least in (0, 2000):
+        yield (
+            "multibox_loss",
+            lambda k=least: with_gradients(
+                lambda loc, logits: ssd_ops.multibox_loss(loc, logits, rows, some, mining="batch", min_negatives=k),
+                *wide,
+            ),
+        )
 
 
 def _detection() -> Iterator[tuple[str, Case]]:
     some, scores = boxes(200, 11), numbers(200, seed=12).abs() / 2
     yield "nms", lambda: ssd_ops.nms(some, scores, 0.4)
-    crowd, crowd_scores = boxes(8200, 17), numbers(8200, seed=18)  # enough for the order of cells
+    crowd, crowd_scores = boxes(12300, 17), numbers(12300, seed=18)  # enough for the order of cells
     yield "nms", lambda: ssd_ops.nms(crowd, crowd_scores, 0.4)
+    yield "nms", lambda: ssd_ops.nms(crowd[:2100] * 40 % 1, crowd_scores[:2100], 0.4)  # two tiles
     yield "batched_nms", lambda: ssd_ops.batched_nms(some, scores, torch.arange(200) % 3, 0.4)
     many, class_scores = some.reshape(2, 100, 4), numbers(2, 100, 4, seed=13).abs() / 2
     limits = {"score_threshold": 0.1, "max_detections": 30}

@@ -125,17 +125,28 @@ def test_several_tiles(impl: Implementation) -> None:
     compare(impl, boxes, torch.rand(2200), 0.3)
 
 
+def test_chains(impl: Implementation) -> None:
+    """Each box is settled only after the one before it: what a GPU must not do all at once."""
+    left = torch.arange(2200.0)[:, None]
+    boxes = torch.cat([left, 0 * left, left + 3, 0 * left + 1], dim=1)  # IoU 0.5 with the next, 0.2 with the one after
+    falling, shuffled = 2200 - torch.arange(2200.0), torch.randperm(2200)
+    assert_equal(impl.nms(boxes, falling, 0.3), torch.arange(0, 2200, 2))
+    assert_equal(impl.nms(boxes, falling, 0.1), torch.arange(0, 2200, 3))
+    kept = impl.nms(boxes[shuffled], falling[shuffled], 0.3)
+    assert_equal(shuffled[kept], torch.arange(0, 2200, 2))
+
+
 def test_many_boxes_cell_by_cell(impl: Implementation) -> None:
-    """The GPU compares boxes that lie together from 8192 on; some lie nowhere."""
+    """The GPU compares boxes that lie together above 12288; some lie nowhere."""
     if impl.name == "reference":
         pytest.skip("takes long")
-    corner = torch.rand(8300, 2) * torch.tensor([1000.0, 300])
-    boxes = torch.cat([corner, corner + 60 * torch.rand(8300, 2)], dim=1)
-    boxes[::80] = awkward_boxes().repeat(7, 1)[:104]
-    scores, idxs = torch.rand(8300), torch.arange(8300) % 2
+    corner = torch.rand(12300, 2) * torch.tensor([1000.0, 300])
+    boxes = torch.cat([corner, corner + 60 * torch.rand(12300, 2)], dim=1)
+    boxes[::80] = awkward_boxes().repeat(11, 1)[:154]
+    scores, idxs = torch.rand(12300), torch.arange(12300) % 2
     assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
     keep, expected = impl.batched_nms(boxes, scores, idxs, 0.2), []
-    for members in (torch.arange(0, 8300, 2), torch.arange(1, 8300, 2)):
+    for members in (torch.arange(0, 12300, 2), torch.arange(1, 12300, 2)):
         expected.append(members[torchvision.ops.nms(boxes[members], scores[members], 0.2)])
     assert_equal(keep.sort().values, torch.cat(expected).sort().values)
 
