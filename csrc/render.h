@@ -24,6 +24,7 @@ struct RenderTask {
   const float* windows;    // [B, 4]: xyxy in its pixels
   const bool* flip;        // [B], or null: none is flipped
   const float* colours;    // [B, 3, 4], or null: colours stay
+  const float* hue;        // [B], turns, or null: hue stays
   void* out;               // [B, 3, size, size] of `dtype`
   Dtype dtype;
   int64_t batch, size;
@@ -85,10 +86,37 @@ SSD_OPS_HD float render_colour(const float* row, float red, float green, float b
   return above < 255.0f ? above : 255.0f;
 }
 
+struct RenderColour {
+  float red, green, blue;
+};
+
+// A colour in 0 .. 255 with its hue shifted by sixths of HSV's circle. Each channel is full for two sixths, empty for
+// two and on its way for two. Hue that is not finite, in which no comparison holds, leaves the least channel.
+SSD_OPS_HD RenderColour render_hue(const RenderColour& colour, float shift) {
+  const float red = colour.red, green = colour.green, blue = colour.blue;
+  const float greatest = greater(greater(red, green), blue), least = lesser(lesser(red, green), blue);
+  const float depth = greatest - least;
+  const bool is_red = greatest == red, is_green = greatest == green;
+  const float above = is_red ? green - blue : (is_green ? blue - red : red - green);
+  const float from = is_red ? 0.0f : (is_green ? 2.0f : 4.0f);
+  const float turned = from + above / (depth > 0.0f ? depth : 1.0f) + shift;
+  const float sixth = turned - floorf(turned / 6.0f) * 6.0f;
+  const float shares[3] = {fabsf(sixth - 3.0f) - 1.0f, 2.0f - fabsf(sixth - 2.0f), 2.0f - fabsf(sixth - 4.0f)};
+  float out[3];
+  for (int c = 0; c < 3; ++c)  // cut once more, as the sum may miss the greatest by a last bit
+    out[c] = lesser(lesser(at_least_zero(shares[c]), 1.0f) * depth + least, greatest);
+  return {out[0], out[1], out[2]};
+}
+
 // Entry i of the colour matrix of image b.
 SSD_OPS_HD float render_matrix(const RenderTask& task, int64_t b, int i) {
   if (task.colours != nullptr) return task.colours[12 * b + i];
   return i % 5 == 0 ? 1.0f : 0.0f;
+}
+
+// The shift of hue of image b, in sixths of the circle.
+SSD_OPS_HD float render_shift(const RenderTask& task, int64_t b) {
+  return task.hue != nullptr ? 6.0f * task.hue[b] : 0.0f;
 }
 
 }  // namespace ssd_ops

@@ -146,6 +146,7 @@ def render_images(
     windows: Tensor,
     flip: Tensor | None,
     colours: Tensor | None,
+    hue: Tensor | None,
     size: int,
     antialias: bool,
     fill: Sequence[float],

@@ -20,6 +20,7 @@ def render_images(
     sizes: Tensor | None = None,
     flip: Tensor | None = None,
     colours: Tensor | None = None,
+    hue: Tensor | None = None,
     antialias: bool = True,
     fill: Sequence[float] = (0.0, 0.0, 0.0),
     mean: Sequence[float] = (0.0, 0.0, 0.0),
@@ -44,8 +45,10 @@ def render_images(
         sizes: int64 `[B, 2]`: height and width of each image, at most 32767.
         flip: bool `[B]`: whether left and right change places, after the crop.
         colours: `[B, 3, 4]`: output channel c of image b is `colours[b, c, :3] @ rgb + colours[b, c, 3]`, cut to 0 .. 255
-            (NaN to 0). Brightness, contrast, saturation, a hue turned about the gray axis and an order of the channels are
-            such matrices, and so is any chain of them. `fill` is left as it is.
+            (NaN to 0). Brightness, contrast, saturation and an order of the channels are such matrices, and so is any chain
+            of them. `fill` is left as it is.
+        hue: `[B]`, turns of HSV's circle (1 / 3 makes red green) by which hue is shifted after `colours`; the greatest and
+            the least channel of a pixel keep their values. 0 leaves every bit; one that is not finite leaves the least.
         antialias: Whether shrinking takes a mean of all pixels covered, as PIL does.
         fill: Colour of what lies outside of the image, in 0 .. 255.
         mean: Subtracted from each channel, in 0 .. 255.
@@ -66,6 +69,6 @@ def render_images(
     three = [[float(v) for v in values] for values in (fill, mean, std)]
     name = checks.dtype_name(dtype)
     out: Tensor = torch.ops.ssd_ops.render_images(
-        pixels, offsets, sizes, windows, flip, colours, size, antialias, *three, name
+        pixels, offsets, sizes, windows, flip, colours, hue, size, antialias, *three, name
     )
     return out

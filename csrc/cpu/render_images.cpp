@@ -71,29 +71,42 @@ class Columns {
   Scratch<float> wide_;
 };
 
+// Sums [3, size] of a row to colours, in place; the weights along y add up to `sum`.
+void recolour_row(const RenderTask& task, int64_t b, const Columns& columns, float sum, float* sums) {
+  const int64_t size = task.size;
+  float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
+  const float* __restrict weights = columns.sums();
+  float matrix[12];
+  for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(task, b, k);
+  for (int64_t i = 0; i < size; ++i) {
+    const float inverse = 1.0f / (weights[i] * sum);
+    const float of_red = red[i] * inverse, of_green = green[i] * inverse, of_blue = blue[i] * inverse;
+    red[i] = render_colour(matrix, of_red, of_green, of_blue);
+    green[i] = render_colour(matrix + 4, of_red, of_green, of_blue);
+    blue[i] = render_colour(matrix + 8, of_red, of_green, of_blue);
+  }
+  const float shift = render_shift(task, b);
+  for (int64_t i = 0; i < size && shift != 0.0f; ++i) {
+    const RenderColour colour = render_hue({red[i], green[i], blue[i]}, shift);
+    red[i] = colour.red;
+    green[i] = colour.green;
+    blue[i] = colour.blue;
+  }
+}
+
 // A row of sums [3, size] to the output row y of image b; the weights along y add up to `sum`, 0 where nothing is
 // shown.
 template <typename Out>
 void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
   const int64_t size = task.size;
-  float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
-  const float* __restrict weights = columns.sums();
-  const int32_t* __restrict shown = columns.shown();
-  for (int64_t i = 0; i < size && sum > 0.0f; ++i) {
-    const float inverse = 1.0f / (weights[i] * sum);
-    red[i] *= inverse;
-    green[i] *= inverse;
-    blue[i] *= inverse;
-  }
+  const int32_t any = sum > 0.0f, *__restrict shown = columns.shown();
+  if (any != 0) recolour_row(task, b, columns, sum, sums);
   for (int c = 0; c < 3; ++c) {
-    float row[4];
-    for (int k = 0; k < 4; ++k) row[k] = render_matrix(task, b, 4 * c + k);
+    const float* __restrict colours = sums + c * size;
     Out* __restrict out = static_cast<Out*>(task.out) + ((b * 3 + c) * size + y) * size;
     const float fill = task.fill[c], mean = task.mean[c], deviation = task.std[c];
-    const int32_t any = sum > 0.0f;
     for (int64_t i = 0; i < size; ++i) {
-      const float colour = render_colour(row, red[i], green[i], blue[i]);
-      const float value = (shown[i] & any) != 0 ? colour : fill;
+      const float value = (shown[i] & any) != 0 ? colours[i] : fill;
       out[i] = narrow<Out>((value - mean) / deviation);
     }
   }

@@ -42,12 +42,23 @@ __global__ void __launch_bounds__(kThreads) render_images_kernel(RenderTask task
   const bool shown = columns.last > columns.first && rows.last > rows.first;
   const float inverse = 1.0f / (sum_x * sum_y);  // unused where nothing is shown
   Out* out = static_cast<Out*>(task.out) + (b * 3 * task.size + y) * task.size + x;
+  float colours[3];
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const float matrix[4] = {render_matrix(task, b, 4 * c), render_matrix(task, b, 4 * c + 1),
                              render_matrix(task, b, 4 * c + 2), render_matrix(task, b, 4 * c + 3)};
-    const float colour = render_colour(matrix, red * inverse, green * inverse, blue * inverse);
-    const float value = shown ? colour : task.fill[c];
+    colours[c] = render_colour(matrix, red * inverse, green * inverse, blue * inverse);
+  }
+  const float shift = render_shift(task, b);
+  if (shift != 0.0f) {
+    const RenderColour shifted = render_hue({colours[0], colours[1], colours[2]}, shift);
+    colours[0] = shifted.red;
+    colours[1] = shifted.green;
+    colours[2] = shifted.blue;
+  }
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    const float value = shown ? colours[c] : task.fill[c];
     out[c * task.size * task.size] = narrow<Out>((value - task.mean[c]) / task.std[c]);
   }
 }

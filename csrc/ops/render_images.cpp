@@ -34,7 +34,8 @@ void check_places(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
 }
 
 void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
-                  const std::optional<Tensor>& flip, const std::optional<Tensor>& colours, int64_t size) {
+                  const std::optional<Tensor>& flip, const std::optional<Tensor>& colours,
+                  const std::optional<Tensor>& hue, int64_t size) {
   check_shape("images", pixels, "[N]", pixels.dim() == 1);
   check_dtype("images", pixels, ScalarType::Byte);
   check_boxes("windows", windows, "[B, 4]", 2);
@@ -57,6 +58,11 @@ void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
     check_floating("colours", *colours);
     check_same_device("colours", *colours, "images", pixels);
   }
+  if (hue) {
+    check_shape("hue", *hue, count + "]", has_shape(*hue, {batch}));
+    check_floating("hue", *hue);
+    check_same_device("hue", *hue, "images", pixels);
+  }
   check_at_least_one("size", size);
   check_places(pixels, offsets, sizes);
 }
@@ -67,10 +73,10 @@ const T* data(const Tensor& t) {
 }
 
 Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
-                     const std::optional<Tensor>& flip, const std::optional<Tensor>& colours, int64_t size,
-                     bool antialias, std::vector<double> fill, std::vector<double> mean, std::vector<double> std,
-                     std::string dtype) {
-  check_inputs(pixels, offsets, sizes, windows, flip, colours, size);
+                     const std::optional<Tensor>& flip, const std::optional<Tensor>& colours,
+                     const std::optional<Tensor>& hue, int64_t size, bool antialias, std::vector<double> fill,
+                     std::vector<double> mean, std::vector<double> std, std::string dtype) {
+  check_inputs(pixels, offsets, sizes, windows, flip, colours, hue, size);
   check_three("fill", fill);
   check_three("mean", mean);
   check_three("std", std);
@@ -86,6 +92,7 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
   const Tensor boxes = dense(windows, ScalarType::Float);
   const Tensor flips = flip ? dense(*flip) : starts;  // keep the memory until the kernels are done or queued
   const Tensor matrices = colours ? dense(*colours, ScalarType::Float) : starts;
+  const Tensor turns = hue ? dense(*hue, ScalarType::Float) : starts;
   RenderTask task{data<uint8_t>(bytes),
                   bytes.numel(),
                   data<int64_t>(starts),
@@ -93,6 +100,7 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
                   data<float>(boxes),
                   flip ? data<bool>(flips) : nullptr,
                   colours ? data<float>(matrices) : nullptr,
+                  hue ? data<float>(turns) : nullptr,
                   out.mutable_data_ptr(),
                   names[place],
                   batch,

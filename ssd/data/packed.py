@@ -27,6 +27,7 @@ class Unrendered(NamedTuple):
     window: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
     flip: bool  # left and right of the output change places
     colours: np.ndarray  # [3, 4] float32, affine in RGB
+    hue: float  # by which it is shifted then, in turns
     canvas: Canvas
 
 
@@ -40,6 +41,7 @@ class PackedImages:
     windows: Tensor  # [B, 4] float32, xyxy in pixels of each image
     flip: Tensor  # [B] bool
     colours: Tensor  # [B, 3, 4] float32
+    hue: Tensor  # [B] float32
     canvas: Canvas
 
     @classmethod
@@ -56,6 +58,7 @@ class PackedImages:
             windows=torch.tensor([image.window for image in images]),
             flip=torch.tensor([image.flip for image in images]),
             colours=torch.from_numpy(np.stack([image.colours for image in images])),
+            hue=torch.tensor([image.hue for image in images]),
             canvas=images[0].canvas,
         )
 
@@ -101,6 +104,7 @@ class PackedImages:
             sizes=self.sizes,
             flip=self.flip,
             colours=self.colours.flip(1) if bgr else self.colours,
+            hue=-self.hue if bgr else self.hue,  # from red to blue to green
             antialias=antialias,
             fill=fill[::-1] if bgr else fill,
             mean=mean,

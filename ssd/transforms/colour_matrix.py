@@ -1,56 +1,47 @@
-"""Photometric distortion as one affine matrix an image, for `ssd_ops.render_images`.
+"""Photometric distortion as what `ssd_ops.render_images` takes: one affine matrix and one shift of hue an image.
 
-Brightness, contrast and saturation are affine in RGB, and so is an order of the channels; hue is turned in the plane of
-YIQ's two colour differences, as in the colour twist of NVIDIA DALI. So any chain of them is one 3 x 4 matrix.
+Brightness, contrast, saturation and an order of the channels are affine in RGB. A shift of hue is not, but it may wait
+until the end: contrast treats all channels alike, so that it may come before as well as after, and an order of the
+channels turns the circle, or turns it over.
 """
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
+import torch
+from torch import Tensor
 
-from ssd.transforms.photometric import GRAY, Distortion
+from ssd.transforms.photometric import GRAY, Distortion, mean_gray, pivot_grid, run_steps
 
-# NTSC's colour space: luma, and two colour differences that are 0 for gray.
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+_ROTATIONS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # orders of the channels that turn the circle; the others turn it over
 
 
-def colour_matrix(distortion: Distortion, mean: Sequence[float]) -> np.ndarray:
-    """Returns the matrix of a distortion: the same steps, factors and order as those of `photometric.distort`.
+def colour_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, float]:
+    """Returns a distortion as a matrix, after which hue is shifted: the steps, factors and order of
+    `ssd.transforms.photometric.distort`.
 
-    Three things differ from it. Values are cut to 0 .. 255 once, after the last step, instead of after each. They are not
-    rounded to bytes. And a shift of hue keeps the luma and the strength of a colour, where HSV keeps its largest and
-    smallest channel; its angle counts in YIQ, where a sixth of HSV's circle is 43 to 74 degrees. Where no step leaves 0 ..
-    255 and hue stays, the result is the same up to rounding.
+    What differs from it: values are cut to 0 .. 255 once, between the matrix and the hue, instead of after each step, and
+    are not rounded to bytes. Where no step but the last leaves 0 .. 255, the result is the same up to rounding.
 
     Args:
-        distortion: what was drawn.
-        mean: red, green and blue, 0 .. 255: the mean colour of the image. Contrast turns about the gray that the steps
-            before it make of this, which is the mean gray that they make of the image as long as they cut nothing.
+        distortion: what was drawn; a shift of hue comes after saturation, as in `draw_distortion`.
+        image: uint8 ``[3, H, W]``, the whole image. Contrast turns about the mean gray that the steps before it make of
+            this.
 
     Returns:
-        float32 ``[3, 4]``: channel c becomes ``matrix[c, :3] @ rgb + matrix[c, 3]``.
+        float32 ``[3, 4]``: channel c becomes ``matrix[c, :3] @ rgb + matrix[c, 3]``; and the shift of hue in turns.
     """
-    matrix, gray = np.eye(4), np.array(GRAY)
-    for name, value in distortion.steps:
+    matrix, turns = np.eye(4), 0.0
+    for i, (name, value) in enumerate(distortion.steps):
         step = np.eye(4)
-        if name == "brightness":
-            step[:3, :3] *= value
-        elif name == "contrast":
-            step[:3, :3] *= value
-            step[:3, 3] = (1.0 - value) * (gray @ matrix[:3] @ [*mean, 1.0])
+        if name == "hue":
+            turns = value
         elif name == "saturation":
-            step[:3, :3] = value * np.eye(3) + (1.0 - value) * gray
+            step[:3, :3] = value * np.eye(3) + (1.0 - value) * np.array(GRAY)
         else:
-            step[:3, :3] = hue_rotation(value)
+            step[:3, :3] *= value
+        if name == "contrast":
+            grid = pivot_grid(image).to(torch.float32)
+            step[:3, 3] = (1.0 - value) * mean_gray(run_steps(grid, distortion.steps[:i]))
         matrix = step @ matrix
-    rows = matrix[:3] if distortion.channels is None else matrix[distortion.channels]
-    return rows.astype(np.float32)
-
-
-def hue_rotation(turns: float) -> np.ndarray:
-    """Returns the matrix ``[3, 3]`` that turns hue by a share of the colour circle, red to green to blue, in YIQ."""
-    cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
-    turn = np.array([[1.0, 0.0, 0.0], [0.0, cosine, sine], [0.0, -sine, cosine]])  # YIQ counts red to blue to green
-    return _FROM_YIQ @ turn @ _TO_YIQ
+    if distortion.channels is None:
+        return matrix[:3].astype(np.float32), turns
+    return matrix[distortion.channels].astype(np.float32), turns if distortion.channels in _ROTATIONS else -turns

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ssd.data.dataset import Target
@@ -11,10 +10,10 @@ from ssd.data.packed import Canvas, Unrendered
 from ssd.transforms.augment import Augment, Turn
 from ssd.transforms.colour_matrix import colour_matrix
 from ssd.transforms.geometry import View, render
-from ssd.transforms.photometric import Distortion, pivot_grid
 
 _MOST_PIXELS = 16  # of a crop for each of the output
 _MOST_SIDE = 32767  # that render_images takes
+_UNCHANGED = np.eye(3, 4, dtype=np.float32), 0.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Deferred:
         if pixels[0].numel() > _MOST_PIXELS * side**2 or max(pixels.shape) > _MOST_SIDE:
             pixels = render(image, plan.placement, antialias=rule.antialias)
         pixels, window, flip = _oriented(pixels, destination, side, plan.turn)
-        colours = np.eye(3, 4, dtype=np.float32) if plan.distortion is None else _colours(plan.distortion, image)
-        return Unrendered(pixels, window, flip, colours, Canvas(side, rule.antialias, rule.fill)), target
+        colours, hue = _UNCHANGED if plan.distortion is None else colour_matrix(plan.distortion, image)
+        return Unrendered(pixels, window, flip, colours, hue, Canvas(side, rule.antialias, rule.fill)), target
 
 
 def _oriented(
@@ -62,9 +61,3 @@ def _oriented(
 def _window(length: int, first: int, last: int, side: int) -> tuple[float, float]:
     # Where the output's edges lie if `length` pixels fill its pixels first .. last - 1.
     return length * -first / (last - first), length * (side - first) / (last - first)
-
-
-def _colours(distortion: Distortion, image: Tensor) -> np.ndarray:
-    turns_about_mean = any(name == "contrast" for name, _ in distortion.steps)
-    mean = pivot_grid(image).to(torch.float32).mean(1).tolist() if turns_about_mean else (0.0, 0.0, 0.0)
-    return colour_matrix(distortion, mean)

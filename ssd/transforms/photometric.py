@@ -81,11 +81,19 @@ def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
     pixels = torch.empty(3, count + grid.shape[1])
     pixels[:, :count].view_as(patch).copy_(patch)
     pixels[:, count:] = grid
+    pixels = run_steps(pixels, steps, count)
+    distorted = pixels[:, :count].add_(0.5).to(torch.uint8).view(patch.shape)
+    return distorted if channels is None else distorted[channels]
+
+
+def run_steps(pixels: Tensor, steps: list[tuple[str, float]], first: int = 0) -> Tensor:
+    """Runs steps over float32 pixels ``[3, N]``, which it may change; contrast turns about the mean gray of those from
+    `first` on."""
     for name, value in steps:
         if name == "brightness":
             pixels.mul_(value)
         elif name == "contrast":
-            mean = float(_gray(pixels[:, count:]).mean())
+            mean = mean_gray(pixels[:, first:])
             pixels.mul_(value).add_((1.0 - value) * mean)
         elif name == "saturation":
             gray = _gray(pixels)
@@ -94,8 +102,12 @@ def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
             pixels = shift_hue(pixels, value)
             continue  # which leaves no range
         pixels.clamp_(0.0, 255.0)
-    distorted = pixels[:, :count].add_(0.5).to(torch.uint8).view(patch.shape)
-    return distorted if channels is None else distorted[channels]
+    return pixels
+
+
+def mean_gray(pixels: Tensor) -> float:
+    """Returns the mean gray of pixels ``[3, N]``."""
+    return float(_gray(pixels).mean())
 
 
 def _gray(pixels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ def render_images(
     sizes: Tensor | None = None,
     flip: Tensor | None = None,
     colours: Tensor | None = None,
+    hue: Tensor | None = None,
     antialias: bool = True,
     fill: Sequence[float] = (0.0, 0.0, 0.0),
     mean: Sequence[float] = (0.0, 0.0, 0.0),
@@ -33,7 +34,7 @@ def render_images(
 ) -> Tensor:
     """Render image by image; see `ssd_ops.render_images`."""
     pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
-    _check(pixels, offsets, sizes, windows, flip, colours, size)
+    _check(pixels, offsets, sizes, windows, flip, colours, hue, size)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
         _three(name, values, positive=name == "std")
     checks.one_of("dtype", checks.dtype_name(dtype), DTYPES)
@@ -47,7 +48,10 @@ def render_images(
         patch = _resized(image, across, down)
         if colours is not None:
             patch = _coloured(patch, colours[b].float())
-        patch = torch.where(down.shown[:, None] & across.shown, _cut(patch), background)
+        patch = _cut(patch)
+        if hue is not None and hue[b].float() != 0:
+            patch = _shifted(patch, hue[b].float())
+        patch = torch.where(down.shown[:, None] & across.shown, patch, background)
         out[b] = (patch.flip(-1) if flip is not None and bool(flip[b]) else patch).sub(centre).div(scale)
     return out.to(dtype)
 
@@ -109,6 +113,20 @@ def _cut(patch: Tensor) -> Tensor:
     return torch.where(patch < 255, patch, 255.0)
 
 
+def _shifted(patch: Tensor, turns: Tensor) -> Tensor:
+    """Shift the hue; in sixths of the circle, each channel is full for two, empty for two and on its way for two."""
+    red, green, blue = patch
+    greatest, least = patch.amax(0), patch.amin(0)
+    depth = greatest - least
+    above = torch.where(greatest == red, green - blue, torch.where(greatest == green, blue - red, red - green))
+    sixth = torch.where(greatest == red, 0.0, torch.where(greatest == green, 2.0, 4.0))
+    sixth = sixth + above / torch.where(depth > 0, depth, 1.0) + 6.0 * turns
+    sixth = sixth - (sixth / 6.0).floor() * 6.0
+    shares = torch.stack([(sixth - 3.0).abs() - 1.0, 2.0 - (sixth - 2.0).abs(), 2.0 - (sixth - 4.0).abs()])
+    shares = torch.where(shares > 0, shares, 0.0)
+    return torch.minimum(torch.where(shares < 1, shares, 1.0) * depth + least, greatest)
+
+
 def _three(name: str, values: Sequence[float], *, positive: bool) -> None:
     given = f"[{', '.join(f'{v:g}' for v in values)}]"
     if len(values) != 3:
@@ -126,6 +144,7 @@ def _check(
     windows: Tensor,
     flip: Tensor | None,
     colours: Tensor | None,
+    hue: Tensor | None,
     size: int,
 ) -> None:
     checks.shape("images", pixels, "[N]", pixels.dim() == 1)
@@ -138,6 +157,7 @@ def _check(
         ("sizes", sizes, (batch, 2), torch.int64),
         ("flip", flip, (batch,), torch.bool),
         ("colours", colours, (batch, 3, 4), None),
+        ("hue", hue, (batch,), None),
     ):
         if tensor is None:
             continue

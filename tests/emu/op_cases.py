@@ -126,7 +126,7 @@ def _pictures() -> Iterator[tuple[str, Case]]:
     windows = torch.tensor([[-9.5, 3, 60, 38], [0, 0, 1, 1], [80, -1, 95, 9.5]])
     colours, flip = torch.eye(3, 4).repeat(3, 1, 1) * 1.5, torch.tensor([True, False, True])
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        options = {"colours": colours, "flip": flip, "dtype": dtype}
+        options = {"colours": colours, "hue": torch.tensor([0.0, 0.2, -0.1]), "flip": flip, "dtype": dtype}
         yield "render_images", lambda o=options: ssd_ops.render_images(images, windows, 35, **o)
 
 

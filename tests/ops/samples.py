@@ -51,7 +51,7 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
         "multiclass_nms": (batch, class_scores, 0.2, 0.4, 20, 15, ">=", 0.1),
         "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15),
         "render_images": (
-            *(pixels, *places, windows, torch.tensor([True, False]), randn(2, 3, 4), 6, True),
+            *(pixels, *places, windows, torch.tensor([True, False]), randn(2, 3, 4), randn(2), 6, True),
             *(three, three, three, "float32"),
         ),
         "detect": (loc, logits, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, ">=", "best", 0.05),

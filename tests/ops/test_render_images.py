@@ -61,13 +61,39 @@ def test_colour_matrix_literal(impl: Implementation) -> None:
     assert wild.flatten().tolist() == [0, 0, 0]
 
 
+def test_hue_literal(impl: Implementation) -> None:
+    nan, inf = float("nan"), float("inf")
+    turns = [1 / 3, -1 / 3, 1 / 6, 0.5, 0, 1, nan, inf, -inf, 1e30]
+    image, whole = torch.tensor([200, 80, 80]).view(3, 1, 1).to(torch.uint8), torch.tensor([[0.0, 0, 1, 1]])
+    out = compare(impl, [image] * 10, whole.repeat(10, 1), 1, hue=torch.tensor(turns)).view(10, 3)
+    red, green, blue, gray = [200, 80, 80], [80, 200, 80], [80, 80, 200], [80, 80, 80]
+    expected = torch.tensor([green, blue, [200, 200, 80], [80, 200, 200], red, red, gray, gray, gray]).float()
+    torch.testing.assert_close(out[:9], expected, rtol=0, atol=1e-4)  # thirds and sixths are no floats
+    assert out[4].tolist() == red and (out >= 80).all() and (out <= 200).all()
+    # After the colours, which are cut: 100, 0, 0 has the hue that is shifted, not 100, -40, 0.
+    colours = torch.tensor([[[0.5, 0, 0, 0], [0, 0, 0, -40], [0, 0, 0, 0]]])
+    out = compare(impl, [image], whole, 1, colours=colours, hue=torch.tensor([0.5]))
+    torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 100, 100]), rtol=0, atol=1e-4)
+
+
+def test_hue_is_torchvisions(impl: Implementation) -> None:
+    image = picture(20, 20)
+    image[:, :5] = image[:1, :5]  # gray has no hue
+    for turns in (-0.5, -0.05, 0.02, 0.4):
+        expected = tv.adjust_hue(image.double() / 255, turns) * 255
+        out = compare(impl, [image], torch.tensor([[0.0, 0, 20, 20]]), 20, hue=torch.tensor([turns]))
+        # Some ten roundings of numbers up to 6 sixths, times 255 levels.
+        torch.testing.assert_close(out[0].double(), expected, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 31, 32, 33, 65])
 def test_sizes(impl: Implementation, size: int, antialias: bool) -> None:
     images = [picture(h, w, seed=h) for h, w in ((1, 1), (5, 130), (64, 63), (90, 7))]
     windows = torch.tensor([[0.0, 0, 1, 1], [3.5, -2.25, 100, 9], [10, 20, 41.5, 22], [-20, -30, 30, 200]])
     flip = torch.tensor([False, True, True, False])
-    compare(impl, images, windows, size, antialias=antialias, flip=flip, colours=colours_of(4), **NORMALISED)
+    options = {"flip": flip, "colours": colours_of(4), "hue": torch.tensor([0.0, 0.3, -0.05, 7.7]), **NORMALISED}
+    compare(impl, images, windows, size, antialias=antialias, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -79,7 +105,8 @@ def test_dtypes_and_strides(impl: Implementation, dtype: torch.dtype) -> None:
     out = compare(impl, images, windows, 20, flip=flip, colours=colours, dtype=dtype, **NORMALISED)
     assert out.dtype == dtype and out.shape == (2, 3, 20, 20)
     for kind in (torch.float64, torch.bfloat16):
-        compare(impl, images, windows.to(kind), 9, colours=colours.to(kind), dtype=dtype)
+        hue = torch.tensor([[0.3, 0.0], [-0.1, 0.0]], dtype=kind)[:, 0]
+        compare(impl, images, windows.to(kind), 9, colours=colours.to(kind), hue=hue, dtype=dtype)
 
 
 def test_packed_equals_list(impl: Implementation) -> None:

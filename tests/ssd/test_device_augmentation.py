@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ssd.data import Batch, PackedImages, build_loader, collate, open_dataset
+from ssd.data.dataset import Target
 from ssd.models import build_model
 from ssd.run_folder import CsvLog
 from ssd.training import run
-from ssd.transforms import PhotometricRule, build_transforms
+from ssd.transforms import Augment, Augmentation, Deferred, PhotometricRule, build_transforms
 from tests.ssd.processes import run_processes
 from tests.ssd.test_training import SMALL, run_one_epoch
 from tests.ssd.test_transforms import sample
@@ -75,13 +76,62 @@ def test_crops_far_larger_than_the_output_are_resized_by_the_worker(height: int,
     assert deferred.images.pixels.numel() <= 6 * 3 * SIDE**2
 
 
+def muted(seed: int) -> tuple[Tensor, Target]:
+    """A picture of the output's size, so that nothing is resized, in which no mild step leaves 0 .. 255."""
+    image, target = sample(SIDE, SIDE)
+    image = (image.float() * 0.2 + torch.tensor([90.0, 50.0, 110.0])[:, None, None]).to(torch.uint8)
+    return image.roll(seed, 0), {**target, "boxes": target["boxes"].clamp(max=SIDE)}
+
+
+@pytest.mark.parametrize("hue", [0.02, 0.5])
+def test_colours_are_those_of_the_workers(hue: float) -> None:
+    """All steps in both orders and all orders of the channels; the plain path rounds once, at the end."""
+    rule = PhotometricRule((0.9, 1.1), (0.8, 1.2), (0.8, 1.2), (-hue, hue), p=0.8)
+    seen = 0.0
+    for seed in range(60):
+        for_workers, for_device = (Augment(SIDE, Augmentation(photometric=rule)) for _ in range(2))
+        torch.manual_seed(seed)
+        plain, _ = for_workers(*muted(seed))
+        torch.manual_seed(seed)
+        unrendered, _ = Deferred(for_device)(*muted(seed))
+        difference = PackedImages.of([unrendered]).render()[0] - plain
+        assert difference.abs().max() < 0.51, (seed, unrendered.colours, unrendered.hue)
+        seen += float((plain - muted(seed)[0].float()).abs().mean())
+    assert seen > 60 * 5
+
+
+def test_colours_cut_once_have_nearly_the_same_statistics() -> None:
+    """The full strength: the plain path cuts to 0 .. 255 after each step, this one only once; in levels of 255."""
+    plain, deferred = both("ssd", 40)
+    for measure in (mean_of, deviation_of, saturation_of):
+        differences = measure(rendered(deferred)) - measure(plain.images.float())
+        assert differences.abs().max() < 0.5 and differences.mean().abs() < 0.05, measure.__name__
+
+
+def mean_of(images: Tensor) -> Tensor:
+    return images.mean((2, 3))
+
+
+def deviation_of(images: Tensor) -> Tensor:
+    return images.std((2, 3))
+
+
+def saturation_of(images: Tensor) -> Tensor:
+    return (images.amax(1) - images.amin(1)).mean((1, 2))
+
+
 @pytest.mark.parametrize("preset", ["torchvision", "caffe"])  # RGB, and BGR
 def test_the_network_sees_the_same(preset: str) -> None:
-    plain, deferred = both("ssd", 4, photometric=PhotometricRule(hue=(0.0, 0.0)))
+    augment = Augment(SIDE, Augmentation(photometric=PhotometricRule((0.9, 1.1), (0.8, 1.2), (0.8, 1.2)), zoom=2.0))
+    batches = []
+    for transform in (augment, Deferred(augment)):
+        torch.manual_seed(3)
+        batches.append(collate([transform(*muted(seed)) for seed in range(8)]).images)
     model = build_model("ssd_tiny", 4, preset=preset, image_size=SIDE, width=4, levels=2)
-    steps = 2 * ROUNDED / float((255 * model.std).min())  # contrast and saturation make up to 1.5 of one level
-    torch.testing.assert_close(model.normalize(deferred.images), model.normalize(plain.images), rtol=0, atol=steps)
-    assert model.bfloat16().normalize(deferred.images).dtype == torch.bfloat16
+    step = 2 * ROUNDED / float((255 * model.std).min())  # the mild steps make up to 2 of one level
+    torch.testing.assert_close(model.normalize(batches[1]), model.normalize(batches[0]), rtol=0, atol=step)
+    model, deferred = model.bfloat16(), batches[1]
+    assert model.normalize(deferred).dtype == torch.bfloat16
 
 
 def test_batches_do_not_depend_on_workers_and_move() -> None:

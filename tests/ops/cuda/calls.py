@@ -86,7 +86,8 @@ def _pictures(seed: int) -> list[Tensor]:
     sizes = torch.randint(1, 81, (IMAGES, 2), generator=generator)
     windows = random_boxes(IMAGES, seed=seed, scale=100) - 10
     flip = torch.rand(IMAGES, generator=generator) < 0.5
-    return [pixels, torch.arange(IMAGES) * 3 * 80 * 80, sizes, windows, flip, _randn(IMAGES, 3, 4, seed=seed)]
+    colours = [_randn(IMAGES, 3, 4, seed=seed), _randn(IMAGES, seed=seed)]
+    return [pixels, torch.arange(IMAGES) * 3 * 80 * 80, sizes, windows, flip, *colours]
 
 
 def _calls() -> list[Call]:
@@ -130,9 +131,9 @@ def _calls() -> list[Call]:
         Call(
             "render_images",
             _pictures,
-            lambda pixels, offsets, sizes, windows, flip, colours: (
+            lambda pixels, offsets, sizes, windows, flip, colours, hue: (
                 ssd_ops.render_images(
-                    pixels, windows, 50, offsets=offsets, sizes=sizes, flip=flip, colours=colours, dtype=torch.float16
+                    pixels, windows, 50, offsets=offsets, sizes=sizes, flip=flip, colours=colours, hue=hue
                 ),
             ),
         )

@@ -31,6 +31,9 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
         "size": draw(st.sampled_from((4, 1, 3, 9, 33))),
         "flip": torch.rand(count, generator=generator) < 0.5 if draw(st.booleans()) else None,
         "colours": colours if draw(st.booleans()) else None,
+        "hue": torch.randn(count, generator=generator) * draw(st.sampled_from((0.3, 1e9, 1e38)))
+        if draw(st.booleans())
+        else None,
         "antialias": draw(st.booleans()),
     }
 
