@@ -16,7 +16,7 @@ from ssd.models import build_model
 from ssd.run_folder import CsvLog
 from ssd.training import run
 from ssd.transforms import Augment, Augmentation, Deferred, PhotometricRule, build_transforms
-from tests.ssd.processes import run_processes
+from tests.processes import run_processes
 from tests.ssd.test_training import SMALL, run_one_epoch
 from tests.ssd.test_transforms import sample
 
