@@ -1,15 +1,24 @@
-"""The same detector run in other ways, for bench_detector.py: compiled graphs, CUDA graphs, channels_last and autocast."""
+"""The same detector run in other ways, for bench_detector.py: compiled graphs, CUDA graphs, channels_last and autocast.
+
+A variant is one of NAMES, or several joined by +. Each runs a copy of the detector of its own, so that no other one
+changes its weights, gradients or momentum. channels_last and amp are run as torchvision's detectors are called, with
+lists, so that torchvision's can be run the same way; compile and graph take tensors, which is all that they can hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import copy
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import ssd_ops
+from benchmarks.detector_pair import MOST_OBJECTS
 from benchmarks.peers import compute_loss
 from ssd.models import SSD
 from ssd.models.lists import split_detections
@@ -18,140 +27,175 @@ NAMES = ("compile", "graph", "channels_last", "amp")
 GetModel = Callable[[], Any]
 
 
+def variant(text: str) -> str:
+    """Return a variant as it is named everywhere, or refuse it."""
+    parts = text.split("+")
+    if unknown := [part for part in parts if part not in NAMES]:
+        raise ArgumentTypeError(f"a variant is one of {', '.join(NAMES)}, or some joined by +; got {unknown[0]!r}")
+    return "+".join(name for name in NAMES if name in parts)
+
+
+def takes_lists(variant: str) -> bool:
+    """Whether a detector runs so on lists, and torchvision's therefore too."""
+    return not {"compile", "graph"} & {*variant.split("+")}
+
+
 def as_lists(detections: ssd_ops.Detections, side: int) -> list[dict[str, Tensor]]:
     """Return padded detections as torchvision returns them, in pixels."""
     return split_detections(detections, [(side, side)] * len(detections.counts))
 
 
-def inference(variant: str, get_model: GetModel) -> Callable[[Tensor], Any]:
+def inference(get_model: GetModel, variant: str = "") -> Callable[[Tensor], Any]:
     """Return a function of images `[B, 3, S, S]` that gives lists of detections."""
-    calls: list[Callable[[Tensor], ssd_ops.Detections]] = []
-
-    def make(images: Tensor) -> Callable[[Tensor], ssd_ops.Detections]:
-        model: SSD = get_model()
-
-        def plain(batch: Tensor) -> ssd_ops.Detections:
-            return model.detect(*model.forward_raw(model.normalize(batch)))
-
-        if variant == "compile":
-            return torch.compile(plain, fullgraph=True)
-        if variant == "channels_last":
-            return lambda batch: plain(batch.contiguous(memory_format=torch.channels_last))
-        if variant == "amp":
-            return torch.autocast(images.device.type, torch.bfloat16)(plain)
-        return _graphed(plain, images)
+    made: list[Callable[[Tensor], Any]] = []
 
     @torch.no_grad()
     def call(images: Tensor) -> list[dict[str, Tensor]]:
-        if not calls:
-            calls.append(make(images))
-        return as_lists(calls[0](images), images.shape[-1])
+        if not made:
+            model = _own(get_model(), variant)
+            if takes_lists(variant):
+                made.append(lambda batch: _autocast(variant, batch, lambda: model(list(batch))))
+            else:
+                padded = _recorded(variant, _detector(model, variant), [images])
+                made.append(lambda batch: as_lists(padded(batch), batch.shape[-1]))
+        return made[0](images)
 
     return call
 
 
-def _graphed(plain: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
-    """Record a call once and replay it on copies of later images."""
-    static = images.clone()
-    for _ in range(3):
-        plain(static)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = plain(static)
+def _detector(model: SSD, variant: str) -> Callable[[Tensor], ssd_ops.Detections]:
+    def detections(images: Tensor) -> ssd_ops.Detections:
+        return model.detect(*_network(model, variant, images))
 
-    def replay(batch: Tensor) -> Any:
-        static.copy_(batch)
-        graph.replay()
-        return result
-
-    return replay
+    return _compiled(detections, variant)
 
 
-def training_step(get_model: GetModel, autocast: bool = False, memory_format: torch.memory_format | None = None) -> Any:
+def training_step(get_model: GetModel, variant: str = "") -> Callable[..., tuple[Tensor, Tensor]]:
     """Return a function of images and targets that makes a step of SGD and gives both losses.
 
     The learning rate is so small that all candidates keep the same weights, however many steps each has made.
     """
-    optimizers: list[torch.optim.Optimizer] = []
-
-    def step(images: Tensor, targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        model = get_model()
-        if not optimizers:
-            optimizers.append(torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9))
-        if memory_format is not None:
-            images = images.contiguous(memory_format=memory_format)
-        with torch.autocast(images.device.type, torch.bfloat16) if autocast else nullcontext():
-            losses = model(list(images), targets)
-        (losses["bbox_regression"] + losses["classification"]).backward()
-        optimizers[0].step()
-        optimizers[0].zero_grad()
-        return losses["bbox_regression"].detach(), losses["classification"].detach()
-
-    return step
-
-
-def training_variant(variant: str, get_model: GetModel) -> Any:
-    """Return a training step of this project's detector in one of the other ways."""
-    if variant == "amp":
-        return training_step(get_model, autocast=True)
-    if variant == "channels_last":
-        return training_step(get_model, memory_format=torch.channels_last)
-    return _tensor_step(variant, get_model)
-
-
-def _tensor_step(variant: str, get_model: GetModel) -> Any:
-    """Return a step without lists: what torch.compile and CUDA graphs can hold. Nothing in it waits for the device."""
-    recorded: list[Callable[..., tuple[Tensor, Tensor]]] = []
-
-    def make(*inputs: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-        model: SSD = get_model()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
-
-        def losses(images: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-            loc, logits = model.forward_raw(model.normalize(images))
-            both = model.criterion(loc, logits, model.priors, boxes, labels, offsets)
-            return both["loc"], both["cls"]
-
-        forward = torch.compile(losses, fullgraph=True) if variant == "compile" else losses
-
-        def step(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-            loc, cls = forward(*arguments)
-            (loc + cls).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=variant == "compile")
-            return loc.detach(), cls.detach()
-
-        return step if variant == "compile" else _graphed_step(step, inputs)
+    made: list[Callable[..., tuple[Tensor, Tensor]]] = []
 
     def call(images: Tensor, targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        side = images.shape[-1]
-        boxes = torch.cat([t["boxes"] for t in targets]) / side
-        labels = torch.cat([t["labels"] for t in targets])
-        each = len(targets[0]["boxes"])
-        offsets = torch.arange(0, each * len(targets) + 1, each, device=images.device)
-        if not recorded:
-            recorded.append(make(images, boxes, labels, offsets))
-        loc, cls = recorded[0](images, boxes, labels, offsets)
-        return loc.clone(), cls.clone()
+        arguments: Any = (images, targets) if takes_lists(variant) else _packed(variant, images, targets)
+        if not made:
+            model = _own(get_model(), variant)
+            if takes_lists(variant):
+                made.append(_step(model, lambda x, t: _autocast(variant, x, lambda: tuple(model(list(x), t).values()))))
+            else:
+                made.append(_recorded(variant, _step(model, _losses(model, variant)), arguments))
+        loc, cls = made[0](*arguments)
+        return loc.clone(), cls.clone()  # a replay writes the next losses to the same place
 
     return call
 
 
-def _graphed_step(step: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    static = [t.clone() for t in inputs]
+def _step(model: torch.nn.Module, losses: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return a step. Gradients are dropped first: a CUDA graph then keeps those that it makes in memory of its own."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
+
+    def step(*arguments: Any) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loc, cls = losses(*arguments)
+        (loc + cls).backward()
+        optimizer.step()
+        return loc.detach(), cls.detach()
+
+    return step
+
+
+def _losses(model: SSD, variant: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def losses(images: Tensor, boxes: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        loc, logits = _network(model, variant, images)
+        both = model.criterion(loc, logits, model.priors, boxes, labels, offsets)
+        return both["loc"], both["cls"]
+
+    return _compiled(losses, variant)
+
+
+def _packed(variant: str, images: Tensor, targets: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Return images, boxes `[G, 4]` in shares of the image, labels `[G]` and offsets `[B + 1]`."""
+    counts = [0, *(len(target["boxes"]) for target in targets)]
+    boxes = torch.cat([target["boxes"] for target in targets]) / images.shape[-1]
+    labels = torch.cat([target["labels"] for target in targets])
+    if "compile" in variant:  # another number of objects is not compiled again
+        torch._dynamo.mark_dynamic(boxes, 0)
+        torch._dynamo.mark_dynamic(labels, 0)
+    offsets = torch.tensor(counts).cumsum(0)
+    return [images, boxes, labels, offsets.to(images.device, non_blocking=True)]
+
+
+def _own(model: torch.nn.Module, variant: str) -> Any:
+    """Return the model itself where it runs as it is, else a copy; in channels_last the weights say so to all layers."""
+    if not variant:
+        return model
+    own = copy.deepcopy(model)
+    return own.to(memory_format=torch.channels_last) if "channels_last" in variant else own
+
+
+def _network(model: SSD, variant: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    images = model.normalize(images)
+    if "channels_last" in variant:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return _autocast(variant, images, lambda: model.forward_raw(images))
+
+
+def _autocast(variant: str, images: Tensor, call: Callable[[], Any]) -> Any:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled="amp" in variant):
+        return call()
+
+
+def _compiled(call: Callable[..., Any], variant: str) -> Callable[..., Any]:
+    if "compile" not in variant:
+        return call
+    torch._dynamo.config.recompile_limit = 64  # this function is compiled for each model, batch and variant
+    return torch.compile(call, fullgraph=True, dynamic=False)
+
+
+def _recorded(variant: str, call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Make the first call, which may take minutes, and record it as a CUDA graph if that is the variant."""
+    start = time.perf_counter()
+    print(f"  {variant}: the first call ...", end="", file=sys.stderr, flush=True)
+    try:
+        if "graph" in variant:
+            return _graphed(call, inputs)
+        call(*inputs)
+        return call
+    finally:
+        print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def _graphed(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Record a call once and replay it on copies of later inputs.
+
+    Objects vary in number: their boxes and labels have buffers with room. Offsets end where the objects do, so that what is
+    left behind them from other calls belongs to no image.
+    """
+    images, *truths = inputs
+    static = [images.clone()]
+    if truths:
+        boxes, labels, offsets = truths
+        room = MOST_OBJECTS * len(images)
+        static += [boxes.new_zeros(room, 4), labels.new_ones(room), offsets.clone()]
+
+    def load(arguments: Sequence[Tensor]) -> None:
+        for target, source in zip(static, arguments, strict=True):
+            target[: len(source)].copy_(source)
+
+    load(inputs)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # gradients and momentum must be there before a graph is recorded
+    with torch.cuda.stream(side):  # what the first calls make (momentum, plans of cuDNN, code) must not be recorded
         for _ in range(3):
-            step(*static)
+            call(*static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = step(*static)
+        result = call(*static)
 
     def replay(*arguments: Tensor) -> Any:
-        for target, source in zip(static, arguments, strict=True):
-            target.copy_(source)
+        load(arguments)
         graph.replay()
         return result
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from benchmarks.machine import copy_bandwidth, describe, synchronize
 
 Call = Callable[..., Any]
 PEER = "torchvision"
+SLOW = 1.0  # seconds of a call from which on three samples must do
 
 
 @dataclass
@@ -103,7 +104,7 @@ def command_line(title: str, threads: int = 2) -> argparse.ArgumentParser:
     return parser
 
 
-def run(title: str, arguments: argparse.Namespace, cases: Sequence[Case]) -> None:
+def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> None:
     """Run the cases that the command line asks for, print them and write them."""
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
@@ -122,29 +123,24 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
     """Check every candidate on every input set, then time them in turn."""
     generator = torch.Generator().manual_seed(0)
     inputs = [case.make(generator, device) for _ in range(case.input_sets)]
-    for arguments in inputs:
-        expected = case.candidates[case.standard](*arguments)
-        for name, call in case.candidates.items():
-            try:
-                case.check(call(*arguments), expected)
-            except AssertionError as error:
-                raise SystemExit(
-                    f"{case.name}: {name} differs from {case.standard}, nothing is timed: {error}"
-                ) from error
+    checked = _check(case, inputs, device)
     timings: dict[str, Timing] = {}
-    once = {name: _warm_up(call, inputs, device) for name, call in case.candidates.items()}
+    once = {  # what is slow was warmed up by the check
+        name: checked[name] if checked[name] > SLOW else _warm_up(call, inputs, device)
+        for name, call in case.candidates.items()
+    }
     peaks = {name: _peak_memory(call, inputs[0], device, once[name]) for name, call in case.candidates.items()}
     loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in case.candidates}
     deadline = time.perf_counter() + seconds * len(case.candidates)
-    turn = 0
-    while turn < 5 or time.perf_counter() < deadline:
+    turn, least = 0, 3 if max(once.values()) > SLOW else 5
+    while turn < least or time.perf_counter() < deadline:
         for name, call in case.candidates.items():
             if name == "reference" and once[name] > 0.2 and samples[name]:
                 continue  # the specification is not meant to be fast: one sample tells enough
             samples[name].append(_sample(call, inputs, turn, loops[name], device))
         turn += 1
-        if turn >= 5 and max(once.values()) > seconds:
+        if turn >= least and max(once.values()) > seconds:
             break
     for name, values in samples.items():
         quarter = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
@@ -158,6 +154,26 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
             timing.gb_per_second = case.bytes_moved / timing.median / 1e9
             timing.share_of_copy = case.bytes_moved / timing.median / bandwidth
     return timings
+
+
+def _check(case: Case, inputs: list[tuple[Any, ...]], device: torch.device) -> dict[str, float]:
+    """Compare all candidates with the standard on every input set; return the seconds of the fastest call of each."""
+    seconds: dict[str, float] = {}
+    for arguments in inputs:
+        expected = None
+        for name in sorted(case.candidates, key=lambda name: name != case.standard):  # the standard first
+            start = time.perf_counter()
+            result = case.candidates[name](*arguments)
+            synchronize(device)
+            seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
+            expected = result if name == case.standard else expected
+            try:
+                case.check(result, expected)
+            except AssertionError as error:
+                raise SystemExit(
+                    f"{case.name}: {name} differs from {case.standard}, nothing is timed: {error}"
+                ) from error
+    return seconds
 
 
 def _warm_up(call: Call, inputs: list[tuple[Any, ...]], device: torch.device) -> float:
@@ -206,10 +222,10 @@ def headline(report: Report) -> str:
 
 def table(name: str, timings: dict[str, Timing]) -> str:
     """Return the timings of one case as text."""
-    lines = [name]
+    lines, width = [name], max(22, *map(len, timings))
     for candidate, timing in timings.items():
         cells = [
-            f"  {candidate:<22}",
+            f"  {candidate:<{width}}",
             f"{duration(timing.median):>10}",
             f"({duration(timing.low)} .. {duration(timing.high)})".rjust(26),
             (memory.shown(timing.peak_memory) if timing.peak_memory is not None else "").rjust(8),

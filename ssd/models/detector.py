@@ -102,7 +102,7 @@ class SSD(nn.Module):
         Args:
             images: [3, H, W] each, RGB float in 0..1, of any sizes.
             targets: in training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
-                wanted, ignore [G] bool (difficult or crowd).
+                wanted, ignore [G] bool (difficult or crowd). Left on the CPU, they are checked without a wait for the GPU.
         Returns:
             in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
             4] xyxy in its pixels, labels [N], scores [N], by falling score.

@@ -30,6 +30,9 @@ def pack_targets(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Packs targets in pixels into ground truths normalised to their image.
 
+    Their values are checked where the targets lie: the host waits once for targets on a GPU, and not at all for those
+    on the CPU.
+
     Args:
         targets: for each image a dict of boxes [G, 4] xyxy, labels [G], and ignore [G] if wanted.
         sizes: (height, width) of each image.
@@ -45,26 +48,32 @@ def pack_targets(
     for i, target in enumerate(targets):
         _check_shapes(i, target)
     counts = torch.tensor([len(t["boxes"]) for t in targets])
-    boxes = torch.cat([t["boxes"].to(device).float().reshape(-1, 4) for t in targets])
-    labels = torch.cat([t["labels"].to(device) for t in targets]).long()
+    home = targets[0]["boxes"].device
+    boxes = torch.cat([t["boxes"].to(home).float().reshape(-1, 4) for t in targets])
+    labels = torch.cat([t["labels"].to(home) for t in targets]).long()
     _check_values(boxes, labels, counts, num_classes)
     scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=torch.float32).repeat_interleave(counts, dim=0)
     offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
     ignore = None
     if any("ignore" in t for t in targets):
         flags = [t.get("ignore", torch.zeros(len(t["boxes"]), dtype=torch.bool)) for t in targets]
-        ignore = torch.cat([f.to(device).bool() for f in flags])
-    return boxes / scale.to(device), labels, offsets.to(device), ignore
+        ignore = _send(torch.cat([f.to(home).bool() for f in flags]), device)
+    return _send(boxes, device) / _send(scale, device), _send(labels, device), _send(offsets, device), ignore
 
 
 def split_detections(detections: ssd_ops.Detections, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
     """Cuts padded detections into one dict for each image, boxes in its pixels; waits for the device once."""
-    scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype, device=detections.boxes.device)
-    boxes = detections.boxes * scale[:, None]
+    scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype)
+    boxes = detections.boxes * _send(scale, detections.boxes.device)[:, None]
     return [
         {"boxes": boxes[i, :n], "labels": detections.labels[i, :n], "scores": detections.scores[i, :n]}
         for i, n in enumerate(detections.counts.tolist())
     ]
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies without waiting where that is safe, which is from the CPU: its memory is read before the call returns."""
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
 def _check_shapes(i: int, target: dict[str, Tensor]) -> None:
@@ -84,7 +93,7 @@ def _check_shapes(i: int, target: dict[str, Tensor]) -> None:
 def _check_values(boxes: Tensor, labels: Tensor, counts: Tensor, num_classes: int) -> None:
     flat = ~(boxes[:, 2:] > boxes[:, :2]).all(dim=1) | ~boxes.isfinite().all(dim=1)  # true for NaN too
     stray = (labels < 1) | (labels >= num_classes)
-    wrong = torch.stack((flat, stray)).nonzero().tolist()  # the one wait for the device
+    wrong = torch.stack((flat, stray)).nonzero().tolist()  # a wait for the device, if the targets are on one
     if not wrong:
         return
     kind, index = wrong[0]

@@ -155,6 +155,22 @@ def test_compiles_to_one_graph(name):
             torch.testing.assert_close(got, expected)
 
 
+def test_training_compiles_to_one_graph():
+    model = build_model("ssd_tiny", 3, image_size=64).train()
+    images, boxes = torch.rand(2, 3, 64, 64), torch.tensor([[0.1, 0.1, 0.6, 0.5], [0.3, 0.2, 0.9, 0.9], [0, 0, 0.4, 1]])
+    truths = boxes, torch.tensor([1, 2, 1]), torch.tensor([0, 1, 3])
+
+    def losses(images, *truths):
+        return sum(model.criterion(*model.forward_raw(model.normalize(images)), model.priors, *truths).values())
+
+    found = []
+    for call in (losses, torch.compile(losses, fullgraph=True, backend="aot_eager")):
+        loss = call(images, *truths)
+        found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item() + 1e-5)
+
+
 def test_channels_last_and_autocast():
     model = build_model("ssd_tiny", 3, image_size=64).train().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,40 +1,150 @@
-"""On a GPU the host never waits for the device, neither in a training step nor in inference up to padded detections."""
+"""The host never waits for the device, neither in a training step nor in inference up to padded detections.
+
+Without a GPU, tensors on `meta` stand for those on one: they have no values, so that whoever asks for one fails. What
+makes the host wait for a GPU and yet passes on meta, `Watch` refuses.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ssd.config import TrainConfig
+from ssd.data import Batch
+from ssd.meter import LossMeter
 from ssd.models import SSD, build_model
+from ssd.step import amp_dtype, make_state, train_step
+from tests.ops.cuda.test_streams import no_waiting as gpu_no_waiting
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+aten = torch.ops.aten
+MASKS = (torch.bool, torch.uint8)
+
+
+class Watch(TorchDispatchMode):
+    """Refuses blocking copies from the host's memory, and writing to masks, of which a GPU tells the host the number."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        copied = {aten._to_copy.default: args[:1], aten.copy_.default: args[1:2]}.get(func, ())
+        if copied and result.is_meta and not copied[0].is_meta:
+            assert kwargs.get("non_blocking") or args[2:] == (True,), f"{func} waits: it is not non_blocking"
+        if func is aten.lift_fresh.default:
+            assert not result.is_meta, "torch.tensor(..., device=) waits: make it on the CPU, copy it non_blocking"
+        if func in (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
+            masked = any(index is not None and index.dtype in MASKS for index in args[1])
+            assert not masked or args[2].numel() == 1, f"{func} waits: it has to count its mask"
+        return result
+
+
+def no_waiting(device: torch.device) -> AbstractContextManager[Any]:
+    """Make every wait of the host for the device an error."""
+    return Watch() if device.type == "meta" else gpu_no_waiting()
+
+
+@pytest.fixture(params=["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if request.param == "meta":
+        monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # which meta does not have
+    return torch.device(request.param)
 
 
 @pytest.fixture
-def model() -> SSD:
+def model(device: torch.device) -> SSD:
     torch.manual_seed(0)
-    return build_model("ssd_tiny", 4).cuda()
+    return build_model("ssd_tiny", 4).to(device)
 
 
-def test_training_step_and_detection(model: SSD) -> None:
-    images = torch.rand(2, 3, model.image_size, model.image_size, device="cuda")
-    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 0.2, 0.3]], device="cuda")
-    labels, offsets = torch.tensor([1, 2, 3], device="cuda"), torch.tensor([0, 2, 3], device="cuda")
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+def batch_of(model: SSD) -> Batch:
+    size = model.image_size
+    return Batch(
+        images=torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8),
+        gt_boxes=torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 0.2, 0.3]]),
+        gt_labels=torch.tensor([1, 2, 3]),
+        ignore=torch.tensor([False, True, False]),
+        offsets=torch.tensor([0, 2, 3]),
+        image_ids=[0, 1],
+        sizes=torch.full((2, 2), size),
+    ).to(model.priors.device)
 
-    def step() -> None:
-        losses = model.criterion(*model.forward_raw(model.normalize(images)), model.priors, boxes, labels, offsets)
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"opt": "adamw", "clip_grad_norm": 1.0, "ema_decay": 0.9},
+        {"channels_last": True},
+        {"amp": True},
+        {"amp": True, "channels_last": True, "ema_decay": 0.9},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_training_step(model: SSD, device: torch.device, options: dict[str, Any]) -> None:
+    if options.get("amp") and amp_dtype(device) == torch.float16:
+        pytest.skip("the loss scaling of float16 asks the device whether gradients are finite")
+    config = replace(TrainConfig(), **options)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    batch, state = batch_of(model), make_state(config, model, 10)
+    train_step(config, state, batch)  # the first one loads and allocates
+    meter = LossMeter(state.world, device)
+    with no_waiting(device):
+        losses = train_step(config, state, batch)
+        meter.add(losses, state.step, batch.image_ids)
+    assert state.step == 2 and losses["loc"].device.type == device.type
+
+
+def test_detection(model: SSD, device: torch.device) -> None:
+    model.eval()
+    images = batch_of(model).images
+    with torch.no_grad(), no_waiting(device):
+        detections = model.detect(*model.forward_raw(model.normalize(images)))
+    assert detections.boxes.shape == (2, 200, 4) and detections.counts.device.type == device.type
+
+
+def test_lists_with_targets_on_the_cpu(model: SSD, device: torch.device) -> None:
+    images = [torch.rand(3, 90, 120, device=device), torch.rand(3, 60, 60, device=device)]
+    targets: list[dict[str, Tensor]] = [
+        {"boxes": torch.tensor([[10.0, 5, 60, 70], [0, 0, 9, 9]]), "labels": torch.tensor([1, 2])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    model(images, targets)
+    with no_waiting(device):
+        losses = model(images, targets)
         sum(losses.values()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
-    step()  # the first one loads and allocates
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-        with torch.no_grad():
-            detections = model.detect(*model.forward_raw(model.normalize(images)))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert detections.boxes.isfinite().all()
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.any()),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x.masked_select(x > 0),
+        lambda x: torch.equal(x, x),
+        lambda x: x.repeat_interleave(torch.ones_like(x, dtype=torch.int64)),
+        lambda x: torch.zeros(3).copy_(x),
+        lambda x: torch.zeros(3).to(x.device),
+        lambda x: x.copy_(torch.zeros(3)),
+        lambda x: torch.tensor([1.0], device=x.device),
+        lambda x: x.new_tensor([1.0]),
+        lambda x: x.__setitem__(x > 0, x),
+    ],
+)
+def test_waits_are_found(wait: Callable[[Tensor], Any], device: torch.device) -> None:
+    x = torch.rand(3, device=device)
+    with pytest.raises((RuntimeError, NotImplementedError, AssertionError)), no_waiting(device):
+        wait(x)

@@ -1,0 +1,87 @@
+"""Every way to run a detector that needs no GPU gives what the plain one gives, with images and objects that change."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import detector_variants as variants
+from benchmarks.detector_pair import alike
+from ssd.models import SSD, build_model
+
+VARIANTS = ["compile", "channels_last", "amp", "compile+channels_last+amp"]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> SSD:
+    """A small detector with confident heads; code for it is traced and not generated, which would take a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 4, image_size=64)
+    for level in model.head.classification_head.module_list:
+        nn.init.normal_(level.weight, std=0.3)
+    return model
+
+
+def images(seed: int) -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def targets(*counts: int) -> list[dict[str, Tensor]]:
+    found = []
+    for count in counts:
+        corners = torch.rand(count, 2, generator=torch.Generator().manual_seed(count)) * 30
+        found.append({"boxes": torch.cat([corners, corners + 20], 1), "labels": torch.arange(count) % 3 + 1})
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_inference(model: SSD, variant: str) -> None:
+    model.eval()
+    plain, other = variants.inference(lambda: model), variants.inference(lambda: model, variant)
+    for seed in (1, 2):
+        alike(other(images(seed)), plain(images(seed)))
+    assert not model.training and next(model.parameters()).is_contiguous()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_step(model: SSD, variant: str) -> None:
+    plain, other = variants.training_step(lambda: model), variants.training_step(lambda: model, variant)
+    seen = []
+    for seed, counts in ((1, (3, 5)), (2, (7, 2)), (1, (3, 5))):  # 8, then 9 objects: another size, no new graph
+        expected = plain(images(seed), targets(*counts))
+        seen.append(other(images(seed), targets(*counts)))
+        torch.testing.assert_close(seen[-1], expected, rtol=0.05 if "amp" in variant else 1e-4, atol=0)
+    torch.testing.assert_close(seen[0], seen[2], rtol=1e-3, atol=0)
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_another_number_of_objects_is_not_compiled_again(model: SSD) -> None:
+    step = variants.training_step(lambda: model, "compile")
+    step(images(1), targets(3, 5))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    step(images(1), targets(7, 2))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before > 0
+
+
+def test_weights_in_channels_last_reach_every_layer(model: SSD) -> None:
+    own = variants._own(model.eval(), "channels_last")
+    seen = []
+    for module in own.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda m, i, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+            )
+    with torch.no_grad():
+        own(list(images(1)))
+    assert len(seen) > 10 and all(seen)
+
+
+def test_names() -> None:
+    assert variants.variant("amp+compile") == "compile+amp"
+    with pytest.raises(ArgumentTypeError, match="some joined by \\+; got 'fast'"):
+        variants.variant("amp+fast")
