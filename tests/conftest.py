@@ -1,4 +1,4 @@
-"""Which tests run: those of a GPU where there is one, and how many cases the property tests draw.
+"""Which tests run: those of a GPU where there is one; in how many processes; how many cases the property tests draw.
 
 `ci`, the default, draws the same cases on every run, so that no change fails for a case that has nothing to do with it.
 `pytest tests/ops/properties --hypothesis-profile=long` draws above 100,000, new ones each time, and prints how to repeat
@@ -6,6 +6,8 @@ one that fails: mend the op, and keep the case as an `@example` of its test.
 """
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
@@ -23,6 +25,23 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spreads the whole suite over the cores, file by file, where pytest-xdist is there; -n says otherwise.
+
+    A GPU, whose memory some tests fill, is left to one process.
+    """
+    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    option = config.option
+    if not is_whole or torch.cuda.is_available() or option.usepdb or option.capture == "no":
+        return
+    if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        option.numprocesses = min(cores, 4)  # each takes a gigabyte or two, and the longest files take half a minute
+        option.dist, option.loadscopereorder = "loadfile", False  # what takes longest comes early in the alphabet
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
+
+
 def pytest_report_header() -> str | None:
     return None if torch.cuda.is_available() else "no GPU: tests marked cuda are left out, or skipped with -m cuda"
 
@@ -33,3 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("cuda")]
     items[:] = [item for item in items if not item.get_closest_marker("cuda")]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    ended = [dict(report.user_properties) for report in reports if getattr(report, "when", None) == "teardown"]
+    if cases := sum(found.get("property cases", 0) for found in ended):
+        terminalreporter.write_line(f"{cases} property cases ran")

@@ -21,9 +21,9 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
 def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
     """Run a benchmark with small cases."""
-    options = ["--quick", "--device", "cpu", "--json", str(report)]
+    options = ["--quick", "--device", "cpu", "--threads", "1", "--json", str(report)]
     if script.stem == "bench_detector":
-        options += ["--threads", "1", "--filter", "post-process"]  # networks take seconds
+        options += ["--filter", "post-process"]  # networks take seconds
     return run_python(str(script), *options, folder=report.parent)
 
 

@@ -52,5 +52,9 @@ def other(impl: Implementation) -> Implementation:
     return impl
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(f"{strategies.judged} property cases ran")
+@pytest.fixture(autouse=True)
+def count_cases(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leaves the number of cases that ran in the test's report, for the summary."""
+    before = strategies.judged
+    yield
+    request.node.user_properties.append(("property cases", strategies.judged - before))
