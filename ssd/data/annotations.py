@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ssd.data.faults import DataError, FaultLog
+from ssd.data.faults import DataError, FaultLog, check_choice
 
 Box = tuple[float, float, float, float]  # xyxy, pixels
 
@@ -48,9 +48,16 @@ class Annotations:
 
 @dataclass
 class AnnotationsBuilder:
-    """Gathers images one by one and packs them; `drop_empty` leaves out images with no object to learn."""
+    """Gathers images one by one and packs them.
 
-    drop_empty: bool = False
+    Args:
+        empty: ``"keep"`` or ``"drop"`` images with no object to learn.
+
+    Raises:
+        DataError: `empty` is neither.
+    """
+
+    empty: str = "keep"
     dropped: int = 0
     _files: list[str] = field(default_factory=list)
     _image_ids: list[int] = field(default_factory=list)
@@ -59,6 +66,9 @@ class AnnotationsBuilder:
     _boxes: list[Box] = field(default_factory=list)
     _labels: list[int] = field(default_factory=list)
     _ignore: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choice("empty", self.empty, ("keep", "drop"))
 
     def add(
         self,
@@ -70,7 +80,7 @@ class AnnotationsBuilder:
         ignore: Sequence[bool],
     ) -> None:
         """Adds an image: its file, id, (height, width) and objects."""
-        if self.drop_empty and all(ignore):
+        if self.empty == "drop" and all(ignore):
             self.dropped += 1
             return
         self._files.append(file)
@@ -81,8 +91,16 @@ class AnnotationsBuilder:
         self._labels.extend(labels)
         self._ignore.extend(ignore)
 
-    def build(self) -> Annotations:
-        """Packs everything added so far."""
+    def build(self, log: FaultLog, source: str) -> Annotations:
+        """Packs everything added so far; `source` names the data set in messages.
+
+        Raises:
+            DataError: there are faults to be refused, or no usable image.
+        """
+        log.check(source)
+        if not self._files:
+            first = f", the first: {log.faults[0]}" if log.faults else ""
+            raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
         return Annotations(
             files=np.array(self._files, dtype=np.str_),
             image_ids=np.array(self._image_ids, dtype=np.int64),
@@ -92,20 +110,6 @@ class AnnotationsBuilder:
             ignore=np.array(self._ignore, dtype=bool),
             offsets=np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)]).astype(np.int64),
         )
-
-
-def build_checked(builder: AnnotationsBuilder, log: FaultLog, source: str) -> Annotations:
-    """Packs the annotations of a data set.
-
-    Raises:
-        DataError: there are faults to be refused, or no usable image.
-    """
-    log.check(source)
-    annotations = builder.build()
-    if not len(annotations):
-        first = f", the first: {log.faults[0]}" if log.faults else ""
-        raise DataError(f"{source} has no usable image; {sum(log.counts.values())} faults{first}")
-    return annotations
 
 
 def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.coco_layout import find_layout
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice
@@ -58,8 +58,8 @@ class COCODataset(DetectionDataset):
         apply_exif: bool = False,
     ) -> None:
         check_choice("crowd", crowd, ("ignore", "drop"))
-        check_choice("empty", empty, ("keep", "drop"))
         check_choice("labels", labels, ("ranks", "ids"))
+        builder = AnnotationsBuilder(empty)
         self.root = Path(root)
         self.annotation_file, self.image_folder = find_layout(self.root, split, annotations, images)
         log = FaultLog(faults)
@@ -67,16 +67,14 @@ class COCODataset(DetectionDataset):
         names, self.category_ids = _categories(data["categories"], classes, self.annotation_file)
         if labels == "ids":
             names, self.category_ids = _with_gaps(names, self.category_ids, classes is not None)
-        builder = AnnotationsBuilder(drop_empty=empty == "drop")
         reader = _Reader(str(self.annotation_file), self.category_ids, data["categories"], crowd, log)
         grouped = reader.group(data["images"], data["annotations"])
         present = {path.name for path in self.image_folder.iterdir()} if self.image_folder.is_dir() else set()
         for index, item in enumerate(data["images"]):
             reader.add_image(item, index, grouped, self.image_folder, present, builder)
         source = f"coco {split} of {self.root}"
-        packed = build_checked(builder, log, source)
         notes = (f"{reader.not_asked_for} objects of other categories left out",) if reader.not_asked_for else ()
-        super().__init__(source, names, packed, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif)
+        super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
 
 
 class _Reader:

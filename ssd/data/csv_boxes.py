@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.csv_table import Row, read_table
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice
@@ -63,7 +63,7 @@ class CSVDataset(DetectionDataset):
         apply_exif: bool = False,
     ) -> None:
         check_choice("units", units, ("auto", "pixels", "shares"))
-        check_choice("empty", empty, ("keep", "drop"))
+        builder = AnnotationsBuilder(empty)
         log = FaultLog(faults)
         file = find_table(Path(root), split, annotations)
         is_whole = annotations is None and file.parent == Path(root) and file.name in _WHOLE
@@ -73,17 +73,13 @@ class CSVDataset(DetectionDataset):
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
             units = "shares" if _looks_normalised(rows) else "pixels"
-        builder = AnnotationsBuilder(drop_empty=empty == "drop")
         finder = _Finder(Path(root), file, split, images)
         reader = _Reader(file, tuple(classes), units == "shares", log)
         for image_id, (name, objects) in enumerate(_by_image(rows).items()):
             reader.add_image(name, image_id, finder.find(name), objects, builder, apply_exif)
         source = f"csv {split} of {root}"
-        packed = build_checked(builder, log, source)
         notes = (f"coordinates read as {units} of the image",) if units == "shares" else ()
-        super().__init__(
-            source, tuple(classes), packed, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif
-        )
+        super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)
 
 
 class _Reader:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssd.data.annotations import Annotations
+from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
 from ssd.data.images import read_image
 
@@ -68,29 +68,30 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     Args:
         name: for messages, such as ``"voc train of /data/bccd"``.
         classes: names without the background; label i is ``classes[i - 1]``.
-        annotations: of all images.
+        builder: has gathered the annotations of all images.
         log: the faults met while reading, and whether faults are skipped or refused.
-        dropped_images: images left out because they have no objects.
         notes: remarks for the summary.
         apply_exif: turn the images as their EXIF orientation says.
+
+    Raises:
+        DataError: there are faults to be refused, or no usable image.
     """
 
     def __init__(
         self,
         name: str,
         classes: tuple[str, ...],
-        annotations: Annotations,
+        builder: AnnotationsBuilder,
         log: FaultLog,
         *,
-        dropped_images: int = 0,
         notes: tuple[str, ...] = (),
         apply_exif: bool = False,
     ) -> None:
         self.name = name
         self.classes = classes
-        self.annotations = annotations
+        self.annotations = builder.build(log, name)
         self.log = log
-        self.dropped_images = dropped_images
+        self.dropped_images = builder.dropped
         self.notes = notes
         self.apply_exif = apply_exif
         self._index_of: dict[int, int] | None = None

@@ -26,9 +26,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ssd.data.annotations import AnnotationsBuilder, build_checked
+from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.dataset import DetectionDataset, ImageError, Target
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice
+from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.items import ItemError, check_image, check_target, split_item
 
 
@@ -60,16 +60,13 @@ class OwnDataset(DetectionDataset):
         faults: str = "skip",
         **options: Any,
     ) -> None:
-        check_choice("empty", empty, ("keep", "drop"))
+        builder = AnnotationsBuilder(empty)
         self.items = _call(name, {} if root is None else {"root": root}, split, options)
         names = tuple(map(str, _class_names(name, self.items, classes)))
         log = FaultLog(faults)
-        builder = AnnotationsBuilder(drop_empty=empty == "drop")
         self._rows: list[int] = []  # of each image that is used, its index in the user's data set
         self._scan(name, len(names) + 1, builder, log)
-        source = f"{name} {split}"
-        annotations = build_checked(builder, log, source)
-        super().__init__(source, names, annotations, log, dropped_images=builder.dropped)
+        super().__init__(f"{name} {split}", names, builder, log)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         # Not from memory: the user's data set may augment, and then image and target belong together.

@@ -69,7 +69,7 @@ class ShapesDataset(DetectionDataset):
             builder.add(
                 f"shapes/{split}/{index}", index, (image_size, image_size), boxes, labels, [False] * len(shapes)
             )
-        super().__init__(f"shapes {split}", CLASSES, builder.build(), FaultLog())
+        super().__init__(f"shapes {split}", CLASSES, builder, FaultLog())
 
     def _random(self, index: int, part: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence((*self._key, index, part))))

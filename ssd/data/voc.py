@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice
 from ssd.data.folders import files_by_stem
@@ -66,7 +66,7 @@ class VOCDataset(DetectionDataset):
     ) -> None:
         check_choice("difficult", difficult, _DIFFICULT)
         check_choice("coordinates", coordinates, tuple(_SHIFTS))
-        check_choice("empty", empty, ("keep", "drop"))
+        builder = AnnotationsBuilder(empty)
         self.root = Path(root)
         self.difficult = difficult
         self.coordinates = coordinates
@@ -76,19 +76,15 @@ class VOCDataset(DetectionDataset):
         if classes is None:
             classes = _find_classes(folders)
             print(f"classes found in {', '.join(str(f / 'Annotations') for f in folders)}: {', '.join(classes)}")
-        builder = AnnotationsBuilder(drop_empty=empty == "drop")
         reader = _Reader(tuple(classes), self, log)
         images = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
         for image_id, (folder, name) in enumerate((part.folder, name) for part in lists for name in part.names):
             reader.read(folder, name, image_id, images[folder].get(name), builder)
         source = f"voc {split} of {self.root}"
-        annotations = build_checked(builder, log, source)
         notes: tuple[str, ...] = ()
         if reader.zero_based and coordinates != "as_is":
             notes = (f"{reader.zero_based} boxes begin at 0, so these files may be 0-based; see coordinates='as_is'",)
-        super().__init__(
-            source, tuple(classes), annotations, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif
-        )
+        super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)
 
 
 class _Reader:

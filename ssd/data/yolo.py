@@ -8,9 +8,9 @@ objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd.data.annotations import AnnotationsBuilder, Box, build_checked, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice
+from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.images import image_size
 from ssd.data.yolo_layout import find_split, label_file
 
@@ -44,22 +44,18 @@ class YOLODataset(DetectionDataset):
         faults: str = "skip",
         apply_exif: bool = True,
     ) -> None:
-        check_choice("empty", empty, ("keep", "drop"))
+        builder = AnnotationsBuilder(empty)
         log = FaultLog(faults)
         found = find_split(Path(root), split)
         names = tuple(classes) if classes is not None else found.classes
         if len(names) != len(found.classes):
             raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
-        builder = AnnotationsBuilder(drop_empty=empty == "drop")
         unlabelled = 0
         for image_id, image in enumerate(found.images):
             unlabelled += _add_image(image, image_id, len(names), apply_exif, builder, log)
         source = f"yolo {split} of {root}"
-        annotations = build_checked(builder, log, source)
         notes = (f"{unlabelled} images have no label file, so no objects",) if unlabelled else ()
-        super().__init__(
-            source, names, annotations, log, dropped_images=builder.dropped, notes=notes, apply_exif=apply_exif
-        )
+        super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
 
 
 def _add_image(

@@ -141,32 +141,30 @@ def test_unknown_model_options_are_configuration_errors() -> None:
         run(replace(SMALL, model_options={"num_classes": 91}))
 
 
+def rates_of(config: TrainConfig, steps: int) -> list[float]:
+    """Return the learning rate of each step, an epoch each, as shares of the full one."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(config, optimizer, steps_per_epoch=1)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
 @pytest.mark.parametrize(
     ("scheduler", "expected"),
     [("multisteplr", [1.0, 1.0, 0.1, 0.1]), ("cosineannealinglr", [1.0, 0.853553, 0.5, 0.146447])],
 )
 def test_schedules(scheduler: str, expected: list[float]) -> None:
     config = replace(SMALL, epochs=4, lr_steps=[2], warmup_iters=0, lr_scheduler=scheduler)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = build_schedule(config, optimizer, steps_per_epoch=1)
-    rates = []
-    for _ in range(4):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx(expected, abs=1e-5)
+    assert rates_of(config, 4) == pytest.approx(expected, abs=1e-5)
 
 
 def test_warm_up_rises_linearly() -> None:
     config = replace(SMALL, epochs=100, warmup_iters=4, lr_scheduler="multisteplr", lr_steps=[99])
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = build_schedule(config, optimizer, steps_per_epoch=1)
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates_of(config, 6) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
 def test_running_mean_by_hand() -> None:
