@@ -2,6 +2,9 @@
 
 python benchmarks/bench_data.py [--quick] [--json FILE]
 
+With `--device-augmentation` a worker only decodes, draws and packs, and the device renders: the last two cases. The peer
+has no such way, so its workers do all, and its chain of transforms runs on the device. (On a GPU, 32 images a call.)
+
 Each call takes 8 images of 500 x 375, drawn with the spectrum of photographs and saved as JPEG of about VOC's size.
 The peer is torchvision's own chain of v2 transforms on tensors; the same on PIL images, the default of its training
 script, stands beside it.
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import _path  # noqa: F401
 import torch
@@ -24,12 +28,14 @@ from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+import ssd_ops
 from benchmarks.harness import Case, main
-from ssd.data import collate, read_image
+from ssd.data import PackedImages, collate, read_image
 from ssd.transforms import build_transforms
 
 HEIGHT, WIDTH, COUNT = 375, 500, 8
 FILL = (123, 117, 104)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _FOLDER = TemporaryDirectory()
 Sample = tuple[Any, dict[str, Any]]
 
@@ -37,7 +43,8 @@ Sample = tuple[Any, dict[str, Any]]
 def cases(device: torch.device, quick: bool) -> list[Case]:
     """Return the cases of this benchmark; one preset where it should only show that it runs."""
     augments = [_augment_case(name, side) for name, side in (("ssd", 300), ("ssdlite", 320), ("hflip", 300))]
-    return [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case()]
+    split = [_worker_case(), _render_case(device, COUNT if device.type == "cpu" else 4 * COUNT)]
+    return [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case(), *split]
 
 
 def _decode_case() -> Case:
@@ -66,16 +73,7 @@ def _augment_case(name: str, side: int) -> Case:
 
 def _pipeline_case() -> Case:
     side = 300
-    ours, chain = build_transforms("ssd", side, train=True), v2_chain("ssd", side)
-
-    def batch(load: Callable[[Path, dict[str, Any]], Sample]) -> Callable[..., Any]:
-        return lambda paths, targets: collate([load(p, t) for p, t in zip(paths, targets, strict=True)])
-
-    candidates = {
-        "ssd": batch(lambda path, target: ours(read_image(path), target)),
-        "torchvision": batch(lambda path, target: chain(tv_tensors.Image(_decode(path)), target)),
-        "torchvision on PIL": batch(lambda path, target: chain(Image.open(path).convert("RGB"), target)),
-    }
+    candidates = _pipelines(side, deferred=False)
 
     def check(batch: Any, _: Any) -> None:
         assert batch.images.shape == (COUNT, 3, side, side) and batch.images.dtype == torch.uint8
@@ -83,6 +81,65 @@ def _pipeline_case() -> Case:
 
     name = f"decode, augment ssd and collate, {WIDTH} x {HEIGHT} to {side} x {side}"
     return _case(name, lambda paths, targets: (paths, targets), candidates, check)
+
+
+def _worker_case() -> Case:
+    side = 300
+
+    def check(batch: Any, _: Any) -> None:
+        images = batch.images.render() if isinstance(batch.images, PackedImages) else batch.images
+        assert images.shape == (COUNT, 3, side, side) and bool((images >= 0).all() and (images <= 255).all())
+        assert bool((batch.gt_boxes >= 0).all() and (batch.gt_boxes <= 1).all())
+
+    name = f"decode, draw ssd and pack, {WIDTH} x {HEIGHT}, the pixels left to the device"
+    return _case(name, lambda paths, targets: (paths, targets), _pipelines(side, deferred=True), check)
+
+
+def _render_case(device: torch.device, count: int) -> Case:
+    side = 300
+    draw, chain = build_transforms("ssd", side, train=True, deferred=True), v2_chain("ssd", side)
+
+    def make(paths: list[Path], targets: list[dict[str, Any]]) -> tuple[Any, ...]:
+        images = [read_image(paths[i % COUNT]) for i in range(count)]
+        targets = [targets[i % COUNT] for i in range(count)]
+        packed = collate([draw(*sample) for sample in zip(images, targets, strict=True)]).images
+        return packed.to(device), [image.to(device) for image in images], targets
+
+    def with_v2(_: PackedImages, images: list[Tensor], targets: list[dict[str, Any]]) -> tuple[Tensor]:
+        samples = [chain(tv_tensors.Image(image), target) for image, target in zip(images, targets, strict=True)]
+        return (F.normalize(torch.stack([image for image, _ in samples]).float(), MEAN, STD),)
+
+    def with_reference(packed: PackedImages, *_: Any) -> Tensor:
+        with patch.object(ssd_ops, "render_images", ssd_ops.reference.render_images):
+            return packed.render(MEAN, STD)
+
+    def check(result: Tensor | tuple[Tensor], expected: Tensor) -> None:
+        if isinstance(result, tuple):  # other draws, other pixels
+            assert result[0].shape == expected.shape and bool(result[0].isfinite().all())
+        else:
+            assert torch.equal(result, expected), "not the same bits"
+
+    candidates = {
+        "ssd": lambda packed, *_: packed.render(MEAN, STD),
+        "reference": with_reference,
+        "torchvision": with_v2,
+    }
+    name = f"render ssd, {count} images of {WIDTH} x {HEIGHT} to {side} x {side}, on the device"
+    return _case(name, make, candidates, check, "reference", count)
+
+
+def _pipelines(side: int, *, deferred: bool) -> dict[str, Callable[..., Any]]:
+    """Return what makes batches of files."""
+    ours, chain = build_transforms("ssd", side, train=True, deferred=deferred), v2_chain("ssd", side)
+
+    def batch(load: Callable[[Path, dict[str, Any]], Sample]) -> Callable[..., Any]:
+        return lambda paths, targets: collate([load(p, t) for p, t in zip(paths, targets, strict=True)])
+
+    return {
+        "ssd": batch(lambda path, target: ours(read_image(path), target)),
+        "torchvision": batch(lambda path, target: chain(tv_tensors.Image(_decode(path)), target)),
+        "torchvision on PIL": batch(lambda path, target: chain(Image.open(path).convert("RGB"), target)),
+    }
 
 
 def v2_chain(name: str, side: int) -> Callable[[Any, dict[str, Any]], Sample]:
@@ -100,11 +157,18 @@ def v2_chain(name: str, side: int) -> Callable[[Any, dict[str, Any]], Sample]:
     return call
 
 
-def _case(name: str, make: Callable[..., Any], candidates: dict[str, Any], check: Callable[[Any, Any], None]) -> Case:
+def _case(
+    name: str,
+    make: Callable[..., Any],
+    candidates: dict[str, Any],
+    check: Callable[[Any, Any], None],
+    standard: str = "torchvision",
+    count: int = COUNT,
+) -> Case:
     def inputs(generator: torch.Generator, _: torch.device) -> tuple[Any, ...]:
         return make([_photo(generator) for _ in range(COUNT)], [_target(generator, i) for i in range(COUNT)])
 
-    return Case(name, inputs, candidates, check, standard="torchvision", items=COUNT, item="image")
+    return Case(name, inputs, candidates, check, standard=standard, items=count, item="image")
 
 
 def _photo(generator: torch.Generator) -> Path:
