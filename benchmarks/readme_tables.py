@@ -2,8 +2,8 @@
 
 python benchmarks/readme_tables.py [--check]
 
-Each table stands between two markers, `<!-- results: cpu -->` (or gpu, checks, data) and `<!-- end -->`. What was not
-measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
+Each table stands between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu) and
+`<!-- end -->`. What was not measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
 """
 
 from __future__ import annotations
@@ -94,6 +94,45 @@ def data() -> str:
     return "\n".join([*lines, "", *_notes(reports[-1:])]).rstrip()
 
 
+def detector(kind: str) -> str:
+    """Return the table of whole detectors: one column for each variant that was measured.
+
+    The parts are those of the largest batch that was measured of a detector; the files have them all.
+    """
+    reports = [report for report in load(kind) if any(name.startswith("inference, ") for name in report["cases"])]
+    if not reports:
+        return "Not measured."
+    cases: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        cases.update(report["cases"])
+    names = [name.partition(", ")[2] for timings in cases.values() for name in timings if ", " in name]
+    variants = [*dict.fromkeys(names)]
+    lines = [
+        f"| ssd / torchvision | {' | '.join(['as they are', 'ratio', *variants])} |",
+        "| --- |" + " ---: |" * (2 + len(variants)),
+    ]
+    for name, timings in cases.items():
+        part, model, batch = name.split(", ")
+        larger = [other for other in cases if other.startswith(f"{part}, {model}, ") and _batch(other) > _batch(name)]
+        if larger and part not in ("inference", "training step"):
+            continue
+        ratio = timings["torchvision"]["median"] / timings["compiled"]["median"]
+        cells = [_both(timings, ""), f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}"]
+        cells += [_both(timings, f", {variant}") for variant in variants]
+        lines.append(f"| {part}, {model.partition('_')[0]}, {batch} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_notes(reports)]).rstrip()
+
+
+def _batch(name: str) -> int:
+    return int(name.rpartition(" ")[2])
+
+
+def _both(timings: dict[str, Any], variant: str) -> str:
+    """Our time, and torchvision's where it runs so too."""
+    found = [timings[who + variant] for who in ("compiled", "torchvision") if who + variant in timings]
+    return " / ".join(_time(timing["median"]) for timing in found)
+
+
 CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
 
 
@@ -155,6 +194,7 @@ def main() -> None:
     text = old = readme.read_text(encoding="utf-8")
     check = parser.parse_args().check
     made = {"cpu": lambda: table("cpu"), "gpu": lambda: table("gpu"), "checks": checks, "data": data}
+    made |= {f"detector {kind}": lambda kind=kind: detector(kind) for kind in ("cpu", "gpu")}
     for kind, make in made.items():
         begin, end = f"<!-- results: {kind} -->", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)

@@ -91,6 +91,28 @@ def test_a_case_without_a_measurement_reads_so(monkeypatch: pytest.MonkeyPatch) 
     assert rows and all("| not measured | not measured |" in row for row in rows if row)
 
 
+def test_the_table_of_detectors_has_a_column_for_each_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {
+        "compiled": 0.05,
+        "torchvision": 0.1,
+        "compiled, amp": 0.03,
+        "torchvision, amp": 0.2,
+        "compiled, graph": 0.02,
+    }
+    names = [f"{part}, ssd300_vgg16, batch {batch}" for part in ("inference", "heads") for batch in (4, 32)]
+    cases = {name: {key: {"median": seconds} for key, seconds in times.items()} for name in names}
+    cases[names[0]] = {key: {"median": 1.0} for key in ("compiled", "torchvision", "compiled, compile+amp")}
+    machine = dict.fromkeys(("cpu", "torch", "torchvision", "commit", "date", "command"), "x") | {"threads": 2}
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [{"machine": machine, "cases": cases}])
+    rows = readme_tables.detector("cpu").splitlines()
+    assert rows[0] == "| ssd / torchvision | as they are | ratio | compile+amp | amp | graph |"
+    assert rows[2] == "| inference, ssd300, batch 4 | 1 s / 1 s | 1.00 | 1 s |  |  |"
+    assert rows[3] == "| inference, ssd300, batch 32 | 50 ms / 100 ms | 2.00 |  | 30 ms / 200 ms | 20 ms |"
+    assert rows[4].startswith("| heads, ssd300, batch 32 |") and rows[5] == "", "parts of the largest batch only"
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [])
+    assert readme_tables.detector("gpu") == "Not measured."
+
+
 def test_scaling_draws_what_it_measured(tmp_path: Path) -> None:
     command = [str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1", "--results", str(tmp_path)]
     done = run_python(*command, folder=tmp_path)

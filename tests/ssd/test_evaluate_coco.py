@@ -1,5 +1,6 @@
 """COCO average precision: the published twelve numbers, crowd regions, bad ground truths, empty cases."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from ssd.data import DataError, open_dataset
 from ssd.evaluate import Evaluator, Records, coco_ap, coco_backends
 from ssd.evaluate.coco import clean_ground_truth
-from ssd.evaluate.coco_backends import BACKENDS
+from ssd.evaluate.coco_backends import BACKENDS, default_backend
 from tests.ssd.real_data import real_data
 
 
@@ -112,6 +113,12 @@ def test_both_libraries_give_the_same_numbers():
         assert list(results[0].per_class) == list(results[1].per_class)
         for name, pair in results[0].per_class.items():
             assert pair == pytest.approx(results[1].per_class[name], abs=1e-12), name
+
+
+def test_the_faster_library_is_taken_where_it_is_installed(monkeypatch):
+    for installed, expected in ((BACKENDS, BACKENDS[0]), (BACKENDS[1:], BACKENDS[1])):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=installed: name in found or None)
+        assert default_backend() == expected
 
 
 def test_classes_in_another_order_than_their_ids():
