@@ -2,10 +2,10 @@
 
 * Nothing is timed before its results were checked: on every input set each candidate is compared with the
   reference (with the peer where the reference would take minutes).
-* Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, so that
-  a busy machine slows all of them alike.
+* Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, each
+  round begins with the next of them, so that a busy machine or a heap that grows slows all of them alike.
 * A CPU is timed by the clock, a GPU by events around many calls; the table shows medians and the middle half of samples.
-* Peak memory is that of one call, its results included (see memory.py).
+* Peak memory is that of one call, its results included (see memory.py); it is measured last, because it trims the heap.
 * `GB/s` counts the bytes that must move at least once; `of copy` is their share of the bandwidth of a plain copy, measured
   in the same run.
 """
@@ -129,19 +129,21 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
         name: checked[name] if checked[name] > SLOW else _warm_up(call, inputs, device)
         for name, call in case.candidates.items()
     }
-    peaks = {name: _peak_memory(call, inputs[0], device, once[name]) for name, call in case.candidates.items()}
     loops = {name: max(1, min(1000, int(2e-3 / seconds_once))) for name, seconds_once in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in case.candidates}
     deadline = time.perf_counter() + seconds * len(case.candidates)
+    names = list(case.candidates)
     turn, least = 0, 3 if max(once.values()) > SLOW else 5
     while turn < least or time.perf_counter() < deadline:
-        for name, call in case.candidates.items():
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             if name == "reference" and once[name] > 0.2 and samples[name]:
                 continue  # the specification is not meant to be fast: one sample tells enough
-            samples[name].append(_sample(call, inputs, turn, loops[name], device))
+            samples[name].append(_sample(case.candidates[name], inputs, turn, loops[name], device))
         turn += 1
         if turn >= least and max(once.values()) > seconds:
             break
+    peaks = {name: _peak_memory(call, inputs[0], device, once[name]) for name, call in case.candidates.items()}
     for name, values in samples.items():
         quarter = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
         timings[name] = Timing(statistics.median(values), quarter[0], quarter[2], len(values), peaks[name])

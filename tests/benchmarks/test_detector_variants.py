@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks import detector_variants as variants
 from benchmarks.detector_pair import alike
 from ssd.models import SSD, build_model
+from tests.ssd.test_no_waiting import Watch
 
 VARIANTS = ["compile", "channels_last", "amp", "compile+channels_last+amp"]
 
@@ -79,6 +83,52 @@ def test_weights_in_channels_last_reach_every_layer(model: SSD) -> None:
     with torch.no_grad():
         own(list(images(1)))
     assert len(seen) > 10 and all(seen)
+
+
+class Recorder:
+    """Stands for torch.cuda where there is no GPU: what is recorded runs once, and must not wait or keep gradients."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.model: SSD | None = None
+        self.replays = 0
+        for name in ("Stream", "current_stream", "CUDAGraph"):
+            monkeypatch.setattr(torch.cuda, name, lambda: self)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph", self.recording)
+
+    def wait_stream(self, stream: Any) -> None: ...
+
+    def replay(self) -> None:
+        self.replays += 1
+
+    @contextmanager
+    def recording(self, graph: Any) -> Iterator[None]:
+        parameters = [] if self.model is None else list(self.model.parameters())
+        before = [parameter.grad for parameter in parameters]
+        with Watch():
+            yield
+        assert all(p.grad is not None and p.grad is not grad for p, grad in zip(parameters, before, strict=True))
+
+
+def test_a_step_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    model = model.to("meta")
+    monkeypatch.setattr(variants, "_own", lambda given, variant: given)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # which meta does not have
+    recorder.model = model
+    step = variants.training_step(lambda: model, "graph")
+    for calls, counts in enumerate(((3, 5), (7, 2), (15, 15)), 1):
+        truths = [{name: value.to("meta") for name, value in target.items()} for target in targets(*counts)]
+        loc, cls = step(images(1).to("meta"), truths)
+        assert recorder.replays == calls and loc.shape == cls.shape == ()
+
+
+def test_inference_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, model = Recorder(monkeypatch), model.to("meta").eval()
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    monkeypatch.setattr(variants, "as_lists", lambda padded, side: padded)  # for this the host waits
+    call = variants.inference(lambda: model, "graph")
+    assert call(images(1).to("meta")).boxes.shape == (2, 200, 4) and recorder.replays == 1
 
 
 def test_names() -> None:
