@@ -62,12 +62,12 @@ class SSD(nn.Module):
             mean, std = ([255 * value for value in values] for values in (self.preset.mean, self.preset.std))
             return images.render(mean, std, bgr=self.preset.channels == "bgr").to(dtype)
         if images.dtype == torch.uint8:
-            images = images.to(torch.float32) / 255
+            images = images.to(torch.float32).div_(255)
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 or floating point in 0..1, got {images.dtype}")
         if self.preset.channels == "bgr":
             images = images.flip(-3)
-        return ((images - self.mean) / self.std).to(dtype)
+        return (images - self.mean).div_(self.std).to(dtype)
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps normalised images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
