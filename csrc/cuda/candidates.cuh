@@ -80,6 +80,25 @@ __device__ inline unsigned __int128 number(const DoubleCandidate& c) {
   return static_cast<unsigned __int128>(c.key) << 32 | c.index;
 }
 
+// The upper 32 bits of a number.
+template <typename C>
+__device__ __forceinline__ unsigned head(number_t<C> n) {
+  return static_cast<unsigned>(n >> (NumberOf<C>::kBits - 32));
+}
+
+// The last number with this head.
+template <typename C>
+__device__ __forceinline__ number_t<C> last_with_head(unsigned head) {
+  constexpr int kTail = NumberOf<C>::kBits - 32;
+  return static_cast<number_t<C>>(head) << kTail | ((number_t<C>(1) << kTail) - 1);
+}
+
+// The lowest score of the numbers with this head.
+__device__ inline float lowest_score(unsigned head, float) { return score_of(static_cast<FloatCandidate>(head) << 32); }
+__device__ inline double lowest_score(unsigned head, double) {
+  return score_of(DoubleCandidate{static_cast<unsigned long long>(head) << 32 | 0xffffffffu, 0});
+}
+
 // The last of all candidates.
 template <typename C>
 __device__ C last_candidate();
@@ -95,9 +114,15 @@ __device__ inline DoubleCandidate last_candidate() {
 // Sorts `size` items in shared memory, a power of two. All threads of the block call it.
 template <typename C>
 __device__ void sort_shared(C* items, int size) {
+  int last_step = kWarpSize + 1;  // others have written the items
   for (int span = 2; span <= size; span *= 2) {
-    for (int step = span / 2; step > 0; step /= 2) {
-      __syncthreads();
+    for (int step = span / 2; step > 0; last_step = step, step /= 2) {
+      // Short steps stay among the 64 items that a warp has in all of them.
+      if (step > kWarpSize || last_step > kWarpSize) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
       for (int i = threadIdx.x; i < size / 2; i += blockDim.x) {
         const int low = (i & ~(step - 1)) * 2 | (i & (step - 1)), high = low + step;
         const bool rising = (low & span) == 0;

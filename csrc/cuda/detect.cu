@@ -90,6 +90,7 @@ __device__ __forceinline__ void append_scores(const Row<kEach, In>& row, const W
                                               const CandidateLists& lists, int64_t slot, unsigned rows,
                                               unsigned prior) {
   constexpr int kChunk = kEach > 0 ? kEach : 1;  // steps that share an atomic
+  const T floor = raised_floor(lists, slot, wanted.floor);
   T top = row[0], sum = 0;
 #pragma unroll
   for (int k = 1; k < row.steps(); ++k) top = greater(row[k], top);
@@ -97,6 +98,7 @@ __device__ __forceinline__ void append_scores(const Row<kEach, In>& row, const W
 #pragma unroll
   for (int k = 0; k < row.steps(); ++k) sum += row.label(k) < row.classes ? exponential(row[k] - top) : T(0);
   for (int step = kWarpSize / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullMask, sum, step);
+  if (sum * floor > T(1) + 4 * wanted.epsilon) return;  // no score of this prior is above 1 / sum
   const int best = wanted.best_only ? best_label(row, top) : 0;
   for (int first = 0; first < row.steps(); first += kChunk) {
     T scores[kChunk];
@@ -107,38 +109,42 @@ __device__ __forceinline__ void append_scores(const Row<kEach, In>& row, const W
       const int label = row.label(first + k);
       const bool counts = label > 0 && label < row.classes && (!wanted.best_only || label == best);
       scores[k] = counts ? exponential(row[first + k] - top) / sum : T(0);
-      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= wanted.floor);
+      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= floor);
       count += __popc(lanes[k]);
     }
     if (count == 0) continue;
-    int64_t place = reserve(lists, slot, count);
+    const int64_t begin = reserve(lists, slot, count);
+    int64_t place = begin;
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
       add(lists, slot, place, lanes[k], scores[k], static_cast<unsigned>(row.label(first + k)) * rows + prior);
       place += __popc(lanes[k]);
     }
+    tighten(lists, slot, begin, count);
   }
 }
 
 template <int kEach, typename In, typename T>
 __global__ void __launch_bounds__(kThreads, 2)
     collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, Wanted<T> wanted) {
-  const int64_t all = lists.images * rows, step = static_cast<int64_t>(gridDim.x) * kWarps * kRows;
-  int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize) * kRows;
-  for (; first < all; first += step) {
-    const In* from = logits + (lists.first * rows + first) * classes;
-    const int count = static_cast<int>(all - first < kRows ? all - first : kRows);
-    Row<kEach, In> row[kRows];
+  if (lists.second && lists.again[lists.images] == 0) return;
+  for (int64_t slot = blockIdx.x; slot < lists.images; slot += gridDim.x) {
+    if (lists.second && lists.again[slot] == 0) continue;
+    int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kRows;
+    for (; first < rows; first += static_cast<int64_t>(gridDim.y) * kWarps * kRows) {
+      const In* from = logits + ((lists.first + slot) * rows + first) * classes;
+      const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
+      Row<kEach, In> row[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) row[r].load(from + static_cast<int64_t>(r < count ? r : 0) * classes, classes);
-    unsigned counting = wanted.floor > T(0) ? 0 : ~0u;
+      for (int r = 0; r < kRows; ++r) row[r].load(from + static_cast<int64_t>(r < count ? r : 0) * classes, classes);
+      unsigned counting = wanted.floor > T(0) ? 0 : ~0u;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) counting |= (may_count(row[r], wanted) ? 1u : 0u) << r;
-    for (counting &= (1u << count) - 1; counting != 0; counting &= counting - 1) {
-      const int r = __ffs(static_cast<int>(counting)) - 1;
-      row[0].load(from + static_cast<int64_t>(r) * classes, classes);
-      append_scores(row[0], wanted, lists, (first + r) / rows, static_cast<unsigned>(rows),
-                    static_cast<unsigned>((first + r) % rows));
+      for (int r = 0; r < kRows; ++r) counting |= (may_count(row[r], wanted) ? 1u : 0u) << r;
+      for (counting &= (1u << count) - 1; counting != 0; counting &= counting - 1) {
+        const int r = __ffs(static_cast<int>(counting)) - 1;
+        row[0].load(from + static_cast<int64_t>(r) * classes, classes);
+        append_scores(row[0], wanted, lists, slot, static_cast<unsigned>(rows), static_cast<unsigned>(first + r));
+      }
     }
   }
 }
@@ -146,9 +152,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <int kEach, typename In, typename T>
 cudaError_t launch_collect(const cpu::SelectTask<T>& task, const CandidateLists& lists, const Wanted<T>& wanted,
                            cudaStream_t stream) {
-  return launch(collect_logits_kernel<kEach, In, T>, grid_blocks(lists.images * task.rows, kWarps * kRows, 1 << 20),
-                kThreads, 0, stream, static_cast<const In*>(task.scores), lists, task.rows,
-                static_cast<int>(task.classes), wanted);
+  return launch(collect_logits_kernel<kEach, In, T>, collect_grid(lists, ceil_div(task.rows, kWarps * kRows)), kThreads,
+                0, stream, static_cast<const In*>(task.scores), lists, task.rows, static_cast<int>(task.classes),
+                wanted);
 }
 
 // See cpu/detect.cpp.
@@ -164,30 +170,22 @@ T least_lead(T floor) {
 template <typename T>
 int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, bool best_only, int64_t batch,
                   void* workspace, CUstream_st* stream) {
-  CandidateLists lists =
-      candidate_lists(workspace, batch, task.classes, detect_capacity(task, best_only), candidate_bytes<T>());
+  const CandidateLists lists =
+      candidate_lists(workspace, batch, task.classes, detect_capacity(task, best_only), true, task.floor);
   const Wanted<T> wanted{task.floor, least_lead(task.floor), 4 * std::numeric_limits<T>::epsilon(), best_only};
-  const int64_t step = lists.images;
-  for (; lists.first < batch; lists.first += step) {
-    lists.images = batch - lists.first < step ? batch - lists.first : step;
-    int status = clear_candidates(lists, task.classes, stream);
-    if (status != cudaSuccess) return status;
-    status = dispatch_dtype(task.dtype, [&](auto type) {
+  return collect_and_select(lists, batch, source, task, true, stream, [&](const CandidateLists& group) {
+    return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        if (task.classes <= 32) return launch_collect<1, In>(task, lists, wanted, stream);
-        if (task.classes <= 96) return launch_collect<3, In>(task, lists, wanted, stream);
-        if (task.classes <= 256) return launch_collect<8, In>(task, lists, wanted, stream);
-        return launch_collect<0, In>(task, lists, wanted, stream);
+        if (task.classes <= 32) return launch_collect<1, In>(task, group, wanted, stream);
+        if (task.classes <= 96) return launch_collect<3, In>(task, group, wanted, stream);
+        if (task.classes <= 256) return launch_collect<8, In>(task, group, wanted, stream);
+        return launch_collect<0, In>(task, group, wanted, stream);
       } else {
         return cudaErrorInvalidValue;
       }
     });
-    if (status != cudaSuccess) return status;
-    status = launch_select(lists, source, task, true, stream);
-    if (status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  });
 }
 
 template int launch_detect<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, bool, int64_t, void*,

@@ -17,7 +17,7 @@ int64_t detect_capacity(const cpu::SelectTask<T>& task, bool best_only) {
 // Bytes of workspace: the candidates of as many images as fit into 256 MB, at least one.
 template <typename T>
 size_t detect_workspace_bytes(const cpu::SelectTask<T>& task, int64_t batch, bool best_only) {
-  return candidate_workspace_bytes(batch, task.classes, detect_capacity(task, best_only), candidate_bytes<T>());
+  return candidate_workspace_bytes<T>(batch, task.classes, detect_capacity(task, best_only));
 }
 
 // `task` has the logits and the results on the device; `best_only`: of each prior only its best class counts.

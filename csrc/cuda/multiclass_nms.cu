@@ -12,13 +12,16 @@ constexpr int kThreads = 256, kAhead = 4, kScores = kThreads * kAhead;
 
 template <typename In>
 __global__ void __launch_bounds__(kThreads) collect_scores_kernel(const In* scores, CandidateLists lists, unsigned rows,
-                                                                  unsigned classes, compute_t<In> floor) {
+                                                                  unsigned classes, compute_t<In> least) {
   using T = compute_t<In>;
+  if (lists.second && lists.again[lists.images] == 0) return;
   const int64_t numbers = static_cast<int64_t>(rows) * classes;
-  for (int64_t slot = blockIdx.y; slot < lists.images; slot += gridDim.y) {
+  for (int64_t slot = blockIdx.x; slot < lists.images; slot += gridDim.x) {
+    if (lists.second && lists.again[slot] == 0) continue;
     const In* from = scores + (lists.first + slot) * numbers;
-    for (int64_t first = static_cast<int64_t>(blockIdx.x) * kScores; first < numbers;
-         first += static_cast<int64_t>(gridDim.x) * kScores) {
+    for (int64_t first = static_cast<int64_t>(blockIdx.y) * kScores; first < numbers;
+         first += static_cast<int64_t>(gridDim.y) * kScores) {
+      const T floor = raised_floor(lists, slot, least);
       T found[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
@@ -42,29 +45,20 @@ __global__ void __launch_bounds__(kThreads) collect_scores_kernel(const In* scor
 template <typename T>
 int launch_multiclass_nms(const cpu::SelectTask<T>& task, const BoxSource<T>& source, int64_t batch, void* workspace,
                           CUstream_st* stream) {
-  const unsigned blocks = grid_blocks(task.rows * task.classes, kScores, 1 << 16);
-  CandidateLists lists =
-      candidate_lists(workspace, batch, task.classes, task.rows * (task.classes - 1), candidate_bytes<T>());
-  const int64_t step = lists.images;
-  for (; lists.first < batch; lists.first += step) {
-    lists.images = batch - lists.first < step ? batch - lists.first : step;
-    int status = clear_candidates(lists, task.classes, stream);
-    if (status != cudaSuccess) return status;
-    status = dispatch_dtype(task.dtype, [&](auto type) {
+  const CandidateLists lists =
+      candidate_lists(workspace, batch, task.classes, task.rows * (task.classes - 1), true, task.floor);
+  return collect_and_select(lists, batch, source, task, true, stream, [&](const CandidateLists& group) {
+    const dim3 grid = collect_grid(group, ceil_div(task.rows * task.classes, kScores));
+    return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        const dim3 grid(blocks, grid_blocks(lists.images, 1, kMaxGridYZ));
-        return launch(collect_scores_kernel<In>, grid, kThreads, 0, stream, static_cast<const In*>(task.scores), lists,
+        return launch(collect_scores_kernel<In>, grid, kThreads, 0, stream, static_cast<const In*>(task.scores), group,
                       static_cast<unsigned>(task.rows), static_cast<unsigned>(task.classes), task.floor);
       } else {
         return cudaErrorInvalidValue;
       }
     });
-    if (status != cudaSuccess) return status;
-    status = launch_select(lists, source, task, true, stream);
-    if (status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  });
 }
 
 template int launch_multiclass_nms<float>(const cpu::SelectTask<float>&, const BoxSource<float>&, int64_t, void*,

@@ -8,7 +8,7 @@ namespace ssd_ops {
 // Bytes of workspace: the candidates of as many images as fit into 256 MB, at least one; N * (C - 1) an image.
 template <typename T>
 size_t multiclass_nms_workspace_bytes(int64_t batch, int64_t rows, int64_t classes) {
-  return candidate_workspace_bytes(batch, classes, rows * (classes - 1), candidate_bytes<T>());
+  return candidate_workspace_bytes<T>(batch, classes, rows * (classes - 1));
 }
 
 // `task` has the scores and the results on the device.

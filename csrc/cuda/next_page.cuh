@@ -48,13 +48,8 @@ __device__ Range<N> range_of(N low, N high, int least_shift) {
   return {low, shift};
 }
 
-// The upper 32 bits of a number; the parts of the first range do not divide equal ones.
-template <typename C>
-__device__ __forceinline__ unsigned head(number_t<C> n) {
-  return static_cast<unsigned>(n >> (NumberOf<C>::kBits - 32));
-}
-
-// The bound: the numbers from `least` to it are those of the next page, room / 2 .. room of them or all that are left.
+// The parts of the first range do not divide equal heads. The bound: the numbers from `least` to it are those of the
+// next page, room / 2 .. room of them or all that are left.
 template <int kThreads, typename C, typename N = number_t<C>>
 __device__ N page_bound(const C* list, int64_t count, N least, N best, N worst, int room) {
   constexpr int kTail = NumberOf<C>::kBits - 32, kEach = kBins / kThreads;
@@ -110,16 +105,18 @@ __device__ N page_bound(const C* list, int64_t count, N least, N best, N worst, 
 }
 
 // Writes to `page`, which holds `room` items, the first of those of `list` that stand behind `after` (of all, without
-// `after`), sorted; returns how many there are. Fewer than room / 2 come only when nothing else is left. Most stand
-// between `best` and `worst`. All threads of the block call it.
+// `after`) and not behind the number `limit`, sorted; returns how many there are. Fewer than room / 2 come only when
+// nothing else is left. Most stand between `best` and `worst`. All threads of the block call it.
 template <int kThreads, typename C>
-__device__ int next_page(const C* list, int64_t count, const C* after, const C& best, const C& worst, C* page,
-                         int room) {
+__device__ int next_page(const C* list, int64_t count, const C* after, const C& best, const C& worst, C* page, int room,
+                         number_t<C> limit) {
   using N = number_t<C>;
   __shared__ unsigned taken;
   const N least = after != nullptr ? number(*after) + 1 : N(0);
-  const N bound = count > room ? page_bound<kThreads>(list, count, least, number(best), number(worst), room)
-                               : number(last_candidate<C>());
+  N bound = limit;
+  if (count > room) bound = page_bound<kThreads>(list, count, least, number(best), number(worst), room);
+  if (bound > limit) bound = limit;
+  if (bound < least) return 0;
   if (threadIdx.x == 0) taken = 0;
   __syncthreads();
   each_item<kThreads>(list, count, [&](const C& item) {

@@ -2,7 +2,7 @@
 // memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in
 // cpu/select.h. Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results,
 // and with the boxes before it; then one warp settles who is kept. So no number of classes, rows or detections meets a
-// limit of shared memory.
+// limit of shared memory. An image whose candidates within the bound (select.h) do not suffice takes part again.
 #include "cuda/load.cuh"
 #include "cuda/next_page.cuh"
 #include "cuda/select.h"
@@ -11,12 +11,6 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 512, kTile = 64, kLanes = kThreads / kTile, kPage = 1024;
-constexpr size_t kListBytes = size_t(256) << 20;
-
-__global__ void clear_kernel(CandidateLists lists, int64_t classes) {
-  for (int64_t i = global_thread(); i < lists.images; i += global_threads()) lists.counts[i] = 0;
-  for (int64_t i = global_thread(); i < lists.images * classes; i += global_threads()) lists.met[i] = 0;
-}
 
 template <typename T>
 struct Tile {
@@ -57,17 +51,22 @@ __device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, 
     if (!tile.allowed[i]) tile.labels[i] = -1;
   }
   __syncthreads();
-  int same_before = 0, met_before = 0;
-  bool last = true;
-  const bool counts = i < count && tile.allowed[i];
-  if (counts) {
-    for (int j = 0; j < i; ++j) same_before += tile.labels[j] == tile.labels[i];
-    for (int j = i + 1; j < count; ++j) last = last && tile.labels[j] != tile.labels[i];
-    met_before = met[tile.labels[i]];
-    tile.allowed[i] = met_before + same_before < task.candidates_per_class;
+  const int b = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  int same_before = 0, same_behind = 0;
+  for (int k = lane; b < count && k < count; k += kLanes) {
+    const bool same = tile.labels[k] == tile.labels[b];
+    same_before += same && k < b ? 1 : 0;
+    same_behind += same && k > b ? 1 : 0;
   }
+  for (int step = 1; step < kLanes; step *= 2) {
+    same_before += __shfl_xor_sync(kFullMask, same_before, step);
+    same_behind += __shfl_xor_sync(kFullMask, same_behind, step);
+  }
+  const bool counts = lane == 0 && b < count && tile.allowed[b];
+  const int met_before = counts ? met[tile.labels[b]] : 0;
+  if (counts) tile.allowed[b] = met_before + same_before < task.candidates_per_class;
   __syncthreads();
-  if (counts && last) met[tile.labels[i]] = met_before + same_before + 1;
+  if (counts && same_behind == 0) met[tile.labels[b]] = met_before + same_before + 1;
 }
 
 // Settles which boxes of the tile are kept; `found` boxes are kept already.
@@ -118,6 +117,16 @@ __device__ void settle_tile(Tile<T>& tile) {
   if (threadIdx.x == 0) tile.kept = now;
 }
 
+// Empties the list of an image, which then takes part in the second round.
+__device__ void begin_again(const CandidateLists& lists, int64_t slot, int64_t classes) {
+  for (int64_t c = threadIdx.x; c < classes; c += kThreads) lists.met[slot * classes + c] = 0;
+  if (threadIdx.x != 0) return;
+  lists.counts[slot] = 0;
+  lists.bounds[slot] = kNoBound;
+  lists.again[slot] = 1;
+  atomicAdd(&lists.again[lists.images], 1u);
+}
+
 template <bool with_suppression, typename T>
 __global__ void __launch_bounds__(kThreads, 1)
     select_kernel(CandidateLists lists, BoxSource<T> source, cpu::SelectTask<T> task) {
@@ -125,15 +134,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ C page[kPage];
   __shared__ C last;
   __shared__ Tile<T> tile;
+  if (lists.second && lists.again[blockIdx.x] == 0) return;
   const int64_t image = lists.first + blockIdx.x, most = task.out.most;
   const C* list = static_cast<const C*>(lists.items) + blockIdx.x * lists.capacity;
   const int64_t total = lists.counts[blockIdx.x] < lists.capacity ? lists.counts[blockIdx.x] : lists.capacity;
   int* met = lists.met + blockIdx.x * task.classes;
   Box<T>* boxes = reinterpret_cast<Box<T>*>(task.out.boxes) + image * most;
   const C best = make_candidate(T(1), 0u), worst = make_candidate(task.floor, ~0u);  // of most scores
+  const unsigned bound = lists.bounds[blockIdx.x];
+  const number_t<C> limit = last_with_head<C>(bound);
   int64_t found = 0, seen = 0;
-  while (found < most && seen < total) {
-    const int page_count = next_page<kThreads>(list, total, seen > 0 ? &last : nullptr, best, worst, page, kPage);
+  for (bool more = true; more && found < most && seen < total;) {
+    const int page_count =
+        next_page<kThreads>(list, total, seen > 0 ? &last : nullptr, best, worst, page, kPage, limit);
+    more = page_count >= kPage / 2;
     for (int first = 0; first < page_count && found < most; first += kTile) {
       const int count = page_count - first < kTile ? page_count - first : kTile;
       load_tile(tile, page + first, count, source, task, image, met);
@@ -159,9 +173,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       __syncthreads();
     }
     seen += page_count;
-    if (threadIdx.x == 0) last = page[page_count - 1];
+    if (threadIdx.x == 0 && page_count > 0) last = page[page_count - 1];
     __syncthreads();
   }
+  if (found < most && bound != kNoBound) return begin_again(lists, blockIdx.x, task.classes);
   for (int64_t d = found + threadIdx.x; d < most; d += kThreads) {
     boxes[d] = Box<T>{};
     task.out.scores[image * most + d] = T(0);
@@ -171,10 +186,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 }  // namespace
-
-int clear_candidates(const CandidateLists& lists, int64_t classes, CUstream_st* stream) {
-  return launch(clear_kernel, grid_blocks(lists.images * classes, 256, 1024), 256, 0, stream, lists, classes);
-}
 
 template <typename T>
 int launch_select(const CandidateLists& lists, const BoxSource<T>& source, const cpu::SelectTask<T>& task,
@@ -187,32 +198,5 @@ template int launch_select<float>(const CandidateLists&, const BoxSource<float>&
                                   CUstream_st*);
 template int launch_select<double>(const CandidateLists&, const BoxSource<double>&, const cpu::SelectTask<double>&,
                                    bool, CUstream_st*);
-
-namespace {
-
-int64_t images_at_once(int64_t batch, int64_t capacity, size_t item_bytes) {
-  const int64_t fit = static_cast<int64_t>(kListBytes) / (capacity * static_cast<int64_t>(item_bytes) + 1);
-  return fit < 1 ? 1 : fit < batch ? fit : batch;
-}
-
-}  // namespace
-
-CandidateLists candidate_lists(void* workspace, int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {
-  const int64_t images = images_at_once(batch, capacity, item_bytes);
-  const auto memory = reinterpret_cast<uintptr_t>(workspace);  // may be 0, to measure
-  const int64_t item_size = round_up(images * capacity * static_cast<int64_t>(item_bytes), 256);
-  const int64_t met_size = round_up(images * classes * static_cast<int64_t>(sizeof(int)), 256);
-  return {workspace,
-          reinterpret_cast<unsigned*>(memory + item_size + met_size),
-          reinterpret_cast<int*>(memory + item_size),
-          capacity,
-          0,
-          images};
-}
-
-size_t candidate_workspace_bytes(int64_t batch, int64_t classes, int64_t capacity, size_t item_bytes) {
-  const CandidateLists lists = candidate_lists(nullptr, batch, classes, capacity, item_bytes);
-  return reinterpret_cast<size_t>(lists.counts) + static_cast<size_t>(lists.images) * sizeof(unsigned);
-}
 
 }  // namespace ssd_ops

@@ -113,7 +113,7 @@ int64_t living_bytes(const cpu::SoftTask<T>& task) {
 template <typename T>
 CandidateLists lists_of(const cpu::SoftTask<T>& task, int64_t batch, void* workspace) {
   const int64_t taken = (task.classes - 1) * task.room, item = candidate_bytes<T>();
-  return candidate_lists(workspace, batch, task.classes, taken + ceil_div(living_bytes(task), item), item);
+  return candidate_lists(workspace, batch, task.classes, taken + ceil_div(living_bytes(task), item), false, task.floor);
 }
 
 }  // namespace
@@ -121,7 +121,7 @@ CandidateLists lists_of(const cpu::SoftTask<T>& task, int64_t batch, void* works
 template <typename T>
 size_t soft_nms_workspace_bytes(const cpu::SoftTask<T>& task, int64_t batch) {
   const CandidateLists lists = lists_of(task, batch, nullptr);
-  return candidate_workspace_bytes(batch, task.classes, lists.capacity, candidate_bytes<T>());
+  return candidate_workspace_bytes<T>(batch, task.classes, lists.capacity);
 }
 
 template <typename T>
@@ -136,24 +136,17 @@ int launch_soft_nms(const cpu::SoftTask<T>& task, int64_t batch, void* workspace
   const cpu::SelectTask<T> select{
       nullptr, task.dtype, task.rows, task.classes, task.floor, std::numeric_limits<int64_t>::max(), {},
       T(0),    task.out,   1,         nullptr};
-  for (; lists.first < batch; lists.first += step) {
-    lists.images = batch - lists.first < step ? batch - lists.first : step;
-    int status = clear_candidates(lists, task.classes, stream);
-    if (status != cudaSuccess) return status;
-    status = dispatch_dtype(task.dtype, [&](auto type) {
+  return collect_and_select(lists, batch, source, select, false, stream, [&](const CandidateLists& group) {
+    return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch(soft_nms_kernel<In>, grid_blocks(lists.images * foreground, 1), kThreads, 0, stream, task, lists,
+        return launch(soft_nms_kernel<In>, grid_blocks(group.images * foreground, 1), kThreads, 0, stream, task, group,
                       living_scores, living_rows);
       } else {
         return cudaErrorInvalidValue;
       }
     });
-    if (status != cudaSuccess) return status;
-    status = launch_select(lists, source, select, false, stream);
-    if (status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  });
 }
 
 template size_t soft_nms_workspace_bytes<float>(const cpu::SoftTask<float>&, int64_t);

@@ -112,12 +112,19 @@ def _detection() -> Iterator[tuple[str, Case]]:
                 ssd_ops.multiclass_nms(many, class_scores, iou_threshold=0.4, candidates_per_class=k, **limits)
             ),
         )
+    crowds, levels = crowd[:5600].reshape(2, 2800, 4).clone(), numbers(2, 2800, 3, seed=24, levels=300).abs()
+    crowds[1] = crowds[1, :1]  # all but one are suppressed in each class: none may be left out
+    every = {"iou_threshold": 0.4, "score_threshold": 0.0, "candidates_per_class": 2800, "max_detections": 30}
+    yield "multiclass_nms", lambda: tuple(ssd_ops.multiclass_nms(crowds, levels, **every))
     for method in ("linear", "gaussian"):
         yield "soft_nms", lambda m=method: tuple(ssd_ops.soft_nms(many, class_scores, method=m, **limits))
     loc, logits, priors = numbers(2, 300, 4, seed=14), numbers(2, 300, 5, seed=15) * 2, boxes(300, 16) + 0.01
     for rules in ({"classes": "all"}, {"classes": "best", "min_size": 0.1}):
         options = {"candidates_per_class": 70, "max_detections": 40, **rules}
         yield "detect", lambda o=options: tuple(ssd_ops.detect(loc, logits, priors, **o))
+    many_loc, many_logits = numbers(2, 1500, 4, seed=25), numbers(2, 1500, 5, seed=26, levels=300)
+    wide = {"candidates_per_class": 1500, "max_detections": 40}
+    yield "detect", lambda: tuple(ssd_ops.detect(many_loc, many_logits, crowd[:1500] + 0.01, **wide))
 
 
 def _pictures() -> Iterator[tuple[str, Case]]:

@@ -161,6 +161,19 @@ def test_equals_multiclass_nms_of_decoded_boxes(impl: Implementation) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes)
 
 
+def test_more_candidates_than_are_held(impl: Implementation) -> None:
+    """The GPU leaves out what stands behind enough others (4096); in image 1 a crowd before them does not suffice."""
+    if impl.name == "reference":
+        pytest.skip("compared with")
+    loc, logits, priors = inputs(2, 3200, 4, spread=0.5)
+    options = {"candidates_per_class": 3200, "iou_threshold": 0.3}
+    for threshold in (0.01, 0.1):
+        compare(impl, loc, logits, priors, score_threshold=threshold, max_detections=30, **options)
+    priors[10:], loc[1, 10:] = torch.tensor([0.8, 0.8, 0.9, 0.9]), 0.0
+    logits[1, :10] += torch.tensor([3.0, 0, 0, 0])
+    compare(impl, loc, logits, priors, score_threshold=0.01, max_detections=300, **options)
+
+
 @pytest.mark.parametrize("threads", (1, 2, 3))
 def test_threads_and_pages(threads: int) -> None:
     """Nearly all scores of a large image are candidates: more than the CPU holds at once, in parts and whole."""

@@ -135,6 +135,19 @@ def test_pages_of_awkward_scores(impl: Implementation, dtype: torch.dtype) -> No
         compare(impl, boxes, scores.to(dtype), score_threshold=0.4, **options)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("threshold", (-5.0, 0.0, 0.25))
+def test_more_candidates_than_are_held(impl: Implementation, threshold: float, dtype: torch.dtype) -> None:
+    """The GPU leaves out what stands behind enough others (4096); in image 1 a crowd before them does not suffice."""
+    boxes, scores = random_boxes(3, 2600).to(dtype), torch.rand(3, 2600, 3).to(dtype)
+    boxes[1, 10:], scores[1, :10] = torch.tensor([5.0, 5, 6, 6]), 0.3 + torch.rand(10, 3) * 0.01
+    scores[1, 10:] += 0.4
+    scores[2] = scores[2].round(decimals=2) * 3 - 1
+    options = {"iou_threshold": 0.2, "candidates_per_class": 2600, "max_detections": 30}
+    found = compare(impl, boxes, scores, score_threshold=threshold, **options)
+    assert 2 < found.counts[1] <= 22
+
+
 @pytest.mark.parametrize("threads", (1, 2, 5))
 def test_pages_and_threads_of_the_cpu(threads: int) -> None:
     """More candidates than the CPU holds at once (8192), in whole images and in parts of one."""
