@@ -15,7 +15,7 @@ from ssd.dataset_format import resolve_dataset
 from ssd.distributed import TrainingError, World, synchronize_batch_norm
 from ssd.meter import LossMeter
 from ssd.optim import base_rate
-from ssd.preparation import choose_device, make_model, open_datasets, priors_report
+from ssd.preparation import choose_device, make_model, mistakes, open_datasets, priors_report
 from ssd.run_folder import RunFolder
 from ssd.step import State, make_state, train_step
 from ssd.transforms import build_transforms
@@ -69,7 +69,8 @@ def prepare(config: TrainConfig, world: World, folder: RunFolder) -> tuple[State
         torch.manual_seed(config.seed + world.rank)  # what a network draws in training differs between processes
         size = model.image_size
         deferred, options = config.device_augmentation, config.augmentation_options
-        augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
+        with mistakes("--augmentation-option: "):
+            augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
         plain = build_transforms("none", size, train=False)
         share: dict[str, Any] = {"workers": config.workers, "rank": world.rank, "world_size": world.size}
         loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **share)

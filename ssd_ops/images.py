@@ -63,7 +63,7 @@ def render_images(
             CPU only, because looking on a GPU would make the host wait; there, an image that does not lie in `images` has
             no pixels.
 
-    Source: `resized_crop` of torchvision, without rounding to bytes.
+    Source: `resized_crop` and `adjust_hue` of torchvision, without rounding to bytes.
     """
     pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
     three = [[float(v) for v in values] for values in (fill, mean, std)]
