@@ -13,7 +13,6 @@ from tests.emu import emulated_ops
 from tests.emu.build import ROOT, build_library, sanitizer_environment
 from tests.emu.op_cases import CASES, Case, has_kernel
 from tests.emu.schedules import same_under_all
-from tests.processes import run_python
 
 OPS = sorted({op for op, _ in CASES})
 
@@ -35,13 +34,10 @@ def test_same_bits_under_all_schedules(op: str, case: Case, monkeypatch: pytest.
 @pytest.mark.parametrize("variant", ["sanitized", "checked"])
 def test_nothing_found_by(variant: str) -> None:
     build_library(variant)
-    command = ["-m", "tests.emu.op_cases"]
-    if variant == "sanitized":  # only the loader itself can put the sanitizer first
-        environment = {**sanitizer_environment(), "SSD_OPS_EMU_VARIANT": variant, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "ignore", *command]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    else:
-        done = run_python(*command, folder=ROOT, environment={**os.environ, "SSD_OPS_EMU_VARIANT": variant})
+    environment = sanitizer_environment() if variant == "sanitized" else dict(os.environ)
+    environment |= {"SSD_OPS_EMU_VARIANT": variant, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     ran = {line.split(":")[0] for line in done.stdout.splitlines() if line.endswith(": ran")}
     assert ran == {op for op in OPS if has_kernel(op)}
