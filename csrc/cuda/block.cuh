@@ -24,6 +24,18 @@ __device__ inline bool is_last_block(unsigned* ticket, unsigned blocks) {
 // Likewise of all blocks of the grid.
 __device__ inline bool is_last_block(unsigned* ticket) { return is_last_block(ticket, gridDim.x * gridDim.y); }
 
+// The sum over the warps before this one; `*total` is that over all.
+__device__ inline int sum_of_warps_before(const int* warp_sums, int* total) {
+  int before = 0, all = 0;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpSize; ++w) {
+    if (w == static_cast<int>(threadIdx.x) / kWarpSize) before = all;
+    all += warp_sums[w];
+  }
+  __syncthreads();  // before they are written again
+  *total = all;
+  return before;
+}
+
 // The sum of `value` over the threads before this one; `*total` is that over all. One-dimensional blocks of whole
 // warps. All threads of the block call it.
 __device__ inline int block_count_before(int value, int* total) {
@@ -36,14 +48,16 @@ __device__ inline int block_count_before(int value, int* total) {
   }
   if (lane == kWarpSize - 1) warp_sums[warp] = sum;
   __syncthreads();
-  int before = 0, all = 0;
-  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpSize; ++w) {
-    if (w == warp) before = all;
-    all += warp_sums[w];
-  }
-  __syncthreads();  // before the next call writes
-  *total = all;
-  return before + sum - value;
+  return sum_of_warps_before(warp_sums, total) + sum - value;
+}
+
+// Likewise where the values are 0 and 1.
+__device__ inline int block_count_before(bool value, int* total) {
+  __shared__ int warp_sums[kWarpSize];
+  const unsigned lane = threadIdx.x % kWarpSize, lanes = __ballot_sync(kFullMask, value);
+  if (lane == 0) warp_sums[threadIdx.x / kWarpSize] = __popc(lanes);
+  __syncthreads();
+  return sum_of_warps_before(warp_sums, total) + __popc(lanes & ((1u << lane) - 1));
 }
 
 }  // namespace

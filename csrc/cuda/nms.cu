@@ -10,7 +10,8 @@
 // something kept does; a warp settles 32 boxes by all that the last round has settled and repeats that among themselves
 // until nothing changes. A box without such a pair is settled at once, chains take some rounds: the one greedy
 // solution. Then that block chooses the next tile from those that are alive; some of them die by the push that follows,
-// and are found dead before it is resolved. When nothing is left, the remaining launches find an empty tile and return.
+// and are found dead before it is resolved. When nothing is left, the remaining launches find an empty tile and return;
+// the host asks after some tiles, so that there are not many of these.
 #include "cuda/nms.h"
 #include "cuda/nms_push.cuh"
 #include "cuda/nms_rank.cuh"
@@ -22,12 +23,12 @@ namespace {
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
     sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWork<T> work,
-                      int64_t* kept) {
+                      int64_t* progress) {
   Box<T> centers{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
   for (int64_t r = global_thread(); r < n; r += global_threads()) {
     work.boxes[r] = load_box(boxes, order[r]);
     if (classes != nullptr) work.classes[r] = classes[order[r]];
-    begin_tiles(work, r, n, kept);
+    begin_tiles(work, r, n, progress);
     centers = grown(centers, center_of(work.boxes[r]));
   }
   centers = box_around(true, centers);
@@ -37,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 template <bool has_classes, bool by_cell, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     tile_kernel(int64_t n, NmsWork<T> work, SuppressionRule<T> rule, PushGrid grid, const int64_t* order, int64_t* keep,
-                int64_t* kept) {
+                int64_t* progress) {
   const int count = work.state->tile;
   if (count == 0) return;
   const unsigned pushing = grid.blocks * grid.shares;
@@ -47,8 +48,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - pushing), count, rule);
   }
   if (!is_last_block(&work.state->ticket)) return;
-  resolve_tile<has_classes>(work, order, count, keep, kept);
-  choose_tile(work, n);
+  resolve_tile<has_classes>(work, order, count, keep, progress);
+  choose_tile(work, n, progress);
 }
 
 // How many shares make enough blocks to keep a large GPU busy.
@@ -58,33 +59,32 @@ PushGrid push_grid(int64_t n) {
   return {blocks, shares < 1 ? 1 : shares > kMostShares ? kMostShares : shares};
 }
 
+// Below a threshold under 0 far boxes suppress each other too.
+bool by_cell(const NmsInputs& in, double iou_threshold) { return in.count > kMostRanked && iou_threshold >= 0; }
+
 template <bool has_classes, typename T>
-cudaError_t suppress(const NmsWork<T>& work, const int64_t* order, int64_t n, double iou_threshold, int64_t* keep,
-                     int64_t* kept, cudaStream_t stream) {
-  const SuppressionRule<T> rule = suppression_rule<T>(iou_threshold);
-  // Below a threshold under 0 far boxes suppress each other too.
-  const bool by_cell = n > kMostRanked && rule.threshold >= T(0);
-  auto* kernel = by_cell ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
-  const unsigned comparing = tile_blocks(n < kTile ? n : kTile);
-  PushGrid grid{0, 0};
-  cudaError_t status = by_cell ? sort_by_cell(n, work, grid_blocks(n, kThreads, kMostBlocks), stream) : cudaSuccess;
-  for (int64_t done = 0; done < n && status == cudaSuccess; done += kTile) {
-    status = launch(kernel, grid.blocks * grid.shares + comparing, kThreads, 0, stream, n, work, rule, grid, order,
-                    keep, kept);
-    grid = push_grid(n);
+cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWork<T>& work, const int64_t* order,
+                         int64_t first, int64_t tiles, int64_t* keep, int64_t* progress, cudaStream_t stream) {
+  auto* kernel = by_cell(in, iou_threshold) ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
+  const unsigned comparing = tile_blocks(in.count < kTile ? in.count : kTile);
+  cudaError_t status = cudaSuccess;
+  for (int64_t tile = first; tile < first + tiles && status == cudaSuccess; ++tile) {
+    const PushGrid grid = tile > 0 ? push_grid(in.count) : PushGrid{0, 0};
+    status = launch(kernel, grid.blocks * grid.shares + comparing, kThreads, 0, stream, in.count, work,
+                    suppression_rule<T>(iou_threshold), grid, order, keep, progress);
   }
   return status;
 }
 
 template <typename T>
-cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* order, int64_t* kept,
+cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* order, int64_t* progress,
                        cudaStream_t stream) {
   if (in.scores == nullptr) {
     return dispatch_dtype(in.box_type, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
         return launch(sort_boxes_kernel<In, T>, grid_blocks(in.count, kThreads, kMostBlocks), kThreads, 0, stream,
-                      static_cast<const In*>(in.boxes), order, in.classes, in.count, work, kept);
+                      static_cast<const In*>(in.boxes), order, in.classes, in.count, work, progress);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -93,7 +93,8 @@ cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* ord
   return dispatch_dtype(in.score_type, [&](auto type) {
     using Score = decltype(type);
     const Unsorted<Score> all{static_cast<const Score*>(in.scores), in.classes, in.boxes, in.box_type, in.count};
-    return launch(rank_kernel<Score, T>, grid_blocks(in.count, kWarpSize), kThreads, 0, stream, all, work, order, kept);
+    return launch(rank_kernel<Score, T>, grid_blocks(in.count, kWarpSize), kThreads, 0, stream, all, work, order,
+                  progress);
   });
 }
 
@@ -104,16 +105,20 @@ size_t nms_workspace_bytes(int64_t n) {
   return lay_out<double>(n, nullptr, &work);
 }
 
-int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t* keep, int64_t* kept,
-               CUstream_st* stream) {
+int64_t nms_tiles(int64_t n) { return ceil_div(n, kTile); }
+
+int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first, int64_t tiles,
+               int64_t* keep, int64_t* progress, CUstream_st* stream) {
   const auto run = [&](auto type) {
     using T = decltype(type);
     NmsWork<T> work;
     lay_out(in.count, workspace, &work);
-    const cudaError_t status = sort_boxes(in, work, order, kept, stream);
+    cudaError_t status = first == 0 ? sort_boxes(in, work, order, progress, stream) : cudaSuccess;
+    if (status == cudaSuccess && first == 0 && by_cell(in, iou_threshold))
+      status = sort_by_cell(in.count, work, grid_blocks(in.count, kThreads, kMostBlocks), stream);
     if (status != cudaSuccess) return status;
-    return in.classes != nullptr ? suppress<true>(work, order, in.count, iou_threshold, keep, kept, stream)
-                                 : suppress<false>(work, order, in.count, iou_threshold, keep, kept, stream);
+    auto* launch_all = in.classes != nullptr ? launch_tiles<true, T> : launch_tiles<false, T>;
+    return launch_all(in, iou_threshold, work, order, first, tiles, keep, progress, stream);
   };
   return in.box_type == Dtype::f64 ? run(double()) : run(float());
 }

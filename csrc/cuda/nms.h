@@ -23,10 +23,16 @@ struct NmsInputs {
 // Bytes of workspace for n boxes: some 90 a box and half a megabyte.
 size_t nms_workspace_bytes(int64_t n);
 
-// Fills keep (room for count) with the indices of the kept boxes by rank and *kept with their number. `order` [count]
-// is the box of each rank: by falling score, NaN first, of equals the lowest index. Where there are scores, for at most
-// kMostRanked boxes, it is filled here. The workspace is aligned to 256 bytes.
-int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t* keep, int64_t* kept,
-               CUstream_st* stream);
+// Tiles that suffice for n boxes, and how many to launch before it is worth asking whether boxes are left.
+int64_t nms_tiles(int64_t n);
+constexpr int64_t kTilesAtOnce = 8;
+
+// Takes `tiles` tiles from number `first` on; the call with `first` 0 sorts the boxes before. Fills keep (room for
+// count) with the indices of the kept boxes by rank, progress[0] with their number so far, and progress[1] with the
+// boxes of the next tile: 0 when all is done. `order` [count] is the box of each rank: by falling score, NaN first, of
+// equals the lowest index. Where there are scores, for at most kMostRanked boxes, it is filled here. The workspace is
+// aligned to 256 bytes and, like order, keeps what it holds from call to call.
+int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first, int64_t tiles,
+               int64_t* keep, int64_t* progress, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -35,7 +35,7 @@ struct Unsorted {
 
 template <typename Score, typename T>
 __global__ void __launch_bounds__(kThreads)
-    rank_kernel(Unsorted<Score> all, NmsWork<T> work, int64_t* order, int64_t* kept) {
+    rank_kernel(Unsorted<Score> all, NmsWork<T> work, int64_t* order, int64_t* progress) {
   using Number = decltype(falling_number(compute_t<Score>()));
   __shared__ __align__(16) Number staged[kWarps][kStaged];
   __shared__ int before[kWarpSize];
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
   order[rank] = index;
   work.boxes[rank] = load_box_as<T>(all.type, all.boxes, index);
   if (all.classes != nullptr) work.classes[rank] = all.classes[index];
-  begin_tiles(work, index, all.n, kept);
+  begin_tiles(work, index, all.n, progress);
 }
 
 }  // namespace

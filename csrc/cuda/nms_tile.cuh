@@ -108,7 +108,8 @@ __device__ void settle_word(const NmsWork<T>& work, int word, const unsigned* ke
 
 // Finds out who is kept of the tile, and writes them out.
 template <bool has_classes, typename T>
-__device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int count, int64_t* keep, int64_t* kept) {
+__device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int count, int64_t* keep,
+                             int64_t* progress) {
   __shared__ unsigned kept_bits[2][kWords], open_bits[2][kWords];  // as the last round left them, and as this one does
   __shared__ int starts[kWords];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
@@ -137,7 +138,7 @@ __device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int c
     }
     going = __syncthreads_or(any_open) != 0;
   }
-  const int64_t base = *kept;
+  const int64_t base = progress[0];
   int total;
   const int in_word = threadIdx.x < kWords ? __popc(kept_bits[now][threadIdx.x]) : 0;
   const int start = block_count_before(in_word, &total);
@@ -154,14 +155,14 @@ __device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int c
     if (has_classes) work.pushed_classes[place] = work.classes[rank];
   }
   if (threadIdx.x == 0) {
-    *kept = base + total;
+    progress[0] = base + total;
     work.state->pushed = total;
   }
 }
 
 // Writes the ranks of the next boxes that live, as far as is known, to the tile.
 template <typename T>
-__device__ void choose_tile(const NmsWork<T>& work, int64_t n) {
+__device__ void choose_tile(const NmsWork<T>& work, int64_t n, int64_t* progress) {
   const int64_t from = work.state->next;
   for (int i = threadIdx.x; i < kTile; i += kThreads) work.groups[i] = 0;
   __syncthreads();  // all have read the last tile
@@ -178,7 +179,7 @@ __device__ void choose_tile(const NmsWork<T>& work, int64_t n) {
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    work.state->tile = chosen < kTile ? chosen : kTile;
+    progress[1] = work.state->tile = chosen < kTile ? chosen : kTile;
     work.state->from = from;
     work.state->next = chosen < kTile ? n : work.tile[kTile - 1] + 1;
   }

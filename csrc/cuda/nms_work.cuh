@@ -60,7 +60,7 @@ inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
 
 // What must stand before the first tile, which is the first boxes of all: they are alive. One thread for each rank.
 template <typename T>
-__device__ __forceinline__ void begin_tiles(const NmsWork<T>& work, int64_t rank, int64_t n, int64_t* kept) {
+__device__ __forceinline__ void begin_tiles(const NmsWork<T>& work, int64_t rank, int64_t n, int64_t* progress) {
   if (rank < kTile) {
     work.tile[rank] = rank;
     work.groups[rank] = 0;
@@ -69,7 +69,7 @@ __device__ __forceinline__ void begin_tiles(const NmsWork<T>& work, int64_t rank
   if (rank != 0) return;
   const int64_t first = n < kTile ? n : kTile;
   *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
-  *kept = 0;
+  progress[0] = 0;
 }
 
 }  // namespace ssd_ops

@@ -90,21 +90,28 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const Tensor order = ranked ? empty(boxes, {n}, ScalarType::Long) : falling_order(scores);
   const Tensor read_classes = classes ? dense(*classes) : order;
   const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
-  const Tensor keep = empty(boxes, {n}, ScalarType::Long), kept = empty(boxes, {1}, ScalarType::Long);
+  const Tensor keep = empty(boxes, {n}, ScalarType::Long), progress = empty(boxes, {2}, ScalarType::Long);
   const NmsInputs in{read.const_data_ptr(),
                      dtype_of(boxes),
                      ranked ? read_scores.const_data_ptr() : nullptr,
                      dtype_of(scores),
                      classes ? read_classes.const_data_ptr<int64_t>() : nullptr,
                      n};
-  check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order.mutable_data_ptr<int64_t>(),
-                        keep.mutable_data_ptr<int64_t>(), kept.mutable_data_ptr<int64_t>(), scope.stream()),
-             "nms");
-  Tensor count = torch::stable::empty({1}, ScalarType::Long, std::nullopt,
-                                      torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  torch::stable::copy_(count, kept);  // the host waits here
+  Tensor seen = torch::stable::empty({2}, ScalarType::Long, std::nullopt,
+                                     torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  const int64_t* host = seen.const_data_ptr<int64_t>();
+  const int64_t all = nms_tiles(n);
+  for (int64_t first = 0, tiles = std::min(all, kTilesAtOnce); tiles > 0;) {
+    check_cuda(
+        launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order.mutable_data_ptr<int64_t>(), first, tiles,
+                   keep.mutable_data_ptr<int64_t>(), progress.mutable_data_ptr<int64_t>(), scope.stream()),
+        "nms");
+    torch::stable::copy_(seen, progress);  // the host waits here
+    first += tiles;
+    tiles = host[1] == 0 ? 0 : std::min(all - first, first);  // twice as many tiles in all
+  }
   Tensor shorter = keep;
-  return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, *count.const_data_ptr<int64_t>()));
+  return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, host[0]));
 }
 #endif
 

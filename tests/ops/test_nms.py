@@ -151,6 +151,17 @@ def test_many_boxes_cell_by_cell(impl: Implementation) -> None:
     assert_equal(keep.sort().values, torch.cat(expected).sort().values)
 
 
+def test_many_boxes_that_stay(impl: Implementation) -> None:
+    """The GPU takes 2048 boxes that are alive at a time, and after eight times it asks whether any are left."""
+    if impl.name == "reference":
+        pytest.skip("takes long")
+    cell = torch.arange(17000)
+    corner = torch.stack([cell % 130, cell // 130], dim=1) * 2.0
+    scores = torch.rand(17000)
+    keep = impl.nms(torch.cat([corner, corner + 1], dim=1), scores, 0.5)
+    assert_equal(keep, scores.sort(descending=True, stable=True).indices)
+
+
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_as_torchvision(threshold: float) -> None:
     for seed in range(4):
