@@ -16,37 +16,40 @@ namespace ssd_ops::cpu::SSD_OPS_ISA {
 template <typename T>
 class Grid {
  public:
-  static constexpr int64_t kMostCells = 16;   // a box over more is compared with all
-  static constexpr T kCellsPerSide = T(0.7);  // of a box: larger cells hold more boxes, smaller ones make more copies
+  static constexpr int64_t kMostCells = 16;  // a box over more is compared with all
+  static constexpr T kCellsPerSide = T(1);   // of a box: larger cells hold more boxes, smaller ones make more copies
 
-  Grid(const BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionRule<T>& rule)
-      : all_(kept), lists_(int64_t(1) << bits_for(boxes)), cells_(lists_ + 1), shift_(64 - bits_for(boxes)) {
+  Grid(BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionRule<T>& rule)
+      : rule_(rule),
+        all_(kept),
+        lists_(int64_t(1) << bits_for(boxes)),
+        cells_(lists_ + 1, rule),
+        shift_(64 - bits_for(boxes)) {
     cells_.reserve(boxes / 4);
     const T t = rule.threshold < T(0.5) ? rule.threshold : T(0.5);
     core_ = t < T(1e-3) ? T(0) : t * T(1 - 1e-5);
     Scratch<Ranked<key_t<T>>> sides(kept_count);
     per_width_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.x2 - b.x1; });
     per_height_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.y2 - b.y1; });
-    kept.each(0, [&](const Box<T>& box, T box_area) { add(box, box_area); });
+    kept.each(0, [&](const Box<T>& box, T box_area) { spread(box, box_area); });
   }
 
   void add(const Box<T>& box, T box_area) {
-    const Cells c = cells_of(box.x1, box.y1, box.x2, box.y2, box_area);
-    if (c.too_many) return cells_.add(lists_, box, box_area);  // one more list: the boxes that all are compared with
-    for (int64_t y = c.y1; y <= c.y2; ++y)
-      for (int64_t x = c.x1; x <= c.x2; ++x) cells_.add(list_of(x, y), box, box_area);
+    all_.add(0, box, box_area);
+    spread(box, box_area);
   }
 
-  bool suppress(const Box<T>& box, T box_area, const SuppressionRule<T>& rule) const {
+  bool suppress(const Box<T>& box, T box_area) const {
+    if (!takes_part(box, box_area, rule_)) return false;  // else it has no cells
     const T dx = core_ * (box.x2 - box.x1), dy = core_ * (box.y2 - box.y1);
     const Cells c = cells_of(box.x1 + dx, box.y1 + dy, box.x2 - dx, box.y2 - dy, box_area);
-    if (c.too_many) return all_.suppress(0, box, box_area, rule);
+    if (c.too_many) return all_.suppress(0, box, box_area);
     for (int64_t y = c.y1; y <= c.y2; ++y) {
       for (int64_t x = c.x1; x <= c.x2; ++x) {
-        if (cells_.suppress(list_of(x, y), box, box_area, rule)) return true;
+        if (cells_.suppress(list_of(x, y), box, box_area)) return true;
       }
     }
-    return cells_.suppress(lists_, box, box_area, rule);
+    return cells_.suppress(lists_, box, box_area);
   }
 
  private:
@@ -54,6 +57,13 @@ class Grid {
     int64_t x1, y1, x2, y2;
     bool too_many;
   };
+
+  void spread(const Box<T>& box, T box_area) {
+    const Cells c = cells_of(box.x1, box.y1, box.x2, box.y2, box_area);
+    if (c.too_many) return cells_.add(lists_, box, box_area);  // one more list: the boxes that all are compared with
+    for (int64_t y = c.y1; y <= c.y2; ++y)
+      for (int64_t x = c.x1; x <= c.x2; ++x) cells_.add(list_of(x, y), box, box_area);
+  }
 
   // Some 8 boxes for a list, so that blocks are full and memory stays a few numbers a box.
   static int bits_for(int64_t boxes) {
@@ -96,7 +106,8 @@ class Grid {
     return static_cast<int64_t>((mixed ^ mixed >> 32) * 0xd6e8feb86659fd93u >> shift_);
   }
 
-  const BoxLists<T>& all_;
+  SuppressionRule<T> rule_;
+  BoxLists<T>& all_;
   int64_t lists_;
   BoxLists<T> cells_;
   int shift_;

@@ -10,10 +10,8 @@ namespace ssd_ops::cpu {
 
 template <typename T>
 struct NmsTask {
-  const Box<T>* boxes;      // [N]
-  const uint32_t* order;    // [N]: order[r] is the box of rank r
-  const uint32_t* members;  // [N]: ranks by group, rising within each; null for one group of all
-  uint8_t* keep;            // [N]: whether the box of rank r is kept
+  const Box<T>* boxes;    // [N]
+  const uint32_t* order;  // [N]: order[r] is the box of rank r
   SuppressionRule<T> rule;
 };
 
@@ -25,6 +23,11 @@ SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t n, uint32
 // Fills members [N] and starts [groups + 1] (room for N + 1), and returns the number of groups: those of equal class.
 SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t n, uint32_t* members,
                    uint32_t* starts)
-// Suppresses within one group, members begin .. end - 1.
-SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<double>& task, int64_t begin, int64_t end)
+// Fills kept [K], room for N: kept[i] is the i-th kept box; returns K.
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<float>& task, int64_t n, uint32_t* kept)
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<double>& task, int64_t n, uint32_t* kept)
+// Suppresses within one group, members begin .. end - 1, ranks that rise: keep[r] is whether the box of rank r is kept.
+SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<float>& task, const uint32_t* members, int64_t begin,
+                   int64_t end, uint8_t* keep)
+SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<double>& task, const uint32_t* members, int64_t begin,
+                   int64_t end, uint8_t* keep)

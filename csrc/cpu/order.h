@@ -50,22 +50,26 @@ struct Ranked {
   uint32_t index;
 };
 
+// Returns false where that would take more moves than `most`; then some are sorted and equal keys keep their order.
 template <typename Key>
-void insertion_sort(Ranked<Key>* items, int64_t n) {
+bool insertion_sort(Ranked<Key>* items, int64_t n, int64_t most) {
   for (int64_t i = 1; i < n; ++i) {
+    if (items[i - 1].key <= items[i].key) continue;
     const Ranked<Key> item = items[i];
     int64_t j = i;
     for (; j > 0 && items[j - 1].key > item.key; --j) items[j] = items[j - 1];
     items[j] = item;
+    if ((most -= i - j) < 0) return false;
   }
+  return true;
 }
 
-// Stable radix sort by rising key - lowest, least significant digit first.
+// Stable radix sort by the digits of key - lowest above its `skipped` lowest bits, least significant digit first.
 template <int kDigits, typename Key>
-void radix_sort(Ranked<Key>* items, int64_t n, Key lowest, int width) {
+void radix_sort(Ranked<Key>* items, int64_t n, Key lowest, int skipped, int width) {
   const int64_t values = int64_t(1) << width;
   const auto digit = [=](const Ranked<Key>& item, int d) {
-    return static_cast<int64_t>((item.key - lowest) >> (d * width)) & (values - 1);
+    return static_cast<int64_t>((item.key - lowest) >> (skipped + d * width)) & (values - 1);
   };
   Scratch<uint32_t> counts(kDigits * values);
   std::memset(counts.data(), 0, sizeof(uint32_t) * static_cast<size_t>(counts.size()));
@@ -91,25 +95,30 @@ void radix_sort(Ranked<Key>* items, int64_t n, Key lowest, int width) {
 }
 
 // Sorts by rising key, equal keys in the order in which they stand. n is below 2^32. Only the bits in which keys differ
-// cost passes, shared out evenly: scores between 0.001 and 1 take three digits of 9 bits, 90 classes one of 7.
+// cost passes, shared out evenly.
 template <typename Key>
 void stable_sort(Ranked<Key>* items, int64_t n) {
-  if (n <= 40) return insertion_sort(items, n);
+  if (n <= 40) return static_cast<void>(insertion_sort(items, n, n * n));
   Key lowest = items[0].key, highest = lowest;
   for (int64_t i = 1; i < n; ++i) {
     lowest = items[i].key < lowest ? items[i].key : lowest;
     highest = items[i].key > highest ? items[i].key : highest;
   }
   const int bits = highest == lowest ? 0 : 64 - __builtin_clzll(highest - lowest);
-  const int most = n <= 2500 ? 9 : 11;  // wide digits cost a walk over 2048 counts each
+  const int most = n <= 2500 ? 8 : 11;  // wide digits cost a walk over 2048 counts each
+  if (bits > 2 * most && n <= 100'000) {
+    // The upper bits tell nearly all scores apart; insertion puts right the few that they do not.
+    radix_sort<2>(items, n, lowest, bits - 2 * most, most);
+    if (insertion_sort(items, n, 2 * n)) return;
+  }
   const int digits = (bits + most - 1) / most;
   switch (digits) {
     case 0: return;
-    case 1: return radix_sort<1>(items, n, lowest, bits);
-    case 2: return radix_sort<2>(items, n, lowest, (bits + 1) / 2);
-    case 3: return radix_sort<3>(items, n, lowest, (bits + 2) / 3);
-    case 4: return radix_sort<4>(items, n, lowest, (bits + 3) / 4);
-    default: return radix_sort<8>(items, n, lowest, (bits + 7) / 8);
+    case 1: return radix_sort<1>(items, n, lowest, 0, bits);
+    case 2: return radix_sort<2>(items, n, lowest, 0, (bits + 1) / 2);
+    case 3: return radix_sort<3>(items, n, lowest, 0, (bits + 2) / 3);
+    case 4: return radix_sort<4>(items, n, lowest, 0, (bits + 3) / 4);
+    default: return radix_sort<8>(items, n, lowest, 0, (bits + 7) / 8);
   }
 }
 

@@ -87,7 +87,7 @@ void scan_parts(const SelectTask<T>& task, Source& source, int64_t begin, int64_
 template <typename T>
 class Selection {
  public:
-  explicit Selection(const SelectTask<T>& task) : task_(task), kept_(task.classes), met_(task.classes) {}
+  explicit Selection(const SelectTask<T>& task) : task_(task), kept_(task.classes, task.rule), met_(task.classes) {}
 
   // Fills the detections of one image. source.box(image, row, label) is a box.
   template <typename Source>
@@ -144,7 +144,7 @@ class Selection {
     ++met_[label];
     const T box_area = area(box);
     if (takes_part(box, box_area, task_.rule)) {
-      if (kept_.suppress(label, box, box_area, task_.rule)) return true;
+      if (kept_.suppress(label, box, box_area)) return true;
       kept_.add(label, box, box_area);
     }
     const int64_t place = image * task_.out.most + count_;

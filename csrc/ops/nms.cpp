@@ -27,49 +27,46 @@ void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshol
   if (n >= kMostBoxes) fail("boxes must have fewer than 2147483648 rows, got " + std::to_string(n));
 }
 
-// Marks the kept boxes of each group; groups are shared out among the threads by their number of boxes.
+// Fills kept with the boxes that no other of their class suppresses, by rank, and returns their number. The groups of
+// equal class are shared out among the threads by their number of boxes.
 template <typename T>
-void suppress(const cpu::NmsTask<T>& task, const uint32_t* starts, int64_t groups, int64_t n) {
-  chosen_isa();
-  if (groups == 1) return SSD_OPS_CPU(suppress_group, task, 0, n);
+int64_t suppress_by_class(const cpu::NmsTask<T>& task, int64_t n, const int64_t* classes, uint32_t* kept) {
+  const std::unique_ptr<uint32_t[]> members(new uint32_t[n]), starts(new uint32_t[n + 1]);
+  const std::unique_ptr<uint8_t[]> keep(new uint8_t[n]);
+  const int64_t groups = SSD_OPS_CPU(group_by_class, classes, task.order, n, members.get(), starts.get());
   torch::stable::parallel_for(0, n, 1024, [&](int64_t begin, int64_t end) {
-    const uint32_t* first = std::lower_bound(starts, starts + groups, begin);
-    for (; first != starts + groups && *first < end; ++first) SSD_OPS_CPU(suppress_group, task, first[0], first[1]);
+    const uint32_t* first = std::lower_bound(starts.get(), starts.get() + groups, begin);
+    for (; first != starts.get() + groups && *first < end; ++first)
+      SSD_OPS_CPU(suppress_group, task, members.get(), first[0], first[1], keep.get());
   });
+  int64_t count = 0;
+  for (int64_t r = 0; r < n; ++r) {
+    kept[count] = task.order[r];
+    count += keep[r];
+  }
+  return count;
 }
 
 Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
-  const std::unique_ptr<uint32_t[]> order(new uint32_t[n]), members(classes ? new uint32_t[n] : nullptr),
-      starts(classes ? new uint32_t[n + 1] : nullptr);
-  const std::unique_ptr<uint8_t[]> keep(new uint8_t[n]);
+  const std::unique_ptr<uint32_t[]> order(new uint32_t[n]), kept(new uint32_t[n]);
   dispatch_compute(compute_dtype({scores.scalar_type()}), [&](auto type) {
     using T = decltype(type);
     const Tensor read = dense(scores, compute_dtype({scores.scalar_type()}));
     SSD_OPS_CPU(order_by_score, static_cast<const T*>(read.const_data_ptr()), n, order.get());
   });
-  int64_t groups = 1;
-  if (classes) {
-    const Tensor read = dense(*classes);
-    groups = SSD_OPS_CPU(group_by_class, read.const_data_ptr<int64_t>(), order.get(), n, members.get(), starts.get());
-  }
-  dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
+  const int64_t count = dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
     using T = decltype(type);
     const Tensor read = dense(boxes, compute_dtype({boxes.scalar_type()}));
-    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(), members.get(),
-                               keep.get(), suppression_rule<T>(iou_threshold)};
-    suppress(task, starts.get(), groups, n);
+    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(),
+                               suppression_rule<T>(iou_threshold)};
+    return classes ? suppress_by_class(task, n, dense(*classes).template const_data_ptr<int64_t>(), kept.get())
+                   : SSD_OPS_CPU(suppress_all, task, n, kept.get());
   });
-  int64_t count = 0;
-  for (int64_t r = 0; r < n; ++r) count += keep[r];
-  Tensor kept = empty(boxes, {count}, ScalarType::Long);
-  int64_t* out = kept.mutable_data_ptr<int64_t>();
-  for (int64_t r = 0, written = 0; written < count; ++r) {  // without a branch on what nobody can foretell
-    out[written] = order[r];
-    written += keep[r];
-  }
-  return kept;
+  Tensor indices = empty(boxes, {count}, ScalarType::Long);
+  std::copy_n(kept.get(), count, indices.mutable_data_ptr<int64_t>());
+  return indices;
 }
 
 #ifdef SSD_OPS_WITH_CUDA

@@ -90,6 +90,37 @@ def test_thresholds_near_the_iou(impl: Implementation, scale: float) -> None:
             compare(impl, boxes, torch.arange(12, 0, -1.0), float(threshold))
 
 
+@pytest.mark.parametrize("threshold", (0.0, 1e-45, 1e-40, 1e-30, 0.3, 0.7, 1.0, 1e30, float("inf")))
+def test_boxes_of_all_magnitudes(impl: Implementation, threshold: float) -> None:
+    # Areas and overlaps are subnormal, normal and near the largest number, often of one pair; many boxes are equal.
+    for corner in (torch.zeros(200, 2), torch.rand(200, 2)):
+        side = 10 ** torch.empty(200, 2).uniform_(-25, 19)
+        side[::2, 0] = side[1::2, 0] * torch.rand(100)
+        boxes = torch.cat([corner - side, corner + side], dim=1).repeat(2, 1)
+        boxes[200:] *= torch.rand(200, 1)
+        compare(impl, boxes, torch.rand(400), threshold)
+        compare(impl, boxes.double(), torch.rand(400), threshold)
+
+
+def test_areas_whose_sum_is_infinite(impl: Implementation) -> None:
+    boxes = torch.tensor([[0.0, 0, 1.5e19, 1.5e19]]).repeat(3, 1)  # the union is infinite, so the IoU is 0
+    assert impl.nms(boxes, torch.rand(3), 0.5).sort().values.tolist() == [0, 1, 2]
+    boxes[1:, 2:] *= 0.6  # here it is not
+    assert impl.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.3).tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_scores_close_together_but_for_one(impl: Implementation, dtype: torch.dtype) -> None:
+    # The leading bits of the scores, by which the CPU sorts first, tell only two of them apart.
+    for count, farthest in ((1000, 1e30), (1000, -1e-30), (2600, 1e30)):
+        scores = 0.5 + 1e-4 * torch.rand(count, dtype=dtype)
+        scores[count // 2 :: 7] = scores[0]
+        scores[count // 3] = farthest
+        boxes = torch.arange(count)[:, None] * 10 + torch.tensor([0.0, 0, 1, 1])
+        keep = impl.nms(boxes, scores, 0.3)
+        assert_equal(keep, torch.sort(scores, descending=True, stable=True).indices)
+
+
 def test_non_contiguous(impl: Implementation) -> None:
     boxes, scores = random_boxes(4, 60).transpose(0, 1)[:, 1], torch.rand(120)[::2]
     compare(impl, boxes, scores, 0.3)
