@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from math import inf
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -77,8 +79,6 @@ def build_transforms(
             if value not in named:
                 raise DataError(f"{option} must be one of {', '.join(named)} or a rule, got {value!r}")
             options[option] = named[value]
-    if "shortest" in options and not isinstance(options["shortest"], (list, tuple)):
-        raise DataError(f"shortest must be a list of sides in pixels, got {options['shortest']!r}")
     rule = replace(_PRESETS[name], **options)
     _check(rule)
     if not train:
@@ -88,17 +88,34 @@ def build_transforms(
 
 
 def _check(rule: Augmentation) -> None:
+    shortest, jitter, fill = rule.shortest, rule.jitter, rule.fill
     for ok, what in (
-        (rule.zoom >= 1.0, f"zoom must be at least 1, got {rule.zoom}"),
-        (0.0 <= rule.hflip <= 1.0, f"hflip must be in 0 .. 1, got {rule.hflip}"),
+        (_number(rule.zoom, 1.0), f"zoom must be at least 1, got {rule.zoom!r}"),
+        (_number(rule.hflip, 0.0, 1.0), f"hflip must be in 0 .. 1, got {rule.hflip!r}"),
         (rule.extra in (None, "vflip", "d4"), f"extra must be None, 'vflip' or 'd4', got {rule.extra!r}"),
         (rule.cut in ("drop", "ignore", "keep"), f"cut must be 'drop', 'ignore' or 'keep', got {rule.cut!r}"),
-        (min(rule.shortest, default=1) >= 1, f"shortest must be sides of at least 1 pixel, got {rule.shortest}"),
+        (_numbers(shortest, 1), f"shortest must be a list of sides of at least 1 pixel, got {shortest!r}"),
+        (_number(rule.longest, 1), f"longest must be at least 1 pixel, got {rule.longest!r}"),
         (
-            rule.jitter is None or (len(rule.jitter) == 2 and 0.0 < rule.jitter[0] <= rule.jitter[1]),
-            f"jitter must be two rising scales above 0, got {rule.jitter}",
+            jitter is None or (_numbers(jitter) and len(jitter) == 2 and 0.0 < jitter[0] <= jitter[1]),
+            f"jitter must be two rising scales above 0, got {jitter!r}",
         ),
-        (rule.min_size >= 0.0, f"min_size must be at least 0, got {rule.min_size}"),
+        (_number(rule.min_size, 0.0), f"min_size must be at least 0, got {rule.min_size!r}"),
+        (_numbers(fill, 0, 255) and len(fill) == 3, f"fill must be three levels in 0 .. 255, got {fill!r}"),
+        (isinstance(rule.antialias, bool), f"antialias must be true or false, got {rule.antialias!r}"),
+        (rule.crop is None or isinstance(rule.crop, CropRule), f"crop must be a rule or its name, got {rule.crop!r}"),
+        (
+            rule.photometric is None or isinstance(rule.photometric, PhotometricRule),
+            f"photometric must be a rule or its name, got {rule.photometric!r}",
+        ),
     ):
         if not ok:
             raise DataError(what)
+
+
+def _number(value: Any, least: float = -inf, most: float = inf) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most
+
+
+def _numbers(values: Any, least: float = -inf, most: float = inf) -> bool:
+    return isinstance(values, (list, tuple)) and all(_number(value, least, most) for value in values)
