@@ -33,7 +33,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """
     is_whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
     option = config.option
-    if not is_whole or torch.cuda.is_available() or option.usepdb or option.capture == "no":
+    if not is_whole or torch.cuda.is_available() or option.usepdb or option.trace or option.capture == "no":
         return
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

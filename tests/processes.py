@@ -24,6 +24,7 @@ from typing import Any
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torchvision", "matplotlib", "PIL.Image", "yaml"])
 _SECONDS = 200  # that a process may take
+_PATIENCE = 5  # seconds until one that has failed ends the others; they may still have been starting
 
 
 @dataclass
@@ -47,12 +48,13 @@ def run_python(
     """
     with tempfile.TemporaryDirectory() as said:
         given = dict(os.environ if environment is None else environment)
-        process = _CONTEXT.Process(target=_enter, args=(Path(said), "", given, _interpret, (folder, arguments)))
+        out, err = _files(Path(said))
+        process = _CONTEXT.Process(target=_enter, args=(out, err, given, _interpret, (folder, arguments)))
         process.start()
         process.join(_SECONDS)
         process.kill()
         process.join()
-        texts = [Path(said, name).read_text() for name in ("out", "err")]
+        texts = out.read_text(), err.read_text()
     return subprocess.CompletedProcess(arguments, process.exitcode or 0, *texts)
 
 
@@ -60,21 +62,24 @@ def run_processes(folder: Path, function: Callable[..., None], *args: Any, size:
     """Call function(*args) in `size` processes with torchrun's environment; once one has failed, end the others."""
     folder.mkdir(parents=True, exist_ok=True)
     port = str(free_port())
-    started = []
+    started, said = [], []
     for rank in range(size):
+        said.append(_files(folder, f"{rank}."))
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         environment = {**os.environ, **ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(_CONTEXT.Process(target=_enter, args=(folder, f"{rank}.", environment, function, args)))
+        started.append(_CONTEXT.Process(target=_enter, args=(*said[-1], environment, function, args)))
         started[-1].start()
     deadline = time.monotonic() + _SECONDS
-    while any(p.is_alive() for p in started) and not any(p.exitcode for p in started) and time.monotonic() < deadline:
+    while any(p.is_alive() for p in started) and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3 if any(p.exitcode for p in started) else 0)  # as torchrun, which looks from time to time
+        if any(p.exitcode for p in started):
+            deadline = min(deadline, time.monotonic() + _PATIENCE)
     for process in started:
         process.terminate()
         process.join()
-    texts = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(size)]
-    return [Ended(p.exitcode or 0, *text) for p, text in zip(started, texts, strict=True)]
+    return [
+        Ended(p.exitcode or 0, out.read_text(), err.read_text()) for p, (out, err) in zip(started, said, strict=True)
+    ]
 
 
 def free_port() -> int:
@@ -84,11 +89,18 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def _files(folder: Path, prefix: str = "") -> tuple[Path, Path]:
+    """Make empty files for what a process says: one that ends before it enters leaves them so."""
+    out, err = folder / f"{prefix}out", folder / f"{prefix}err"
+    out.write_text(""), err.write_text("")
+    return out, err
+
+
 def _enter(
-    said: Path, prefix: str, environment: dict[str, str], function: Callable[..., None], args: tuple[Any, ...]
+    out: Path, err: Path, environment: dict[str, str], function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(said / f"{prefix}{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
@@ -106,7 +118,8 @@ def _interpret(folder: Path, arguments: tuple[str, ...]) -> None:
     os.chdir(folder)
     what, *rest = arguments
     first = str((folder / what).parent) if what not in ("-c", "-m") else ""
-    sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    start = sys.path.index(str(Path(os.__file__).parent))  # the standard library: what stands before is the tests'
+    sys.path[:start] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [what, *(rest if first else rest[1:])]
     if first:
         runpy.run_path(what, run_name="__main__")
