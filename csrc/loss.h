@@ -67,9 +67,8 @@ SSD_OPS_HD int64_t negatives_wanted(const Mining& mining, int64_t positives, int
   return wanted < background ? wanted : background;
 }
 
-// An integer that rises with the cross entropy of a background prior, which is never below 0: the bits of the number
-// and
-// 1. NaN is the highest. 0 for priors that are not background.
+// An integer that rises with the cross entropy of a background prior, which is never below 0: the bits of the number,
+// plus 1. NaN is the highest. 0 for priors that are not background.
 template <typename T>
 struct MiningKey {
   using type = uint32_t;

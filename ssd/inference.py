@@ -66,7 +66,7 @@ def detect_files(
     """Detects objects in image files, batch by batch, in the files' order; a file that cannot be read is reported.
 
     Args:
-        detector: see load_detector.
+        detector: see load_detector; its model's weights are brought into channels_last.
         files: images in any format and of any size that ssd.data.images.read_image knows.
         score_threshold: detections with a lower score are left out.
         batch_size: images that go through the network at once.

@@ -71,7 +71,7 @@ def prepare(config: TrainConfig, world: World, folder: RunFolder) -> tuple[State
         deferred, options = config.device_augmentation, config.augmentation_options
         with mistakes("--augmentation-option: "):
             augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
-        plain = build_transforms("none", size, train=False)
+        plain = build_transforms(config.augmentation, size, train=False, **options)
         share: dict[str, Any] = {"workers": config.workers, "rank": world.rank, "world_size": world.size}
         loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **share)
         val_loader = build_loader(val_set, plain, config.batch_size, train=False, **share)

@@ -47,7 +47,7 @@ class Augmentation:
         min_size: objects with a smaller width or height, in output pixels, are left out.
         fill: colour around a zoomed-out image.
         antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
-            with it must be evaluated with it, which `build_transforms` takes care of.
+            with it must be evaluated with it, as `ssd/train.py` does; `ssd/predict.py` always resizes with it.
     """
 
     shortest: tuple[int, ...] = ()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.distributed import World
 from ssd.models import build_model
 from ssd.optim import RunningMean, build_schedule
-from ssd.run_folder import CsvLog
-from ssd.training import TrainingError, run
+from ssd.run_folder import CsvLog, RunFolder
+from ssd.training import TrainingError, prepare, run
 
 SMALL = TrainConfig(
     dataset_options={"size": 24, "image_size": 64},
@@ -38,6 +40,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "whole"
     run(replace(SMALL, output_dir=str(path)))
     return path
+
+
+def test_evaluation_resizes_as_training_does(tmp_path: Path) -> None:
+    sizes = {"size": 8, "image_size": 96}
+    config = replace(SMALL, dataset="shapes", dataset_options=sizes, output_dir=str(tmp_path / "run"))
+    shown = {}
+    for antialias in (True, False):
+        changed = replace(config, augmentation_options={"antialias": antialias}, test_only=True)
+        _, _, loader = prepare(changed, World(), RunFolder.open(changed))
+        image, _ = loader.dataset[0]
+        shown[antialias] = next(iter(loader)).images[0]
+        assert torch.equal(shown[antialias], resize(image, [64, 64], antialias=antialias))
+    assert not torch.equal(shown[True], shown[False])
 
 
 def test_the_run_folder_is_complete(finished: Path) -> None:
