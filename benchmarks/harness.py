@@ -5,6 +5,8 @@
 * Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, each
   round begins with the next of them, so that a busy machine or a heap that grows slows all of them alike.
 * A CPU is timed by the clock, a GPU by events around many calls; the table shows medians and the middle half of samples.
+* The heap is that of a process that has run for a while: glibc takes blocks of up to 32 MB from it, and does not hand its
+  end back after each call, once one of that size was freed. Before that the first cases would measure page faults.
 * Peak memory is that of one call, its results included (see memory.py); it is measured last, because it trims the heap.
 * `GB/s` counts the bytes that must move at least once; `of copy` is their share of the bandwidth of a plain copy, measured
   in the same run.
@@ -108,6 +110,7 @@ def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> Non
     """Run the cases that the command line asks for, print them and write them."""
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    torch.empty(30 << 20, dtype=torch.uint8)  # settles the heap
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
     for case in cases:
