@@ -18,34 +18,51 @@ void columns_of(const T* boxes, int64_t m, bool angles, T* columns) {
   }
 }
 
-// One row against all columns; the compiler makes vectors of the inner loop.
+// One row and where its results go.
 template <IouMetric metric, typename T>
-void row(const IouTask<T>& task, int64_t n) {
+struct Row {
+  Box<T> box;
+  T area, angle;
+  T* __restrict out;
+
+  Row(const IouTask<T>& task, int64_t n) : out(task.out + n * task.m) {
+    const T* r = task.rows + 4 * n;
+    box = {r[0], r[1], r[2], r[3]};
+    area = ssd_ops::area(box);
+    angle = metric == IouMetric::complete ? aspect_angle(box) : T(0);
+  }
+
+  inline __attribute__((always_inline)) T with(const Box<T>& b, T area_b, [[maybe_unused]] T angle_b) const {
+    if constexpr (metric == IouMetric::iou) return iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::generalized) return generalized_iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::distance) return distance_iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::complete) return complete_iou(box, b, area, area_b, angle, angle_b);
+  }
+};
+
+// Some rows against all columns, which are read once for all of them; the compiler makes vectors of the inner loop.
+template <IouMetric metric, typename T, typename... Rows>
+void together(const IouTask<T>& task, Rows... rows) {
   const int64_t m = task.m;
   const T* __restrict x1 = task.columns;
   const T* __restrict y1 = x1 + m;
   const T* __restrict x2 = y1 + m;
   const T* __restrict y2 = x2 + m;
   const T* __restrict areas = y2 + m;
-  [[maybe_unused]] const T* __restrict angles = areas + m;
-  T* __restrict out = task.out + n * m;
-  const T* r = task.rows + 4 * n;
-  const Box<T> a{r[0], r[1], r[2], r[3]};
-  const T area_a = area(a);
-  [[maybe_unused]] const T angle_a = metric == IouMetric::complete ? aspect_angle(a) : T(0);
+  const T* __restrict angles = metric == IouMetric::complete ? areas + m : areas;
 #pragma GCC ivdep
   for (int64_t j = 0; j < m; ++j) {
     const Box<T> b{x1[j], y1[j], x2[j], y2[j]};
-    if constexpr (metric == IouMetric::iou) out[j] = iou(a, b, area_a, areas[j]);
-    if constexpr (metric == IouMetric::generalized) out[j] = generalized_iou(a, b, area_a, areas[j]);
-    if constexpr (metric == IouMetric::distance) out[j] = distance_iou(a, b, area_a, areas[j]);
-    if constexpr (metric == IouMetric::complete) out[j] = complete_iou(a, b, area_a, areas[j], angle_a, angles[j]);
+    ((rows.out[j] = rows.with(b, areas[j], angles[j])), ...);
   }
 }
 
 template <IouMetric metric, typename T>
 void rows(const IouTask<T>& task, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) row<metric>(task, n);
+  using R = Row<metric, T>;
+  int64_t n = begin;
+  for (; n + 4 <= end; n += 4) together<metric>(task, R(task, n), R(task, n + 1), R(task, n + 2), R(task, n + 3));
+  for (; n < end; ++n) together<metric>(task, R(task, n));
 }
 
 template <typename T>
