@@ -5,18 +5,23 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
+// Columns as separate arrays, so that a vector holds many boxes.
 template <typename T>
-void columns_of(const T* boxes, int64_t m, bool angles, T* columns) {
-  for (int64_t j = 0; j < m; ++j) {
-    const Box<T> b{boxes[4 * j], boxes[4 * j + 1], boxes[4 * j + 2], boxes[4 * j + 3]};
-    columns[j] = b.x1;
-    columns[m + j] = b.y1;
-    columns[2 * m + j] = b.x2;
-    columns[3 * m + j] = b.y2;
-    columns[4 * m + j] = area(b);
-    if (angles) columns[5 * m + j] = aspect_angle(b);
+struct alignas(64) Strip {
+  T x1[kIouColumns], y1[kIouColumns], x2[kIouColumns], y2[kIouColumns], area[kIouColumns], angle[kIouColumns];
+
+  void fill(const Box<T>* boxes, int64_t count, bool angles) {
+    for (int64_t j = 0; j < count; ++j) {
+      const Box<T> b = boxes[j];
+      x1[j] = b.x1;
+      y1[j] = b.y1;
+      x2[j] = b.x2;
+      y2[j] = b.y2;
+      area[j] = ssd_ops::area(b);
+      if (angles) angle[j] = aspect_angle(b);
+    }
   }
-}
+};
 
 // One row and where its results go.
 template <IouMetric metric, typename T>
@@ -25,12 +30,11 @@ struct Row {
   T area, angle;
   T* __restrict out;
 
-  Row(const IouTask<T>& task, int64_t n) : out(task.out + n * task.m) {
-    const T* r = task.rows + 4 * n;
-    box = {r[0], r[1], r[2], r[3]};
-    area = ssd_ops::area(box);
-    angle = metric == IouMetric::complete ? aspect_angle(box) : T(0);
-  }
+  Row(const Box<T>& row, T* results)
+      : box(row),
+        area(ssd_ops::area(row)),
+        angle(metric == IouMetric::complete ? aspect_angle(row) : T(0)),
+        out(results) {}
 
   inline __attribute__((always_inline)) T with(const Box<T>& b, T area_b, [[maybe_unused]] T angle_b) const {
     if constexpr (metric == IouMetric::iou) return iou(box, b, area, area_b);
@@ -40,48 +44,50 @@ struct Row {
   }
 };
 
-// Some rows against all columns, which are read once for all of them; the compiler makes vectors of the inner loop.
-template <IouMetric metric, typename T, typename... Rows>
-void together(const IouTask<T>& task, Rows... rows) {
-  const int64_t m = task.m;
-  const T* __restrict x1 = task.columns;
-  const T* __restrict y1 = x1 + m;
-  const T* __restrict x2 = y1 + m;
-  const T* __restrict y2 = x2 + m;
-  const T* __restrict areas = y2 + m;
-  const T* __restrict angles = metric == IouMetric::complete ? areas + m : areas;
+// Some rows against the columns of a strip, which are read once for all of them; the compiler makes vectors of the
+// loop.
+template <typename T, typename... Rows>
+void together(const Strip<T>& strip, int64_t columns, Rows... rows) {
 #pragma GCC ivdep
-  for (int64_t j = 0; j < m; ++j) {
-    const Box<T> b{x1[j], y1[j], x2[j], y2[j]};
-    ((rows.out[j] = rows.with(b, areas[j], angles[j])), ...);
+  for (int64_t j = 0; j < columns; ++j) {
+    const Box<T> b{strip.x1[j], strip.y1[j], strip.x2[j], strip.y2[j]};
+    ((rows.out[j] = rows.with(b, strip.area[j], strip.angle[j])), ...);
   }
 }
 
 template <IouMetric metric, typename T>
-void rows(const IouTask<T>& task, int64_t begin, int64_t end) {
-  using R = Row<metric, T>;
-  int64_t n = begin;
-  for (; n + 4 <= end; n += 4) together<metric>(task, R(task, n), R(task, n + 1), R(task, n + 2), R(task, n + 3));
-  for (; n < end; ++n) together<metric>(task, R(task, n));
+void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
+  const int64_t row_tiles = (task.n + kIouRows - 1) / kIouRows, strips = (task.m + kIouColumns - 1) / kIouColumns;
+  Strip<T> strip;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t batch = tile / row_tiles / strips, first = tile / row_tiles % strips * kIouColumns;
+    const int64_t columns = task.m - first < kIouColumns ? task.m - first : kIouColumns;
+    if (tile == begin || tile % row_tiles == 0)
+      strip.fill(task.columns + batch * task.m + first, columns, metric == IouMetric::complete);
+    const auto row = [&](int64_t n) {
+      const int64_t place = batch * task.n + n;
+      return Row<metric, T>(task.rows[place], task.out + place * task.m + first);
+    };
+    int64_t n = tile % row_tiles * kIouRows;
+    const int64_t last = task.n - n < kIouRows ? task.n : n + kIouRows;
+    for (; n + 4 <= last; n += 4) together(strip, columns, row(n), row(n + 1), row(n + 2), row(n + 3));
+    for (; n < last; ++n) together(strip, columns, row(n));
+  }
 }
 
 template <typename T>
 void any_metric(const IouTask<T>& task, int64_t begin, int64_t end) {
   switch (task.metric) {
-    case IouMetric::iou: return rows<IouMetric::iou>(task, begin, end);
-    case IouMetric::generalized: return rows<IouMetric::generalized>(task, begin, end);
-    case IouMetric::distance: return rows<IouMetric::distance>(task, begin, end);
-    case IouMetric::complete: return rows<IouMetric::complete>(task, begin, end);
+    case IouMetric::iou: return tiles<IouMetric::iou>(task, begin, end);
+    case IouMetric::generalized: return tiles<IouMetric::generalized>(task, begin, end);
+    case IouMetric::distance: return tiles<IouMetric::distance>(task, begin, end);
+    case IouMetric::complete: return tiles<IouMetric::complete>(task, begin, end);
   }
 }
 
 }  // namespace
 
-void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) { columns_of(boxes, m, angles, columns); }
-void iou_columns(const double* boxes, int64_t m, bool angles, double* columns) {
-  columns_of(boxes, m, angles, columns);
-}
-void iou_rows(const IouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
-void iou_rows(const IouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void iou_tiles(const IouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void iou_tiles(const IouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -8,21 +8,20 @@
 
 namespace ssd_ops::cpu {
 
-// One [N, M] matrix. The columns stand as separate arrays, so that a vector holds many boxes.
+// B matrices [N, M], worked on in tiles of kIouRows x kIouColumns.
 template <typename T>
 struct IouTask {
-  const T* rows;     // [N, 4] xyxy
-  const T* columns;  // [6, M]: x1, y1, x2, y2, area, aspect angle (read for the complete metric only)
-  T* out;            // [N, M]: out[n, m] belongs to row n and column m
-  int64_t m;
+  const Box<T>* rows;     // [B, N]
+  const Box<T>* columns;  // [B, M]
+  T* out;                 // [B, N, M]: out[b, n, m] belongs to row n and column m
+  int64_t n, m;
   IouMetric metric;
 };
 
+constexpr int64_t kIouRows = 64, kIouColumns = 512;
+
 }  // namespace ssd_ops::cpu
 
-// Fills columns [6, M] from boxes [M, 4].
-SSD_OPS_CPU_KERNEL(void, iou_columns, const float* boxes, int64_t m, bool angles, float* columns)
-SSD_OPS_CPU_KERNEL(void, iou_columns, const double* boxes, int64_t m, bool angles, double* columns)
-// Fills rows begin .. end - 1 of the matrix.
-SSD_OPS_CPU_KERNEL(void, iou_rows, const IouTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, iou_rows, const IouTask<double>& task, int64_t begin, int64_t end)
+// Fills tiles begin .. end - 1 of ceil(N / kIouRows) a strip, ceil(M / kIouColumns) strips a matrix.
+SSD_OPS_CPU_KERNEL(void, iou_tiles, const IouTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, iou_tiles, const IouTask<double>& task, int64_t begin, int64_t end)

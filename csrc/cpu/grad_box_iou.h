@@ -34,3 +34,6 @@ SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int
                    float* grads)
 SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const double* boxes,
                    double* grads)
+// Fills columns [6, M]: x1, y1, x2, y2, area, aspect angle (where `angles`), from boxes [M, 4].
+SSD_OPS_CPU_KERNEL(void, iou_columns, const float* boxes, int64_t m, bool angles, float* columns)
+SSD_OPS_CPU_KERNEL(void, iou_columns, const double* boxes, int64_t m, bool angles, double* columns)

@@ -1,6 +1,8 @@
 // box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
 #include "cpu/box_iou.h"
 
+#include <algorithm>
+
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
@@ -16,17 +18,19 @@ void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t bat
             IouMetric metric) {
   constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   const Tensor rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
-  const Tensor arrays = empty(boxes1, {6, m}, dtype);
-  T* soa = static_cast<T*>(arrays.mutable_data_ptr());
-  for (int64_t b = 0; b < batch; ++b) {
-    SSD_OPS_CPU(iou_columns, static_cast<const T*>(columns.const_data_ptr()) + b * m * 4, m,
-                metric == IouMetric::complete, soa);
-    const cpu::IouTask<T> task{static_cast<const T*>(rows.const_data_ptr()) + b * n * 4, soa,
-                               static_cast<T*>(out.mutable_data_ptr()) + b * n * m, m, metric};
-    const int64_t grain = m > 0 ? 1 + 16384 / m : n;
-    torch::stable::parallel_for(0, n, grain,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_rows, task, begin, end); });
-  }
+  const cpu::IouTask<T> task{static_cast<const Box<T>*>(rows.const_data_ptr()),
+                             static_cast<const Box<T>*>(columns.const_data_ptr()),
+                             static_cast<T*>(out.mutable_data_ptr()),
+                             n,
+                             m,
+                             metric};
+  const int64_t strips = (m + cpu::kIouColumns - 1) / cpu::kIouColumns;
+  const int64_t row_tiles = (n + cpu::kIouRows - 1) / cpu::kIouRows;
+  const int64_t pairs = std::min(n, cpu::kIouRows) * std::min(m, cpu::kIouColumns);
+  const int64_t grain = pairs > 0 ? 1 + 16384 / pairs : 1;  // tiles worth a thread
+  chosen_isa();
+  torch::stable::parallel_for(0, batch * strips * row_tiles, grain,
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_tiles, task, begin, end); });
 }
 
 void fill(const Tensor& boxes1, const Tensor& boxes2, Tensor out, IouMetric metric) {
