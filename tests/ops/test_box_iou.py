@@ -69,6 +69,13 @@ def test_sizes(impl: Implementation, metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_batches_of_several_tiles(impl: Implementation, metric: str) -> None:
+    for n, m in ((131, 1030), (64, 512), (3, 513), (65, 511)):
+        boxes1, boxes2 = random_boxes(3, n), random_boxes(3, m)
+        compare(impl, metric, boxes1, boxes2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_awkward_boxes(impl: Implementation, metric: str, dtype: torch.dtype) -> None:
     compare(impl, metric, awkward_boxes(dtype), awkward_boxes(dtype))
