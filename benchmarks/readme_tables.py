@@ -99,7 +99,8 @@ def detector(kind: str) -> str:
 
     The parts are those of the largest batch that was measured of a detector; the files have them all.
     """
-    reports = [report for report in load(kind) if any(name.startswith("inference, ") for name in report["cases"])]
+    whole = ("inference, ", "training step, ")
+    reports = [report for report in load(kind) if any(name.startswith(whole) for name in report["cases"])]
     if not reports:
         return "Not measured."
     cases: dict[str, dict[str, Any]] = {}
