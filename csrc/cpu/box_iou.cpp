@@ -1,27 +1,9 @@
 #include "cpu/box_iou.h"
 
-#include "box.h"
+#include "cpu/box_arrays.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
-
-// Columns as separate arrays, so that a vector holds many boxes.
-template <typename T>
-struct alignas(64) Strip {
-  T x1[kIouColumns], y1[kIouColumns], x2[kIouColumns], y2[kIouColumns], area[kIouColumns], angle[kIouColumns];
-
-  void fill(const Box<T>* boxes, int64_t count, bool angles) {
-    for (int64_t j = 0; j < count; ++j) {
-      const Box<T> b = boxes[j];
-      x1[j] = b.x1;
-      y1[j] = b.y1;
-      x2[j] = b.x2;
-      y2[j] = b.y2;
-      area[j] = ssd_ops::area(b);
-      if (angles) angle[j] = aspect_angle(b);
-    }
-  }
-};
 
 // One row and where its results go.
 template <IouMetric metric, typename T>
@@ -30,10 +12,10 @@ struct Row {
   T area, angle;
   T* __restrict out;
 
-  Row(const Box<T>& row, T* results)
-      : box(row),
-        area(ssd_ops::area(row)),
-        angle(metric == IouMetric::complete ? aspect_angle(row) : T(0)),
+  Row(const T* row, T* results)
+      : box{row[0], row[1], row[2], row[3]},
+        area(ssd_ops::area(box)),
+        angle(metric == IouMetric::complete ? aspect_angle(box) : T(0)),
         out(results) {}
 
   inline __attribute__((always_inline)) T with(const Box<T>& b, T area_b, [[maybe_unused]] T angle_b) const {
@@ -44,29 +26,32 @@ struct Row {
   }
 };
 
-// Some rows against the columns of a strip, which are read once for all of them; the compiler makes vectors of the
-// loop.
+// Some rows against the columns of a strip [6, kIouColumns], which are read once for all of them; the compiler makes
+// vectors of the loop.
 template <typename T, typename... Rows>
-void together(const Strip<T>& strip, int64_t columns, Rows... rows) {
+void together(const T* __restrict strip, int64_t columns, Rows... rows) {
+  const T* __restrict x1 = strip, * __restrict y1 = x1 + kIouColumns, * __restrict x2 = y1 + kIouColumns;
+  const T* __restrict y2 = x2 + kIouColumns, * __restrict areas = y2 + kIouColumns, * __restrict angles = areas + kIouColumns;
 #pragma GCC ivdep
   for (int64_t j = 0; j < columns; ++j) {
-    const Box<T> b{strip.x1[j], strip.y1[j], strip.x2[j], strip.y2[j]};
-    ((rows.out[j] = rows.with(b, strip.area[j], strip.angle[j])), ...);
+    const Box<T> b{x1[j], y1[j], x2[j], y2[j]};
+    ((rows.out[j] = rows.with(b, areas[j], angles[j])), ...);
   }
 }
 
 template <IouMetric metric, typename T>
 void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
   const int64_t row_tiles = (task.n + kIouRows - 1) / kIouRows, strips = (task.m + kIouColumns - 1) / kIouColumns;
-  Strip<T> strip;
+  alignas(64) T strip[6 * kIouColumns];
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t batch = tile / row_tiles / strips, first = tile / row_tiles % strips * kIouColumns;
     const int64_t columns = task.m - first < kIouColumns ? task.m - first : kIouColumns;
     if (tile == begin || tile % row_tiles == 0)
-      strip.fill(task.columns + batch * task.m + first, columns, metric == IouMetric::complete);
+      split_boxes(task.columns + 4 * (batch * task.m + first), columns, kIouColumns, metric == IouMetric::complete,
+                  strip);
     const auto row = [&](int64_t n) {
       const int64_t place = batch * task.n + n;
-      return Row<metric, T>(task.rows[place], task.out + place * task.m + first);
+      return Row<metric, T>(task.rows + 4 * place, task.out + place * task.m + first);
     };
     int64_t n = tile % row_tiles * kIouRows;
     const int64_t last = task.n - n < kIouRows ? task.n : n + kIouRows;

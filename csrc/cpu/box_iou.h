@@ -11,9 +11,9 @@ namespace ssd_ops::cpu {
 // B matrices [N, M], worked on in tiles of kIouRows x kIouColumns.
 template <typename T>
 struct IouTask {
-  const Box<T>* rows;     // [B, N]
-  const Box<T>* columns;  // [B, M]
-  T* out;                 // [B, N, M]: out[b, n, m] belongs to row n and column m
+  const T* rows;     // [B, N, 4] xyxy
+  const T* columns;  // [B, M, 4] xyxy
+  T* out;            // [B, N, M]: out[b, n, m] belongs to row n and column m
   int64_t n, m;
   IouMetric metric;
 };

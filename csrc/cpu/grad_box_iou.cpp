@@ -3,22 +3,10 @@
 #include <algorithm>
 
 #include "box_grad.h"
+#include "cpu/box_arrays.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
-
-template <typename T>
-void columns_of(const T* boxes, int64_t m, bool angles, T* columns) {
-  for (int64_t j = 0; j < m; ++j) {
-    const Box<T> b{boxes[4 * j], boxes[4 * j + 1], boxes[4 * j + 2], boxes[4 * j + 3]};
-    columns[j] = b.x1;
-    columns[m + j] = b.y1;
-    columns[2 * m + j] = b.x2;
-    columns[3 * m + j] = b.y2;
-    columns[4 * m + j] = area(b);
-    if (angles) columns[5 * m + j] = aspect_angle(b);
-  }
-}
 
 constexpr int64_t kLanes =
     16;  // partial sums of a row: the same for all instruction sets, so that their bits are equal
@@ -169,9 +157,11 @@ void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const dou
   boxes_from_sums(sums, blocks, count, boxes, grads);
 }
 
-void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) { columns_of(boxes, m, angles, columns); }
+void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) {
+  split_boxes(boxes, m, m, angles, columns);
+}
 void iou_columns(const double* boxes, int64_t m, bool angles, double* columns) {
-  columns_of(boxes, m, angles, columns);
+  split_boxes(boxes, m, m, angles, columns);
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/box_arrays.h"
 #include "cpu/match_tile.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
@@ -21,18 +22,6 @@ template <>
 struct IntOf<double> {
   using type = int64_t;
 };
-
-template <typename T>
-void make_arrays(const T* boxes, int64_t n, int64_t stride, T* arrays) {
-  for (int64_t j = 0; j < n; ++j) {
-    const Box<T> b{boxes[4 * j], boxes[4 * j + 1], boxes[4 * j + 2], boxes[4 * j + 3]};
-    arrays[j] = b.x1;
-    arrays[stride + j] = b.y1;
-    arrays[2 * stride + j] = b.x2;
-    arrays[3 * stride + j] = b.y2;
-    arrays[4 * stride + j] = area(b);
-  }
-}
 
 // NaN coordinates widen nothing: such a prior overlaps nothing.
 template <typename T>
@@ -54,7 +43,7 @@ void make_tiles(const PriorTiles<T>& p) {
     const int64_t first = tile * kMatchTile, n = std::min(p.count - first, kMatchTile);
     T* arrays = p.arrays + tile * 5 * kMatchTile;
     if (n < kMatchTile) std::fill(arrays, arrays + 5 * kMatchTile, T(0));
-    make_arrays(p.priors + 4 * first, n, kMatchTile, arrays);
+    split_boxes(p.priors + 4 * first, n, kMatchTile, arrays);
     p.boxes[tile] = box_around(p.priors + 4 * first, n);
   }
 }
@@ -180,8 +169,8 @@ void match(const MatchTask<T>& task, int64_t image, int64_t chunk) {
 
 void match_tiles(const PriorTiles<float>& priors) { make_tiles(priors); }
 void match_tiles(const PriorTiles<double>& priors) { make_tiles(priors); }
-void match_arrays(const float* boxes, int64_t n, float* arrays) { make_arrays(boxes, n, n, arrays); }
-void match_arrays(const double* boxes, int64_t n, double* arrays) { make_arrays(boxes, n, n, arrays); }
+void match_arrays(const float* boxes, int64_t n, float* arrays) { split_boxes(boxes, n, n, arrays); }
+void match_arrays(const double* boxes, int64_t n, double* arrays) { split_boxes(boxes, n, n, arrays); }
 void match_chunk(const MatchTask<float>& task, int64_t image, int64_t chunk) { match(task, image, chunk); }
 void match_chunk(const MatchTask<double>& task, int64_t image, int64_t chunk) { match(task, image, chunk); }
 

@@ -18,8 +18,8 @@ void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t bat
             IouMetric metric) {
   constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
   const Tensor rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
-  const cpu::IouTask<T> task{static_cast<const Box<T>*>(rows.const_data_ptr()),
-                             static_cast<const Box<T>*>(columns.const_data_ptr()),
+  const cpu::IouTask<T> task{static_cast<const T*>(rows.const_data_ptr()),
+                             static_cast<const T*>(columns.const_data_ptr()),
                              static_cast<T*>(out.mutable_data_ptr()),
                              n,
                              m,
