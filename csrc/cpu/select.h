@@ -98,13 +98,13 @@ class Selection {
     int64_t room = kPageItems;
     Page<T> page{};
     for (bool first = true;; first = false) {
-      const Page<T> last = page;
+      const Candidate<T> behind = first ? Candidate<T>{} : page.items[page.count - 1];  // before `grow` frees the page
       const bool joins = first && task_.parts > 1;
       items_.grow(joins ? task_.parts * kPageItems : room);
       page = Page<T>{items_.data(), room, task_.floor};
       if (!first) {
         page.continues = true;
-        page.last = last.items[last.count - 1];
+        page.last = behind;
       }
       if (joins) {
         for (int64_t part = 0; part < task_.parts; ++part) page.join(*part_page(task_, image, part));
