@@ -31,6 +31,7 @@ class Annotations:
     labels: np.ndarray  # [M] int64, 1 .. C - 1
     ignore: np.ndarray  # [M] bool, difficult or crowd
     offsets: np.ndarray  # [N + 1] int64: objects offsets[i] : offsets[i + 1] belong to image i
+    coco: np.ndarray | None = None  # [M, 5] float64, x, y, width, height and area as COCO's metric takes them, or None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -66,6 +67,7 @@ class AnnotationsBuilder:
     _boxes: list[Box] = field(default_factory=list)
     _labels: list[int] = field(default_factory=list)
     _ignore: list[bool] = field(default_factory=list)
+    _coco: list[Sequence[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_choice("empty", self.empty, ("keep", "drop"))
@@ -78,8 +80,9 @@ class AnnotationsBuilder:
         boxes: Sequence[Box],
         labels: Sequence[int],
         ignore: Sequence[bool],
+        coco: Sequence[Sequence[float]] = (),
     ) -> None:
-        """Adds an image: its file, id, (height, width) and objects."""
+        """Adds an image: its file, id, (height, width) and objects; `coco` as in `Annotations`, of all images or none."""
         if self.empty == "drop" and all(ignore):
             self.dropped += 1
             return
@@ -90,6 +93,7 @@ class AnnotationsBuilder:
         self._boxes.extend(boxes)
         self._labels.extend(labels)
         self._ignore.extend(ignore)
+        self._coco.extend(coco)
 
     def build(self, log: FaultLog, source: str) -> Annotations:
         """Packs everything added so far; `source` names the data set in messages.
@@ -109,6 +113,7 @@ class AnnotationsBuilder:
             labels=np.array(self._labels, dtype=np.int64),
             ignore=np.array(self._ignore, dtype=bool),
             offsets=np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)]).astype(np.int64),
+            coco=np.array(self._coco, dtype=np.float64) if self._coco else None,
         )
 
 

@@ -3,11 +3,11 @@
 Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks unless asked otherwise: label i is
 ``category_ids[i - 1]``. Crowd
 regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers. EXIF orientation is ignored,
-as by COCO's own tools. The evaluator gets the JSON itself (`annotation_file`), with its crowd masks and segment
-areas.
+as by COCO's own tools. What COCO's metric asks for beyond boxes, labels and crowds is kept as ``annotations.coco``.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class COCODataset(DetectionDataset):
         present = {path.name for path in self.image_folder.iterdir()} if self.image_folder.is_dir() else set()
         for index, item in enumerate(data["images"]):
             reader.add_image(item, index, grouped, self.image_folder, present, builder)
+        # labels that no category of the file has, where labels are ids
+        self.unused_labels = tuple(i for i, key in enumerate(self.category_ids, start=1) if key not in reader.known)
         source = f"coco {split} of {self.root}"
         notes = (f"{reader.not_asked_for} objects of other categories left out",) if reader.not_asked_for else ()
         super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
@@ -135,10 +137,12 @@ class _Reader:
             return
         found = [self._object(annotation, height, width, row) for row, annotation in objects]
         kept = [entry for entry in found if entry is not None]
-        boxes, labels, crowds = ([entry[k] for entry in kept] for k in range(3))
-        builder.add(str(path), image_id, (height, width), boxes, labels, crowds)  # type: ignore[arg-type]
+        boxes, labels, crowds, exact = ([entry[k] for entry in kept] for k in range(4))
+        builder.add(str(path), image_id, (height, width), boxes, labels, crowds, exact)  # type: ignore[arg-type]
 
-    def _object(self, item: dict[str, Any], height: int, width: int, index: int) -> tuple[Box, int, bool] | None:
+    def _object(
+        self, item: dict[str, Any], height: int, width: int, index: int
+    ) -> tuple[Box, int, bool, tuple[float, ...]] | None:
         category = _id(item.get("category_id"))
         label = self.labels.get(category) if category is not None else None
         if label is None and category in self.known:
@@ -153,13 +157,31 @@ class _Reader:
             return None
         try:
             x, y, w, h = (float(v) for v in item["bbox"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             self.log.add(Fault(self.file, "box not a number", f"bbox {item.get('bbox')!r:.80}", index))
             return None
         box, kind, detail = fit_box((x, y, x + w, y + h), height, width)
         if kind:
             self.log.add(Fault(self.file, kind, f"annotation id {item.get('id')}: {detail}", index))
-        return None if box is None else (box, label, crowd)
+        if box is None:
+            return None
+        if kind:  # clipped: what is judged is what was kept
+            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+        return box, label, crowd, (x, y, w, h, self._area(item, w * h, index))
+
+    def _area(self, item: dict[str, Any], of_box: float, index: int) -> float:
+        # of the segment; it sorts objects into small, medium and large
+        value = item.get("area")
+        if value is None:
+            return of_box
+        try:
+            area = float(value)
+        except (TypeError, ValueError, OverflowError):
+            area = math.nan
+        if math.isfinite(area) and area >= 0:
+            return area
+        self.log.add(Fault(self.file, "area not a number", f"area {value!r:.80}; that of the box is taken", index))
+        return of_box
 
 
 def read_coco_json(path: str | Path) -> dict[str, Any]:

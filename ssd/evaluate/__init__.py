@@ -1,11 +1,10 @@
 """Evaluation: VOC and COCO average precision, gathered batch by batch, and what holds a class down."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ssd.data.annotations import Annotations
 from ssd.data.batch import Batch
-from ssd.data.coco import COCODataset
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
 from ssd.evaluate.coco import COCOResult, coco_ap
@@ -38,8 +37,8 @@ class Evaluator:
         metric: ``"voc"`` (area under the curve), ``"voc07"`` (11 points) or ``"coco"``.
         iou_threshold: of the VOC metrics.
         plus_one: the devkit's "+1" widths, only for boxes that name their last pixel.
-        ground_truth: COCO JSON for the metric ``"coco"``; the targets given to `update` where None.
-        category_ids: ids of the classes in `ground_truth`.
+        truth: for the metric ``"coco"``, see `coco_ap`; the targets given to `update` where None.
+        unused_labels: labels that stand for no class, see `coco_ap`.
     """
 
     def __init__(
@@ -49,8 +48,8 @@ class Evaluator:
         *,
         iou_threshold: float = 0.5,
         plus_one: bool = False,
-        ground_truth: str | Path | dict[str, Any] | None = None,
-        category_ids: Sequence[int] | None = None,
+        truth: Annotations | None = None,
+        unused_labels: Collection[int] = (),
     ) -> None:
         if metric not in METRICS:
             raise DataError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
@@ -58,15 +57,15 @@ class Evaluator:
         self.metric = metric
         self.iou_threshold = iou_threshold
         self.plus_one = plus_one
-        self.ground_truth = ground_truth
-        self.category_ids = category_ids
+        self.truth = truth
+        self.unused_labels = unused_labels
         self.records = Records()
 
     @classmethod
     def of(cls, dataset: DetectionDataset, metric: str = "voc", **options: Any) -> "Evaluator":
-        """Makes the evaluator of a data set; the metric ``"coco"`` on a COCO data set uses its JSON file."""
-        if metric == "coco" and isinstance(dataset, COCODataset):
-            options = {"ground_truth": dataset.annotation_file, "category_ids": dataset.category_ids, **options}
+        """Makes the evaluator of a data set, which judges by what the reader of its annotations has kept."""
+        unused = getattr(dataset, "unused_labels", ())
+        options = {"truth": dataset.annotations, "unused_labels": unused, **options}
         return cls(dataset.classes, metric, **options)
 
     def reset(self) -> None:
@@ -86,9 +85,9 @@ class Evaluator:
         self.records.merge(other.records)
 
     def summarize(self) -> VOCResult | COCOResult:
-        """Returns the result over all images gathered; without any, AP is NaN (VOC) or -1 (COCO)."""
+        """Returns the result over all images gathered; AP is NaN where they have no object."""
         if self.metric == "coco":
-            return coco_ap(self.records, self.classes, ground_truth=self.ground_truth, category_ids=self.category_ids)
+            return coco_ap(self.records, self.classes, truth=self.truth, unused_labels=self.unused_labels)
         method = "11point" if self.metric == "voc07" else "area"
         return voc_ap(
             self.records, self.classes, iou_threshold=self.iou_threshold, method=method, plus_one=self.plus_one

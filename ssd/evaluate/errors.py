@@ -54,6 +54,7 @@ def gains(found: Matches, kinds: np.ndarray, objects: int, method: str) -> dict[
     seen = np.zeros(len(found.gt_ignore), dtype=bool)
     seen[found.gt[np.isin(kinds, ("right", "localisation"))]] = True
     asked = int((seen & ~found.gt_ignore).sum())
-    after = average_precision(kinds[kinds != "ignored"] == "right", asked, method) if asked else before
+    # where none is found, to find them is all that can raise AP
+    after = average_precision(kinds[kinds != "ignored"] == "right", asked, method) if asked else 1.0
     out["missed"] = after - before
     return out

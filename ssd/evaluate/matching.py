@@ -73,9 +73,9 @@ def average_precision(right: np.ndarray, objects: int, method: str = "area") -> 
     Args:
         right: ``[D]`` bool, each detection that counts, by falling score: right or wrong.
         objects: number of objects to be found. With none the AP is NaN; with some and no detection it is 0.
-        method: ``"area"`` or ``"11point"``. The latter's steps are the float64 numbers k * 0.1, as in every Python
-            evaluator, so that a recall of exactly 0.3, 0.6 or 0.7 stays below its step (0.6 < 6 * 0.1): published
-            values contain that.
+        method: ``"area"`` or ``"11point"``, the mean over the recalls 0, 1/10 .. 1. A recall of exactly k/10 reaches
+            its step, as in the devkit and in Caffe; evaluators that compare with the float64 number k * 0.1 lose 0.3,
+            0.6 and 0.7 (0.6 < 6 * 0.1).
     """
     if objects <= 0:
         return float("nan")
@@ -85,7 +85,7 @@ def average_precision(right: np.ndarray, objects: int, method: str = "area") -> 
     precision = hits / np.arange(1, len(right) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     if method == "11point":
-        reached = hits[None, :] / objects >= np.linspace(0.0, 1.0, 11)[:, None]
+        reached = hits[None, :] * 10 >= np.arange(11)[:, None] * objects
         values = [best_from_here[row.argmax()] if row.any() else 0.0 for row in reached]
         return float(np.mean(values))
     return float(best_from_here[right].sum() / objects)

@@ -30,7 +30,8 @@ class Records:
             target: boxes ``[G, 4]``, labels ``[G]``, ignore ``[G]`` (none where absent), image_id.
 
         Raises:
-            DataError: lengths that differ, a score that is NaN, or an image that was added before.
+            DataError: lengths that differ, a score that is NaN, an object whose box is not finite, or an image that was
+                added before.
         """
         image_id = int(target["image_id"])
         if image_id in self._seen:
@@ -51,6 +52,9 @@ class Records:
             )
         if np.isnan(scores).any():
             raise DataError(f"scores of image_id {image_id} contain NaN, so they have no order")
+        if not np.isfinite(gt_boxes).all():
+            row = int(np.flatnonzero(~np.isfinite(gt_boxes).all(axis=1))[0])
+            raise DataError(f"the target of image_id {image_id}: box {row} is not finite, got {gt_boxes[row].tolist()}")
         self._seen.add(image_id)
         self.image_ids.append(image_id)
         self.boxes.append(boxes)
@@ -68,6 +72,10 @@ class Records:
             )
         for found, target in zip(detections, targets, strict=True):
             self.add(found, target)
+
+    def count_not_finite(self) -> int:
+        """Counts detections with NaN or inf in their box; each counts as wrong, for no object can be there."""
+        return sum(int((~np.isfinite(boxes).all(axis=1)).sum()) for boxes in self.boxes)
 
     def sort(self, key: Callable[[int], int]) -> None:
         """Puts the images in the order of key(image_id), such as that of the data set."""

@@ -41,6 +41,11 @@ def toy() -> Records:
     return records
 
 
+def with_steps_of_floats(recall, precision) -> float:
+    """The rule of the evaluator that published the values: a recall of exactly 0.6 stays below its step, 6 * 0.1."""
+    return float(np.mean([max(precision[recall >= step], default=0.0) for step in np.linspace(0, 1, 11)]))
+
+
 @pytest.mark.parametrize("kind", ["all_point", "eleven_point", "all_point_without_plus1", "eleven_point_without_plus1"])
 def test_published_values(kind):
     expected = json.loads((real_data("voc_eval_toy") / "expected.json").read_text())[kind]
@@ -50,8 +55,11 @@ def test_published_values(kind):
         result = voc_ap(
             toy(), ["object"], iou_threshold=float(threshold), method=method, plus_one="without" not in kind
         )
+        (row,) = result.classes
+        ap = result.mean_ap if method == "area" else with_steps_of_floats(row.recall, row.precision)
         # Some of the published values are cut off after ten digits, not rounded.
-        assert abs(result.mean_ap - value) < 1e-10, threshold
+        assert abs(ap - value) < 1e-10, threshold
+        assert method == "area" or result.mean_ap == pytest.approx(value, abs=1e-10) or 0.6 in row.recall
 
 
 def test_literal_example():
@@ -74,6 +82,26 @@ def test_literal_example():
     assert (low.tp, low.fp, low.missed) == (2, 2, 1) and low.errors["background"] == 1
 
 
+def test_a_recall_of_just_six_tenths_reaches_its_step():
+    right = np.array([0, 1, 1, 0, 1, 0, 1, 0, 0, 0, 1], dtype=bool)  # that of Caffe's TestComputeAP
+    assert average_precision(right, 5, "11point") == pytest.approx(0.598662, abs=1e-6)
+    for tenths in range(11):
+        assert average_precision(np.ones(tenths, dtype=bool), 10, "11point") == pytest.approx(
+            (tenths + 1) / 11 if tenths else 0
+        )
+
+
+def test_the_account_of_errors_names_what_holds_a_class_down():
+    records = Records()
+    records.add(found([[50, 50, 60, 60]] * 3, [0.9, 0.8, 0.7], [1] * 3), truth([[0, 0, 10, 10]] * 2, [1, 1]))
+    (cell,) = voc_ap(records, ["cell"]).classes
+    assert cell.missed == 2 and cell.limit() == "missed +1.000"
+    records.add(found([[0, 0, 10, 10]], [0.1], [1]), truth([[0, 0, 10, 10]], [1], image_id=1))
+    records.add(found([[50, 50, 60, 60]] * 9000, np.linspace(0.2, 0.6, 9000), [1] * 9000), truth([], [], image_id=2))
+    (cell,) = voc_ap(records, ["cell"]).classes
+    assert 0 < cell.ap < 0.0005 and "background +0.333" in cell.limit()
+
+
 def test_kinds_of_error():
     records = Records()
     boxes = [[0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 30, 30], [70, 70, 80, 80], [0, 0, 10, 9]]
@@ -84,7 +112,7 @@ def test_kinds_of_error():
     cat, dog = voc_ap(records, ["cat", "dog"], score=0.0).classes
     assert cat.errors == {"localisation": 1, "duplicate": 0, "confusion": 1, "background": 1} and cat.tp == 1
     assert dog.errors == {"localisation": 0, "duplicate": 0, "confusion": 1, "background": 0} and dog.missed == 1
-    assert dog.ap == 0 and dog.gains["missed"] == 0
+    assert dog.ap == 0 and dog.gains["missed"] == 1, "where none is found, nothing else can raise AP"
 
 
 def test_badly_placed_box_mended():
