@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -79,18 +79,18 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
     if config.weights is not None:
-        start_from(model, config.weights)
+        start_from(model, config.weights, dataset.classes)
     freeze(config, model)
     return model
 
 
-def start_from(model: SSD, source: str) -> None:
-    """Load the weights of a whole detector and print what became of them."""
+def start_from(model: SSD, source: str, classes: Sequence[str] | None = None) -> None:
+    """Load the weights of a whole detector, its classes by name, and print what became of them."""
     from ssd import load_weights
 
     with mistakes(f"--weights {source}: "), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says the same
-        print(load_weights(model, source))
+        print(load_weights(model, source, classes=classes))
 
 
 @contextlib.contextmanager

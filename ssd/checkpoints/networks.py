@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,13 @@ from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS, SSD, build_model
 
+_OTHERS = (
+    (r"base_net\.13\.3\.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
+    (r"base_net\.\d+\.squeeze\.weight", "SSD on SqueezeNet (qfgaohao's sq-ssd-lite)"),
+    (r"backbone\._conv_stem\.weight", "SSD on EfficientNet (lufficc's efficient_net)"),
+    (r"roi_heads\..+", "a detector with two stages (torchvision's Faster, Mask or Keypoint R-CNN)"),
+    (r"backbone\.fpn\..+", "a detector on a pyramid (torchvision's RetinaNet or FCOS)"),
+)
 _RESNETS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
 
@@ -44,6 +52,10 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     if checkpoint.build_args is not None:
         return checkpoint.build_args
     state = checkpoint.state
+    if (other := other_network(state)) is not None:
+        raise ValueError(
+            f"{checkpoint.source} holds {other}, which this project has no network for; it has {', '.join(MODELS)}"
+        )
     found = None if layout.backbone_only else _network(state, layout.name)
     if found is None:
         raise ValueError(
@@ -55,6 +67,11 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     preset = layout.preset or "torchvision"
     rules = preset_options(layout, MODELS[name].family, classes)
     return {"name": name, "num_classes": classes, "preset": preset, **rules, **options}
+
+
+def other_network(state: Mapping[str, Tensor]) -> str | None:
+    """In words, the network of a checkpoint where it is one that this project does not have, told from its names."""
+    return next((words for pattern, words in _OTHERS if any(re.fullmatch(pattern, name) for name in state)), None)
 
 
 def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, Any]] | None:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from ssd.checkpoints.layouts import LAYOUTS
+from ssd.checkpoints.options import check_build_args, check_classes
 from ssd.models.backbone_weights import download, is_torchvision_name
+from ssd.models.weight_files import load_file, state_dict_of
 
-# What training scripts keep beside weights and what runs no code: torchvision's command line, and numbers of numpy.
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
-]
 # Where training scripts keep the weights; the running mean of this project comes first, it is what gets evaluated.
-_INSIDE = (("average", "module"), ("model",), ("state_dict",), ("model_state_dict",), ("net",))
+_INSIDE = (
+    *(("average", "module"), ("ema", "module")),
+    *((name,) for name in ("model", "state_dict", "model_state_dict", "net", "network", "weights", "model_ema")),
+)
+# Parts that wrappers put into a name: DistributedDataParallel and DataParallel, torch.compile, FSDP, checkpointing.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Attributes that hold a whole detector in the modules of training frameworks; a running mean before what it is of.
+_HOLDERS = ("ema_model", "ema", "teacher", "model", "net", "network", "detector", "ssd", "student", "online_model")
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,18 @@ class Checkpoint:
 
     Args:
         source: where it came from, in words.
-        state: names to tensors, without a "module." or "_orig_mod." before every name.
+        state: names to tensors, without what wrappers put before the names.
         build_args, classes: of the model, if this project saved it.
+        prefix: what was taken off every name.
+        outside: entries without the prefix, which `state` lacks.
     """
 
     source: str
     state: dict[str, Tensor]
     build_args: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
+    prefix: str = ""
+    outside: tuple[str, ...] = ()
 
 
 Source = str | Path | Mapping[str, Any] | Checkpoint
@@ -54,15 +57,12 @@ def read_checkpoint(source: Source) -> Checkpoint:
             what this function has returned.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it holds pickled objects besides tensors, or no state dict.
+        ValueError: it is damaged, holds pickled objects besides tensors, no state dict, or build_args that are refused.
         RuntimeError: the download failed.
     """
     if isinstance(source, Checkpoint):
         return source
-    if isinstance(source, Mapping):
-        words, content = "the mapping", source
-    else:
-        words, content = str(source), download(str(source)) if is_torchvision_name(str(source)) else _load(Path(source))
+    words, content = _content(source)
     state: Any = content
     for path in _INSIDE:
         inner: Any = content
@@ -71,45 +71,60 @@ def read_checkpoint(source: Source) -> Checkpoint:
         if isinstance(inner, Mapping):
             state = inner
             break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        held = f"a mapping with {', '.join(map(str, list(state)[:8]))}" if isinstance(state, Mapping) else type(state)
-        raise ValueError(f"{words} must hold a state dict (names to tensors), alone or as 'model', got {held}")
     build_args, classes = (content.get(key) if state is not content else None for key in ("build_args", "classes"))
-    return Checkpoint(
-        words,
-        _without_prefix(dict(state)),
-        build_args if isinstance(build_args, dict) else None,
-        tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else None,
-    )
+    state, prefix, outside = _without_prefix(state_dict_of(state, words))
+    if build_args is not None:
+        check_build_args(build_args, words)
+    return Checkpoint(words, state, build_args, check_classes(classes, build_args, words), prefix, outside)
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"source: no file {str(path)!r}; pass a checkpoint, a name of torchvision such as "
-            "SSD300_VGG16_Weights.COCO_V1, or a state dict"
+def _content(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
+    """What the source is called, and what it holds."""
+    if isinstance(source, Mapping):
+        return "the mapping", source
+    if not isinstance(source, (str, Path)):
+        hint = "; pass its state_dict()" if hasattr(source, "state_dict") else ""
+        raise TypeError(
+            f"source must be a file, a name of torchvision's weights or a state dict, got {type(source).__name__}{hint}"
         )
+    words = str(source)
+    if is_torchvision_name(words):
+        return words, download(words)
+    path = Path(source)
+    if path.is_dir():  # a run folder
+        path = next((file for name in ("best.pt", "last.pt") if (file := path / name).is_file()), path)
+        if path.is_dir():
+            raise FileNotFoundError(f"source: the folder {words!r} holds no best.pt or last.pt")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-        pickled = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if pickled is None:
-            broken = isinstance(error, pickle.UnpicklingError)
-            reason = "it is not what torch.save writes" if broken else str(error).partition("\n")[0] or repr(error)
-            raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
-        raise ValueError(
-            f"{path} is no checkpoint of tensors alone: it holds pickled {pickled[1]}, and to load that would run code "
-            "that the file names (sgrvinod's checkpoints hold their whole module). If you trust it, save its weights "
-            "again where its own code can be imported:\n"
-            f"  c = torch.load({str(path)!r}, weights_only=False)  # runs code from the file\n"
-            "  torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')"
-        ) from error
+        return str(path), load_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"source: no file {words!r}; pass a checkpoint, a run folder, a name of torchvision such as "
+            "SSD300_VGG16_Weights.COCO_V1, or a state dict"
+        ) from None
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drops what DistributedDataParallel, DataParallel and torch.compile put before every name."""
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
+def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Takes off what wrappers and training frameworks put before the names of a detector.
+
+    Returns:
+        the state under the remaining names, what was before all of them, and the names of what was not in it.
+    """
+    plain = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    if len(plain) != len(state):  # two would get one name
+        return state, "", ()
+    wrapped = next((m[0] for key in state if (m := re.search(rf"(?:{_WRAPPERS.pattern})+", key))), "")
+    outside = tuple(key for key in state if key == "n_averaged" and wrapped)  # of torch's AveragedModel
+    plain = {key: value for key, value in plain.items() if key not in outside}
+    for holder in () if _is_detector(plain) else _HOLDERS:
+        prefix = f"{holder}."
+        inner = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
+        if _is_detector(inner):
+            outside += tuple(key for key in plain if not key.startswith(prefix))
+            return inner, wrapped + prefix, outside
+    return plain, wrapped, outside
+
+
+def _is_detector(names: Iterable[str]) -> bool:
+    signatures = [layout.signature for layout in LAYOUTS.values() if not layout.backbone_only]
+    return any(re.fullmatch(signature, name) for name in names for signature in signatures)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssd.checkpoints.layouts import Layout
 from ssd.models import MODELS, SSD
+from ssd.models.weight_files import few
 from ssd.presets import Preset
 from ssd.systems import get_preset
 
@@ -17,7 +18,9 @@ LEARNT = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "s
 
 
 class WeightsError(ValueError):
-    """A checkpoint does not fit the model; the message lists every weight at fault."""
+    """A checkpoint does not fit the model; the message names the first weights at fault, `report` holds all."""
+
+    report: LoadReport | None = None
 
 
 @dataclass
@@ -30,10 +33,13 @@ class LoadReport:
         renamed: how many of them have another name in the checkpoint.
         missing: weights of the model that the checkpoint lacks, with the checkpoint's name for them.
         left_over: weights of the checkpoint that the model has no place for.
-        other_shape: weights of another shape, with both shapes.
+        other_shape: weights of another shape or of whole numbers, with both shapes or dtypes.
         kept: weights that a checkpoint of a backbone does not hold; they are as they were.
         new_heads: last layers of the class heads, left as they were because the number of classes changed.
-        dropped: constants of the checkpoint that carry nothing learnt.
+        new_classes: classes that the checkpoint does not name; their rows of the class heads are left as they were.
+        reordered: whether rows of the class heads were permuted to the order of the model's class names.
+        prefix: what a wrapper or framework had put before every name.
+        dropped: constants of the checkpoint that carry nothing learnt, and entries without the prefix.
         num_classes: of the checkpoint, with the background; None for a backbone.
         preset, options: the preset that fits the weights, and what of it to change; None if unknown.
         differences: rules that the weights have learnt and in which the model differs.
@@ -48,6 +54,9 @@ class LoadReport:
     other_shape: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     new_heads: list[str] = field(default_factory=list)
+    new_classes: list[str] = field(default_factory=list)
+    reordered: bool = False
+    prefix: str = ""
     dropped: list[str] = field(default_factory=list)
     num_classes: int | None = None
     preset: str | None = None
@@ -56,23 +65,29 @@ class LoadReport:
 
     @property
     def faults(self) -> list[str]:
-        """Lines that list what does not fit, in full."""
+        """Lines on what does not fit, with its first names."""
         groups = (("missing", self.missing), ("left over", self.left_over), ("of another shape", self.other_shape))
-        return [f"  {len(names)} {what}: {', '.join(names)}" for what, names in groups if names]
+        return [f"  {len(names)} {what}: {few(names)}" for what, names in groups if names]
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} weights of {self.system} loaded, {self.renamed} of them renamed"]
         lines += self.faults
+        if self.prefix:
+            lines.append(f"  {self.prefix!r} taken off the names")
         if self.kept:
-            lines.append(f"  {len(self.kept)} are not in it and stay as they were: {', '.join(self.kept)}")
+            lines.append(f"  {len(self.kept)} are not in it and stay as they were: {few(self.kept)}")
         if self.new_heads:
             layers = dict.fromkeys(key.rpartition(".")[0] for key in self.new_heads)
             lines.append(
-                f"  it has {self.num_classes} classes with the background, the model another number: "
-                f"the last layers of the class heads start anew: {', '.join(layers)}"
+                f"  it has {self.num_classes} classes with the background, the model others: "
+                f"the last layers of the class heads start anew: {few(layers)}"
             )
+        if self.new_classes:
+            lines.append(f"  classes that it does not know start anew in the class heads: {few(self.new_classes)}")
+        if self.reordered:
+            lines.append("  rows of the class heads reordered by the names of the classes")
         if self.dropped:
-            lines.append(f"  {len(self.dropped)} constants left out: {', '.join(self.dropped)}")
+            lines.append(f"  {len(self.dropped)} constants left out: {few(self.dropped)}")
         if self.preset is not None:
             changes = "".join(f", {key}={value!r}" for key, value in self.options.items())
             lines.append(f"  trained with preset={self.preset!r}{changes}")

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ssd.models.weight_files import few, load_file, state_dict_of
 from ssd.suggest import unknown
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
@@ -33,7 +34,8 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
         names of the backbone's weights that were loaded.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file holds no state dict, or keys are missing, left over or of another shape; all are listed.
+        ValueError: the file holds no state dict, or keys are missing, left over or of another shape;
+            the first of them are named.
         RuntimeError: the download failed.
     """
     state = _renamed(read_state_dict(source), kind)
@@ -50,36 +52,35 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
         for k in sorted(wanted & state.keys())
         if state[k].shape != own[k].shape
     ]
+    shapes += [f"{k}: {v.dtype} instead of real numbers" for k, v in state.items() if _is_whole(k, v)]
     faults = [("missing", missing), ("left over", left_over), ("of another shape", shapes)]
     if any(names for _, names in faults):
-        lines = "".join(f"\n  {len(names)} {what}: {', '.join(names)}" for what, names in faults if names)
+        lines = "".join(f"\n  {len(names)} {what}: {few(names)}" for what, names in faults if names)
         raise ValueError(f"{source} does not hold the weights of a {kind} backbone:{lines}")
     broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
-        raise ValueError(f"{source} holds NaN or inf in {', '.join(sorted(broken))}")
+        raise ValueError(f"{source} holds NaN or inf in {few(sorted(broken))}")
     backbone.load_state_dict(state, strict=False)  # copies into the parameters, so float16 files become float32
     return sorted(state)
 
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
-    state: Any
+    content: Any
     if is_torchvision_name(str(source)):
-        state = download(str(source))
+        content = download(str(source))
     else:
-        path = Path(source)
-        if not path.is_file():
+        try:
+            content = load_file(source)
+        except FileNotFoundError:
             raise FileNotFoundError(
                 f"weights_backbone: no file {str(source)!r}; pass a file, a name of torchvision such as "
                 "VGG16_Weights.IMAGENET1K_FEATURES, or leave it out"
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            ) from None
     for key in ("state_dict", "model"):  # training checkpoints wrap it
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{source} must hold a state dict (names to tensors), got {type(state).__name__}")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return {k.removeprefix("module."): v for k, v in state_dict_of(content, str(source)).items()}
 
 
 def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -94,6 +95,10 @@ def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
         layer = VGG_EXTRA.get(int(index)) if kind == "vgg16" and index.isdigit() else None
         renamed[f"{layer}.{rest}" if layer else f"features.{key}"] = value
     return renamed
+
+
+def _is_whole(key: str, value: Tensor) -> bool:
+    return not value.is_floating_point() and not key.endswith("num_batches_tracked")
 
 
 def is_torchvision_name(source: str) -> bool:

@@ -75,7 +75,7 @@ def test_another_number_of_classes_starts_the_class_heads_anew(vgg):
     assert report.num_classes == 21 and report.faults == []
     assert report.new_heads == [f"{CLS}.{i}.{part}" for i in range(6) for part in ("weight", "bias")]
     text = str(report)
-    assert "it has 21 classes with the background, the model another number" in text
+    assert "it has 21 classes with the background, the model others" in text
     assert f"the last layers of the class heads start anew: {CLS}.0, {CLS}.1, " in text
     for key, value in vgg.state_dict().items():
         assert torch.equal(value, before[key]) == (key in report.new_heads), key
@@ -94,7 +94,7 @@ def test_what_is_no_checkpoint(tiny, tmp_path, state):
     text = tmp_path / "text.pth"
     text.write_text("weights")
     cases = [
-        (tmp_path / "none.pth", FileNotFoundError, "no file '.*none.pth'; pass a checkpoint, a name of torchvision"),
+        (tmp_path / "none.pth", FileNotFoundError, "no file '.*none.pth'; pass a checkpoint, a run folder"),
         (text, ValueError, r"text.pth cannot be read as a checkpoint"),
         (
             {"epoch": 3, "optimizer": {}},

@@ -1,0 +1,183 @@
+"""Reads files of weights without running code from them; a file that cannot be read gets one line that says why."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# What training scripts keep beside weights and what runs no code: torchvision's command line, and numbers of numpy.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
+]
+# First bytes of files that are no checkpoints of PyTorch, and what they are.
+_FOREIGN = (
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"),
+    (rb"\x89HDF", "an HDF5 file, as Keras writes them"),
+    (rb".{8}\{\s*\"", "a safetensors file (which needs the package safetensors, and the suffix .safetensors)"),
+    (rb"\s*<(!|html|head|\?xml)", "a web page or XML, not a download of the weights"),
+    (rb"\s*[{\[]\s*[\"{\[]", "a JSON file"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf", "a compressed archive; unpack it first"),
+    (rb"\x93NUMPY", "an array of NumPy"),
+    (rb"\x89PNG|\xff\xd8\xff", "a picture"),
+    (rb"\x08[\x01-\x0f][\x12\x1a\x3a:].", "an ONNX file"),
+)
+_IN_ZIP = (
+    (r".*/code/.*", "a TorchScript program; save the state_dict() of its module instead"),
+    (r".*(serialized_exported_program\.json|models/.*\.json)", "a program of torch.export, not weights"),
+    (r".*\.npy", "arrays of NumPy"),
+)
+_SIBLINGS = {"last.pt": "best.pt", "best.pt": "last.pt"}
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def load_file(path: str | Path) -> Any:
+    """Reads what torch.save, or safetensors where it is installed, wrote, onto the CPU.
+
+    Pickled objects besides tensors, numbers and texts are refused, and the checksums of the file are compared.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: in one line, with the file: it is cut off, damaged or something else, and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    try:
+        return _load(path)
+    except ValueError as error:
+        sibling = path.with_name(_SIBLINGS.get(path.name, path.name))
+        if sibling == path or not sibling.is_file():
+            raise
+        try:
+            _load(sibling)
+        except ValueError:
+            raise error from None
+        raise ValueError(f"{error}; {sibling} beside it is whole") from error
+
+
+def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
+    """Checks that this is a state dict: names to dense tensors of numbers.
+
+    Raises:
+        ValueError: naming the entry at fault.
+    """
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        held = f"a mapping with {_shown(content)}" if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{source} must hold a state dict (names to tensors), alone or as 'model', got {held}")
+    for name, value in content.items():
+        if fault := _fault_of(name, value):
+            raise ValueError(f"{source}: {str(name)[:100]!r} in its state dict {fault}")
+    return dict(content)
+
+
+def _fault_of(name: Any, value: Any) -> str | None:
+    if not isinstance(name, str):
+        return f"is no name but {type(name).__name__}; a state dict maps names to tensors"
+    if not isinstance(value, Tensor):
+        return f"is no tensor but {type(value).__name__}"
+    if value.layout != torch.strided or value.is_nested:
+        return f"is no dense tensor but {value.layout}; save its to_dense()"
+    if value.is_meta:
+        return "is a tensor on the meta device, which has no values; save a model that was loaded"
+    if value.is_quantized or value.dtype not in (*FLOATING, *_WHOLE):
+        return f"is of {value.dtype}; weights are real numbers: save it as float32"
+    return None
+
+
+def few(names: Iterable[str], count: int = 5) -> str:
+    """Lists the first names, and says how many more there are; all of them would fill a terminal."""
+    names = list(names)
+    rest = len(names) - count
+    return ", ".join(names[:count]) + (f", ... and {rest} more" if rest > 0 else "")
+
+
+def _shown(content: Mapping[Any, Any]) -> str:
+    names = [str(key)[:40] for key in list(content)[:8]]
+    return (", ".join(names) + (", ..." if len(content) > 8 else "")) or "nothing in it"
+
+
+def _load(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors" and (read := _safetensors_reader()) is not None:
+            return read(str(path))
+        if zipfile.is_zipfile(path):
+            _check_zip(path)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _Damaged as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+        pickled = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if pickled is None:
+            raise ValueError(f"{path} cannot be read as a checkpoint: {_reason(path, error)}") from error
+        raise ValueError(
+            f"{path} is no checkpoint of tensors alone: it holds pickled {pickled[1][:100]}, and to load that would run "
+            "code that the file names (sgrvinod's checkpoints hold their whole module). If you trust it, save its "
+            "weights again where its own code can be imported:\n"
+            f"  c = torch.load({str(path)!r}, weights_only=False)  # runs code from the file\n"
+            "  torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')"
+        ) from error
+
+
+class _Damaged(Exception):
+    """What is wrong with an archive."""
+
+
+def _check_zip(path: Path) -> None:
+    """Compares the checksum of every entry, which torch.load does not; a flipped bit would be a wrong weight."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        for pattern, what in _IN_ZIP:
+            if any(re.fullmatch(pattern, entry.filename) for entry in entries):
+                raise _Damaged(f"it is {what}")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise _Damaged("it is a compressed archive, which torch.save never writes; unpack it first")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise _Damaged("its entries claim more bytes than the file has")
+        try:
+            broken = archive.testzip()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+            raise _Damaged(f"it is damaged ({error}); copy or download it again") from error
+    if broken is not None:
+        raise _Damaged(f"it is damaged: the checksum of {broken} is wrong; copy or download it again")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, from its first bytes, else from what torch said."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty (0 bytes); copy or download it again"
+    for pattern, what in _FOREIGN:
+        if re.match(pattern, start, re.DOTALL):
+            return f"it is {what}"
+    if start.startswith(b"PK\x03\x04"):
+        return f"it is cut off after {path.stat().st_size} bytes or damaged; copy or download it again"
+    if start.startswith(b"\x80"):  # a pickle, as PyTorch wrote before 1.6
+        return "it is cut off, damaged, or no checkpoint of PyTorch; copy or download it again"
+    return "it is not what torch.save writes"
+
+
+def _safetensors_reader() -> Any:
+    try:
+        from safetensors.torch import load_file as read  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    return read

@@ -1,0 +1,97 @@
+"""Classes of a checkpoint in another order, fewer or more than the data's: heads follow the names."""
+
+import pytest
+import torch
+
+from ssd import WeightsError, build_model, load_weights
+from ssd.checkpoints import reorder_classes
+from ssd.checkpoints.rows import head_rows
+
+SAVED = ("car", "dog", "cat")
+
+
+def model(classes=3):
+    torch.manual_seed(0)
+    return build_model("ssd_tiny", classes + 1, image_size=64, width=4).eval()
+
+
+def checkpoint(classes=SAVED):
+    trained = model(len(classes))
+    for parameter in trained.head.classification_head.parameters():
+        torch.nn.init.normal_(parameter)
+    return trained, {
+        "model": trained.state_dict(),
+        "build_args": trained.build_args,
+        "classes": list(classes),
+    }
+
+
+def logits(net):
+    with torch.no_grad():
+        return net.forward_raw(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))[1]
+
+
+def test_weights_follow_the_names():
+    trained, saved = checkpoint()
+    ours = model()
+    report = load_weights(ours, saved, classes=("dog", "cat", "car"))
+    assert torch.equal(logits(ours), logits(trained)[..., [0, 2, 3, 1]])
+    assert report.reordered and report.new_classes == [] and "reordered by the names" in str(report)
+    assert not load_weights(ours, saved, classes=SAVED).reordered
+    assert torch.equal(logits(ours), logits(trained))
+
+
+def test_known_classes_keep_their_rows_and_others_start_anew():
+    trained, saved = checkpoint()
+    ours = model(2)
+    before = logits(ours)
+    report = load_weights(ours, saved, classes=("bird", "dog"))
+    assert report.new_classes == ["bird"] and report.faults == [] and report.new_heads == []
+    assert torch.equal(logits(ours)[..., [0, 2]], logits(trained)[..., [0, 2]])
+    head = next(key for key, row in head_rows(ours).items() if row.is_class and key.endswith("bias"))
+    fresh, loaded = (m.state_dict()[head].view(-1, 3) for m in (model(2), ours))
+    assert torch.equal(loaded[:, 1], fresh[:, 1]) and not torch.equal(before, logits(ours))
+    report = load_weights(model(), saved, classes=("a", "b", "c"))  # as many, and not one the same
+    assert report.new_classes == ["a", "b", "c"] and len(report.new_heads) == 8
+
+
+def test_names_must_be_as_many_as_the_model_has():
+    with pytest.raises(ValueError, match=r"classes must name the model's 3 classes, got 2 names"):
+        load_weights(model(), checkpoint()[1], classes=("a", "b"))
+    saved = checkpoint()[1]
+    saved["classes"].append("bird")
+    with pytest.raises(ValueError, match=r"the mapping holds 4 class names, but its num_classes, 4, counts"):
+        load_weights(model(), saved)
+
+
+def test_the_optimizer_is_permuted_with_the_model():
+    wanted = ("cat", "car", "dog")
+    ours = model().train()
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=0.1)
+    image = torch.linspace(-1, 1, 6 * 64 * 64).view(2, 3, 64, 64)
+    weight = torch.tensor([1.0, 2, 3, 4])
+
+    def step(weight):
+        optimizer.zero_grad()
+        (ours.forward_raw(image)[1] * weight).square().sum().backward()
+        optimizer.step()
+        return ours.forward_raw(image)[1].detach()
+
+    step(weight)
+    copy = {k: v.clone() for k, v in ours.state_dict().items()}, optimizer.state_dict()
+    copy = copy[0], torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, copy[1])
+    expected = step(weight)
+    ours.load_state_dict(copy[0])
+    optimizer.load_state_dict(copy[1])
+    assert reorder_classes(ours, SAVED, wanted, optimizer=optimizer)
+    order = [0, 3, 1, 2]
+    torch.testing.assert_close(step(weight[order]), expected[..., order], rtol=1e-4, atol=1e-5)
+    assert not reorder_classes(ours, SAVED, SAVED)
+
+
+def test_other_names_are_refused():
+    with pytest.raises(
+        WeightsError,
+        match=r"^last.pt has other classes than the data: only the checkpoint has 'dog'; only the data has 'b",
+    ):
+        reorder_classes(model(), SAVED, ("car", "cat", "bird"), source="last.pt")
