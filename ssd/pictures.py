@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import draw_bounding_boxes, make_grid
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
-_COLOURS = (
+from ssd.class_names import shown
+
+_COLORS = (
     "#e6194b",
     "#3cb44b",
     "#4363d8",
@@ -22,16 +26,27 @@ _COLOURS = (
     "#808000",
     "#000075",
 )
+_GOLDEN = 0.618034  # steps of it around the circle of hues never come back to a hue
+_LETTERS = 30  # of a class name on a box
+
+
+def color_of(label: int) -> str:
+    """Returns the color of a class as ``"#rrggbb"``, another for each label from 1 up."""
+    if label <= len(_COLORS):
+        return _COLORS[label - 1]
+    step = label - len(_COLORS)
+    rgb = colorsys.hsv_to_rgb(step * _GOLDEN % 1, (0.9, 0.6)[step % 2], (0.9, 0.65, 0.45)[step % 3])
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def draw_boxes(
     image: Tensor, boxes: Tensor, labels: Tensor, classes: Sequence[str], scores: Tensor | None = None
 ) -> Tensor:
-    """Draw boxes on a copy of an image.
+    """Draw boxes on a copy of an image, each with its class on a filled label inside the picture.
 
     Args:
         image: uint8 `[3, H, W]`.
-        boxes: `[G, 4]` xyxy in its pixels.
+        boxes: `[G, 4]` xyxy in its pixels; parts beyond its edges are left out.
         labels: `[G]`, 1 for the first of `classes`.
         classes: Names without the background.
         scores: `[G]` or None; written behind the name.
@@ -42,14 +57,50 @@ def draw_boxes(
     if len(boxes) == 0:
         return image
     height, width = image.shape[1:]
+    picture = to_pil_image(image.cpu())
+    draw = ImageDraw.Draw(picture)
+    shorter = min(height, width)
+    line = max(1, round(shorter / 250))
+    font = ImageFont.load_default(max(10, round(shorter / 32)))
     limit = torch.tensor([width - 1, height - 1, width - 1, height - 1])
-    boxes = boxes.cpu().clamp(min=0).minimum(limit)
-    boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2])], dim=1)
-    texts = [classes[int(label) - 1] for label in labels]
-    if scores is not None:
-        texts = [f"{text} {float(score):.2f}" for text, score in zip(texts, scores, strict=True)]
-    colours = [_COLOURS[(int(label) - 1) % len(_COLOURS)] for label in labels]
-    return draw_bounding_boxes(image.cpu(), boxes, texts, colors=colours, width=max(1, width // 250))
+    corners = boxes.cpu().float().nan_to_num(0.0).clamp(min=0).minimum(limit)
+    corners = torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2])], dim=1)
+    # the best last, so that it lies on top; labels lie above all boxes
+    rows = range(len(corners)) if scores is None else scores.argsort().tolist()
+    for row in rows:
+        draw.rectangle(corners[row].tolist(), outline=color_of(int(labels[row])), width=line)
+    for row in rows:
+        text = shown(classes[int(labels[row]) - 1], _LETTERS)
+        if scores is not None:
+            text = f"{text} {float(scores[row]):.2f}"
+        _write_label(draw, text, corners[row].tolist(), color_of(int(labels[row])), font, (width, height))
+    return pil_to_tensor(picture)
+
+
+def _write_label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: list[float],
+    color: str,
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+) -> None:
+    """Write above a box, or inside it at the picture's upper edge; moved so far as the picture needs."""
+    left, top, right, bottom = _extent(draw, text, font)
+    width, height = right - left + 4, bottom - top + 4
+    x = max(0.0, min(box[0], size[0] - width))
+    y = box[1] - height if box[1] >= height else min(box[1], max(0.0, size[1] - height))
+    draw.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "black"
+    draw.text((x + 2 - left, y + 2 - top), text, fill=ink, font=font)
+
+
+def _extent(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float, float, float]:
+    # as tall as any text, so that labels are alike
+    left, _, right, _ = draw.textbbox((0, 0), text, font=font)
+    _, top, _, bottom = draw.textbbox((0, 0), "Ag", font=font)
+    return left, top, right, bottom
 
 
 def side_by_side(truth: Tensor, found: Tensor) -> Tensor:
@@ -58,15 +109,15 @@ def side_by_side(truth: Tensor, found: Tensor) -> Tensor:
     return torch.cat([truth.cpu(), gap, found.cpu()], dim=2)
 
 
+def resize(picture: Tensor, width: int) -> Tensor:
+    """Scale a picture to a width, uint8 `[3, H, W]`."""
+    height = max(1, round(picture.shape[1] * width / picture.shape[2]))
+    return pil_to_tensor(to_pil_image(picture.cpu()).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def save_grid(pictures: Sequence[Tensor], path: Path, columns: int = 2, width: int = 640) -> None:
     """Save pictures in a grid as PNG, each scaled to one width and padded to one height."""
-    scaled = []
-    for picture in pictures:
-        height = max(1, round(picture.shape[1] * width / picture.shape[2]))
-        resized = torch.nn.functional.interpolate(
-            picture[None].float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
-        )
-        scaled.append(resized[0].round().clamp(0, 255).to(torch.uint8))
+    scaled = [resize(picture, width) for picture in pictures]
     tallest = max(p.shape[1] for p in scaled)
     padded = [torch.nn.functional.pad(p, (0, 0, 0, tallest - p.shape[1]), value=255) for p in scaled]
     to_pil_image(make_grid(padded, nrow=columns, padding=8, pad_value=255)).save(path)

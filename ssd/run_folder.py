@@ -30,6 +30,7 @@ class RunFolder:
     def __init__(self, path: Path, world: World | None = None) -> None:
         self.path = path
         self.world = world or World()
+        self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> score from which to show detections
         self.train_log = CsvLog(path / "train.csv", self.world.is_first)
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
 

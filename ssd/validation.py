@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ssd.class_names import columns
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader
-from ssd.data.faults import DataError
+from ssd.data.faults import DataError, list_faults
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
 from ssd.models import SSD
-from ssd.pictures import draw_boxes, save_grid, side_by_side
+from ssd.pictures import draw_boxes, resize, save_grid, side_by_side
 from ssd.plots import plot_losses, plot_precision_recall
 from ssd.run_folder import RunFolder
 
-PICTURE_SCORE = 0.4  # detections below it are not drawn
+PICTURE_SCORE = 0.4  # detections below it are not drawn, where evaluation has found no better score for their class
 
 
 @torch.inference_mode()
@@ -39,7 +40,7 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
     data set, as one process alone would.
 
     Returns:
-        AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; 0 where no class has an object.
+        AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; NaN where there is no object to judge by.
     """
     world, dataset = folder.world, loader.dataset
     world.share_buffers(model)
@@ -47,10 +48,12 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
     bar = tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=not world.is_first)
     detect_all(model, bar, evaluator)
     value = 0.0
-    records = world.gather_on_first(evaluator.records)
+    gathered = world.gather_on_first((evaluator.records, dataset.report))
     if world.is_first:
-        for others in records[1:]:
-            evaluator.records.merge(others)
+        for records, faults in gathered[1:]:
+            evaluator.records.merge(records)
+            for fault in faults:
+                dataset.log.add(fault)
         evaluator.records.sort(dataset.index_of)
         value = report(evaluator, dataset, config, folder, epoch, step)
     return float(world.from_first(value))
@@ -62,16 +65,38 @@ def report(
     """Judge, print, write and draw; return the value that the best checkpoint is chosen by."""
     result = evaluator.summarize()
     print(f"epoch {epoch}, {dataset.name}:\n{result}")
+    left_out, not_finite = len(dataset) - result.images, evaluator.records.count_not_finite()
+    for line in remarks(dataset, left_out, not_finite):
+        print(line)
     curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)
+    folder.thresholds = best_thresholds(curves)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.eval_log.add({"epoch": epoch, "step": step, **_columns(result, curves)})
-    (folder.path / "eval.json").write_text(json.dumps({"epoch": epoch, **result.as_dict()}, indent=2) + "\n")
+    about = {"epoch": epoch, **result.as_dict(), "images_left_out": left_out, "boxes_not_finite": not_finite}
+    (folder.path / "eval.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
     plot_precision_recall({c.name: _curve(c) for c in curves.classes if c.objects}, folder.path / "pr.png")
     if config.pictures:
         draw_pictures(evaluator, dataset, config.pictures, folder)
-    value = result.mean_ap
-    return value if value == value and value > 0 else 0.0
+    return result.mean_ap
+
+
+def remarks(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[str]:
+    """What a reader of an AP must know besides: images that it leaves out, with their faults, and boxes that are NaN."""
+    lines = []
+    if left_out:
+        lines.append(list_faults(dataset.report, limit=10))
+        lines.append(f"AP of {len(dataset) - left_out} of {len(dataset)} images ({left_out} left out, named above)")
+    if not_finite:
+        lines.append(
+            f"{not_finite} detections have boxes with NaN or inf; each counts as wrong. Has training diverged?"
+        )
+    return lines
+
+
+def best_thresholds(curves: VOCResult) -> dict[str, float]:
+    """The score from which to show the detections of each class: that of the best F1, where anything was found."""
+    return {c.name: round(c.score, 4) for c in curves.classes if c.tp}
 
 
 def metric_of(config: TrainConfig) -> str:
@@ -84,6 +109,7 @@ def metric_of(config: TrainConfig) -> str:
 def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
     """Save a grid of images, the truth left and the detections right."""
     records = evaluator.records
+    lowest = np.array([1.0, *(folder.thresholds.get(name, PICTURE_SCORE) for name in dataset.classes)])
     pictures: list[Tensor] = []
     step = max(1, len(records.image_ids) // count)
     for i in range(0, len(records.image_ids), step):
@@ -94,7 +120,7 @@ def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, f
             image = dataset.load_image(index)
         except DataError:
             continue  # named in the data set's report
-        target, sure = dataset.target(index), records.scores[i] >= PICTURE_SCORE
+        target, sure = dataset.target(index), records.scores[i] >= lowest[records.labels[i]]
         found = draw_boxes(
             image,
             torch.from_numpy(records.boxes[i][sure]),
@@ -102,7 +128,8 @@ def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, f
             dataset.classes,
             torch.from_numpy(records.scores[i][sure]),
         )
-        pictures.append(side_by_side(draw_boxes(image, target["boxes"], target["labels"], dataset.classes), found))
+        truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
+        pictures.append(resize(side_by_side(truth, found), 640))
     if pictures:
         save_grid(pictures, folder.path / "detections.png")
 
@@ -111,7 +138,8 @@ def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, flo
     """The columns of eval.csv: AP50 first, then COCO's numbers or AP by class."""
     if isinstance(result, COCOResult):
         return {"AP50": result.stats["AP50"], **{k: v for k, v in result.stats.items() if k != "AP50"}}
-    return {"AP50": curves.mean_ap, **{c.name: c.ap for c in curves.classes}}
+    titles = columns([c.name for c in curves.classes], ("epoch", "step", "AP50"))
+    return {"AP50": curves.mean_ap, **{title: c.ap for title, c in zip(titles, curves.classes, strict=True)}}
 
 
 def _curve(result: ClassResult) -> tuple[np.ndarray, np.ndarray, float]:

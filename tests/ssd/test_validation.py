@@ -1,0 +1,107 @@
+"""What an evaluation in a run prints, writes and draws: honest counts, class names of any kind, thresholds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd.class_names import columns, shown
+from ssd.config import TrainConfig
+from ssd.data import DetectionDataset, open_dataset
+from ssd.evaluate import Evaluator
+from ssd.pictures import color_of, draw_boxes
+from ssd.run_folder import RunFolder
+from ssd.validation import report
+from tests.ssd.small_folders import voc_object, write_voc
+
+NAMES = ("$\\frac$", "_hidden", "US$ 5$", "step", "AP50", "细胞", "two\nlines", "long " * 1000)
+
+
+def evaluate(dataset: DetectionDataset, images: Sequence[int], folder: Path, metric: str = "voc", **changes) -> float:
+    """Judge detections that are the objects of some images."""
+    evaluator = Evaluator.of(dataset, metric)
+    for index in images:
+        target = dataset.target(index)
+        found = {
+            "boxes": target["boxes"],
+            "labels": target["labels"],
+            "scores": torch.full((len(target["labels"]),), 0.7),
+        }
+        evaluator.update([{**found, **changes}], [target])
+    return report(evaluator, dataset, TrainConfig(pictures=2), RunFolder(folder), 1, 10)
+
+
+def test_an_ap_over_fewer_images_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_voc(tmp_path / "voc", {name: [voc_object()] for name in "abcd"}, "val")
+    dataset = open_dataset("voc", tmp_path / "voc", "val")
+    assert evaluate(dataset, [0, 2], tmp_path / "run") == 1
+    assert "AP of 2 of 4 images (2 left out, named above)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["images_left_out"] == 2
+    nan = torch.full((1, 4), math.nan)
+    assert evaluate(dataset, range(4), tmp_path / "nan", boxes=nan) == 0
+    said = capsys.readouterr().out
+    assert "4 detections have boxes with NaN or inf; each counts as wrong" in said and "left out" not in said
+
+
+@pytest.mark.parametrize("metric", ["voc", "coco"])
+def test_without_objects_there_is_no_ap(metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_voc(tmp_path / "voc", {"a": []}, "val")
+    dataset = open_dataset("voc", tmp_path / "voc", "val", classes=["dog"])
+    assert math.isnan(evaluate(dataset, [0], tmp_path / "run", metric))
+    assert "n/a" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["mean_ap"] is None
+
+
+def test_class_names_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = open_dataset("shapes", None, "val", size=2)
+    dataset.classes = NAMES
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 9, 9]] * 8),
+        "labels": torch.arange(1, 9),
+        "ignore": torch.zeros(8, dtype=bool),
+    }
+    dataset.target = lambda index: {**target, "image_id": index}  # type: ignore[method-assign]
+    folder = RunFolder(tmp_path)
+    folder.train_log.add({"step": 1, "loc_loss": math.nan, "cls_loss": 3.0})
+    evaluate(dataset, [0, 1], tmp_path)
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 200
+    with (tmp_path / "eval.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["step"] == "10" and row["step (2)"] == "1" and row["AP50 (2)"] == "1" and row["two\\nlines"] == "1"
+    for name in ("pr.png", "loss.png", "detections.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+
+
+def test_names_are_shown_on_one_line_and_no_two_columns_are_alike() -> None:
+    assert shown("a\tb\x1b[31m\ud800") == "a\\tb\\x1b[31m\\ud800" and shown("x" * 41) == "x" * 37 + "..."
+    assert shown("x" * 40) == "x" * 40 and shown("日本") == "日本"
+    titles = columns(["a", "step", "x" * 50, "x" * 60, "a"], ("step",))
+    assert len({*titles, "step"}) == 6 and titles[0] == "a"
+
+
+def test_pictures_have_a_color_for_each_class_and_labels_inside() -> None:
+    assert len({color_of(label) for label in range(1, 1000)}) == 999
+    image = torch.full((3, 100, 120), 90, dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0, 30, 30], [115, 95, 300, 300], [math.nan, 0, math.inf, 5]])
+    drawn = draw_boxes(image, boxes, torch.tensor([1, 2, 12]), ["a", "a long name"] * 6, torch.tensor([0.9, 0.8, 0.7]))
+    assert drawn.shape == image.shape and (image == 90).all()
+    pixels = drawn.permute(1, 2, 0).numpy()
+    for label in (1, 2):
+        color = np.array([int(color_of(label)[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (pixels == color).all(axis=2).sum() > 100, "a filled label"
+
+
+def test_matplotlib_is_imported_when_something_is_drawn() -> None:
+    code = "import sys, ssd.training; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
