@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssd import recipes
-from ssd.config import ConfigError, TrainConfig, check_folder, flag, load_config, near
+from ssd.config import ConfigError, TrainConfig, check_folder, flag, load_config
 from ssd.dataset_format import resolve_dataset
+from ssd.setting_checks import meant
 from ssd.torchvision_flags import add_torchvision_flags, notes
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
@@ -29,9 +30,9 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
     with quiet_but_on_first():
         found, unknown = parser.parse_known_args(argv)
         if unknown:
-            parser.error(f"unknown argument {unknown[0]}{near(unknown[0], list(parser._option_string_actions))}")
+            parser.error(f"unknown argument {unknown[0][:60]}{meant(unknown[0], list(parser._option_string_actions))}")
         given = vars(found)
-        source = given.pop("config")
+        source, trusted = given.pop("config"), given.pop("trust_config") or "dataset" in given
         for note in notes(given):
             print(note)
         try:
@@ -41,9 +42,20 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
                     given[name] = {**values.get(name, {}), **dict(_key_value(name, item) for item in given[name])}
             config = TrainConfig.of(with_data({**values, **given}))
             config.check()
+            if not trusted:
+                refuse_code(config.dataset)
         except (ConfigError, TypeError) as error:
             parser.error(str(error))
     return config
+
+
+def refuse_code(dataset: str) -> None:
+    """Raise ConfigError for a data set that a file names as code to be run, as module:function."""
+    if ":" in dataset:
+        raise ConfigError(
+            f"the configuration file names the data set {dataset!r}, which is code that would run. If you know it, say so "
+            f"with --trust-config, or give --dataset {dataset}"
+        )
 
 
 class quiet_but_on_first:
@@ -101,6 +113,19 @@ def _parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="RECIPE", help="name of a recipe, or a file, as another run's config.json")
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let the configuration file name code to run: a data set module:function",
+    )
+    parser.add_argument("--version", action="version", version=f"ssd {package_version()}")
+    parser.add_argument(
+        "--list-options",
+        action=_ListOptions,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="list the KEYs of --model-option, --dataset-option and --augmentation-option, and stop",
+    )
     parser.add_argument(
         "--list-recipes", action=_ListRecipes, nargs=0, default=argparse.SUPPRESS, help="list the recipes and stop"
     )
@@ -170,3 +195,21 @@ class _ListRecipes(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(recipes.listing())
         parser.exit()
+
+
+class _ListOptions(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from ssd.option_listing import listing  # imports torch
+
+        print(listing())
+        parser.exit()
+
+
+def package_version() -> str:
+    """The version that is installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("ssd_ops")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

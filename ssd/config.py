@@ -7,11 +7,15 @@ Standard library only, so that `--help` and mistakes are answered at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ssd.config_file import read_config_file
+from ssd.setting_checks import ConfigError, check_number, check_type, flag, meant, near
+
+__all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "real_defaults"]
 
 DATASETS = ("auto", "shapes", "voc", "coco", "yolo", "csv")
 MODELS = (
@@ -40,10 +44,6 @@ _CHOICES = {
 }
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be meant; the message names it, what was expected and what came."""
-
-
 def _option(default: Any, help: str, **metadata: Any) -> Any:
     """A field; `real` is its default on data of the user's own, where that is another than the demo's."""
     metadata["help"] = help
@@ -70,11 +70,11 @@ class TrainConfig:
     train_split: str = _option("train", "split to train on")
     val_split: str = _option("val", "split to evaluate on")
     dataset_options: dict[str, Any] = _option(
-        {}, "KEY=VALUE option of the data set, repeatable", flag="--dataset-option"
+        {}, "KEY=VALUE option of the data set, repeatable; see --list-options", flag="--dataset-option"
     )
     data_augmentation: str = _option("auto", ", ".join(AUGMENTATIONS) + "; auto: that of the model, hflip for shapes")
     augmentation_options: dict[str, Any] = _option(
-        {}, "KEY=VALUE option of the augmentation, repeatable", flag="--augmentation-option"
+        {}, "KEY=VALUE option of the augmentation, repeatable; see --list-options", flag="--augmentation-option"
     )
     device_augmentation: bool = _option(
         False,
@@ -87,7 +87,7 @@ class TrainConfig:
     preset: str = _option("torchvision", "rules of a known SSD system: " + ", ".join(PRESETS))
     image_size: int | None = _option(None, "side of the input; default: the model's own")
     model_options: dict[str, Any] = _option(
-        {}, "KEY=VALUE option of the model or preset, repeatable", flag="--model-option"
+        {}, "KEY=VALUE option of the model or preset, repeatable; see --list-options", flag="--model-option"
     )
     weights: str | None = _option(
         None, "weights of a whole detector: a file of any known system, or torchvision's name"
@@ -164,12 +164,13 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be meant."""
+        for f in dataclasses.fields(self):
+            check_type(flag(f.name), str(f.type), getattr(self, f.name))
+            check_number(f.name, getattr(self, f.name))
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "dataset" and ":" in value):
                 raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{near(value, known)}")
-        for f in dataclasses.fields(self):
-            _check_number(f.name, getattr(self, f.name))
         if self.dataset in ("voc", "coco", "yolo", "csv") and self.data_path is None:
             raise ConfigError(f"--data-path must name the folder of the data set {self.dataset!r}, got none")
         check_folder(self.data_path)
@@ -194,24 +195,6 @@ class TrainConfig:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-_AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
-_BELOW_1 = ("momentum", "ema_decay")
-_ABOVE_0 = ("lr", "lr_gamma", "lr_power")
-
-
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-        return
-    if name in _AT_LEAST_1 and value < 1:
-        raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
-    if name in _ABOVE_0 and not value > 0:
-        raise ConfigError(f"{flag(name)} must be above 0, got {value}")
-    if name in _BELOW_1 and not 0 <= value < 1:
-        raise ConfigError(f"{flag(name)} must lie in [0, 1), got {value}")
-    if not value >= 0:
-        raise ConfigError(f"{flag(name)} must not be negative, got {value}")
-
-
 def check_folder(data_path: str | None) -> None:
     """Raise ConfigError where the data set's folder is named but not there."""
     if data_path is not None and not Path(data_path).is_dir():
@@ -224,25 +207,12 @@ def real_defaults() -> dict[str, Any]:
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a recipe or a config.json; unknown keys are refused and the near one is suggested."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"--config {path}: {error}") from error
+    """Read a recipe or a config.json; unknown keys and values of another type are refused, with a hint."""
+    values = read_config_file(Path(path))
     values.pop("about", None)  # what a recipe says of itself
-    known = [f.name for f in dataclasses.fields(TrainConfig)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"--config {path}: unknown key {key!r}{near(key, known)}")
-    return dict(values)
-
-
-def flag(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
-def near(word: object, known: Any) -> str:
-    """A hint at the known word that is nearest, if one is near."""
-    close = difflib.get_close_matches(str(word), known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    kinds = {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
+    for key, value in values.items():
+        if key not in kinds:
+            raise ConfigError(f"--config {path}: unknown key {str(key)[:60]!r}{meant(str(key), kinds)}")
+        check_type(f"--config {path}: {key}", kinds[key], value)
+    return values

@@ -27,6 +27,7 @@ _COLORS = (
     "#000075",
 )
 _GOLDEN = 0.618034  # steps of it around the circle of hues never come back to a hue
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where PIL was built without FreeType
 _LETTERS = 30  # of a class name on a box
 
 
@@ -71,6 +72,8 @@ def draw_boxes(
         draw.rectangle(corners[row].tolist(), outline=color_of(int(labels[row])), width=line)
     for row in rows:
         text = shown(classes[int(labels[row]) - 1], _LETTERS)
+        if isinstance(font, ImageFont.ImageFont):
+            text = text.encode("latin-1", "replace").decode("latin-1")
         if scores is not None:
             text = f"{text} {float(scores[row]):.2f}"
         _write_label(draw, text, corners[row].tolist(), color_of(int(labels[row])), font, (width, height))
@@ -82,7 +85,7 @@ def _write_label(
     text: str,
     box: list[float],
     color: str,
-    font: ImageFont.FreeTypeFont,
+    font: _Font,
     size: tuple[int, int],
 ) -> None:
     """Write above a box, or inside it at the picture's upper edge; moved so far as the picture needs."""
@@ -96,7 +99,7 @@ def _write_label(
     draw.text((x + 2 - left, y + 2 - top), text, fill=ink, font=font)
 
 
-def _extent(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float, float, float]:
+def _extent(draw: ImageDraw.ImageDraw, text: str, font: _Font) -> tuple[float, float, float, float]:
     # as tall as any text, so that labels are alike
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
     _, top, _, bottom = draw.textbbox((0, 0), "Ag", font=font)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from ssd.command_line import parse_args
 from ssd.config import ConfigError, TrainConfig, load_config
+from ssd.models import build_model
+from ssd.other_names import _FLAGS
+from ssd.suggest import near_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -42,12 +46,18 @@ def test_option_values_are_json_or_text() -> None:
         (["--dataset", "voc"], "--data-path must name the folder of the data set 'voc', got none"),
         (["--data-path", "no/such/folder"], "--data-path must be a folder, got 'no/such/folder'"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--lr", "nan"], "--lr must be above 0, got nan"),
+        (["--lr", "nan"], "--lr must be a finite number, got nan"),
         (["--momentum", "1"], "--momentum must lie in [0, 1), got 1.0"),
         (["--test-only"], "--test-only needs --resume"),
         (["--weights", "nowhere.pth"], "--weights nowhere.pth: there is no such file"),
         (["--weights-backbone", "nowhere.pth"], "--weights-backbone nowhere.pth: there is no such file"),
         (["--resume", "runs/nowhere"], "--resume runs/nowhere: there is no such file"),
+        (["--learning-rate", "0.1"], "unknown argument --learning-rate (use --lr)"),
+        (["--num-classes", "5"], "unknown argument --num-classes (the number of classes comes from the data set"),
+        (["--batch_size", "2"], "unknown argument --batch_size (did you mean '--batch-size'?)"),
+        (["--fooo", "2"], "unknown argument --fooo\n"),
+        (["--ema-decay", "inf"], "--ema-decay must be a finite number, got inf"),
+        (["--lr-steps", "3", "-1"], "--lr-steps must not be negative, got -1"),
         (["--model-option", "width"], "--model-option must be KEY=VALUE, got 'width'"),
     ],
 )
@@ -63,6 +73,115 @@ def test_unknown_keys_of_a_file_are_refused_and_the_near_one_is_suggested(tmp_pa
     path.write_text(json.dumps({"epoch": 3}))
     with pytest.raises(ConfigError, match=r"unknown key 'epoch' \(did you mean 'epochs'\?\)"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"lr": "fast"}', "lr must be a number, got 'fast'"),
+        ('{"lr": NaN}', "--lr must be a finite number, got nan"),
+        ('{"lr": 1e999}', "--lr must be a finite number, got inf"),
+        ('{"batch_size": "8"}', "batch_size must be a whole number, without quotes, got '8'"),
+        ('{"batch_size": true}', "batch_size must be a whole number, got True"),
+        ('{"batch_size": null}', "batch_size must be a whole number, got null"),
+        ('{"batch_size": 1' + "0" * 99 + "}", "--batch-size must be a finite number, got a number of more"),
+        ('{"epochs": 2.5}', "epochs must be a whole number, got 2.5"),
+        ('{"amp": "yes"}', "amp must be true or false, got 'yes'"),
+        ('{"device": 0}', "device must be a text, got 0"),
+        ('{"resume": {}}', "resume must be a text or null, got {}"),
+        ('{"lr_steps": 5}', "lr_steps must be a list of whole numbers, got 5"),
+        ('{"eval_epochs": ["a"]}', "eval_epochs must be a list of whole numbers, got ['a']"),
+        ('{"model_options": "x"}', "model_options must be a mapping of names to values, got 'x'"),
+        ('{"model_options": null}', "model_options must be a mapping of names to values, got null"),
+        ("[1]", "must hold settings as names and values at its top, got a list"),
+        ("null", "must hold settings as names and values at its top, got a NoneType"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"lr": ', "cannot be read: Expecting value"),
+        ('{"learning_rate": 1}', "unknown key 'learning_rate' (use --lr)"),
+        ('{"lr": 1, "lr": [' + "1, " * 900_000 + "1]}", "a configuration has less than 1048576 bytes"),
+    ],
+)
+def test_every_value_of_a_file_has_the_type_of_its_setting(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SystemExit):
+        parse_args(["--config", str(tmp_path / "config.json")])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert message in said and len(said) < 600
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\x89PNG\xff\x00")
+    with pytest.raises(ConfigError, match="must be a text file in UTF-8"):
+        load_config(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="directory"):
+        load_config(tmp_path)
+
+
+def test_yaml_and_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("lr: 1e-4\nlr_steps: [3, 5]\nmodel_options:\n  width: 8\n")
+    expected = {"lr": 1e-4, "lr_steps": [3, 5], "model_options": {"width": 8}}
+    assert load_config(tmp_path / "a.yaml") == expected
+    (tmp_path / "b.yaml").write_text("dataset: &a shapes\nmodel: *a\n")
+    with pytest.raises(ConfigError, match=r"aliases \(\*name\) are not read"):
+        load_config(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("lr: !!python/object/apply:os.system [true]\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml cannot be read"):
+        load_config(tmp_path / "c.yaml")
+    (tmp_path / "a.toml").write_text("lr = 1e-4\nlr_steps = [3, 5]\n[model_options]\nwidth = 8\n")
+    if sys.version_info >= (3, 11):
+        assert load_config(tmp_path / "a.toml") == expected
+    else:
+        with pytest.raises(ConfigError, match=r"TOML needs Python 3\.11"):
+            load_config(tmp_path / "a.toml")
+
+
+def test_a_file_names_no_code_to_run_unless_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"dataset": "subprocess:getoutput", "dataset_options": {"cmd": "true"}}))
+    with pytest.raises(SystemExit):
+        parse_args(["--config", str(path)])
+    assert "'subprocess:getoutput', which is code that would run" in capsys.readouterr().err
+    for flags in (["--trust-config"], ["--dataset", "subprocess:getoutput"]):
+        assert parse_args(["--config", str(path), *flags]).dataset == "subprocess:getoutput"
+    assert parse_args(["--config", str(path), "--dataset", "shapes", "--dataset-option", "size=3"]).dataset == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("vox", ("voc", "coco"), "voc"),
+        ("ssd_tinny", ("ssd_tiny",), "ssd_tiny"),
+        ("learning-rate", ("lr-update",), None),
+        ("version", ("iterations",), None),
+        ("foo", ("zoom",), None),
+        ("weights", ("loc_weight",), None),
+        ("Batch-Size", ("batch_size",), "batch_size"),
+    ],
+)
+def test_only_a_name_that_is_really_near_is_suggested(word: str, known: tuple[str, ...], expected: str | None) -> None:
+    assert near_name(word, known) == expected
+
+
+def test_names_of_other_programs_lead_to_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert all(flag in text for words in _FLAGS for flag in re.findall(r"--[a-z-]+\b", words) if "nproc" not in flag)
+    with pytest.raises(ValueError, match="unknown option of ssd_tiny 'pretrained'"):
+        build_model("ssd_tiny", 3, pretrained=True)
+    with pytest.raises(ValueError, match="did you mean 'weights_backbone'"):
+        build_model("ssd300_vgg16", 3, pretrained=True)
+
+
+def test_all_options_are_listed() -> None:
+    from ssd.option_listing import listing
+
+    text = listing()
+    for word in ("width=16", "match_threshold=0.5", "apply_exif=", "crowd=ignore", "min_negatives=0", "--dataset yolo"):
+        assert word in text, word
+    assert all(len(line) < 130 for line in text.splitlines())
 
 
 @pytest.mark.parametrize("how", [["ssd/train.py"], ["-m", "ssd.train"]])

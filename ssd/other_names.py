@@ -1,0 +1,73 @@
+"""Settings under the names that other programs give them, and what to use here. Standard library only."""
+
+from __future__ import annotations
+
+_FLAGS = {
+    "--lr": ("learning_rate", "base_lr", "lr0", "learningrate"),
+    "--batch-size": ("batch", "bs", "train_batch_size", "per_device_train_batch_size", "samples_per_gpu"),
+    "--epochs": ("num_epochs", "max_epochs", "n_epochs", "num_train_epochs"),
+    "--iterations": ("steps", "max_steps", "max_iter", "num_steps", "total_steps"),
+    "--data-path": (
+        "data",
+        "data_dir",
+        "dataset_path",
+        "dataset_dir",
+        "dataset_root",
+        "data_root",
+        "root",
+        "train_data",
+    ),
+    "--output-dir": ("output", "out", "out_dir", "save_dir", "save_path", "project", "work_dir", "logdir", "log_dir"),
+    "--image-size": ("imgsz", "img", "img_size", "input_size", "size", "resolution", "img_scale"),
+    "--opt": ("optimizer", "optim"),
+    "--workers": ("num_workers", "n_workers", "dataloader_num_workers", "workers_per_gpu"),
+    "--model": ("arch", "architecture", "backbone", "network", "net", "cfg_model"),
+    "--amp": ("fp16", "bf16", "half", "mixed_precision", "precision"),
+    "--lr-scheduler": ("scheduler", "lr_policy", "lr_schedule", "cos_lr"),
+    "--warmup-iters (steps)": ("warmup", "warmup_steps", "warmup_epochs"),
+    "--clip-grad-norm": ("grad_clip", "clip_grad", "gradient_clip_val", "max_grad_norm", "clip_gradients"),
+    "--ema-decay": ("ema", "model_ema"),
+    "--lr-gamma": ("gamma",),
+    "--lr-steps": ("milestones", "steps_lr", "lr_milestones", "decay_epochs"),
+    "--data-augmentation": ("augment", "aug", "augmentation", "augmentations", "transforms"),
+    "--weights-backbone": ("pretrained_backbone", "weights_backbone_path", "basenet", "backbone_weights"),
+    "--seed": ("random_seed", "manual_seed"),
+    "--config": ("cfg", "config_file", "config_path", "recipe"),
+    "--test-only": ("eval", "evaluate", "eval_only", "validate", "test", "val"),
+    "--eval-every": (
+        "val_interval",
+        "eval_interval",
+        "evaluation_interval",
+        "validation_epochs",
+        "check_val_every_n_epoch",
+    ),
+    "--print-freq": ("log_interval", "log_every", "print_every", "logging_steps"),
+    "--device, and for several GPUs torchrun --nproc_per_node=N": (
+        "gpu",
+        "gpus",
+        "gpu_ids",
+        "devices",
+        "cuda",
+        "accelerator",
+    ),
+    "--resume to go on with a run, or --weights to start from its weights": (
+        *("checkpoint", "ckpt", "load", "load_from", "resume_from", "pretrained", "trained_model", "resume_net"),
+    ),
+    "--model-option score_threshold=0.01": ("conf", "conf_thres", "conf_threshold", "score_thresh", "score_threshold"),
+}
+_MEANT = {name: flag for flag, names in _FLAGS.items() for name in names}
+_SENTENCES = {
+    "num_classes": "the number of classes comes from the data set; --dataset-option classes=a,b chooses among them",
+    "patience": "there is no early stopping; best.pt is the checkpoint of the best evaluation",
+}
+_SENTENCES |= {
+    name: _SENTENCES["num_classes"] for name in ("classes", "n_classes", "nc", "class_names", "names", "labels")
+}
+
+
+def meaning(name: str) -> str | None:
+    """What to use here for a flag or key of another program, in words; None for a name that none is known to have."""
+    key = name.lstrip("-").partition("=")[0].lower().replace("-", "_")
+    if key in _SENTENCES:
+        return _SENTENCES[key]
+    return f"use {_MEANT[key]}" if key in _MEANT else None
