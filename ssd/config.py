@@ -40,6 +40,7 @@ _CHOICES = {
     "lr_update": ("step", "epoch"),
     "opt": OPTIMIZERS,
     "freeze": FREEZE,
+    "cuda_graph": ("auto", "on", "off"),
     "eval_metric": ("auto", "voc", "voc07", "coco"),
 }
 
@@ -145,6 +146,7 @@ class TrainConfig:
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...", group="run")
     amp: bool = _option(False, "mixed precision: float16 on a GPU that lacks bfloat16, else bfloat16")
     channels_last: bool = _option(False, "NHWC memory format")
+    cuda_graph: str = _option("auto", "a training step is one CUDA graph: on, off, or auto (one process on a GPU)")
     sync_bn: bool = _option(False, "BatchNorm over all processes (GPUs)")
     use_deterministic_algorithms: bool = _option(False, "only algorithms that give the same bits each time")
     dist_url: str = _option("env://", "where the processes meet")

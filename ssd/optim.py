@@ -1,4 +1,4 @@
-"""Optimiser, learning rate schedule and running mean of weights."""
+"""Optimizer, learning rate schedule and running mean of weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.device_rates import follow_the_device
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
-    """Make SGD or AdamW over the weights that learn.
+    """Make SGD or AdamW over the weights that learn, on a GPU with fused kernels.
 
     The backbone's own features, which may come pretrained, its extra levels, and the heads learn at rates of their own;
     so do biases. Biases and normalisation layers have a weight decay of their own.
@@ -45,9 +46,15 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
         raise ConfigError(
             "no weight learns: --freeze, --trainable-backbone-layers and the model's options freeze them all"
         )
+    fused = True if settings[0]["params"][0].is_cuda else None
+    optimizer: torch.optim.Optimizer
     if config.opt == "adamw":
-        return torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=config.opt == "sgd_nesterov")
+        optimizer = torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999), fused=fused)
+    else:
+        nesterov = config.opt == "sgd_nesterov"
+        optimizer = torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    follow_the_device(optimizer)
+    return optimizer
 
 
 def base_rate(config: TrainConfig, world_size: int) -> float:
@@ -126,17 +133,23 @@ class RunningMean:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        self._means = _slots(self.module)
+        self._values: tuple[nn.Module, list[tuple[dict[str, Any], str]]] = (model, _slots(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the mean towards the weights of `model`."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        means, values = list(self.module.state_dict().values()), list(model.state_dict().values())
-        floating = [i for i, mean in enumerate(means) if mean.is_floating_point()]
-        torch._foreach_lerp_([means[i] for i in floating], [values[i] for i in floating], 1 - decay)
-        for i in set(range(len(means))) - set(floating):  # counters
-            means[i].copy_(values[i])
+        if self._values[0] is not model:
+            self._values = (model, _slots(model))
+        means: list[Tensor] = [tensors[name] for tensors, name in self._means]
+        values: list[Tensor] = [tensors[name] for tensors, name in self._values[1]]
+        pairs = [(mean, value) for mean, value in zip(means, values, strict=True) if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], 1 - decay)
+        counters = [(mean, value) for mean, value in zip(means, values, strict=True) if not mean.is_floating_point()]
+        if counters:
+            torch._foreach_copy_([mean for mean, _ in counters], [value for _, value in counters])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -146,3 +159,13 @@ class RunningMean:
         """Go on from a checkpoint."""
         self.module.load_state_dict(state["module"])
         self.updates = state["updates"]
+
+
+def _slots(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where the tensors of a model's state dict are kept: reading them there is ten times as fast as a state dict."""
+    found: list[tuple[dict[str, Any], str]] = []
+    for module in model.modules():
+        lasting = [n for n in module._buffers if n not in module._non_persistent_buffers_set]
+        for tensors, names in ((module._parameters, list(module._parameters)), (module._buffers, lasting)):
+            found += [(tensors, name) for name in names if tensors[name] is not None]
+    return found

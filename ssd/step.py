@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssd.config import TrainConfig
+from ssd.config import ConfigError, TrainConfig
 from ssd.data import Batch
+from ssd.device_rates import DeviceRates
 from ssd.distributed import World
 from ssd.models import SSD
 from ssd.optim import RunningMean, build_optimizer, build_schedule
+from ssd.step_graph import GraphedStep
 
 
 @dataclass
@@ -32,6 +36,8 @@ class State:
     step: int = 0
     best: float = -1.0
     classes: tuple[str, ...] = ()
+    rates: DeviceRates | None = None  # of a fused optimizer
+    graphed: GraphedStep | None = None  # None: each step is launched kernel by kernel
 
     def parts(self) -> dict[str, Any]:
         """Everything with a state dict, by name."""
@@ -65,7 +71,7 @@ class _Raw(nn.Module):
 
 
 def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: World | None = None) -> State:
-    """Optimiser, schedule, loss scaler and running mean of a model that is on its device."""
+    """Optimizer, schedule, loss scaler and running mean of a model that is on its device."""
     world = world or World()
     device = next(model.parameters()).device
     optimizer = build_optimizer(config, model, world.size)
@@ -82,7 +88,7 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
             gradient_as_bucket_view=True,
             **{no_broadcast: False},
         )
-    return State(
+    state = State(
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer, steps_per_epoch),
@@ -90,22 +96,54 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         average=RunningMean(model, config.ema_decay) if config.ema_decay else None,
         network=network,
         world=world,
+        rates=DeviceRates(optimizer) if device.type == "cuda" else None,
     )
+    refusal = graph_refusal(config, device, world)
+    if refusal is None:
+        state.graphed = GraphedStep(partial(learn, config, state), model, optimizer, must=config.cuda_graph == "on")
+    elif config.cuda_graph == "on":
+        raise ConfigError(f"--cuda-graph on cannot be: {refusal}")
+    return state
+
+
+def graph_refusal(config: TrainConfig, device: torch.device, world: World) -> str | None:
+    """Why a step cannot be a CUDA graph, or None."""
+    if config.cuda_graph == "off":
+        return "--cuda-graph off"
+    if device.type != "cuda":
+        return f"the device is {device}"
+    return f"{world.size} processes average their gradients in it" if world.size > 1 else None
+
+
+def describe_step(config: TrainConfig, state: State) -> str:
+    """A line that says how the steps of a run are taken."""
+    if state.graphed is not None:
+        return f"training step: one CUDA graph, captured at step {state.step + state.graphed.eager_steps + 1}"
+    return f"training step: eager ({graph_refusal(config, state.model.priors.device, state.world)})"
 
 
 def train_step(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
     """Take one step; return the detached losses, whose mean over the processes is the loss of all their images."""
+    if state.rates is not None:
+        state.rates.refresh()
+    losses = learn(config, state, batch) if state.graphed is None else state.graphed(batch)
+    state.schedule.step()
+    if state.average is not None:
+        state.average.update(state.model)
+    state.step += 1
+    return losses
+
+
+def learn(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
+    """Compute losses and gradients of a batch and update the weights: all of a step that a CUDA graph holds."""
     losses = backward(config, state, batch)
     state.scaler.unscale_(state.optimizer)
     if config.clip_grad_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
-    state.scaler.step(state.optimizer)
+    with contextlib.nullcontext() if state.rates is None else state.rates.in_place_of_numbers():
+        state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.schedule.step()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.average is not None:
-        state.average.update(state.model)
-    state.step += 1
     return losses
 
 

@@ -17,7 +17,7 @@ from ssd.meter import LossMeter
 from ssd.optim import base_rate
 from ssd.preparation import choose_device, make_model, mistakes, open_datasets, priors_report
 from ssd.run_folder import RunFolder
-from ssd.step import State, make_state, train_step
+from ssd.step import State, describe_step, make_state, train_step
 from ssd.transforms import build_transforms
 from ssd.validation import evaluate_model
 
@@ -85,6 +85,8 @@ def prepare(config: TrainConfig, world: World, folder: RunFolder) -> tuple[State
             folder.start(config)
     print(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder))
     print(priors_report(model, train_set))
+    if device.type == "cuda" and not config.test_only:
+        print(describe_step(config, state))
     return state, loader, val_loader
 
 

@@ -1,0 +1,134 @@
+"""Training steps of whole detectors on a GPU: eager and as one CUDA graph, and how much of each the GPU is busy.
+
+python benchmarks/step_times.py [--steps N] [--filter TEXT] [--profile]
+
+Each line: milliseconds and images a second of `ssd.step.train_step`, and the share of the time in which the GPU had work,
+from torch's profiler. Batches lie on the GPU and hold 8 objects an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import _path  # noqa: F401
+import torch
+
+from ssd.config import TrainConfig
+from ssd.data import Batch
+from ssd.models import build_model
+from ssd.step import State, make_state, train_step
+
+_PLAIN = {"opt": "sgd", "ema_decay": 0.0, "clip_grad_norm": 0.0}
+_HALF = {**_PLAIN, "amp": True, "channels_last": True}
+_BCCD = {"opt": "adamw", "ema_decay": 0.99, "clip_grad_norm": 10.0}
+_BCCD_MODEL = {"min_stride": 8, "fpn_width": 96}
+
+
+class Row(NamedTuple):
+    """A detector, its batch and the settings of its training."""
+
+    model: str
+    classes: int
+    batch: int
+    settings: dict[str, Any]
+    options: dict[str, Any] = {}  # noqa: RUF012  never changed
+
+
+ROWS = (
+    Row("ssdlite320_mobilenet_v2", 4, 8, _BCCD, _BCCD_MODEL),
+    Row("ssdlite320_mobilenet_v2", 4, 8, {**_BCCD, "amp": True, "channels_last": True}, _BCCD_MODEL),
+    Row("ssd300_vgg16", 91, 32, _PLAIN),
+    Row("ssd300_vgg16", 91, 32, _HALF),
+    Row("ssd300_vgg16", 91, 4, _HALF),
+    Row("ssd300_resnet50", 91, 32, _HALF),
+    Row("ssdlite320_mobilenet_v3_large", 91, 24, _HALF),
+    Row("ssd_tiny", 4, 16, _BCCD),
+)
+
+
+def main() -> None:
+    """Time the rows that the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--filter", default="", help="only rows whose name contains this")
+    parser.add_argument("--profile", action="store_true", help="also list the kernels that take longest")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no GPU")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    for row in ROWS:
+        name = f"{row.model} B{row.batch} " + " ".join(f"{k}={v}" for k, v in row.settings.items())
+        if arguments.filter in name:
+            for way in ("off", "on"):
+                _time(row, name, way, arguments)
+
+
+def _time(row: Row, name: str, way: str, arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    config = replace(TrainConfig(), cuda_graph=way, **row.settings)
+    model = build_model(row.model, row.classes, **row.options).to("cuda").train()
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    state, batch = make_state(config, model, 1000), _batch(row, model.image_size)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(8):
+        train_step(config, state, batch)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(arguments.steps):
+        train_step(config, state, batch)
+    launched = (time.perf_counter() - start) / arguments.steps
+    torch.cuda.synchronize()
+    wall = (time.perf_counter() - start) / arguments.steps
+    memory = torch.cuda.max_memory_reserved() / 2**30
+    busy = _busy(config, state, batch, arguments.profile)
+    print(
+        f"{name} | {'graph' if way == 'on' else 'eager'}: {wall * 1e3:.2f} ms, {row.batch / wall:.0f} img/s, host "
+        f"{launched * 1e3:.2f} ms, GPU busy {busy * 1e3:.2f} ms ({busy / wall:.0%}), reserved {memory:.1f} GiB",
+        flush=True,
+    )
+
+
+def _batch(row: Row, side: int) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    count = 8 * row.batch
+    corner = torch.rand(count, 2, generator=generator) * 0.6
+    size = 0.05 + torch.rand(count, 2, generator=generator) * 0.35
+    return Batch(
+        images=torch.randint(0, 256, (row.batch, 3, side, side), dtype=torch.uint8, generator=generator),
+        gt_boxes=torch.cat([corner, corner + size], dim=1),
+        gt_labels=torch.randint(1, row.classes, (count,), generator=generator),
+        ignore=torch.zeros(count, dtype=torch.bool),
+        offsets=torch.arange(0, count + 1, 8),
+        image_ids=list(range(row.batch)),
+        sizes=torch.full((row.batch, 2), side),
+    ).to("cuda")
+
+
+def _busy(config: TrainConfig, state: State, batch: Batch, table: bool) -> float:
+    """Seconds of a step in which a kernel or a copy ran."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(3):
+            train_step(config, state, batch)
+        torch.cuda.synchronize()
+    if table:
+        print(found.key_averages().table(sort_by="self_device_time_total", row_limit=15, max_name_column_width=70))
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in found.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, until = 0.0, -1.0
+    for start, end in spans:  # kernels of two streams may overlap
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy / 3e6
+
+
+if __name__ == "__main__":
+    main()
