@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,43 +140,47 @@ def make_priors(config: PriorConfig, box_format: BoxFormat = "xyxy") -> Tensor:
         UserWarning: some priors coincide, so one of each group can never be learnt apart from the others.
     """
     levels = [_level_priors(config, level) for level in range(len(config.feature_sizes))]
-    cxcywh = torch.cat(levels)  # float64 [P, 4]
+    cxcywh = np.concatenate(levels)  # float64 [P, 4]
     if config.clip == "wh":
-        cxcywh[:, 2:].clamp_(0, 1)
+        cxcywh[:, 2:] = cxcywh[:, 2:].clip(0, 1)
     elif config.clip == "all":
-        cxcywh.clamp_(0, 1)
-    xyxy = torch.cat((cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, :2] + cxcywh[:, 2:] / 2), dim=1)
+        cxcywh = cxcywh.clip(0, 1)
+    xyxy = np.concatenate((cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, :2] + cxcywh[:, 2:] / 2), axis=1)
     if config.clip == "corners":
-        xyxy.clamp_(0, 1)
-        cxcywh = torch.cat(((xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]), dim=1)
+        xyxy = xyxy.clip(0, 1)
+        cxcywh = np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]), axis=1)
     _check_priors(cxcywh, config)
-    return (xyxy if box_format == "xyxy" else cxcywh).float()
+    # from NumPy, as tensors have no values where a model is built on the meta device or under FakeTensorMode
+    return torch.tensor((xyxy if box_format == "xyxy" else cxcywh).astype(np.float32))
 
 
-def _level_priors(config: PriorConfig, level: int) -> Tensor:
+def _level_priors(config: PriorConfig, level: int) -> np.ndarray:
     """float64 [rows * cols * boxes, 4] cxcywh of one level, normalised, before clipping."""
     rows, cols = config.feature_sizes[level]
     size = config.image_size
     step_y, step_x = (size / rows, size / cols) if config.steps is None else (config.steps[level],) * 2
-    cy = (torch.arange(rows, dtype=torch.float64) + config.offset) * step_y / size
-    cx = (torch.arange(cols, dtype=torch.float64) + config.offset) * step_x / size
-    wh = torch.tensor(config.cell_boxes(level), dtype=torch.float64) / size  # [A, 2]
-    grid_y, grid_x = torch.meshgrid(cy, cx, indexing="ij")
-    centres = torch.stack((grid_x, grid_y), dim=-1)[:, :, None].expand(rows, cols, len(wh), 2)
-    return torch.cat((centres, wh.expand(rows, cols, -1, 2)), dim=-1).reshape(-1, 4)
+    cy = (np.arange(rows, dtype=np.float64) + config.offset) * step_y / size
+    cx = (np.arange(cols, dtype=np.float64) + config.offset) * step_x / size
+    wh = np.array(config.cell_boxes(level), dtype=np.float64) / size  # [A, 2]
+    grid_y, grid_x = np.meshgrid(cy, cx, indexing="ij")
+    centres = np.stack((grid_x, grid_y), axis=-1)[:, :, None]
+    shape = (rows, cols, len(wh), 2)
+    return np.concatenate((np.broadcast_to(centres, shape), np.broadcast_to(wh, shape)), axis=-1).reshape(-1, 4)
 
 
-def _check_priors(cxcywh: Tensor, config: PriorConfig) -> None:
-    sizes = cxcywh[:, 2:].float().unique(dim=0)
-    if len(sizes) == 1:
-        w, h = (sizes[0].double() * config.image_size).tolist()
+def _check_priors(cxcywh: np.ndarray, config: PriorConfig) -> None:
+    rounded = cxcywh.astype(np.float32) + 0.0  # not -0.0, whose bits are others
+    if (rounded[:, 2:] == rounded[0, 2:]).all():
+        w, h = (rounded[0, 2:].astype(np.float64) * config.image_size).tolist()
         raise ValueError(
             f"all {len(cxcywh)} priors have one size, {w:g} x {h:g} px in an image of {config.image_size} px, so no "
             f"level can specialise in objects of its size: min_sizes {_plain(config.min_sizes)}, max_sizes "
             f"{_plain(config.max_sizes)}, clip {config.clip!r}; give every level its own size in pixels (fractions go "
             "through from_scales)"
         )
-    distinct = len(cxcywh.float().unique(dim=0))
+    bits = rounded.view(np.int64)  # [P, 2]: sorting two integers is the fast way to find equal rows
+    ordered = bits[np.lexsort(bits.T)]
+    distinct = 1 + int((ordered[1:] != ordered[:-1]).any(axis=1).sum())
     if distinct < len(cxcywh):
         warnings.warn(
             f"{len(cxcywh) - distinct} of {len(cxcywh)} priors coincide with another prior ({distinct} are distinct); "

@@ -56,8 +56,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from ssd.config import ConfigError
     from ssd.data import DataError
     from ssd.distributed import TrainingError
+    from ssd.models.detector import BatchSizeError
 
-    return ConfigError, DataError, TrainingError, FileNotFoundError
+    return ConfigError, DataError, TrainingError, FileNotFoundError, BatchSizeError
 
 
 __all__ = ["TrainConfig", "main"]

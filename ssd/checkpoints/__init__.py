@@ -55,8 +55,8 @@ def load_weights(
             the like; a run folder; a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1"; or the loaded mapping.
             Files are read with weights_only.
         system: one of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
-            alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "caffe" (Caffe's names), "sgrvinod"; None finds it
-            out by the names.
+            alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "lufficc_v1" (its names of 2018), "caffe" (Caffe's
+            names), "sgrvinod"; None finds it out by the names.
         strict: whether weights that are missing, left over or of another shape are an error; else what fits is loaded.
         classes: names of the model's classes, without the background; None takes the checkpoint's order as it is.
     Returns:
@@ -68,6 +68,8 @@ def load_weights(
     """
     if not isinstance(model, SSD):
         raise TypeError(f"model must be an ssd.SSD, as build_model makes them, got {type(model).__name__}")
+    if next(model.parameters()).is_meta:
+        raise ValueError("model is on the meta device, where weights have no values; model.to_empty(device=...) first")
     checkpoint = read_checkpoint(source)
     layout = find_layout(checkpoint.state, system, checkpoint.source)
     if system is None and layout.name == "ssd" and checkpoint.build_args is None and _is_torchvisions(model):

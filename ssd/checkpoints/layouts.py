@@ -86,6 +86,17 @@ LAYOUTS: dict[str, Layout] = {
             ((r"(?!backbone\.norm\.).+", lambda m: m[0]),),
             preset="torchvision",
         ),
+        Layout(  # of 2018, before its modules were regrouped; the backbone has amdegroot's names
+            "lufficc_v1",
+            "ssd300_vgg16 and ssd512_vgg16",
+            r"l2_norm\.weight",
+            (
+                *vgg(lambda i: f"vgg.{i}", lambda level, i: f"extras.{2 * level + i}", "l2_norm.weight"),
+                *heads(lambda level: f"regression_headers.{level}", lambda level: f"classification_headers.{level}"),
+            ),
+            preset="lufficc",
+            sizes={81: "coco", 0: "lufficc_voc"},
+        ),
         Layout(
             "amdegroot",
             "ssd300_vgg16 and ssd512_vgg16",

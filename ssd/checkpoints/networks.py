@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ssd.checkpoints.layouts import Layout, find_layout
@@ -38,9 +40,25 @@ def build_from_weights(source: Source, *, system: str | None = None, **options: 
 
     checkpoint = read_checkpoint(source)
     layout = find_layout(checkpoint.state, system, checkpoint.source)
-    model = build_model(**{**network_of(checkpoint, layout), **options})
+    args = {**network_of(checkpoint, layout), **options}
+    if checkpoint.build_args is not None:
+        _check_size(args, checkpoint)
+    model = build_model(**args)
     load_weights(model, checkpoint, system=layout.name)
     return model
+
+
+def _check_size(args: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuses build_args of a model far larger than the weights beside them, before any memory is taken for it."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = sum(value.numel() for value in build_model(**args).state_dict().values())
+    held = sum(value.numel() for value in checkpoint.state.values())
+    if wanted > 2 * held:
+        raise ValueError(
+            f"{checkpoint.source}: its build_args ask for {args['name']} with {wanted} weights, but it holds {held}: it "
+            "is damaged"
+        )
 
 
 def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
@@ -95,7 +113,12 @@ def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, A
         return "ssd300_vgg16", {"norm": "l2" if "source_layer_add_ons.0.scale" in state else "batch"}
     if system == "lufficc" and "backbone.vgg.0.weight" not in state:
         return ("ssdlite320_mobilenet_v2", {"layout": "lufficc"}) if "backbone.features.18.0.weight" in state else None
-    seventh = {"amdegroot": "loc.6", "lufficc": "box_head.predictor.reg_headers.6", "caffe": "conv10_2_mbox_loc"}
+    seventh = {
+        "amdegroot": "loc.6",
+        "lufficc_v1": "regression_headers.6",
+        "lufficc": "box_head.predictor.reg_headers.6",
+        "caffe": "conv10_2_mbox_loc",
+    }
     return ("ssd512_vgg16" if f"{seventh.get(system)}.weight" in state else "ssd300_vgg16"), {}
 
 

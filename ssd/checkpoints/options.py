@@ -9,13 +9,14 @@ from ssd.models import MODELS, model_options
 
 _LARGEST = {
     "num_classes": 100_001,
-    "image_size": 4096,
+    "image_size": 2048,
     "width": 1024,
     "levels": 16,
     "candidates_per_class": 10**7,
     "max_detections": 10**6,
 }
 _NUMBERS = 200  # in one option, such as aspect_ratios
+_PRIORS = 2**25  # image_size ** 2 * numbers in aspect_ratios, which the number of priors grows with
 _LONGEST = 100  # characters of a text
 _ELSEWHERE = ("weights_backbone",)  # what would be read from the disk or the network
 _OWN = ("name", "num_classes", "preset", "image_size")
@@ -46,6 +47,9 @@ def check_build_args(args: Any, source: str) -> None:
             )
         if fault := _fault_of(key, value):
             raise ValueError(f"{source}: {key} in its build_args {fault}, got {_short(value)}")
+    size, ratios = args.get("image_size") or MODELS[name].image_size, _flat(args.get("aspect_ratios")) or []
+    if size**2 * len(ratios) > _PRIORS:
+        raise ValueError(f"{source}: {len(ratios)} aspect_ratios at image_size {size} make too many priors")
 
 
 def check_classes(classes: Any, build_args: dict[str, Any] | None, source: str) -> tuple[str, ...] | None:

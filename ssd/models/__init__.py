@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,20 +77,32 @@ def build_model(
     for key in options:
         if key not in known:
             raise ValueError(unknown(f"option of {name}", key, known))
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+    num_classes = _whole("num_classes", num_classes)
+    if num_classes < 2:
         raise ValueError(
             "num_classes must be at least 2: it counts the background (class 0) besides the classes of objects, so "
             f"one class of objects is num_classes 2; got {num_classes!r}"
         )
     entry = MODELS[name]
-    size = entry.image_size if image_size is None else image_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    size = entry.image_size if image_size is None else _whole("image_size", image_size)
+    if size < 1:
         raise ValueError(f"image_size must be a positive number of pixels, got {image_size!r}")
     rules = {key: value for key, value in options.items() if key in _RULES}
     network = {key: value for key, value in options.items() if key not in _RULES}
     model = entry.builder(num_classes, size, get_preset(preset, entry.family, rules), **network)
     model.build_args = _build_args(name, num_classes, size, model, network)
     return model
+
+
+def _whole(name: str, value: Any) -> int:
+    """An int of any type that is one, NumPy's too; True is none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return number
 
 
 def _build_args(name: str, num_classes: int, image_size: int, model: SSD, network: dict[str, Any]) -> dict[str, Any]:

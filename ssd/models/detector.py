@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ssd.data import PackedImages
 
 
+class BatchSizeError(ValueError):
+    """BatchNorm in training got one value for each channel."""
+
+
 class SSD(nn.Module):
     """Single-shot detector with torchvision's call convention, and the steps of it as methods for a training loop.
 
@@ -71,7 +75,17 @@ class SSD(nn.Module):
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps normalised images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
-        return self.head(self.backbone(images))
+        if not self.training or len(images) > 1:
+            return self.head(self.backbone(images))
+        try:
+            return self.head(self.backbone(images))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise BatchSizeError(
+                "BatchNorm cannot learn from a batch of one image where a level has one cell: train on batches of at "
+                "least 2 (--batch-size 2 or more, and at least 2 training images)"
+            ) from error
 
     def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
         """Decodes, thresholds and suppresses: padded detections of every image, boxes normalised to the image."""
@@ -130,8 +144,8 @@ class SSD(nn.Module):
         shape = (1, 3, 1, 1)
         return {
             "priors": make_priors(self.prior_config),
-            "mean": torch.tensor(self.preset.mean).view(shape),
-            "std": torch.tensor(self.preset.std).view(shape),
+            "mean": torch.tensor(self.preset.mean, dtype=torch.float32).view(shape),
+            "std": torch.tensor(self.preset.std, dtype=torch.float32).view(shape),
         }
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SSD:

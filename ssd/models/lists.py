@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ def resize_images(images: Sequence[Tensor], size: int) -> tuple[Tensor, list[tup
     """Warps images of any sizes to [B, 3, size, size] (bilinear); also returns the (height, width) that each had."""
     warped = []
     for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"images[{i}] must be a tensor [3, H, W], got {type(image).__name__}")
         if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
             raise ValueError(f"images[{i}] must have shape [3, H, W], got {list(image.shape)}")
         if not image.is_floating_point():
@@ -46,24 +48,28 @@ def pack_targets(
     if len(targets) != len(sizes):
         raise ValueError(f"targets must hold one dict for each of {len(sizes)} images, got {len(targets)}")
     for i, target in enumerate(targets):
+        if not isinstance(target, Mapping):
+            raise ValueError(f"targets[{i}] must be a dict of boxes and labels, got {type(target).__name__}")
         _check_shapes(i, target)
-    counts = torch.tensor([len(t["boxes"]) for t in targets])
+    # on the CPU also where the default device is another
+    counts = torch.tensor([len(t["boxes"]) for t in targets], device="cpu")
     home = targets[0]["boxes"].device
     boxes = torch.cat([t["boxes"].to(home).float().reshape(-1, 4) for t in targets])
     labels = torch.cat([t["labels"].to(home) for t in targets]).long()
     _check_values(boxes, labels, counts, num_classes)
-    scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=torch.float32).repeat_interleave(counts, dim=0)
+    sides = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=torch.float32, device="cpu")
+    scale = sides.repeat_interleave(counts, dim=0)
     offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
     ignore = None
     if any("ignore" in t for t in targets):
-        flags = [t.get("ignore", torch.zeros(len(t["boxes"]), dtype=torch.bool)) for t in targets]
+        flags = [t.get("ignore", torch.zeros(len(t["boxes"]), dtype=torch.bool, device=home)) for t in targets]
         ignore = _send(torch.cat([f.to(home).bool() for f in flags]), device)
     return _send(boxes, device) / _send(scale, device), _send(labels, device), _send(offsets, device), ignore
 
 
 def split_detections(detections: ssd_ops.Detections, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
     """Cuts padded detections into one dict for each image, boxes in its pixels; waits for the device once."""
-    scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype)
+    scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype, device="cpu")
     boxes = detections.boxes * _send(scale, detections.boxes.device)[:, None]
     return [
         {"boxes": boxes[i, :n], "labels": detections.labels[i, :n], "scores": detections.scores[i, :n]}
@@ -78,8 +84,11 @@ def _send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _check_shapes(i: int, target: dict[str, Tensor]) -> None:
     for name in ("boxes", "labels"):
-        if not isinstance(target.get(name), Tensor):
-            raise ValueError(f"targets[{i}] must hold a tensor {name!r}, got keys {sorted(target)}")
+        if name not in target:
+            raise ValueError(f"targets[{i}] must hold {name!r}, got keys {sorted(map(str, target))}")
+        if not isinstance(target[name], Tensor):
+            kind = f"{type(target[name]).__module__}.{type(target[name]).__name__}".removeprefix("builtins.")
+            raise ValueError(f"targets[{i}][{name!r}] must be a tensor, got {kind}; torch.as_tensor makes one")
     boxes, labels = target["boxes"], target["labels"]
     if boxes.numel() and (boxes.dim() != 2 or boxes.shape[1] != 4):
         raise ValueError(f"targets[{i}]['boxes'] must have shape [G, 4], got {list(boxes.shape)}")

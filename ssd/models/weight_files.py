@@ -165,6 +165,8 @@ def _reason(path: Path, error: Exception) -> str:
         start = file.read(64)
     if not start:
         return "it is empty (0 bytes); copy or download it again"
+    if path.suffix == ".safetensors" and _safetensors_reader() is not None:
+        return "it is cut off, damaged or no safetensors file; copy or download it again"
     for pattern, what in _FOREIGN:
         if re.match(pattern, start, re.DOTALL):
             return f"it is {what}"

@@ -48,12 +48,20 @@ def vgg(system, classes):
     scale = {
         "amdegroot": "L2Norm.weight",
         "lufficc": "backbone.l2_norm.weight",
+        "lufficc_v1": "l2_norm.weight",
         "qfgaohao": "source_layer_add_ons.0.scale",
         "caffe": "conv4_3_norm.weight",
         "sgrvinod": "rescale_factors",
     }[system]
     shapes = {scale: (1, 512, 1, 1) if system == "sgrvinod" else (512,)}
-    stem = {"amdegroot": "vgg.", "lufficc": "backbone.vgg.", "qfgaohao": "base_net.", "sgrvinod": "base.", "caffe": ""}
+    stem = {
+        "amdegroot": "vgg.",
+        "lufficc_v1": "vgg.",
+        "lufficc": "backbone.vgg.",
+        "qfgaohao": "base_net.",
+        "sgrvinod": "base.",
+        "caffe": "",
+    }
     fc = {"caffe": ["fc6", "fc7"], "sgrvinod": ["conv6", "conv7"]}
     for i, (index, inputs, outputs, kernel) in enumerate(VGG):
         layer = [*(f"conv{n}" for n in CAFFE), *fc[system]][i] if system in fc else str(index)
@@ -62,6 +70,7 @@ def vgg(system, classes):
         level, place = divmod(i, 2)
         name = {
             "amdegroot": f"extras.{i}",
+            "lufficc_v1": f"extras.{i}",
             "lufficc": f"backbone.extras.{i}",
             "qfgaohao": f"extras.{level}.{2 * place}",
             "caffe": f"conv{6 + level}_{1 + place}",
@@ -74,6 +83,7 @@ def vgg(system, classes):
     }
     heads = {
         "amdegroot": ("conf.{}", "loc.{}"),
+        "lufficc_v1": ("classification_headers.{}", "regression_headers.{}"),
         "lufficc": ("box_head.predictor.cls_headers.{}", "box_head.predictor.reg_headers.{}"),
         "qfgaohao": ("classification_headers.{}", "regression_headers.{}"),
         "caffe": ("{}_mbox_conf", "{}_mbox_loc"),

@@ -24,6 +24,7 @@ MODELS = {
 FOREIGN = {
     "amdegroot": ("vgg", lambda: foreign.vgg("amdegroot", CLASSES)),
     "lufficc": ("vgg", lambda: foreign.vgg("lufficc", CLASSES)),
+    "lufficc_v1": ("vgg", lambda: foreign.vgg("lufficc_v1", CLASSES)),
     "qfgaohao": ("vgg", lambda: foreign.vgg("qfgaohao", CLASSES)),
     "caffe": ("vgg", lambda: foreign.vgg("caffe", CLASSES)),
     "sgrvinod": ("vgg", lambda: foreign.vgg("sgrvinod", CLASSES)),

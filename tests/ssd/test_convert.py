@@ -14,6 +14,7 @@ from tests.ssd import foreign_weights as foreign
 NETWORKS = {
     "amdegroot": ("ssd300_vgg16", {"preset": "amdegroot", "prior_sizes": "voc"}),
     "lufficc": ("ssd300_vgg16", {"preset": "lufficc", "prior_sizes": "lufficc_voc"}),
+    "lufficc_v1": ("ssd300_vgg16", {"preset": "lufficc", "prior_sizes": "lufficc_voc"}),
     "qfgaohao": ("ssd300_vgg16", {"preset": "qfgaohao", "norm": "l2"}),
     "caffe": ("ssd300_vgg16", {"preset": "caffe", "prior_sizes": "voc"}),
     "nvidia": ("ssd300_resnet18", {"preset": "nvidia"}),

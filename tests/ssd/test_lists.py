@@ -1,5 +1,6 @@
 """torchvision's call convention: what goes in, what comes out, and the errors that name the image and the box."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,7 +78,12 @@ GOOD = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([1])}
             r"targets\[1\]\['boxes'\] must have shape \[G, 4\], got \[2, 5\]",
         ),
         ({"boxes": GOOD["boxes"], "labels": torch.tensor([1.0])}, r"targets\[1\]\['labels'\] must be integers"),
-        ({"boxes": GOOD["boxes"]}, r"targets\[1\] must hold a tensor 'labels'"),
+        ({"boxes": GOOD["boxes"]}, r"targets\[1\] must hold 'labels', got keys \['boxes'\]"),
+        (
+            {"boxes": np.ones((1, 4)), "labels": GOOD["labels"]},
+            r"targets\[1\]\['boxes'\] must be a tensor, got numpy.ndarray; torch.as_tensor makes one",
+        ),
+        ([1, 2], r"targets\[1\] must be a dict of boxes and labels, got list"),
     ],
 )
 def test_bad_targets_are_named(target, words):
@@ -100,3 +106,11 @@ def test_bad_calls_are_named():
         model([], [])
     with pytest.raises(TypeError, match="images must be uint8 or floating point"):
         model.normalize(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
+
+
+def test_a_default_device_that_is_not_the_cpu():
+    with torch.device("meta"):  # has no values: nothing may be made on it
+        boxes, labels, offsets, _ = pack_targets([GOOD], [(10, 20)], 3, torch.device("cpu"))
+        found = Detections(boxes[None], torch.tensor([[0.9]], device="cpu"), labels[None], offsets[1:])
+        split = split_detections(found, [(10, 20)])
+    assert offsets.tolist() == [0, 1] and split[0]["boxes"].tolist() == [[1.0, 1, 5, 5]]

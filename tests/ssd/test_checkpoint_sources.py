@@ -1,0 +1,145 @@
+"""Where weights come from: under prefixes of wrappers and frameworks, in run folders, of networks that we lack."""
+
+import copy
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from ssd import WeightsError, build_from_weights, build_model, load_weights
+from ssd.convert import main as convert
+from tests.ssd import foreign_weights as foreign
+
+
+@pytest.fixture
+def tiny():
+    return build_model("ssd_tiny", 3, image_size=64, width=4)
+
+
+@pytest.fixture
+def state():
+    return build_model("ssd_tiny", 3, image_size=64, width=4).state_dict()
+
+
+def same(model, state):
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def averaged(tiny, state):
+    model = copy.deepcopy(tiny)
+    model.load_state_dict(state)
+    return AveragedModel(model).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix", "outside"),
+    [
+        (lambda tiny, state: {f"model.{k}": v for k, v in state.items()}, "model.", []),
+        (lambda tiny, state: {f"net.module.{k}": v for k, v in state.items()}, "module.net.", []),
+        (lambda tiny, state: {f"module._orig_mod.{k}": v for k, v in state.items()}, "module._orig_mod.", []),
+        (lambda tiny, state: {k.replace("head.", "head._orig_mod."): v for k, v in state.items()}, "_orig_mod.", []),
+        (averaged, "module.", ["n_averaged"]),
+        (
+            lambda tiny, state: {"loss.weight": torch.ones(3), **{f"detector.{k}": v for k, v in state.items()}},
+            "detector.",
+            ["loss.weight"],
+        ),
+        (
+            lambda tiny, state: {
+                "state_dict": {
+                    **{f"model.{k}": torch.zeros_like(v) for k, v in state.items()},
+                    **{f"ema.{k}": v for k, v in state.items()},
+                },
+                "pytorch-lightning_version": "2.5",
+            },
+            "ema.",
+            None,
+        ),
+    ],
+)
+def test_prefixes_are_taken_off_and_reported(source, prefix, outside, tiny, state):
+    report = load_weights(tiny, source(tiny, state))
+    assert same(tiny, state) and report.prefix == prefix
+    assert f"  {prefix!r} taken off the names" in str(report)
+    assert outside is None or report.dropped == outside
+
+
+def test_names_that_would_become_one_are_left_as_they_are(tiny, state):
+    with pytest.raises(WeightsError, match="left over"):
+        load_weights(tiny, {**state, **{f"module.{k}": v for k, v in state.items()}})
+
+
+def test_run_folders(tmp_path, tiny, state, capsys):
+    with pytest.raises(FileNotFoundError, match=f"the folder '{tmp_path}' holds no best.pt or last.pt"):
+        load_weights(tiny, tmp_path)
+    saved = {"build_args": tiny.build_args, "classes": ["a", "b"]}
+    torch.save({"model": tiny.state_dict(), **saved}, tmp_path / "last.pt")
+    assert same(build_from_weights(tmp_path), tiny.state_dict())
+    torch.save({"model": state, **saved}, tmp_path / "best.pt")
+    assert same(build_from_weights(str(tmp_path)), state)
+    convert([str(tmp_path), str(tmp_path / "w.pth"), "--to", "ssd"])
+    assert same(build_from_weights({**saved, "model": torch.load(tmp_path / "w.pth")}), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("base_net.13.3.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
+        ("base_net.3.squeeze.weight", "SSD on SqueezeNet"),
+    ],
+)
+def test_networks_that_we_lack_are_named(name, words, tiny):
+    other = {name: torch.zeros(1), "classification_headers.0.bias": torch.zeros(24)}
+    for load in (build_from_weights, lambda source: load_weights(tiny, source)):
+        with pytest.raises(ValueError) as error:
+            load(other)
+        assert f"the mapping holds {words}" in str(error.value) and "has no network for" in str(error.value)
+    vgg = build_model("ssd300_vgg16", 5, norm="batch")
+    with pytest.raises(WeightsError) as error:
+        load_weights(vgg, other)
+    assert f"\n  it holds {words}" in str(error.value)
+
+
+def test_lufficcs_names_of_2018_are_not_amdegroots():
+    model = build_from_weights(foreign.vgg("lufficc_v1", 21))
+    assert model.preset.name == "lufficc" and model.preset.prior_sizes == "lufficc_voc"
+
+
+def test_what_is_no_source(tiny):
+    with pytest.raises(TypeError, match=r"source must be a file, .* got SSD; pass its state_dict\(\)"):
+        load_weights(tiny, tiny)
+    with torch.device("meta"):
+        empty = build_model("ssd_tiny", 3, image_size=64, width=4)
+    with pytest.raises(ValueError, match=r"model is on the meta device, .*to_empty"):
+        load_weights(empty, tiny.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("out.onnx", "must end in .pth, .pt, .bin, .tar or .safetensors, which name what is written"),
+        ("none/out.pth", "there is no folder none"),
+    ],
+)
+def test_convert_refuses_what_it_does_not_write(output, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "in.pth")
+    with pytest.raises(SystemExit):
+        convert(["in.pth", output, "--to", "amdegroot"])
+    assert words in capsys.readouterr().err
+
+
+def test_convert_writes_safetensors_where_they_are_installed(tmp_path, tiny, monkeypatch, capsys):
+    torch.save({"model": tiny.state_dict(), "build_args": tiny.build_args}, tmp_path / "in.pth")
+    arguments = [str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors"), "--to", "ssd"]
+    try:
+        import safetensors  # noqa: F401
+    except ImportError:
+        with pytest.raises(SystemExit):
+            convert(arguments)
+        assert "pip install safetensors" in capsys.readouterr().err
+        return
+    convert(arguments)
+    fresh = build_model("ssd_tiny", 3, image_size=64, width=4)
+    load_weights(fresh, tmp_path / "out.safetensors")
+    assert same(fresh, tiny.state_dict())

@@ -1,0 +1,75 @@
+"""Models built without values, on another default device or dtype, from NumPy's numbers, and trained by one image."""
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ssd import MODELS, build_model
+
+SMALL = {"image_size": 64, "width": 4}
+TARGET = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_built_on_meta(name):
+    with torch.device("meta"):
+        model = build_model(name, 4)
+    assert {v.device.type for v in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_a_model_from_meta_is_the_same_when_it_has_values():
+    expected = build_model("ssd_tiny", 4, **SMALL)
+    with torch.device("meta"):
+        model = build_model("ssd_tiny", 4, **SMALL)
+    model.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), expected.buffers(), strict=True))
+
+
+def test_fake_tensors():
+    with FakeTensorMode():
+        model = build_model("ssd_tiny", 4, **SMALL).eval()
+        found = model.detect(*model.forward_raw(model.normalize(torch.rand(2, 3, 64, 64))))
+        assert found.boxes.shape == (2, 200, 4)
+        model.train()
+        boxes, labels = torch.rand(1, 4), torch.ones(1, dtype=torch.int64)
+        outputs = model.forward_raw(model.normalize(torch.rand(2, 3, 64, 64)))
+        losses = model.criterion(*outputs, model.priors, boxes, labels, torch.tensor([0, 1, 1]))
+        (losses["loc"] + losses["cls"]).backward()
+        assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype(dtype):
+    expected = build_model("ssd_tiny", 4, **SMALL)
+    torch.set_default_dtype(dtype)
+    try:
+        model = build_model("ssd_tiny", 4, **SMALL)
+        losses = model([torch.rand(3, 50, 70, dtype=torch.float32)] * 2, [TARGET] * 2)
+        assert model.eval()([torch.rand(3, 50, 70, dtype=torch.float32)])[0]["boxes"].shape[1] == 4
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in expected.named_buffers():
+        if name in ("priors", "mean", "std"):
+            assert torch.equal(model.get_buffer(name), value) and value.dtype == torch.float32
+    assert all(p.dtype == dtype for p in model.parameters()) and all(v.isfinite() for v in losses.values())
+
+
+def test_numbers_of_numpy():
+    model = build_model("ssd_tiny", np.int64(4), image_size=np.int32(64), width=4)
+    assert model.build_args["num_classes"] == 4 and type(model.build_args["num_classes"]) is int
+    for value in (4.0, "4", True, None):
+        with pytest.raises(ValueError, match=f"num_classes must be a whole number, got {value!r}"):
+            build_model("ssd_tiny", value)
+    with pytest.raises(ValueError, match=r"image_size must be a whole number, got 64\.5"):
+        build_model("ssd_tiny", 4, image_size=64.5)
+
+
+@pytest.mark.parametrize("name", ["ssd_tiny", "ssdlite320_mobilenet_v2", "ssd300_resnet18"])
+def test_a_batch_of_one_in_training_is_told(name):
+    options = {"image_size": 64} if name == "ssd_tiny" else {}
+    model = build_model(name, 3, **options)
+    image = [torch.rand(3, 64, 64)]
+    with pytest.raises(ValueError, match=r"batches of at least 2 \(--batch-size 2 or more, and at least 2 training"):
+        model(image, [TARGET])
+    assert len(model.eval()(image)) == 1
