@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -14,14 +15,23 @@ from ssd.checkpoints.reading import read_checkpoint
 from ssd.data.faults import DataError
 from ssd.data.images import read_image
 from ssd.models import SSD
+from ssd.models.backbone_weights import is_torchvision_name
 from ssd.transforms import build_transforms
+
+SCORE_THRESHOLD = 0.4  # of a class for which no evaluation has found a better one
 
 
 class Detector(NamedTuple):
-    """A trained model in evaluation mode and the names of its classes, without the background."""
+    """A trained model in evaluation mode, the names of its classes, and how its images and scores are to be taken.
+
+    `classes` are without the background. `apply_exif`: images are turned as EXIF says. `thresholds`: class to the score
+    from which its detections are shown.
+    """
 
     model: SSD
     classes: tuple[str, ...]
+    apply_exif: bool = True
+    thresholds: Mapping[str, float] = MappingProxyType({})
 
 
 class Found(NamedTuple):
@@ -39,43 +49,56 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Det
     """Loads a trained detector: the running mean of its weights where the run kept one.
 
     Args:
-        source: a run folder (its best.pt, or else last.pt), or a checkpoint of this project or of any that
-            ssd.load_weights knows; classes of the latter have numbers for names, since their files hold none.
+        source: a run folder (its best.pt, or else last.pt), a checkpoint of this project or of any that
+            ssd.load_weights knows, or a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1". Classes have numbers
+            for names where a file holds none.
         device: where the model shall be.
     Raises:
-        DataError: there is no checkpoint, or it fits no model.
+        DataError: there is no checkpoint, it fits no model, or the download failed.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = next((path / name for name in ("best.pt", "last.pt") if (path / name).is_file()), path / "best.pt")
-    if not path.is_file():
-        raise DataError(f"{source}: there is no checkpoint {path}")
     try:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(source)
         model = build_from_weights(checkpoint)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from error
-    classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
-    return Detector(model.to(device).eval(), classes)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise DataError(str(error)) from error
+    classes = checkpoint.classes or _names_of_torchvision(str(source))
+    classes = classes or tuple(str(label) for label in range(1, model.num_classes))
+    # Photographs are to be seen upright: only a model that learnt from pictures as they are stored takes them so.
+    turned = True if checkpoint.apply_exif is None else checkpoint.apply_exif
+    return Detector(model.to(device).eval(), classes, turned, checkpoint.thresholds)
+
+
+def _names_of_torchvision(source: str) -> tuple[str, ...]:
+    if not is_torchvision_name(source):
+        return ()
+    from torchvision.models import get_weight
+
+    return tuple(get_weight(source).meta["categories"][1:])  # the first is the background
 
 
 @torch.inference_mode()
 def detect_files(
-    detector: Detector, files: Sequence[Path], *, score_threshold: float = 0.4, batch_size: int = 8
+    detector: Detector, files: Sequence[Path], *, score_threshold: float | None = None, batch_size: int = 8
 ) -> Iterator[Found]:
     """Detects objects in image files, batch by batch, in the files' order; a file that cannot be read is reported.
 
     Args:
         detector: see load_detector; its model's weights are brought into channels_last.
         files: images in any format and of any size that ssd.data.images.read_image knows.
-        score_threshold: detections with a lower score are left out.
+        score_threshold: detections with a lower score are left out; None takes that of each class which the detector
+            knows, or else 0.4.
         batch_size: images that go through the network at once.
     """
     # the same up to rounding, and faster: python benchmarks/bench_detector.py --variants channels_last
     model = detector.model.to(memory_format=torch.channels_last)
     resize = build_transforms("none", model.image_size, train=False)
+    lowest = torch.tensor([1.0, *thresholds_of(detector, score_threshold)])
     for start in range(0, len(files), batch_size):
-        chunk = [_read(file) for file in files[start : start + batch_size]]
+        chunk = [_read(file, detector.apply_exif) for file in files[start : start + batch_size]]
         images = [image for image in chunk if isinstance(image, Tensor)]
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         if images:
@@ -93,14 +116,21 @@ def detect_files(
                 yield Found(file, None, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), image)
                 continue
             boxes, labels, scores = next(results)
-            sure = scores >= score_threshold
+            sure = scores >= lowest[labels]
             height, width = image.shape[1:]
             scale = torch.tensor([width, height, width, height])
             yield Found(file, image, boxes[sure].float() * scale, labels[sure], scores[sure].float())
 
 
-def _read(file: Path) -> Tensor | str:
+def thresholds_of(detector: Detector, score_threshold: float | None = None) -> list[float]:
+    """The lowest score of a detection of each class."""
+    if score_threshold is not None:
+        return [score_threshold] * len(detector.classes)
+    return [detector.thresholds.get(name, SCORE_THRESHOLD) for name in detector.classes]
+
+
+def _read(file: Path, apply_exif: bool) -> Tensor | str:
     try:
-        return read_image(file)
+        return read_image(file, apply_exif=apply_exif)
     except DataError as error:
         return str(error)

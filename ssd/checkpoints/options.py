@@ -70,6 +70,23 @@ def check_classes(classes: Any, build_args: dict[str, Any] | None, source: str) 
     return tuple(classes) or None
 
 
+def check_thresholds(thresholds: Any, source: str) -> dict[str, float]:
+    """Returns the scores from which detections are shown, by class; empty where the checkpoint holds none.
+
+    Raises:
+        ValueError: they are not numbers in 0 .. 1 by name.
+    """
+    if thresholds is None:
+        return {}
+    held = thresholds.items() if isinstance(thresholds, dict) else [(None, thresholds)]
+    for name, value in held:
+        if not isinstance(name, str) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(
+                f"{source} must hold thresholds in 0 .. 1 by class, got {_short(thresholds)}: it is damaged"
+            )
+    return dict(thresholds)
+
+
 def _fault_of(key: str, value: Any) -> str | None:
     if key in ("num_classes", "image_size") and (isinstance(value, bool) or not isinstance(value, int)):
         return "must be a whole number"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ssd.checkpoints.layouts import LAYOUTS
-from ssd.checkpoints.options import check_build_args, check_classes
+from ssd.checkpoints.options import check_build_args, check_classes, check_thresholds
 from ssd.models.backbone_weights import download, is_torchvision_name
 from ssd.models.weight_files import load_file, state_dict_of
 
@@ -36,6 +36,8 @@ class Checkpoint:
         build_args, classes: of the model, if this project saved it.
         prefix: what was taken off every name.
         outside: entries without the prefix, which `state` lacks.
+        apply_exif: whether the images that the model learnt from were turned as EXIF says, if this project saved it.
+        thresholds: class name to the score from which its detections are shown, by the last evaluation.
     """
 
     source: str
@@ -44,6 +46,8 @@ class Checkpoint:
     classes: tuple[str, ...] | None = None
     prefix: str = ""
     outside: tuple[str, ...] = ()
+    apply_exif: bool | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 Source = str | Path | Mapping[str, Any] | Checkpoint
@@ -71,11 +75,14 @@ def read_checkpoint(source: Source) -> Checkpoint:
         if isinstance(inner, Mapping):
             state = inner
             break
-    build_args, classes = (content.get(key) if state is not content else None for key in ("build_args", "classes"))
+    about = content if state is not content else {}
+    build_args, classes, exif = (about.get(key) for key in ("build_args", "classes", "apply_exif"))
     state, prefix, outside = _without_prefix(state_dict_of(state, words))
     if build_args is not None:
         check_build_args(build_args, words)
-    return Checkpoint(words, state, build_args, check_classes(classes, build_args, words), prefix, outside)
+    names, thresholds = check_classes(classes, build_args, words), check_thresholds(about.get("thresholds"), words)
+    exif = exif if isinstance(exif, bool) else None
+    return Checkpoint(words, state, build_args, names, prefix, outside, exif, thresholds)
 
 
 def _content(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:

@@ -98,7 +98,7 @@ def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, word
         torch.save(content, path)
     with pytest.raises(DataError, match=words):
         load_detector(path)
-    with pytest.raises(DataError, match="there is no checkpoint"):
+    with pytest.raises(DataError, match=r"holds no best\.pt or last\.pt"):
         load_detector(tmp_path)
 
 
