@@ -17,7 +17,8 @@ from ssd.setting_checks import ConfigError, check_number, check_type, flag, mean
 
 __all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "real_defaults"]
 
-DATASETS = ("auto", "shapes", "voc", "coco", "yolo", "csv")
+FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
+DATASETS = ("auto", "shapes", *FILE_DATASETS)
 MODELS = (
     "ssd_tiny",
     "ssd300_vgg16",
@@ -26,6 +27,7 @@ MODELS = (
     "ssdlite320_mobilenet_v2",
     "ssdlite320_mobilenet_v3_large",
 )
+_DATA_FILES = (".yaml", ".yml", ".json", ".csv")
 PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
@@ -67,9 +69,14 @@ class TrainConfig:
         "without one draws shapes",
         group="data",
     )
-    data_path: str | None = _option(None, "folder of the data set; default: $SSD_DATA_PATH, or a usual place")
+    data_path: str | None = _option(
+        None, "folder of the data set, or its data.yaml, JSON or CSV file; default: $SSD_DATA_PATH, or a usual place"
+    )
     train_split: str = _option("train", "split to train on")
     val_split: str = _option("val", "split to evaluate on")
+    val_share: float = _option(
+        0.2, "share of the training images kept for evaluation where the data has no split of its own for it"
+    )
     dataset_options: dict[str, Any] = _option(
         {}, "KEY=VALUE option of the data set, repeatable; see --list-options", flag="--dataset-option"
     )
@@ -173,7 +180,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in known and not (name == "dataset" and ":" in value):
                 raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{near(value, known)}")
-        if self.dataset in ("voc", "coco", "yolo", "csv") and self.data_path is None:
+        if self.dataset in FILE_DATASETS and self.data_path is None:
             raise ConfigError(f"--data-path must name the folder of the data set {self.dataset!r}, got none")
         check_folder(self.data_path)
         for name in ("weights", "weights_backbone", "resume"):
@@ -199,8 +206,13 @@ class TrainConfig:
 
 def check_folder(data_path: str | None) -> None:
     """Raise ConfigError where the data set's folder is named but not there."""
-    if data_path is not None and not Path(data_path).is_dir():
-        raise ConfigError(f"--data-path must be a folder, got {data_path!r}, which is none")
+    if data_path is None or Path(data_path).is_dir():
+        return
+    if not (Path(data_path).is_file() and Path(data_path).suffix.lower() in _DATA_FILES):
+        raise ConfigError(
+            f"--data-path must be a folder, or a file with the suffix {', '.join(_DATA_FILES)}, got {data_path!r}, which "
+            "is none"
+        )
 
 
 def real_defaults() -> dict[str, Any]:

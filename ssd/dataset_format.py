@@ -1,26 +1,34 @@
 """Finding out the format of a folder of the user's; standard library only.
 
-The signs, in the order in which they decide:
-
-* voc: Annotations and JPEGImages, in the folder or in VOC2007, VOC2012, ... below it.
-* coco: a JSON file that begins like COCO's, in the folder, in annotations/, or as SPLIT/_annotations.coco.json.
-* yolo: a YAML file with the key names, or classes.txt (obj.names) beside images or labels.
-* csv: a CSV file, in the folder, in annotations/, or as SPLIT/_annotations.csv.
+`FORMATS` is the table: the formats in the order in which they decide, the sign of each, and the tools that write it.
 """
 
 from __future__ import annotations
 
+import mmap
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.errors import DataError
+from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
 
-YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "labels.txt")
-_COCO_START = re.compile(rb'\s*{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names", "labels.txt")
+# By the suffix of a file that is named in place of the folder.
+_FILE_FORMATS = {".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
+_KEYS = {
+    "coco": (rb'"images"\s*:\s*\[', rb'"annotations"\s*:\s*\[', rb'"categories"\s*:\s*\['),
+    "datumaro": (rb'"items"\s*:\s*\[', rb'"categories"\s*:\s*\{'),
+    "supervisely": (rb'"objects"\s*:\s*\[', rb'"size"\s*:\s*\{'),
+    "labelme": (rb'"shapes"\s*:\s*\[', rb'"imagePath"\s*:'),
+}
+_DEEP = 3  # levels of folders that are looked into for a sign
+_LOOKED_AT = 5000  # files, likewise
 
 
 def resolve_dataset(config: TrainConfig) -> None:
-    """Replace the data set "auto" by the format that the folder has, and print it; without a folder, by the drawn shapes.
+    """Replaces the data set "auto" by the format that the folder has, and prints it; without a folder, by drawn shapes.
 
     Raises:
         ConfigError: the folder has none of the formats.
@@ -30,11 +38,15 @@ def resolve_dataset(config: TrainConfig) -> None:
     if config.data_path is None:
         config.dataset = "shapes"
         return
-    found = find_formats(Path(config.data_path))
+    try:
+        found = find_formats(Path(config.data_path))
+    except DataError as error:
+        raise ConfigError(f"--data-path {config.data_path}: {error}") from None
     if not found:
+        known = ", ".join(f"{name} ({sign})" for name, (_, sign) in FORMATS.items())
         raise ConfigError(
-            f"--data-path {config.data_path} has none of the formats known: voc (Annotations, JPEGImages), coco (a JSON "
-            "file), yolo (data.yaml or classes.txt), csv; a data set of your own is named by --dataset module:function"
+            f"--data-path {config.data_path} has none of the formats known: {known}; a data set of your own is named by "
+            "--dataset module:function"
         )
     (config.dataset, sign), *others = found.items()
     also = "".join(f"; {name} would be possible too ({other}), by --dataset {name}" for name, other in others)
@@ -42,8 +54,14 @@ def resolve_dataset(config: TrainConfig) -> None:
 
 
 def find_formats(root: Path) -> dict[str, Path]:
-    """Return the formats that a folder has, the most telling first, each with the file or folder that is its sign."""
-    signs = {"voc": _voc_sign(root), "coco": _coco_sign(root), "yolo": _yolo_sign(root), "csv": _csv_sign(root)}
+    """Returns the formats that a folder has, the most telling first, each with the file or folder that is its sign."""
+    if root.is_file():
+        kinds = [
+            _FILE_FORMATS.get(root.suffix.lower()),
+            *(kind for kind in ("coco", "datumaro") if has_keys(root, kind)),
+        ]
+        return {kind: root for kind in kinds if kind is not None}
+    signs = {name: find(root) for name, (find, _) in FORMATS.items()}
     return {name: sign for name, sign in signs.items() if sign is not None}
 
 
@@ -53,7 +71,7 @@ def is_voc_folder(folder: Path) -> bool:
 
 
 def voc_years(root: Path) -> dict[str, Path]:
-    """Return year -> folder of the years in a devkit folder."""
+    """Returns year -> folder of the years in a devkit folder."""
     found = {}
     for parent in (root / "VOCdevkit", root):
         for folder in sorted(parent.glob("VOC[0-9][0-9][0-9][0-9]")):
@@ -63,14 +81,58 @@ def voc_years(root: Path) -> dict[str, Path]:
 
 
 def find_yaml(root: Path) -> Path | None:
-    """Return the YAML file that describes a YOLO data set, data.yaml before any other with the key names."""
-    found = [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
+    """Returns the YAML file that describes a YOLO data set, data.yaml before any other with the key names."""
+    found = [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and path.is_file()]
     found.sort(key=lambda path: path.stem not in ("data", "dataset"))
     for path in found:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        if any(line.startswith(("names:", '"names":')) for line in lines):
+        try:
+            text = read_text(path)
+        except (DataError, OSError):
+            if path.stem in ("data", "dataset"):
+                return path  # the reader says what is wrong with it
+            continue
+        if re.search(r"""^[{\s]*["']?names["']?\s*:""", text, re.MULTILINE):
             return path
     return None
+
+
+def find_class_file(root: Path) -> Path | None:
+    """Returns the text file that names the classes of a YOLO data set without data.yaml."""
+    found = next((root / name for name in YOLO_CLASS_FILES if (root / name).is_file()), None)
+    return found or next(
+        (path for name in ("_darknet.labels", "classes.txt") for path in sorted(root.glob(f"*/{name}"))), None
+    )
+
+
+def coco_files(root: Path) -> list[Path]:
+    """Returns the COCO files of a folder, those of keypoints and captions left out where there are others."""
+    patterns = ("annotations/*.json", "*/_annotations.coco.json", "*.json", "*/*.json")
+    paths = dict.fromkeys(path for pattern in patterns for path in sorted(root.glob(pattern))[:_LOOKED_AT])
+    files = [path for path in paths if has_keys(path, "coco")]
+    return [path for path in files if not path.name.startswith(("person_keypoints", "captions", "stuff"))] or files
+
+
+def json_item_files(root: Path, kind: str) -> list[Path]:
+    """Returns the files of a data set of datumaro, supervisely or labelme."""
+    if kind == "datumaro":
+        return [path for path in sorted(root.glob("annotations/*.json")) if has_keys(path, kind)]
+    if kind == "supervisely":
+        inside = sorted(root.glob("**/ann/*.json")) if (root / "meta.json").is_file() else []
+        return [path for path in inside if has_keys(path, kind)]
+    return [path for path in walk(root) if path.suffix == ".json" and has_keys(path, kind)]
+
+
+def has_keys(path: Path, kind: str) -> bool:
+    """Whether a JSON file has the keys of a format. Their text is searched for, as the file may be large."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            if text[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
+                return all(re.search(key, text[:].replace(b"\0", b"")) for key in _KEYS[kind])
+            return re.match(rb"(\xef\xbb\xbf)?\s*\{", text) is not None and all(
+                re.search(key, text) for key in _KEYS[kind]
+            )
+    except (OSError, ValueError):  # empty, or not to be read
+        return False
 
 
 def _voc_sign(root: Path) -> Path | None:
@@ -79,21 +141,63 @@ def _voc_sign(root: Path) -> Path | None:
     return next((folder / "Annotations" for folder in voc_years(root).values()), None)
 
 
-def _coco_sign(root: Path) -> Path | None:
-    for pattern in ("annotations/*.json", "*/_annotations.coco.json", "*.json"):
-        for path in sorted(root.glob(pattern)):
-            with path.open("rb") as file:
-                if _COCO_START.match(file.read(200).removeprefix(b"\xef\xbb\xbf")):
-                    return path
+def _xml_sign(root: Path) -> Path | None:
+    for path in _files(root, ".xml"):
+        with path.open("rb") as file:
+            if re.search(rb"<annotation\b", file.read(4096).replace(b"\0", b"")):
+                return path.parent
     return None
 
 
+def _coco_sign(root: Path) -> Path | None:
+    return next(iter(coco_files(root)), None)
+
+
+def _item_sign(kind: str) -> Callable[[Path], Path | None]:
+    def find(root: Path) -> Path | None:
+        if kind == "labelme":
+            return next((path for path in _files(root, ".json") if has_keys(path, kind)), None)
+        return next(iter(json_item_files(root, kind)), None)
+
+    return find
+
+
 def _yolo_sign(root: Path) -> Path | None:
-    has_folders = (root / "images").is_dir() or (root / "labels").is_dir() or any(root.glob("*/labels"))
-    named = next((root / name for name in YOLO_CLASS_FILES if (root / name).is_file()), None)
-    return find_yaml(root) or (named if has_folders else None)
+    named = find_class_file(root)
+    if named is None:
+        return find_yaml(root)
+    has_folders = any((root / name).is_dir() for name in ("images", "labels", "obj_train_data", "data", "train"))
+    is_flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in walk(root, deep=0))
+    return find_yaml(root) or (named if has_folders or is_flat or any(root.glob("*/labels")) else None)
 
 
 def _csv_sign(root: Path) -> Path | None:
     patterns = ("*.csv", "annotations/*.csv", "*/_annotations.csv", "*/annotations.csv")
     return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
+
+
+def _files(root: Path, suffix: str) -> list[Path]:
+    found: list[Path] = []
+    for number, path in enumerate(walk(root, deep=_DEEP)):
+        if path.suffix.lower() == suffix:
+            found.append(path)
+        if number == _LOOKED_AT or len(found) == 20:
+            break
+    return found
+
+
+FORMATS: dict[str, tuple[Callable[[Path], Path | None], str]] = {
+    "voc": (
+        lambda root: _voc_sign(root) or _xml_sign(root),
+        "Annotations and JPEGImages, or XML files of labelImg, Label Studio, CVAT, Roboflow or Kaggle",
+    ),
+    "datumaro": (_item_sign("datumaro"), "annotations/*.json with items"),
+    "coco": (
+        _coco_sign,
+        "a JSON file with images, annotations and categories, as CVAT, Roboflow and FiftyOne write it",
+    ),
+    "supervisely": (_item_sign("supervisely"), "meta.json and ann/*.json"),
+    "yolo": (_yolo_sign, "data.yaml, or classes.txt or obj.names with images and text files"),
+    "labelme": (_item_sign("labelme"), "a JSON file with shapes beside each image"),
+    "csv": (_csv_sign, "a CSV file of boxes"),
+}

@@ -11,7 +11,7 @@ from typing import Any
 
 def listing() -> str:
     """All options with their defaults and meanings, for people."""
-    from ssd.data import COCODataset, CSVDataset, OwnDataset, ShapesDataset, VOCDataset, YOLODataset
+    from ssd.data import COCODataset, CSVDataset, JSONItemsDataset, OwnDataset, ShapesDataset, VOCDataset, YOLODataset
     from ssd.models import MODELS
     from ssd.presets import Preset
     from ssd.transforms.augment import Augmentation
@@ -25,8 +25,15 @@ def listing() -> str:
         networks.setdefault(_of(entry.builder, _keywords(entry.builder)), []).append(name)
     for text, models in networks.items():
         blocks += [f"--model-option: network of {', '.join(models)}", text]
-    readers = {"voc": VOCDataset, "coco": COCODataset, "yolo": YOLODataset, "csv": CSVDataset, "shapes": ShapesDataset}
-    for name, reader in {**readers, "module:function": OwnDataset}.items():
+    readers: dict[str, Callable[..., Any]] = {
+        "voc": VOCDataset,
+        "coco": COCODataset,
+        "yolo": YOLODataset,
+        "csv": CSVDataset,
+        "shapes": ShapesDataset,
+    }
+    readers |= {"datumaro, supervisely or labelme": JSONItemsDataset, "module:function": OwnDataset}
+    for name, reader in readers.items():
         blocks += [f"--dataset-option: of --dataset {name}", _of(reader, _keywords(reader))]
     blocks += [
         "--augmentation-option: defaults are those of --data-augmentation",

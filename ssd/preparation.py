@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ssd.config import ConfigError, TrainConfig
-from ssd.data import DetectionDataset, open_dataset
+from ssd.data import DetectionDataset
+from ssd.data.splits import open_splits
 from ssd.distributed import World
 from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
@@ -38,21 +39,27 @@ def choose_device(name: str, world: World | None = None) -> torch.device:
 
 def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
     """Open both splits and print what they hold."""
-    train_set = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
-    options = {key: value for key, value in config.dataset_options.items() if key not in _TRAINING_ONLY}
-    if config.dataset in ("voc", "csv"):
-        options.setdefault("classes", train_set.classes)  # names found in the training split, in its order
-    val_set = open_dataset(config.dataset, config.data_path, config.val_split, **options)
+    train_set, val_set = open_splits(
+        config.dataset,
+        config.data_path,
+        config.train_split,
+        config.val_split,
+        config.val_share,
+        config.dataset_options,
+        _TRAINING_ONLY,
+    )
     if train_set.classes != val_set.classes:
         raise ConfigError(
             f"the splits have different classes: {train_set.classes} in {config.train_split}, "
             f"{val_set.classes} in {config.val_split}"
         )
-    print(train_set.summary())
-    print(val_set.summary())
-    if not config.test_only and not any(len(train_set.target(i)["labels"]) for i in range(len(train_set))):
+    for dataset in (train_set, val_set):
+        print(dataset.summary())
+        dataset.log.new_entries()  # told by the summary
+    if not config.test_only and not train_set.annotations.trainable_counts().any():
         raise ConfigError(
-            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn; "
+            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn (ignored "
+            "ones do not count); "
             "the lines above list what was left out"
         )
     return train_set, val_set

@@ -18,7 +18,7 @@ _WORDS = {
     "dict[str, Any]": "a mapping of names to values",
 }
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
-_BELOW_1 = ("momentum", "ema_decay")
+_BELOW_1 = ("momentum", "ema_decay", "val_share")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")
 _LARGEST = 2**53  # up to it floats and integers are the same; no setting is meant to be larger
 

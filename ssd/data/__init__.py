@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ssd.data.csv_boxes import CSVDataset
 from ssd.data.dataset import DetectionDataset, ImageError, Summary
 from ssd.data.faults import DataError, Fault
 from ssd.data.images import read_image
+from ssd.data.json_items import JSONItemsDataset
 from ssd.data.loader import Loader, build_loader
 from ssd.data.own import OwnDataset
 from ssd.data.packed import PackedImages, Unrendered
@@ -29,6 +31,7 @@ __all__ = [
     "DetectionDataset",
     "Fault",
     "ImageError",
+    "JSONItemsDataset",
     "Loader",
     "OwnDataset",
     "PackedImages",
@@ -48,6 +51,7 @@ _READERS: dict[str, Callable[..., DetectionDataset]] = {
     "coco": COCODataset,
     "yolo": YOLODataset,
     "csv": CSVDataset,
+    **{kind: partial(JSONItemsDataset, kind) for kind in ("datumaro", "supervisely", "labelme")},
 }
 
 
@@ -55,11 +59,13 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
     """Opens a split of a data set.
 
     Args:
-        name: ``"voc"``, ``"coco"``, ``"yolo"``, ``"csv"`` or ``"shapes"``; or the import path of a data set of the
+        name: ``"voc"``, ``"coco"``, ``"yolo"``, ``"csv"``, ``"datumaro"``, ``"supervisely"``, ``"labelme"`` or
+            ``"shapes"``; or the import path of a data set of the
             user's, ``"my_package.my_module:MyDataset"`` (see `ssd.data.own`).
         path: folder of the data set; ``"shapes"`` has none, and one of the user's may have none.
         split: such as ``"train"`` or ``"val"``.
-        **options: those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `ShapesDataset` or `OwnDataset`.
+        **options: those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
+            `ShapesDataset` or `OwnDataset`.
 
     Returns:
         The data set; ``print(dataset.summary())`` shows its counts and faults.

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,24 @@ class Annotations:
             "ignore": torch.from_numpy(self.ignore[rows].copy()),
             "image_id": int(self.image_ids[index]),
         }
+
+    def trainable_counts(self) -> np.ndarray:
+        """Returns the number of objects of each image that are not ignored: int64 ``[N]``."""
+        counted = np.concatenate([[0], np.cumsum(~self.ignore)])
+        return np.diff(counted[self.offsets])
+
+    def subset(self, rows: Sequence[int]) -> "Annotations":
+        """Returns the annotations of some images, in the order given."""
+        images = np.asarray(rows, dtype=np.int64)
+        starts, counts = self.offsets[images], np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        objects = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        per_image = {"files", "image_ids", "sizes"}
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "offsets"}
+        chosen: dict[str, Any] = {
+            k: v if v is None else v[images if k in per_image else objects] for k, v in parts.items()
+        }
+        return Annotations(**chosen, offsets=offsets)
 
 
 @dataclass

@@ -6,9 +6,13 @@ from pathlib import Path
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.csv_table import Row, read_table
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice
-from ssd.data.folders import describe_folder, files_by_stem
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice, shorten
+from ssd.data.finder import ImageFinder
+from ssd.data.folders import describe_folder, split_path
 from ssd.data.images import image_size
+from ssd.data.values import as_names
+from ssd.errors import NoSplitError
+from ssd.split_names import aliases, split_of_file
 
 # Where people keep the table of a split. {} is the split.
 _FILES = (
@@ -22,14 +26,13 @@ _FILES = (
     "sub-{}-annotations-bbox.csv",
 )
 _WHOLE = ("annotations.csv", "labels.csv")  # one table of all splits, told apart by a column
-_ALIASES = {"val": ("valid", "validation"), "valid": ("val", "validation")}
-_FRACTION = 1.01  # a file whose every coordinate is at most this counts in shares of the image
+_FRACTION = 1.01  # a file whose every coordinate is at most this counts in fractions of the image
 
 
 class CSVDataset(DetectionDataset):
     """A split of a data set whose boxes stand in a CSV file.
 
-    Corners are xyxy, 0-based, right and bottom edges exclusive, in pixels or in shares of the image. An image's id is
+    Corners are xyxy, 0-based, right and bottom edges exclusive, in pixels or in fractions of the image. An image's id is
     the place of its first line among the images, counted from 0.
 
     Args:
@@ -43,7 +46,8 @@ class CSVDataset(DetectionDataset):
         units: ``"pixels"``, ``"shares"``, or ``"auto"``: shares where no coordinate of the file exceeds 1.
         empty: ``"keep"`` or ``"drop"`` images without objects.
         faults: ``"skip"`` or ``"refuse"``.
-        apply_exif: turn the images as EXIF says.
+        apply_exif: turn the images as EXIF says, or (``"auto"``) as columns width and height ask for; without these, turn
+            them.
 
     Raises:
         DataError: no such file, a file without the needed columns, no usable image, or faults to be refused.
@@ -60,23 +64,25 @@ class CSVDataset(DetectionDataset):
         units: str = "auto",
         empty: str = "keep",
         faults: str = "skip",
-        apply_exif: bool = False,
+        apply_exif: bool | str = "auto",
     ) -> None:
         check_choice("units", units, ("auto", "pixels", "shares"))
         builder = AnnotationsBuilder(empty)
         log = FaultLog(faults)
-        file = find_table(Path(root), split, annotations)
-        is_whole = annotations is None and file.parent == Path(root) and file.name in _WHOLE
+        root, annotations = split_path(Path(root), annotations)
+        file = find_table(root, split, annotations)
+        is_whole = annotations is None and file.parent == root and file.name in _WHOLE
         rows = _of_split(read_table(file, log), split, file, is_whole)
+        classes = as_names(classes)
         if classes is None:
             classes = sorted({row.label for row in rows if row.label})
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
             units = "shares" if _looks_normalised(rows) else "pixels"
-        finder = _Finder(Path(root), file, split, images)
+        finder = _finder(root, file, split, images)
         reader = _Reader(file, tuple(classes), units == "shares", log)
         for image_id, (name, objects) in enumerate(_by_image(rows).items()):
-            reader.add_image(name, image_id, finder.find(name), objects, builder, apply_exif)
+            reader.add_image(name, image_id, finder.find(name, Path(split, name)), objects, builder, bool(apply_exif))
         source = f"csv {split} of {root}"
         notes = (f"coordinates read as {units} of the image",) if units == "shares" else ()
         super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)
@@ -102,10 +108,12 @@ class _Reader:
     ) -> None:
         """Adds an image with its rows; one that is missing or broken is left out."""
         if path is None:
-            self.log.add(Fault(self.file, "image missing", f"no file {name}", line=rows[0].line))
+            self.log.add(
+                Fault(self.file, "image missing", f"no file {shorten(name)} in the data set", line=rows[0].line)
+            )
             return
         try:
-            size = image_size(path, apply_exif=apply_exif)
+            size = rows[0].size or image_size(path, apply_exif=apply_exif)
         except DataError as error:
             self.log.add(Fault(str(path), "image unreadable", str(error)))
             return
@@ -118,7 +126,7 @@ class _Reader:
             return None
         label = self.labels.get(row.label)
         if label is None:
-            detail = f"{row.label!r} is none of {', '.join(self.labels)}"
+            detail = f"{row.label!r:.80} is none of {shorten(', '.join(self.labels))}"
             self.log.add(Fault(self.file, "unknown class", detail, line=row.line))
             return None
         x1, y1, x2, y2 = row.box
@@ -130,34 +138,11 @@ class _Reader:
         return None if box is None else (box, label, row.ignore)
 
 
-class _Finder:
-    """Finds the files of images by their names, with or without folder and suffix."""
-
-    def __init__(self, root: Path, file: Path, split: str, images: str | Path | None) -> None:
-        if images is not None:
-            self.folders = [root / images if (root / images).is_dir() else Path(images)]
-        else:
-            below = ("", "images", split, f"images/{split}")
-            self.folders = list(dict.fromkeys(base / name for base in (file.parent, root) for name in below))
-        self.stems: dict[Path, dict[str, str]] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Returns the file of an image, None where there is none; the folder of the last one is tried first."""
-        for folder in self.folders:
-            path = folder / name
-            if not path.is_file():
-                path = Path(self._stems(folder).get(name, ""))
-            if path.is_file():
-                self.folders.remove(folder)
-                self.folders.insert(0, folder)
-                return path
-        return None
-
-    def _stems(self, folder: Path) -> dict[str, str]:
-        # OpenImages names images without their suffix.
-        if folder not in self.stems:
-            self.stems[folder] = files_by_stem(folder) if folder.is_dir() else {}
-        return self.stems[folder]
+def _finder(root: Path, file: Path, split: str, images: str | Path | None) -> ImageFinder:
+    if images is not None:
+        return ImageFinder(root, [root / images if (root / images).is_dir() else Path(images)], given=True)
+    below = ["", "images", *(folder for name in aliases(split) for folder in (name, f"images/{name}"))]
+    return ImageFinder(root, [base / name for base in (file.parent, root) for name in below])
 
 
 def find_table(root: Path, split: str, annotations: str | Path | None = None) -> Path:
@@ -171,29 +156,33 @@ def find_table(root: Path, split: str, annotations: str | Path | None = None) ->
         if not file.is_file():
             raise DataError(f"annotations names {annotations}, a file that is neither there nor in {root}")
         return file
-    names = (split, *_ALIASES.get(split, ()))
+    names = aliases(split)
     for file in [root / pattern.format(name) for name in names for pattern in _FILES] + [root / f for f in _WHOLE]:
         if file.is_file():
             return file
-    raise DataError(
+    tables = sorted(root.glob("*.csv"))
+    if split == "all" and len(tables) == 1:
+        return tables[0]
+    raise NoSplitError(
         f"{root} has no CSV of the split {split!r}: expected {split}.csv, or annotations.csv with a column split, "
-        f"{describe_folder(root)}. Another file is given with annotations=FILE."
+        f"{describe_folder(root)}. Another file is given with annotations=FILE.",
+        tuple(sorted({name for table in tables if (name := split_of_file(table.relative_to(root)))})),
     )
 
 
 def _of_split(rows: list[Row], split: str, file: Path, is_whole: bool) -> list[Row]:
     if not any(row.split for row in rows):
         if is_whole and split != "all":
-            raise DataError(
+            raise NoSplitError(
                 f"{file} holds all splits, so it needs a column split with {split!r} in it, or be cut into {split}.csv "
                 "and others; the split 'all' takes it whole"
             )
         return rows
-    names = (split, *_ALIASES.get(split, ()))
+    names = aliases(split)
     chosen = [row for row in rows if split == "all" or (row.split or "").lower() in names]
     if not chosen:
-        found = ", ".join(sorted({row.split for row in rows if row.split}))
-        raise DataError(f"{file} has no row of the split {split!r}; splits found: {found}")
+        splits = tuple(sorted({row.split for row in rows if row.split}))
+        raise NoSplitError(f"{file} has no row of the split {split!r}; splits found: {', '.join(splits)}", splits)
     return chosen
 
 

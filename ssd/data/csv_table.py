@@ -1,6 +1,7 @@
 """Reading a CSV of boxes: which column is what, which rows hold a box, and the line of each fault."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 from ssd.data.annotations import Box
 from ssd.data.faults import DataError, Fault, FaultLog
+from ssd.data.values import as_side, is_true
+from ssd.file_tree import read_text
 
 # The names that each column goes by, compared without case; of two in one header the first here is taken.
 COLUMNS = {
@@ -19,10 +22,11 @@ COLUMNS = {
     "label": ("label", "class", "class_name", "classname", "category", "category_name", "labelname", "name"),
     "ignore": ("ignore", "difficult", "iscrowd", "isgroupof"),
     "split": ("split", "set", "subset"),
+    "height": ("height", "image_height", "img_height"),
+    "width": ("width", "image_width", "img_width"),
 }
 _NEEDED = ("image", "xmin", "ymin", "xmax", "ymax", "label")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_YES = ("1", "true", "yes")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Row:
     label: str
     ignore: bool
     split: str | None
+    size: tuple[int, int] | None = None  # height and width of the image, where the file says them
 
 
 def read_table(path: Path, log: FaultLog) -> list[Row]:
@@ -47,12 +52,11 @@ def read_table(path: Path, log: FaultLog) -> list[Row]:
         DataError: the file cannot be read, or its first line is neither such a header nor such a row.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            return list(_rows(reader, path, log))
-    except (OSError, UnicodeError, csv.Error) as error:
+        text = read_text(path)
+        first = text.split("\n", 1)[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        return list(_rows(reader, path, log))
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
@@ -81,20 +85,22 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
     texts = [cells[columns[name]] for name in _CORNERS]
     label, image = cells[columns["label"]], cells[columns["image"]]
     split = cells[columns["split"]] if "split" in columns else None
-    ignore = "ignore" in columns and cells[columns["ignore"]].lower() in _YES
+    sides = [as_side(cells[columns[name]]) if name in columns else None for name in ("height", "width")]
+    size = (sides[0], sides[1]) if sides[0] and sides[1] else None
+    ignore = "ignore" in columns and is_true(cells[columns["ignore"]])
     if not image:
         log.add(Fault(str(path), "line malformed", "the image is empty", line=line))
         return None
     if not any(texts) and not label:
-        return Row(line, image, None, "", False, split)
+        return Row(line, image, None, "", False, split, size)
     try:
         x1, y1, x2, y2 = map(float, texts)
     except ValueError:
-        values = ", ".join(f"{name} {text!r}" for name, text in zip(_CORNERS, texts, strict=True))
+        values = ", ".join(f"{name} {text!r:.40}" for name, text in zip(_CORNERS, texts, strict=True))
         log.add(Fault(str(path), "box not a number", values, line=line))
         # The image is there all the same, with its other boxes or with none.
-        return Row(line, image, None, "", False, split)
-    return Row(line, image, (x1, y1, x2, y2), label, ignore, split)
+        return Row(line, image, None, "", False, split, size)
+    return Row(line, image, (x1, y1, x2, y2), label, ignore, split, size)
 
 
 def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], bool]:

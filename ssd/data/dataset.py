@@ -1,6 +1,8 @@
 """What every data set of this package is: images with targets, class names, and a report of its faults."""
 
+import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,8 @@ from torch.utils.data import Dataset
 
 from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
-from ssd.data.images import read_image
+from ssd.data.images import SizeError, read_image
+from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]
 
@@ -71,7 +74,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         builder: has gathered the annotations of all images.
         log: the faults met while reading, and whether faults are skipped or refused.
         notes: remarks for the summary.
-        apply_exif: turn the images as their EXIF orientation says.
+        apply_exif: turn the images as their EXIF orientation says (True), never (False), or as the annotated sizes ask
+            for (``"auto"``).
+
+    Attributes:
+        apply_exif: whether images are turned where their annotated size leaves it open; pictures of the same origin
+            are best read so in prediction.
+        num_listed: images that the files of the data set list, with those left out because of faults.
 
     Raises:
         DataError: there are faults to be refused, or no usable image.
@@ -85,15 +94,18 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         log: FaultLog,
         *,
         notes: tuple[str, ...] = (),
-        apply_exif: bool = False,
+        apply_exif: bool | str = False,
     ) -> None:
+        check_apply_exif(apply_exif)
         self.name = name
         self.classes = classes
         self.annotations = builder.build(log, name)
         self.log = log
+        self.num_listed = len(self.annotations) + log.images_left_out
         self.dropped_images = builder.dropped
-        self.notes = notes
-        self.apply_exif = apply_exif
+        self._by_size = apply_exif == "auto"
+        self.apply_exif, remark = find_orientation(apply_exif, self.annotations.files, self.annotations.sizes)
+        self.notes = (*notes, remark) if remark else notes
         self._index_of: dict[int, int] | None = None
 
     @property
@@ -134,17 +146,29 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 boxes belong to some other picture. ``error.fault`` is the `Fault`.
         """
         file = str(self.annotations.files[index])
+        height, width = (int(v) for v in self.annotations.sizes[index])
         try:
-            image = read_image(file, apply_exif=self.apply_exif)
+            return read_image(file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
+        except SizeError as error:
+            raise ImageError(Fault(file, "image of another size", str(error))) from None
         except DataError as error:
             raise ImageError(Fault(file, "image unreadable", str(error))) from None
-        height, width = (int(v) for v in self.annotations.sizes[index])
-        if tuple(image.shape[1:]) != (height, width):
-            detail = f"annotated as {width} x {height}, the image is {image.shape[2]} x {image.shape[1]}"
-            if tuple(image.shape[1:]) == (width, height):
-                detail += "; if the boxes were drawn on the image as EXIF turns it, use apply_exif=True"
-            raise ImageError(Fault(file, "image of another size", detail))
-        return image
+
+    def subset(self, rows: Sequence[int], name: str) -> "DetectionDataset":
+        """Returns a data set of some of the images, with a log of its own for the faults still to come.
+
+        Args:
+            rows: indices of the images, in the order wanted.
+            name: for messages.
+        """
+        part = copy.copy(self)
+        part.name = name
+        part.annotations = self.annotations.subset(rows)
+        part.log = FaultLog(self.log.mode)
+        part.num_listed = len(part.annotations)
+        part.dropped_images = 0
+        part._index_of = None
+        return part
 
     def class_counts(self) -> dict[str, int]:
         """Returns the number of objects of each class, ignored ones not counted."""
@@ -154,8 +178,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def summary(self) -> Summary:
         """Returns the counts of images, objects and faults."""
-        learnt = np.concatenate([[0], np.cumsum(~self.annotations.ignore)])
-        per_image = np.diff(learnt[self.annotations.offsets])
+        per_image = self.annotations.trainable_counts()
         return Summary(
             name=self.name,
             images=len(self),

@@ -4,13 +4,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ssd.errors import DataError
+
+__all__ = ["IMAGE_KINDS", "DataError", "Fault", "FaultLog", "check_choice", "list_faults", "shorten"]
+
 MODES = ("skip", "refuse")
 _LISTED = 20  # faults spelled out in an error or a printed summary; the rest is counted
 _KEPT = 10_000  # faults remembered by name; a file with a million orphans must not fill the memory
-
-
-class DataError(ValueError):
-    """An error in the user's data or in how it was asked for; its text names the file and the remedy."""
+# Kinds of fault that leave a whole image out.
+IMAGE_KINDS = (
+    "image missing",
+    "image unreadable",
+    "image of another size",
+    "image entry malformed",
+    "annotation missing",
+    "annotation malformed",
+    "item unusable",
+)
 
 
 @dataclass(frozen=True)
@@ -51,26 +61,44 @@ class FaultLog:
     mode: str = "skip"
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    _seen: set[Fault] = field(default_factory=set, repr=False)
+    _seen: set[int] = field(default_factory=set, repr=False)  # hashes: faults themselves would fill the memory
+    _told: int = 0  # of the counted faults, those that new_entries has returned
+    _listed: int = 0  # of the kept faults, likewise
 
     def __post_init__(self) -> None:
         check_choice("faults", self.mode, MODES)
 
     def add(self, fault: Fault) -> None:
         """Records a fault; the same fault met again (another epoch, another worker) is not counted twice."""
-        if fault in self._seen:
+        key = hash(fault)
+        if key in self._seen:
             return
+        self._seen.add(key)
         self.counts[fault.kind] += 1
         if len(self.faults) < _KEPT:
-            self._seen.add(fault)
             self.faults.append(fault)
+
+    @property
+    def images_left_out(self) -> int:
+        """Number of faults that left a whole image out."""
+        return sum(self.counts[kind] for kind in IMAGE_KINDS)
+
+    def new_entries(self, limit: int = 10) -> str:
+        """Returns the faults added since the last call, one to a line, the first `limit` of them; "" without any."""
+        count, new = self.counts.total() - self._told, self.faults[self._listed :]
+        self._told, self._listed = self._told + count, len(self.faults)
+        if not count:
+            return ""
+        lines = [f"  {fault}" for fault in new[:limit]]
+        more = count - len(lines)
+        return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
 
     def check(self, source: str) -> None:
         """Raises `DataError` with the faults listed if there are any and the mode is ``"refuse"``."""
         if self.mode == "refuse" and self.faults:
             raise DataError(
                 f"{source} has {sum(self.counts.values())} faults:\n{list_faults(self.faults)}\n"
-                "Mend the files, or leave the faulty objects and files out with faults='skip'."
+                "Fix the files, or leave the faulty objects and files out with faults='skip'."
             )
 
 
@@ -78,6 +106,12 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raises `DataError` where the option `name` has none of the values allowed."""
     if value not in allowed:
         raise DataError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def shorten(text: object, limit: int = 200) -> str:
+    """Returns a value as a text of limited length, for messages."""
+    text = str(text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def list_faults(faults: list[Fault], limit: int = _LISTED) -> str:

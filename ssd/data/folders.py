@@ -1,27 +1,28 @@
 """Looking into a folder of the user's: which files are there, and what to say where something is not."""
 
-import os
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+from ssd.file_tree import IMAGE_SUFFIXES, images_below
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
-    """Returns the image files of a folder, name without suffix -> path; of two with one stem the first suffix listed
-    above.
+    """Returns the image files below a folder: path relative to it, without suffix -> path; of two that differ only in
+    the suffix, the first suffix of `ssd.file_tree`.
 
     One listing of the folder: asking for each file by itself takes minutes on a network disk.
     """
-    found: dict[str, str] = {}
-    ranks: dict[str, int] = {}
-    for entry in os.scandir(folder):
-        stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in IMAGE_SUFFIXES:
-            rank = IMAGE_SUFFIXES.index(suffix.lower())
-            if rank < ranks.get(stem, len(IMAGE_SUFFIXES)):
-                found[stem] = entry.path
-                ranks[stem] = rank
-    return found
+    ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
+    found = sorted(images_below(folder), key=lambda path: -ranks[path.suffix.lower()])
+    return {path.relative_to(folder).with_suffix("").as_posix(): str(path) for path in found}
+
+
+def split_path(path: Path, annotations: str | Path | None) -> tuple[Path, str | Path | None]:
+    """Returns the folder of a data set and its annotation file, where the path given for the folder is that file."""
+    if not path.is_file():
+        return path, annotations
+    folder = path.absolute().parent
+    is_inner = folder.name.lower() in ("annotations", "labels", "ann")
+    return (folder.parent if is_inner else folder), annotations if annotations is not None else path.absolute()
 
 
 def describe_folder(folder: Path, limit: int = 12) -> str:

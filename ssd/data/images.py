@@ -1,13 +1,21 @@
 """Reading one image file into an RGB tensor.
 
-JPEG files go through torchvision's decoder, which is about twice as fast as PIL and gives the same pixels; every other
-format, and a JPEG that is not RGB or gray, goes through PIL. EXIF orientation is ignored unless asked for: the tools of
-VOC and COCO ignore it too, so their boxes are those of the pixels as stored.
+The header is read first: format, size and EXIF orientation. What is too large, or of another size than its annotation
+says, is refused before a pixel is decoded. JPEG files then go through torchvision's decoder, which is about twice as
+fast as PIL and gives the same pixels; every other format, and a JPEG that is not RGB or gray, goes through PIL.
+
+EXIF orientation. Cameras store a picture as the sensor saw it and note how to turn it. Most annotation tools show the
+turned picture (CVAT, Label Studio, Roboflow), some the stored one (labelImg, COCO's tools). The annotated size tells
+which: `read_image` with `size` turns the picture where only the turned one has this size.
 """
 
 import io
 import os
+import stat
 import warnings
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,67 +23,154 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssd.data.faults import DataError
+from ssd.file_tree import NEEDS_PACKAGE
 
 try:
     from torchvision.io import decode_jpeg
 except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL reads the same pixels, only slower
     decode_jpeg = None
 
-_JPEG = (0xFF, 0xD8, 0xFF)
 _ORIENTATION = 0x0112  # EXIF tag
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width
+# Formats that PIL decodes by itself; for others, such as EPS, it would start other programs.
+_FORMATS = (
+    *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA"),
+    *("HEIF", "ICO", "PCX", "QOI"),  # HEIF: of pillow-heif, where the user's program has registered it
+)
+_MAX_BYTES = 1 << 30  # of a file
 
 
-def read_image(path: str | os.PathLike[str], *, apply_exif: bool = False) -> Tensor:
+class SizeError(DataError):
+    """An image has another size than its annotation says, stored and turned."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image file say."""
+
+    height: int  # as stored
+    width: int
+    format: str  # PIL's name, such as "JPEG"
+    orientation: int  # EXIF: 1 is upright, 5 to 8 swap height and width
+
+    def size(self, turned: bool) -> tuple[int, int]:
+        """Returns (height, width), as stored or as the EXIF orientation turns the image."""
+        swaps = turned and self.orientation in _QUARTER_TURNS
+        return (self.width, self.height) if swaps else (self.height, self.width)
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    apply_exif: bool = False,
+    size: tuple[int, int] | None = None,
+    either: bool = False,
+) -> Tensor:
     """Reads an image file as RGB.
 
     Gray images get three equal channels; CMYK and palette images are converted; transparency is dropped; 16-bit images
-    keep their upper 8 bits; of an animation the first frame is read.
+    keep their upper 8 bits; float images are taken as 0 .. 1, 0 .. 255 or 0 .. 65535 by their largest value; of an
+    animation or a stereo picture (MPO) the first frame is read.
 
     Args:
         path: the file.
-        apply_exif: turn the image as its EXIF orientation says. Only right where the boxes were drawn on the turned
-            image.
+        apply_exif: turn the image as its EXIF orientation says.
+        size: height and width that the annotation declares; an image of another size is refused before it is decoded.
+        either: let `size` decide on the EXIF orientation, and `apply_exif` only where both agree with it.
 
     Returns:
         uint8 ``[3, H, W]``, possibly a view of channels-last memory.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no image. The message does not repeat the path.
+        DataError: the file is missing, empty, truncated, too large or no image. The message does not repeat the path.
+        SizeError: the image has not the size declared.
     """
-    try:
-        raw = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise DataError("the file does not exist") from None
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror or error}") from None
-    if raw.size == 0:
-        raise DataError("the file is empty")
-    if tuple(raw[:3].tolist()) == _JPEG:
+    raw = _read_bytes(path)
+    header = _header(io.BytesIO(raw.tobytes()), path)
+    if size is not None and header.size(apply_exif) != size:
+        if not either or header.size(not apply_exif) != size:
+            height, width = header.size(apply_exif)
+            raise SizeError(f"annotated as {size[1]} x {size[0]}, the image is {width} x {height}")
+        apply_exif = not apply_exif
+    if header.format in ("JPEG", "MPO"):
         image = _read_jpeg(raw, apply_exif)
-        if image is not None:
+        if image is not None and tuple(image.shape[1:]) == header.size(apply_exif):
             return image
-    return _read_with_pil(raw.tobytes(), apply_exif)
+    return _read_with_pil(raw, apply_exif, path)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Reads size, format and orientation of an image file, without decoding it.
+
+    Raises:
+        DataError: the file is missing, its header is no image's, or the image is too large.
+    """
+    _check_file(path)
+    with open(path, "rb") as file:
+        return _header(file, path)
 
 
 def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tuple[int, int]:
-    """Returns (height, width) from the header of an image file, without decoding it.
+    """Returns (height, width) from the header of an image file.
 
     Args:
         path: the file.
         apply_exif: of the image as its EXIF orientation turns it.
 
     Raises:
-        DataError: the file is missing or its header is no image's.
+        DataError: see `read_header`.
     """
+    return read_header(path).size(apply_exif)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_file(path: str | os.PathLike[str]) -> int:
+    # The size in bytes. Only plain files: a pipe of this name would block for ever.
     try:
-        with Image.open(path) as image:
-            turned = apply_exif and image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
-            return (image.width, image.height) if turned else (image.height, image.width)
+        status = os.stat(path)
     except FileNotFoundError:
         raise DataError("the file does not exist") from None
-    except Exception as error:
-        raise DataError(_reason(error)) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("the path is no plain file")
+    if status.st_size == 0:
+        raise DataError("the file is empty")
+    if status.st_size > _MAX_BYTES:
+        raise DataError(f"the file has {status.st_size} bytes, more than {_MAX_BYTES}")
+    return status.st_size
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
+    _check_file(path)
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror or error}") from None
+
+
+def _header(file: object, path: str | os.PathLike[str]) -> Header:
+    try:
+        with _open(file) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            header = Header(image.height, image.width, str(image.format), orientation if orientation in range(9) else 1)
+    except Exception as error:  # PIL's plugins raise nearly anything on broken input
+        raise DataError(_reason(error, path)) from None
+    # PIL only warns up to twice its limit, and torchvision's decoder knows none.
+    most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else None
+    if most is not None and header.height * header.width > most:
+        raise DataError(f"the image is {header.width} x {header.height}, more than PIL's limit of {most} pixels")
+    return header
+
+
+def _open(file: object) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=_formats())  # type: ignore[arg-type]
 
 
 def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
@@ -93,12 +188,12 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     return image if image.shape[0] == 3 else None
 
 
-def _read_with_pil(raw: bytes, apply_exif: bool) -> Tensor:
+def _read_with_pil(raw: np.ndarray, apply_exif: bool, path: str | os.PathLike[str]) -> Tensor:
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with _open(io.BytesIO(raw.tobytes())) as image:
             array = _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
-    except Exception as error:  # PIL's plugins raise nearly anything on broken input
-        raise DataError(_reason(error)) from None
+    except Exception as error:
+        raise DataError(_reason(error, path)) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
@@ -106,9 +201,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         # PIL's own conversion clips these to 255, which leaves a white image.
         gray = np.asarray(image)
+        most = np.nanmax(gray, initial=0, where=np.isfinite(gray)) if gray.dtype.kind == "f" else gray.max()
         if gray.dtype.kind == "f":
-            gray = np.nan_to_num(gray)
-        elif gray.dtype.itemsize == 2 or gray.max() > 255:
+            gray = np.nan_to_num(gray) * (255.0 if most <= 1 else 1.0 if most <= 255 else 1 / 257)
+        elif gray.dtype.itemsize == 2 or most > 255:
             gray = gray >> 8
         return np.repeat(gray.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
     if "transparency" in image.info:
@@ -116,7 +212,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
+        package = NEEDS_PACKAGE.get(Path(path).suffix.lower())
+        if package is not None:
+            return f"PIL cannot read {Path(path).suffix.lower()}; convert it to JPEG or PNG ({package} reads it)"
         return "the file is not an image that PIL can read"
     return f"{type(error).__name__}: {error}"

@@ -1,5 +1,5 @@
 """PASCAL VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt), JPEGImages/; one such
-folder, or a devkit with one for each year.
+folder, a devkit with one for each year, or XML files in the folders of another tool (see `ssd.data.voc_layout`).
 
 Coordinates. VOC counts pixels from 1 and names the last pixel inside the box, so a box from (1, 1) to (W, H) covers the
 image. Three readings are in use, and `coordinates` chooses among them:
@@ -13,16 +13,17 @@ A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the fi
 the mouse, not an object of one pixel.
 """
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice
-from ssd.data.folders import files_by_stem
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice, shorten
 from ssd.data.images import image_size
-from ssd.data.voc_lists import read_lists
+from ssd.data.values import MAX_SIDE, as_names, is_true
+from ssd.data.voc_layout import VOCImage, find_images
 
 _SHIFTS = {"edges": (1.0, 1.0, 0.0, 0.0), "minus_one": (1.0, 1.0, 1.0, 1.0), "as_is": (0.0, 0.0, 0.0, 0.0)}
 _DIFFICULT = ("ignore", "keep", "drop")
@@ -37,8 +38,8 @@ class VOCDataset(DetectionDataset):
 
     Args:
         root: folder with Annotations, ImageSets and JPEGImages, or a devkit folder with VOC2007, VOC2012 and so on.
-        split: name of the list, such as ``"train"``; in a devkit with its year, ``"2007_trainval"``; several joined by
-            ``+``, as ``"2007_trainval+2012_trainval"``.
+        split: name of the list, such as ``"train"``, or ``"all"``; in a devkit with its year, ``"2007_trainval"``;
+            several joined by ``+``, as ``"2007_trainval+2012_trainval"``.
         classes: class names without background; found by scanning all annotations of the folders (every split gets the
             same ones) and printed where not given.
         difficult: ``"ignore"`` flags difficult objects, so that they neither teach nor count; ``"keep"`` treats them as
@@ -46,7 +47,7 @@ class VOCDataset(DetectionDataset):
         coordinates: see the module.
         empty: ``"keep"`` or ``"drop"`` images without objects.
         faults: ``"skip"`` or ``"refuse"``.
-        apply_exif: turn the images as EXIF says; VOC's tools do not.
+        apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
 
     Raises:
         DataError: the folder is no VOC folder, the split is missing or empty, or there are faults to be refused.
@@ -62,7 +63,7 @@ class VOCDataset(DetectionDataset):
         coordinates: str = "edges",
         empty: str = "keep",
         faults: str = "skip",
-        apply_exif: bool = False,
+        apply_exif: bool | str = "auto",
     ) -> None:
         check_choice("difficult", difficult, _DIFFICULT)
         check_choice("coordinates", coordinates, tuple(_SHIFTS))
@@ -71,15 +72,14 @@ class VOCDataset(DetectionDataset):
         self.difficult = difficult
         self.coordinates = coordinates
         log = FaultLog(faults)
-        lists = read_lists(self.root, split)
-        folders = list(dict.fromkeys(part.folder for part in lists))
+        images, files = find_images(self.root, split)
+        classes = as_names(classes)
         if classes is None:
-            classes = _find_classes(folders)
-            print(f"classes found in {', '.join(str(f / 'Annotations') for f in folders)}: {', '.join(classes)}")
-        reader = _Reader(tuple(classes), self, log)
-        images = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
-        for image_id, (folder, name) in enumerate((part.folder, name) for part in lists for name in part.names):
-            reader.read(folder, name, image_id, images[folder].get(name), builder)
+            classes = _find_classes(files, self.root)
+            print(f"classes found in {self.root}: {', '.join(classes)}")
+        reader = _Reader(tuple(classes), self, bool(apply_exif), log)
+        for image_id, image in enumerate(images):
+            reader.read(image, image_id, builder)
         source = f"voc {split} of {self.root}"
         notes: tuple[str, ...] = ()
         if reader.zero_based and coordinates != "as_is":
@@ -90,31 +90,32 @@ class VOCDataset(DetectionDataset):
 class _Reader:
     """Reads annotation files one by one into a builder, and their faults into a log."""
 
-    def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, log: FaultLog) -> None:
+    def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, turned: bool, log: FaultLog) -> None:
         self.labels = {name: label for label, name in enumerate(classes, start=1)}
         self.difficult = dataset.difficult
         self.shift = _SHIFTS[dataset.coordinates]
+        self.turned = turned  # whether sizes that files lack are those of the turned images
         self.log = log
         self.zero_based = 0
 
-    def read(self, folder: Path, name: str, image_id: int, image: str | None, builder: AnnotationsBuilder) -> None:
-        """Reads the annotation of the image `name`; a fault of the whole file leaves the image out."""
-        file = str(folder / "Annotations" / f"{name}.xml")
+    def read(self, entry: VOCImage, image_id: int, builder: AnnotationsBuilder) -> None:
+        """Reads the annotation of an image; a fault of the whole file leaves the image out."""
+        file, image = str(entry.annotation), entry.image
         if image is None:
-            self.log.add(Fault(file, "image missing", f"no file JPEGImages/{name}.*"))
+            self.log.add(Fault(file, "image missing", f"no image file {entry.annotation.stem}.* of this data set"))
             return
         try:
-            tree = ElementTree.parse(file).getroot()
+            tree = read_xml(entry.annotation)
         except FileNotFoundError:
             self.log.add(
                 Fault(file, "annotation missing", "the split lists it; an image without objects has a file too")
             )
             return
-        except (ElementTree.ParseError, OSError, UnicodeError) as error:
+        except DataError as error:
             self.log.add(Fault(file, "annotation malformed", str(error)))
             return
         try:
-            size = _size(tree) or image_size(image)
+            size = _size(tree) or image_size(image, apply_exif=self.turned)
         except DataError as error:
             self.log.add(Fault(image, "image unreadable", str(error)))
             return
@@ -135,16 +136,17 @@ class _Reader:
         name = (item.findtext("name") or "").strip()
         label = self.labels.get(name)
         if label is None:
-            self.log.add(Fault(file, "unknown class", f"{name!r} is none of {', '.join(self.labels)}", index))
+            known = shorten(", ".join(self.labels))
+            self.log.add(Fault(file, "unknown class", f"{shorten(name)!r} is none of {known}", index))
             return None
-        difficult = (item.findtext("difficult") or "0").strip() == "1"
+        difficult = is_true(item.findtext("difficult"))
         if difficult and self.difficult == "drop":
             return None
         texts = [(item.findtext(f"bndbox/{corner}") or "").strip() for corner in _CORNERS]
         try:
             raw = tuple(map(float, texts))
         except ValueError:
-            values = ", ".join(f"{corner} {text!r}" for corner, text in zip(_CORNERS, texts, strict=True))
+            values = ", ".join(f"{corner} {text!r:.40}" for corner, text in zip(_CORNERS, texts, strict=True))
             self.log.add(Fault(file, "box not a number", values, index))
             return None
         # Judged before the shift, which would turn a box of no area into one of a single pixel.
@@ -165,23 +167,43 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
         height, width = int(float(tree.findtext("size/height") or 0)), int(float(tree.findtext("size/width") or 0))
     except (ValueError, OverflowError):
         return None
-    return (height, width) if height > 0 and width > 0 else None
+    return (height, width) if 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE else None
 
 
-def _find_classes(folders: Sequence[Path]) -> tuple[str, ...]:
+def read_xml(path: Path) -> ElementTree.Element:
+    """Reads an XML file in the encoding that it declares.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is no XML file, or in an encoding that Python does not know.
+    """
+    try:
+        raw = path.read_bytes()
+        try:
+            return ElementTree.fromstring(raw)
+        except (ValueError, LookupError):  # expat knows few encodings besides UTF-8; Python knows GBK, Shift_JIS, ...
+            declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)""", raw)
+            if declared is None:
+                raise
+            return ElementTree.fromstring(raw.decode(declared[1].decode()))
+    except FileNotFoundError:
+        raise
+    except (ElementTree.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
+        raise DataError(str(error)) from None
+
+
+def _find_classes(files: Sequence[Path], root: Path) -> tuple[str, ...]:
     names: set[str] = set()
-    for folder in folders:
-        for path in (folder / "Annotations").glob("*.xml"):
-            names.update(_names_in(path))
+    for path in files:
+        names.update(_names_in(path))
     names.discard("")
     if not names:
-        places = ", ".join(str(folder / "Annotations") for folder in folders)
-        raise DataError(f"no annotation in {places} names an object; give the classes, or check the folder")
+        raise DataError(f"no annotation in {root} names an object; give the classes, or check the folder")
     return tuple(sorted(names))
 
 
 def _names_in(path: Path) -> Iterable[str]:
     try:
-        return [(item.findtext("name") or "").strip() for item in ElementTree.parse(path).getroot().iter("object")]
-    except (ElementTree.ParseError, OSError, UnicodeError):
+        return [(item.findtext("name") or "").strip() for item in read_xml(path).iter("object")]
+    except (DataError, OSError):
         return []  # the reader names the file if its split lists it

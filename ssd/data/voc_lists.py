@@ -9,13 +9,18 @@ So the usual "07+12" is ``2007_trainval+2012_trainval``.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.data.faults import DataError
-from ssd.data.folders import describe_folder
+from ssd.data.folders import describe_folder, files_by_stem
 from ssd.dataset_format import is_voc_folder, voc_years
+from ssd.errors import NoSplitError
+from ssd.file_tree import read_text
+from ssd.split_names import aliases
 
+_FLAGS = ("-1", "0", "1")
 _YEAR = re.compile(r"(?:VOC)?(\d{4})_(.+)")
 
 
@@ -79,21 +84,34 @@ def _locate(root: Path, part: str, split: str) -> tuple[Path, str]:
 
 
 def _candidates(folder: Path, name: str) -> list[Path]:
-    return [folder / "ImageSets" / "Main" / f"{name}.txt", folder / "ImageSets" / f"{name}.txt"]
+    return [place / f"{name}.txt" for place in (folder / "ImageSets" / "Main", folder / "ImageSets")]
 
 
 def _read_names(folder: Path, name: str) -> list[str]:
-    candidates = _candidates(folder, name)
+    candidates = [path for alias in aliases(name) for path in _candidates(folder, alias)]
     for path in candidates:
         if path.is_file():
             break
     else:
         # Lists of single classes (cat_train.txt) are many, and no one means them by another name.
-        found = {p.stem for place in candidates for p in place.parent.glob("*.txt")}
-        listed = ", ".join(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found)) or "none"
-        raise DataError(f"no list of the split {name!r} in {folder}: expected {candidates[0]}; splits found: {listed}")
-    # The lists of single classes have a second column, a flag; the first is the image.
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        found = {p.stem for place in candidates[:2] for p in place.parent.glob("*.txt")}
+        splits = tuple(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found))
+        listed = ", ".join(splits) or "none"
+        raise NoSplitError(
+            f"no list of the split {name!r} in {folder}: expected {candidates[0]}; splits found: {listed}", splits
+        )
+    known = files_by_stem(folder / "JPEGImages")
+    names = [_image_name(line.strip(), known) for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path} lists no image")
     return list(dict.fromkeys(names))
+
+
+def _image_name(line: str, known: Collection[str]) -> str:
+    # The whole line where an image has this name, spaces and all. The lists of single classes have a flag behind it.
+    name, _, flag = line.rpartition(" ")
+    for candidate in (line, name.rstrip() if flag in _FLAGS else "", line.split()[0]):
+        short = candidate.rpartition(".")[0]
+        if candidate in known or short in known:
+            return candidate if candidate in known else short
+    return name.rstrip() if name and flag in _FLAGS else line

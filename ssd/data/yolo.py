@@ -1,6 +1,6 @@
 """YOLO folders: an image's objects in a text file of its name, one to a line: ``class cx cy width height``.
 
-Numbers are shares of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
+Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
 is a polygon (``class x1 y1 x2 y2 ...``), of which the bounding box is taken. An image without a text file has no
 objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
 """
@@ -12,7 +12,9 @@ from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.images import image_size
-from ssd.data.yolo_layout import find_split, label_file
+from ssd.data.values import as_names
+from ssd.data.yolo_layout import find_split, label_file, labels_without_image
+from ssd.file_tree import read_text
 
 _SLACK = 0.01  # how far beyond 0 .. 1 a number may be by rounding
 
@@ -23,12 +25,14 @@ class YOLODataset(DetectionDataset):
     An image's id is its place in the split, counted from 0.
 
     Args:
-        root: folder with data.yaml, or with classes.txt, images and labels; see `ssd.data.yolo_layout.find_split`.
-        split: such as ``"train"`` or ``"val"``; ``"all"`` for every image of a folder without splits.
+        root: folder with data.yaml (or that file), or with classes.txt, images and labels; see
+            `ssd.data.yolo_layout.find_split`.
+        split: such as ``"train"`` or ``"val"``; ``"all"`` for every image.
         classes: names in place of those of the file, in the same order.
         empty: ``"keep"`` or ``"drop"`` images without objects.
         faults: ``"skip"`` or ``"refuse"``.
-        apply_exif: turn the images as EXIF says.
+        allow_outside: follow paths of data.yaml and of lists that leave `root`.
+        apply_exif: turn the images as EXIF says; ``"auto"`` does, as no size says otherwise.
 
     Raises:
         DataError: no class names, no such split, no usable image, or faults to be refused.
@@ -42,17 +46,21 @@ class YOLODataset(DetectionDataset):
         classes: Sequence[str] | None = None,
         empty: str = "keep",
         faults: str = "skip",
-        apply_exif: bool = True,
+        allow_outside: bool = False,
+        apply_exif: bool | str = "auto",
     ) -> None:
         builder = AnnotationsBuilder(empty)
         log = FaultLog(faults)
-        found = find_split(Path(root), split)
-        names = tuple(classes) if classes is not None else found.classes
+        found = find_split(Path(root), split, allow_outside)
+        names = as_names(classes) or found.classes
         if len(names) != len(found.classes):
             raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
         unlabelled = 0
         for image_id, image in enumerate(found.images):
-            unlabelled += _add_image(image, image_id, len(names), apply_exif, builder, log)
+            unlabelled += _add_image(image, image_id, len(names), bool(apply_exif), builder, log)
+        if not found.is_listed:
+            for path in labels_without_image(found.images):
+                log.add(Fault(str(path), "image missing", "no image has the name of this label file"))
         source = f"yolo {split} of {root}"
         notes = (f"{unlabelled} images have no label file, so no objects",) if unlabelled else ()
         super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
@@ -69,11 +77,11 @@ def _add_image(
         return False
     path = label_file(image)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         builder.add(str(image), image_id, size, [], [], [])
         return True
-    except (OSError, UnicodeError) as error:
+    except DataError as error:
         log.add(Fault(str(path), "annotation malformed", str(error)))
         return False
     boxes: list[Box] = []

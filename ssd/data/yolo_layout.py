@@ -1,14 +1,21 @@
-"""Where a YOLO data set keeps the class names, images and labels of a split: a data.yaml, or a classes.txt and folders."""
+"""Where a YOLO data set keeps the class names, images and labels of a split: a data.yaml, or class names and folders."""
 
+import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd.data.faults import DataError
-from ssd.data.folders import IMAGE_SUFFIXES, describe_folder
-from ssd.dataset_format import YOLO_CLASS_FILES, find_yaml
+from ssd.data.faults import DataError, shorten
+from ssd.data.finder import ImageFinder, check_inside
+from ssd.data.folders import describe_folder
+from ssd.dataset_format import find_class_file, find_yaml
+from ssd.errors import NoSplitError
+from ssd.file_tree import images_below, is_within, read_text, walk
+from ssd.split_names import UNSPLIT, aliases, canonical
 
-_ALIASES = {"val": ("valid", "validation"), "valid": ("val",), "train": ("training",)}
+_MOST_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
+_IMAGE_FOLDERS = ("images", "obj_train_data", "data")
 
 
 @dataclass(frozen=True)
@@ -18,31 +25,45 @@ class YOLOSplit:
     source: Path  # what named the classes
     classes: tuple[str, ...]  # class k of the label files is classes[k]
     images: tuple[Path, ...]
+    is_listed: bool  # in a text file, else by the folders that hold them
 
 
-def find_split(root: Path, split: str) -> YOLOSplit:
+def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
     """Returns the classes and image files of a split.
 
     A ``*.yaml`` with ``names`` decides, where there is one: its ``path`` and its entry for the split (a folder, a text
-    file that lists images, or several of them). Without it the names stand in classes.txt, one to a line, and the
-    images in images/SPLIT, SPLIT/images, or in the list SPLIT.txt. The split ``"all"`` is every image in images/.
+    file that lists images, or several of them). Without it the names stand in classes.txt or obj.names, one to a line,
+    and the images in images/SPLIT, SPLIT/images, SPLIT, or in the list SPLIT.txt. The split ``"all"`` is every image.
+
+    Args:
+        root: folder of the data set, or its data.yaml.
+        split: name of the split.
+        allow_outside: follow paths that leave the folder.
 
     Raises:
-        DataError: no class names, no such split, or a file that cannot be understood; with file and line.
+        NoSplitError: there is no such split.
+        DataError: no class names, a path that leaves the folder, or a file that cannot be understood; with file and line.
     """
-    yaml_file = find_yaml(root)
+    yaml_file = root if root.is_file() else find_yaml(root)
+    home = root.parent if root.is_file() else root
+    within = Path(home.absolute().anchor) if allow_outside else home
     if yaml_file is not None:
         data = _read_yaml(yaml_file)
-        return YOLOSplit(yaml_file, _yaml_classes(data, yaml_file), _yaml_images(data, yaml_file, split))
-    for name in YOLO_CLASS_FILES:
-        if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
-            classes = tuple(line.strip() for line in lines if line.strip())
-            _check_names(classes, root / name)
-            return YOLOSplit(root / name, classes, _folder_images(root, split))
-    raise DataError(
-        f"{root} is not a YOLO folder: expected data.yaml or classes.txt with the class names, {describe_folder(root)}"
-    )
+        classes = _yaml_classes(data, yaml_file)
+        images, is_listed = _yaml_images(data, yaml_file, split, within)
+        return YOLOSplit(yaml_file, classes, images, is_listed)
+    source = find_class_file(root)
+    if source is None:
+        raise DataError(
+            f"{root} is not a YOLO folder: expected data.yaml or classes.txt with the class names, "
+            f"{describe_folder(root)}"
+        )
+    lines = [line.strip() for line in read_text(source).rstrip().splitlines()]
+    if "" in lines:
+        raise DataError(f"{source}, line {lines.index('') + 1}: the line is blank, but the line number is the class")
+    _check_names(lines, source)
+    images, is_listed = _folder_images(root, split, within)
+    return YOLOSplit(source, tuple(lines), images, is_listed)
 
 
 def label_file(image: Path) -> Path:
@@ -55,15 +76,37 @@ def label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
+def labels_without_image(images: Iterable[Path]) -> list[Path]:
+    """Returns the label files beside those of the images that belong to no image."""
+    expected = {label_file(image) for image in images}
+    beside = [path for folder in sorted({path.parent for path in expected}) for path in walk(folder, deep=0)]
+    return [path for path in beside if path.suffix == ".txt" and path not in expected and _holds_a_box(path)]
+
+
+def _holds_a_box(path: Path) -> bool:
+    # Class names and lists of images are text files, too.
+    try:
+        first = read_text(path).split("\n", 1)[0].split()
+        return len(first) >= 5 and all(map(float, first[1:]))
+    except ValueError:
+        return False
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
+    text = read_text(path)
+    if len(text) > _MOST_YAML:
+        raise DataError(f"{path} has {len(text)} characters, more than the {_MOST_YAML} that are read")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        # Every value as its text: "yes", "1" and "1e3" are names of classes, too.
+        data = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise DataError(f"{where}: not a YAML file ({getattr(error, 'problem', error)})") from None
+        raise DataError(f"{where}: not a YAML file ({shorten(getattr(error, 'problem', error))})") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: not a YAML file that can be read ({type(error).__name__})") from None
     if not isinstance(data, dict):
         raise DataError(f"{path} must hold keys such as train, val and names, got a {type(data).__name__}")
     return data
@@ -72,70 +115,99 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _yaml_classes(data: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = data.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: names must count from 0 without gaps, got the keys {sorted(names)!r:.80}")
-        names = [names[key] for key in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: names must list the classes, got {names!r:.80}")
-    classes = tuple(map(str, names))
-    if data.get("nc", len(classes)) != len(classes):
-        raise DataError(f"{path}: nc is {data['nc']}, but names has {len(classes)} classes")
-    _check_names(classes, path)
-    return classes
+        keys = [str(number) for number in range(len(names))]
+        if set(names) != set(keys):
+            raise DataError(f"{path}: names must count from 0 without gaps, got the keys {reprlib.repr(list(names))}")
+        names = [names[key] for key in keys]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: names must list the classes, got {reprlib.repr(names)}")
+    count = data.get("nc", str(len(names)))
+    if str(count) != str(len(names)):
+        raise DataError(f"{path}: nc is {reprlib.repr(count)}, but names has {len(names)} classes")
+    _check_names(names, path)
+    return tuple(names)
 
 
-def _check_names(classes: tuple[str, ...], path: Path) -> None:
-    if not classes:
-        raise DataError(f"{path} names no class")
-    twice = next((name for name in classes if classes.count(name) > 1), None)
+def _check_names(classes: list[str], path: Path) -> None:
+    if not classes or "" in classes:
+        raise DataError(f"{path} " + ("has a class without a name" if classes else "names no class"))
+    twice = next((name for place, name in enumerate(classes) if name in classes[:place]), None)
     if twice is not None:
-        raise DataError(f"{path} names the class {twice!r} twice")
+        raise DataError(f"{path} names the class {shorten(twice)!r} twice")
 
 
-def _yaml_images(data: dict[str, Any], path: Path, split: str) -> tuple[Path, ...]:
-    key = next((name for name in (split, *_ALIASES.get(split, ())) if data.get(name)), None)
-    if key is None:
-        known = ", ".join(name for name in ("train", "val", "valid", "test") if data.get(name)) or "none"
-        raise DataError(f"{path} has no split {split!r}; splits found: {known}")
-    entries = data[key] if isinstance(data[key], list) else [data[key]]
-    base = path.parent / str(data.get("path") or "")
+def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> tuple[tuple[Path, ...], bool]:
+    present = [name for name in data if canonical(name) and data[name] and not isinstance(data[name], dict)]
+    keys = present if split == "all" else [name for name in aliases(split) if name in present][:1]
+    if not keys:
+        known = ", ".join(present) or "none"
+        raise NoSplitError(f"{path} has no split {split!r}; splits found: {known}", tuple(present))
     images: list[Path] = []
-    for entry in map(str, entries):
-        # Exporters write paths for the folder that they were started in, hence the last two places.
-        places = [base / entry, path.parent / entry, path.parent / entry.lstrip("./")]
-        found = next((place for place in places if place.exists()), None)
-        if found is None:
-            raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places[0]} or {places[1]}")
-        images += _images_in(found) if found.is_dir() else _listed(found, base if base.is_dir() else path.parent)
-    return tuple(images)
+    is_listed = False
+    base = shorten(data.get("path") or "", 1000)
+    for key in keys:
+        for entry in data[key] if isinstance(data[key], list) else [data[key]]:
+            place = _yaml_place(base, shorten(entry, 1000), path, key, within)
+            is_listed |= place.is_file()
+            images += images_below(place) if place.is_dir() else _listed(place, path.parent, within, base)
+    return tuple(dict.fromkeys(images)), is_listed
 
 
-def _folder_images(root: Path, split: str) -> tuple[Path, ...]:
+def _yaml_place(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
+    # Exporters write paths for the folder that they were started in, hence the last two places.
+    root = path.parent
+    places = [root / base / entry, root / entry, root / entry.lstrip("./\\").replace("\\", "/")]
+    found = [place for place in places if _exists(place)]
+    inside = [place for place in found if is_within(place, within)]
+    if found and not inside:
+        check_inside(found[0], within, f"{path}: {key}")
+    if not found:
+        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places[0]} or {places[1]}")
+    return inside[0]
+
+
+def _folder_images(root: Path, split: str, within: Path) -> tuple[tuple[Path, ...], bool]:
     if split == "all":
-        if (root / "images").is_dir():
-            return tuple(_images_in(root / "images"))
-        return tuple(_images_in(root))
-    for name in (split, *_ALIASES.get(split, ())):
+        folder = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+        return tuple(images_below(folder) or images_below(root)), False
+    for name in aliases(split):
         for folder in (root / "images" / name, root / name / "images", root / name):
             if folder.is_dir():
-                return tuple(_images_in(folder))
-        if (root / f"{name}.txt").is_file():
-            return tuple(_listed(root / f"{name}.txt", root))
-    raise DataError(
+                return tuple(images_below(folder)), False
+        for place in (root / f"{name}.txt", root / "data" / f"{name}.txt", root / "ImageSets" / f"{name}.txt"):
+            if place.is_file():
+                return tuple(_listed(place, root, within)), True
+    names = {
+        path.name.removesuffix(".txt")
+        for folder in (root, root / "images")
+        if folder.is_dir()
+        for path in folder.iterdir()
+    }
+    found = tuple(sorted(name for name in names if canonical(name) and name not in UNSPLIT))
+    raise NoSplitError(
         f"{root} has no YOLO split {split!r}: expected images/{split}/, {split}/images/ or the list {split}.txt, "
-        f"{describe_folder(root)}. The split 'all' is every image of images/."
+        f"{describe_folder(root)}. The split 'all' is every image of images/.",
+        found,
     )
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _listed(path: Path, base: Path) -> list[Path]:
+def _listed(path: Path, root: Path, within: Path, base: str = "") -> list[Path]:
     # One image to a line, relative to the data set, or to the list where it begins with "./" (as Ultralytics has it).
+    home = root / base
+    finder = ImageFinder(root, [home, root, path.parent], within=within)
     images = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        name = line.strip()
-        if name:
-            images.append((path.parent / name[2:]) if name.startswith("./") else base / name)
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if name := line.strip():
+            place = (path.parent if name.startswith("./") else home) / name
+            found = finder.find(name)
+            if found is None and _exists(place):
+                check_inside(place, within, f"{path}, line {number}")
+            images.append(found or place)
     return images
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or a null character
+        return False

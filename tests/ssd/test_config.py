@@ -41,10 +41,13 @@ def test_option_values_are_json_or_text() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset", "vox"], "--dataset must be one of auto, shapes, voc, coco, yolo, csv, got 'vox' (did you mean"),
+        (
+            ["--dataset", "vox"],
+            "supervisely, labelme, got 'vox' (did you mean",
+        ),
         (["--model", "ssd_tinny"], "did you mean 'ssd_tiny'?"),
         (["--dataset", "voc"], "--data-path must name the folder of the data set 'voc', got none"),
-        (["--data-path", "no/such/folder"], "--data-path must be a folder, got 'no/such/folder'"),
+        (["--data-path", "no/such/folder"], "--data-path must be a folder, or a file with the suffix"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--lr", "nan"], "--lr must be a finite number, got nan"),
         (["--momentum", "1"], "--momentum must lie in [0, 1), got 1.0"),

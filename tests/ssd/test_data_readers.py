@@ -93,7 +93,7 @@ def test_voc_size_missing_or_wrong(tmp_path):
     path.write_text(good.replace("<width>60", "<width>0"))
     assert open_dataset("voc", tmp_path).annotations.sizes.tolist() == [[40, 60]]
     path.write_text(good.replace("<width>60", "<width>40").replace("<height>40", "<height>60"))
-    with pytest.raises(DataError, match=r"annotated as 40 x 60, the image is 60 x 40; .*EXIF"):
+    with pytest.raises(DataError, match=r"annotated as 40 x 60, the image is 60 x 40"):
         open_dataset("voc", tmp_path)[0]
 
 

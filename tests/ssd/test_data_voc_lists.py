@@ -55,7 +55,9 @@ def test_years_are_found_from_either_folder(tmp_path):
         open_dataset("voc", tmp_path, "2010_val")
     with pytest.raises(DataError, match=r"no list of the split 'val' in .*VOC2012.*splits found: trainval$"):
         open_dataset("voc", tmp_path, "2007_trainval+2012_val")
-    with pytest.raises(DataError, match="VOC2007/, VOC2012/ and so on with these in them, but it does not exist"):
+    with pytest.raises(
+        DataError, match=r"VOC2012/ and so on with these in them, or XML files .* but it does not exist"
+    ):
         open_dataset("voc", tmp_path / "nowhere", UNION)
 
 

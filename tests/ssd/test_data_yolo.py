@@ -99,7 +99,7 @@ def test_yolo_images_are_turned_as_exif_says(tmp_path):
     [
         ("train: images/train\nnames: [cat, cat]\n", "names the class 'cat' twice"),
         ("train: images/train\nnames: {1: cat}\n", "count from 0 without gaps"),
-        ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc is 3, but names has 2"),
+        ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc is '3', but names has 2"),
         ("val: images/train\nnames: [cat, dog]\n", "no split 'train'; splits found: val"),
         ("train: photos\nnames: [cat, dog]\n", "train names 'photos', expected a folder or list at"),
         ("train: [images\nnames: [cat, dog]\n", r"data\.yaml, line \d: not a YAML file"),

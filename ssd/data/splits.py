@@ -1,0 +1,152 @@
+"""Training and validation images: the splits that a data set has, or a share of its images chosen by their names."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd.data.dataset import DetectionDataset
+from ssd.data.faults import DataError
+from ssd.errors import NoSplitError
+from ssd.split_names import canonical
+
+
+def open_splits(
+    name: str,
+    path: str | Path | None,
+    train: str,
+    val: str,
+    share: float,
+    options: Mapping[str, Any],
+    training_only: tuple[str, ...] = (),
+) -> tuple[DetectionDataset, DetectionDataset]:
+    """Opens what to train on and what to evaluate on, and prints how they were told apart where the data does not say.
+
+    Args:
+        name: of the data set, as `open_dataset` takes it.
+        path: folder of the data set.
+        train: split to train on. Where neither it nor `val` exists and no other splits do, all images are divided.
+        val: split to evaluate on. Where it does not exist, `share` of the images of `train` is kept for it.
+        share: of the images, 0 .. 1; with 0, training images are evaluated on.
+        options: of the data set.
+        training_only: names of options that do not hold for evaluation.
+
+    Raises:
+        DataError: as `open_dataset`; or only the validation split exists.
+    """
+    from ssd.data import open_dataset
+
+    plain = {key: value for key, value in options.items() if key not in training_only}
+    try:
+        train_set = open_dataset(name, path, train, **options)
+        missing = ""
+    except NoSplitError as error:
+        if any(canonical(split) for split in error.splits) or len(error.splits) > 1:
+            raise
+        missing, train = train, "all"
+        train_set = open_dataset(name, path, train, **options)
+    if not missing:
+        if name in ("voc", "csv"):
+            plain.setdefault("classes", train_set.classes)  # names found in the training split, in its order
+        try:
+            val_set = open_dataset(name, path, val, **plain)
+        except NoSplitError:
+            missing = val
+        else:
+            # The readers of files that tell no splits apart take them for any split.
+            if train == val or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
+                _warn_of_overlap(name, train_set, val_set)
+                return train_set, val_set
+            missing = val
+    whole = train_set if plain == dict(options) else open_dataset(name, path, train, **plain)
+    return _divided(train_set, whole, share, path or ".", f"{path} has no split {missing!r}")
+
+
+def _divided(
+    train_set: DetectionDataset, whole: DetectionDataset, share: float, root: str | Path, why: str
+) -> tuple[DetectionDataset, DetectionDataset]:
+    # Both hold the same images, but for those that an option of training leaves out.
+    faults = whole.log.new_entries()
+    if faults:
+        print(f"{whole.name}: faults\n{faults}")
+    chosen = choose_share(whole, share, root)
+    if not chosen:
+        print(f"warning: {why} and --val-share is {share:g}: evaluation on the training images says little of others")
+        return train_set, whole
+    files = {str(whole.annotations.files[row]) for row in chosen}
+    kept = [row for row, file in enumerate(train_set.annotations.files) if str(file) not in files]
+    if not kept:
+        print(f"warning: {why} and there are too few images to divide: evaluation on the training images")
+        return train_set, whole
+    print(
+        f"split: {len(kept)} images to train on, {len(chosen)} to evaluate on, since {why}; chosen by a hash of their "
+        f"names and by class (--val-share {share:g})"
+    )
+    return (
+        train_set.subset(kept, f"{train_set.name}, training share"),
+        whole.subset(chosen, f"{whole.name}, validation share"),
+    )
+
+
+def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> list[int]:
+    """Chooses a share of the images, the same ones every time.
+
+    Images are grouped by the rarest class in them; of each group those whose names have the lowest hashes are taken,
+    but never all, so that a class keeps images to learn from. Images that are added later move hardly any other.
+
+    Args:
+        dataset: to choose from.
+        share: of the images.
+        root: folder that names are relative to, so that the choice stays when the data set is moved.
+
+    Returns:
+        Indices, ascending; at least one where `share` is above 0 and there are two images.
+    """
+    if not 0 <= share < 1:
+        raise DataError(f"the share of images for validation must lie in [0, 1), got {share}")
+    if share == 0 or len(dataset) < 2:
+        return []
+    names = [os.path.relpath(str(file), root).replace(os.sep, "/") for file in dataset.annotations.files]
+    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(_rarest_classes(dataset)):
+        groups.setdefault(group, []).append(row)
+    chosen: list[int] = []
+    target = 0.0
+    for group, rows in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
+        target += len(rows) * share
+        count = min(round(target - len(chosen)), len(rows) - (group > 0))
+        chosen += sorted(rows, key=hashes.__getitem__)[: max(count, 0)]
+    return sorted(chosen) or [min(range(len(dataset)), key=hashes.__getitem__)]
+
+
+def _rarest_classes(dataset: DetectionDataset) -> list[int]:
+    # For each image the class of it that the fewest images have; 0 without objects.
+    notes = dataset.annotations
+    images = np.repeat(np.arange(len(notes)), np.diff(notes.offsets))[~notes.ignore]
+    pairs = np.unique(np.stack([images, notes.labels[~notes.ignore]]), axis=1)
+    frequency = np.bincount(pairs[1], minlength=dataset.num_classes)
+    rarest = [0] * len(notes)
+    for image, label in pairs.T.tolist():
+        if rarest[image] == 0 or frequency[label] < frequency[rarest[image]]:
+            rarest[image] = label
+    return rarest
+
+
+def _same_files(one: DetectionDataset, other: DetectionDataset) -> bool:
+    return set(one.annotations.files.tolist()) == set(other.annotations.files.tolist())
+
+
+def _warn_of_overlap(name: str, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
+    if ":" in name:  # a data set of the user's has no files that could be compared
+        return
+    known = set(train_set.annotations.files.tolist())
+    both = sum(file in known for file in val_set.annotations.files.tolist())
+    if both:
+        print(
+            f"warning: {both} of the {len(val_set)} images to evaluate on are also trained on, so the evaluation says "
+            "little of other images"
+        )
