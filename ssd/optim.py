@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssd.config import ConfigError, TrainConfig
 from ssd.device_rates import follow_the_device
+from ssd.models.tensor_slots import Slot, tensor_slots
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -133,8 +134,8 @@ class RunningMean:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
-        self._means = _slots(self.module)
-        self._values: tuple[nn.Module, list[tuple[dict[str, Any], str]]] = (model, _slots(model))
+        self._means = tensor_slots(self.module)
+        self._values: tuple[nn.Module, list[Slot]] = (model, tensor_slots(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -142,7 +143,7 @@ class RunningMean:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         if self._values[0] is not model:
-            self._values = (model, _slots(model))
+            self._values = (model, tensor_slots(model))
         means: list[Tensor] = [tensors[name] for tensors, name in self._means]
         values: list[Tensor] = [tensors[name] for tensors, name in self._values[1]]
         pairs = [(mean, value) for mean, value in zip(means, values, strict=True) if mean.is_floating_point()]
@@ -159,13 +160,3 @@ class RunningMean:
         """Go on from a checkpoint."""
         self.module.load_state_dict(state["module"])
         self.updates = state["updates"]
-
-
-def _slots(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Where the tensors of a model's state dict are kept: reading them there is ten times as fast as a state dict."""
-    found: list[tuple[dict[str, Any], str]] = []
-    for module in model.modules():
-        lasting = [n for n in module._buffers if n not in module._non_persistent_buffers_set]
-        for tensors, names in ((module._parameters, list(module._parameters)), (module._buffers, lasting)):
-            found += [(tensors, name) for name in names if tensors[name] is not None]
-    return found

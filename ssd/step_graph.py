@@ -64,7 +64,9 @@ class GraphedStep:
             if graph is None:
                 return self._learn(batch)
         self._graphs.move_to_end(shape)
-        return graph.replay(batch)
+        losses = graph.replay(batch)
+        torch.autograd.graph.increment_version(self._weights)  # as any other change in place does
+        return losses
 
     def _what_graphs_hold(self) -> Hashable:
         weights = tuple([(weight.data_ptr(), weight.requires_grad) for weight in self._weights])

@@ -1,0 +1,77 @@
+"""Inference of whole detectors: the engine against the model called with a list, images on the host, detections too.
+
+python benchmarks/inference_times.py [--device cuda] [--models NAME ...] [--batches N ...] [--compile]
+
+Each line: milliseconds a batch and images a second. `list` is `model(images)`; `predict` is `InferenceEngine.predict` of
+uint8 images of 375 x 500; `batches` is `InferenceEngine.detect_all` over uint8 batches of the network's size, of which the
+next one is on its way while one is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+
+import _path  # noqa: F401
+import torch
+
+from ssd.inference_engine import InferenceEngine
+from ssd.models import SSD, build_model
+
+_NAMES = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
+
+
+def main() -> None:
+    """Time what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="+", default=_NAMES)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--compile", action="store_true", help="also the engine with torch.compile")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each line")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    for name in arguments.models:
+        torch.manual_seed(0)
+        model = build_model(name, 91).to(device).eval()
+        engines = {"": InferenceEngine(model), " float32": InferenceEngine(model, dtype=torch.float32)}
+        if arguments.compile:
+            engines[" compile"] = InferenceEngine(model, compile=True)
+        for count in arguments.batches:
+            photos = [torch.randint(0, 256, (3, 375, 500), dtype=torch.uint8) for _ in range(count)]
+            floats = [image.to(device).float().div(255) for image in photos]
+            ready = torch.randint(0, 256, (count, 3, model.image_size, model.image_size), dtype=torch.uint8)
+            ready = ready.pin_memory() if device.type == "cuda" else ready
+
+            _line(f"{name} B{count} list", partial(_listed, model, floats), count, 1, arguments.seconds)
+            for way, engine in engines.items():
+                _line(f"{name} B{count} predict{way}", partial(engine.predict, photos), count, 1, arguments.seconds)
+                _line(f"{name} B{count} batches{way}", partial(_all, engine, ready), count * 8, 8, arguments.seconds)
+
+
+@torch.inference_mode()
+def _listed(model: SSD, images: list[torch.Tensor]) -> None:
+    for found in model(images):
+        [value.cpu() for value in found.values()]  # type: ignore[union-attr]
+
+
+def _all(engine: InferenceEngine, batch: torch.Tensor) -> None:
+    for _ in engine.detect_all([batch] * 8):
+        pass
+
+
+def _line(name: str, call: Callable[[], object], images: int, batches: int, seconds: float) -> None:
+    for _ in range(2):
+        call()
+    calls, start = 0, time.perf_counter()
+    while calls < 2 or time.perf_counter() - start < seconds:
+        call()
+        calls += 1
+    each = (time.perf_counter() - start) / calls
+    print(f"{name}: {each / batches * 1e3:.2f} ms, {images / each:.0f} img/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A detector for inference alone: BatchNorm in evaluation is a scale and a shift, which the convolution before it takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from ssd.models.detector import SSD
+
+
+def folded(model: SSD, dtype: torch.dtype = torch.float32) -> SSD:
+    """Returns a copy of a detector without the BatchNorms that follow a convolution, in channels_last.
+
+    Its results differ from the detector's by rounding. Weights are folded in float32 and cast to `dtype` then.
+    """
+    own = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parent in list(own.modules()):
+            for conv, norm in _pairs(parent):
+                parent._modules[conv] = _fold(parent.get_submodule(conv), parent.get_submodule(norm))
+                parent._modules[norm] = nn.Identity()
+    return own.to(dtype).to(memory_format=torch.channels_last)
+
+
+def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of a convolution and the BatchNorm that alone reads its output."""
+    if isinstance(parent, nn.Sequential):
+        names = list(parent._modules)
+        pairs = list(zip(names, names[1:], strict=False))
+    elif isinstance(parent, (BasicBlock, Bottleneck)):
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(parent, f"conv{i}")]
+    else:
+        return
+    for conv, norm in pairs:
+        layer, other = parent._modules[conv], parent._modules[norm]
+        if isinstance(layer, nn.Conv2d) and isinstance(other, nn.BatchNorm2d) and other.running_mean is not None:
+            yield conv, norm
+
+
+def _fold(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    made = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        padding_mode=conv.padding_mode,
+        device="meta",
+    )
+    made.weight, made.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return made.eval().requires_grad_(False)

@@ -1,0 +1,180 @@
+"""The inference engine finds what the detector finds: exactly where asked, else up to rounding; changed weights act."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssd.inference_engine import InferenceEngine
+from ssd.models import SSD, build_model
+from ssd.models.folded import folded
+
+
+def tiny(**options: Any) -> SSD:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 4, image_size=64, width=8, levels=3, score_threshold=0.3, **options)
+    return unlike_the_start(model)
+
+
+def unlike_the_start(model: SSD) -> SSD:
+    """Statistics and scales as after training, not the 0 and 1 that would hide a fault of folding."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.running_mean, layer.bias):
+                nn.init.normal_(tensor, std=0.2)
+            for tensor in (layer.running_var, layer.weight):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return model.eval()
+
+
+def photos(count: int = 3, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randint(0, 256, (3, 50 + 9 * i, 90 - 7 * i), dtype=torch.uint8, generator=generator) for i in range(count)
+    ]
+
+
+def batch(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ssd_tiny", {}),
+        ("ssdlite320_mobilenet_v2", {"fpn_width": 16, "min_stride": 8}),
+        ("ssdlite320_mobilenet_v2", {"layout": "qfgaohao", "freeze_bn": True, "image_size": 300}),
+        ("ssdlite320_mobilenet_v3_large", {}),
+        ("ssd300_resnet18", {"freeze_bn": True}),
+        ("ssd300_resnet50", {}),
+    ],
+)
+def test_folding_leaves_no_batch_norm_and_the_same_outputs(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = unlike_the_start(build_model(name, 3, **options))
+    own = folded(model)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in own.modules())
+    images = torch.randn(1, 3, model.image_size, model.image_size)
+    with torch.no_grad():
+        for found, expected in zip(own.forward_raw(images), model.forward_raw(images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_exact_detections_are_those_of_the_model() -> None:
+    model, images = tiny(), photos()
+    with torch.no_grad():
+        expected = model([image.float().div(255) for image in images])
+    for found, wanted in zip(InferenceEngine(model, exact=True).predict(images), expected, strict=True):
+        assert len(wanted["scores"]) > 0
+        for name in ("boxes", "labels", "scores"):
+            assert torch.equal(found[name], wanted[name])
+    with pytest.raises(ValueError, match="model must be in evaluation mode"):
+        InferenceEngine(model.train(), exact=True)
+    with pytest.raises(ValueError, match="leave out compile and dtype"):
+        InferenceEngine(model, exact=True, dtype=torch.float32)
+
+
+def test_detections_are_those_of_the_model_up_to_rounding() -> None:
+    model = tiny()
+    engine = InferenceEngine(model)
+    for images, found in zip(
+        [batch(2), batch(3, seed=1)], engine.detect_all([batch(2), batch(3, seed=1)]), strict=True
+    ):
+        with torch.no_grad():
+            expected = model.detect(*model.forward_raw(model.normalize(images)))
+        assert torch.equal(found.counts, expected.counts) and int(found.counts.min()) > 0
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+
+
+def test_images_of_any_size_have_boxes_in_their_pixels() -> None:
+    engine = InferenceEngine(tiny())
+    for image, found in zip(photos(), engine.predict(photos()), strict=True):
+        assert len(found["boxes"]) == len(found["labels"]) == len(found["scores"]) > 0
+        height, width = image.shape[1:]
+        assert (found["boxes"] >= -1e-3).all()
+        assert (found["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3).all()
+    assert engine.predict([]) == []
+    with pytest.raises(ValueError, match=r"images\[1\] must be uint8 \[3, H, W\], got torch.float32"):
+        engine.predict([photos()[0], torch.rand(3, 4, 4)])
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "in place", "another tensor", "rules"])
+def test_weights_that_change_later_act(how: str) -> None:
+    check_changes(how, torch.device("cpu"))
+
+
+def check_changes(how: str, device: torch.device) -> None:
+    model = tiny().to(device)
+    engine = InferenceEngine(model, dtype=torch.float32)
+    before = engine.detect(batch(2))
+    if how == "load_state_dict":
+        torch.manual_seed(5)
+        model.load_state_dict(build_model("ssd_tiny", 4, image_size=64, width=8, levels=3).state_dict())
+    elif how == "in place":
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.3)
+    elif how == "another tensor":
+        layer = model.get_submodule("head.classification_head.module_list.0")
+        layer.bias = nn.Parameter(torch.randn_like(layer.bias))
+    else:
+        model.preset = tiny(max_detections=3).preset
+    found, expected = engine.detect(batch(2)), InferenceEngine(model, dtype=torch.float32).detect(batch(2))
+    assert all(torch.equal(mine, fresh) for mine, fresh in zip(found, expected, strict=True))
+    assert found.scores.shape != before.scores.shape or not torch.equal(found.scores, before.scores)
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    return torch.device("cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replays_equal_the_eager_network(gpu: torch.device, dtype: torch.dtype) -> None:
+    engine = InferenceEngine(tiny().to(gpu), dtype=dtype)  # nothing else holds the model
+    net = folded(engine.model, dtype)
+    gc.collect()
+    for step in range(4):
+        for count in (1, 4, 8):  # sizes of graphs: a padded batch may choose other algorithms
+            images = batch(count, seed=step)
+            found = engine.detect(images)
+            with torch.no_grad():
+                x = net.normalize(images.to(gpu)).contiguous(memory_format=torch.channels_last)
+                expected = net.detect(*net.forward_raw(x))
+            assert int(found.counts.min()) > 0
+            for mine, eager in zip(found, expected, strict=True):
+                assert torch.equal(mine, eager.to(mine.dtype).cpu())
+
+
+@pytest.mark.cuda
+def test_any_number_of_images_goes_through_few_graphs(gpu: torch.device) -> None:
+    engine = InferenceEngine(tiny().to(gpu), dtype=torch.float32)
+    counts = [3, 70, 1, 32, 33, 5, 6, 7]
+    batches = [batch(count, seed=count) for count in counts]
+    for images, found in zip(batches, engine.detect_all(iter(batches)), strict=True):
+        alone = [engine.detect(image[None]) for image in images]
+        assert torch.equal(found.counts, torch.cat([each.counts for each in alone]))
+        torch.testing.assert_close(found.scores, torch.cat([each.scores for each in alone]), rtol=0, atol=1e-3)
+    assert engine._graphs is not None and len(engine._graphs._graphs) <= 6
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("how", ["load_state_dict", "in place", "another tensor", "rules"])
+def test_weights_that_change_later_act_in_graphs(how: str, gpu: torch.device) -> None:
+    check_changes(how, gpu)
+
+
+@pytest.mark.cuda
+def test_photos_come_out_as_on_the_cpu(gpu: torch.device) -> None:
+    cpu, there = (InferenceEngine(tiny().to(device), dtype=torch.float32) for device in ("cpu", gpu))
+    for found, expected in zip(there.predict(photos()), cpu.predict(photos()), strict=True):
+        assert len(found["scores"]) == len(expected["scores"]) > 0
+        torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-3)
