@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import types
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial, wraps
 from typing import Any
 
 import torchvision
@@ -26,6 +27,11 @@ _METHODS: dict[Any, tuple[str, ...]] = {
     RegionProposalNetwork: ("filter_proposals",),
     RoIHeads: ("assign_targets_to_proposals", "postprocess_detections"),
 }
+# Those of them that have a fused form, for the models that it is exact for.
+_FUSED: dict[Any, dict[str, Callable[..., Any]]] = {
+    TorchvisionSSD: {"forward": ssd_forward},
+    RoIHeads: {"assign_targets_to_proposals": assign_targets_to_proposals},
+}
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -41,7 +47,8 @@ def accelerate(model: nn.Module) -> nn.Module:
       matrix. Left as they are: the matching with two thresholds and low-quality matches, sampling and losses of these.
     * A method that your own subclass overrides is left alone. An SSD whose parts are not torchvision's (its matcher, box
       coder, anchors, transform, loss or post-process, or a ratio of negatives that is no whole number) gets NMS and IoU
-      only, with a warning that says why.
+      only, with a warning that says why. Parts, options and methods are looked at in every call: what you change later
+      acts as it would in torchvision.
 
     Results are equal to torchvision's up to the rounding of exp and log, except where torchvision's are at fault:
 
@@ -50,7 +57,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     * its SSD counts positives twice in the loss of images with fewer negatives than three times the positives; here a
       prior counts once;
     * of several objects that claim one prior, any may win on a GPU there, the last one here; an object that overlaps
-      no prior claims the first one there, none here; labels of objects must be 1 or more;
+      no prior claims the first one there, none here;
     * under autocast its SSD makes anchors in half precision, good to 0.25 px; here they are float32.
 
     Undo before torch.jit.script and ONNX export.
@@ -74,7 +81,7 @@ def accelerate(model: nn.Module) -> nn.Module:
         if reason and base is TorchvisionSSD:
             warnings.warn(f"{type(module).__name__}: {reason}, so only its NMS and IoU are replaced", stacklevel=2)
         cls: Any = type(module)
-        module.__class__ = _accelerated(cls, base, reason is None)
+        module.__class__ = _accelerated(cls, base)
         if vars(module).get("box_similarity") is box_ops.box_iou:
             vars(module)["box_similarity"] = ssd_ops.box_iou
     if not found:
@@ -99,27 +106,43 @@ def restored_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 @cache
-def _accelerated(cls: Any, base: Any, fused: bool) -> type[nn.Module]:
+def _accelerated(cls: Any, base: Any) -> type[nn.Module]:
     """A subclass of `cls` with those of torchvision's methods replaced that `cls` has not overridden."""
     methods: dict[str, Any] = {
-        name: _on_our_ops(getattr(base, name)) for name in _METHODS[base] if getattr(cls, name) is getattr(base, name)
+        name: _replacement(cls, base, name) for name in _METHODS[base] if getattr(cls, name) is getattr(base, name)
     }
-    if fused and base is TorchvisionSSD:
-        methods["forward"] = ssd_forward
-    if fused and base is RoIHeads and "assign_targets_to_proposals" in methods:
-        methods["assign_targets_to_proposals"] = assign_targets_to_proposals
 
     def __reduce_ex__(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         # the class is made at run time, so pickle and deepcopy need to be told how
-        return _new, (cls, base, fused), *cls.__reduce_ex__(self, protocol)[2:]
+        return _new, (cls, base), *cls.__reduce_ex__(self, protocol)[2:]
 
-    methods.update(__reduce_ex__=__reduce_ex__, _accelerated_from=cls, __module__=__name__)
+    def __prepare_scriptable__(self: nn.Module) -> Any:
+        raise RuntimeError(f"torch.jit.script cannot read the accelerated {cls.__name__}; ssd.restore(model) first")
+
+    methods.update(__reduce_ex__=__reduce_ex__, __prepare_scriptable__=__prepare_scriptable__)
+    methods.update(_accelerated_from=cls, __module__=__name__)
     return type(f"Accelerated{cls.__name__}", (cls,), methods)
 
 
-def _new(cls: Any, base: Any, fused: bool) -> nn.Module:
-    accelerated = _accelerated(cls, base, fused)
+def _new(cls: Any, base: Any) -> nn.Module:
+    accelerated = _accelerated(cls, base)
     return accelerated.__new__(accelerated)
+
+
+def _replacement(cls: Any, base: Any, name: str) -> Callable[..., Any]:
+    """A method of torchvision on our ops, fused for models that allow it, which yields to whatever replaces it later."""
+    theirs = getattr(base, name)
+    ours, fused = _on_our_ops(theirs), _FUSED.get(base, {}).get(name)
+
+    @wraps(theirs)
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if (now := getattr(cls, name)) is not theirs:
+            return now(self, *args, **kwargs)
+        if fused is None or obstacle(self) is not None:
+            return ours(self, *args, **kwargs)
+        return fused(self, partial(ours, self), *args, **kwargs)
+
+    return method
 
 
 def _on_our_ops(function: types.FunctionType) -> types.FunctionType:

@@ -119,7 +119,7 @@ class SSD(nn.Module):
                 wanted, ignore [G] bool (difficult or crowd). Left on the CPU, they are checked without a wait for the GPU.
         Returns:
             in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
-            4] xyxy in its pixels, labels [N], scores [N], by falling score.
+            4] xyxy in its pixels, scores [N], labels [N], by descending score.
         Raises:
             ValueError: targets missing, of another number or shape, a label out of range or a box with no area; the
                 message names the image and the box.

@@ -68,11 +68,14 @@ def pack_targets(
 
 
 def split_detections(detections: ssd_ops.Detections, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
-    """Cuts padded detections into one dict for each image, boxes in its pixels; waits for the device once."""
+    """Cuts padded detections into one dict for each image, boxes in its pixels; waits for the device once.
+
+    Keys come in the order of torchvision's SSD.
+    """
     scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype, device="cpu")
     boxes = detections.boxes * _send(scale, detections.boxes.device)[:, None]
     return [
-        {"boxes": boxes[i, :n], "labels": detections.labels[i, :n], "scores": detections.scores[i, :n]}
+        {"boxes": boxes[i, :n], "scores": detections.scores[i, :n], "labels": detections.labels[i, :n]}
         for i, n in enumerate(detections.counts.tolist())
     ]
 
