@@ -1,6 +1,24 @@
 """Box operations for anchor-based detectors: compiled for CPU and CUDA, with a plain PyTorch reference.
 
 Boxes are xyxy unless a name says cxcywh; 0 is the background class. `ssd_ops.reference` has a twin of every op.
+
+Dtypes: inputs may be of any but complex and 8-bit floating ones, and need not be of one dtype. Half precision is read as it
+is and computed in float32, like bool and integers of 8 or 16 bits; integers of 32 and 64 bits are computed in float64,
+which holds them up to 2^53. What an op computes from several inputs is float64 where one of them is float64 or such an
+integer, else float32:
+
+| op | result | inputs that decide |
+| --- | --- | --- |
+| `box_iou`, `generalized_`, `distance_`, `complete_box_iou` | IoU | `boxes1`, `boxes2` |
+| `encode_boxes`, `decode_boxes` | deltas, boxes | `boxes` or `deltas`, `priors` |
+| `match_priors` | `loc_targets`; `labels` and `gt_index` are int64 | `gt_boxes`, `priors` |
+| `multibox_loss` | both losses | `loc`, `logits`, `loc_targets` |
+| `nms`, `batched_nms` | indices, int64 | overlap by `boxes` alone, order by `scores` alone |
+| `multiclass_nms`, `soft_nms` | `boxes`, `scores`; `labels` and `counts` are int64 | `boxes`, `scores` |
+| `detect` | `boxes`, `scores`; `labels` and `counts` are int64 | `loc`, `logits`, `priors` |
+| `render_images` | as its argument `dtype` says; computed in float32 | none |
+
+A gradient has the dtype of its input.
 """
 
 from ssd_ops import _library, _register, reference

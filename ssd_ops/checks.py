@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,44 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def fail(message: str) -> None:
     """Raise the one kind of error that bad input gets, the kind that torch's own ops raise."""
     raise RuntimeError(message)
+
+
+def tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor, and one whose numbers do not lie in memory as its shape says."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"{name} must be a torch.Tensor, got {kind} (torch.as_tensor makes one)")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout} (to_dense() makes one)")
+
+
+def integer(name: str, value: Any) -> int:
+    """Return a whole number of any kind (of Python, NumPy or a tensor) as it is; refuse all others."""
+    if isinstance(value, (int, torch.SymInt)):
+        return value  # type: ignore[return-value]
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def real(name: str, value: Any) -> float:
+    """Return a number of any kind (of Python, NumPy or a tensor) as it is; refuse all others."""
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        return value  # type: ignore[return-value]
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+def reals(name: str, values: Any, expected: str) -> list[float]:
+    """Return a sequence of numbers as a list; `expected` says in words what it must be."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name} must be {expected}, got {values!r}")
+    return [float(real(f"{name}[{i}]", value)) for i, value in enumerate(values)]
 
 
 def dtype_name(kind: torch.dtype) -> str:
@@ -53,12 +93,6 @@ def int64(name: str, tensor: Tensor) -> None:
     dtype(name, tensor, torch.int64)
 
 
-def same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse two tensors of different dtypes."""
-    if tensor.dtype != other.dtype:
-        fail(f"{name} must have the dtype of {other_name}, {dtype_name(other.dtype)}, got {dtype_name(tensor.dtype)}")
-
-
 def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors on different devices."""
     if tensor.device != other.device:
@@ -74,25 +108,25 @@ def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[
 
 def number(name: str, value: float) -> None:
     """Refuse NaN."""
-    if math.isnan(value):
+    if math.isnan(real(name, value)):
         fail(f"{name} must be a number, got nan")
 
 
 def positive(name: str, value: float) -> None:
     """Refuse NaN and anything that is not above 0."""
-    if not value > 0:
+    if not real(name, value) > 0:
         fail(f"{name} must be a number above 0, got {value:g}")
 
 
 def not_negative(name: str, value: float) -> None:
     """Refuse NaN and negative numbers."""
-    if not value >= 0:
+    if not real(name, value) >= 0:
         fail(f"{name} must be 0 or more, got {value:g}")
 
 
 def at_least_one(name: str, value: int) -> None:
     """Refuse counts below 1."""
-    if value < 1:
+    if integer(name, value) < 1:
         fail(f"{name} must be at least 1, got {value}")
 
 

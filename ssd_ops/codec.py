@@ -33,7 +33,8 @@ def encode_boxes(
 
     Source: `EncodeBBox` of Caffe SSD; `center_size` is the code of every SSD.
     """
-    result: Tensor = torch.ops.ssd_ops.encode_boxes(*_aligned(boxes, priors), four_variances(variances), code_type)
+    boxes, priors = _aligned("boxes", boxes, priors)
+    result: Tensor = torch.ops.ssd_ops.encode_boxes(boxes, priors, four_variances(variances), code_type)
     return result
 
 
@@ -58,13 +59,14 @@ def decode_boxes(
 
     Source: `DecodeBBox` of Caffe SSD; the clamp is that of torchvision's `BoxCoder`.
     """
-    result: Tensor = torch.ops.ssd_ops.decode_boxes(*_aligned(deltas, priors), four_variances(variances), code_type)
+    deltas, priors = _aligned("deltas", deltas, priors)
+    result: Tensor = torch.ops.ssd_ops.decode_boxes(deltas, priors, four_variances(variances), code_type)
     return result
 
 
-def _aligned(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+def _aligned(name: str, boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
     """Return both floating, `boxes` expanded so that the shape of the priors is the end of its own."""
-    boxes, priors = floating(boxes), floating(priors)
+    boxes, priors = floating(name, boxes), floating("priors", priors)
     if boxes.shape[boxes.dim() - priors.dim() :] != priors.shape or priors.dim() > boxes.dim():
         try:
             shape = torch.broadcast_shapes(boxes.shape, priors.shape)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssd_ops.reference.numbers import four_variances
+from ssd_ops import checks
+from ssd_ops.reference.numbers import floating, four_variances
 from ssd_ops.reference.suppression import Detections
 
 
@@ -58,17 +59,17 @@ def detect(
     """
     return Detections(
         *torch.ops.ssd_ops.detect(
-            loc,
-            logits,
-            priors,
-            score_threshold,
-            iou_threshold,
-            candidates_per_class,
-            max_detections,
+            floating("loc", loc),
+            floating("logits", logits),
+            floating("priors", priors),
+            checks.real("score_threshold", score_threshold),
+            checks.real("iou_threshold", iou_threshold),
+            checks.integer("candidates_per_class", candidates_per_class),
+            checks.integer("max_detections", max_detections),
             four_variances(variances),
             clip,
             suppress_at,
             classes,
-            min_size,
+            checks.real("min_size", min_size),
         )
     )

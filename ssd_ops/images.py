@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.packing import pack_images
+from ssd_ops.reference.numbers import floating
 
 
 def render_images(
@@ -65,8 +66,15 @@ def render_images(
 
     Source: `resized_crop` and `adjust_hue` of torchvision, without rounding to bytes.
     """
+    windows = floating("windows", windows)
     pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
-    three = [[float(v) for v in values] for values in (fill, mean, std)]
+    three = [checks.reals(*named, "3 numbers") for named in (("fill", fill), ("mean", mean), ("std", std))]
+    for argument, value in (("offsets", offsets), ("sizes", sizes), ("flip", flip)):
+        if value is not None:
+            checks.tensor(argument, value)
+    colours = None if colours is None else floating("colours", colours)
+    hue = None if hue is None else floating("hue", hue)
+    size = checks.integer("size", size)
     name = checks.dtype_name(dtype)
     out: Tensor = torch.ops.ssd_ops.render_images(
         pixels, offsets, sizes, windows, flip, colours, hue, size, antialias, *three, name

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssd_ops import checks
+from ssd_ops.reference.numbers import floating
+
 
 def multibox_loss(
     loc: Tensor,
@@ -51,7 +54,15 @@ def multibox_loss(
     Source: `MultiBoxLoss` of Caffe SSD and of torchvision (without its double count of positives); mining over the batch
     and division by its size as in balancap's SSD-Tensorflow.
     """
+    checks.tensor("labels", labels)
     loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(
-        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining
+        floating("loc", loc),
+        floating("logits", logits),
+        floating("loc_targets", loc_targets),
+        labels,
+        checks.real("neg_pos_ratio", neg_pos_ratio),
+        normalizer,
+        checks.integer("min_negatives", min_negatives),
+        mining,
     )
     return loc_loss, cls_loss

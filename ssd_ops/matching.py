@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssd_ops import checks
 from ssd_ops.packing import pack_ground_truths
 from ssd_ops.reference.matching import PriorMatches
-from ssd_ops.reference.numbers import four_variances
+from ssd_ops.reference.numbers import floating, four_variances
 
 
 def match_priors(
@@ -64,12 +65,14 @@ def match_priors(
 
     Source: `MatchBBox` of Caffe SSD; `SSDMatcher` of torchvision.
     """
+    priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     if not isinstance(gt_boxes, Tensor) and boxes.device != priors.device and boxes.numel() == 0:
         # A list of empty tensors says nothing of the device.
         boxes, labels, offsets = boxes.to(priors.device), labels.to(priors.device), offsets.to(priors.device)
         flags = None if flags is None else flags.to(priors.device)
     values = four_variances(variances)
+    threshold = checks.real("iou_threshold", iou_threshold)
     return PriorMatches(
-        *torch.ops.ssd_ops.match_priors(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
+        *torch.ops.ssd_ops.match_priors(boxes, labels, offsets, flags, priors, threshold, rule, positive_at, values)
     )

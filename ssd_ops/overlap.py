@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssd_ops import checks, reference
 from ssd_ops.reference.numbers import compute_dtype, floating
+from ssd_ops.reference.overlap import EPSILON, as_corners
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Tensor:
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | None = None) -> Tensor:
     """Return intersection over union of every box of `boxes1` with every box of `boxes2`.
 
     Two boxes whose union has no area have IoU 0, not NaN. A box with an inverted side overlaps nothing; a box with a NaN
     gives NaN. No matrix but the result is made.
 
     Args:
-        boxes1: `[..., N, 4]`, xyxy, any unit. Half precision is read as it is and computed in float32; integers and
-            mixed dtypes are converted first.
-        boxes2: `[..., M, 4]`, xyxy, same unit; leading dimensions broadcast against those of `boxes1`.
+        boxes1: `[..., N, 4]`, any unit and dtype, see `ssd_ops` for that of the result.
+        boxes2: `[..., M, 4]`, same unit; leading dimensions broadcast against those of `boxes1`.
+        fmt: `xyxy`, `xywh` or `cxcywh`. The latter two become xyxy first, in the dtype of the result. Rotated boxes are
+            not supported.
         out: `[..., N, M]`, contiguous, float32 (float64 for float64 boxes): where to write, to spare an allocation.
             Gradients do not flow through it.
 
@@ -26,13 +29,16 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Ten
 
     Raises:
         RuntimeError: A shape, dtype or device does not fit.
+        TypeError: An argument is no tensor, or a sparse one.
+        ValueError: `fmt` is none of the three.
 
-    Source: `torchvision.ops.box_iou`, bit for bit where the union has an area.
+    Source: `torchvision.ops.box_iou`, bit for bit where the union has an area and `fmt` is xyxy.
     """
-    boxes1, boxes2 = _aligned(boxes1, boxes2)
+    boxes1, boxes2 = _aligned(boxes1, boxes2, fmt)
     if out is None:
         result: Tensor = torch.ops.ssd_ops.box_iou(boxes1, boxes2)
         return result
+    checks.tensor("out", out)
     torch.ops.ssd_ops.box_iou_out(boxes1.detach(), boxes2.detach(), out)
     return out
 
@@ -51,40 +57,48 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return result
 
 
-def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return IoU less the squared distance of the centres over the squared diagonal of the enclosing box (plus 1e-7).
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
+    """Return IoU less the squared distance of the centers over the squared diagonal of the enclosing box plus `eps`.
 
-    Args and Raises as in `box_iou`.
+    Args and Raises as in `box_iou`; `eps` keeps the denominators above 0, and any other than 1e-7 runs as plain PyTorch.
 
     Returns:
         `[..., N, M]`.
 
     Source: `torchvision.ops.distance_box_iou`; Zheng et al. 2020.
     """
-    result: Tensor = torch.ops.ssd_ops.distance_box_iou(*_aligned(boxes1, boxes2))
+    boxes1, boxes2 = _aligned(boxes1, boxes2)
+    if checks.real("eps", eps) != EPSILON:
+        return reference.distance_box_iou(boxes1, boxes2, eps)
+    result: Tensor = torch.ops.ssd_ops.distance_box_iou(boxes1, boxes2)
     return result
 
 
-def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return distance IoU less a penalty for unlike aspect ratios, whose weight counts as a constant in gradients.
 
-    Args and Raises as in `box_iou`.
+    Args and Raises as in `box_iou`; `eps` keeps the denominators above 0, and any other than 1e-7 runs as plain PyTorch.
 
     Returns:
         `[..., N, M]`; a box that is a point counts as one of aspect angle 0.
 
     Source: `torchvision.ops.complete_box_iou`; Zheng et al. 2020.
     """
-    result: Tensor = torch.ops.ssd_ops.complete_box_iou(*_aligned(boxes1, boxes2))
+    boxes1, boxes2 = _aligned(boxes1, boxes2)
+    if checks.real("eps", eps) != EPSILON:
+        return reference.complete_box_iou(boxes1, boxes2, eps)
+    result: Tensor = torch.ops.ssd_ops.complete_box_iou(boxes1, boxes2)
     return result
 
 
-def _aligned(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in one floating dtype with equal leading dimensions."""
-    boxes1, boxes2 = floating(boxes1), floating(boxes2)
-    if boxes1.dtype != boxes2.dtype and boxes1.is_floating_point() and boxes2.is_floating_point():
+def _aligned(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
+    """Return both as xyxy in one floating dtype with equal leading dimensions."""
+    boxes1, boxes2 = floating("boxes1", boxes1), floating("boxes2", boxes2)
+    if boxes1.dtype != boxes2.dtype and boxes1.dtype in checks.FLOATS and boxes2.dtype in checks.FLOATS:
         dtype = compute_dtype(boxes1, boxes2)
         boxes1, boxes2 = boxes1.to(dtype), boxes2.to(dtype)
+    if fmt != "xyxy":
+        boxes1, boxes2 = as_corners("boxes1", boxes1, fmt), as_corners("boxes2", boxes2, fmt)
     if boxes1.shape[:-2] != boxes2.shape[:-2] and boxes1.dim() >= 2 and boxes2.dim() >= 2:
         try:
             leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops.reference.numbers import floating
 
 
 def pack_ground_truths(
@@ -22,16 +23,22 @@ def pack_ground_truths(
     The offsets of a list are made from the lengths alone, so no device is asked anything.
     """
     if isinstance(gt_boxes, Tensor):
-        if not isinstance(gt_labels, Tensor) or isinstance(ignore, (list, tuple)):
+        if isinstance(gt_labels, (list, tuple)) or isinstance(ignore, (list, tuple)):
             checks.fail("gt_labels and ignore must be tensors like gt_boxes, got a list")
         if offsets is None:
             checks.fail(
                 "offsets must be given with packed gt_boxes, got None (or give a list with one tensor an image)"
             )
-        return gt_boxes, gt_labels, offsets, ignore  # type: ignore[return-value]
+        checks.tensor("gt_labels", gt_labels)
+        checks.tensor("offsets", offsets)
+        if ignore is not None:
+            checks.tensor("ignore", ignore)
+        return floating("gt_boxes", gt_boxes), gt_labels, offsets, ignore  # type: ignore[return-value]
+    _require_list("gt_boxes", gt_boxes)
     if offsets is not None:
         checks.fail("offsets must be None when gt_boxes is a list, got a tensor")
-    boxes = [b.reshape(0, 4) if b.numel() == 0 else b for b in gt_boxes]
+    given = [floating(f"gt_boxes[{i}]", b) for i, b in enumerate(gt_boxes)]
+    boxes = [b.reshape(0, 4) if b.numel() == 0 else b for b in given]
     _same_lengths("gt_labels", gt_labels, boxes)
     packed = [0, *accumulate(len(b) for b in boxes)]
     if not boxes:
@@ -39,18 +46,32 @@ def pack_ground_truths(
         return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(packed), None
     if ignore is not None:
         _same_lengths("ignore", ignore, boxes)
-    flags = None if ignore is None else torch.cat(list(ignore))
-    labels = torch.cat([label.reshape(-1) for label in gt_labels])
+    flags = None if ignore is None else _joined(ignore, torch.bool)
+    labels = _joined(gt_labels, torch.int64)
     return torch.cat(boxes), labels, torch.tensor(packed).to(boxes[0].device, non_blocking=True), flags
 
 
 def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tensor]) -> None:
+    if not isinstance(values, Tensor):
+        _require_list(name, values)
     if isinstance(values, Tensor) or len(values) != len(boxes):
         given = "a tensor" if isinstance(values, Tensor) else f"a list of {len(values)}"
         checks.fail(f"{name} must be a list of {len(boxes)} tensors like gt_boxes, got {given}")
     for i, (value, box) in enumerate(zip(values, boxes, strict=True)):
-        if len(value) != len(box):
-            checks.fail(f"{name}[{i}] must have {len(box)} entries like gt_boxes[{i}], got {len(value)}")
+        checks.tensor(f"{name}[{i}]", value)
+        if value.numel() + len(box) == 0:
+            continue
+        checks.shape(f"{name}[{i}]", value, f"[{len(box)}] like gt_boxes[{i}]", value.shape == (len(box),))
+
+
+def _joined(values: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return all in one tensor; those without elements take `dtype`, since torch makes an empty list float32."""
+    return torch.cat([value.reshape(0).to(dtype) if value.numel() == 0 else value for value in values])
+
+
+def _require_list(name: str, value: object) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a torch.Tensor, or a list with one for each image, got {type(value).__name__}")
 
 
 def pack_images(
@@ -61,16 +82,19 @@ def pack_images(
     `device` is that of an empty list, which says nothing of its own.
     """
     if isinstance(images, Tensor):
+        checks.tensor("images", images)
         for name, tensor in (("offsets", offsets), ("sizes", sizes)):
             if tensor is None:
                 checks.fail(
                     f"{name} must be given with packed images, got None (or give a list with one tensor an image)"
                 )
         return images, offsets, sizes  # type: ignore[return-value]
+    _require_list("images", images)
     if offsets is not None or sizes is not None:
         name = "sizes" if offsets is None else "offsets"
         checks.fail(f"{name} must be None when images is a list, got a tensor")
     for i, image in enumerate(images):
+        checks.tensor(f"images[{i}]", image)
         checks.shape(f"images[{i}]", image, "[3, H, W]", image.dim() == 3 and image.shape[0] == 3)
         checks.dtype(f"images[{i}]", image, torch.uint8)
         checks.same_device(f"images[{i}]", image, "images[0]", images[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssd_ops.reference.numbers import floating
+from ssd_ops import checks
+from ssd_ops.reference.numbers import class_ids, floating
 from ssd_ops.reference.suppression import Detections
 
 
@@ -32,7 +33,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
 
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
-    result: Tensor = torch.ops.ssd_ops.nms(floating(boxes), floating(scores), iou_threshold, suppress_at)
+    boxes, scores = floating("boxes", boxes), floating("scores", scores)
+    result: Tensor = torch.ops.ssd_ops.nms(boxes, scores, checks.real("iou_threshold", iou_threshold), suppress_at)
     return result
 
 
@@ -43,9 +45,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     boxes apart, so it is exact for negative coordinates, large class ids and half precision.
 
     Args:
-        boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`.
+        boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`. Any shape without elements is no boxes.
         scores: `[N]`.
-        idxs: `[N]`, any integers: the class, level or image of each box.
+        idxs: `[N]`, of any dtype but complex: the class, level or image of each box.
         iou_threshold, suppress_at: As in `nms`.
 
     Returns:
@@ -56,9 +58,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Source: `torchvision.ops.batched_nms`, a drop-in for it.
     """
-    if not idxs.is_floating_point() and not idxs.is_complex():
-        idxs = idxs.to(torch.int64)
-    result: Tensor = torch.ops.ssd_ops.batched_nms(floating(boxes), floating(scores), idxs, iou_threshold, suppress_at)
+    boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
+    threshold = checks.real("iou_threshold", iou_threshold)
+    if boxes.shape[-1:] != (4,) and boxes.numel() == 0:  # such as torch.tensor([])
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    result: Tensor = torch.ops.ssd_ops.batched_nms(boxes, scores, idxs, threshold, suppress_at)
     return result
 
 
@@ -100,7 +104,14 @@ def multiclass_nms(
     """
     return Detections(
         *torch.ops.ssd_ops.multiclass_nms(
-            boxes, scores, score_threshold, iou_threshold, candidates_per_class, max_detections, suppress_at, min_size
+            floating("boxes", boxes),
+            floating("scores", scores),
+            checks.real("score_threshold", score_threshold),
+            checks.real("iou_threshold", iou_threshold),
+            checks.integer("candidates_per_class", candidates_per_class),
+            checks.integer("max_detections", max_detections),
+            suppress_at,
+            checks.real("min_size", min_size),
         )
     )
 
@@ -140,5 +151,13 @@ def soft_nms(
     Source: Bodla et al. 2017.
     """
     return Detections(
-        *torch.ops.ssd_ops.soft_nms(boxes, scores, method, sigma, iou_threshold, score_threshold, max_detections)
+        *torch.ops.ssd_ops.soft_nms(
+            floating("boxes", boxes),
+            floating("scores", scores),
+            method,
+            checks.real("sigma", sigma),
+            checks.real("iou_threshold", iou_threshold),
+            checks.real("score_threshold", score_threshold),
+            checks.integer("max_detections", max_detections),
+        )
     )

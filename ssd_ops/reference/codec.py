@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype, four_variances
+from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
 # torchvision's clamp: no decoded box is more than 62.5 times its prior. At the maximum itself the gradient passes.
@@ -20,6 +20,7 @@ def _checked(
     name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `boxes` and `priors` in the dtype of the arithmetic, and the 4 variances as a tensor."""
+    boxes, priors = floating(name, boxes), floating("priors", priors)
     checks.shape(name, boxes, "[..., 4]", boxes.dim() >= 1 and boxes.shape[-1] == 4)
     checks.floating(name, boxes)
     checks.shape("priors", priors, "[..., 4]", priors.dim() >= 1 and priors.shape[-1] == 4)

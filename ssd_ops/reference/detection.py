@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.reference.codec import decode_boxes
-from ssd_ops.reference.numbers import compute_dtype, four_variances
+from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
 from ssd_ops.reference.suppression import Detections, multiclass_nms
 
 CLASSES = ("all", "best")
@@ -31,6 +31,7 @@ def detect(
     min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch; see `ssd_ops.detect`."""
+    loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, count = loc.shape[:2]
     checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])

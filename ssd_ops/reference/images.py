@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.packing import pack_images
+from ssd_ops.reference.numbers import floating
 
 MOST_SIDE = 32767  # centres of pixels are exact in float32
 DTYPES = ("float32", "float16", "bfloat16")
@@ -33,10 +34,14 @@ def render_images(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Render image by image; see `ssd_ops.render_images`."""
+    windows = floating("windows", windows)
     pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
+    colours = None if colours is None else floating("colours", colours)
+    hue = None if hue is None else floating("hue", hue)
+    size = checks.integer("size", size)
     _check(pixels, offsets, sizes, windows, flip, colours, hue, size)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
-        _three(name, values, positive=name == "std")
+        _check_three(name, checks.reals(name, values, "3 numbers"), positive=name == "std")
     checks.one_of("dtype", checks.dtype_name(dtype), DTYPES)
     windows = windows.float()
     out = windows.new_empty(len(windows), 3, size, size)
@@ -127,7 +132,7 @@ def _shifted(patch: Tensor, turns: Tensor) -> Tensor:
     return torch.minimum(torch.where(shares < 1, shares, 1.0) * depth + least, greatest)
 
 
-def _three(name: str, values: Sequence[float], *, positive: bool) -> None:
+def _check_three(name: str, values: Sequence[float], *, positive: bool) -> None:
     given = f"[{', '.join(f'{v:g}' for v in values)}]"
     if len(values) != 3:
         checks.fail(f"{name} must be 3 numbers, got {given}")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype
+from ssd_ops.reference.numbers import compute_dtype, floating
 
 NORMALIZERS = ("batch", "image", "batch_size")
 MINING = ("image", "batch")
@@ -47,6 +47,10 @@ def multibox_loss_parts(
     positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
     has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
     """
+    loc, logits, loc_targets = (
+        floating(name, value) for name, value in (("loc", loc), ("logits", logits), ("loc_targets", loc_targets))
+    )
+    checks.tensor("labels", labels)
     _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
     dtype = compute_dtype(loc, logits, loc_targets)
     logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
@@ -167,7 +171,7 @@ def _check(
         checks.same_device(name, tensor, "loc", loc)
     checks.not_negative("neg_pos_ratio", neg_pos_ratio)
     checks.one_of("normalizer", normalizer, NORMALIZERS)
-    checks.not_negative("min_negatives", min_negatives)
+    checks.not_negative("min_negatives", checks.integer("min_negatives", min_negatives))
     checks.one_of("mining", mining, MINING)
     if mining == "batch" and normalizer == "image":
         checks.fail("normalizer must be batch or batch_size where mining is batch, got image")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.packing import pack_ground_truths
 from ssd_ops.reference.codec import encode_boxes
-from ssd_ops.reference.numbers import compute_dtype, four_variances, passes
+from ssd_ops.reference.numbers import compute_dtype, floating, four_variances, passes
 from ssd_ops.reference.overlap import box_iou
 
 RULES = ("greedy", "last", "none")
@@ -42,6 +42,7 @@ def match_priors(
     variances: Sequence[float] = (0.1, 0.2),
 ) -> PriorMatches:
     """Match and encode, image by image; see `ssd_ops.match_priors`."""
+    priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     values = four_variances(variances)
     _check(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssd_ops import checks
 
-def floating(tensor: Tensor) -> Tensor:
-    """Return integers as float32, and any other tensor as it is: the ops refuse complex numbers by name."""
-    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
+NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16)  # integers that become float32
+
+
+def floating(name: str, value: Any) -> Tensor:
+    """Return argument `name` as a tensor that the ops compute with.
+
+    bool and integers of 8 and 16 bits become float32, wider ones float64, quantized numbers what they stand for. Any other
+    tensor stays as it is: the ops refuse complex numbers, float8 and the like by name.
+    """
+    checks.tensor(name, value)
+    tensor: Tensor = value.dequantize() if value.is_quantized else value
+    if tensor.is_floating_point() or tensor.is_complex():
+        return tensor
+    return tensor.to(torch.float32 if tensor.dtype in NARROW else torch.float64)
+
+
+def class_ids(name: str, value: Any) -> Tensor:
+    """Return class numbers of any dtype as int64 that are equal where those are: integers, or the bits of float64."""
+    checks.tensor(name, value)
+    tensor: Tensor = value
+    if tensor.is_complex() or not tensor.is_floating_point():
+        return tensor if tensor.is_complex() else tensor.to(torch.int64)
+    return (tensor.double() + 0.0).view(torch.int64)  # -0 is 0
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -35,5 +57,5 @@ def passes(values: Tensor, threshold: float, at: str) -> Tensor:
 
 def four_variances(variances: Sequence[float]) -> list[float]:
     """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
-    values = [float(v) for v in variances]
+    values = checks.reals("variances", variances, "2 or 4 numbers above 0")
     return [values[0], values[0], values[1], values[1]] if len(values) == 2 else values

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype
+from ssd_ops.reference.numbers import compute_dtype, floating
 
 EPSILON = 1e-7  # torchvision's, in the denominators of distance and complete IoU
+FORMATS = ("xyxy", "xywh", "cxcywh")
 METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
 
 
@@ -47,12 +48,27 @@ def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return at_least_zero(bottom_right - top_left)
 
 
+def as_corners(name: str, boxes: Tensor, fmt: str) -> Tensor:
+    """Return boxes `[..., N, 4]` of one of the three formats as xyxy, in the dtype of the arithmetic."""
+    if fmt not in FORMATS:
+        raise ValueError(f"fmt must be one of {', '.join(FORMATS)}, got {fmt}")
+    checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
+    checks.floating(name, boxes)
+    if fmt == "xyxy":
+        return boxes
+    boxes = boxes.to(compute_dtype(boxes))
+    place, size = boxes[..., :2], boxes[..., 2:]
+    if fmt == "xywh":
+        return torch.cat([place, place + size], dim=-1)
+    return torch.cat([place - size / 2, place + size / 2], dim=-1)
+
+
 def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    boxes1, boxes2 = floating("boxes1", boxes1), floating("boxes2", boxes2)
     for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
         checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
         checks.floating(name, boxes)
     checks.same_device("boxes2", boxes2, "boxes1", boxes1)
-    checks.same_dtype("boxes2", boxes2, "boxes1", boxes1)
     if boxes1.shape[:-2] != boxes2.shape[:-2]:
         checks.fail(
             f"boxes2 must have the leading dimensions of boxes1, {list(boxes1.shape[:-2])}, got {list(boxes2.shape[:-2])}"
@@ -61,10 +77,15 @@ def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     return boxes1.to(dtype), boxes2.to(dtype)
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, *, out: Tensor | None = None) -> Tensor:
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | None = None) -> Tensor:
     """Return intersection over union `[..., N, M]`; see `ssd_ops.box_iou`."""
+    if fmt != "xyxy":
+        boxes1, boxes2 = (
+            as_corners(name, floating(name, boxes), fmt) for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2))
+        )
     boxes1, boxes2 = _checked(boxes1, boxes2)
     if out is not None:
+        checks.tensor("out", out)
         _check_out(out, boxes1, boxes2)
     iou = _ratio(*intersection_and_union(boxes1, boxes2))
     return iou if out is None else out.copy_(iou)
@@ -89,11 +110,11 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return _ratio(inter, union) - _ratio(enclosing - union, enclosing)
 
 
-def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return IoU less the squared distance of the centres over the squared diagonal; see `ssd_ops.distance_box_iou`."""
     boxes1, boxes2 = _checked(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
-    diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + EPSILON
+    diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + eps
     centers1 = (boxes1[..., :2] + boxes1[..., 2:]) / 2
     centers2 = (boxes2[..., :2] + boxes2[..., 2:]) / 2
     apart = centers1[..., :, None, :] - centers2[..., None, :, :]
@@ -101,7 +122,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return _ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
 
 
-def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return distance IoU less a penalty for unlike aspect ratios; see `ssd_ops.complete_box_iou`."""
     boxes1, boxes2 = _checked(boxes1, boxes2)
     iou = _ratio(*intersection_and_union(boxes1, boxes2))
@@ -109,8 +130,8 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     angle2 = _aspect_angle(boxes2)[..., None, :]
     unlike = (4 / math.pi**2) * (angle1 - angle2) * (angle1 - angle2)
     with torch.no_grad():
-        weight = unlike / (1 - iou + unlike + EPSILON)
-    return distance_box_iou(boxes1, boxes2) - weight * unlike
+        weight = unlike / (1 - iou + unlike + eps)
+    return distance_box_iou(boxes1, boxes2, eps) - weight * unlike
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, at_or_above, compute_dtype, passes
+from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
 from ssd_ops.reference.overlap import intersection_and_union
 
 METHODS = ("linear", "gaussian")
@@ -31,6 +31,7 @@ class Detections(NamedTuple):
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
+    boxes, scores = floating("boxes", boxes), floating("scores", scores)
     _check_nms(boxes, scores, iou_threshold, suppress_at)
     boxes = boxes.to(compute_dtype(boxes))
     waiting = scores.sort(descending=True, stable=True).indices
@@ -45,6 +46,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
+    boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
+    if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
+        return boxes.new_empty(0, dtype=torch.int64)
     _check_nms(boxes, scores, iou_threshold, suppress_at)
     checks.shape("idxs", idxs, f"[{len(boxes)}]", idxs.shape == (len(boxes),))
     checks.int64("idxs", idxs)
@@ -69,6 +73,7 @@ def multiclass_nms(
     min_size: float = 0.0,
 ) -> Detections:
     """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
+    boxes, scores = floating("boxes", boxes), floating("scores", scores)
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.at_least_one("candidates_per_class", candidates_per_class)
     checks.one_of("suppress_at", suppress_at, COMPARISONS)
@@ -103,6 +108,7 @@ def soft_nms(
     max_detections: int,
 ) -> Detections:
     """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
+    boxes, scores = floating("boxes", boxes), floating("scores", scores)
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.one_of("method", method, METHODS)
     checks.positive("sigma", sigma)

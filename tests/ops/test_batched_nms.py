@@ -109,8 +109,8 @@ def test_errors(impl: Implementation) -> None:
     boxes, scores = torch.zeros(3, 4), torch.zeros(3)
     with pytest.raises(RuntimeError, match=r"idxs must have shape \[3\], got \[2\]"):
         impl.batched_nms(boxes, scores, torch.zeros(2, dtype=torch.int64), 0.5)
-    with pytest.raises(RuntimeError, match="idxs must be int64, got float32"):
-        impl.batched_nms(boxes, scores, torch.zeros(3), 0.5)
+    with pytest.raises(RuntimeError, match="idxs must be int64, got complex64"):
+        impl.batched_nms(boxes, scores, torch.zeros(3).cfloat(), 0.5)
 
 
 def test_integer_classes_of_other_dtypes() -> None:

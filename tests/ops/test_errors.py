@@ -12,7 +12,7 @@ from tests.ops.conftest import Implementation
 
 NAN, INF = float("nan"), float("inf")
 BOXES, SCORES, LABELS = torch.zeros(3, 4), torch.zeros(3), torch.ones(3, dtype=torch.int64)
-INTS, OFFSETS = torch.zeros(3, 4, dtype=torch.int32), torch.tensor([0, 1, 3])
+COMPLEX, OFFSETS = torch.zeros(3, 4, dtype=torch.complex64), torch.tensor([0, 1, 3])
 BATCH, LOGITS, OF_BATCH = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)
 DETECT = {"candidates_per_class": 4, "max_detections": 4}
 NMS = {"score_threshold": 0.1, "iou_threshold": 0.5, **DETECT}
@@ -56,12 +56,12 @@ def match(error: str, boxes: Any = BOXES, labels: Any = LABELS, priors: Any = BO
 
 
 match("gt_boxes must have shape [sum G, 4], got [3, 5]", boxes=torch.zeros(3, 5), offsets=OFFSETS)
-match(f"gt_boxes must be {FLOATS}, got int32", boxes=INTS, offsets=OFFSETS)
+match(f"gt_boxes must be {FLOATS}, got complex64", boxes=COMPLEX, offsets=OFFSETS)
 match("gt_labels must have shape [3], got [2]", labels=LABELS[:2], offsets=OFFSETS)
 match("gt_labels must be int64, got float32", labels=SCORES, offsets=OFFSETS)
 match("gt_labels must be 1 or more, got 0 at index 2", labels=torch.tensor([1, 1, 0]), offsets=OFFSETS)
 match("priors must have shape [P, 4], got [4]", priors=torch.zeros(4), offsets=OFFSETS)
-match(f"priors must be {FLOATS}, got int32", priors=INTS, offsets=OFFSETS)
+match(f"priors must be {FLOATS}, got complex64", priors=COMPLEX, offsets=OFFSETS)
 match("offsets must have shape [B + 1], got [0]", offsets=torch.tensor([], dtype=torch.int64))
 match("offsets must be int64, got int32", offsets=OFFSETS.int())
 fall = "offsets must not fall, got offsets[1] = 2 and offsets[2] = 1"
@@ -79,7 +79,7 @@ packed = "offsets must be given with packed gt_boxes, got None (or give a list w
 match(packed)
 match("offsets must be None when gt_boxes is a list, got a tensor", boxes=[BOXES], labels=[LABELS], offsets=OFFSETS)
 match("gt_labels must be a list of 1 tensors like gt_boxes, got a list of 2", boxes=[BOXES], labels=[LABELS] * 2)
-match("gt_labels[1] must have 3 entries like gt_boxes[1], got 2", boxes=[BOXES] * 2, labels=[LABELS, LABELS[:2]])
+match("gt_labels[1] must have shape [3] like gt_boxes[1], got [2]", boxes=[BOXES] * 2, labels=[LABELS, LABELS[:2]])
 
 
 def loss(error: str, position: int | None = None, value: Any = None, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ def loss(error: str, position: int | None = None, value: Any = None, **kwargs: A
 
 
 loss("loc must have shape [B, P, 4], got [3, 4]", 0, BOXES)
-loss(f"loc must be {FLOATS}, got int64", 0, BATCH.long())
+loss(f"loc must be {FLOATS}, got complex64", 0, BATCH.cfloat())
 loss("logits must have shape [2, 3, C], got [2, 4, 5]", 1, torch.zeros(2, 4, 5))
 loss("logits must have at least 1 class, the background, got shape [2, 3, 0]", 1, torch.zeros(2, 3, 0))
 loss("loc_targets must have shape [2, 3, 4], got [3, 4]", 2, BOXES)
@@ -111,14 +111,14 @@ for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
     case(name, BOXES, SCORES, *extra, NAN, error="iou_threshold must be a number, got nan")
     case(name, BOXES, SCORES, *extra, 0.5, suppress_at="=", error="suppress_at must be one of >, >=, got =")
 case("batched_nms", BOXES, SCORES, LABELS[:2], 0.5, error="idxs must have shape [3], got [2]")
-case("batched_nms", BOXES, SCORES, SCORES, 0.5, error="idxs must be int64, got float32")
+case("batched_nms", BOXES, SCORES, SCORES.cfloat(), 0.5, error="idxs must be int64, got complex64")
 
 for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
     case(name, BATCH, SCORES, **options, error="scores must have shape [B, N, C], got [3]")
     shape = "boxes must have shape [2, 3, 4] or [2, 3, 5, 4], got [3, 4]"
     case(name, BOXES, LOGITS, **options, error=shape)
-    case(name, BATCH, LOGITS.long(), **options, error=f"scores must be {FLOATS}, got int64")
-    case(name, BATCH.long(), LOGITS, **options, error=f"boxes must be {FLOATS}, got int64")
+    case(name, BATCH, LOGITS.cfloat(), **options, error=f"scores must be {FLOATS}, got complex64")
+    case(name, BATCH.cfloat(), LOGITS, **options, error=f"boxes must be {FLOATS}, got complex64")
     case(name, BATCH, LOGITS, **{**options, "score_threshold": NAN}, error="score_threshold must be a number, got nan")
     case(name, BATCH, LOGITS, **{**options, "iou_threshold": -INF}, error="iou_threshold must be finite, got -inf")
     case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
@@ -134,7 +134,7 @@ case("soft_nms", BATCH, LOGITS, **SOFT, method="cubic", error="method must be on
 case("soft_nms", BATCH, LOGITS, **SOFT, sigma=0.0, error="sigma must be a number above 0, got 0")
 
 case("detect", BOXES, LOGITS, BOXES, error="loc must have shape [B, P, 4], got [3, 4]")
-case("detect", BATCH.int(), LOGITS, BOXES, error=f"loc must be {FLOATS}, got int32")
+case("detect", BATCH.cfloat(), LOGITS, BOXES, error=f"loc must be {FLOATS}, got complex64")
 case("detect", BATCH, LOGITS[:1], BOXES, error="logits must have shape [2, 3, C], got [1, 3, 5]")
 background = "logits must have at least 1 class, the background, got shape [2, 3, 0]"
 case("detect", BATCH, LOGITS[..., :0], BOXES, error=background)
@@ -157,7 +157,7 @@ def render(error: str, **kwargs: Any) -> None:
 render("images must have shape [N], got [2, 9]", images=torch.zeros(2, 9, dtype=torch.uint8))
 render("images must be uint8, got float32", images=torch.zeros(18))
 render("windows must have shape [B, 4], got [2, 3]", windows=torch.zeros(2, 3))
-render(f"windows must be {FLOATS}, got int64", windows=torch.zeros(2, 4).long())
+render(f"windows must be {FLOATS}, got complex64", windows=torch.zeros(2, 4).cfloat())
 render("offsets must have shape [2], got [3]", offsets=torch.zeros(3).long())
 render("offsets must be int64, got int32", offsets=torch.zeros(2).int())
 render("sizes must have shape [2, 2], got [2]", sizes=torch.zeros(2).long())
@@ -170,9 +170,9 @@ render("images must hold 3 x 2 x 2 bytes from offsets[0] = -1 on, got 18 bytes",
 render("flip must have shape [2], got [3]", flip=torch.zeros(3).bool())
 render("flip must be bool, got uint8", flip=torch.zeros(2).byte())
 render("colours must have shape [2, 3, 4], got [3, 4]", colours=torch.zeros(3, 4))
-render(f"colours must be {FLOATS}, got int64", colours=torch.zeros(2, 3, 4).long())
+render(f"colours must be {FLOATS}, got complex64", colours=torch.zeros(2, 3, 4).cfloat())
 render("hue must have shape [2], got [2, 1]", hue=torch.zeros(2, 1))
-render(f"hue must be {FLOATS}, got int64", hue=torch.zeros(2).long())
+render(f"hue must be {FLOATS}, got complex64", hue=torch.zeros(2).cfloat())
 render("size must be at least 1, got 0", size=0)
 render("mean must be 3 numbers, got [1, 2]", mean=(1, 2))
 render("fill must be 3 finite numbers, got [0, nan, 0]", fill=(0, NAN, 0))

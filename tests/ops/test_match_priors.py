@@ -246,7 +246,7 @@ VALUES_ONLY_ON_CPU = ("offsets must not fall", "offsets must run", "gt_labels mu
     ("change", "message"),
     [
         ({"gt_boxes": torch.zeros(3, 5)}, r"gt_boxes must have shape \[sum G, 4\], got \[3, 5\]"),
-        ({"gt_boxes": torch.zeros(3, 4, dtype=torch.int32)}, "gt_boxes must be float16, .* got int32"),
+        ({"gt_boxes": torch.zeros(3, 4, dtype=torch.complex64)}, "gt_boxes must be float16, .* got complex64"),
         ({"gt_labels": torch.ones(2, dtype=torch.int64)}, r"gt_labels must have shape \[3\], got \[2\]"),
         ({"gt_labels": torch.ones(3)}, "gt_labels must be int64, got float32"),
         ({"gt_labels": torch.tensor([1, 0, 2])}, "gt_labels must be 1 or more, got 0 at index 1"),

@@ -17,7 +17,7 @@ BAD = {
     "loc must have shape [B, P, 4], got [10, 4]": lambda a: [a[0][0], *a[1:]],
     "logits must have shape [2, 10, C], got [2, 9, 3]": lambda a: [a[0], a[1][:, :9], *a[2:]],
     "logits must have at least 1 class, the background, got shape [2, 10, 0]": lambda a: [a[0], a[1][..., :0], *a[2:]],
-    "logits must be float16, bfloat16, float32 or float64, got int64": lambda a: [a[0], a[1].long(), *a[2:]],
+    "logits must be float16, bfloat16, float32 or float64, got complex64": lambda a: [a[0], a[1].cfloat(), *a[2:]],
     "loc_targets must have shape [2, 10, 4], got [1, 10, 4]": lambda a: [*a[:2], a[2][:1], a[3]],
     "labels must have shape [2, 10], got [2, 10, 1]": lambda a: [*a[:3], a[3][..., None]],
     "labels must be int64, got int32": lambda a: [*a[:3], a[3].int()],

@@ -175,7 +175,7 @@ def test_pages_and_threads_of_the_cpu(threads: int) -> None:
     [
         ({"scores": torch.zeros(2, 3)}, r"scores must have shape \[B, N, C\], got \[2, 3\]"),
         ({"boxes": torch.zeros(2, 4, 4)}, r"boxes must have shape \[2, 3, 4\] or \[2, 3, 5, 4\], got \[2, 4, 4\]"),
-        ({"boxes": torch.zeros(2, 3, 4, dtype=torch.int64)}, "boxes must be float16.*, got int64"),
+        ({"boxes": torch.zeros(2, 3, 4, dtype=torch.complex64)}, "boxes must be float16.*, got complex64"),
         ({"score_threshold": float("inf")}, "score_threshold must be finite, got inf"),
         ({"iou_threshold": float("nan")}, "iou_threshold must be a number, got nan"),
         ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
