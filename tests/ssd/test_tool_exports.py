@@ -1,0 +1,81 @@
+"""The exports of annotation tools are found, split and read by the path of their folder alone."""
+
+import pytest
+
+from ssd.config import TrainConfig
+from ssd.dataset_format import resolve_dataset
+from ssd.preparation import open_datasets
+from tests.ssd.tool_exports import EXPORTS, NAMES, coco, cvat_coco, images, roboflow_yolo, texts, write
+
+
+def open_both(path, **settings):
+    config = TrainConfig(data_path=str(path), **settings)
+    resolve_dataset(config)
+    return config, *open_datasets(config)
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_export_is_read_by_its_path_alone(tmp_path, tool, capsys):
+    writer, name, is_split = EXPORTS[tool]
+    writer(tmp_path)
+    config, train, val = open_both(tmp_path)
+    out = capsys.readouterr().out
+    assert config.dataset == name and train.classes == val.classes == ("cat",), out
+    assert not train.report and not val.report
+    if is_split is not None:
+        assert (len(train), len(val)) == (6, 2)
+        assert set(train.annotations.files).isdisjoint(val.annotations.files)
+        assert ("split: 6 images to train on, 2 to evaluate on" in out) != is_split, out
+    for dataset in (train, val):
+        for image, target in dataset:
+            assert image.shape == (3, 40, 60) and target["boxes"].tolist() == [[15, 10, 45, 30]]
+
+
+@pytest.mark.parametrize("file", ["data.yaml", "annotations/instances_default.json"])
+def test_a_file_is_taken_for_its_folder(tmp_path, file):
+    (roboflow_yolo if file == "data.yaml" else cvat_coco)(tmp_path)
+    config, train, val = open_both(tmp_path / file)
+    assert config.dataset == ("yolo" if file == "data.yaml" else "coco") and (len(train), len(val)) == (6, 2)
+
+
+def test_share_is_stable_and_can_be_chosen(tmp_path, capsys):
+    names = [f"{i:03d}" for i in range(40)]
+    images(tmp_path / "a/images", names)
+    coco(tmp_path / "a/result.json", names)
+    _, train, val = open_both(tmp_path / "a", val_share=0.25)
+    assert (len(train), len(val)) == (30, 10)
+    before = {path.rpartition("/")[2] for path in val.annotations.files}
+    (tmp_path / "a").rename(tmp_path / "b")
+    images(tmp_path / "b/images", ["new"])
+    coco(tmp_path / "b/result.json", [*names, "new"])
+    _, _, val = open_both(tmp_path / "b", val_share=0.25)
+    assert len(before ^ {path.rpartition("/")[2] for path in val.annotations.files}) <= 2
+    capsys.readouterr()
+    _, train, val = open_both(tmp_path / "b", val_share=0.0)
+    assert len(train) == len(val) == 41 and "evaluation on the training images" in capsys.readouterr().out
+
+
+def test_share_keeps_classes_to_learn_from(tmp_path):
+    images(tmp_path / "images", NAMES)
+    texts(tmp_path / "labels", NAMES)
+    write(tmp_path / "classes.txt", "cat\nrare\n")
+    write(tmp_path / "labels/c.txt", "1 0.5 0.5 0.5 0.5\n")
+    _, train, val = open_both(tmp_path, val_share=0.5)
+    assert (len(train), len(val)) == (4, 4) and train.class_counts()["rare"] == 1
+
+
+def test_training_and_evaluation_on_the_same_images_is_told(tmp_path, capsys):
+    cvat_coco(tmp_path)
+    _, train, val = open_both(tmp_path, train_split="all", val_split="all")
+    assert len(train) == len(val) == 8
+    assert "warning: 8 of the 8 images to evaluate on are also trained on" in capsys.readouterr().out
+
+
+def test_a_set_with_other_splits_is_not_divided(tmp_path):
+    from ssd.data import DataError
+
+    for name in ("night", "day"):
+        images(tmp_path / "images", NAMES)
+        coco(tmp_path / f"annotations/{name}.json")
+    with pytest.raises(DataError, match=r"no COCO split 'train': .*day\.json, annotations/night\.json"):
+        open_both(tmp_path)
