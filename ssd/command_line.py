@@ -35,6 +35,7 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
         source, trusted = given.pop("config"), given.pop("trust_config") or "dataset" in given
         for note in notes(given):
             print(note)
+            given.setdefault("defaults", "torchvision")  # a command written for its script
         try:
             values = load_config(recipes.find(source)) if source else {}
             for name in _FREE_FORM:
@@ -155,10 +156,10 @@ def _add_flag(parser: Any, f: dataclasses.Field[Any]) -> None:
 
 
 def _default(f: dataclasses.Field[Any]) -> str:
-    """The defaults as --help shows them: the demo's, and that on other data where it differs."""
+    """The default as --help shows it: the demo's, and torchvision's where it differs."""
     shown = "" if isinstance(f.default, (dataclasses._MISSING_TYPE, type(None))) else f"{f.default}"
-    if "real" in f.metadata:
-        shown = f"{f.default} for shapes, else {f.metadata['real']}".replace("None", "none")
+    if "torchvision" in f.metadata:
+        shown = f"{f.default} for shapes, else chosen; torchvision: {f.metadata['torchvision']}".replace("None", "none")
     return f" (default: {shown})".replace("%", "%%") if shown else ""
 
 

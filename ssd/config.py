@@ -10,12 +10,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ssd.config_file import read_config_file
 from ssd.setting_checks import ConfigError, check_number, check_type, flag, meant, near
 
-__all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "real_defaults"]
+__all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "torchvision_defaults"]
 
 FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
 DATASETS = ("auto", "shapes", *FILE_DATASETS)
@@ -32,6 +32,7 @@ PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia",
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
 OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
+DEFAULTS = ("auto", "torchvision")
 FREEZE = ("none", "features", "backbone")
 _CHOICES = {
     "dataset": DATASETS,
@@ -43,12 +44,13 @@ _CHOICES = {
     "opt": OPTIMIZERS,
     "freeze": FREEZE,
     "cuda_graph": ("auto", "on", "off"),
+    "defaults": DEFAULTS,
     "eval_metric": ("auto", "voc", "voc07", "coco"),
 }
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field; `real` is its default on data of the user's own, where that is another than the demo's."""
+    """A field; `torchvision` is its default with --defaults torchvision, where that is another than the demo's."""
     metadata["help"] = help
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -59,9 +61,13 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 class TrainConfig:
     """All settings of a run.
 
-    The defaults are the demo: drawn shapes, a small model, a few minutes on a CPU. On any other data set `TrainConfig.of`
-    takes those of torchvision's references/detection/train.py ("real" below), so that its commands mean the same here.
+    The defaults are the demo: drawn shapes, a small model, a few minutes on a CPU. On any other data set
+    `TrainConfig.of` leaves what is not given to ssd.auto_settings, which chooses it for the data and the machine; with
+    `defaults="torchvision"` it takes the defaults of torchvision's references/detection/train.py ("torchvision" below).
     """
+
+    # Names of the settings that were given; the others may be chosen for the data. None: nothing may.
+    given: ClassVar[frozenset[str] | None] = None
 
     dataset: str = _option(
         "auto",
@@ -89,9 +95,9 @@ class TrainConfig:
         "the device that trains crops, resizes and colours the images of a batch in one launch; --workers only decode "
         "them and draw how",
     )
-    workers: int = _option(2, "processes that load images, for each training process", real=4, short="-j")
+    workers: int = _option(2, "processes that load images, for each training process", torchvision=4, short="-j")
 
-    model: str = _option("ssd_tiny", "model: " + ", ".join(MODELS), real="ssd300_vgg16", group="model")
+    model: str = _option("ssd_tiny", "model: " + ", ".join(MODELS), torchvision="ssd300_vgg16", group="model")
     preset: str = _option("torchvision", "rules of a known SSD system: " + ", ".join(PRESETS))
     image_size: int | None = _option(None, "side of the input; default: the model's own")
     model_options: dict[str, Any] = _option(
@@ -109,11 +115,11 @@ class TrainConfig:
     )
     fit_priors: bool = _option(False, "search prior sizes that fit the training objects")
 
-    epochs: int = _option(20, "passes over the training images", real=26, group="optimiser")
+    epochs: int = _option(20, "passes over the training images", torchvision=26, group="optimiser")
     iterations: int = _option(0, "steps in all, in place of --epochs; --lr-steps then count steps too; 0: by epochs")
-    batch_size: int = _option(16, "images a step, for each process", real=2, short="-b")
-    opt: str = _option("adamw", "optimiser: " + ", ".join(OPTIMIZERS), real="sgd")
-    lr: float = _option(0.002, "learning rate after the warm-up", real=0.02)
+    batch_size: int = _option(16, "images a step, for each process", torchvision=2, short="-b")
+    opt: str = _option("adamw", "optimiser: " + ", ".join(OPTIMIZERS), torchvision="sgd")
+    lr: float = _option(0.002, "learning rate after the warm-up", torchvision=0.02)
     lr_batch_size: int = _option(
         0, "images a step, of all processes, that --lr is meant for; it is scaled. 0: as given"
     )
@@ -121,14 +127,14 @@ class TrainConfig:
     extra_lr_factor: float = _option(1.0, "rate of the backbone's extra levels, as a share of --lr")
     bias_lr_factor: float = _option(1.0, "rate of biases, as a share of that of their weights (Caffe: 2)")
     momentum: float = _option(0.9, "of SGD (beta 1 of AdamW)")
-    weight_decay: float = _option(0.02, "of weights", real=1e-4, short="--wd")
-    norm_weight_decay: float | None = _option(0.0, "of normalisation layers; none: as --weight-decay", real=None)
-    bias_weight_decay: float | None = _option(0.0, "of biases; none: as --weight-decay", real=None)
-    clip_grad_norm: float = _option(10.0, "largest norm of the gradient; 0: no limit", real=0.0)
-    ema_decay: float = _option(0.99, "decay of the running mean of weights; 0: none", real=0.0)
+    weight_decay: float = _option(0.02, "of weights", torchvision=1e-4, short="--wd")
+    norm_weight_decay: float | None = _option(0.0, "of normalisation layers; none: as --weight-decay", torchvision=None)
+    bias_weight_decay: float | None = _option(0.0, "of biases; none: as --weight-decay", torchvision=None)
+    clip_grad_norm: float = _option(10.0, "largest norm of the gradient; 0: no limit", torchvision=0.0)
+    ema_decay: float = _option(0.99, "decay of the running mean of weights; 0: none", torchvision=0.0)
 
     lr_scheduler: str = _option(
-        "cosineannealinglr", "schedule: " + ", ".join(SCHEDULES), real="multisteplr", group="schedule"
+        "cosineannealinglr", "schedule: " + ", ".join(SCHEDULES), torchvision="multisteplr", group="schedule"
     )
     lr_steps: list[int] = _option([16, 22], "epochs at which multisteplr drops")
     lr_step_size: int = _option(8, "epochs between the drops of steplr")
@@ -137,20 +143,26 @@ class TrainConfig:
     lr_update: str = _option(
         "step",
         "the rate changes at each step, or after each epoch, with a warm-up no longer than the first",
-        real="epoch",
+        torchvision="epoch",
     )
-    warmup_iters: int = _option(100, "steps of linear warm-up", real=1000)
-    warmup_factor: float | None = _option(None, "share of --lr at the first step; none: 1 / (N + 1)", real=0.001)
+    warmup_iters: int = _option(100, "steps of linear warm-up", torchvision=1000)
+    warmup_factor: float | None = _option(None, "share of --lr at the first step; none: 1 / (N + 1)", torchvision=0.001)
 
     eval_every: int = _option(
-        5, "epochs between evaluations; the last epoch always has one", real=1, group="evaluation"
+        5, "epochs between evaluations; the last epoch always has one", torchvision=1, group="evaluation"
     )
     eval_epochs: list[int] = _option([], "epochs after which to evaluate, in place of --eval-every")
     eval_metric: str = _option("auto", "voc, voc07 (11 points), coco, or auto: as the data set")
     test_only: bool = _option(False, "evaluate the checkpoint of --resume or --weights and stop")
     pictures: int = _option(8, "evaluation images that are drawn")
 
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...", group="run")
+    defaults: str = _option(
+        "auto",
+        "where settings come from that are not given, on data of your own: auto (chosen for the data and the machine, "
+        "and printed) or torchvision (of its training script; also where a flag is given that only that script has)",
+        group="run",
+    )
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
     amp: bool = _option(False, "mixed precision: float16 on a GPU that lacks bfloat16, else bfloat16")
     channels_last: bool = _option(False, "NHWC memory format")
     cuda_graph: str = _option("auto", "a training step is one CUDA graph: on, off, or auto (one process on a GPU)")
@@ -165,11 +177,15 @@ class TrainConfig:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> TrainConfig:
-        """Make a configuration of some values; the others take the defaults of the data set."""
+        """Makes a configuration of some values; the others take the defaults of the data set."""
         drawn = {"shapes"} if values.get("data_path") else {"shapes", "auto"}
-        if values.get("dataset", "auto") not in drawn:
-            values = {**real_defaults(), **values}
-        return cls(**values)
+        if values.get("dataset", "auto") in drawn:
+            return cls(**values)
+        if values.get("defaults", "auto") == "torchvision":
+            return cls(**{**torchvision_defaults(), **values})
+        config = cls(**values)
+        config.given = frozenset(values)  # type: ignore[misc]  # of this one configuration
+        return config
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be meant."""
@@ -215,18 +231,26 @@ def check_folder(data_path: str | None) -> None:
         )
 
 
-def real_defaults() -> dict[str, Any]:
-    """The defaults on data of the user's own, where they differ from those of the demo."""
-    return {f.name: f.metadata["real"] for f in dataclasses.fields(TrainConfig) if "real" in f.metadata}
+def torchvision_defaults() -> dict[str, Any]:
+    """Returns the defaults of torchvision's training script, where they differ from those of the demo."""
+    return {f.name: f.metadata["torchvision"] for f in dataclasses.fields(TrainConfig) if "torchvision" in f.metadata}
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a recipe or a config.json; unknown keys and values of another type are refused, with a hint."""
+    """Reads a recipe or a config.json; unknown keys and values of another type are refused, with a hint."""
     values = read_config_file(Path(path))
-    values.pop("about", None)  # what a recipe says of itself
     kinds = {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
+    if values.pop("about", None) is not None or len(values) > len(kinds) // 2:
+        # a recipe, or what another run saved: nothing is chosen beside what it names
+        values.setdefault("defaults", "torchvision")
     for key, value in values.items():
         if key not in kinds:
             raise ConfigError(f"--config {path}: unknown key {str(key)[:60]!r}{meant(str(key), kinds)}")
         check_type(f"--config {path}: {key}", kinds[key], value)
     return values
+
+
+def flag_of(name: str) -> str:
+    """Returns the flag of a field as the command line has it, such as --model-option for model_options."""
+    field = next(f for f in dataclasses.fields(TrainConfig) if f.name == name)
+    return str(field.metadata.get("flag", flag(name)))

@@ -80,7 +80,7 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
     with mistakes():
         model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
         if config.fit_priors:
-            boxes, labels = normalised_objects(dataset)
+            boxes, labels = normalized_objects(dataset)
             sizes = fit_prior_sizes(model.prior_config, boxes, labels)
             print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
             options["prior_sizes"] = sizes
@@ -113,7 +113,7 @@ def mistakes(where: str = "") -> Iterator[None]:
         raise ConfigError(f"{where}{error}") from error
 
 
-def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
+def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
     """Boxes (0..1 of their image) and labels of all images, from the annotations alone; ignored objects are left out."""
     boxes, labels = [], []
     for i in range(len(dataset)):
@@ -127,7 +127,7 @@ def normalised_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Te
 
 def priors_report(model: SSD, dataset: DetectionDataset) -> str:
     """Say how many objects of the data set a prior matches, and warn if they are few."""
-    boxes, labels = normalised_objects(dataset)
+    boxes, labels = normalized_objects(dataset)
     coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
     coverage.warn(image_size=model.image_size)
     return str(coverage)

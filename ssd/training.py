@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, Loader, build_loader
 from ssd.dataset_format import resolve_dataset
 from ssd.distributed import TrainingError, World, synchronize_batch_norm
 from ssd.meter import LossMeter
 from ssd.optim import base_rate
-from ssd.preparation import choose_device, make_model, mistakes, open_datasets, priors_report
+from ssd.preparation import choose_device, make_model, mistakes, normalized_objects, open_datasets, priors_report
 from ssd.run_folder import RunFolder
 from ssd.step import State, describe_step, make_state, train_step
 from ssd.transforms import build_transforms
@@ -30,9 +31,11 @@ def run(config: TrainConfig) -> RunFolder:
     if config.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
         torch.use_deterministic_algorithms(True)
+    with mistakes():
+        choices = choose_model(config)
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
-    state, loader, val_loader = prepare(config, world, folder)
+    state, loader, val_loader = prepare(config, world, folder, choices)
     if config.test_only:
         evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
         world.leave()
@@ -53,12 +56,14 @@ def run(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def prepare(config: TrainConfig, world: World, folder: RunFolder) -> tuple[State, Loader, Loader]:
+def prepare(config: TrainConfig, world: World, folder: RunFolder, choices: Choices) -> tuple[State, Loader, Loader]:
     """Data sets, model and all that a checkpoint holds; a mistake met here ends all processes with one message."""
     with world.together():
         device = choose_device(config.device, world)
         torch.manual_seed(config.seed)
         train_set, val_set = open_datasets(config)
+        choose_settings(choices, Facts.of(len(train_set), normalized_objects(train_set)[0], device, world.size))
+        print(choices, end="")
         with world.first_before_others():
             model = make_model(config, train_set)
         model = model.to(device)

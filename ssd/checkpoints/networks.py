@@ -61,6 +61,12 @@ def _check_size(args: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         )
 
 
+def network_of_file(source: Source) -> dict[str, Any]:
+    """Returns the arguments of build_model for the network of a checkpoint; raises ValueError as network_of."""
+    checkpoint = read_checkpoint(source)
+    return dict(network_of(checkpoint, find_layout(checkpoint.state, None, checkpoint.source)))
+
+
 def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     """The arguments of build_model that make the network of a checkpoint.
 

@@ -64,6 +64,38 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     return sorted(state)
 
 
+def model_of_backbone(source: str | Path) -> str:
+    """Returns the detector that a backbone's weights are for, told from their name in torchvision or from their keys.
+
+    Raises:
+        FileNotFoundError, ValueError: as in load_backbone, or no detector here has that backbone.
+    """
+    if is_torchvision_name(str(source)):
+        kind = str(source).partition("_Weights.")[0].lower()
+    else:
+        kind = _kind(read_state_dict(source))
+    models = {"vgg16": "ssd300_vgg16", "mobilenet_v2": "ssdlite320_mobilenet_v2"}
+    models |= {"mobilenet_v3_large": "ssdlite320_mobilenet_v3_large"}
+    models |= {name: f"ssd300_{name}" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+    if kind not in models:
+        raise ValueError(
+            f"weights_backbone {source}: no detector here has this backbone; there are {', '.join(models)}"
+        )
+    return models[kind]
+
+
+def _kind(state: Mapping[str, Tensor]) -> str:
+    """Names the network of torchvision whose weights these are; "" for any other."""
+    names = {key.removeprefix("backbone.").removeprefix("features.") for key in state}
+    if "layer1.0.conv1.weight" in names:
+        depths = {(6, False): 34, (2, False): 18, (6, True): 50, (23, True): 101, (36, True): 152}
+        blocks = {name.split(".")[1] for name in names if name.startswith("layer3.")}
+        depth = depths.get((len(blocks), "layer1.0.conv3.weight" in names))
+        return f"resnet{depth}" if depth else ""
+    signs = {"1.conv.0.0.weight": "mobilenet_v2", "1.block.0.0.weight": "mobilenet_v3_large", "28.weight": "vgg16"}
+    return next((kind for sign, kind in signs.items() if sign in names), "")
+
+
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
     content: Any

@@ -1,0 +1,208 @@
+"""Settings chosen for the data and the machine where neither flags nor a configuration file give them.
+
+They are for data of the user's own: a few hundred images, minutes on two CPU cores, and more where there is more.
+The run prints each choice with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssd.config import TrainConfig, flag_of
+from ssd.models import MODELS
+
+SMALL_MODEL = "ssdlite320_mobilenet_v2"
+_CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
+# Training images to see in all: 8,000 take some ten minutes on two CPU cores. A GPU does three times as many in two.
+_IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
+_MOST_EPOCHS = 200
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on.
+
+    Args:
+        images: training images.
+        sides: float32 [M] square root of each object's area, as a fraction of its image's.
+        device: type of the device that trains, "cpu" or "cuda".
+        cores: CPU cores of each training process.
+        processes: training processes.
+    """
+
+    images: int
+    sides: Tensor  # [M]
+    device: str
+    cores: int
+    processes: int = 1
+
+    @classmethod
+    def of(cls, images: int, boxes: Iterable[Tensor], device: torch.device, processes: int = 1) -> Facts:
+        """Reads them off a data set (boxes [G, 4] of each image, normalized to it) and this machine."""
+        packed = torch.cat([torch.zeros(0, 4), *boxes])
+        sides = (packed[:, 2:] - packed[:, :2]).prod(dim=1).clamp(min=0).sqrt()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(images, sides, device.type, max(1, cores // processes), processes)
+
+
+class Choices:
+    """Sets settings of a configuration that were not given, and remembers why."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.given = config.given if config.given is not None else frozenset(vars(config))
+        self.reasons: list[tuple[str, Any, str]] = []
+
+    def set(self, name: str, value: Any, reason: str) -> None:
+        """Sets a field unless it was given."""
+        if name not in self.given:
+            setattr(self.config, name, value)
+            self.reasons.append((name, value, reason))
+
+    def option(self, field: str, reason: str, **values: Any) -> None:
+        """Sets keys of an option field (model_options, ...) that were not given."""
+        own: dict[str, Any] = getattr(self.config, field)
+        new = {key: value for key, value in values.items() if key not in own}
+        if new:
+            setattr(self.config, field, {**new, **own})
+            self.reasons.append((field, ", ".join(f"{k}={v}" for k, v in new.items()), reason))
+
+    def __str__(self) -> str:
+        if not self.reasons:
+            return ""
+        lines = [
+            f"  {flag_of(name)}{'' if value is True else f' {value}'}: {reason}" for name, value, reason in self.reasons
+        ]
+        head = "settings chosen for this data and machine (a flag replaces each; --defaults torchvision takes its script's)"
+        return "\n".join([head, *lines, ""])
+
+
+def choose_model(config: TrainConfig) -> Choices:
+    """Chooses the network, before the data is read: that of the weights given, else a small one that trains anywhere."""
+    choices = Choices(config)
+    if config.given is None or "model" in config.given:
+        return choices
+    if config.weights:
+        from ssd.checkpoints.networks import network_of_file
+
+        network = network_of_file(config.weights)
+        name = network.pop("name")
+        choices.set("model", name, f"the network of {config.weights}")
+        choices.set("preset", network.pop("preset", config.preset), "the rules that these weights were trained with")
+        choices.set("image_size", network.pop("image_size", None), "the input of these weights")
+        network.pop("num_classes", None)
+        choices.option("model_options", "as in these weights", **network)
+    elif config.weights_backbone:
+        from ssd.models.backbone_weights import model_of_backbone
+
+        choices.set("model", model_of_backbone(config.weights_backbone), f"the backbone of {config.weights_backbone}")
+    else:
+        choices.set("model", SMALL_MODEL, "learns from a few hundred images, on a CPU too")
+    if config.model == SMALL_MODEL and not config.weights:
+        choices.set("weights_backbone", *_cached_backbone())
+    return choices
+
+
+def choose_settings(choices: Choices, facts: Facts) -> None:
+    """Chooses everything else, once the data is known."""
+    config = choices.config
+    if config.given is None:
+        return
+    pretrained = bool(config.weights_backbone or config.weights)
+    _choose_network(choices, facts, pretrained)
+    _choose_optimizer(choices, pretrained)
+    _choose_length(choices, facts)
+    _choose_machine(choices, facts)
+
+
+def _choose_network(choices: Choices, facts: Facts, pretrained: bool) -> None:
+    config = choices.config
+    if not config.weights:
+        if config.model == SMALL_MODEL:
+            small = _small_side(facts) * (config.image_size or MODELS[config.model].image_size)
+            if config.image_size is None and small < 10:
+                size = 512 if facts.device == "cuda" else 416
+                choices.set("image_size", size, f"a tenth of the objects are below {small:.0f} px at the usual 320")
+            choices.option(
+                "model_options",
+                "a fine level and a top-down path, for objects of all sizes",
+                min_stride=8,
+                fpn_width=96,
+            )
+            if pretrained and config.trainable_backbone_layers is None:
+                choices.option("model_options", "the first stages keep their pretrained weights", trainable_layers=4)
+        choices.option("model_options", "every object keeps a prior of its own", rule="greedy")
+        if not {"prior_sizes", "fit_priors"} & {*config.model_options, *choices.given}:
+            choices.set("fit_priors", True, "prior sizes follow the objects")
+    if "data_augmentation" not in choices.given:
+        choices.set("data_augmentation", "ssdlite", "crops and flips; strong distortion needs longer training")
+        choices.option(
+            "augmentation_options", "mild, for short training", crop="mild", photometric="mild", cut="ignore"
+        )
+
+
+def _choose_optimizer(choices: Choices, pretrained: bool) -> None:
+    config = choices.config
+    family = MODELS[config.model].family
+    rates = {"vgg": 0.0002, "resnet": 0.001} if config.opt == "adamw" else {"vgg": 0.001}
+    usual = 0.002 if config.opt == "adamw" else 0.01
+    choices.set("lr", rates.get(family, usual), f"for {config.opt} and this network")
+    if config.weights_backbone and not config.weights:
+        choices.set("backbone_lr_factor", 0.05, "pretrained features change slowly")
+    for given, scheduler in (("lr_steps", "multisteplr"), ("lr_step_size", "steplr"), ("lr_power", "polynomial")):
+        if given in choices.given:
+            choices.set("lr_scheduler", scheduler, f"{flag_of(given)} is of this schedule")
+
+
+def _choose_length(choices: Choices, facts: Facts) -> None:
+    config = choices.config
+    share = max(1, facts.images // facts.processes)
+    if share < 32:
+        batch, reason = max(2, share // 4), f"{share} images"
+    elif share < 2000:
+        batch, reason = 8, "many steps from few images"
+    else:
+        batch, reason = 32 if facts.device == "cuda" else 16, f"{share} images"
+    choices.set("batch_size", batch, reason)
+    seen = _IMAGES_SEEN["cuda" if facts.device == "cuda" else "cpu"]
+    epochs = max(12, min(_MOST_EPOCHS, round(seen / max(1, facts.images))))
+    if not config.iterations:
+        choices.set("epochs", epochs, f"{epochs * facts.images} images seen on this {facts.device}")
+    steps = config.iterations or config.epochs * max(1, share // config.batch_size)
+    choices.set("warmup_iters", min(100, steps // 10), "a tenth of the steps, at most 100")
+    choices.set("eval_every", max(1, config.epochs // 5), "five evaluations")
+
+
+def _choose_machine(choices: Choices, facts: Facts) -> None:
+    config = choices.config
+    choices.set("workers", max(1, min(8, facts.cores - 1)), f"{facts.cores} cores")
+    choices.set("channels_last", True, "faster convolutions on CPUs and GPUs")
+    if facts.device == "cuda" and MODELS[config.model].family in ("vgg", "resnet"):
+        choices.set("amp", True, "two to three times as fast on this GPU")
+
+
+def _small_side(facts: Facts) -> float:
+    """Side that a tenth of the objects stay below, as a fraction of the image; 1 without objects."""
+    if not len(facts.sides):
+        return 1.0
+    ordered = facts.sides.sort().values  # quantile() refuses more than 16 million values
+    return float(ordered[len(ordered) // 10])
+
+
+def _cached_backbone() -> tuple[str | None, str]:
+    """Pretrained weights that torchvision has downloaded before; nothing is downloaded without being asked."""
+    from torchvision.models import get_weight
+
+    for name in _CACHED_WEIGHTS:
+        if (Path(torch.hub.get_dir()) / "checkpoints" / Path(get_weight(name).url).name).is_file():
+            return name, "pretrained on ImageNet, downloaded before"
+    return None, (
+        f"none on this machine; --weights-backbone {_CACHED_WEIGHTS[1]} downloads 14 MB and learns much faster"
+    )

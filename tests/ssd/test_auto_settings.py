@@ -1,0 +1,121 @@
+"""Settings that are chosen for data of the user's own: which, from what, and which never."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import mobilenet_v2, mobilenet_v3_large, resnet18, resnet50, vgg16
+
+from ssd import build_model
+from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
+from ssd.command_line import parse_args
+from ssd.config import TrainConfig, torchvision_defaults
+from ssd.models.backbone_weights import model_of_backbone
+from tests.ssd.test_recipes import write_coco_split
+
+BIG = torch.full((50,), 0.4)
+
+
+def chosen(facts: Facts, **values: object) -> TrainConfig:
+    config = TrainConfig.of({"dataset": "voc", "data_path": "somewhere", **values})
+    choices = choose_model(config)
+    choose_settings(choices, facts)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def no_downloaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def test_few_hundred_images_on_two_cores() -> None:
+    config = chosen(Facts(205, BIG, "cpu", 2))
+    assert config.model == "ssdlite320_mobilenet_v2" and config.opt == "adamw"
+    assert (config.batch_size, config.workers, config.epochs) == (8, 1, 39)
+    assert config.clip_grad_norm == 10 and config.ema_decay == 0.99 and config.lr == 0.002
+    assert config.fit_priors and config.channels_last and not config.amp
+    assert config.model_options == {"rule": "greedy", "min_stride": 8, "fpn_width": 96}
+    assert config.backbone_lr_factor == 1.0 and config.weights_backbone is None
+
+
+@pytest.mark.parametrize(("images", "batch"), [(1, 2), (12, 3), (31, 7), (32, 8), (1999, 8), (2000, 16)])
+def test_batch_size_by_number_of_images(images: int, batch: int) -> None:
+    config = chosen(Facts(images, BIG, "cpu", 2))
+    assert config.batch_size == batch
+    assert 12 <= config.epochs <= 200 and config.warmup_iters <= 100
+
+
+def test_small_objects_get_a_larger_input() -> None:
+    facts = Facts(300, torch.full((50,), 0.02), "cpu", 2)
+    assert chosen(facts).image_size == 416
+    assert chosen(facts, image_size=320).image_size == 320
+    assert chosen(Facts(300, BIG, "cpu", 2)).image_size is None
+    assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size is None
+
+
+def test_given_settings_stay_and_decide_others() -> None:
+    facts = Facts(300, BIG, "cpu", 2)
+    config = chosen(facts, lr=0.5, epochs=3, model_options={"rule": "last"}, fit_priors=False, lr_steps=[2])
+    assert (config.lr, config.epochs, config.fit_priors, config.lr_scheduler) == (0.5, 3, False, "multisteplr")
+    assert config.model_options == {"rule": "last", "min_stride": 8, "fpn_width": 96}
+    assert chosen(facts, model="ssd300_vgg16").lr == 0.0002
+    assert chosen(facts, model="ssd300_vgg16", opt="sgd").lr == 0.001
+
+
+@pytest.mark.parametrize("values", [{"defaults": "torchvision"}, {"dataset": "shapes"}])
+def test_nothing_is_chosen_where_defaults_are_named(values: dict[str, str]) -> None:
+    config = TrainConfig.of({"dataset": "voc", "data_path": "somewhere", **values})
+    before = asdict(config)
+    choices = choose_model(config)
+    choose_settings(choices, Facts(300, BIG, "cpu", 2))
+    assert asdict(config) == before and str(choices) == ""
+
+
+def test_torchvision_defaults_come_with_its_flags_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_coco_split(tmp_path / "coco", "train", 2)
+    monkeypatch.chdir(tmp_path)
+    config = parse_args(["--dataset", "coco", "--aspect-ratio-group-factor", "3"])
+    assert config.defaults == "torchvision" and config.given is None
+    assert {name: getattr(config, name) for name in torchvision_defaults()} == torchvision_defaults()
+    assert parse_args(["--dataset", "coco"]).given is not None
+
+
+def test_a_recipe_and_a_saved_configuration_stay_as_they_are(tmp_path: Path) -> None:
+    write_coco_split(tmp_path / "coco", "train", 2)
+    assert parse_args(["--config", "bccd", "--data-path", str(tmp_path / "coco"), "--dataset", "coco"]).given is None
+    config = chosen(Facts(205, BIG, "cpu", 2))
+    config.save(tmp_path / "config.json")
+    again = parse_args(["--config", str(tmp_path / "config.json"), "--data-path", str(tmp_path)])
+    choices = Choices(again)
+    choose_settings(choices, Facts(9999, BIG, "cuda", 64))
+    assert asdict(again) == {**asdict(config), "data_path": str(tmp_path)}
+
+
+NETWORKS = {
+    "ssd300_vgg16": vgg16,
+    "ssd300_resnet18": resnet18,
+    "ssd300_resnet50": resnet50,
+    "ssdlite320_mobilenet_v2": mobilenet_v2,
+    "ssdlite320_mobilenet_v3_large": mobilenet_v3_large,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_backbone_given_decides_the_model(name: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net: nn.Module = NETWORKS[name]()
+    state = {key: torch.zeros(()).expand(value.shape) for key, value in net.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    assert model_of_backbone(tmp_path / "weights.pth") == name
+
+
+def test_the_detector_given_decides_model_and_rules(tmp_path: Path) -> None:
+    model = build_model("ssd_tiny", 3, image_size=96, width=4, nms_threshold=0.3)
+    torch.save({"model": model.state_dict(), "build_args": model.build_args}, tmp_path / "run.pt")
+    config = chosen(Facts(300, BIG, "cpu", 2), weights=str(tmp_path / "run.pt"))
+    assert (config.model, config.image_size, config.model_options["width"]) == ("ssd_tiny", 96, 4)
+    assert config.model_options["nms_threshold"] == 0.3 and not config.fit_priors
