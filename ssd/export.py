@@ -1,16 +1,20 @@
-"""Export a trained model to a file that runs without this package's Python code.
+"""Export a trained model to a file for other runtimes.
 
     python ssd/export.py runs/ssd_tiny-shapes-1 model.onnx
     python ssd/export.py runs/ssd_tiny-shapes-1 model.pt2
+    python ssd/export.py SSD300_VGG16_Weights.COCO_V1 model.onnx
 
-Both take images [B, 3, S, S], RGB float in 0..1 (normalisation is inside), of any batch size.
+Both take images [B, 3, S, S], RGB float in 0..1 (normalization is inside), of any batch size. Resize as in training: the
+whole picture to S x S, bilinear with antialiasing, as PIL's Image.resize does with BILINEAR. cv2.resize has no
+antialiasing, and finds other objects in many pictures.
 
 model.onnx gives boxes [B, P, 4] (xyxy, 0..1 of the image) and scores [B, P, C] (class 0 is the background), for the NMS of
-the runtime that loads it. Needs: pip install onnx onnxscript.
-model.pt2 (torch.export) gives boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B] after NMS; whoever loads it
-imports ssd_ops first.
+the runtime that loads it; it needs no Python. To write it: pip install onnx onnxscript.
+model.pt2 (torch.export) gives boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B] after NMS; it runs in PyTorch,
+in a program that has imported ssd_ops.
 
-The names of the classes and the side S are kept in the file: ONNX metadata, or `classes.json` in the .pt2.
+What the file needs to be used is kept in it, as ONNX metadata or `classes.json` in the .pt2: the names of the classes,
+the side S, how to resize, whether photographs are turned as EXIF says, and the thresholds.
 """
 
 from __future__ import annotations
@@ -18,12 +22,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ssd.predict import TORCHVISION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +41,12 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; mistakes are answered before torch is imported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="run folder (its best.pt, or else last.pt) or checkpoint")
+    parser.add_argument(
+        "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
+    )
     parser.add_argument("output", help="file to write, ending in .onnx or .pt2")
     args = parser.parse_args(argv)
-    if not Path(args.checkpoint).exists():
+    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
         parser.error(f"checkpoint {args.checkpoint} does not exist")
     if Path(args.output).suffix not in (".onnx", ".pt2"):
         parser.error(f"output must end in .onnx or .pt2, got {args.output}")
@@ -59,14 +68,38 @@ def main(argv: list[str] | None = None) -> None:
     except DataError as error:
         sys.exit(f"error: {error}")
     path = Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (export_onnx if path.suffix == ".onnx" else export_pt2)(detector, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (export_onnx if path.suffix == ".onnx" else export_pt2)(detector, path)
+    except OSError as error:
+        sys.exit(f"error: {path}: {error.strerror or error}")
     side = detector.model.image_size
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")
 
 
+def describe(detector: Detector) -> dict[str, Any]:
+    """What a runtime must know besides the network."""
+    from ssd.inference import thresholds_of
+
+    rules = detector.model.preset
+    return {
+        "classes": list(detector.classes),
+        "image_size": detector.model.image_size,
+        "resize": "whole image to image_size x image_size, bilinear, antialiased",
+        "color": "RGB in 0..1",
+        "apply_exif": detector.apply_exif,
+        "score_threshold": rules.score_threshold,  # before NMS
+        "nms_threshold": rules.nms_threshold,
+        "candidates_per_class": rules.candidates_per_class,
+        "max_detections": rules.max_detections,
+        "show_from": dict(
+            zip(detector.classes, thresholds_of(detector), strict=True)
+        ),  # lowest score to show, by class
+    }
+
+
 def export_onnx(detector: Detector, path: Path) -> None:
-    """Writes the network, softmax and box decoding as ONNX, with `classes` (JSON) and `image_size` as metadata."""
+    """Writes the network, softmax and box decoding as ONNX, with what `describe` says as metadata (JSON)."""
     import torch
     from torch import nn
 
@@ -95,8 +128,8 @@ def export_onnx(detector: Detector, path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     assert program is not None
-    program.model.metadata_props["classes"] = json.dumps(list(detector.classes))
-    program.model.metadata_props["image_size"] = str(model.image_size)
+    for key, value in describe(detector).items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     program.save(path)
 
 
@@ -118,8 +151,7 @@ def export_pt2(detector: Detector, path: Path) -> None:
 
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(Network().eval(), (_example(detector),), dynamic_shapes=shapes)
-    about = json.dumps({"classes": list(detector.classes), "image_size": model.image_size})
-    torch.export.save(program, path, extra_files={"classes.json": about})
+    torch.export.save(program, path, extra_files={"classes.json": json.dumps(describe(detector))})
 
 
 def _example(detector: Detector) -> Tensor:

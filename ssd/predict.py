@@ -1,109 +1,174 @@
 """Detect objects in images with a trained model.
 
     python ssd/predict.py runs/ssd_tiny-shapes-1 photos/ another.jpg
+    python ssd/predict.py SSD300_VGG16_Weights.COCO_V1 photos/
 
 draws the detections into predictions/ and writes them as predictions/detections.json: for each image its file, width,
-height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}.
+height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}. Pictures are turned as their EXIF orientation says,
+boxes and sizes are those of the turned picture; a model that was trained without turning gets them as they are stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.errors import DataError
+from ssd.file_tree import IMAGE_SUFFIXES, walk
+
 if TYPE_CHECKING:
     from ssd.inference import Detector, Found
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn on as JPEG
+_SECONDS = 30  # between writings of detections.json
+_LONGEST_STEM = 120  # bytes of a picture's name
+# names of weights that torchvision publishes
+TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; mistakes are answered before torch is imported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="run folder (its best.pt, or else last.pt) or checkpoint")
+    parser.add_argument(
+        "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
+    )
     parser.add_argument("images", nargs="+", help="image files, and folders that are searched for images")
-    parser.add_argument("--output-dir", default="predictions", help="folder for the results (default: predictions)")
-    parser.add_argument("--score-threshold", type=float, default=0.4, help="lowest score to keep (default: 0.4)")
+    parser.add_argument(
+        "--output-dir", help="folder for the results (default: predictions, or predictions-2, ... if that is taken)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that --output-dir holds")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        help="lowest score to keep (default: that of each class with which the model's evaluation was best, or else 0.4)",
+    )
     parser.add_argument("-b", "--batch-size", type=int, default=8, help="images at once (default: 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json only")
     args = parser.parse_args(argv)
-    if not 0 <= args.score_threshold <= 1:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    if not Path(args.checkpoint).exists():
+    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
         parser.error(f"checkpoint {args.checkpoint} does not exist")
-    args.files = find_images(args.images, parser)
+    try:
+        args.files = find_images(args.images)
+        args.output_dir = choose_folder(args.output_dir, args.overwrite)
+    except (DataError, OSError) as error:
+        parser.error(str(error))
     return args
 
 
-def find_images(names: list[str], parser: argparse.ArgumentParser) -> list[Path]:
-    """Lists the files that were named, and the images inside the folders that were named, each once."""
+def find_images(names: list[str]) -> list[Path]:
+    """Lists the files that were named, and the images inside the folders that were named, each once.
+
+    A file that does not exist is in the list too, so that it is reported among the others.
+
+    Raises:
+        DataError: a folder holds no images, or nothing that was named exists.
+    """
     files: dict[Path, None] = {}
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-            if not inside:
-                parser.error(f"folder {name} holds no images ({', '.join(SUFFIXES)})")
-            files.update(dict.fromkeys(inside))
-        elif path.is_file():
-            files[path] = None
-        else:
-            parser.error(f"image {name} does not exist")
+        if not os.path.isdir(name):
+            files[Path(name)] = None
+            continue
+        everything = list(walk(Path(name)))
+        inside = [path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not inside:
+            raise DataError(f"folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        if len(inside) < len(everything):
+            print(f"{name}: {len(inside)} images; {len(everything) - len(inside)} files of other kinds are left out")
+        files.update(dict.fromkeys(inside))
+    if not any(os.path.exists(file) for file in files):
+        raise DataError(f"image {names[0][:200]} does not exist")
     return list(files)
 
 
+def choose_folder(asked: str | None, overwrite: bool) -> Path:
+    """Chooses a folder for the results that holds nothing else.
+
+    Raises:
+        DataError: the folder asked for holds something and is not to be overwritten, or is a file.
+    """
+    if asked is None:
+        number, folder = 1, Path("predictions")
+        while folder.exists() and not overwrite and any(folder.iterdir()):
+            number += 1
+            folder = Path(f"predictions-{number}")
+        return folder
+    folder = Path(asked)
+    if os.path.exists(folder) and not folder.is_dir():
+        raise DataError(f"--output-dir must be a folder, got the file {folder}")
+    if os.path.isdir(folder) and not overwrite and any(folder.iterdir()):
+        raise DataError(
+            f"--output-dir {folder} is not empty; name another, or replace the results in it with --overwrite"
+        )
+    return folder
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Detects as the command line says; exits with 1 if an image could not be read."""
+    """Detects as the command line says; exits with 1 if an image could not be read or written."""
     args = parse_args(argv)
     from ssd.config import ConfigError
-    from ssd.data.faults import DataError
     from ssd.inference import load_detector
     from ssd.preparation import choose_device
 
     try:
         detector = load_detector(args.checkpoint, choose_device(args.device))
+        failed = predict(detector, args)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
-    unreadable = predict(detector, args)
-    if unreadable:
-        sys.exit(f"{unreadable} of {len(args.files)} images could not be read, see above")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or args.output_dir}: {error.strerror or error}")
+    if failed:
+        sys.exit(f"{failed} of {len(args.files)} images could not be read or written, see above")
 
 
 def predict(detector: Detector, args: argparse.Namespace) -> int:
-    """Detects in all files, writes pictures and detections.json; returns how many files could not be read."""
+    """Detects in all files, writes pictures and detections.json; returns how many files failed.
+
+    detections.json is written from time to time and, whatever ends the loop, at its end.
+    """
     from tqdm import tqdm
 
     from ssd.inference import detect_files
 
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    remove_results(args.output_dir)
     results: list[dict[str, Any]] = []
-    objects = unreadable = 0
+    failed, written = 0, time.monotonic()
     found_in = detect_files(detector, args.files, score_threshold=args.score_threshold, batch_size=args.batch_size)
-    for number, found in enumerate(tqdm(found_in, total=len(args.files), unit="image", mininterval=0.5), start=1):
-        if found.error is not None:
-            tqdm.write(f"{found.file}: {found.error}", file=sys.stderr)
-            unreadable += 1
-            continue
-        entry = describe(found, detector.classes)
-        if not args.no_pictures:
-            # numbered, since files of several folders may share a name
-            entry["picture"] = f"{number:0{len(str(len(args.files)))}d}-{found.file.stem}.png"
-            draw(found, detector.classes, folder / entry["picture"])
-        results.append(entry)
-        objects += len(found.scores)
-    (folder / "detections.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"{objects} objects in {len(results)} images: {folder / 'detections.json'}")
-    return unreadable
+    try:
+        for number, found in enumerate(tqdm(found_in, total=len(args.files), unit="image", mininterval=0.5), start=1):
+            error, name = found.error, None
+            if error is None and not args.no_pictures:
+                # numbered, since files of several folders may share a name
+                name = f"{number:0{len(str(len(args.files)))}d}-{picture_name(found.file)}"
+                error = try_to_draw(found, detector.classes, args.output_dir / name)
+            if error is not None:
+                tqdm.write(f"{found.file}: {error}", file=sys.stderr)
+                failed += 1
+            if found.error is None:
+                picture = {"picture": name} if name is not None and error is None else {}
+                results.append({**describe(found, detector.classes), **picture})
+            if time.monotonic() - written > _SECONDS:
+                write_results(results, args.output_dir)
+                written = time.monotonic()
+    finally:
+        write_results(results, args.output_dir)
+    objects = sum(len(entry["detections"]) for entry in results)
+    print(f"{objects} objects in {len(results)} images: {args.output_dir / 'detections.json'}")
+    return failed
 
 
 def describe(found: Found, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -122,14 +187,47 @@ def describe(found: Found, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def draw(found: Found, classes: tuple[str, ...], path: Path) -> None:
-    """Writes the image with its detections drawn as PNG."""
+def picture_name(file: Path) -> str:
+    """Returns the name of an image's picture: JPEG for photographs, else PNG; short enough for any file system."""
+    stem = os.fsencode(file.stem)[:_LONGEST_STEM].decode(errors="ignore")
+    return stem + (".jpg" if file.suffix.lower() in _JPEG else ".png")
+
+
+def try_to_draw(found: Found, classes: tuple[str, ...], path: Path) -> str | None:
+    """Writes the image with its detections drawn; returns why that failed, or None."""
     from torchvision.transforms.functional import to_pil_image
 
     from ssd.pictures import draw_boxes
 
     assert found.image is not None
-    to_pil_image(draw_boxes(found.image, found.boxes, found.labels, classes, found.scores)).save(path)
+    picture = to_pil_image(draw_boxes(found.image, found.boxes, found.labels, classes, found.scores))
+    try:
+        picture.save(path, **({"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}))
+    except (OSError, ValueError) as error:  # the disk is full; JPEG has at most 65,500 pixels a side
+        path.unlink(missing_ok=True)
+        return f"picture {path} cannot be written: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def write_results(results: list[dict[str, Any]], folder: Path) -> None:
+    """Writes detections.json; the file that was there stays whole until then."""
+    temporary = folder / "detections.json.part"
+    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / "detections.json")
+
+
+def remove_results(folder: Path) -> None:
+    """Removes the detections.json of an earlier command and the pictures that it names."""
+    file = folder / "detections.json"
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        pictures = [str(entry["picture"]) for entry in entries if "picture" in entry]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # none there, or of another program
+    for name in pictures:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    file.unlink()
 
 
 if __name__ == "__main__":

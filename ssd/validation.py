@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ssd.class_names import columns
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader
-from ssd.data.faults import DataError, list_faults
+from ssd.data.faults import DataError
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
 from ssd.models import SSD
 from ssd.pictures import draw_boxes, resize, save_grid, side_by_side
@@ -65,7 +65,7 @@ def report(
     """Judge, print, write and draw; return the value that the best checkpoint is chosen by."""
     result = evaluator.summarize()
     print(f"epoch {epoch}, {dataset.name}:\n{result}")
-    left_out, not_finite = len(dataset) - result.images, evaluator.records.count_not_finite()
+    left_out, not_finite = dataset.num_listed - result.images, evaluator.records.count_not_finite()
     for line in remarks(dataset, left_out, not_finite):
         print(line)
     curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)
@@ -84,9 +84,11 @@ def report(
 def remarks(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[str]:
     """What a reader of an AP must know besides: images that it leaves out, with their faults, and boxes that are NaN."""
     lines = []
+    if new := dataset.log.new_entries():
+        lines.append(f"faults met while reading the images:\n{new}")
     if left_out:
-        lines.append(list_faults(dataset.report, limit=10))
-        lines.append(f"AP of {len(dataset) - left_out} of {len(dataset)} images ({left_out} left out, named above)")
+        total = dataset.num_listed
+        lines.append(f"AP of {total - left_out} of {total} images ({left_out} left out, named above)")
     if not_finite:
         lines.append(
             f"{not_finite} detections have boxes with NaN or inf; each counts as wrong. Has training diverged?"

@@ -77,7 +77,7 @@ class Evaluator:
         self.records.update(detections, targets)
 
     def update_batch(self, detections: Any, batch: Batch) -> None:
-        """Adds a batch: padded, normalised detections (`ssd_ops.Detections`) and the batch that they belong to."""
+        """Adds a batch: padded, normalized detections (`ssd_ops.Detections`) and the batch that they belong to."""
         self.records.update(unpack_detections(detections, batch.sizes), batch.targets())
 
     def merge(self, other: "Evaluator") -> None:

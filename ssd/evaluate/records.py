@@ -99,7 +99,7 @@ class Records:
 
 
 def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]]:
-    """Turns padded, normalised detections into one dict for each image, in pixels of that image.
+    """Turns padded, normalized detections into one dict for each image, in pixels of that image.
 
     Args:
         detections: boxes ``[B, D, 4]`` in 0 .. 1, scores ``[B, D]``, labels ``[B, D]``, counts ``[B]``

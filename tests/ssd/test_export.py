@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssd.export import export_onnx, export_pt2, main
+from ssd.export import describe, export_onnx, export_pt2, main
 from ssd.inference import Detector
 from ssd.models import build_model
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def detector() -> Detector:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
-    return Detector(model, ("disc", "star"))
+    return Detector(model, ("disc", "star"), thresholds={"disc": 0.15})
 
 
 def test_pt2_holds_the_whole_post_process(detector: Detector, tmp_path: Path) -> None:
     export_pt2(detector, tmp_path / "model.pt2")
     files = {"classes.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=files)
-    assert json.loads(files["classes.json"]) == {"classes": ["disc", "star"], "image_size": 64}
+    assert json.loads(files["classes.json"]) == describe(detector)
     for count in (1, 3):  # neither is the number of images that it was traced with
         images = torch.rand(count, 3, 64, 64)
         model = detector.model
@@ -45,6 +45,9 @@ def test_onnx_gives_boxes_and_scores(detector: Detector, tmp_path: Path) -> None
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == ["disc", "star"] and about["image_size"] == "64"
+    assert json.loads(about["nms_threshold"]) == 0.45 and json.loads(about["max_detections"]) == 200
+    assert about["apply_exif"] == "true" and "antialiased" in about["resize"]
+    assert json.loads(about["show_from"]) == {"disc": 0.15, "star": 0.4}
     images = torch.rand(3, 3, 64, 64)
     boxes, scores = (torch.from_numpy(a) for a in session.run(None, {"images": images.numpy()}))
     model = detector.model

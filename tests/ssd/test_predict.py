@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssd import build_model, export_weights
 from ssd.data import DataError
-from ssd.inference import detect_files, load_detector
+from ssd.inference import detect_files, load_detector, thresholds_of
 from ssd.predict import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,17 +73,91 @@ def test_a_folder_becomes_pictures_and_json(
 ) -> None:
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xffnot a picture")
     out = tmp_path / "out"
-    with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
-        main([str(run_folder), str(photos), "--output-dir", str(out), "--score-threshold", "0.336", "--device", "cpu"])
-    assert "broken.jpg" in capsys.readouterr().err
+    (photos / "notes.txt").touch()
+    Image.new("RGB", (60, 40)).save(photos / ("n" * 251 + ".png"))
+    flags = ["--output-dir", str(out), "--score-threshold", "0.336", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="2 of 6 images could not be read or written"):
+        main([str(run_folder), str(photos), "gone.jpg", *flags])
+    said = capsys.readouterr()
+    assert "broken.jpg: " in said.err and "gone.jpg: the file does not exist" in said.err
+    assert "5 images; 1 files of other kinds are left out" in said.out
     entries = json.loads((out / "detections.json").read_text())
-    assert [Path(entry["file"]).name for entry in entries] == ["a.png", "b.jpg", "a.png"]
-    assert len({entry["picture"] for entry in entries}) == 3
+    assert [Path(entry["file"]).name[:9] for entry in entries] == ["a.png", "b.jpg", "n" * 9, "a.png"]
+    assert len({entry["picture"] for entry in entries}) == 4
+    assert [Path(entry["picture"]).suffix for entry in entries] == [".png", ".jpg", ".png", ".png"]
     for entry in entries:
         with Image.open(out / entry["picture"]) as picture:
             assert picture.size == (entry["width"], entry["height"])
         assert all(d["label"] in ("disc", "star") and len(d["box"]) == 4 for d in entry["detections"])
     assert any(entry["detections"] for entry in entries)
+
+
+def test_an_earlier_folder_is_not_mixed_with(
+    run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for expected in ("predictions", "predictions-2"):
+        main([str(run_folder), str(photos / "a.png"), "--device", "cpu"])
+        assert sorted(p.name for p in (tmp_path / expected).iterdir()) == ["1-a.png", "detections.json"]
+    again = [str(run_folder), str(photos / "b.jpg"), "--device", "cpu", "--output-dir", "predictions"]
+    with pytest.raises(SystemExit):
+        main(again)
+    assert "--output-dir predictions is not empty" in capsys.readouterr().err
+    (tmp_path / "predictions" / "of-the-user.txt").touch()
+    main([*again, "--overwrite"])
+    assert sorted(p.name for p in (tmp_path / "predictions").iterdir()) == [
+        *("1-b.jpg", "detections.json", "of-the-user.txt"),
+    ]
+
+
+def test_results_outlive_an_error(
+    run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssd import inference
+
+    whole = inference.detect_files
+
+    def ending(*args: object, **kwargs: object) -> object:
+        yield next(whole(*args, **kwargs))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "detect_files", ending)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main([str(run_folder), str(photos), "--device", "cpu", "--output-dir", str(tmp_path / "out"), "--no-pictures"])
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+@pytest.mark.parametrize(("kept", "size"), [(None, (40, 60)), (True, (40, 60)), (False, (60, 40))])
+def test_pictures_are_turned_as_in_training(
+    kept: bool | None, size: tuple[int, int], run_folder: Path, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    checkpoint = torch.load(run_folder / "last.pt", weights_only=True)
+    torch.save(checkpoint | ({} if kept is None else {"apply_exif": kept}), tmp_path / "last.pt")
+    (found,) = detect_files(load_detector(tmp_path / "last.pt"), [tmp_path / "a.jpg"])
+    assert found.image is not None and (found.image.shape[2], found.image.shape[1]) == size
+
+
+def test_the_scores_with_which_evaluation_was_best_are_taken(run_folder: Path, photos: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run_folder / "last.pt", weights_only=True)
+    torch.save({**checkpoint, "thresholds": {"disc": 0.0, "star": 1.0}}, tmp_path / "last.pt")
+    detector = load_detector(tmp_path)
+    (found,) = detect_files(detector, [photos / "a.png"])
+    assert len(found.labels) and set(found.labels.tolist()) == {1}
+    assert thresholds_of(detector) == [0.0, 1.0] and thresholds_of(detector, 0.3) == [0.3, 0.3]
+    assert thresholds_of(load_detector(run_folder)) == [0.4, 0.4]
+    torch.save({**checkpoint, "thresholds": {"disc": "high"}}, tmp_path / "last.pt")
+    with pytest.raises(DataError, match=r"thresholds in 0 \.\. 1 by class"):
+        load_detector(tmp_path)
+
+
+def test_weights_of_torchvision_bring_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = export_weights(build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True), "torchvision")
+    monkeypatch.setattr("ssd.checkpoints.reading.download", lambda name: state)
+    detector = load_detector("SSDLite320_MobileNet_V3_Large_Weights.COCO_V1")
+    assert len(detector.classes) == 90 and detector.classes[:2] == ("person", "bicycle")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +181,8 @@ def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, word
     [
         (["nowhere", "x.jpg"], "checkpoint nowhere does not exist"),
         ([".", "nowhere.jpg"], "image nowhere.jpg does not exist"),
+        ([".", "n" * 300 + ".jpg"], "does not exist"),
+        ([".", "README.md", "--output-dir", "README.md"], "--output-dir must be a folder, got the file README.md"),
         ([".", "tests/ops"], "holds no images"),
         ([".", "README.md", "--score-threshold", "2"], "--score-threshold must lie in 0..1, got 2"),
         ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
