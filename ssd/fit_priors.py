@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import ssd_ops
-from ssd.priors import PriorConfig, make_priors
+from ssd.priors import PriorConfig, level_priors
+
+_CELLS = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
 def fit_prior_sizes(
@@ -44,11 +47,21 @@ def fit_prior_sizes(
     sample, weight = _sample(boxes, labels, objects_per_class)
     last = config.max_sizes[-1]
     current = (*(small[0] for small in config.min_sizes), last[0] if last else config.image_size * 1.05)
+    levels: dict[tuple[int, float, float], Tensor] = {}  # a move changes two levels, the others are as they were
+
+    def best_of_level(tried: PriorConfig, level: int, sizes: Sequence[float]) -> Tensor:
+        key = (level, sizes[level], sizes[level + 1])
+        if key not in levels:
+            priors = torch.from_numpy(level_priors(tried, level)[1].astype(np.float32))
+            parts = sample.split(max(1, _CELLS // len(priors)))
+            levels[key] = torch.cat([ssd_ops.box_iou(part, priors).amax(dim=1) for part in parts])
+        return levels[key]
 
     def score(sizes: Sequence[float]) -> float:
         maxima = tuple((s,) if kept else None for s, kept in zip(sizes[1:], config.max_sizes, strict=True))
         tried = dataclasses.replace(config, min_sizes=tuple((s,) for s in sizes[:-1]), max_sizes=maxima)
-        best = ssd_ops.box_iou(sample, make_priors(tried)).amax(dim=1).double()
+        found = torch.stack([best_of_level(tried, level, sizes) for level in range(len(maxima))])
+        best = found.amax(dim=0).double()
         return ((best + (best >= 0.5)) * weight).sum().item()
 
     best, best_score = tuple(current), score(current)

@@ -139,8 +139,23 @@ def make_priors(config: PriorConfig, box_format: BoxFormat = "xyxy") -> Tensor:
     Warns:
         UserWarning: some priors coincide, so one of each group can never be learnt apart from the others.
     """
-    levels = [_level_priors(config, level) for level in range(len(config.feature_sizes))]
-    cxcywh = np.concatenate(levels)  # float64 [P, 4]
+    levels = [level_priors(config, level) for level in range(len(config.feature_sizes))]
+    cxcywh, xyxy = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    _check_priors(cxcywh, config)
+    # from NumPy, as tensors have no values where a model is built on the meta device or under FakeTensorMode
+    return torch.tensor((xyxy if box_format == "xyxy" else cxcywh).astype(np.float32))
+
+
+def level_priors(config: PriorConfig, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the priors of one level, unchecked, as cxcywh and as xyxy: float64 [rows * cols * boxes, 4]."""
+    (rows, cols), size = config.feature_sizes[level], config.image_size
+    step_y, step_x = (size / rows, size / cols) if config.steps is None else (config.steps[level],) * 2
+    cy = (np.arange(rows, dtype=np.float64) + config.offset) * step_y / size
+    cx = (np.arange(cols, dtype=np.float64) + config.offset) * step_x / size
+    wh = np.array(config.cell_boxes(level), dtype=np.float64) / size  # [A, 2]
+    centres = np.stack(np.meshgrid(cx, cy), axis=-1)[:, :, None]
+    shape = (rows, cols, len(wh), 2)
+    cxcywh = np.concatenate((np.broadcast_to(centres, shape), np.broadcast_to(wh, shape)), axis=-1).reshape(-1, 4)
     if config.clip == "wh":
         cxcywh[:, 2:] = cxcywh[:, 2:].clip(0, 1)
     elif config.clip == "all":
@@ -149,23 +164,7 @@ def make_priors(config: PriorConfig, box_format: BoxFormat = "xyxy") -> Tensor:
     if config.clip == "corners":
         xyxy = xyxy.clip(0, 1)
         cxcywh = np.concatenate(((xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]), axis=1)
-    _check_priors(cxcywh, config)
-    # from NumPy, as tensors have no values where a model is built on the meta device or under FakeTensorMode
-    return torch.tensor((xyxy if box_format == "xyxy" else cxcywh).astype(np.float32))
-
-
-def _level_priors(config: PriorConfig, level: int) -> np.ndarray:
-    """float64 [rows * cols * boxes, 4] cxcywh of one level, normalised, before clipping."""
-    rows, cols = config.feature_sizes[level]
-    size = config.image_size
-    step_y, step_x = (size / rows, size / cols) if config.steps is None else (config.steps[level],) * 2
-    cy = (np.arange(rows, dtype=np.float64) + config.offset) * step_y / size
-    cx = (np.arange(cols, dtype=np.float64) + config.offset) * step_x / size
-    wh = np.array(config.cell_boxes(level), dtype=np.float64) / size  # [A, 2]
-    grid_y, grid_x = np.meshgrid(cy, cx, indexing="ij")
-    centres = np.stack((grid_x, grid_y), axis=-1)[:, :, None]
-    shape = (rows, cols, len(wh), 2)
-    return np.concatenate((np.broadcast_to(centres, shape), np.broadcast_to(wh, shape)), axis=-1).reshape(-1, 4)
+    return cxcywh, xyxy
 
 
 def _check_priors(cxcywh: np.ndarray, config: PriorConfig) -> None:
