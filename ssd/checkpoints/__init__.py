@@ -182,7 +182,8 @@ def _fit(
             if is_head and (of_class == [] or (of_class is None and report.num_classes != model.num_classes)):
                 report.new_heads.append(key)
                 continue
-            value = to_ours(value, rows[key].boxes, layout, model.prior_config.order)
+            if value.shape == want or (is_head and of_class):
+                value = to_ours(value, rows[key].boxes, layout, model.prior_config.order)
             if is_head and of_class:
                 value = take_rows(value, own[key], rows[key].boxes, of_class)
         elif key == "backbone.scale_weight" and value.shape == layout.scale_shape:

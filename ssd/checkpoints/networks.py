@@ -53,11 +53,12 @@ def _check_size(args: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = sum(value.numel() for value in build_model(**args).state_dict().values())
-    held = sum(value.numel() for value in checkpoint.state.values())
-    if wanted > 2 * held:
+    storages = (value.untyped_storage() for value in checkpoint.state.values())
+    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # many may view one
+    if wanted > held:
         raise ValueError(
-            f"{checkpoint.source}: its build_args ask for {args['name']} with {wanted} weights, but it holds {held}: it "
-            "is damaged"
+            f"{checkpoint.source}: its build_args ask for {args['name']} with {wanted} weights, but it holds {held} bytes "
+            "of them: it is damaged"
         )
 
 

@@ -17,6 +17,9 @@ from ssd.models.weight_files import few, load_file, state_dict_of
 from ssd.suggest import unknown
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
+_USED = re.compile(
+    r"(VGG16|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
+)  # by models here
 # Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
 # of the reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
 VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
@@ -148,7 +151,7 @@ def download(name: str) -> Mapping[str, Tensor]:
     enum = name.partition(".")[0]
     known = {type_.__name__ for type_ in map(torchvision.models.get_model_weights, torchvision.models.list_models())}
     if enum not in known:
-        raise ValueError(unknown("weights of torchvision", enum, known))
+        raise ValueError(unknown("weights of torchvision", enum, filter(_USED.match, known)))
     try:
         weights = torchvision.models.get_weight(name)
     except (KeyError, ValueError, AttributeError):

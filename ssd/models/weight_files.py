@@ -38,6 +38,7 @@ _IN_ZIP = (
     (r".*(serialized_exported_program\.json|models/.*\.json)", "a program of torch.export, not weights"),
     (r".*\.npy", "arrays of NumPy"),
 )
+_LONGEST_NAME = 200
 _SIBLINGS = {"last.pt": "best.pt", "best.pt": "last.pt"}
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -79,13 +80,15 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
         raise ValueError(f"{source} must hold a state dict (names to tensors), alone or as 'model', got {held}")
     for name, value in content.items():
         if fault := _fault_of(name, value):
-            raise ValueError(f"{source}: {str(name)[:100]!r} in its state dict {fault}")
+            raise ValueError(f"{source}: {str(name)[:80]!r} in its state dict {fault}")
     return dict(content)
 
 
 def _fault_of(name: Any, value: Any) -> str | None:
     if not isinstance(name, str):
         return f"is no name but {type(name).__name__}; a state dict maps names to tensors"
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        return "is no name of a weight: the file is damaged"
     if not isinstance(value, Tensor):
         return f"is no tensor but {type(value).__name__}"
     if value.layout != torch.strided or value.is_nested:
@@ -124,12 +127,16 @@ def _load(path: Path) -> Any:
         if pickled is None:
             raise ValueError(f"{path} cannot be read as a checkpoint: {_reason(path, error)}") from error
         raise ValueError(
-            f"{path} is no checkpoint of tensors alone: it holds pickled {pickled[1][:100]}, and to load that would run "
+            f"{path} is no checkpoint of tensors alone: it holds pickled {_escaped(pickled[1])}, and loading that runs "
             "code that the file names (sgrvinod's checkpoints hold their whole module). If you trust it, save its "
             "weights again where its own code can be imported:\n"
             f"  c = torch.load({str(path)!r}, weights_only=False)  # runs code from the file\n"
             "  torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')"
         ) from error
+
+
+def _escaped(text: str) -> str:
+    return text[:100].encode("unicode_escape").decode()
 
 
 class _Damaged(Exception):
@@ -157,8 +164,8 @@ def _check_zip(path: Path) -> None:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why a file cannot be read, from its first bytes, else from what torch said."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror}"
+    if isinstance(error, PermissionError):
+        return "permission denied"
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     with path.open("rb") as file:

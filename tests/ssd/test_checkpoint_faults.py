@@ -119,7 +119,7 @@ def test_a_pickled_module_is_not_run(tiny, tmp_path):
     with pytest.raises(ValueError) as error:
         load_weights(tiny, file)
     text = str(error.value)
-    assert "it holds pickled torch.nn.modules.linear.Linear, and to load that would run code" in text
+    assert "it holds pickled torch.nn.modules.linear.Linear, and loading that runs code" in text
     assert "torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')" in text
 
 

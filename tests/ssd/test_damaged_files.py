@@ -100,6 +100,8 @@ def test_the_whole_file_beside_a_broken_one_is_named(whole, tmp_path):
     ("name", "value", "words"),
     [
         (1, torch.zeros(1), "'1' in its state dict is no name but int"),
+        ("w" * 1000, torch.zeros(1), "in its state dict is no name of a weight: the file is damaged"),
+        ("w\x00", torch.zeros(1), "in its state dict is no name of a weight"),
         ("w", torch.zeros(1, dtype=torch.complex64), "'w' in its state dict is of torch.complex64"),
         ("w", torch.zeros(1, dtype=torch.bool), "is of torch.bool; weights are real numbers"),
         ("w", torch.zeros(1).to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn"),
@@ -152,6 +154,17 @@ def test_build_args_are_bounded(changes, words, saved):
     with pytest.raises(ValueError, match=words) as error:
         build_from_weights(source)
     assert len(str(error.value)) < 300
+
+
+def test_tensors_that_claim_more_than_they_hold(tiny, saved):
+    bomb = torch.zeros(1).expand(10**12)
+    for name in ("head.classification_head.module_list.0.bias", "head.regression_head.module_list.0.bias"):
+        with pytest.raises(ValueError, match=r"of another shape: .*1000000000000"):
+            load_weights(tiny, {"model": {**saved["model"], name: bomb}})
+    bombs = {name: torch.zeros(1).expand(10**6) for name in saved["model"]}
+    args = {**saved["build_args"], "width": 1000}
+    with pytest.raises(ValueError, match=r"ask for ssd_tiny with \d+ weights, but it holds"):
+        build_from_weights({"model": bombs, "build_args": args})
 
 
 def test_floods_are_cut(tiny):
