@@ -70,8 +70,11 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
     options = dict(config.model_options)
     for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
         if name in options:
-            meant = {"name": "--model", "num_classes": "left to the data set", "preset": "--preset"}
-            raise ConfigError(f"--model-option {name} must be {meant.get(name, '--image-size')}, got {options[name]!r}")
+            meant = {"name": "use --model", "preset": "use --preset", "image_size": "use --image-size"}
+            raise ConfigError(
+                f"--model-option {name}: {meant.get(name, 'the number of classes comes from the data set')}, "
+                f"got {options[name]!r}"
+            )
     if config.weights_backbone is not None:
         options["weights_backbone"] = config.weights_backbone
     if config.trainable_backbone_layers is not None:
@@ -81,7 +84,9 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
         model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
         if config.fit_priors:
             boxes, labels = normalized_objects(dataset)
-            sizes = fit_prior_sizes(model.prior_config, boxes, labels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of sizes that the search tries and drops
+                sizes = fit_prior_sizes(model.prior_config, boxes, labels)
             print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
@@ -126,8 +131,8 @@ def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Te
 
 
 def priors_report(model: SSD, dataset: DetectionDataset) -> str:
-    """Say how many objects of the data set a prior matches, and warn if they are few."""
+    """Say how many objects of the data set a prior matches, and what to do if they are few."""
     boxes, labels = normalized_objects(dataset)
     coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
-    coverage.warn(image_size=model.image_size)
-    return str(coverage)
+    advice = coverage.advice(image_size=model.image_size)
+    return f"{coverage}\nwarning: {advice} (--fit-priors)" if advice else str(coverage)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import ssd_ops
+from ssd.class_names import shown
 
+_LISTED = 20  # classes in a printed report
 _CELLS = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
@@ -44,30 +46,38 @@ class PriorCoverage:
             f"priors match {sum(self.matched)} of {sum(self.objects)} objects ({self.share:.1%}) at IoU >= "
             f"{self.iou_threshold:g}; mean best IoU {self.mean_best_iou:.3f}"
         ]
-        for name, found, count in zip(self.names, self.matched, self.objects, strict=True):
-            if count:
-                lines.append(f"  {name}: {found} of {count} ({found / count:.1%})")
+        rows = [row for row in zip(self.names, self.matched, self.objects, strict=True) if row[2]]
+        worst = sorted(rows, key=lambda row: row[1] / row[2])[:_LISTED] if len(rows) > _LISTED else rows
+        lines += [f"  {shown(name)}: {found} of {count} ({found / count:.1%})" for name, found, count in worst]
+        if len(rows) > len(worst):
+            lines.append(f"  {len(rows) - len(worst)} more classes, none lower")
         return "\n".join(lines)
 
-    def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:
-        """Warns, with the sizes of the missed objects in pixels, if the share over all or of a class is below `lowest`.
+    def advice(self, lowest: float = 0.8, image_size: int = 1) -> str | None:
+        """Says what to do where the share of all objects, or of a class, is below `lowest`, with the sizes of those missed.
 
-        Classes without objects are left out. Returns whether it warned.
+        Classes without objects are left out.
         """
         poor = [n for n, m, c in zip(self.names, self.matched, self.objects, strict=True) if c and m / c < lowest]
         if self.share >= lowest and not poor:
-            return False
+            return None
         sides = (self.missed_sizes.prod(dim=1).sqrt() * image_size).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
         unit = "px of the input" if image_size > 1 else "of the image"
         low, middle, high = (f"{side:.3g}" for side in sides)
-        warnings.warn(
+        more = f", and {len(poor) - _LISTED} more" if len(poor) > _LISTED else ""
+        return (
             f"the priors match only {self.share:.1%} of the objects"
-            + (f" (low: {', '.join(poor)})" if poor else "")
+            + (f" (low: {', '.join(map(shown, poor[:_LISTED]))}{more})" if poor else "")
             + f"; the missed ones have sides around {middle} {unit} (80 % between {low} and {high}). Give prior_sizes "
-            "that fit them (ssd.fit_priors suggests some), or a finer first level",
-            stacklevel=2,
+            "that fit them (ssd.fit_priors suggests some), or a finer first level"
         )
-        return True
+
+    def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:
+        """Warns with `advice` where there is any; returns whether it warned."""
+        text = self.advice(lowest, image_size)
+        if text is not None:
+            warnings.warn(text, stacklevel=2)
+        return text is not None
 
 
 def prior_coverage(

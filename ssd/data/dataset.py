@@ -10,12 +10,14 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ssd.class_names import shown
 from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
 from ssd.data.images import SizeError, read_image
 from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]
+_LISTED_CLASSES = 20  # of a printed summary
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,12 @@ class Summary:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        classes = ", ".join(f"{name} {count}" for name, count in self.per_class.items())
+        ranked = sorted(self.per_class.items(), key=lambda item: -item[1])
+        listed = self.per_class.items() if len(ranked) <= _LISTED_CLASSES else ranked[:_LISTED_CLASSES]
+        classes = ", ".join(f"{shown(name)} {count}" for name, count in listed)
+        if len(ranked) > _LISTED_CLASSES:
+            least = ranked[-1][1]
+            classes = f"most objects have {classes}; the {len(ranked) - _LISTED_CLASSES} others down to {least}"
         lines = [
             f"{self.name}: {self.images} images ({self.empty_images} without objects"
             + (f", {self.dropped_images} more left out" if self.dropped_images else "")

@@ -8,7 +8,7 @@ import torch
 
 from ssd import PriorConfig, build_model, make_priors
 from ssd.fit_priors import fit_prior_sizes
-from ssd.prior_coverage import prior_coverage
+from ssd.prior_coverage import PriorCoverage, prior_coverage
 
 # a prior of half the image in each quarter, and the whole image
 PRIORS = torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]])
@@ -99,3 +99,12 @@ def test_fit_needs_objects():
     config = build_model("ssd_tiny", 2, image_size=64).prior_config
     with pytest.raises(ValueError, match="at least one box with an area"):
         fit_prior_sizes(config, [torch.zeros(0, 4)], [torch.zeros(0)])
+
+
+def test_a_report_of_many_classes_lists_the_worst() -> None:
+    names = tuple(f"class {i}" for i in range(80))
+    coverage = PriorCoverage(0.5, (10,) * 80, tuple(i % 11 for i in range(80)), names, torch.full((9, 2), 0.1), 0.5)
+    lines = str(coverage).splitlines()
+    assert len(lines) == 22 and "class 0: 0 of 10 (0.0%)" in lines[1] and lines[-1] == "  60 more classes, none lower"
+    advice = coverage.advice(image_size=300)
+    assert advice is not None and "and 39 more" in advice and len(advice) < 600

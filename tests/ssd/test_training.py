@@ -152,7 +152,7 @@ def test_the_rate_that_is_told_is_that_of_weights_not_of_biases(tmp_path: Path, 
 def test_unknown_model_options_are_configuration_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         run(replace(SMALL, model_options={"widht": 4}))
-    with pytest.raises(ConfigError, match="--model-option num_classes must be left to the data set, got 91"):
+    with pytest.raises(ConfigError, match="num_classes: the number of classes comes from the data set, got 91"):
         run(replace(SMALL, model_options={"num_classes": 91}))
 
 

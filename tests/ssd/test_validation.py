@@ -105,3 +105,10 @@ def test_pictures_have_a_color_for_each_class_and_labels_inside() -> None:
 def test_matplotlib_is_imported_when_something_is_drawn() -> None:
     code = "import sys, ssd.training; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_summary_of_many_classes_is_short() -> None:
+    dataset = open_dataset("shapes", None, "val", size=1)
+    dataset.classes = tuple("x" * 5000 + str(i) for i in range(1000))
+    text = str(dataset.summary())
+    assert "1000 classes: most objects have" in text and "the 980 others" in text and len(text) < 2000
