@@ -1,4 +1,4 @@
-"""Gradients: each differentiable op names the op that computes its gradient and what that one needs."""
+"""Which ops have derivatives, and the way of a call through autograd, `torch.func` and tracing to its op."""
 
 from __future__ import annotations
 
@@ -6,50 +6,180 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ssd_ops import _transforms, reference
+from ssd_ops._derivatives import Args, Derivative, Formula, function_of, vjp
+from ssd_ops.reference import kept
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
-DIFFERENTIABLE = (*IOU_METRICS, "encode_boxes", "decode_boxes", "multibox_loss", "grad_multibox_loss")
+
+_calls: dict[str, dict[str, Callable[..., Any]]] = {}  # by namespace and name
 
 
-def register(namespace: str, library: torch.library.Library) -> None:
-    """Register the gradients of the ops of `namespace`."""
-    ops = getattr(torch.ops, namespace)
+def call(name: str, *args: Any) -> Any:
+    """Call an op: through the dispatcher where a program is traced, else on the short way that Python knows."""
+    ops = torch.ops.ssd_ops
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return getattr(ops, name)(*args)
+    return _calls[ops.name][name](*args)
 
-    def add(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context, lib=library)
 
-    def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-        ctx.options = inputs[2:]
+def register(namespace: str, library: torch.library.Library, names: list[str]) -> None:
+    """Register what autograd does with each op of `namespace`."""
+    calls = _calls[namespace] = {}
+    derivatives = _derivatives(calls)
+    for name in names:
+        op = getattr(getattr(torch.ops, namespace), name).default
+        if name in derivatives:
+            function: Any = function_of(name, op, derivatives[name])
+            calls[name] = _differentiable(op, function.apply, function.apply)
+            library.impl(name, _differentiable(op, function.apply, function.at_one_level), "Autograd")
+        elif name in _transforms.GUARDS:
+            calls[name] = _guarded(op, _transforms.GUARDS[name])
+            library.impl(name, calls[name], "Autograd")
+        else:
+            calls[name] = op
+            library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
-    def iou_backward(metric: str) -> Callable[..., Any]:
-        def backward(ctx: Any, grad: torch.Tensor) -> Any:
-            return ops.grad_box_iou(grad, *ctx.saved_tensors, metric)
 
-        return backward
+def _differentiable(
+    op: Callable[..., Any], apply: Callable[..., Any], apply_transformed: Callable[..., Any]
+) -> Callable[..., Any]:
+    any_requires_grad, is_grad_enabled = torch._C._any_requires_grad, torch.is_grad_enabled
+    is_transformed, below_autograd = torch._C._are_functorch_transforms_active, torch._C._AutoDispatchBelowAutograd
 
-    def codec_backward(name: str) -> Callable[..., Any]:
-        def backward(ctx: Any, grad: torch.Tensor) -> Any:
-            return *getattr(ops, f"grad_{name}")(grad, *ctx.saved_tensors, *ctx.options), None, None
+    def call(*args: Any) -> Any:
+        if is_transformed():
+            return apply_transformed(*args)
+        if (any_requires_grad(*args) and is_grad_enabled()) or forward_ad._current_level >= 0:
+            return apply(*args)
+        with below_autograd():
+            return op(*args)
 
-        return backward
+    return call
 
-    def save_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        ctx.set_materialize_grads(False)  # lse and weight need no zeros of their size
-        ctx.save_for_backward(*inputs[:4], output[2], output[3])
-        ctx.mark_non_differentiable(output[2], output[3])
 
-    def loss_backward(ctx: Any, *incoming: torch.Tensor | None) -> Any:
-        lse = ctx.saved_tensors[-2]
-        grads = [lse.new_zeros(()) if grad is None else grad for grad in incoming[:2]]
-        return *ops.grad_multibox_loss(*grads, *ctx.saved_tensors), None, None, None, None, None, None
+def _guarded(op: Callable[..., Any], guard: Callable[..., None]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        guard(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
 
-    def refuse_twice(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError("multibox_loss cannot be differentiated twice: its gradient has no gradient")
+    return call
 
+
+def _derivatives(calls: dict[str, Callable[..., Any]]) -> dict[str, Derivative]:
+    """Return the derivatives of all ops that have one; `calls` are those of their namespace."""
+    found = {}
     for metric in IOU_METRICS:
-        add(metric, iou_backward(metric), save_inputs)
+        found[metric] = _iou(metric, calls)
     for name in ("encode_boxes", "decode_boxes"):
-        add(name, codec_backward(name), save_inputs)
-    add("multibox_loss", loss_backward, save_loss)
-    add("grad_multibox_loss", refuse_twice, lambda ctx, inputs, output: None)
+        found[name], found[f"grad_{name}"] = _codec(name, calls), _grad_codec(name)
+    found["grad_box_iou"] = Derivative((0, 1, 2), (0, 1), _grad_iou_formula, vmap=_transforms.pairs_of_all)
+    found["multibox_loss"] = _loss(calls)
+    found["grad_multibox_loss"] = Derivative((0, 1, 2, 3, 4), (0, 1), _grad_loss_formula)
+    found["match_priors"] = Derivative((0, 4), (2,), _targets_formula)
+    found["multiclass_nms"] = Derivative((0, 1), (0, 1), _multiclass_formula)
+    found["soft_nms"] = Derivative((0, 1), (0, 1), _soft_formula)
+    found["detect"] = Derivative((0, 1, 2), (0, 1), _detect_formula)
+    return found
+
+
+def _iou(metric: str, calls: dict[str, Callable[..., Any]]) -> Derivative:
+    measure = getattr(reference, metric)
+
+    def gradient(args: Args, results: Args, grads: Args) -> Args:
+        return calls["grad_box_iou"](*grads, *args, metric)  # type: ignore[no-any-return]
+
+    def formula(args: Args, results: Args) -> Formula:
+        return lambda boxes1, boxes2: (measure(boxes1, boxes2),)
+
+    return Derivative((0, 1), (0,), formula, gradient, _transforms.pairs_of_all)
+
+
+def _grad_iou_formula(args: Args, results: Args) -> Formula:
+    measure = getattr(reference, args[3])
+
+    def formula(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
+        result, pull = vjp(measure, boxes1, boxes2)
+        return pull(grad.to(result.dtype))  # type: ignore[no-any-return]
+
+    return formula
+
+
+def _codec(name: str, calls: dict[str, Callable[..., Any]]) -> Derivative:
+    op = getattr(reference, name)
+
+    def gradient(args: Args, results: Args, grads: Args) -> Args:
+        return calls[f"grad_{name}"](*grads, *args)  # type: ignore[no-any-return]
+
+    def formula(args: Args, results: Args) -> Formula:
+        return lambda boxes, priors: (op(boxes, priors, *args[2:]),)
+
+    return Derivative((0, 1), (0,), formula, gradient, _transforms.coded_of_all)
+
+
+def _grad_codec(name: str) -> Derivative:
+    op = getattr(reference, name)
+
+    def formula(args: Args, results: Args) -> Formula:
+        def gradients(grad: Tensor, boxes: Tensor, priors: Tensor) -> tuple[Tensor, ...]:
+            result, pull = vjp(lambda *inputs: op(*inputs, *args[3:]), boxes, priors)
+            return pull(grad.to(result.dtype))  # type: ignore[no-any-return]
+
+        return gradients
+
+    return Derivative((0, 1, 2), (0, 1), formula)
+
+
+def _loss(calls: dict[str, Callable[..., Any]]) -> Derivative:
+    def gradient(args: Args, results: Args, grads: Args) -> Args:
+        loc, logits, loc_targets, labels = args[:4]
+        lse, weight = results[2:]
+        of_loc_loss, of_cls_loss = (lse.new_zeros(()) if grad is None else grad for grad in grads)
+        if not loc_targets.requires_grad:
+            found = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, *args[:4], lse, weight)
+            return (*found, None)
+        # smooth L1 is a function of loc - loc_targets; not rounded to the dtype of loc on the way
+        loc = loc.to(lse.dtype)
+        found = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, loc, logits, loc_targets, labels, lse, weight)
+        return (*found, -found[0])
+
+    def formula(args: Args, results: Args) -> Formula:
+        return lambda loc, logits, targets: kept.losses_of_chosen(loc, logits, targets, args[3], results[3])
+
+    return Derivative((0, 1, 2), (0, 1), formula, gradient)
+
+
+def _grad_loss_formula(args: Args, results: Args) -> Formula:
+    labels, weight = args[5], args[7]
+
+    def formula(of_loc: Tensor, of_cls: Tensor, loc: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        _, pull = vjp(lambda a, b: kept.losses_of_chosen(a, b, targets, labels, weight), loc, logits)
+        return pull((of_loc.to(weight.dtype), of_cls.to(weight.dtype)))  # type: ignore[no-any-return]
+
+    return formula
+
+
+def _targets_formula(args: Args, results: Args) -> Formula:
+    return lambda boxes, priors: (kept.targets_of_matches(boxes, priors, args[2], results[1], args[8]),)
+
+
+def _multiclass_formula(args: Args, results: Args) -> Formula:
+    return lambda boxes, scores: kept.kept_by_class(boxes, scores, *results[2:])
+
+
+def _soft_formula(args: Args, results: Args) -> Formula:
+    options = {"method": args[2], "sigma": args[3], "iou_threshold": args[4]}
+    return lambda boxes, scores: kept.kept_softly(boxes, scores, *results[2:], **options)
+
+
+def _detect_formula(args: Args, results: Args) -> Formula:
+    options = {"variances": args[7], "clip": args[8]}
+    return lambda loc, logits, priors: kept.detected(loc, logits, priors, *results[2:], **options)
+
+
+DIFFERENTIABLE = {name: derivative.inputs for name, derivative in _derivatives({}).items()}
+"""By name of an op, which of its arguments have a derivative."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ssd_ops.reference.numbers import compute_dtype
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def multiclass_nms(
     max_detections: int,
     suppress_at: str,
     min_size: float,
-) -> Four:
+) -> Found:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -118,7 +119,7 @@ def soft_nms(
     iou_threshold: float,
     score_threshold: float,
     max_detections: int,
-) -> Four:
+) -> Found:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -135,7 +136,7 @@ def detect(
     suppress_at: str,
     classes: str,
     min_size: float,
-) -> Four:
+) -> Found:
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
@@ -157,13 +158,15 @@ def render_images(
     return pixels.new_empty((windows.shape[0], 3, size, size), dtype=getattr(torch, dtype))
 
 
-def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Four:
+def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Found:
     batch = scores.shape[0]
+    labels = scores.new_empty((batch, max_detections), dtype=torch.int64)
     return (
         scores.new_empty((batch, max_detections, 4), dtype=dtype),
         scores.new_empty((batch, max_detections), dtype=dtype),
-        scores.new_empty((batch, max_detections), dtype=torch.int64),
+        labels,
         scores.new_empty((batch,), dtype=torch.int64),
+        torch.empty_like(labels),
     )
 
 

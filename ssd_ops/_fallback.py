@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +17,11 @@ from ssd_ops.reference import (
     distance_box_iou,
     encode_boxes,
     generalized_box_iou,
-    grad_box_iou,
-    grad_decode_boxes,
-    grad_encode_boxes,
     grad_multibox_loss,
 )
 from ssd_ops.reference import multibox_loss_parts as multibox_loss
+from ssd_ops.reference.detection import detect_parts
+from ssd_ops.reference.suppression import multiclass_nms_parts, soft_nms_parts
 
 __all__ = [
     "batched_nms",
@@ -44,7 +45,33 @@ __all__ = [
     "soft_nms",
 ]
 
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _with_autograd(gradient: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `gradient`, which differentiates by autograd, so that it does so also below autograd, where ops run."""
+
+    @functools.wraps(gradient)
+    def call(*args: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+            return gradient(*args)
+
+    return call
+
+
+def _flat(parts: Callable[..., tuple[reference.Detections, Tensor]]) -> Callable[..., Found]:
+    def call(*args: Any) -> Found:
+        found, rows = parts(*args)
+        return *found, rows
+
+    return call
+
+
+multiclass_nms, soft_nms, detect = _flat(multiclass_nms_parts), _flat(soft_nms_parts), _flat(detect_parts)
+
+grad_box_iou = _with_autograd(reference.grad_box_iou)
+grad_encode_boxes = _with_autograd(reference.grad_encode_boxes)
+grad_decode_boxes = _with_autograd(reference.grad_decode_boxes)
 
 
 def box_iou_out(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
@@ -82,81 +109,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
     return reference.batched_nms(boxes, scores, idxs, iou_threshold, suppress_at=suppress_at)
-
-
-def multiclass_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    suppress_at: str,
-    min_size: float,
-) -> Four:
-    found = reference.multiclass_nms(
-        boxes,
-        scores,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        candidates_per_class=candidates_per_class,
-        max_detections=max_detections,
-        suppress_at=suppress_at,
-        min_size=min_size,
-    )
-    return found.boxes, found.scores, found.labels, found.counts
-
-
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    score_threshold: float,
-    max_detections: int,
-) -> Four:
-    found = reference.soft_nms(
-        boxes,
-        scores,
-        method=method,
-        sigma=sigma,
-        iou_threshold=iou_threshold,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-    )
-    return found.boxes, found.scores, found.labels, found.counts
-
-
-def detect(
-    loc: Tensor,
-    logits: Tensor,
-    priors: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    variances: Sequence[float],
-    clip: bool,
-    suppress_at: str,
-    classes: str,
-    min_size: float,
-) -> Four:
-    found = reference.detect(
-        loc,
-        logits,
-        priors,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        candidates_per_class=candidates_per_class,
-        max_detections=max_detections,
-        variances=variances,
-        clip=clip,
-        suppress_at=suppress_at,
-        classes=classes,
-        min_size=min_size,
-    )
-    return found.boxes, found.scores, found.labels, found.counts
 
 
 def render_images(

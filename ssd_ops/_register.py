@@ -16,8 +16,6 @@ import torch
 
 from ssd_ops import _autograd, _fake, _fallback, _library
 
-DIFFERENTIABLE = _autograd.DIFFERENTIABLE
-
 
 def schemas() -> list[str]:
     """Return the schema of every op from `schemas.def`, the list that the C++ library is compiled with."""
@@ -35,16 +33,15 @@ def register(namespace: str, *, defined: bool) -> torch.library.Library:
     Returns:
         The library object; the registrations live as long as it does.
     """
-    library = torch.library.Library(namespace, "FRAGMENT")
+    library, names = torch.library.Library(namespace, "FRAGMENT"), []
     for schema in schemas():
         name = schema.split("(", 1)[0]
         if not defined:
             library.define(schema)
         library.impl(name, _of_last_resort(getattr(_fallback, name)), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", getattr(_fake, name), lib=library)
-        if name not in DIFFERENTIABLE:
-            library.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    _autograd.register(namespace, library)
+        names.append(name)
+    _autograd.register(namespace, library, names)
     return library
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -104,6 +105,45 @@ def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[
     shape("grad", tensor, str(list(expected)), list(tensor.shape) == list(expected))
     floating("grad", tensor)
     same_device("grad", tensor, other_name, other)
+
+
+def no_derivative(function: str, **inputs: Tensor | None) -> None:
+    """Refuse inputs that are differentiated by."""
+    for name, tensor in inputs.items():
+        if tensor is None:
+            continue
+        forward = forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+        if forward or (tensor.requires_grad and torch.is_grad_enabled()):
+            fail(f"{function} has no derivative, and {name} requires one: give {name}.detach()")
+
+
+def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
+    """Refuse an `out` that autograd cannot follow: it or an input requires a gradient, or it is an inference tensor."""
+    if torch.is_grad_enabled():
+        for key, tensor in ((name, out), *inputs.items()):
+            if tensor.requires_grad:
+                fail(f"{name} cannot be written to where {key} requires a gradient, which does not flow through {name}")
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        fail(f"{name} must not be an inference tensor outside of torch.inference_mode: give {name}.clone()")
+
+
+def apart(name: str, out: Tensor, **inputs: Tensor) -> None:
+    """Refuse an `out` that shares memory with an input, which would be overwritten while it is read."""
+    if out.device.type == "meta":
+        return
+    begin, end = _extent(out)
+    for key, tensor in inputs.items():
+        low, high = _extent(tensor)
+        if low < end and begin < high:
+            fail(f"{name} must not share memory with {key}")
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Return the first address of a tensor's memory and the one behind its last."""
+    if not tensor.numel():
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def number(name: str, value: float) -> None:

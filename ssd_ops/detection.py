@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops._autograd import call
 from ssd_ops.reference.numbers import floating, four_variances
 from ssd_ops.reference.suppression import Detections
 
@@ -57,19 +57,19 @@ def detect(
 
     Source: `DetectionOutput` of Caffe SSD; `SSD.postprocess_detections` of torchvision.
     """
-    return Detections(
-        *torch.ops.ssd_ops.detect(
-            floating("loc", loc),
-            floating("logits", logits),
-            floating("priors", priors),
-            checks.real("score_threshold", score_threshold),
-            checks.real("iou_threshold", iou_threshold),
-            checks.integer("candidates_per_class", candidates_per_class),
-            checks.integer("max_detections", max_detections),
-            four_variances(variances),
-            clip,
-            suppress_at,
-            classes,
-            checks.real("min_size", min_size),
-        )
+    found = call(
+        "detect",
+        floating("loc", loc),
+        floating("logits", logits),
+        floating("priors", priors),
+        checks.real("score_threshold", score_threshold),
+        checks.real("iou_threshold", iou_threshold),
+        checks.integer("candidates_per_class", candidates_per_class),
+        checks.integer("max_detections", max_detections),
+        four_variances(variances),
+        clip,
+        suppress_at,
+        classes,
+        checks.real("min_size", min_size),
     )
+    return Detections(*found[:4])

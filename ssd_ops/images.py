@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops._autograd import call
 from ssd_ops.packing import pack_images
 from ssd_ops.reference.numbers import floating
 
@@ -76,7 +77,7 @@ def render_images(
     hue = None if hue is None else floating("hue", hue)
     size = checks.integer("size", size)
     name = checks.dtype_name(dtype)
-    out: Tensor = torch.ops.ssd_ops.render_images(
-        pixels, offsets, sizes, windows, flip, colours, hue, size, antialias, *three, name
+    out: Tensor = call(
+        "render_images", pixels, offsets, sizes, windows, flip, colours, hue, size, antialias, *three, name
     )
     return out

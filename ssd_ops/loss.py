@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops._autograd import call
 from ssd_ops.reference.numbers import floating
 
 
@@ -55,7 +55,8 @@ def multibox_loss(
     and division by its size as in balancap's SSD-Tensorflow.
     """
     checks.tensor("labels", labels)
-    loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(
+    loc_loss, cls_loss, _, _ = call(
+        "multibox_loss",
         floating("loc", loc),
         floating("logits", logits),
         floating("loc_targets", loc_targets),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops._autograd import call
 from ssd_ops.packing import pack_ground_truths
 from ssd_ops.reference.matching import PriorMatches
 from ssd_ops.reference.numbers import floating, four_variances
@@ -74,5 +74,5 @@ def match_priors(
     values = four_variances(variances)
     threshold = checks.real("iou_threshold", iou_threshold)
     return PriorMatches(
-        *torch.ops.ssd_ops.match_priors(boxes, labels, offsets, flags, priors, threshold, rule, positive_at, values)
+        *call("match_priors", boxes, labels, offsets, flags, priors, threshold, rule, positive_at, values)
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks, reference
+from ssd_ops._autograd import call
 from ssd_ops.reference.numbers import compute_dtype, floating
 from ssd_ops.reference.overlap import EPSILON, as_corners
 
@@ -36,10 +37,10 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
     """
     boxes1, boxes2 = _aligned(boxes1, boxes2, fmt)
     if out is None:
-        result: Tensor = torch.ops.ssd_ops.box_iou(boxes1, boxes2)
+        result: Tensor = call("box_iou", boxes1, boxes2)
         return result
     checks.tensor("out", out)
-    torch.ops.ssd_ops.box_iou_out(boxes1.detach(), boxes2.detach(), out)
+    call("box_iou_out", boxes1, boxes2, out)
     return out
 
 
@@ -53,7 +54,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Source: `torchvision.ops.generalized_box_iou`; Rezatofighi et al. 2019.
     """
-    result: Tensor = torch.ops.ssd_ops.generalized_box_iou(*_aligned(boxes1, boxes2))
+    result: Tensor = call("generalized_box_iou", *_aligned(boxes1, boxes2))
     return result
 
 
@@ -70,7 +71,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
     boxes1, boxes2 = _aligned(boxes1, boxes2)
     if checks.real("eps", eps) != EPSILON:
         return reference.distance_box_iou(boxes1, boxes2, eps)
-    result: Tensor = torch.ops.ssd_ops.distance_box_iou(boxes1, boxes2)
+    result: Tensor = call("distance_box_iou", boxes1, boxes2)
     return result
 
 
@@ -87,7 +88,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
     boxes1, boxes2 = _aligned(boxes1, boxes2)
     if checks.real("eps", eps) != EPSILON:
         return reference.complete_box_iou(boxes1, boxes2, eps)
-    result: Tensor = torch.ops.ssd_ops.complete_box_iou(boxes1, boxes2)
+    result: Tensor = call("complete_box_iou", boxes1, boxes2)
     return result
 
 

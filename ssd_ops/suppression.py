@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops._autograd import call
 from ssd_ops.reference.numbers import class_ids, floating
 from ssd_ops.reference.suppression import Detections
 
@@ -34,7 +35,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    result: Tensor = torch.ops.ssd_ops.nms(boxes, scores, checks.real("iou_threshold", iou_threshold), suppress_at)
+    result: Tensor = call("nms", boxes, scores, checks.real("iou_threshold", iou_threshold), suppress_at)
     return result
 
 
@@ -62,7 +63,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     threshold = checks.real("iou_threshold", iou_threshold)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:  # such as torch.tensor([])
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    result: Tensor = torch.ops.ssd_ops.batched_nms(boxes, scores, idxs, threshold, suppress_at)
+    result: Tensor = call("batched_nms", boxes, scores, idxs, threshold, suppress_at)
     return result
 
 
@@ -102,18 +103,18 @@ def multiclass_nms(
 
     Source: `DetectionOutput` of Caffe SSD; `postprocess_detections` of torchvision.
     """
-    return Detections(
-        *torch.ops.ssd_ops.multiclass_nms(
-            floating("boxes", boxes),
-            floating("scores", scores),
-            checks.real("score_threshold", score_threshold),
-            checks.real("iou_threshold", iou_threshold),
-            checks.integer("candidates_per_class", candidates_per_class),
-            checks.integer("max_detections", max_detections),
-            suppress_at,
-            checks.real("min_size", min_size),
-        )
+    found = call(
+        "multiclass_nms",
+        floating("boxes", boxes),
+        floating("scores", scores),
+        checks.real("score_threshold", score_threshold),
+        checks.real("iou_threshold", iou_threshold),
+        checks.integer("candidates_per_class", candidates_per_class),
+        checks.integer("max_detections", max_detections),
+        suppress_at,
+        checks.real("min_size", min_size),
     )
+    return Detections(*found[:4])
 
 
 def soft_nms(
@@ -150,14 +151,14 @@ def soft_nms(
 
     Source: Bodla et al. 2017.
     """
-    return Detections(
-        *torch.ops.ssd_ops.soft_nms(
-            floating("boxes", boxes),
-            floating("scores", scores),
-            method,
-            checks.real("sigma", sigma),
-            checks.real("iou_threshold", iou_threshold),
-            checks.real("score_threshold", score_threshold),
-            checks.integer("max_detections", max_detections),
-        )
+    found = call(
+        "soft_nms",
+        floating("boxes", boxes),
+        floating("scores", scores),
+        method,
+        checks.real("sigma", sigma),
+        checks.real("iou_threshold", iou_threshold),
+        checks.real("score_threshold", score_threshold),
+        checks.integer("max_detections", max_detections),
     )
+    return Detections(*found[:4])

@@ -18,6 +18,7 @@ struct DetectionsOut {
   T* scores;        // [B, D]
   int64_t* labels;  // [B, D]
   int64_t* counts;  // [B]
+  int64_t* rows;    // [B, D]: which of the N rows of its image a detection came from
   int64_t most;     // D
 };
 

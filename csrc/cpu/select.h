@@ -155,6 +155,7 @@ class Selection {
     out[3] = box.y2;
     task_.out.scores[place] = score_of<T>(candidate.key);
     task_.out.labels[place] = label;
+    task_.out.rows[place] = row;
     return ++count_ < task_.out.most;
   }
 
@@ -163,6 +164,7 @@ class Selection {
     std::memset(task_.out.boxes + 4 * place, 0, sizeof(T) * 4 * static_cast<size_t>(rest));
     std::memset(task_.out.scores + place, 0, sizeof(T) * static_cast<size_t>(rest));
     std::memset(task_.out.labels + place, 0, sizeof(int64_t) * static_cast<size_t>(rest));
+    std::memset(task_.out.rows + place, 0, sizeof(int64_t) * static_cast<size_t>(rest));
     task_.out.counts[image] = count_;
   }
 

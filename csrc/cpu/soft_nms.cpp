@@ -151,18 +151,20 @@ void merge(const SoftTask<T>& task, int64_t image) {
     const int64_t place = image * most + d;
     Box<T> box{};
     T score(0);
-    int64_t label = 0;
+    int64_t label = 0, row = 0;
     if (d < found) {
       label = items[d].index / task.room;
       const int64_t at = image * task.classes * task.room + items[d].index;
-      const int64_t row = image * task.rows + task.taken_rows[at];
+      row = task.taken_rows[at];
       score = task.taken_scores[at];
-      box = task.boxes[task.boxes_by_class ? row * task.classes + label : row];
+      const int64_t box_place = image * task.rows + row;
+      box = task.boxes[task.boxes_by_class ? box_place * task.classes + label : box_place];
     }
     const T values[4] = {box.x1, box.y1, box.x2, box.y2};
     std::memcpy(task.out.boxes + 4 * place, values, sizeof(values));
     task.out.scores[place] = score;
     task.out.labels[place] = label;
+    task.out.rows[place] = row;
   }
   task.out.counts[image] = found;
 }

@@ -17,6 +17,7 @@ struct Tile {
   Box<T> boxes[kTile];
   T areas[kTile];
   int64_t labels[kTile];
+  unsigned rows[kTile];
   bool allowed[kTile];
   unsigned long long before[kTile];  // bit j: box j < i of the tile suppresses box i
   unsigned long long kept;
@@ -24,10 +25,11 @@ struct Tile {
 
 template <typename T>
 __device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTask<T>& task, int64_t image,
-                                 unsigned index, int64_t* label) {
+                                 unsigned index, int64_t* label, unsigned* candidate_row) {
   const int64_t stride = source.rows != nullptr ? source.room : task.rows;
   *label = index / stride;
   const int64_t row = source.rows != nullptr ? source.rows[image * task.classes * stride + index] : index % stride;
+  *candidate_row = static_cast<unsigned>(row);
   const int64_t place = image * task.rows + row;
   Box<T> box = source.boxes[source.by_class ? place * task.classes + *label : place];
   if (source.priors != nullptr) box = decode(box, source.priors[row], CodeType::center_size, source.variances);
@@ -45,7 +47,7 @@ __device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, 
                           const cpu::SelectTask<T>& task, int64_t image, int* met) {
   const int i = threadIdx.x;
   if (i < count) {
-    tile.boxes[i] = load_candidate(source, task, image, index_of(page[i]), &tile.labels[i]);
+    tile.boxes[i] = load_candidate(source, task, image, index_of(page[i]), &tile.labels[i], &tile.rows[i]);
     tile.areas[i] = area(tile.boxes[i]);
     tile.allowed[i] = !too_small(tile.boxes[i], task.least_side);
     if (!tile.allowed[i]) tile.labels[i] = -1;
@@ -167,6 +169,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         boxes[place] = tile.boxes[i];
         task.out.scores[image * most + place] = score_of(page[first + i]);
         task.out.labels[image * most + place] = tile.labels[i];
+        task.out.rows[image * most + place] = tile.rows[i];
       }
       found += __popcll(kept);
       if (found > most) found = most;
@@ -181,6 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     boxes[d] = Box<T>{};
     task.out.scores[image * most + d] = T(0);
     task.out.labels[image * most + d] = 0;
+    task.out.rows[image * most + d] = 0;
   }
   if (threadIdx.x == 0) task.out.counts[image] = found;
 }

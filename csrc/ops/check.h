@@ -124,6 +124,20 @@ inline void check_gradient(const Tensor& grad, const char* other_name, const Ten
   check_same_device("grad", grad, other_name, other);
 }
 
+// `out` must not be written to while an input is read.
+inline void check_apart(const char* name, const Tensor& out, const char* other_name, const Tensor& other) {
+  const auto end = [](const Tensor& t) {
+    int64_t last = 0;
+    for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+    return static_cast<const char*>(t.const_data_ptr()) + (last + 1) * static_cast<int64_t>(t.element_size());
+  };
+  if (out.numel() == 0 || other.numel() == 0) return;
+  const auto* begin = static_cast<const char*>(out.const_data_ptr());
+  const auto* other_begin = static_cast<const char*>(other.const_data_ptr());
+  if (other_begin < end(out) && begin < end(other))
+    fail(std::string(name) + " must not share memory with " + other_name);
+}
+
 inline void check_number(const char* name, double value) {
   if (std::isnan(value)) fail(std::string(name) + " must be a number, got nan");
 }

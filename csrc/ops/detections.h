@@ -11,7 +11,7 @@
 
 namespace ssd_ops {
 
-using DetectionTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using DetectionTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // boxes, scores, labels, counts, rows
 
 // The options that come with scores.
 inline void check_options(double score_threshold, double iou_threshold, int64_t max_detections) {
@@ -43,7 +43,8 @@ inline void check_numbered(const char* name, int64_t rows, int64_t classes) {
 // Unfilled results.
 inline DetectionTensors new_detections(const Tensor& like, int64_t batch, int64_t most, ScalarType dtype) {
   return {empty(like, {batch, most, 4}, dtype), empty(like, {batch, most}, dtype),
-          empty(like, {batch, most}, ScalarType::Long), empty(like, {batch}, ScalarType::Long)};
+          empty(like, {batch, most}, ScalarType::Long), empty(like, {batch}, ScalarType::Long),
+          empty(like, {batch, most}, ScalarType::Long)};
 }
 
 inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t most, ScalarType dtype) {
@@ -52,14 +53,16 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t
   torch::stable::zero_(std::get<1>(result));
   torch::stable::zero_(std::get<2>(result));
   torch::stable::zero_(std::get<3>(result));
+  torch::stable::zero_(std::get<4>(result));
   return result;
 }
 
 template <typename T>
 cpu::DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
-  return {static_cast<T*>(std::get<0>(result).mutable_data_ptr()),
-          static_cast<T*>(std::get<1>(result).mutable_data_ptr()), std::get<2>(result).mutable_data_ptr<int64_t>(),
-          std::get<3>(result).mutable_data_ptr<int64_t>(), most};
+  return {
+      static_cast<T*>(std::get<0>(result).mutable_data_ptr()), static_cast<T*>(std::get<1>(result).mutable_data_ptr()),
+      std::get<2>(result).mutable_data_ptr<int64_t>(),         std::get<3>(result).mutable_data_ptr<int64_t>(),
+      std::get<4>(result).mutable_data_ptr<int64_t>(),         most};
 }
 
 template <typename T>

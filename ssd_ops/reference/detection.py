@@ -10,7 +10,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.reference.codec import decode_boxes
 from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
-from ssd_ops.reference.suppression import Detections, multiclass_nms
+from ssd_ops.reference.suppression import Detections, multiclass_nms_parts
 
 CLASSES = ("all", "best")
 
@@ -31,6 +31,37 @@ def detect(
     min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch; see `ssd_ops.detect`."""
+    return detect_parts(
+        loc,
+        logits,
+        priors,
+        score_threshold,
+        iou_threshold,
+        candidates_per_class,
+        max_detections,
+        variances,
+        clip,
+        suppress_at,
+        classes,
+        min_size,
+    )[0]
+
+
+def detect_parts(
+    loc: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    variances: Sequence[float],
+    clip: bool,
+    suppress_at: str,
+    classes: str,
+    min_size: float,
+) -> tuple[Detections, Tensor]:
+    """Return the detections, and of each the prior that it came from: int64 `[B, D]`, 0 behind the last."""
     loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, count = loc.shape[:2]
@@ -51,13 +82,13 @@ def detect(
     if classes == "best":
         best = logits.to(dtype).argmax(dim=2, keepdim=True)  # the first of equals
         scores = torch.full_like(scores, torch.nan).scatter(2, best, scores.gather(2, best))  # NaN is no candidate
-    return multiclass_nms(
+    return multiclass_nms_parts(
         boxes,
         scores,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        candidates_per_class=candidates_per_class,
-        max_detections=max_detections,
-        suppress_at=suppress_at,
-        min_size=min_size,
+        score_threshold,
+        iou_threshold,
+        candidates_per_class,
+        max_detections,
+        suppress_at,
+        min_size,
     )

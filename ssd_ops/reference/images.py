@@ -40,6 +40,7 @@ def render_images(
     hue = None if hue is None else floating("hue", hue)
     size = checks.integer("size", size)
     _check(pixels, offsets, sizes, windows, flip, colours, hue, size)
+    checks.no_derivative("render_images", windows=windows, colours=colours, hue=hue)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
         _check_three(name, checks.reals(name, values, "3 numbers"), positive=name == "std")
     checks.one_of("dtype", checks.dtype_name(dtype), DTYPES)

@@ -35,7 +35,7 @@ def intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tens
     return inter, union
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return the quotient, 0 where the denominator is 0 (and no NaN in its gradient)."""
     empty = denominator == 0
     return torch.where(empty, 0, numerator / torch.where(empty, 1, denominator))
@@ -79,6 +79,7 @@ def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | None = None) -> Tensor:
     """Return intersection over union `[..., N, M]`; see `ssd_ops.box_iou`."""
+    given1, given2 = boxes1, boxes2
     if fmt != "xyxy":
         boxes1, boxes2 = (
             as_corners(name, floating(name, boxes), fmt) for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2))
@@ -87,7 +88,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
     if out is not None:
         checks.tensor("out", out)
         _check_out(out, boxes1, boxes2)
-    iou = _ratio(*intersection_and_union(boxes1, boxes2))
+        checks.apart("out", out, boxes1=given1, boxes2=given2)
+        checks.writable("out", out, boxes1=given1, boxes2=given2)
+    iou = ratio(*intersection_and_union(boxes1, boxes2))
     return iou if out is None else out.copy_(iou)
 
 
@@ -107,7 +110,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     inter, union = intersection_and_union(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
     enclosing = sides[..., 0] * sides[..., 1]
-    return _ratio(inter, union) - _ratio(enclosing - union, enclosing)
+    return ratio(inter, union) - ratio(enclosing - union, enclosing)
 
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
@@ -119,18 +122,17 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
     centers2 = (boxes2[..., :2] + boxes2[..., 2:]) / 2
     apart = centers1[..., :, None, :] - centers2[..., None, :, :]
     distance = apart[..., 0] * apart[..., 0] + apart[..., 1] * apart[..., 1]
-    return _ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
+    return ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
 
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return distance IoU less a penalty for unlike aspect ratios; see `ssd_ops.complete_box_iou`."""
     boxes1, boxes2 = _checked(boxes1, boxes2)
-    iou = _ratio(*intersection_and_union(boxes1, boxes2))
+    iou = ratio(*intersection_and_union(boxes1, boxes2))
     angle1 = _aspect_angle(boxes1)[..., :, None]
     angle2 = _aspect_angle(boxes2)[..., None, :]
     unlike = (4 / math.pi**2) * (angle1 - angle2) * (angle1 - angle2)
-    with torch.no_grad():
-        weight = unlike / (1 - iou + unlike + eps)
+    weight = (unlike / (1 - iou + unlike + eps)).detach()
     return distance_box_iou(boxes1, boxes2, eps) - weight * unlike
 
 

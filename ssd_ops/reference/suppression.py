@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
-from ssd_ops.reference.overlap import intersection_and_union
+from ssd_ops.reference.overlap import intersection_and_union, ratio
 
 METHODS = ("linear", "gaussian")
 COMPARISONS = (">", ">=")
@@ -73,6 +73,29 @@ def multiclass_nms(
     min_size: float = 0.0,
 ) -> Detections:
     """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
+    return multiclass_nms_parts(
+        boxes,
+        scores,
+        score_threshold,
+        iou_threshold,
+        candidates_per_class,
+        max_detections,
+        suppress_at,
+        min_size,
+    )[0]
+
+
+def multiclass_nms_parts(
+    boxes: Tensor,
+    scores: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    suppress_at: str,
+    min_size: float,
+) -> tuple[Detections, Tensor]:
+    """Return the detections, and of each the row of `boxes` that it came from: int64 `[B, D]`, 0 behind the last."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.at_least_one("candidates_per_class", candidates_per_class)
@@ -108,6 +131,19 @@ def soft_nms(
     max_detections: int,
 ) -> Detections:
     """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
+    return soft_nms_parts(boxes, scores, method, sigma, iou_threshold, score_threshold, max_detections)[0]
+
+
+def soft_nms_parts(
+    boxes: Tensor,
+    scores: Tensor,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    score_threshold: float,
+    max_detections: int,
+) -> tuple[Detections, Tensor]:
+    """Return the detections, and of each the row of `boxes` that it came from, as `multiclass_nms_parts`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.one_of("method", method, METHODS)
@@ -124,13 +160,7 @@ def soft_nms(
             best = waiting[place]
             kept.append(best)
             waiting = torch.cat([waiting[:place], waiting[place + 1 :]])
-            inter, union = intersection_and_union(box[best][None], box[waiting])
-            iou = (inter / union)[0].nan_to_num(0)
-            if method == "gaussian":
-                decay = torch.exp(-(iou * iou) / sigma)
-            else:
-                decay = torch.where(above(iou, iou_threshold), 1 - iou, 1)
-            score[waiting] = score[waiting] * decay
+            score[waiting] = score[waiting] * decay(box[best][None], box[waiting], method, sigma, iou_threshold)[0]
             waiting = waiting[above(score[waiting], score_threshold)]
         chosen = torch.stack(kept) if kept else waiting
         return chosen, score[chosen]
@@ -138,7 +168,17 @@ def soft_nms(
     return _each_class(boxes, scores, max_detections, one_class)
 
 
-def _each_class(boxes: Tensor, scores: Tensor, max_detections: int, one_class) -> Detections:  # type: ignore[no-untyped-def]
+def decay(boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
+    """Return by what `boxes1` multiply the scores of `boxes2`: `[..., N, M]`; a NaN IoU lowers nothing."""
+    iou = ratio(*intersection_and_union(boxes1, boxes2)).nan_to_num(0)
+    if method == "gaussian":
+        return torch.exp(-(iou * iou) / sigma)
+    return torch.where(above(iou, iou_threshold), 1 - iou, 1)
+
+
+def _each_class(  # type: ignore[no-untyped-def]
+    boxes: Tensor, scores: Tensor, max_detections: int, one_class
+) -> tuple[Detections, Tensor]:
     """Run `one_class` on each image and class but the background, and merge: score falling, then class, then its order."""
     batch, _, classes = scores.shape
     result = Detections(
@@ -147,21 +187,25 @@ def _each_class(boxes: Tensor, scores: Tensor, max_detections: int, one_class) -
         scores.new_zeros(batch, max_detections, dtype=torch.int64),
         scores.new_zeros(batch, dtype=torch.int64),
     )
+    rows = torch.zeros_like(result.labels)
     for b in range(batch):
-        found_boxes, found_scores, found_labels = [boxes.new_zeros(0, 4)], [scores.new_zeros(0)], [result.labels[0, :0]]
+        found_boxes, found_scores = [boxes.new_zeros(0, 4)], [scores.new_zeros(0)]
+        found_labels, found_rows = [rows[0, :0]], [rows[0, :0]]
         for c in range(1, classes):
             box = boxes[b] if boxes.dim() == 3 else boxes[b, :, c]
             kept, score = one_class(box, scores[b, :, c])
             found_boxes.append(box[kept])
             found_scores.append(score)
             found_labels.append(torch.full_like(kept, c))
+            found_rows.append(kept)
         merged = torch.cat(found_scores)
         order = merged.sort(descending=True, stable=True).indices[:max_detections]
         result.counts[b] = len(order)
         result.boxes[b, : len(order)] = torch.cat(found_boxes)[order]
         result.scores[b, : len(order)] = merged[order]
         result.labels[b, : len(order)] = torch.cat(found_labels)[order]
-    return result
+        rows[b, : len(order)] = torch.cat(found_rows)[order]
+    return result, rows
 
 
 def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> None:

@@ -1,0 +1,150 @@
+"""Derivatives of an op in every mode of torch: backward and forward, of any order, under autograd and `torch.func`.
+
+An op has kernels for its values and at most for its first gradient. Everything else follows from its *formula*: a function
+in plain PyTorch that computes the same of what the op chose (see `reference/kept.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+Args = tuple[Any, ...]
+Formula = Callable[..., tuple[Tensor, ...]]
+vjp: Callable[..., Any] = torch.func.vjp  # torch's annotation knows the form with has_aux only
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """What is differentiated in an op, and how."""
+
+    inputs: tuple[int, ...]
+    """Which arguments have a derivative."""
+    outputs: tuple[int, ...]
+    """Which results have one."""
+    formula: Callable[[Args, Args], Formula]
+    """From all arguments and all results of a call: those results as a function of those arguments."""
+    gradient: Callable[[Args, Args, Args], Args] | None = None
+    """From all arguments, all results (None for those above) and the incoming gradients (None for none): the gradients
+    of the inputs. Without it the formula is differentiated."""
+    vmap: Callable[[int, Args, Args], Args] | None = None
+    """From the size of the mapped dimension, its place in each argument and the arguments: the arguments of one call that
+    stands for all, whose results have that dimension first. Without it there is a call for each."""
+
+
+def function_of(name: str, op: Callable[..., Any], derivative: Derivative) -> type[torch.autograd.Function]:
+    """Return the autograd function of an op; `at_one_level` is for the dispatcher, which handles `torch.func` itself."""
+
+    def forward(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    def setup_context(ctx: Any, inputs: Args, output: Any) -> None:
+        results = output if isinstance(output, tuple) else (output,)
+        others = [None if i in derivative.outputs else result for i, result in enumerate(results)]
+        tensors = [value for value in (*inputs, *others) if isinstance(value, Tensor)]
+        ctx.set_materialize_grads(False)  # the gradients of choices need no zeros of their size
+        ctx.mark_non_differentiable(*(result for result in others if result is not None))
+        ctx.save_for_backward(*tensors)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
+        ctx.count, ctx.values = len(inputs), [None if isinstance(v, Tensor) else _Plain(v) for v in (*inputs, *others)]
+
+    def saved(ctx: Any) -> tuple[Args, Args]:
+        tensors = iter(ctx.saved_tensors)  # read once: checkpointing unpacks them at every look
+        values = tuple(next(tensors) if value is None else value.value for value in ctx.values)
+        return values[: ctx.count], values[ctx.count :]
+
+    def backward(ctx: Any, *incoming: Tensor | None) -> Any:
+        grads = tuple(incoming[i] for i in derivative.outputs)
+        result: list[Tensor | None] = [None] * ctx.count
+        if any(grad is not None for grad in grads):
+            args, others = saved(ctx)
+            if derivative.gradient is not None:
+                found = derivative.gradient(args, others, grads)
+            else:
+                found = pulled_back(derivative.formula(args, others), [args[i] for i in derivative.inputs], grads)
+            for i, grad in zip(derivative.inputs, found, strict=True):
+                result[i] = grad
+        return tuple(result)
+
+    def jvp(ctx: Any, *incoming: Tensor | None) -> Any:
+        args, others = saved(ctx)
+        inputs = [args[i] for i in derivative.inputs]
+        tangents = [
+            torch.zeros_like(x) if t is None else t
+            for x, t in zip(inputs, (incoming[i] for i in derivative.inputs), strict=True)
+        ]
+        found = pushed_forward(derivative.formula(args, others), inputs, tangents)
+        result: list[Tensor | None] = [None] * len(others)
+        for i, tangent in zip(derivative.outputs, found, strict=True):
+            result[i] = tangent
+        return tuple(result) if len(result) > 1 else result[0]
+
+    def vmap(info: Any, in_dims: Args, *args: Any) -> Any:
+        if derivative.vmap is not None:
+            result = function.apply(*derivative.vmap(info.batch_size, in_dims, args))
+        else:
+            result = _one_by_one(function.apply, info.batch_size, in_dims, args)
+        return result, (0,) * len(result) if isinstance(result, tuple) else 0
+
+    def apply_at_one_level(*args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            raise RuntimeError(f"torch.ops.ssd_ops.{name} has no forward mode: call ssd_ops.{name}, which has")
+        with enable_single_level_autograd_function():
+            return at_one_level.apply(*args)
+
+    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
+    methods = {key: staticmethod(part) for key, part in parts.items()}
+    at_one_level: Any = type(f"{name}_at_one_level", (_SingleLevelFunction,), methods)
+    outer = {"vmap": staticmethod(vmap), "at_one_level": staticmethod(apply_at_one_level)}
+    function: Any = type(name, (torch.autograd.Function,), {**methods, **outer})
+    return function  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A value that is no tensor, told from the place of a tensor."""
+
+    value: Any
+
+
+def pulled_back(formula: Formula, inputs: list[Tensor], grads: Args) -> tuple[Tensor, ...]:
+    """Return the gradients of `inputs` for the gradients of the formula's results, None for none."""
+    results, pull = vjp(formula, *inputs)
+    found: tuple[Tensor, ...] = pull(
+        tuple(torch.zeros_like(r) if g is None else g.to(r.dtype) for r, g in zip(results, grads, strict=True))
+    )
+    return found
+
+
+def pushed_forward(formula: Formula, inputs: list[Tensor], tangents: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return the tangents of the formula's results.
+
+    Pulling back is linear in the gradients that come in; the gradient of that is the tangent. `torch.func.jvp` would be
+    a second level of forward mode, which torch does not have.
+    """
+    results, pull = vjp(formula, *inputs)
+    _, push = vjp(lambda *grads: pull(grads), *(torch.zeros_like(result) for result in results))
+    found: tuple[Tensor, ...] = push(tuple(tangents))
+    return found
+
+
+def _one_by_one(call: Callable[..., Any], size: int, in_dims: Args, args: Args) -> Any:
+    if not size:
+        raise RuntimeError("torch.vmap over a dimension of size 0 is not supported by this op")
+    dims = [dim if isinstance(arg, Tensor) else None for dim, arg in zip(in_dims, args, strict=True)]
+    results = [
+        call(*(arg if dim is None else arg.select(dim, i) for dim, arg in zip(dims, args, strict=True)))
+        for i in range(size)
+    ]
+    if isinstance(results[0], tuple):
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return torch.stack(results)

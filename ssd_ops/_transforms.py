@@ -1,0 +1,76 @@
+"""What `torch.vmap` and the other transforms do with ops: one call for all, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+
+Args = tuple[Any, ...]
+
+
+def pairs_of_all(size: int, dims: Args, args: Args) -> Args:
+    """Return the arguments of one call of an op over pairs: the mapped dimension is one more leading dimension."""
+    return tuple(
+        _in_front(arg, dim, size) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, dims, strict=True)
+    )
+
+
+def coded_of_all(size: int, dims: Args, args: Args) -> Args:
+    """Return the arguments of one call of `encode_boxes` or `decode_boxes`; priors that are not mapped stay shared."""
+    boxes, priors = _in_front(args[0], dims[0], size), args[1]
+    if dims[1] is not None:
+        priors = priors.movedim(dims[1], 0)
+        between = boxes.dim() - priors.dim()
+        priors = priors.reshape(size, *(1,) * max(between, 0), *priors.shape[1:]).expand(boxes.shape)
+    return boxes, priors, *args[2:]
+
+
+def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _refuse_vmap(name: str) -> Callable[..., None]:
+    def guard(*args: Any) -> None:
+        if not torch._C._are_functorch_transforms_active():
+            return
+        if any(isinstance(arg, Tensor) and _is_mapped(arg) for arg in args):
+            checks.fail(
+                f"{name} keeps a number of boxes that depends on the data, so torch.vmap cannot stack its results: "
+                "call multiclass_nms, whose results are padded, or loop"
+            )
+
+    return guard
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def _refuse_derivative(pixels: Tensor, *args: Any) -> None:
+    checks.no_derivative("render_images", windows=args[2], colours=args[4], hue=args[5])
+
+
+def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
+    """Count the write to `out`, of which what autograd has saved must know."""
+    checks.writable("out", out, boxes1=boxes1, boxes2=boxes2)
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+
+
+# What is looked at before an op without a derivative runs.
+GUARDS: dict[str, Callable[..., None]] = {
+    "nms": _refuse_vmap("nms"),
+    "batched_nms": _refuse_vmap("batched_nms"),
+    "render_images": _refuse_derivative,
+    "box_iou_out": _written,
+}
