@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize_image
 
 import ssd_ops
 from ssd.data.packed import Canvas, PackedImages, Unrendered
@@ -25,7 +24,6 @@ from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.lists import split_detections
 from ssd.models.tensor_slots import tensor_slots
-from ssd.transforms.deferred import MOST_PIXELS, MOST_SIDE
 
 Images = Tensor | PackedImages  # uint8 [B, 3, S, S] of the network's side, or what such images are rendered from
 _UNCHANGED = np.eye(3, 4, dtype=np.float32)
@@ -99,19 +97,12 @@ class InferenceEngine:
         return split_detections(detections, [(image.shape[1], image.shape[2]) for image in images])
 
     def pack(self, images: Sequence[Tensor]) -> PackedImages:
-        """Bring images of any sizes into the form that `detect` renders to the network's side.
-
-        An image with more than 16 times the network's pixels is resized here, which takes less than handing it on.
-        """
-        side, antialias, _ = self.canvas
-        parts = []
-        for image in images:
-            height, width = image.shape[1:]
-            if height * width > MOST_PIXELS * side**2 or max(height, width) > MOST_SIDE:
-                image = resize_image(image, [side, side], antialias=antialias)
-                height, width = image.shape[1:]
-            window = (0.0, 0.0, float(width), float(height))
-            parts.append(Unrendered(image, window, False, _UNCHANGED, 0.0, self.canvas))
+        """Bring images of any sizes into the form that `detect` renders to the network's side."""
+        whole = [(0.0, 0.0, float(image.shape[2]), float(image.shape[1])) for image in images]
+        parts = [
+            Unrendered(image, window, False, _UNCHANGED, 0.0, self.canvas)
+            for image, window in zip(images, whole, strict=True)
+        ]
         return PackedImages.of(parts)
 
     def detect(self, images: Images) -> ssd_ops.Detections:

@@ -157,16 +157,12 @@ def _header(file: object, path: str | os.PathLike[str]) -> Header:
     try:
         with _open(file) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
-            header = Header(image.height, image.width, str(image.format), orientation if orientation in range(9) else 1)
+            return Header(image.height, image.width, str(image.format), orientation if orientation in range(9) else 1)
     except Exception as error:  # PIL's plugins raise nearly anything on broken input
         raise DataError(_reason(error, path)) from None
-    # PIL only warns up to twice its limit, and torchvision's decoder knows none.
-    most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else None
-    if most is not None and header.height * header.width > most:
-        raise DataError(f"the image is {header.width} x {header.height}, more than PIL's limit of {most} pixels")
-    return header
 
 
+# Raises where an image has more pixels than PIL allows, as the decoder of torchvision does not.
 def _open(file: object) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

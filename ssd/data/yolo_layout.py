@@ -144,10 +144,10 @@ def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> 
         raise NoSplitError(f"{path} has no split {split!r}; splits found: {known}", tuple(present))
     images: list[Path] = []
     is_listed = False
-    base = shorten(data.get("path") or "", 1000)
+    base = shorten(data.get("path") or "", 300)
     for key in keys:
         for entry in data[key] if isinstance(data[key], list) else [data[key]]:
-            place = _yaml_place(base, shorten(entry, 1000), path, key, within)
+            place = _yaml_place(base, shorten(entry, 300), path, key, within)
             is_listed |= place.is_file()
             images += images_below(place) if place.is_dir() else _listed(place, path.parent, within, base)
     return tuple(dict.fromkeys(images)), is_listed
@@ -156,7 +156,8 @@ def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> 
 def _yaml_place(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
     # Exporters write paths for the folder that they were started in, hence the last two places.
     root = path.parent
-    places = [root / base / entry, root / entry, root / entry.lstrip("./\\").replace("\\", "/")]
+    below = entry.lstrip("./\\").replace("\\", "/")
+    places = [root / base / entry, root / entry, *([root / below] if below else [])]
     found = [place for place in places if _exists(place)]
     inside = [place for place in found if is_within(place, within)]
     if found and not inside:

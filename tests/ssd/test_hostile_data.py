@@ -1,0 +1,166 @@
+"""Files made to harm: each is refused or left out in one line that names it, at once and before much memory is taken."""
+
+import json
+import os
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+from ssd.data import DataError, open_dataset, read_image
+from ssd.file_tree import walk
+from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
+from tests.ssd.test_data_yolo import SQUARE, write_yolo
+
+BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+
+
+def patch_jpeg_size(path, height, width):
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"\xff\xc0") + 5  # SOF0: marker, length, precision, height, width
+    raw[place : place + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    path.write_bytes(bytes(raw))
+
+
+def test_jpeg_bomb_is_refused_by_its_header(tmp_path):
+    save_image(tmp_path / "bomb.jpg")
+    patch_jpeg_size(tmp_path / "bomb.jpg", 40_000, 40_000)
+    with pytest.raises(DataError, match=r"1600000000 pixels\) exceeds limit"):
+        read_image(tmp_path / "bomb.jpg")
+
+
+def test_image_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    write_voc(tmp_path, {"a": [voc_object()]})
+    patch_jpeg_size(tmp_path / "JPEGImages/a.jpg", 9_000, 9_000)
+    monkeypatch.setattr("ssd.data.images.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"annotated as 60 x 40, the image is 9000 x 9000"):
+        open_dataset("voc", tmp_path)[0]
+
+
+def test_postscript_and_pipes_are_no_images(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    os.mkfifo(tmp_path / "b.jpg")
+    with pytest.raises(DataError, match="not an image that PIL can read"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no plain file"):
+        read_image(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes", "kind"),
+    [
+        ([{**IMAGE, "id": 2**70}], [], "image entry malformed"),
+        ([{**IMAGE, "height": 2**63}], [], "image entry malformed"),
+        ([{**IMAGE, "file_name": "a" * 5000, "absent": 1}], [], "image missing"),
+        ([{**IMAGE, "file_name": "../../outside.jpg", "absent": 1}], [], "image missing"),
+        ([IMAGE], [{**BOX, "bbox": [1, 1, 10**400, 2]}], "box not a number"),
+        ([IMAGE], [{**BOX, "category_id": {}}], "unknown class"),
+        ([None, IMAGE], [None], "annotation of no image"),
+    ],
+)
+def test_coco_entry_is_a_fault(tmp_path, images, boxes, kind):
+    root = tmp_path / "data/inner"
+    root.mkdir(parents=True)
+    save_image(tmp_path / "outside.jpg")
+    save_image(root / "images/good.jpg")
+    good = {"id": 9, "file_name": "good.jpg", "width": 60, "height": 40}
+    entries = [entry for entry in images if entry]
+    write_coco(root, boxes, [*entries, good])
+    if len(entries) < len(images):
+        data = json.loads((root / "instances.json").read_text())
+        (root / "instances.json").write_text(json.dumps({**data, "images": [None, *data["images"]]}))
+    dataset = open_dataset("coco", root)
+    assert kind in dataset.summary().faults and len(dataset) >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "instances.json is not a JSON file"),
+        ('{"images": [], "annotations": [], "categories": [1]}', "category 1 must have an id and a name"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "instances.json is not a JSON file"),
+    ],
+)
+def test_coco_file_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "instances.json").write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        open_dataset("coco", tmp_path)
+    assert len(str(error.value)) < 600
+
+
+LETTERS = "abcdefghijklmnopqrstuvwx"
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise(LETTERS))
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("names: [cat]\ntrain: /\n", "outside of .*allow_outside"),
+        ("names: [cat]\ntrain: ../elsewhere\n", "outside of .*allow_outside"),
+        ("\n".join(" " * i + "a:" for i in range(1000)) + "\nnames: [cat]\n", r"data\.yaml.*not a YAML file"),
+        (LAUGHS + "names: *x\ntrain: images\n", "names must list the classes"),
+        ("names: [cat]\ntrain: images/" + "x" * 5000 + "\n", "train names 'images/x"),
+    ],
+)
+def test_yaml_is_refused_in_one_line(tmp_path, yaml, message):
+    (tmp_path / "data").mkdir()
+    write_yolo(tmp_path / "data", {"a": SQUARE})
+    save_image(tmp_path / "elsewhere/b.jpg")
+    (tmp_path / "data/data.yaml").write_text(yaml)
+    with pytest.raises(DataError, match=message) as error:
+        open_dataset("yolo", tmp_path / "data")
+    assert len(str(error.value)) < 3000
+
+
+def test_paths_that_leave_the_folder_are_followed_when_asked(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_yolo(tmp_path / "data", {"a": SQUARE})
+    save_image(tmp_path / "elsewhere/b.jpg")
+    (tmp_path / "data/data.yaml").write_text("names: [cat]\ntrain: ../elsewhere\n")
+    assert len(open_dataset("yolo", tmp_path / "data", allow_outside=True)) == 1
+    (tmp_path / "data/data.yaml").write_text("names: [cat]\ntrain: list.txt\n")
+    (tmp_path / "data/list.txt").write_text(f"{tmp_path}/elsewhere/b.jpg\n")
+    with pytest.raises(DataError, match=r"list\.txt, line 1 names .*b\.jpg, outside of"):
+        open_dataset("yolo", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("<width>60", "<width>1e300"),
+        lambda text: '<?xml version="1.0" encoding="nonsense"?>' + text,
+        lambda text: '<?xml version="1.0" encoding="utf-7"?>' + text,
+        lambda text: "<a>" * 50_000,
+        lambda text: text.replace("11", "9" * 400),
+    ],
+)
+def test_voc_file_harms_only_itself(tmp_path, change):
+    write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]})
+    path = tmp_path / "Annotations/a.xml"
+    path.write_text(change(path.read_text()))
+    assert 1 <= len(open_dataset("voc", tmp_path)) <= 2
+
+
+def test_walk_ends_where_links_go_in_circles(tmp_path, monkeypatch):
+    save_image(tmp_path / "a/x.jpg")
+    (tmp_path / "a/again").symlink_to(tmp_path)
+    (tmp_path / "a/.hidden").mkdir()
+    save_image(tmp_path / "a/.hidden/y.jpg")
+    assert [path.name for path in walk(tmp_path)] == ["x.jpg"]
+    monkeypatch.setattr("ssd.file_tree._MOST_FILES", 0)
+    with pytest.raises(DataError, match="name the folder of the data"):
+        list(walk(tmp_path))
+
+
+def test_long_class_list_does_not_flood_the_message(tmp_path):
+    write_voc(tmp_path, {"a": [voc_object("x" * 100_000)]})
+    dataset = open_dataset("voc", tmp_path, classes=["cat"])
+    assert len(str(dataset.report[0])) < 600
+
+
+def test_image_file_is_read_whatever_its_suffix_says(tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").shape == (3, 4, 8)
