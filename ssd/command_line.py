@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssd import recipes
-from ssd.config import ConfigError, TrainConfig, check_folder, flag, load_config
+from ssd.config import ConfigError, TrainConfig, check_folder, flag
 from ssd.dataset_format import resolve_dataset
+from ssd.resuming import configured_settings, recorded_settings, resumed_settings
 from ssd.setting_checks import meant
 from ssd.torchvision_flags import add_torchvision_flags, notes
 
@@ -37,11 +38,14 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
             print(note)
             given.setdefault("defaults", "torchvision")  # a command written for its script
         try:
-            values = load_config(recipes.find(source)) if source else {}
+            values = configured_settings(recipes.find(source)) if source else {}
+            resume = given.get("resume")
+            base = {**(recorded_settings(resume) or {}), **values} if resume else values
             for name in _FREE_FORM:
                 if name in given:
-                    given[name] = {**values.get(name, {}), **dict(_key_value(name, item) for item in given[name])}
-            config = TrainConfig.of(with_data({**values, **given}))
+                    given[name] = {**base.get(name, {}), **dict(_key_value(name, item) for item in given[name])}
+            values.update(given)
+            config = TrainConfig.of(with_data(resumed_settings(resume, values) if resume else values))
             config.check()
             if not trusted:
                 refuse_code(config.dataset)
@@ -113,7 +117,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="RECIPE", help="name of a recipe, or a file, as another run's config.json")
+    parser.add_argument("--config", metavar="RECIPE", help="name of a recipe, a file, or another run's folder")
     parser.add_argument(
         "--trust-config",
         action="store_true",

@@ -172,7 +172,10 @@ class TrainConfig:
     print_freq: int = _option(20, "steps between rows of train.csv")
     seed: int = _option(0, "of weights, order and augmentation")
     output_dir: str | None = _option(None, "run folder; default: runs/MODEL-DATASET-N")
-    resume: str | None = _option(None, "run folder or checkpoint to go on from")
+    resume: str | None = _option(
+        None, "run folder or checkpoint to go on from, with the run's own settings and what is given beside it"
+    )
+    save_minutes: float = _option(10.0, "minutes between checkpoints within an epoch; 0: only after each epoch")
     start_epoch: int = _option(0, "epochs to count as done where there is nothing to resume", short="--start_epoch")
 
     @classmethod
@@ -201,6 +204,8 @@ class TrainConfig:
         check_folder(self.data_path)
         for name in ("weights", "weights_backbone", "resume"):
             source = getattr(self, name)
+            if self.resume and name != "resume":
+                continue  # in the checkpoint
             if source and "_Weights." not in source and not Path(source).exists():
                 raise ConfigError(f"{flag(name)} {source}: there is no such file")
         if self.test_only and not (self.resume or self.weights):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.console import console_program
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,6 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@console_program
 def main(argv: list[str] | None = None) -> None:
     """Converts as the command line says."""
     args = parse_args(argv)

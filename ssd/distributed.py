@@ -17,19 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssd.config import ConfigError
-from ssd.data import DataError
+from ssd.error_messages import SharedError, TrainingError, plain
 from ssd.models.frozen import FrozenBatchNorm2d
+
+__all__ = ["SharedError", "TrainingError", "World", "end", "is_loss_of_contact", "plain", "synchronize_batch_norm"]
 
 # Others wait this long for a process, as for the first one while it computes COCO's numbers.
 _PATIENCE = timedelta(hours=2)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
-
-
-class SharedError(TrainingError):
-    """An error that every process knows of; the first one tells it."""
 
 
 @dataclass(frozen=True)
@@ -196,21 +190,10 @@ def is_loss_of_contact(error: Exception) -> bool:
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "Connection" in str(error))
 
 
-def plain(error: RuntimeError) -> TrainingError | None:
-    """The error as a user needs it, where torch's own words leave out what to do; None for any other."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return TrainingError(f"the GPU's memory is full: a smaller --batch-size or --amp needs less. {error}")
-    if "DataLoader worker" in str(error):
-        return TrainingError(
-            f"a process that loads images ended, mostly for lack of memory: fewer --workers need less. {error}"
-        )
-    return None
-
-
 def _told(error: Exception) -> str:
     """What a user needs of an error: its text, or the trace of one that nobody expected."""
-    if isinstance(error, (ConfigError, DataError, FileNotFoundError)):
-        return str(error)
+    if (told := plain(error)) is not None:
+        return str(told)
     return "".join(traceback.format_exception(error)).rstrip()
 
 

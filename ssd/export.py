@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.console import console_program
 from ssd.predict import TORCHVISION
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@console_program
 def main(argv: list[str] | None = None) -> None:
     """Exports as the command line says."""
     args = parse_args(argv)

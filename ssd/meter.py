@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -12,20 +13,43 @@ from torch import Tensor
 from ssd.distributed import SharedError, World
 
 
+class EpochMeans:
+    """Mean losses and images per second over the readings of an epoch."""
+
+    def __init__(self) -> None:
+        self.loc = self.cls = self.images = self.seconds = 0.0
+        self.steps = 0
+
+    def add(self, row: dict[str, float], steps: int, seconds: float) -> None:
+        """Take in a reading of so many steps."""
+        self.loc += row["loc_loss"] * steps
+        self.cls += row["cls_loss"] * steps
+        self.images += row["images_per_second"] * seconds
+        self.seconds += seconds
+        self.steps += steps
+
+    def __str__(self) -> str:
+        steps, seconds = max(self.steps, 1), max(self.seconds, 1e-9)
+        return f"loc loss {self.loc / steps:.3f}, cls loss {self.cls / steps:.3f}, {self.images / seconds:.1f} images/s"
+
+
 class LossMeter:
     """Sums losses and remembers the first step whose loss was not finite.
 
     Args:
         world: the processes; all of them must add as often and read together.
         device: where the losses are.
+        saved: says what has been saved before, for the error.
     """
 
-    def __init__(self, world: World, device: torch.device) -> None:
+    def __init__(self, world: World, device: torch.device, saved: Callable[[], str] = str) -> None:
         self.world = world
+        self.saved = saved
         self.device = device
         self.sums, self.first_bad = self._zeros()
         self.seen: dict[int, list[int]] = {}
         self.start = time.perf_counter()
+        self.epoch = EpochMeans()
 
     def add(self, losses: dict[str, Tensor], step: int, image_ids: list[int]) -> None:
         """Take in the losses of a step and the images that it learnt from; the host does not wait."""
@@ -58,6 +82,7 @@ class LossMeter:
             "cls_loss": sum(row[1] for row in values) / count,
             "images_per_second": sum(row[3] for row in values) / seconds,
         }
+        self.epoch.add(row, len(self.seen), seconds)
         self._clear()
         return row
 
@@ -65,9 +90,8 @@ class LossMeter:
         ids = self.world.gather(self.seen.get(step, []))[rank]
         who = f" of process {rank} of {self.world.size}" if self.world.size > 1 else ""
         raise SharedError(
-            f"the loss{who} was not finite at step {step} (image ids {ids}). The last checkpoint is untouched. Usual "
-            "causes: a learning rate too high (try --lr a tenth), no warm-up (--warmup-iters), or no limit on gradients "
-            "(--clip-grad-norm 10)"
+            f"the loss{who} was not finite at step {step} (image ids {ids}). {self.saved()}Usual causes: a learning rate "
+            "too high (try --lr a tenth), no warm-up (--warmup-iters), or no limit on gradients (--clip-grad-norm 10)"
         )
 
     def _clear(self) -> None:

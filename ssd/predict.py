@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.console import console_program
 from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
@@ -116,6 +117,7 @@ def choose_folder(asked: str | None, overwrite: bool) -> Path:
     return folder
 
 
+@console_program
 def main(argv: list[str] | None = None) -> None:
     """Detects as the command line says; exits with 1 if an image could not be read or written."""
     args = parse_args(argv)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssd.checkpoints.options import check_build_args
 from ssd.config import ConfigError, TrainConfig
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
 from ssd.distributed import World
 from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
-from ssd.optim import freeze
+from ssd.optim import base_rate, freeze
 from ssd.prior_coverage import prior_coverage
+from ssd.step import State
 
 # Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
 # right nor wrong there, as in the devkits of VOC and COCO.
@@ -65,8 +69,16 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
     return train_set, val_set
 
 
-def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
-    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors."""
+def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mapping[str, Any] | None = None) -> SSD:
+    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors.
+
+    Args:
+        config: of the run.
+        dataset: whose classes it shall know.
+        checkpoint: of the run that goes on, which says how the model was built; files of pretrained weights are not read.
+    """
+    if checkpoint is not None:
+        return rebuild_model(config, dataset, checkpoint["build_args"])
     options = dict(config.model_options)
     for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
         if name in options:
@@ -92,6 +104,23 @@ def make_model(config: TrainConfig, dataset: DetectionDataset) -> SSD:
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
     if config.weights is not None:
         start_from(model, config.weights, dataset.classes)
+    freeze(config, model)
+    return model
+
+
+def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
+    """Build the model of a checkpoint again; settings that say otherwise are configuration errors."""
+    with mistakes():
+        check_build_args(build_args, f"--resume {config.resume}")
+    asked = {"name": config.model, "preset": config.preset, "image_size": config.image_size, **config.model_options}
+    for name, value in asked.items():
+        if value is not None and name in build_args and build_args[name] != value:
+            raise ConfigError(
+                f"--resume {config.resume} does not fit this model and configuration: it was trained with {name} "
+                f"{build_args[name]!r}, asked for is {value!r}"
+            )
+    with mistakes(f"--resume {config.resume}: "):
+        model = build_model(**{**build_args, "num_classes": len(dataset.classes) + 1})
     freeze(config, model)
     return model
 
@@ -136,3 +165,41 @@ def priors_report(model: SSD, dataset: DetectionDataset) -> str:
     coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
     advice = coverage.advice(image_size=model.image_size)
     return f"{coverage}\nwarning: {advice} (--fit-priors)" if advice else str(coverage)
+
+
+def batch_bytes(config: TrainConfig, dataset: DetectionDataset, side: int) -> int:
+    """Bytes of a batch that a worker hands over: at most, where --device-augmentation leaves images as they are."""
+    pixels = side * side
+    if config.device_augmentation and len(dataset):
+        pixels = max(int(height) * int(width) for height, width in dataset.annotations.sizes)
+    return 3 * pixels * min(config.batch_size, len(dataset))
+
+
+def nothing_to_evaluate(config: TrainConfig, dataset: DetectionDataset) -> str | None:
+    """What to say where no object of the evaluation split counts, so that no AP is defined; else None."""
+    if any(not bool(dataset.target(i)["ignore"].all()) for i in range(len(dataset))):
+        return None
+    return (
+        f"--val-split {config.val_split}: none of its {len(dataset)} images has an object to evaluate on, so AP is not "
+        "defined; the last checkpoint counts as the best, and there will be no best.pt"
+    )
+
+
+def describe(
+    config: TrainConfig,
+    state: State,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
+    epochs: int,
+    folder: Path,
+) -> str:
+    """A line on what is about to happen."""
+    model, world = state.model, state.world
+    weights = sum(p.numel() for p in model.parameters()) / 1e6
+    places = f"{world.size} processes, each with {config.batch_size} images a step" if world.size > 1 else "one process"
+    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {base_rate(config, world.size):g}"
+    return (
+        f"{config.model}: {weights:.2f} M weights, {len(model.priors)} priors, input {model.image_size}; "
+        f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "
+        f"on {model.priors.device} ({places}); run folder {folder}"
+    )

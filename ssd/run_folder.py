@@ -1,28 +1,36 @@
-"""The folder of a run: configuration, metrics as CSV, checkpoints, curves and pictures."""
+"""The folder of a run: configuration, log, metrics as CSV, checkpoints, curves and pictures."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import random
+import shlex
+import traceback
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 
+from ssd.atomic_write import write_atomically, write_text
 from ssd.config import ConfigError, TrainConfig
 from ssd.distributed import World
+from ssd.resuming import record, run_folder_of
 
 if TYPE_CHECKING:
     from ssd.step import State
+
+_R = TypeVar("_R")
+# A folder with nothing but these holds a run that ended before its first checkpoint; another one may take it.
+_BEFORE_THE_FIRST = {"config.json", "train.csv", "log.txt", "last.pt.part"}
 
 
 class RunFolder:
     """Names the files of a run and writes them; a file is replaced only when its successor is whole.
 
-    `config.json` (what ran), `train.csv` (losses by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`,
-    `detections.png`, `last.pt` and `best.pt`.
+    `config.json` (what runs; `config.1.json`, ... what ran before a change by --resume), `log.txt`, `train.csv` (losses
+    by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`, `detections.png`, `last.pt` and `best.pt`.
 
     Of several processes the first writes; the same calls on the others do nothing, or wait for it.
     """
@@ -33,6 +41,8 @@ class RunFolder:
         self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> score from which to show detections
         self.train_log = CsvLog(path / "train.csv", self.world.is_first)
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
+        self.runs_code = False  # whether the configuration names a data set module:function
+        self.failures: list[str] = []  # what has failed without ending the run
 
     @classmethod
     def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
@@ -40,64 +50,98 @@ class RunFolder:
         if config.output_dir:
             return cls(Path(config.output_dir), world)
         if config.resume:
-            resume = Path(config.resume)
-            return cls(resume if resume.is_dir() else resume.parent, world)
+            return cls(run_folder_of(config.resume), world)
         name = f"{config.model}-{config.dataset.replace(':', '.')}"
         path = next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
         return cls(path if world is None else world.from_first(path), world)
 
-    def start(self, config: TrainConfig) -> None:
-        """Make the folder and write the configuration; a folder with another run in it is refused."""
+    def check(self, config: TrainConfig) -> None:
+        """Refuse a folder with something else in it, before anything is read or written.
+
+        Raises:
+            ConfigError: it is a file, or holds another run or other files.
+        """
         if not self.world.is_first:
             return
-        if (self.path / "last.pt").exists() and not config.resume:
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
+        if not self.path.is_dir() or config.test_only:
+            return
+        if config.resume and run_folder_of(config.resume).resolve() == self.path.resolve():
+            return
+        names = {path.name for path in self.path.iterdir()}
+        if "last.pt" in names:
             raise ConfigError(
                 f"--output-dir {self.path} holds another run; go on with it by --resume {self.path}, or name another folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        config.save(self.path / "config.json")
+        if foreign := sorted(names - _BEFORE_THE_FIRST):
+            raise ConfigError(
+                f"--output-dir {self.path} holds other files ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''}); "
+                "name a new or an empty folder"
+            )
 
-    def save(self, name: str, state: State) -> None:
-        """Write a checkpoint that `load` and `ssd.models.build_model(**build_args)` can go on from."""
-        streams = self.world.gather_on_first(_random_state())
+    def start(self, config: TrainConfig, state: State) -> None:
+        """Make the folder, write the configuration, and drop rows of steps that were lost and will be taken again."""
         if not self.world.is_first:
             return
-        checkpoint = {
-            **{part: value.state_dict() for part, value in state.parts().items()},
-            "build_args": state.model.build_args,
-            "classes": list(state.classes),
-            "epoch": state.epoch,
-            "step": state.step,
-            "best": state.best,
-            "random": streams,
-        }
-        temporary = self.path / (name + ".part")
-        torch.save(checkpoint, temporary)
-        temporary.replace(self.path / name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.runs_code = ":" in config.dataset
+        if not config.resume:
+            for name in _BEFORE_THE_FIRST:
+                (self.path / name).unlink(missing_ok=True)
+        if kept := record(config, self.path):
+            self.say(f"the settings until now are kept as {kept.name}")
+        self.train_log.drop(lambda row: row["step"] > state.step)
+        self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
 
-    def load(self, source: str, state: State) -> None:
-        """Go on from a checkpoint: weights, optimiser, schedule, loss scaler, running mean, epoch and random streams."""
-        path = Path(source)
-        path = path / "last.pt" if path.is_dir() else path
-        if not path.is_file():
-            raise ConfigError(f"--resume {source}: there is no checkpoint {path}")
-        device = next(state.model.parameters()).device
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-        missing = [part for part in state.parts() if part not in checkpoint]
-        if missing:
-            raise ConfigError(
-                f"--resume {path}: the checkpoint has no {', '.join(missing)}. If it is another system's, --weights "
-                "takes its weights"
-            )
+    def say(self, text: str) -> None:
+        """Print a text and append it to log.txt."""
+        print(text, flush=True)
+        if self.world.is_first and self.path.is_dir():
+            with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def save(self, name: str, state: State) -> None:
+        """Write a checkpoint that `ssd.training_checkpoint.restore` and `build_model(**build_args)` can go on from.
+
+        Raises:
+            WriteError: the disk is full, ...; the checkpoint before is unchanged.
+        """
+        from ssd.training_checkpoint import collect, random_streams, size_of
+
+        streams = self.world.gather_on_first(random_streams())
+        if self.world.is_first:
+            checkpoint = {**collect(state, streams), "thresholds": self.thresholds}
+            write_atomically(self.path / name, lambda file: torch.save(checkpoint, file), size_of(checkpoint))
+
+    def saved_before(self) -> str:
+        """Say which checkpoint there is, as a sentence before others."""
+        path = self.path / "last.pt"
+        return f"{path} was saved before it. " if path.is_file() else "No checkpoint was saved before it. "
+
+    def how_to_go_on(self) -> str:
+        """Say what is saved, and how the run goes on from it."""
+        if not (self.path / "last.pt").is_file():
+            return "no checkpoint has been saved yet"
+        trust = " --trust-config" if self.runs_code else ""
+        command = f"python ssd/train.py --resume {shlex.quote(str(self.path))}{trust}"
+        return f"saved in {self.path / 'last.pt'}; go on by: {command}"
+
+    def survive(self, what: str, work: Callable[[], _R]) -> _R | None:
+        """Do work whose failure must not end the run; return None where it fails, and say so."""
         try:
-            for part, value in state.parts().items():
-                value.load_state_dict(checkpoint[part])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ConfigError(f"--resume {path} does not fit this model and configuration: {error}") from error
-        state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
-        streams = checkpoint["random"]
-        if len(streams) == self.world.size:  # with another number of processes the order of images is another anyway
-            _set_random_state(streams[self.world.rank])
+            return work()
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            file = self.path / f"failed-{what}.txt"
+            if self.world.is_first:
+                with contextlib.suppress(OSError):
+                    write_text(file, "".join(traceback.format_exception(error)))
+            first = (str(error).strip() or repr(error)).splitlines()[0][:300]
+            self.say(f"warning: {what} failed, training goes on: {type(error).__name__}: {first} (traceback in {file})")
+            self.failures.append(what)
+            return None
 
 
 class CsvLog:
@@ -108,36 +152,37 @@ class CsvLog:
         self.writes = writes  # else `add` does nothing, in processes that are not the first
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one row, with a header if the file is new."""
+        """Append one row, with a header if the file is new; a disk that takes no more rows does not end the run."""
         if not self.writes:
             return
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        try:
+            is_new = not self.path.exists()
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, fieldnames=list(row))
+                if is_new:
+                    writer.writeheader()
+                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        except OSError as error:
+            print(f"warning: cannot write {self.path}: {error.strerror or error}", flush=True)
 
     def rows(self) -> list[dict[str, float]]:
-        """Read all rows back, as numbers."""
+        """Read all rows back, as numbers; a row that was cut off, as by a kill, is left out."""
+        return [numbers for _, numbers in self._rows()]
+
+    def drop(self, is_lost: Callable[[dict[str, float]], bool]) -> None:
+        """Remove the rows for which this holds."""
+        if not self.writes or not self.path.exists():
+            return
+        header = self.path.read_text(encoding="utf-8").splitlines()[:1]
+        kept = [line for line, numbers in self._rows() if not is_lost(numbers)]
+        write_text(self.path, "".join(f"{line}\r\n" for line in [*header, *kept]))
+
+    def _rows(self) -> list[tuple[str, dict[str, float]]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _random_state() -> dict[str, Any]:
-    version, numbers, gauss = random.getstate()
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(numbers), gauss]}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.seed(torch.initial_seed() % 2**32)
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = []
+        for line, row in zip(lines[1:], csv.reader(lines[1:]), strict=False):
+            with contextlib.suppress(ValueError):
+                found.append((line, dict(zip(next(csv.reader(lines[:1])), map(float, row), strict=True))))
+        return found

@@ -32,12 +32,16 @@ class State:
     average: RunningMean | None
     network: Callable[[Tensor], tuple[Tensor, Tensor]]  # forward_raw, with the processes' gradients averaged
     world: World = field(default_factory=World)
-    epoch: int = 0
+    epoch: int = 0  # whole ones that are done
+    batch: int = 0  # batches of the epoch after those that are done
     step: int = 0
+    evaluated: int = 0  # the last epoch that has been evaluated
     best: float = -1.0
     classes: tuple[str, ...] = ()
     rates: DeviceRates | None = None  # of a fused optimizer
     graphed: GraphedStep | None = None  # None: each step is launched kernel by kernel
+    steps_per_epoch: int = 1
+    images_per_step: int = 1  # of all processes
 
     def parts(self) -> dict[str, Any]:
         """Everything with a state dict, by name."""
@@ -50,11 +54,15 @@ class State:
 
     def skip_to(self, epoch: int, steps_per_epoch: int) -> None:
         """Count epochs as done that were not run, the schedule's too."""
-        self.epoch, self.step = epoch, epoch * steps_per_epoch
-        self.schedule.last_epoch = self.step
-        rates = [
-            base * of(self.step) for base, of in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
-        ]
+        self.epoch = self.evaluated = epoch
+        self.step = epoch * steps_per_epoch
+        self.move_schedule(self.step)
+
+    def move_schedule(self, step: int) -> None:
+        """Set the rates of a step of the schedule."""
+        schedule = self.schedule
+        rates = [base * of(step) for base, of in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+        schedule.last_epoch, schedule._step_count, schedule._last_lr = step, step + 1, rates
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -97,6 +105,8 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         network=network,
         world=world,
         rates=DeviceRates(optimizer) if device.type == "cuda" else None,
+        steps_per_epoch=steps_per_epoch,
+        images_per_step=config.batch_size * world.size,
     )
     refusal = graph_refusal(config, device, world)
     if refusal is None:

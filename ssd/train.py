@@ -17,7 +17,12 @@ On many GPUs or CPUs, --batch-size counting the images of each process:
 
     torchrun --nproc_per_node=8 ssd/train.py --config torchvision_ssd300_coco --data-path coco
 
-Every flag may come from the config.json of another run instead: `--config runs/NAME/config.json`.
+Ctrl-C and SIGTERM save where training is; a kill costs at most --save-minutes. A run goes on from its folder, with its
+own settings and what is given beside it; with those settings a new run begins:
+
+    python ssd/train.py --resume runs/NAME
+    python ssd/train.py --resume runs/NAME --epochs 40 --lr 0.0005
+    python ssd/train.py --config runs/NAME
 """
 
 from __future__ import annotations
@@ -30,35 +35,32 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
 
 from ssd.command_line import parse_args
 from ssd.config import TrainConfig
+from ssd.console import console_program
 
 
+@console_program
 def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Train as the command line says; exits with 1 after an error, with 130 or 143 where a signal ended training."""
     config = parse_args(argv, __doc__ or "")
     from ssd.distributed import end, is_loss_of_contact, plain
+    from ssd.interruption import Interrupted
     from ssd.training import run  # imports torch: after help and mistakes have been answered
 
     try:
-        run(config)
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; --resume with the run folder goes on from the last checkpoint")
-    except _expected_errors() as error:
-        end(error)
-    except RuntimeError as error:
+        folder = run(config)
+    except Interrupted as error:
+        print(f"\ninterrupted; {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         if is_loss_of_contact(error):
             sys.exit(1)  # the process that ended first has told why
         if (told := plain(error)) is None:
             raise
         end(told)
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    from ssd.config import ConfigError
-    from ssd.data import DataError
-    from ssd.distributed import TrainingError
-    from ssd.models.detector import BatchSizeError
-
-    return ConfigError, DataError, TrainingError, FileNotFoundError, BatchSizeError
+    if folder.failures:
+        sys.exit(f"error: training is done, but {', '.join(folder.failures)} failed (see {folder.path / 'log.txt'})")
 
 
 __all__ = ["TrainConfig", "main"]

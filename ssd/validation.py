@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ssd.atomic_write import write_text
 from ssd.class_names import columns
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader
@@ -18,6 +19,7 @@ from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
 from ssd.models import SSD
 from ssd.pictures import draw_boxes, resize, save_grid, side_by_side
 from ssd.plots import plot_losses, plot_precision_recall
+from ssd.progress import progress_bar
 from ssd.run_folder import RunFolder
 
 PICTURE_SCORE = 0.4  # detections below it are not drawn, where evaluation has found no better score for their class
@@ -45,17 +47,18 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
     world, dataset = folder.world, loader.dataset
     world.share_buffers(model)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    bar = tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=not world.is_first)
-    detect_all(model, bar, evaluator)
-    value = 0.0
+    with world.together():
+        detect_all(model, progress_bar(loader, world.is_first, desc="evaluation", leave=False), evaluator)
+    value = math.nan
     gathered = world.gather_on_first((evaluator.records, dataset.report))
-    if world.is_first:
-        for records, faults in gathered[1:]:
-            evaluator.records.merge(records)
-            for fault in faults:
-                dataset.log.add(fault)
-        evaluator.records.sort(dataset.index_of)
-        value = report(evaluator, dataset, config, folder, epoch, step)
+    with world.together():
+        if world.is_first:
+            for records, faults in gathered[1:]:
+                evaluator.records.merge(records)
+                for fault in faults:
+                    dataset.log.add(fault)
+            evaluator.records.sort(dataset.index_of)
+            value = report(evaluator, dataset, config, folder, epoch, step)
     return float(world.from_first(value))
 
 
@@ -73,11 +76,17 @@ def report(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.eval_log.add({"epoch": epoch, "step": step, **_columns(result, curves)})
     about = {"epoch": epoch, **result.as_dict(), "images_left_out": left_out, "boxes_not_finite": not_finite}
-    (folder.path / "eval.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
-    plot_precision_recall({c.name: _curve(c) for c in curves.classes if c.objects}, folder.path / "pr.png")
+    folder.survive(
+        "eval.json", lambda: write_text(folder.path / "eval.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
+    )
+    if not config.test_only:
+        folder.survive(
+            "loss.png", lambda: plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
+        )
+    found = {c.name: _curve(c) for c in curves.classes if c.objects}
+    folder.survive("pr.png", lambda: plot_precision_recall(found, folder.path / "pr.png"))
     if config.pictures:
-        draw_pictures(evaluator, dataset, config.pictures, folder)
+        folder.survive("detections.png", lambda: draw_pictures(evaluator, dataset, config.pictures, folder))
     return result.mean_ap
 
 

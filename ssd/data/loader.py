@@ -1,9 +1,14 @@
 """Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
 
 Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
-number of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e)`` is all it takes.
+number of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e, start)``
+is all it takes.
 """
 
+import contextlib
+import os
+import random
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,10 +27,14 @@ Sample = tuple[Tensor | Unrendered, Target]
 Transform = Callable[[Tensor, Target], Sample]
 _Key = tuple[int, int]  # epoch, index
 _ATTEMPTS = 20  # images tried in place of a broken one before giving up
+TIMEOUT = 600  # seconds without a batch after which workers are taken for stuck, and training ends with an error
 
 
 class Loader:
     """Iterates over the batches of one epoch; each ``iter`` begins the next epoch.
+
+    ``position`` counts the batches of the epoch that have been given, or left out because none of their images can be
+    read.
 
     Args: see `build_loader`, which makes it.
     """
@@ -34,6 +43,7 @@ class Loader:
         self.dataset = dataset
         self._loader = loader
         self._batches = batches
+        self.position = 0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -43,20 +53,27 @@ class Loader:
         """The epoch that the next ``iter`` gives, counted from 0."""
         return self._batches.epoch
 
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next ``iter`` give this epoch, as on resuming."""
-        self._batches.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Makes the next ``iter`` give this epoch, from batch `start` on, as on resuming."""
+        self._batches.epoch, self._batches.start = epoch, start
+
+    def restart_workers(self) -> None:
+        """Replaces the worker processes at the next ``iter``, after one of them has ended."""
+        self._loader._iterator = None
 
     def __iter__(self) -> Iterator[Batch]:
         images = 0
+        self.position = self._batches.start
+        expected = len(self) > self.position
         for batch, faults in self._loader:
+            self.position += 1
             for fault in faults:
                 self.dataset.log.add(fault)
             self.dataset.log.check(self.dataset.name)
             images += len(batch)
             if len(batch):
                 yield batch
-        if not images and len(self):
+        if not images and expected:
             raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
 
     def forever(self) -> Iterator[Batch]:
@@ -119,6 +136,7 @@ def build_loader(
         generator=torch.Generator().manual_seed(seed),  # without one it would draw from the global generator
         worker_init_fn=_start_worker if workers else None,
         persistent_workers=workers > 0,
+        timeout=TIMEOUT if workers else 0,
     )
     return Loader(loader, batches, dataset)
 
@@ -132,6 +150,7 @@ class _EpochBatches:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.start = 0  # batches of the next epoch to leave out
         self.share = len(self._indices(0))  # images of this process in an epoch
         self.drop_last = drop_last and self.share >= batch_size
         if drop_last and not self.drop_last:
@@ -152,10 +171,10 @@ class _EpochBatches:
         return self.share // self.batch_size if self.drop_last else -(-self.share // self.batch_size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        epoch = self.epoch
-        self.epoch += 1
+        epoch, first = self.epoch, self.start
+        self.epoch, self.start = self.epoch + 1, 0
         indices = self._indices(epoch)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             yield [(epoch, index) for index in indices[start : start + self.batch_size]]
 
 
@@ -170,6 +189,10 @@ class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
 
     def __getitem__(self, key: _Key) -> tuple[Sample | None, list[Fault]]:
         epoch, index = key
+        with _random_stream(_mix(self.seed, epoch, index)):
+            return self._load(index)
+
+    def _load(self, index: int) -> tuple[Sample | None, list[Fault]]:
         faults: list[Fault] = []
         for step in range(self.attempts):
             try:
@@ -178,15 +201,7 @@ class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
                 faults.append(error.fault)
                 continue
             sample: Sample = image, {**target, "size": tuple(image.shape[1:])}
-            if self.transforms is not None:
-                # The CPU generator alone: torch.manual_seed would also reset the GPU's, and with it dropout.
-                state = torch.default_generator.get_state()
-                torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-                try:
-                    sample = self.transforms(image, sample[1])
-                finally:
-                    torch.default_generator.set_state(state)
-            return sample, faults
+            return (sample if self.transforms is None else self.transforms(image, sample[1])), faults
         return None, faults
 
 
@@ -200,7 +215,34 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
+@contextlib.contextmanager
+def _random_stream(seed: int) -> Iterator[None]:
+    """Seeds torch, numpy and Python for a block: a user's own data set and transforms may draw from any of them.
+
+    Their streams are restored, except in a worker process, which draws from them here alone.
+    """
+    in_worker = torch.utils.data.get_worker_info() is not None
+    states = None if in_worker else (torch.default_generator.get_state(), np.random.get_state(), random.getstate())
+    # The CPU generator alone: torch.manual_seed would also reset the GPU's, and with it dropout.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        if states is not None:
+            torch.default_generator.set_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
+
+
 def _start_worker(_: int) -> None:
-    # A user's own transforms may draw from numpy; torch seeds itself in each worker, numpy may not.
-    np.random.seed(torch.initial_seed() % 2**32)
     torch.set_num_threads(1)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The training process finishes its step with the
+    # workers and then ends them: by a message, or, if they are stuck, by the second of its own signals.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+
+
+def _ignore_once(signum: int, _: Any) -> None:
+    signal.signal(signum, lambda *_: os._exit(128 + signum))

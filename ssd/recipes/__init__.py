@@ -25,7 +25,7 @@ def about(name: str) -> dict[str, Any]:
 
 
 def find(source: str) -> Path:
-    """The file of a recipe, given by its name or as a file.
+    """The file of a recipe, given by its name, as a file, or as the folder of a run.
 
     Raises:
         ConfigError: there is neither; the near name is suggested.
@@ -33,10 +33,13 @@ def find(source: str) -> Path:
     path = Path(source)
     if path.is_file():
         return path
+    if (path / "config.json").is_file():
+        return path / "config.json"
     if source in names():
         return _FOLDER / f"{source}.json"
     raise ConfigError(
-        f"--config must be a file or one of the recipes {', '.join(names())}, got {source!r}{near(source, names())}"
+        f"--config must be a file, a run folder or one of the recipes {', '.join(names())}, got {source!r}"
+        f"{near(source, names())}"
     )
 
 

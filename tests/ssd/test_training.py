@@ -134,7 +134,7 @@ def test_a_folder_with_another_run_is_refused(finished: Path) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished: Path) -> None:
-    with pytest.raises(ConfigError, match="does not fit this model and configuration"):
+    with pytest.raises(ConfigError, match=r"--model-option .* cannot be changed by --resume"):
         run(replace(SMALL, resume=str(finished), model_options={"width": 8, "levels": 2}))
 
 

@@ -1,0 +1,37 @@
+"""The shared memory through which worker processes hand over batches, of which containers often have 64 MB."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PREFETCHED = 2  # batches that each worker of a DataLoader prepares ahead
+_USABLE = 0.9  # of what is free: sockets, semaphores and other programs need some
+_FOLDER = Path("/dev/shm")
+
+
+def fitting_workers(workers: int, batch_bytes: int, folder: Path = _FOLDER) -> tuple[int, str | None]:
+    """Reduce the number of workers to what shared memory has room for; the batches stay the same with any number.
+
+    Args:
+        workers: asked for, by each process of this machine.
+        batch_bytes: of one batch.
+        folder: where shared memory is mounted; systems without it have no such limit.
+    Returns:
+        the number to use, and what to tell about it, or None.
+    """
+    if not workers or not folder.is_dir():
+        return workers, None
+    free = shutil.disk_usage(folder).free
+    share = free * _USABLE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fitting = int((share / max(batch_bytes, 1) - 1) // PREFETCHED)  # one more batch is in use
+    if fitting >= workers:
+        return workers, None
+    fitting = max(fitting, 0)
+    where = f"{fitting} of {workers} --workers" if fitting else f"this process itself, in place of {workers} --workers,"
+    return fitting, (
+        f"shared memory ({folder}) has {free / 1e6:.0f} MB free, and each worker needs "
+        f"{PREFETCHED * batch_bytes / 1e6:.0f} MB for batches of this size, so {where} load the images; docker run "
+        "--shm-size=1g gives more"
+    )

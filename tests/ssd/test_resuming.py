@@ -1,0 +1,180 @@
+"""Resuming: the settings of the run, what may change, and weights equal to those of a run that never ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ssd.training as training
+from ssd.command_line import parse_args
+from ssd.config import ConfigError, TrainConfig
+from ssd.distributed import World
+from ssd.interruption import Interrupted
+from ssd.models import build_model
+from ssd.resuming import record
+from ssd.run_folder import CsvLog, RunFolder
+from ssd.step import make_state
+from ssd.training import prepare, run
+from ssd.training_checkpoint import collect, random_streams, read, restore
+from tests.processes import run_processes
+from tests.ssd.test_training import SMALL
+
+BASE = replace(SMALL, dataset="shapes", batch_size=4, pictures=0, save_minutes=1e-9)  # 6 steps an epoch, each saved
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "whole"
+    run(replace(BASE, output_dir=str(path)))
+    return path
+
+
+def contents(value: Any) -> Any:
+    """A checkpoint with its tensors as lists, to compare."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: contents(item) for key, item in value.items()}
+    return [contents(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
+    left, right = (contents(torch.load(path / "last.pt", weights_only=True)) for path in (one, two))
+    for part in left:
+        assert left[part] == right[part], part
+    assert (one / "eval.csv").read_text() == (two / "eval.csv").read_text()
+    rows = [[(row["step"], row["lr"]) for row in CsvLog(path / "train.csv").rows()] for path in (one, two)]
+    assert rows[0] == rows[1]
+
+
+def stop_at(where: str, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal in step 8 of 12, in the first evaluation, or before a checkpoint gets its name."""
+    original = {"step": training.train_step, "evaluation": training.evaluate_model, "save": Path.replace}[where]
+
+    def stopping(*args: Any) -> Any:
+        reached = {"step": lambda: args[1].step == 7, "save": lambda: Path(args[1]).name == "best.pt"}
+        if reached.get(where, lambda: True)():
+            os.kill(os.getpid(), signum)
+        return original(*args)
+
+    names = {"step": "train_step", "evaluation": "evaluate_model"}
+    monkeypatch.setattr(*((Path, "replace") if where == "save" else (training, names[where])), stopping)
+
+
+@pytest.mark.parametrize(
+    ("where", "signum"), [("step", signal.SIGTERM), ("step", signal.SIGINT), ("evaluation", signal.SIGTERM)]
+)
+def test_signal_saves_and_resuming_is_bit_equal(where: str, signum: int, whole: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(where, signum, patch)
+        with pytest.raises(
+            Interrupted, match=r"saved in .*last\.pt; go on by: python ssd/train\.py --resume "
+        ) as stopped:
+            run(replace(BASE, output_dir=str(tmp_path)))
+    assert stopped.value.code == 128 + signum
+    assert read(tmp_path)["step"] == (8 if where == "step" else 6)
+    run(parse_args(["--resume", str(tmp_path)]))
+    assert_equal_runs(whole, tmp_path)
+
+
+def run_until_killed(where: str, folder: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(where, signal.SIGKILL, patch)
+        run(replace(BASE, output_dir=folder))
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation", "save"])
+def test_kill_costs_nothing_that_was_saved(where: str, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (ended,) = run_processes(tmp_path, run_until_killed, where, str(folder), size=1)
+    assert ended.code == -signal.SIGKILL
+    with (folder / "train.csv").open("a") as file:
+        file.write("9,9,9,9,9,9\r\n9,9")  # a lost step, and a row that was cut off
+    run(parse_args(["--resume", str(folder)]))
+    assert_equal_runs(whole, folder)
+
+
+def test_resume_takes_settings_and_data_of_the_run_in_any_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data/Annotations").mkdir(parents=True)
+    (tmp_path / "data/JPEGImages").mkdir()
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["--data-path", "data", "--model", "ssd_tiny", "--epochs", "7", "--lr", "0.004", "--output-dir", "run"]
+    config = parse_args([*given, "--weights-backbone", "VGG16_Weights.IMAGENET1K_FEATURES"])
+    record(config, tmp_path / "run")
+    monkeypatch.chdir("/")
+    resumed = parse_args(["--resume", str(tmp_path / "run"), "--test-only"])
+    own = {"data_path": str(tmp_path / "data"), "output_dir": None, "resume": str(tmp_path / "run"), "test_only": True}
+    assert resumed == replace(config, **own)
+    assert parse_args(["--config", str(tmp_path / "run")]) == replace(resumed, resume=None, test_only=False)
+
+
+def test_changed_settings_act_are_told_and_recorded(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--lr", "0.001", "--weight-decay", "0", "-b", "8", "--epochs", "3", "--output-dir", str(tmp_path)]
+    config = parse_args(["--resume", str(whole), *given])
+    folder = RunFolder.open(config)
+    state, loader, _ = prepare(config, World(), folder)
+    said = capsys.readouterr().out
+    assert "--batch-size 4 -> 8, --lr 0.002 -> 0.001, --weight-decay 0.02 -> 0.0" in said
+    assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0.0]  # one group where there were two
+    assert all(group["initial_lr"] == 0.001 for group in state.optimizer.param_groups)
+    assert len(state.optimizer.state) == len(list(state.model.parameters()))
+    assert state.schedule.last_epoch == 2 * len(loader) == 6  # half as many steps an epoch as before
+    assert json.loads((tmp_path / "config.json").read_text())["lr"] == 0.001
+
+
+def test_settings_before_a_change_are_kept(tmp_path: Path) -> None:
+    for lr, kept in ((0.1, None), (0.1, None), (0.2, "config.1.json"), (0.3, "config.2.json")):
+        path = record(TrainConfig(lr=lr), tmp_path)
+        assert (path and path.name) == kept
+    assert json.loads((tmp_path / "config.2.json").read_text())["lr"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "flags", [["--opt", "sgd"], ["--model", "ssd300_vgg16"], ["--model-option", "width=8"], ["--preset", "caffe"]]
+)
+def test_settings_that_cannot_change_are_refused(
+    flags: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["--resume", str(whole), *flags])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{flags[0]} " in error and "cannot be changed by --resume" in error and "--weights" in error
+
+
+def test_state_of_the_optimizer_is_found_by_the_names_of_weights() -> None:
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    first = make_state(TrainConfig(norm_weight_decay=0.0), model, 4)
+    for i, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, i)
+    first.optimizer.step()
+    saved = collect(first, [random_streams()])
+    second = make_state(TrainConfig(norm_weight_decay=None, bias_weight_decay=None), model, 4)
+    restore(saved, "run", second)
+    for i, parameter in enumerate(model.parameters()):
+        assert second.optimizer.state[parameter]["exp_avg"].flatten()[0] == pytest.approx(0.1 * i)
+
+
+def test_classes_of_another_order_are_mapped_and_others_refused() -> None:
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    state = make_state(TrainConfig(), model, 4)
+    state.classes = ("car", "dog")
+    saved, before = collect(state, [random_streams()]), model.forward_raw(torch.ones(1, 3, 64, 64))[1]
+    state.classes = ("dog", "car")
+    restore(saved, "run", state)
+    after = model.forward_raw(torch.ones(1, 3, 64, 64))[1]
+    torch.testing.assert_close(after[..., 1], before[..., 2])
+    state.classes = ("dog", "cat")
+    with pytest.raises(ConfigError, match=r"its classes are car, dog, those of the data dog, cat"):
+        restore(saved, "run", state)

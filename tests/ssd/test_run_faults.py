@@ -1,0 +1,198 @@
+"""Faults of the machine and of what follows training: one line with file and remedy, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import sys
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ssd.training as training
+from ssd.atomic_write import WriteError, write_atomically, write_text
+from ssd.config import ConfigError
+from ssd.console import CLOSED_PIPE, console_program
+from ssd.data import build_loader
+from ssd.data.shapes import ShapesDataset
+from ssd.data.shared_memory import fitting_workers
+from ssd.error_messages import plain
+from ssd.run_folder import CsvLog
+from ssd.train import main
+from ssd.training import run
+from ssd.training_checkpoint import read
+from tests.ssd.test_training import SMALL
+
+ONE = replace(SMALL, dataset="shapes", pictures=0, epochs=1)
+
+
+def test_full_disk_is_named_and_the_file_before_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    write_text(file, "before")
+
+    def fill(part: Any) -> None:
+        part.write(b"some")
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            part.error = error
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos") from error
+
+    said = r"cannot write .*last.pt: No space left on device \(3.0 MB needed, .* MB free in .*; the previous last.pt is"
+    with pytest.raises(WriteError, match=said):
+        write_atomically(file, fill, 3_000_000)
+    assert file.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_an_unfinished_file_of_a_killed_process_is_replaced_and_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "a.csv.part").symlink_to(tmp_path / "other")
+    write_text(tmp_path / "a.csv", "new")
+    assert (tmp_path / "a.csv").read_text() == "new" and (tmp_path / "other").read_text() == "mine"
+    with pytest.raises(WriteError, match=r"cannot write .*none/a: No such file or directory"):
+        write_text(tmp_path / "none/a", "new")
+
+
+def test_the_checkpoint_is_saved_before_evaluation_whose_failure_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def failing(*_: Any) -> float:
+        assert (folder / "last.pt").is_file()
+        raise KeyError("category_id")
+
+    monkeypatch.setattr(training, "evaluate_model", failing)
+    flags = "--dataset-option size=16 --dataset-option image_size=64 --image-size 64 --model-option width=4 -j 0 -b 8"
+    with pytest.raises(SystemExit, match="training is done, but evaluation, evaluation failed"):
+        main([*flags.split(), "--epochs", "2", "--eval-every", "1", "--device", "cpu", "--output-dir", str(folder)])
+    assert read(folder)["epoch"] == 2 and not (folder / "best.pt").exists()
+    assert "in failing" in (folder / "failed-evaluation.txt").read_text()
+    assert "training goes on: KeyError: 'category_id'" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("fails", ["plot_losses", "plot_precision_recall"])
+def test_a_curve_that_cannot_be_drawn_costs_neither_metrics_nor_best_checkpoint(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise ValueError("ParseSyntaxException")
+
+    monkeypatch.setattr(f"ssd.validation.{fails}", failing)
+    folder = run(replace(ONE, output_dir=str(tmp_path)))
+    assert len(folder.failures) == 1 and (tmp_path / "best.pt").is_file()
+    assert len(CsvLog(tmp_path / "eval.csv").rows()) == 1
+
+
+def test_nothing_to_evaluate_is_said_and_the_last_checkpoint_is_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "nothing_to_evaluate", lambda *_: "AP is not defined; the last checkpoint counts")
+    monkeypatch.setattr(training, "evaluate_model", lambda *_: float("nan"))
+    run(replace(ONE, output_dir=str(tmp_path)))
+    assert "AP is not defined" in capsys.readouterr().out.partition("epochs 1 to 1")[0]
+    assert (tmp_path / "last.pt").is_file() and not (tmp_path / "best.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = training.train_step
+
+    def spoil(config: Any, state: Any, batch: Any) -> Any:
+        losses = steps(config, state, batch)
+        next(state.model.parameters()).data.fill_(float("inf"))
+        return {name: torch.zeros(()) for name in losses}
+
+    monkeypatch.setattr(training, "train_step", spoil)
+    with pytest.raises(training.TrainingError, match=r"not finite after step 3\. No checkpoint was saved before it"):
+        run(replace(ONE, output_dir=str(tmp_path)))
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_log_has_one_line_an_epoch_and_no_frames(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(replace(ONE, output_dir=str(tmp_path)))
+    out, err = capfd.readouterr()
+    assert "epoch 1/1: loc loss " in out and "images/s, lr " in out and "\r" not in out + err
+    assert "epoch 1/1: loc loss " in (tmp_path / "log.txt").read_text()
+
+
+def test_folders_with_something_else_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds other files \(notes.txt\); name a new or an empty folder"):
+        run(replace(ONE, output_dir=str(tmp_path)))
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ConfigError, match=r"notes.txt must be a folder, got a file"):
+        run(replace(ONE, output_dir=str(tmp_path / "notes.txt")))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1000, 4), (64, 2), (30, 1), (10, 0)])
+def test_workers_are_as_many_as_shared_memory_has_room_for(
+    free: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")(0, 0, free * 10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    workers, said = fitting_workers(4, 8_640_000, tmp_path)
+    assert workers == expected
+    assert (said is None) if expected == 4 else ("--workers" in said and "--shm-size" in said)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory of this machine is full"),
+        (
+            MemoryError("Caught MemoryError in DataLoader worker process 0.\nTrace\nMemoryError"),
+            "memory of this machine",
+        ),
+        (ConnectionResetError(104, "Connection reset by peer"), "a process that loads images ended"),
+        (EOFError(), "a process that loads images ended"),
+        (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), "fewer --workers need less"),
+        (RuntimeError("unable to allocate shared memory(shm) for file"), "--shm-size"),
+        (RuntimeError("DataLoader timed out after 600 seconds"), "--workers 0 shows where"),
+        (PermissionError(13, "Permission denied", "/data/a"), "Permission denied: '/data/a'"),
+    ],
+)
+def test_faults_of_the_machine_are_told_in_one_line(error: Exception, said: str) -> None:
+    told = str(plain(error))
+    assert said in told and "\n" not in told
+    assert plain(RuntimeError("a fault of the program")) is None
+
+
+def test_a_console_without_the_alphabet_of_a_name_shows_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    console_program(lambda: print("\u7ec6\u80de"))()
+    assert raw.getvalue() == b"??\n"
+
+
+def test_a_closed_pipe_ends_a_program_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("ssd.console._discard_output", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        console_program(main)()
+    assert ended.value.code == CLOSED_PIPE
+
+
+def test_an_epoch_goes_on_at_a_batch_with_the_same_random_numbers() -> None:
+    def drawing(image: Any, target: Any) -> Any:
+        number = random.random() + np.random.rand() + float(torch.rand(()))
+        return image, {**target, "boxes": torch.full_like(target["boxes"], number)}
+
+    def batches(start: int, workers: int) -> list[Any]:
+        random.seed()  # the streams of the process itself do not matter
+        loader = build_loader(ShapesDataset(size=10), drawing, 3, train=True, workers=workers, seed=5)
+        loader.set_epoch(2, start)
+        found = [(batch.image_ids, batch.gt_boxes.tolist()) for batch in loader]
+        assert loader.position == len(loader) == 3
+        return found
+
+    assert batches(1, 0) == batches(0, 1)[1:]
+    assert batches(3, 0) == []
