@@ -17,25 +17,23 @@ from functools import partial
 import _path  # noqa: F401
 import torch
 
+from benchmarks.detector_pair import PEERS, Pair
 from ssd.inference_engine import InferenceEngine
-from ssd.models import SSD, build_model
-
-_NAMES = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
+from ssd.models import SSD
 
 
 def main() -> None:
     """Time what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--models", nargs="+", default=_NAMES)
+    parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS)[::-1])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--compile", action="store_true", help="also the engine with torch.compile")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each line")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     for name in arguments.models:
-        torch.manual_seed(0)
-        model = build_model(name, 91).to(device).eval()
+        model = Pair(name, device, False).ours  # with a few hundred candidates an image, as in a trained detector
         engines = {"": InferenceEngine(model), " float32": InferenceEngine(model, dtype=torch.float32)}
         if arguments.compile:
             engines[" compile"] = InferenceEngine(model, compile=True)

@@ -1,6 +1,6 @@
 """Training steps of whole detectors on a GPU: eager and as one CUDA graph, and how much of each the GPU is busy.
 
-python benchmarks/step_times.py [--steps N] [--filter TEXT] [--profile]
+python benchmarks/step_times.py [--steps N] [--filter TEXT] [--ways off on] [--cudnn-benchmark] [--profile]
 
 Each line: milliseconds and images a second of `ssd.step.train_step`, and the share of the time in which the GPU had work,
 from torch's profiler. Batches lie on the GPU and hold 8 objects an image.
@@ -9,6 +9,7 @@ from torch's profiler. Batches lie on the GPU and hold 8 objects an image.
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -54,19 +55,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--filter", default="", help="only rows whose name contains this")
+    parser.add_argument("--ways", nargs="+", choices=("off", "on"), default=("off", "on"), help="of --cuda-graph")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms first")
     parser.add_argument("--profile", action="store_true", help="also list the kernels that take longest")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU")
+    torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for row in ROWS:
         name = f"{row.model} B{row.batch} " + " ".join(f"{k}={v}" for k, v in row.settings.items())
         if arguments.filter in name:
-            for way in ("off", "on"):
+            for way in arguments.ways:
                 _time(row, name, way, arguments)
 
 
 def _time(row: Row, name: str, way: str, arguments: argparse.Namespace) -> None:
+    gc.collect()  # of the row before
+    torch.cuda.empty_cache()
     torch.manual_seed(0)
     config = replace(TrainConfig(), cuda_graph=way, **row.settings)
     model = build_model(row.model, row.classes, **row.options).to("cuda").train()

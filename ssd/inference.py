@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,13 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import ssd_ops
 from ssd.checkpoints import build_from_weights
 from ssd.checkpoints.reading import read_checkpoint
 from ssd.data.faults import DataError
 from ssd.data.images import read_image
+from ssd.data.whole_images import WholeImages
+from ssd.inference_engine import InferenceEngine
 from ssd.models import SSD
 from ssd.models.backbone_weights import is_torchvision_name
-from ssd.transforms import build_transforms
+from ssd.models.lists import split_detections
 
 SCORE_THRESHOLD = 0.4  # of a class for which no evaluation has found a better one
 
@@ -80,46 +84,50 @@ def _names_of_torchvision(source: str) -> tuple[str, ...]:
     return tuple(get_weight(source).meta["categories"][1:])  # the first is the background
 
 
-@torch.inference_mode()
 def detect_files(
     detector: Detector, files: Sequence[Path], *, score_threshold: float | None = None, batch_size: int = 8
 ) -> Iterator[Found]:
     """Detects objects in image files, batch by batch, in the files' order; a file that cannot be read is reported.
 
+    Files are read while the device has the batch before.
+
     Args:
-        detector: see load_detector; its model's weights are brought into channels_last.
+        detector: see load_detector.
         files: images in any format and of any size that ssd.data.images.read_image knows.
         score_threshold: detections with a lower score are left out; None takes that of each class which the detector
             knows, or else 0.4.
         batch_size: images that go through the network at once.
     """
-    # the same up to rounding, and faster: python benchmarks/bench_detector.py --variants channels_last
-    model = detector.model.to(memory_format=torch.channels_last)
-    resize = build_transforms("none", model.image_size, train=False)
+    engine = InferenceEngine(detector.model)
     lowest = torch.tensor([1.0, *thresholds_of(detector, score_threshold)])
-    for start in range(0, len(files), batch_size):
-        chunk = [_read(file, detector.apply_exif) for file in files[start : start + batch_size]]
-        images = [image for image in chunk if isinstance(image, Tensor)]
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        if images:
-            nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-            nothing["ignore"] = torch.zeros(0, dtype=torch.bool)
-            batch = torch.stack([resize(image, dict(nothing))[0] for image in images]).to(model.priors.device)
-            detections = model.detect(*model.forward_raw(model.normalize(batch)))
-            found = [
-                (boxes[:count].cpu(), labels[:count].cpu(), scores[:count].cpu())
-                for boxes, scores, labels, count in zip(*detections[:3], detections.counts.tolist(), strict=True)
-            ]
-        results = iter(found)
-        for file, image in zip(files[start : start + batch_size], chunk, strict=True):
-            if isinstance(image, str):
-                yield Found(file, None, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), image)
-                continue
-            boxes, labels, scores = next(results)
-            sure = scores >= lowest[labels]
-            height, width = image.shape[1:]
-            scale = torch.tensor([width, height, width, height])
-            yield Found(file, image, boxes[sure].float() * scale, labels[sure], scores[sure].float())
+    waiting: deque[list[tuple[Path, Tensor | str]]] = deque()
+
+    def batches() -> Iterator[WholeImages]:
+        for start in range(0, len(files), batch_size):
+            waiting.append([(file, _read(file, detector.apply_exif)) for file in files[start : start + batch_size]])
+            if images := [image for _, image in waiting[-1] if isinstance(image, Tensor)]:
+                yield engine.pack(images)
+
+    for detections in engine.detect_all(batches()):
+        while all(isinstance(image, str) for _, image in waiting[0]):
+            yield from _found(waiting.popleft(), None, lowest)
+        yield from _found(waiting.popleft(), detections, lowest)
+    for rest in waiting:
+        yield from _found(rest, None, lowest)
+
+
+def _found(
+    chunk: list[tuple[Path, Tensor | str]], detections: ssd_ops.Detections | None, lowest: Tensor
+) -> Iterator[Found]:
+    sizes = [(image.shape[1], image.shape[2]) for _, image in chunk if isinstance(image, Tensor)]
+    results = iter([] if detections is None else split_detections(detections, sizes))
+    for file, image in chunk:
+        if isinstance(image, str):
+            yield Found(file, None, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), image)
+            continue
+        found = next(results)
+        sure = found["scores"] >= lowest[found["labels"]]
+        yield Found(file, image, found["boxes"][sure], found["labels"][sure], found["scores"][sure])
 
 
 def thresholds_of(detector: Detector, score_threshold: float | None = None) -> list[float]:

@@ -13,20 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize_image
 
 import ssd_ops
-from ssd.data.packed import Canvas, PackedImages, Unrendered
-from ssd.inference_graph import DetectionGraphs
+from ssd.data.whole_images import WholeImages
+from ssd.inference_graph import DetectionGraphs, Images
 from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.lists import split_detections
 from ssd.models.tensor_slots import tensor_slots
-
-Images = Tensor | PackedImages  # uint8 [B, 3, S, S] of the network's side, or what such images are rendered from
-_UNCHANGED = np.eye(3, 4, dtype=np.float32)
+from ssd.transforms.deferred import MOST_PIXELS, MOST_SIDE
 
 
 class InferenceEngine:
@@ -57,7 +55,7 @@ class InferenceEngine:
         self.exact = exact
         self.device = model.priors.device
         self.dtype = dtype or _default_dtype(self.device)
-        self.canvas = Canvas(model.image_size, antialias, (0, 0, 0))
+        self.antialias = antialias
         self._compile = compile
         self._slots = tensor_slots(model)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -96,14 +94,19 @@ class InferenceEngine:
         detections = self.detect(self.pack(images))
         return split_detections(detections, [(image.shape[1], image.shape[2]) for image in images])
 
-    def pack(self, images: Sequence[Tensor]) -> PackedImages:
-        """Bring images of any sizes into the form that `detect` renders to the network's side."""
-        whole = [(0.0, 0.0, float(image.shape[2]), float(image.shape[1])) for image in images]
-        parts = [
-            Unrendered(image, window, False, _UNCHANGED, 0.0, self.canvas)
-            for image, window in zip(images, whole, strict=True)
-        ]
-        return PackedImages.of(parts)
+    def pack(self, images: Sequence[Tensor]) -> WholeImages:
+        """Bring images of any sizes into the form that `detect` renders to the network's side.
+
+        An image with more than 16 times the network's pixels is resized here, which takes less than handing it on.
+        """
+        side = self.model.image_size
+        parts = []
+        for image in images:
+            height, width = image.shape[1:]
+            if height * width > MOST_PIXELS * side**2 or max(height, width) > MOST_SIDE:
+                image = resize_image(image, [side, side], antialias=self.antialias)
+            parts.append(image)
+        return WholeImages.of(parts, side, self.antialias, pin=self.device.type == "cuda")
 
     def detect(self, images: Images) -> ssd_ops.Detections:
         """Return the padded detections of a batch on the CPU, boxes normalised to their image."""

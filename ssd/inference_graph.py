@@ -15,9 +15,11 @@ from torch import Tensor
 
 import ssd_ops
 from ssd.data.packed import PackedImages
+from ssd.data.whole_images import WholeImages
 from ssd.models import SSD
 
-Images = Tensor | PackedImages
+# uint8 [B, 3, S, S] of the network's side, or what such images are rendered from
+Images = Tensor | WholeImages | PackedImages
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 _SIZES = (1, 2, 4, 8, 16, 32)  # batches in between are padded, larger ones are cut
 
@@ -45,11 +47,11 @@ class DetectionGraphs:
             with torch.cuda.stream(copies):
                 there = on_device(images, self.device)
             current.wait_stream(copies)
-            for tensor in [there] if isinstance(there, Tensor) else _tensors(there):
+            for tensor in _tensors(there):
                 tensor.record_stream(current)
         else:
             there = images
-        count = len(there) if isinstance(there, Tensor) else len(there.offsets)
+        count = len(there.offsets) if isinstance(there, PackedImages) else len(there)
         most = _SIZES[-1]
         results = [self._detect(slice_of(there, i, min(i + most, count))) for i in range(0, count, most)]
         done = torch.cuda.Event()
@@ -95,20 +97,27 @@ class _Graph:
 
 def on_device(images: Images, device: torch.device) -> Images:
     """Bring a batch from the CPU to a GPU through pinned memory; the host does not wait."""
-    pinned = images.is_pinned() if isinstance(images, Tensor) else images.pixels.is_pinned()
-    return (images if pinned else images.pin_memory()).to(device, non_blocking=True)
+    if not isinstance(images, WholeImages) and not _tensors(images)[0].is_pinned():
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
 
 
 def slice_of(images: Images, start: int, end: int) -> Images:
     """Images start .. end - 1 of a batch."""
     if isinstance(images, Tensor):
         return images[start:end]
+    if isinstance(images, WholeImages):
+        return images.part(start, end)
     rows = {n: t[start:end] for n, t in vars(images).items() if isinstance(t, Tensor) and n != "pixels"}
     return replace(images, **rows)  # type: ignore[arg-type]  # offsets point into the pixels of all images
 
 
-def _tensors(images: PackedImages) -> list[Tensor]:
-    return [value for value in vars(images).values() if isinstance(value, Tensor)]
+def _tensors(images: Images) -> list[Tensor]:
+    return (
+        [images]
+        if isinstance(images, Tensor)
+        else [value for value in vars(images).values() if isinstance(value, Tensor)]
+    )
 
 
 def _packed(found: ssd_ops.Detections) -> Tensor:

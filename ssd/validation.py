@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 from ssd.atomic_write import write_text
 from ssd.class_names import columns
 from ssd.config import TrainConfig
-from ssd.data import Batch, DetectionDataset, Loader
+from ssd.data import Batch, DetectionDataset, Loader, PackedImages
 from ssd.data.faults import DataError
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
+from ssd.inference_engine import InferenceEngine
 from ssd.models import SSD
 from ssd.pictures import draw_boxes, resize, save_grid, side_by_side
 from ssd.plots import plot_losses, plot_precision_recall
@@ -25,14 +27,18 @@ from ssd.run_folder import RunFolder
 PICTURE_SCORE = 0.4  # detections below it are not drawn, where evaluation has found no better score for their class
 
 
-@torch.inference_mode()
 def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> None:
-    """Run the model over all batches and gather its detections."""
-    model.eval()
-    device = model.priors.device
-    for batch in batches:
-        images = model.normalize(batch.images.to(device, non_blocking=True))
-        evaluator.update_batch(model.detect(*model.forward_raw(images)), batch)
+    """Run the model over all batches, in float32, and gather its detections."""
+    engine = InferenceEngine(model.eval(), dtype=torch.float32)
+    waiting: deque[Batch] = deque()
+
+    def images() -> Iterator[Tensor | PackedImages]:
+        for batch in batches:
+            waiting.append(batch)
+            yield batch.images
+
+    for detections in engine.detect_all(images()):
+        evaluator.update_batch(detections, waiting.popleft())
 
 
 def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunFolder, epoch: int, step: int) -> float:

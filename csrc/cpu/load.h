@@ -82,6 +82,18 @@ SSD_OPS_INLINE Half narrow<Half>(float x) {
   return {static_cast<uint16_t>((magnitude < 0x477ff000u ? finite : infinite) | sign)};
 }
 
+// Whether x, a number, is above 0, also where the CPU takes subnormal numbers for 0.
+SSD_OPS_INLINE bool above_zero(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits > 0;
+}
+SSD_OPS_INLINE bool above_zero(double x) {
+  int64_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits > 0;
+}
+
 // Calls f with a value of the type that `type` names.
 template <typename F>
 SSD_OPS_INLINE auto dispatch_dtype(Dtype type, F&& f) {

@@ -112,7 +112,7 @@ void write_tile(const MatchTask<T>& task, int64_t image, int64_t first, const Fo
   std::memset(task.gt_index + at, -1, n * sizeof(int64_t));
   std::memset(task.loc_targets + 4 * at, 0, 4 * n * sizeof(T));
   for (int64_t j = 0; j < n; ++j) {
-    if (found.iou[j] >= task.threshold)
+    if (found.iou[j] >= task.threshold && found.iou[j] > T(0))  // a CPU may take a subnormal threshold for 0
       learn(task, image, first + j, found.object[j]);
     else if (found.near_ignored[j] != 0)
       task.labels[at + j] = -1;
@@ -138,7 +138,8 @@ void match_tile(const MatchTask<T>& task, int64_t image, int64_t tile, T* best_i
     any = true;
     tile_iou(arrays, a, value);
     if (ignored) {
-      for (int64_t j = 0; j < kMatchTile; ++j) found.near_ignored[j] |= value[j] >= task.threshold ? 1 : 0;
+      for (int64_t j = 0; j < kMatchTile; ++j)
+        found.near_ignored[j] |= (value[j] >= task.threshold) & (value[j] > T(0)) ? 1 : 0;
       continue;
     }
     keep_better(found, value, object - begin);

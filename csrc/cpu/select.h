@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "cpu/detections.h"
+#include "cpu/load.h"
 #include "cpu/order.h"
 #include "cpu/suppress.h"
 
@@ -39,8 +40,9 @@ struct Page {
   bool continues = false;  // whether only candidates behind `last` are wanted
   Candidate<T> worst{}, last{};
 
-  // The score is at least `floor`.
+  // The score is at least `floor`, or 0 where the CPU takes a subnormal floor for 0 (torch.set_flush_denormal).
   void add(T score, uint32_t index) {
+    if (score == T(0) && above_zero(floor)) return;
     const Candidate<T> item{falling_key(score), index};
     if ((dropped && !(item < worst)) || (continues && !(last < item))) return;
     if (count == room) {

@@ -64,6 +64,7 @@ template <bool gaussian, typename T>
 int64_t lower_scores(Living<T>& living, int64_t chosen, const SoftTask<T>& task) {
   const Box<T> best = living.box(chosen);
   const T best_area = living.areas[chosen], floor = task.floor;
+  const bool zero_dies = above_zero(floor);  // said aloud for a CPU that takes a subnormal floor for 0
   const T* __restrict x1 = living.x1.data();
   const T* __restrict y1 = living.y1.data();
   const T* __restrict x2 = living.x2.data();
@@ -82,7 +83,7 @@ int64_t lower_scores(Living<T>& living, int64_t chosen, const SoftTask<T>& task)
       weight = overlap > task.iou_threshold ? T(1) - overlap : T(1);
     }
     const T score = scores[i] * weight;
-    const bool lives = score >= floor;
+    const bool lives = (score >= floor) & !((score == T(0)) & zero_dies);
     scores[i] = lives ? score : -std::numeric_limits<T>::infinity();
     alive += lives ? 1 : 0;
   }
@@ -114,7 +115,7 @@ void class_group(const SoftTask<compute_t<In>>& task, int64_t image, int64_t fir
     const int64_t place = image * task.rows + row;
     for (int64_t c = first; c < last; ++c) {
       const T score = widen(scores[place * task.classes + c]);
-      if (!(score >= task.floor)) continue;
+      if (!(score >= task.floor) || (score == T(0) && above_zero(task.floor))) continue;
       const Box<T>& box = task.boxes[task.boxes_by_class ? place * task.classes + c : place];
       living[c - first].add(box, score, static_cast<uint32_t>(row));
     }

@@ -19,6 +19,7 @@ from ssd.priors import PriorConfig, make_priors
 
 if TYPE_CHECKING:
     from ssd.data import PackedImages
+    from ssd.data.whole_images import WholeImages
 
 
 class BatchSizeError(ValueError):
@@ -56,7 +57,7 @@ class SSD(nn.Module):
         for name, value in self._constants().items():
             self.register_buffer(name, value, persistent=False)
 
-    def normalize(self, images: Tensor | PackedImages) -> Tensor:
+    def normalize(self, images: Tensor | PackedImages | WholeImages) -> Tensor:
         """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype.
 
         Images that are still to be rendered are rendered and normalised in one launch.

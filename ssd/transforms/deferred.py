@@ -11,8 +11,8 @@ from ssd.transforms.augment import Augment, Turn
 from ssd.transforms.colour_matrix import colour_matrix
 from ssd.transforms.geometry import View, render
 
-_MOST_PIXELS = 16  # of a crop for each of the output
-_MOST_SIDE = 32767  # that render_images takes
+MOST_PIXELS = 16  # of a crop for each of the output
+MOST_SIDE = 32767  # that render_images takes
 _UNCHANGED = np.eye(3, 4, dtype=np.float32), 0.0
 
 
@@ -33,7 +33,7 @@ class Deferred:
         image, target, plan = self.augment.plan(image, target)
         (x1, y1, x2, y2), destination = plan.placement.source, plan.placement.destination
         pixels = image[:, y1:y2, x1:x2]
-        if pixels[0].numel() > _MOST_PIXELS * side**2 or max(pixels.shape) > _MOST_SIDE:
+        if pixels[0].numel() > MOST_PIXELS * side**2 or max(pixels.shape) > MOST_SIDE:
             pixels = render(image, plan.placement, antialias=rule.antialias)
         pixels, window, flip = _oriented(pixels, destination, side, plan.turn)
         colours, hue = _UNCHANGED if plan.distortion is None else colour_matrix(plan.distortion, image)

@@ -1,0 +1,40 @@
+"""Objects that all want the same priors: each is refused many times, and the matching stays Caffe's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ssd_ops
+from tests.ops.boxes import assert_equal, random_boxes
+from tests.ops.conftest import Implementation
+
+
+def nested(count: int, step: float) -> torch.Tensor:
+    """Return boxes one around the other, [count, 4]."""
+    i = torch.arange(count)[:, None]
+    return torch.tensor([[0.3, 0.3, 0.7, 0.7]]) + i * torch.tensor([[-step, -step, step, step]])
+
+
+@pytest.mark.parametrize("step", (0.0, 1e-6, 1e-3))
+def test_nested_objects(impl: Implementation, step: float) -> None:
+    """More objects than the CPU remembers wishes of; equal ones (step 0) are refused by every prior but one."""
+    if impl.name == "reference":
+        pytest.skip("compared with")
+    count = 300 if impl.name == "cpu" else 40
+    boxes = nested(count, step)[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
+    labels, priors = torch.arange(1, count + 1), random_boxes(count + 50, seed=4).clamp(0, 1)
+    ignore = [torch.arange(count) % 7 == 3]
+    for options in ({}, {"ignore": ignore}):
+        found = impl.match_priors([boxes], [labels], priors, **options)
+        expected = ssd_ops.reference.match_priors([boxes], [labels], priors, **options)
+        assert_equal(found.gt_index, expected.gt_index)
+        assert_equal(found.labels, expected.labels)
+
+
+def test_thousands_of_nested_objects() -> None:
+    """A minute of one core before refused objects remembered where they stopped."""
+    boxes, priors = nested(2000, 1e-6), random_boxes(4000, seed=4).clamp(0, 1)
+    found = ssd_ops.match_priors([boxes], [torch.ones(2000, dtype=torch.int64)], priors, iou_threshold=2.0)
+    learned = found.gt_index[0][found.gt_index[0] >= 0]
+    assert learned.unique().numel() == learned.numel() > 1000
