@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import detector_variants as variants
-from benchmarks.detector_pair import CLASSES, PEERS, Pair, alike, close, same_losses
+from benchmarks.detector_pair import CLASSES, PEERS, Pair, alike, close, same_losses, same_matches
 from benchmarks.harness import Case, command_line, run
 from benchmarks.peers import match_and_encode
 
@@ -68,8 +68,9 @@ def _case(
     make: Callable[[torch.Generator, torch.device], tuple[Any, ...]],
     candidates: dict[str, Callable[..., Any]],
     check: Callable[[Any, Any], None],
+    images: int = 0,
 ) -> Case:
-    return Case(title, make, candidates, check, input_sets=2, standard="torchvision")
+    return Case(title, make, candidates, check, input_sets=2, standard="torchvision", items=images, item="image")
 
 
 def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str]) -> Case:
@@ -79,7 +80,7 @@ def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str
         return (pair().images(batch, generator),)
 
     candidates = _candidates(variants.inference, pair, chosen)
-    return _case(f"inference, {name}, batch {batch}", make, candidates, alike)
+    return _case(f"inference, {name}, batch {batch}", make, candidates, alike, images=batch)
 
 
 def _candidates(
@@ -142,7 +143,7 @@ def _training(name: str, batch: int, device: torch.device, chosen: Sequence[str]
         return pair().images(batch, generator), pair().targets(batch, generator)
 
     candidates = _candidates(variants.training_step, pair, chosen)
-    return _case(f"training step, {name}, batch {batch}", make, candidates, same_losses)
+    return _case(f"training step, {name}, batch {batch}", make, candidates, same_losses, images=batch)
 
 
 def _parts_of_training(name: str, batch: int, device: torch.device) -> list[Case]:
@@ -169,7 +170,7 @@ def _parts_of_training(name: str, batch: int, device: torch.device) -> list[Case
         "torchvision": variants.loss_and_gradient(lambda: pair().peer, lambda: pair().ours.priors),
     }
     return [
-        _case(f"matching, {name}, batch {batch}", truths, matching, close),
+        _case(f"matching, {name}, batch {batch}", truths, matching, same_matches),
         _case(f"loss, {name}, batch {batch}", raw, losses, same_losses),
     ]
 

@@ -91,3 +91,15 @@ def same_losses(result: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Non
     """Compare losses, which bfloat16 moves by some hundredths."""
     for value, target in zip(result, expected, strict=True):
         torch.testing.assert_close(value.float(), target.float(), rtol=6e-2, atol=1e-2)
+
+
+def same_matches(result: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Compare labels and encoded boxes prior by prior.
+
+    On a GPU torchvision is not deterministic where two objects claim one prior: the prior may have either of them, and
+    the object that loses it then has none or another.
+    """
+    labels, boxes = result
+    other = (labels != expected[0]) | ~torch.isclose(boxes, expected[1], rtol=1e-3, atol=1e-3).all(dim=-1)
+    contested = 2 * len(labels) if labels.is_cuda else 0
+    assert int(other.sum()) <= contested, f"{int(other.sum())} priors are matched otherwise, {contested} may be"

@@ -12,7 +12,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -193,13 +193,21 @@ def _graphed(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[...
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = call(*static)
+    return _Replay(call, graph, load, result)
 
-    def replay(*arguments: Tensor) -> Any:
-        load(arguments)
-        graph.replay()
-        return result
 
-    return replay
+class _Replay(NamedTuple):
+    """A recorded call, which it holds: the graph reads weights, and they live as long as the model inside the call."""
+
+    recorded: Callable[..., Any]
+    graph: torch.cuda.CUDAGraph
+    load: Callable[[Sequence[Tensor]], None]
+    result: Any
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        self.load(arguments)
+        self.graph.replay()
+        return self.result
 
 
 def loss_and_gradient(get_model: GetModel, get_priors: Callable[[], Tensor] | None = None) -> Any:

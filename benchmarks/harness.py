@@ -20,13 +20,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import memory
+from benchmarks.gpu_busy import busy_seconds
 from benchmarks.machine import copy_bandwidth, describe, synchronize
+from benchmarks.table import headline, table
 
 Call = Callable[..., Any]
 PEER = "torchvision"
@@ -68,6 +71,8 @@ class Timing:
     ratio: float | None = None
     gb_per_second: float | None = None
     share_of_copy: float | None = None
+    busy: float | None = None
+    """Share of the time of a call in which a GPU had work; of whole detectors only."""
     note: str = ""
 
 
@@ -150,7 +155,9 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
     for name, values in samples.items():
         quarter = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
         timings[name] = Timing(statistics.median(values), quarter[0], quarter[2], len(values), peaks[name])
-    for timing in timings.values():
+    for name, timing in timings.items():
+        if case.items and device.type == "cuda":
+            timing.busy = busy_seconds(partial(case.candidates[name], *inputs[0])) / timing.median
         if PEER in timings:
             timing.ratio = timings[PEER].median / timing.median
         if case.items:
@@ -213,39 +220,3 @@ def _sample(call: Call, inputs: list[tuple[Any, ...]], turn: int, loops: int, de
     for arguments in sets:
         call(*arguments)
     return (time.perf_counter() - start) / loops
-
-
-def headline(report: Report) -> str:
-    """Return one line on machine and versions."""
-    machine = report.machine
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    return (
-        f"{where}; copy {report.copy_bandwidth / 1e9:.1f} GB/s; torch {machine['torch']}, torchvision "
-        f"{machine['torchvision']}; commit {machine['commit']}{' (modified)' if machine['dirty'] else ''}"
-    )
-
-
-def table(name: str, timings: dict[str, Timing]) -> str:
-    """Return the timings of one case as text."""
-    lines, width = [name], max(22, *map(len, timings))
-    for candidate, timing in timings.items():
-        cells = [
-            f"  {candidate:<{width}}",
-            f"{duration(timing.median):>10}",
-            f"({duration(timing.low)} .. {duration(timing.high)})".rjust(26),
-            (memory.shown(timing.peak_memory) if timing.peak_memory is not None else "").rjust(8),
-            f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
-            f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
-            f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",
-            timing.note,
-        ]
-        lines.append(" ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that fits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"

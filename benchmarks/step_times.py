@@ -12,15 +12,17 @@ import argparse
 import gc
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import _path  # noqa: F401
 import torch
 
+from benchmarks.gpu_busy import busy_seconds
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.models import build_model
-from ssd.step import State, make_state, train_step
+from ssd.step import make_state, train_step
 
 _PLAIN = {"opt": "sgd", "ema_decay": 0.0, "clip_grad_norm": 0.0}
 _HALF = {**_PLAIN, "amp": True, "channels_last": True}
@@ -90,7 +92,7 @@ def _time(row: Row, name: str, way: str, arguments: argparse.Namespace) -> None:
     torch.cuda.synchronize()
     wall = (time.perf_counter() - start) / arguments.steps
     memory = torch.cuda.max_memory_reserved() / 2**30
-    busy = _busy(config, state, batch, arguments.profile)
+    busy = busy_seconds(partial(train_step, config, state, batch), rows=15 if arguments.profile else 0)
     print(
         f"{name} | {'graph' if way == 'on' else 'eager'}: {wall * 1e3:.2f} ms, {row.batch / wall:.0f} img/s, host "
         f"{launched * 1e3:.2f} ms, GPU busy {busy * 1e3:.2f} ms ({busy / wall:.0%}), reserved {memory:.1f} GiB",
@@ -112,28 +114,6 @@ def _batch(row: Row, side: int) -> Batch:
         image_ids=list(range(row.batch)),
         sizes=torch.full((row.batch, 2), side),
     ).to("cuda")
-
-
-def _busy(config: TrainConfig, state: State, batch: Batch, table: bool) -> float:
-    """Seconds of a step in which a kernel or a copy ran."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        for _ in range(3):
-            train_step(config, state, batch)
-        torch.cuda.synchronize()
-    if table:
-        print(found.key_averages().table(sort_by="self_device_time_total", row_limit=15, max_name_column_width=70))
-    spans = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in found.events() or ()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    )
-    busy, until = 0.0, -1.0
-    for start, end in spans:  # kernels of two streams may overlap
-        busy += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return busy / 3e6
 
 
 if __name__ == "__main__":

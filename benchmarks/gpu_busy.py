@@ -1,0 +1,36 @@
+"""How long a GPU works on a call, from torch's profiler: the rest of the call it waits for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def busy_seconds(call: Callable[[], Any], repeats: int = 3, rows: int = 0) -> float:
+    """Return the seconds of a call in which a kernel or a copy ran; `rows` kernels that take longest are printed."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    if rows:
+        print(found.key_averages().table(sort_by="self_device_time_total", row_limit=rows, max_name_column_width=70))
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in found.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    return covered(spans) / 1e6 / repeats
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Return the length of sorted spans together, counting once where they overlap, as kernels of two streams do."""
+    length, until = 0.0, float("-inf")
+    for start, end in spans:
+        length += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return length

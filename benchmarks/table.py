@@ -1,0 +1,47 @@
+"""The timings of a benchmark as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks import memory
+
+if TYPE_CHECKING:
+    from benchmarks.harness import Report, Timing
+
+
+def headline(report: Report) -> str:
+    """Return one line on machine and versions."""
+    machine = report.machine
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    return (
+        f"{where}; copy {report.copy_bandwidth / 1e9:.1f} GB/s; torch {machine['torch']}, torchvision "
+        f"{machine['torchvision']}; commit {machine['commit']}{' (modified)' if machine['dirty'] else ''}"
+    )
+
+
+def table(name: str, timings: dict[str, Timing]) -> str:
+    """Return the timings of one case as text."""
+    lines, width = [name], max(22, *map(len, timings))
+    for candidate, timing in timings.items():
+        cells = [
+            f"  {candidate:<{width}}",
+            f"{duration(timing.median):>10}",
+            f"({duration(timing.low)} .. {duration(timing.high)})".rjust(26),
+            (memory.shown(timing.peak_memory) if timing.peak_memory is not None else "").rjust(8),
+            f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
+            f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
+            f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",
+            f"GPU busy {timing.busy:4.0%}" if timing.busy is not None else "",
+            timing.note,
+        ]
+        lines.append(" ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that fits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
