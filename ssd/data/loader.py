@@ -6,9 +6,7 @@ is all it takes.
 """
 
 import contextlib
-import os
 import random
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,12 +20,12 @@ from ssd.data.batch import Batch, collate
 from ssd.data.dataset import DetectionDataset, ImageError, Target
 from ssd.data.faults import DataError, Fault, list_faults
 from ssd.data.packed import Unrendered
+from ssd.data.workers import WatchedDataLoader, start_worker
 
 Sample = tuple[Tensor | Unrendered, Target]
 Transform = Callable[[Tensor, Target], Sample]
 _Key = tuple[int, int]  # epoch, index
 _ATTEMPTS = 20  # images tried in place of a broken one before giving up
-TIMEOUT = 600  # seconds without a batch after which workers are taken for stuck, and training ends with an error
 
 
 class Loader:
@@ -127,16 +125,15 @@ def build_loader(
     batches = _EpochBatches(
         len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
     )
-    loader: DataLoader[Any] = DataLoader(
+    loader = WatchedDataLoader(
         _Samples(dataset, transforms, seed, replace_broken=train),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         generator=torch.Generator().manual_seed(seed),  # without one it would draw from the global generator
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         persistent_workers=workers > 0,
-        timeout=TIMEOUT if workers else 0,
     )
     return Loader(loader, batches, dataset)
 
@@ -234,15 +231,3 @@ def _random_stream(seed: int) -> Iterator[None]:
             torch.default_generator.set_state(states[0])
             np.random.set_state(states[1])
             random.setstate(states[2])
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The training process finishes its step with the
-    # workers and then ends them: by a message, or, if they are stuck, by the second of its own signals.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-
-
-def _ignore_once(signum: int, _: Any) -> None:
-    signal.signal(signum, lambda *_: os._exit(128 + signum))

@@ -196,3 +196,15 @@ def test_an_epoch_goes_on_at_a_batch_with_the_same_random_numbers() -> None:
 
     assert batches(1, 0) == batches(0, 1)[1:]
     assert batches(3, 0) == []
+
+
+def test_a_batch_that_never_comes_is_an_error_while_workers_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssd.data import workers
+
+    waiting = object.__new__(workers._WatchedIterator)
+    waiting._shutdown = True  # nothing to end
+    monkeypatch.setattr(workers._MultiProcessingDataLoaderIter, "_try_get_data", lambda _: (False, None))
+    assert waiting._try_get_data() == (False, None)
+    waiting.waiting_since -= workers.TIMEOUT + 1
+    with pytest.raises(RuntimeError, match="DataLoader timed out"):
+        waiting._try_get_data()

@@ -1,0 +1,56 @@
+"""The worker processes of a loader: how they start, which signals they heed, and what happens when a batch is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+TIMEOUT = 600  # seconds without a batch after which workers are taken for stuck
+
+
+class WatchedDataLoader(DataLoader[Any]):
+    """A DataLoader that raises an error where its workers live but have lost a batch, as where shared memory is full.
+
+    Its own `timeout` would not look after dead workers while it waits.
+    """
+
+    def _get_iterator(self) -> Any:
+        if not self.num_workers:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        return _WatchedIterator(self)
+
+
+class _WatchedIterator(_MultiProcessingDataLoaderIter):
+    waiting_since: float | None = None
+
+    def _try_get_data(self, *args: Any, **kwargs: Any) -> tuple[bool, Any]:
+        found, data = super()._try_get_data(*args, **kwargs)  # waits for 5 seconds, and looks after dead workers
+        if found:
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since = time.monotonic()
+        elif time.monotonic() - self.waiting_since > TIMEOUT:
+            raise RuntimeError(f"DataLoader timed out after {TIMEOUT} seconds")
+        return found, data
+
+
+def start_worker(_: int) -> None:
+    """Set up a worker process.
+
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group. The training process finishes its step with the
+    workers and then ends them: by a message, or, if they are stuck, by the second of its own signals.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+
+
+def _ignore_once(signum: int, _: Any) -> None:
+    signal.signal(signum, lambda *_: os._exit(128 + signum))
