@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -50,7 +51,14 @@ def start_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
+    sys.excepthook = _tell_unless_disconnected
 
 
 def _ignore_once(signum: int, _: Any) -> None:
     signal.signal(signum, lambda *_: os._exit(128 + signum))
+
+
+def _tell_unless_disconnected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print a traceback, unless a thread that hands over tensors has only lost the training process, which ended."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
