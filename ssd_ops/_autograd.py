@@ -34,8 +34,9 @@ def register(namespace: str, library: torch.library.Library, names: list[str]) -
         op = getattr(getattr(torch.ops, namespace), name).default
         if name in derivatives:
             function: Any = function_of(name, op, derivatives[name])
-            calls[name] = _differentiable(op, function.apply, function.apply)
-            library.impl(name, _differentiable(op, function.apply, function.at_one_level), "Autograd")
+            apply = function.at_one_level.apply
+            calls[name] = _differentiable(op, apply, function.apply)
+            library.impl(name, _differentiable(op, apply, function.in_dispatcher), "Autograd")
         elif name in _transforms.GUARDS:
             calls[name] = _guarded(op, _transforms.GUARDS[name])
             library.impl(name, calls[name], "Autograd")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
@@ -39,32 +40,43 @@ class Derivative:
     stands for all, whose results have that dimension first. Without it there is a call for each."""
 
 
-def function_of(name: str, op: Callable[..., Any], derivative: Derivative) -> type[torch.autograd.Function]:
-    """Return the autograd function of an op; `at_one_level` is for the dispatcher, which handles `torch.func` itself."""
+def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autograd.Function]:
+    """Return the autograd function of an op.
+
+    Its `at_one_level` is for autograd alone, where it spares the `apply` of Python, which takes longer than the op;
+    `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself.
+    """
+    schema = op._schema
+    tensors = sum("Tensor" in str(argument.type) for argument in schema.arguments)  # they come first
+    inputs_in_all, count = len(schema.arguments), len(schema.returns)
+    chosen = tuple(i for i in range(count) if i not in derivative.outputs)
+    is_transformed = torch._C._are_functorch_transforms_active
 
     def forward(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
     def setup_context(ctx: Any, inputs: Args, output: Any) -> None:
-        results = output if isinstance(output, tuple) else (output,)
-        others = [None if i in derivative.outputs else result for i, result in enumerate(results)]
-        tensors = [value for value in (*inputs, *others) if isinstance(value, Tensor)]
+        choices = tuple(output[i] for i in chosen)
         ctx.set_materialize_grads(False)  # the gradients of choices need no zeros of their size
-        ctx.mark_non_differentiable(*(result for result in others if result is not None))
-        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*choices)
+        ctx.save_for_backward(*inputs[:tensors], *choices)
         if forward_ad._current_level >= 0:
-            ctx.save_for_forward(*tensors)
-        ctx.count, ctx.values = len(inputs), [None if isinstance(v, Tensor) else _Plain(v) for v in (*inputs, *others)]
+            ctx.save_for_forward(*inputs[:tensors], *choices)
+        ctx.options = inputs[tensors:]
 
     def saved(ctx: Any) -> tuple[Args, Args]:
-        tensors = iter(ctx.saved_tensors)  # read once: checkpointing unpacks them at every look
-        values = tuple(next(tensors) if value is None else value.value for value in ctx.values)
-        return values[: ctx.count], values[ctx.count :]
+        found = ctx.saved_tensors  # read once: checkpointing unpacks them at every look
+        if not is_transformed():
+            found = unwrap_dead_wrappers(found)
+        others: list[Tensor | None] = [None] * count
+        for i, choice in zip(chosen, found[tensors:], strict=True):
+            others[i] = choice
+        return (*found[:tensors], *ctx.options), tuple(others)
 
     def backward(ctx: Any, *incoming: Tensor | None) -> Any:
         grads = tuple(incoming[i] for i in derivative.outputs)
-        result: list[Tensor | None] = [None] * ctx.count
+        result: list[Tensor | None] = [None] * inputs_in_all
         if any(grad is not None for grad in grads):
             args, others = saved(ctx)
             if derivative.gradient is not None:
@@ -83,7 +95,7 @@ def function_of(name: str, op: Callable[..., Any], derivative: Derivative) -> ty
             for x, t in zip(inputs, (incoming[i] for i in derivative.inputs), strict=True)
         ]
         found = pushed_forward(derivative.formula(args, others), inputs, tangents)
-        result: list[Tensor | None] = [None] * len(others)
+        result: list[Tensor | None] = [None] * count
         for i, tangent in zip(derivative.outputs, found, strict=True):
             result[i] = tangent
         return tuple(result) if len(result) > 1 else result[0]
@@ -95,7 +107,7 @@ def function_of(name: str, op: Callable[..., Any], derivative: Derivative) -> ty
             result = _one_by_one(function.apply, info.batch_size, in_dims, args)
         return result, (0,) * len(result) if isinstance(result, tuple) else 0
 
-    def apply_at_one_level(*args: Any) -> Any:
+    def apply_in_dispatcher(*args: Any) -> Any:
         if forward_ad._current_level >= 0:
             raise RuntimeError(f"torch.ops.ssd_ops.{name} has no forward mode: call ssd_ops.{name}, which has")
         with enable_single_level_autograd_function():
@@ -104,16 +116,13 @@ def function_of(name: str, op: Callable[..., Any], derivative: Derivative) -> ty
     parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
     methods = {key: staticmethod(part) for key, part in parts.items()}
     at_one_level: Any = type(f"{name}_at_one_level", (_SingleLevelFunction,), methods)
-    outer = {"vmap": staticmethod(vmap), "at_one_level": staticmethod(apply_at_one_level)}
+    outer = {
+        "vmap": staticmethod(vmap),
+        "at_one_level": at_one_level,
+        "in_dispatcher": staticmethod(apply_in_dispatcher),
+    }
     function: Any = type(name, (torch.autograd.Function,), {**methods, **outer})
     return function  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """A value that is no tensor, told from the place of a tensor."""
-
-    value: Any
 
 
 def pulled_back(formula: Formula, inputs: list[Tensor], grads: Args) -> tuple[Tensor, ...]:

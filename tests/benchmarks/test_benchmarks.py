@@ -53,9 +53,10 @@ def test_quick_run_leaves_a_report(
     assert report["cases"]
     for timings in report["cases"].values():
         ours = {"bench_data": {"ssd"}, "bench_detector": {"compiled"}}.get(script.stem, {"compiled", "reference"})
-        assert ours | {"torchvision"} <= set(timings)
+        peer = set() if script.stem == "bench_overhead" else {"torchvision"}  # which has not every op
+        assert ours | peer <= set(timings)
         assert all(0 < t["low"] <= t["median"] <= t["high"] for t in timings.values())
-        assert timings["torchvision"]["ratio"] == 1
+        assert "torchvision" not in timings or timings["torchvision"]["ratio"] == 1
         assert all(t["peak_memory"] is None or t["peak_memory"] >= 0 for t in timings.values())
 
 

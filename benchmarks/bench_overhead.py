@@ -1,0 +1,98 @@
+"""The host's share of every op: inputs so small that a call takes what Python, the dispatcher and autograd take.
+
+That holds on a GPU too, where small kernels wait for the host. A call is meant to take at most 15 us forward, and with its
+backward pass at most 40 us more than `torch.mul` takes with its own, which is in the table for comparison.
+
+python benchmarks/bench_overhead.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import _path  # noqa: F401
+import torch
+import torchvision.ops
+from torch import Tensor
+
+import ssd_ops
+from benchmarks.harness import Case, main
+
+ROWS, CLASSES = 8, 3
+Call = Callable[..., Any]
+
+
+def cases(device: torch.device, quick: bool) -> list[Case]:
+    """Return a case of every op forward, and of those with a kernel for the gradient one with it."""
+    found = []
+    for name, (call, inputs, leaves) in _calls().items():
+        found.append(_case(f"{name} forward", call, inputs, 0))
+        if leaves:
+            found.append(_case(f"{name} forward + backward", call, inputs, leaves))
+    return found
+
+
+def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
+    """Return of each op how a module's function is called, with what, and how many of the inputs have a gradient."""
+    boxes = torch.tensor([[i, i, i + 4, i + 3] for i in range(ROWS)], dtype=torch.float32) / 10
+    other, scores, loc = boxes + 0.03, torch.linspace(0.1, 0.9, ROWS), torch.zeros(1, ROWS, 4)
+    logits = torch.linspace(-1, 1, ROWS * CLASSES).view(1, ROWS, CLASSES)
+    labels = torch.arange(ROWS) % CLASSES
+    truths = boxes[:2], torch.ones(2, dtype=torch.int64), boxes, torch.tensor([0, 2])
+    images = torch.zeros(48, dtype=torch.uint8), loc[0, :1], torch.tensor([0]), torch.tensor([[4, 4]])
+    hard = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates_per_class": 4, "max_detections": 4}
+    soft = {"score_threshold": 0.1, "max_detections": 4}
+
+    def pairs(name: str) -> Call:
+        return lambda module, a, b: getattr(module, name)(a, b)
+
+    metrics = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+    return {
+        "torch.mul": (lambda module, a, b: a * b, (boxes, other), 2),
+        **{name: (pairs(name), (boxes, other), 2) for name in metrics},
+        **{name: (pairs(name), (boxes, other), 1) for name in ("encode_boxes", "decode_boxes")},
+        "multibox_loss": (lambda m, *a: m.multibox_loss(*a), (loc, logits, loc + 0.1, labels[None]), 2),
+        "match_priors": (lambda m, a, b, c, d: m.match_priors(a, b, c, offsets=d), truths, 0),
+        "nms": (lambda m, a, b: m.nms(a, b, 0.5), (boxes, scores), 0),
+        "batched_nms": (lambda m, a, b, c: m.batched_nms(a, b, c, 0.5), (boxes, scores, labels), 0),
+        "multiclass_nms": (lambda m, a, b: m.multiclass_nms(a, b, **hard), (boxes[None], logits.sigmoid()), 0),
+        "soft_nms": (lambda m, a, b: m.soft_nms(a, b, **soft), (boxes[None], logits.sigmoid()), 0),
+        "detect": (lambda m, *a: m.detect(*a, max_detections=4), (loc, logits, boxes), 0),
+        "render_images": (lambda m, a, b, c, d: m.render_images(a, b, 4, offsets=c, sizes=d), images, 0),
+    }
+
+
+def _case(name: str, call: Call, inputs: tuple[Tensor, ...], leaves: int) -> Case:
+    def make(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
+        there = [tensor.to(device, copy=True) for tensor in inputs]
+        return tuple(tensor.requires_grad_(i < leaves) for i, tensor in enumerate(there))
+
+    def of(module: ModuleType) -> Call:
+        if not leaves:
+            return lambda *there: call(module, *there)
+
+        def with_backward(*there: Tensor) -> Any:
+            results = call(module, *there)
+            return torch.autograd.grad(results, there[:leaves], [torch.ones_like(r) for r in _several(results)])
+
+        return with_backward
+
+    candidates = {"compiled": of(ssd_ops), "reference": of(ssd_ops.reference)}
+    if hasattr(torchvision.ops, name.split()[0]):
+        candidates["torchvision"] = of(torchvision.ops)
+    return Case(name, make, candidates, _check, input_sets=2)
+
+
+def _several(results: Any) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else tuple(results)
+
+
+def _check(result: Any, expected: Any) -> None:
+    for value, target in zip(_several(result), _several(expected), strict=True):
+        torch.testing.assert_close(value, target, rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], cases, threads=1)
