@@ -123,8 +123,10 @@ def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> Non
             seconds = 0.02 if arguments.quick else arguments.seconds
             report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
             print(table(case.name, report.cases[case.name]), flush=True)
-            if arguments.json:  # after each case: a run that is stopped keeps what it has
-                arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
+            if arguments.json:  # after each case and in one step: a run that is stopped keeps what it has
+                partial = arguments.json.with_suffix(".partial")
+                partial.write_text(report.as_json() + "\n", encoding="utf-8")
+                partial.replace(arguments.json)
 
 
 def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float) -> dict[str, Timing]:

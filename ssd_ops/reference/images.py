@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.packing import pack_images
-from ssd_ops.reference.numbers import floating
+from ssd_ops.reference.numbers import divided, floating
 
 MOST_SIDE = 32767  # centres of pixels are exact in float32
 DTYPES = ("float32", "float16", "bfloat16")
@@ -71,7 +71,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) -> _Axis:
-    step = (high - low) / size
+    step = divided(high - low, size)
     reach = torch.where(step > 1, step, 1.0) if antialias else torch.ones_like(step)
     begin = torch.where(low > 0, low.floor(), 0.0)
     end = torch.where(low < high, torch.where(high < length, high.ceil(), float(length)), 0.0)
@@ -127,7 +127,7 @@ def _shifted(patch: Tensor, turns: Tensor) -> Tensor:
     above = torch.where(greatest == red, green - blue, torch.where(greatest == green, blue - red, red - green))
     sixth = torch.where(greatest == red, 0.0, torch.where(greatest == green, 2.0, 4.0))
     sixth = sixth + above / torch.where(depth > 0, depth, 1.0) + 6.0 * turns
-    sixth = sixth - (sixth / 6.0).floor() * 6.0
+    sixth = sixth - divided(sixth, 6.0).floor() * 6.0
     shares = torch.stack([(sixth - 3.0).abs() - 1.0, 2.0 - (sixth - 2.0).abs(), 2.0 - (sixth - 4.0).abs()])
     shares = torch.where(shares > 0, shares, 0.0)
     return torch.minimum(torch.where(shares < 1, shares, 1.0) * depth + least, greatest)

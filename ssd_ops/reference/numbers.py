@@ -55,6 +55,11 @@ def passes(values: Tensor, threshold: float, at: str) -> Tensor:
     return above(values, threshold) if at == ">" else at_or_above(values, threshold)
 
 
+def divided(values: Tensor, divisor: float) -> Tensor:
+    """Return `values / divisor`, rounded once on every device: by a Python number CUDA multiplies with the reciprocal."""
+    return values / values.new_full((), divisor)
+
+
 def four_variances(variances: Sequence[float]) -> list[float]:
     """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
     values = checks.reals("variances", variances, "2 or 4 numbers above 0")

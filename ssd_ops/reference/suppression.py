@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
+from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, divided, floating, passes
 from ssd_ops.reference.overlap import intersection_and_union, ratio
 
 METHODS = ("linear", "gaussian")
@@ -172,7 +172,7 @@ def decay(boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_thresho
     """Return by what `boxes1` multiply the scores of `boxes2`: `[..., N, M]`; a NaN IoU lowers nothing."""
     iou = ratio(*intersection_and_union(boxes1, boxes2)).nan_to_num(0)
     if method == "gaussian":
-        return torch.exp(-(iou * iou) / sigma)
+        return torch.exp(divided(-(iou * iou), sigma))
     return torch.where(above(iou, iou_threshold), 1 - iou, 1)
 
 
