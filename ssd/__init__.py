@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssd.checkpoints import LoadReport, WeightsError, build_from_weights, export_weights, load_weights
     from ssd.drop_in import accelerate, restore
+    from ssd.inference_engine import InferenceEngine
     from ssd.loss import MultiBoxLoss
     from ssd.models import MODELS, SSD, build_model, model_options
     from ssd.presets import Preset
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ssd.systems import PRESETS, get_preset
 
 _HOME = {
+    "InferenceEngine": "ssd.inference_engine",
     "LoadReport": "ssd.checkpoints",
     "MODELS": "ssd.models",
     "PRESETS": "ssd.systems",
@@ -42,6 +44,7 @@ __all__ = [
     "MODELS",
     "PRESETS",
     "SSD",
+    "InferenceEngine",
     "LoadReport",
     "MultiBoxLoss",
     "Preset",

@@ -1,7 +1,7 @@
 """A detector made ready for inference once: folded weights, channels_last, half precision and CUDA graphs.
 
-    engine = InferenceEngine(model)
-    for detections in engine.predict([image]): ...  # uint8 [3, H, W] of any sizes
+    engine = ssd.InferenceEngine(model)
+    for found in engine.predict([image]): ...  # uint8 [3, H, W] of any sizes; dicts of boxes, labels and scores
 
 `predict`, evaluation and the Python API run on it. Results differ from `model(images)` by rounding (on a GPU by that of
 bfloat16); `exact=True` gives those of `model(images)` bit for bit.

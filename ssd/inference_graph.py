@@ -53,7 +53,7 @@ class DetectionGraphs:
             there = images
         count = len(there.offsets) if isinstance(there, PackedImages) else len(there)
         most = _SIZES[-1]
-        results = [self._detect(slice_of(there, i, min(i + most, count))) for i in range(0, count, most)]
+        results = [self._detect(slice_of(there, i, min(i + most, count))) for i in range(0, max(count, 1), most)]
         done = torch.cuda.Event()
         done.record(current)
 
@@ -70,7 +70,8 @@ class DetectionGraphs:
         if graph is None:
             graph = self._graphs[size] = _Graph(self._run, x, size, self._stream, self._pool)
         graph.input[: len(x)].copy_(x)
-        graph.graph.replay()
+        if len(x):
+            graph.graph.replay()
         host = torch.empty(len(x), graph.output.shape[1], pin_memory=True)
         host.copy_(graph.output[: len(x)], non_blocking=True)
         return host
