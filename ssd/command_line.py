@@ -192,7 +192,7 @@ def _key_value(name: str, item: str) -> tuple[str, Any]:
         raise ConfigError(f"{named} must be KEY=VALUE, got {item!r}")
     try:
         return key.replace("-", "_"), json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key.replace("-", "_"), value
 
 

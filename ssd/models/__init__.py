@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ssd.models.detector import SSD
 from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2
 from ssd.models.mobilenet_v3 import ssdlite320_mobilenet_v3_large
+from ssd.models.option_types import check_option_types
 from ssd.models.resnet import BUILDERS as RESNETS
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
@@ -89,6 +90,8 @@ def build_model(
         raise ValueError(f"image_size must be a positive number of pixels, got {image_size!r}")
     rules = {key: value for key, value in options.items() if key in _RULES}
     network = {key: value for key, value in options.items() if key not in _RULES}
+    check_option_types(entry.builder, network)
+    check_option_types(Preset, rules)
     model = entry.builder(num_classes, size, get_preset(preset, entry.family, rules), **network)
     model.build_args = _build_args(name, num_classes, size, model, network)
     return model

@@ -1,0 +1,43 @@
+"""Options of a model are checked for their types before anything is built."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssd.models import build_model
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "words"),
+    [
+        ("ssd_tiny", "width", "fast", "width must be a whole number, got 'fast'"),
+        ("ssd_tiny", "width", 1.5, "width must be a whole number, got 1.5"),
+        ("ssd_tiny", "width", True, "width must be a whole number, got True"),
+        ("ssd_tiny", "width", 0, "width must be at least 1, got 0"),
+        ("ssd_tiny", "width", 10**400, "width must be a whole number, got a larger number"),
+        ("ssd_tiny", "levels", None, "levels must be a whole number, got None"),
+        ("ssd_tiny", "aspect_ratios", "2", "aspect_ratios must be a list of lists of numbers or a list of numbers"),
+        ("ssd_tiny", "aspect_ratios", [math.nan], "aspect_ratios must be a list of lists of numbers or"),
+        ("ssdlite320_mobilenet_v2", "width_mult", math.inf, "width_mult must be a finite number, got inf"),
+        ("ssdlite320_mobilenet_v2", "freeze_bn", "yes", "freeze_bn must be true or false or null"),
+        ("ssdlite320_mobilenet_v2", "extra_channels", ["a"], "extra_channels must be a list of whole numbers or null"),
+        ("ssd300_resnet18", "freeze_bn", 1, "freeze_bn must be true or false, got 1"),
+        ("ssd300_vgg16", "trainable_layers", -1, "trainable_layers must be at least 0, got -1"),
+        ("ssd_tiny", "match_threshold", "high", "match_threshold must be a finite number, got 'high'"),
+        ("ssd_tiny", "variances", [0.1, "b"], "variances must be a list of numbers"),
+        ("ssd_tiny", "clip_boxes", "no", "clip_boxes must be true or false, got 'no'"),
+    ],
+)
+def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        build_model(name, 3, **{option: value})
+    assert words in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_numbers_of_numpy_and_lists_of_json_are_taken() -> None:
+    options = {"width": np.int64(4), "levels": 2, "match_threshold": np.float32(0.5), "variances": [0.1, 0.2]}
+    assert build_model("ssd_tiny", 3, image_size=64, aspect_ratios=[2, 3.0], **options).num_classes == 3
