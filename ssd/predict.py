@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.class_names import shown
 from ssd.console import console_program
 from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, walk
@@ -147,6 +148,12 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     remove_results(args.output_dir)
+    if args.score_threshold is None and detector.thresholds:
+        scores = [f"{shown(name)} {score:g}" for name, score in detector.thresholds.items()]
+        more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""
+        print(
+            f"detections are kept from these scores up: {', '.join(scores[:20])}{more}; --score-threshold sets one for all"
+        )
     results: list[dict[str, Any]] = []
     failed, written = 0, time.monotonic()
     found_in = detect_files(detector, args.files, score_threshold=args.score_threshold, batch_size=args.batch_size)
@@ -158,7 +165,7 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
                 name = f"{number:0{len(str(len(args.files)))}d}-{picture_name(found.file)}"
                 error = try_to_draw(found, detector.classes, args.output_dir / name)
             if error is not None:
-                tqdm.write(f"{found.file}: {error}", file=sys.stderr)
+                tqdm.write(f"{shown(str(found.file), 300)}: {error}", file=sys.stderr)
                 failed += 1
             if found.error is None:
                 picture = {"picture": name} if name is not None and error is None else {}

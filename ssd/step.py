@@ -38,6 +38,7 @@ class State:
     evaluated: int = 0  # the last epoch that has been evaluated
     best: float = -1.0
     classes: tuple[str, ...] = ()
+    apply_exif: bool | None = None  # whether the training images are turned as EXIF says; None: unknown
     rates: DeviceRates | None = None  # of a fused optimizer
     graphed: GraphedStep | None = None  # None: each step is launched kernel by kernel
     steps_per_epoch: int = 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
-from ssd.config import TrainConfig
+from ssd.config import FILE_DATASETS, TrainConfig
 from ssd.data import Loader, build_loader
 from ssd.data.shared_memory import fitting_workers
 from ssd.dataset_format import resolve_dataset
@@ -163,6 +163,7 @@ def prepare(
         val_loader = build_loader(val_set, plain, config.batch_size, train=False, **share)
         state = make_state(config, model, len(loader), world)
         state.classes = train_set.classes
+        state.apply_exif = train_set.apply_exif if config.dataset in FILE_DATASETS else None
         if checkpoint is not None:
             restore(checkpoint, str(config.resume), state)
             folder.thresholds = dict(checkpoint.get("thresholds", {}))

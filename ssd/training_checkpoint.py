@@ -31,6 +31,7 @@ def collect(state: State, streams: list[dict[str, Any]]) -> dict[str, Any]:
         "optimized": optimized_names(state),
         "build_args": state.model.build_args,
         "classes": list(state.classes),
+        "apply_exif": state.apply_exif,
         "epoch": state.epoch,
         "batch": state.batch,
         "step": state.step,

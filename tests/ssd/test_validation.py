@@ -19,8 +19,10 @@ from ssd.class_names import columns, shown
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
 from ssd.evaluate import Evaluator
+from ssd.inference import load_detector
 from ssd.pictures import color_of, draw_boxes
 from ssd.run_folder import RunFolder
+from ssd.training import run
 from ssd.validation import report
 from tests.ssd.small_folders import voc_object, write_voc
 
@@ -81,6 +83,30 @@ def test_class_names_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for name in ("pr.png", "loss.png", "detections.png"):
         with Image.open(tmp_path / name) as picture:
             picture.load()
+
+
+def test_a_checkpoint_keeps_how_its_images_are_turned_and_the_best_scores(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc", {name: [voc_object()] for name in "abcd"}, "train")  # annotated as stored
+    (root / "ImageSets/Main/val.txt").write_text("a\nb\n")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (root / "JPEGImages").iterdir():
+        with Image.open(file) as image:
+            image.save(file, exif=exif)
+    small = {
+        "model": "ssd_tiny",
+        "image_size": 64,
+        "model_options": {"width": 4, "levels": 2},
+        "pictures": 0,
+        "workers": 0,
+    }
+    tiny = {"epochs": 1, "batch_size": 4, "warmup_iters": 0, "device": "cpu", "data_augmentation": "none"}
+    data = {"dataset": "voc", "data_path": str(root)}
+    run(TrainConfig(**small, **tiny, **data, output_dir=str(tmp_path / "run")))
+    detector = load_detector(tmp_path / "run")
+    assert detector.apply_exif is False and set(detector.thresholds) <= {"cat"}
+    checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert checkpoint["thresholds"] == dict(detector.thresholds) and checkpoint["apply_exif"] is False
 
 
 def test_names_are_shown_on_one_line_and_no_two_columns_are_alike() -> None:
