@@ -15,6 +15,7 @@ import torch
 
 from ssd.atomic_write import write_atomically, write_text
 from ssd.config import ConfigError, TrainConfig
+from ssd.data.faults import FaultLog
 from ssd.distributed import World
 from ssd.resuming import record, run_folder_of
 
@@ -100,6 +101,14 @@ class RunFolder:
         if self.world.is_first and self.path.is_dir():
             with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
+
+    def say_new_faults(self, log: FaultLog) -> None:
+        """Name the training images that any process has met since the last call and could not use."""
+        for faults in self.world.gather_on_first(log.faults)[1:]:
+            for fault in faults:
+                log.add(fault)
+        if new := log.new_entries():
+            self.say(f"training images that cannot be used, others took their place:\n{new}")
 
     def save(self, name: str, state: State) -> None:
         """Write a checkpoint that `ssd.training_checkpoint.restore` and `build_model(**build_args)` can go on from.

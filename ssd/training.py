@@ -93,6 +93,7 @@ def train(
             state.epoch, state.batch = state.epoch + 1, 0
             save(state, folder)
             rate = max(state.schedule.get_last_lr())
+            folder.say_new_faults(loader.dataset.log)
             folder.say(f"epoch {state.epoch}/{epochs}: {said}, lr {rate:.3g}, {left.at(state.epoch * len(loader))}")
             if agreement.settle(STOP if interruption.signum else GO_ON) == STOP:
                 raise Interrupted(interruption.signum or signal.SIGTERM)

@@ -1,5 +1,6 @@
 """Finding the image that an annotation belongs to, among all files of a data set."""
 
+import os
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -48,7 +49,7 @@ class ImageFinder:
         parts = PurePath(clean).parts
         for first in range(len(parts)):
             for folder in self.folders:
-                path = folder.joinpath(*parts[first:])
+                path = Path(os.path.normpath(folder.joinpath(*parts[first:])))
                 if self._is_file(path) and any(is_within(path, place) for place in self.within):
                     return path
         return self._by_last_part(PurePath(clean), near)

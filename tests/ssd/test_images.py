@@ -1,0 +1,120 @@
+"""Pictures as cameras and tools write them: EXIF orientation, depths, color models, suffixes; and what cannot be read."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd.data import DataError, build_loader, open_dataset, read_image
+from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
+from tests.ssd.test_data_yolo import SQUARE, write_yolo
+
+
+def save_turned(path, stored=(60, 40), orientation=6):
+    """An image stored as (width, height) with red in its upper left corner as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((stored[1], stored[0], 3), dtype=np.uint8)
+    pixels[:8, :8] = (255, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("annotated", [(40, 60), (60, 40)])
+def test_orientation_follows_the_annotated_size(tmp_path, annotated):
+    write_voc(tmp_path, {"a": [voc_object(box=(1, 1, 9, 9))], "plain": []}, size=annotated)
+    save_turned(tmp_path / "JPEGImages/a.jpg")
+    dataset = open_dataset("voc", tmp_path)
+    image = dataset[0][0]
+    turned = annotated == (40, 60)
+    assert image.shape == (3, annotated[1], annotated[0]) and dataset.apply_exif == turned
+    corner = image[0, :8, -8:] if turned else image[0, :8, :8]  # turned clockwise, upper left goes to upper right
+    assert corner.float().mean() > 200
+    assert ("turned upright" if turned else "read as stored") in str(dataset.summary())
+
+
+@pytest.mark.parametrize(("format", "turned"), [("yolo", True), ("labelimg", False)])
+def test_orientation_that_the_size_leaves_open_is_that_of_the_other_images(tmp_path, format, turned):
+    if format == "yolo":
+        write_yolo(tmp_path, {"a": SQUARE, "b": SQUARE})
+        save_turned(tmp_path / "images/train/a.jpg")
+        save_turned(tmp_path / "images/train/b.jpg", orientation=3)
+        dataset = open_dataset("yolo", tmp_path)
+    else:  # shows pictures as they are stored, and so writes their size
+        write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]})
+        save_turned(tmp_path / "JPEGImages/a.jpg")
+        save_turned(tmp_path / "JPEGImages/b.jpg", orientation=3)
+        dataset = open_dataset("voc", tmp_path)
+    assert dataset.apply_exif == turned
+    corner = dataset[1][0][0, -8:, -8:] if turned else dataset[1][0][0, :8, :8]
+    assert corner.float().mean() > 200
+
+
+def test_orientation_can_be_forced(tmp_path):
+    write_voc(tmp_path, {"a": [voc_object()]})
+    save_turned(tmp_path / "JPEGImages/a.jpg")
+    with pytest.raises(DataError, match="annotated as 60 x 40, the image is 40 x 60"):
+        open_dataset("voc", tmp_path, apply_exif=True)[0]
+    with pytest.raises(DataError, match="apply_exif must be True, False or 'auto', got 'yes'"):
+        open_dataset("voc", tmp_path, apply_exif="yes")
+
+
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+MODES = {
+    "gray.png": Image.fromarray(RAMP),
+    "alpha.png": Image.merge("LA", (Image.fromarray(RAMP), Image.new("L", (8, 8), 9))),
+    "palette.gif": Image.fromarray(RAMP).convert("P"),
+    "deep.png": Image.fromarray(RAMP.astype(np.uint16) * 256),
+    "deep.tif": Image.fromarray(RAMP.astype(np.uint16) * 256),
+    "unit.tif": Image.fromarray(RAMP.astype(np.float32) / 255),
+    "bytes.tif": Image.fromarray(RAMP.astype(np.float32)),
+    "wide.tif": Image.fromarray(RAMP.astype(np.float32) * 257),
+    "rgb.jp2": Image.fromarray(RAMP).convert("RGB"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_modes_give_the_same_gray(tmp_path, name):
+    MODES[name].save(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert image.dtype == torch.uint8 and image.shape == (3, 8, 8)
+    assert (image[1].int() - torch.from_numpy(RAMP).int()).abs().max() <= 1
+
+
+def test_cmyk_and_stereo_pictures(tmp_path):
+    Image.new("RGB", (16, 8), (200, 30, 40)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    red, _, blue = read_image(tmp_path / "a.jpg").float().mean((1, 2)).tolist()
+    assert red > 150 > blue
+    first, second = Image.new("RGB", (16, 8), (0, 200, 0)), Image.new("RGB", (16, 8))
+    first.save(tmp_path / "b.mpo", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "b.mpo")[1].float().mean() > 150
+
+
+def test_suffixes_are_read_or_named(tmp_path):
+    write_yolo(tmp_path, {name: SQUARE for name in "abcd"})
+    folder = tmp_path / "images/train"
+    (folder / "a.jpg").rename(folder / "a.jfif")
+    (folder / "b.jpg").unlink()
+    (folder / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "c.jpg").unlink()
+    dataset = open_dataset("yolo", tmp_path)
+    text = str(dataset.summary())
+    assert len(dataset) == 2 and dataset.num_listed == 4
+    assert "b.heic: image unreadable (PIL cannot read .heic; convert it" in text and "pillow-heif" in text
+    assert "c.txt: image missing (no image has the name of this label file)" in text
+
+
+def test_images_left_out_are_told_once(tmp_path):
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20]} for i in (1, 2, 3)]
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40} for i in (1, 2, 3)]
+    write_coco(tmp_path, boxes, images)
+    (tmp_path / "images/2.jpg").write_bytes(b"")
+    save_image(tmp_path / "images/3.jpg", (30, 20))
+    dataset = open_dataset("coco", tmp_path)
+    assert dataset.log.new_entries() == ""
+    loader = build_loader(dataset, None, 1, train=False)
+    assert sum(len(batch) for batch in loader) == 1
+    news = dataset.log.new_entries(limit=1)
+    assert "2.jpg: image unreadable (the file is empty)" in news and "and 1 more" in news
+    assert dataset.log.images_left_out == 2 and dataset.num_listed == 3
+    assert sum(len(batch) for batch in loader) == 1 and dataset.log.new_entries() == ""
