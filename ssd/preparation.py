@@ -18,6 +18,7 @@ from ssd.data.splits import open_splits
 from ssd.distributed import World
 from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
+from ssd.models.weight_files import few
 from ssd.optim import base_rate, freeze
 from ssd.prior_coverage import prior_coverage
 from ssd.step import State
@@ -103,7 +104,7 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
     if config.weights is not None:
-        start_from(model, config.weights, dataset.classes)
+        start_from(model, config.weights, dataset.classes, is_trained=config.test_only)
     freeze(config, model)
     return model
 
@@ -125,13 +126,23 @@ def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Ma
     return model
 
 
-def start_from(model: SSD, source: str, classes: Sequence[str] | None = None) -> None:
-    """Load the weights of a whole detector, its classes by name, and print what became of them."""
+def start_from(model: SSD, source: str, classes: Sequence[str] | None = None, *, is_trained: bool = False) -> None:
+    """Load the weights of a whole detector, its classes by name, and print what became of them.
+
+    A model that is to be evaluated as it is (`is_trained`) must get the weights of all its classes.
+    """
     from ssd import load_weights
 
     with mistakes(f"--weights {source}: "), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says the same
-        print(load_weights(model, source, classes=classes))
+        report = load_weights(model, source, classes=classes)
+    print(report)
+    if is_trained and (report.new_heads or report.new_classes or report.kept):
+        unknown = few(report.new_classes or classes or ())
+        raise ConfigError(
+            f"--test-only --weights {source}: the weights do not know the classes {unknown} of the data; evaluate them "
+            "on data of their own classes, or train first"
+        )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import torch
 from ssd import WeightsError, build_model, load_weights
 from ssd.checkpoints import reorder_classes
 from ssd.checkpoints.rows import head_rows
+from ssd.config import ConfigError
+from ssd.preparation import start_from
 
 SAVED = ("car", "dog", "cat")
 
@@ -62,6 +64,13 @@ def test_names_must_be_as_many_as_the_model_has():
     saved["classes"].append("bird")
     with pytest.raises(ValueError, match=r"the mapping holds 4 class names, but its num_classes, 4, counts"):
         load_weights(model(), saved)
+
+
+def test_weights_without_the_classes_are_not_evaluated(tmp_path):
+    torch.save(checkpoint()[1], tmp_path / "w.pt")
+    start_from(model(), str(tmp_path / "w.pt"), ("dog", "cat", "car"), is_trained=True)
+    with pytest.raises(ConfigError, match=r"--test-only --weights .*: the weights do not know the classes bird of the"):
+        start_from(model(2), str(tmp_path / "w.pt"), ("bird", "dog"), is_trained=True)
 
 
 def test_the_optimizer_is_permuted_with_the_model():

@@ -35,6 +35,27 @@ def assert_same(got, expected):
         torch.testing.assert_close(have["boxes"], want["boxes"], **BOXES)
 
 
+def test_the_gradient_goes_back_to_the_image(image):
+    """In evaluation mode, as explanations of a detection (Grad-CAM) need it."""
+    grads = []
+    for model in pair():
+        x = image.clone().requires_grad_()
+        (found,) = model.eval()([x])
+        assert len(found["scores"]) > 3
+        (found["scores"].sum() + found["boxes"].mul(0.01).sum()).backward()
+        grads.append(x.grad)
+    assert grads[0].abs().sum() > 0
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
+
+
+def test_models_of_build_model_have_it_too(image):
+    model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, score_threshold=0.0).eval()
+    x = image.requires_grad_()
+    (found,) = model([x])
+    found["scores"].sum().backward()
+    assert x.grad.abs().sum() > 0 and list(found) == ["boxes", "scores", "labels"]
+
+
 @pytest.mark.parametrize(
     "options",
     [

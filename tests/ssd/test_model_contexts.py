@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from ssd import MODELS, build_model
 
@@ -73,3 +74,15 @@ def test_a_batch_of_one_in_training_is_told(name):
     with pytest.raises(ValueError, match=r"batches of at least 2 \(--batch-size 2 or more, and at least 2 training"):
         model(image, [TARGET])
     assert len(model.eval()(image)) == 1
+
+
+def test_a_model_inside_of_a_checkpoint():
+    """torch.utils.checkpoint, which runs the forward again while going backward, gives the same gradients."""
+    model = build_model("ssd_tiny", 3, **SMALL)
+    images, targets = [torch.rand(3, 64, 64)] * 2, [TARGET] * 2
+    grads = []
+    for run in (model, lambda *args: checkpoint(model, *args, use_reentrant=False)):
+        model.zero_grad()
+        sum(run(images, targets).values()).backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
