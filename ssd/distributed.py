@@ -187,7 +187,11 @@ def end(error: Exception) -> NoReturn:
 
 def is_loss_of_contact(error: Exception) -> bool:
     """Whether an error only says that another process has ended, whose own message tells why."""
-    return dist.is_initialized() and (isinstance(error, dist.DistError) or "Connection" in str(error))
+    return (
+        dist.is_initialized()
+        and not isinstance(error, OSError)
+        and (isinstance(error, dist.DistError) or "Connection" in str(error))
+    )
 
 
 def _told(error: Exception) -> str:

@@ -103,7 +103,7 @@ class Agreement:
         return agreed
 
     def settle(self, wish: int) -> int:
-        """Return the highest wish of now or before, once all processes have told theirs."""
+        """Return the highest wish of now or before, once all processes have told theirs, as at the end of an epoch."""
         before, self._pending = self._result(), None
         return max(before, *self.world.gather(wish), wish)
 

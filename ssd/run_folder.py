@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
+import platform
+import re
 import shlex
+import sys
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+import ssd_ops
 from ssd.atomic_write import write_atomically, write_text
 from ssd.config import ConfigError, TrainConfig
 from ssd.data.faults import FaultLog
@@ -47,11 +53,18 @@ class RunFolder:
 
     @classmethod
     def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
-        """Choose the folder of a run: the one given, that of the run to resume, or a new one under runs/."""
+        """Choose the folder of a run: the one given, that of the run to resume, or a new one under runs/.
+
+        What --test-only finds goes into a folder of its own, beside what training has found.
+        """
         if config.output_dir:
             return cls(Path(config.output_dir), world)
         if config.resume:
-            return cls(run_folder_of(config.resume), world)
+            path = run_folder_of(config.resume)
+            return cls(
+                path / f"test-{re.sub(r'[^-+.=@0-9A-Za-z_]', '_', config.val_split)}" if config.test_only else path,
+                world,
+            )
         name = f"{config.model}-{config.dataset.replace(':', '.')}"
         path = next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
         return cls(path if world is None else world.from_first(path), world)
@@ -66,6 +79,11 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not os.access(parent, os.W_OK):
+            raise ConfigError(
+                f"--output-dir {self.path} cannot be written ({parent} is read-only); name another folder"
+            )
         if not self.path.is_dir() or config.test_only:
             return
         if config.resume and run_folder_of(config.resume).resolve() == self.path.resolve():
@@ -90,6 +108,7 @@ class RunFolder:
         if not config.resume:
             for name in _BEFORE_THE_FIRST:
                 (self.path / name).unlink(missing_ok=True)
+        self._log(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}")
         if kept := record(config, self.path):
             self.say(f"the settings until now are kept as {kept.name}")
         self.train_log.drop(lambda row: row["step"] > state.step)
@@ -98,6 +117,9 @@ class RunFolder:
     def say(self, text: str) -> None:
         """Print a text and append it to log.txt."""
         print(text, flush=True)
+        self._log(text)
+
+    def _log(self, text: str) -> None:
         if self.world.is_first and self.path.is_dir():
             with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
@@ -136,11 +158,13 @@ class RunFolder:
         command = f"python ssd/train.py --resume {shlex.quote(str(self.path))}{trust}"
         return f"saved in {self.path / 'last.pt'}; go on by: {command}"
 
-    def survive(self, what: str, work: Callable[[], _R]) -> _R | None:
-        """Do work whose failure must not end the run; return None where it fails, and say so."""
+    def survive(
+        self, what: str, work: Callable[[], _R], but: tuple[type[Exception], ...] = (BrokenPipeError,)
+    ) -> _R | None:
+        """Do work whose failure must not end the run, but for some errors; return None where it fails, and say so."""
         try:
             return work()
-        except BrokenPipeError:
+        except but:
             raise
         except Exception as error:
             file = self.path / f"failed-{what}.txt"
@@ -153,12 +177,20 @@ class RunFolder:
             return None
 
 
+def environment() -> str:
+    """Say what a run runs on."""
+    device = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
+    ops = ssd_ops.build_info()["backend"]
+    return f"Python {platform.python_version()}, torch {torch.__version__}, ssd_ops {ops}, {device}, {platform.node()}"
+
+
 class CsvLog:
     """Appends rows to a CSV file; the first row decides the columns."""
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
         self.writes = writes  # else `add` does nothing, in processes that are not the first
+        self.has_failed = False
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row, with a header if the file is new; a disk that takes no more rows does not end the run."""
@@ -172,7 +204,9 @@ class CsvLog:
                     writer.writeheader()
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
         except OSError as error:
-            print(f"warning: cannot write {self.path}: {error.strerror or error}", flush=True)
+            if not self.has_failed:
+                print(f"warning: cannot write {self.path}: {error.strerror or error}; its rows are lost", flush=True)
+            self.has_failed = True
 
     def rows(self) -> list[dict[str, float]]:
         """Read all rows back, as numbers; a row that was cut off, as by a kill, is left out."""

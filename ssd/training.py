@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from itertools import islice
@@ -12,10 +13,11 @@ import torch
 
 from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
 from ssd.config import FILE_DATASETS, TrainConfig
-from ssd.data import Loader, build_loader
+from ssd.data import DataError, Loader, build_loader
 from ssd.data.shared_memory import fitting_workers
 from ssd.dataset_format import resolve_dataset
 from ssd.distributed import SharedError, TrainingError, World, synchronize_batch_norm
+from ssd.epochs import epochs_of, is_evaluated
 from ssd.interruption import GO_ON, SAVE, STOP, Agreement, Interrupted, Interruption
 from ssd.meter import LossMeter
 from ssd.preparation import (
@@ -37,7 +39,16 @@ from ssd.training_checkpoint import read, restore, seed_everything
 from ssd.transforms import build_transforms
 from ssd.validation import evaluate_model
 
-__all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
+__all__ = [
+    "State",
+    "TrainingError",
+    "epochs_of",
+    "is_evaluated",
+    "make_state",
+    "run",
+    "train_epoch",
+    "train_step",
+]
 
 
 def run(config: TrainConfig) -> RunFolder:
@@ -66,6 +77,8 @@ def run(config: TrainConfig) -> RunFolder:
     except Interrupted as error:
         raise Interrupted(error.code - 128, folder.how_to_go_on()) from None
     print(f"run folder: {folder.path}")
+    if not config.test_only:
+        print(f"next: python ssd/predict.py {shlex.quote(str(folder.path))} PHOTOS")
     world.leave()
     return folder
 
@@ -102,9 +115,12 @@ def train(
 def evaluate_and_keep_best(
     config: TrainConfig, state: State, loader: Loader, folder: RunFolder, interruption: Interruption
 ) -> None:
-    """Evaluate the state of a whole epoch; whatever fails in it, training goes on."""
+    """Evaluate the state of a whole epoch; whatever fails in it, training goes on, unless faults are to be refused."""
+    refuses = config.dataset_options.get("faults") == "refuse"
     value = folder.survive(
-        "evaluation", lambda: evaluate_model(state.best_model(), loader, config, folder, state.epoch, state.step)
+        "evaluation",
+        lambda: evaluate_model(state.best_model(), loader, config, folder, state.epoch, state.step),
+        but=(BrokenPipeError, DataError, SharedError) if refuses else (BrokenPipeError,),
     )
     state.evaluated = state.epoch
     if value is None:
@@ -232,15 +248,3 @@ def train_epoch(
             f"a batch of epoch {state.epoch + 1} held no image that can be read; mend or remove the images"
         )
     return str(meter.epoch)
-
-
-def epochs_of(config: TrainConfig, steps_per_epoch: int) -> int:
-    """The epochs of a run: as configured, or as many as --iterations begins."""
-    return -(-config.iterations // steps_per_epoch) if config.iterations else config.epochs
-
-
-def is_evaluated(config: TrainConfig, epoch: int, epochs: int) -> bool:
-    """Whether an evaluation follows an epoch, counted from 1; the last one always has one."""
-    if epoch == epochs:
-        return True
-    return epoch in config.eval_epochs if config.eval_epochs else epoch % config.eval_every == 0

@@ -101,6 +101,31 @@ def test_kill_costs_nothing_that_was_saved(where: str, whole: Path, tmp_path: Pa
     assert_equal_runs(whole, folder)
 
 
+def stop_one_of_two(folder: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            stop_at("step", signal.SIGTERM, patch)
+        config = replace(BASE, output_dir=folder, batch_size=2, save_minutes=0.0)
+        with pytest.raises(Interrupted) as stopped:
+            run(config)
+        assert stopped.value.code == 143
+
+
+def resume_two(folder: str) -> None:
+    run(replace(BASE, resume=folder, batch_size=2, save_minutes=0.0))
+
+
+def test_two_processes_stop_after_the_same_step_though_one_is_told(tmp_path: Path) -> None:
+    folder, never = str(tmp_path / "run"), str(tmp_path / "whole")
+    assert [p.code for p in run_processes(tmp_path / "a", stop_one_of_two, folder)] == [0, 0]
+    assert read(folder)["step"] == 9  # told in step 8, agreed upon in step 9
+    assert [p.code for p in run_processes(tmp_path / "b", resume_two, folder)] == [0, 0]
+    config = replace(BASE, output_dir=never, batch_size=2, save_minutes=0.0)
+    assert [p.code for p in run_processes(tmp_path / "c", run, config)] == [0, 0]
+    one, two = (contents(torch.load(Path(path) / "last.pt", weights_only=True)) for path in (folder, never))
+    assert one == {**two, "random": one["random"]} and one["random"][0]["torch"] == two["random"][0]["torch"]
+
+
 def test_resume_takes_settings_and_data_of_the_run_in_any_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,14 @@ def test_a_curve_that_cannot_be_drawn_costs_neither_metrics_nor_best_checkpoint(
     assert len(CsvLog(tmp_path / "eval.csv").rows()) == 1
 
 
+def test_evaluation_alone_leaves_what_training_has_found(tmp_path: Path) -> None:
+    run(replace(ONE, output_dir=str(tmp_path)))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    folder = run(replace(ONE, resume=str(tmp_path), test_only=True))
+    assert folder.path == tmp_path / "test-val" and (folder.path / "eval.json").is_file()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_nothing_to_evaluate_is_said_and_the_last_checkpoint_is_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
