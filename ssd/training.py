@@ -39,16 +39,7 @@ from ssd.training_checkpoint import read, restore, seed_everything
 from ssd.transforms import build_transforms
 from ssd.validation import evaluate_model
 
-__all__ = [
-    "State",
-    "TrainingError",
-    "epochs_of",
-    "is_evaluated",
-    "make_state",
-    "run",
-    "train_epoch",
-    "train_step",
-]
+__all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
 
 
 def run(config: TrainConfig) -> RunFolder:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.epochs import epochs_of, is_evaluated
 from ssd.models import SSD, build_model
 from ssd.optim import build_optimizer, build_schedule, freeze
 from ssd.preparation import make_model
 from ssd.step import make_state
-from ssd.training import epochs_of, is_evaluated
 
 PLAIN = TrainConfig(opt="sgd", lr=1.0, warmup_iters=0, ema_decay=0.0, weight_decay=0.5)
 
