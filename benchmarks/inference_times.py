@@ -1,6 +1,6 @@
 """Inference of whole detectors: the engine against the model called with a list, images on the host, detections too.
 
-python benchmarks/inference_times.py [--device cuda] [--models NAME ...] [--batches N ...] [--compile]
+python benchmarks/inference_times.py [--device cuda] [--models NAME ...] [--batches N ...] [--compile] [--cudnn-benchmark]
 
 Each line: milliseconds a batch and images a second. `list` is `model(images)`; `predict` is `InferenceEngine.predict` of
 uint8 images of 375 x 500; `batches` is `InferenceEngine.detect_all` over uint8 batches of the network's size, of which the
@@ -29,9 +29,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS)[::-1])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--compile", action="store_true", help="also the engine with torch.compile")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms first")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each line")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     for name in arguments.models:
         model = Pair(name, device, False).ours  # with a few hundred candidates an image, as in a trained detector
         engines = {"": InferenceEngine(model), " float32": InferenceEngine(model, dtype=torch.float32)}

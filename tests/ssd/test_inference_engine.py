@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssd.inference_engine import InferenceEngine
 from ssd.models import SSD, build_model
-from ssd.models.folded import folded
+from ssd.models.folded import ConvReLU, folded
 
 
 def tiny(**options: Any) -> SSD:
@@ -63,6 +63,22 @@ def test_folding_leaves_no_batch_norm_and_the_same_outputs(name: str, options: d
     with torch.no_grad():
         for found, expected in zip(own.forward_raw(images), model.forward_raw(images), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_convolutions_with_relu_give_the_outputs_of_bfloat16(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    model = tiny().to(device)
+    own = folded(model, torch.bfloat16)
+    assert sum(isinstance(layer, ConvReLU) for layer in own.modules()) == 8
+    assert not any(isinstance(layer, nn.ReLU) for layer in own.modules())
+    images = torch.randn(2, 3, 64, 64, device=device)
+    with torch.no_grad():
+        rounded = own.forward_raw(images.bfloat16().contiguous(memory_format=torch.channels_last))
+        for found, expected in zip(rounded, model.forward_raw(images), strict=True):
+            torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+    assert all(layer.fused for layer in own.modules() if isinstance(layer, ConvReLU))
 
 
 def test_exact_detections_are_those_of_the_model() -> None:
