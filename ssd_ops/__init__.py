@@ -14,7 +14,7 @@ integer, else float32:
 | `match_priors` | `loc_targets`; `labels` and `gt_index` are int64 | `gt_boxes`, `priors` |
 | `multibox_loss` | both losses | `loc`, `logits`, `loc_targets` |
 | `nms`, `batched_nms` | indices, int64 | overlap by `boxes` alone, order by `scores` alone |
-| `multiclass_nms`, `soft_nms` | `boxes`, `scores`; `labels` and `counts` are int64 | `boxes`, `scores` |
+| `multiclass_nms`, `soft_nms` | `boxes`, `scores`; `labels`, `counts` and `indices` are int64 | `boxes`, `scores` |
 | `detect` | `boxes`, `scores`; `labels` and `counts` are int64 | `loc`, `logits`, `priors` |
 | `render_images` | as its argument `dtype` says; computed in float32 | none |
 
@@ -29,14 +29,16 @@ from ssd_ops.images import render_images
 from ssd_ops.loss import multibox_loss
 from ssd_ops.matching import match_priors
 from ssd_ops.overlap import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
-from ssd_ops.reference import Detections, PriorMatches
-from ssd_ops.suppression import batched_nms, multiclass_nms, nms, soft_nms
+from ssd_ops.reference import Detections, PriorMatches, SoftDetections
+from ssd_ops.soft_suppression import soft_nms
+from ssd_ops.suppression import batched_nms, multiclass_nms, nms
 
 _registrations = _register.register("ssd_ops", defined=_library.load_library())
 
 __all__ = [
     "Detections",
     "PriorMatches",
+    "SoftDetections",
     "batched_nms",
     "box_iou",
     "build_info",

@@ -119,6 +119,8 @@ def soft_nms(
     iou_threshold: float,
     score_threshold: float,
     max_detections: int,
+    suppress_at: str,
+    keep_at: str,
 ) -> Found:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 

@@ -21,7 +21,8 @@ from ssd_ops.reference import (
 )
 from ssd_ops.reference import multibox_loss_parts as multibox_loss
 from ssd_ops.reference.detection import detect_parts
-from ssd_ops.reference.suppression import multiclass_nms_parts, soft_nms_parts
+from ssd_ops.reference.soft_suppression import soft_nms_parts
+from ssd_ops.reference.suppression import multiclass_nms_parts
 
 __all__ = [
     "batched_nms",

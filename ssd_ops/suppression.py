@@ -1,4 +1,4 @@
-"""Non-maximum suppression, hard and soft, of one set of boxes or of whole batches."""
+"""Non-maximum suppression of one set of boxes or of whole batches."""
 
 from __future__ import annotations
 
@@ -113,52 +113,5 @@ def multiclass_nms(
         checks.integer("max_detections", max_detections),
         suppress_at,
         checks.real("min_size", min_size),
-    )
-    return Detections(*found[:4])
-
-
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    method: str = "gaussian",
-    sigma: float = 0.5,
-    iou_threshold: float = 0.3,
-    score_threshold: float,
-    max_detections: int,
-) -> Detections:
-    """Return the best detections of every image, with scores lowered by overlap instead of boxes removed.
-
-    For each class the box with the highest score is taken (of equals the lowest box), the scores of the others are
-    multiplied by a weight that falls with their IoU with it, and those no longer above the threshold are dropped; again
-    until none is left or D are taken. `gaussian` weighs with exp(-IoU^2 / sigma), `linear` with 1 - IoU where IoU is above
-    `iou_threshold`. A NaN IoU lowers nothing. Results are ordered by falling final score, then class, then order of taking.
-
-    Args:
-        boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy.
-        scores: `[B, N, C]`, class 0 is the background and gives no detections.
-        method: `gaussian` or `linear`.
-        sigma: Above 0; of the gaussian.
-        iou_threshold: Of the linear method.
-        score_threshold: Only scores strictly above it live.
-        max_detections: D, at least 1.
-
-    Returns:
-        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection.
-
-    Raises:
-        RuntimeError: A shape, dtype, device or option does not fit.
-
-    Source: Bodla et al. 2017.
-    """
-    found = call(
-        "soft_nms",
-        floating("boxes", boxes),
-        floating("scores", scores),
-        method,
-        checks.real("sigma", sigma),
-        checks.real("iou_threshold", iou_threshold),
-        checks.real("score_threshold", score_threshold),
-        checks.integer("max_detections", max_detections),
     )
     return Detections(*found[:4])

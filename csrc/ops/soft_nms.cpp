@@ -10,10 +10,13 @@ namespace ssd_ops {
 namespace {
 
 DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string method, double sigma,
-                          double iou_threshold, double score_threshold, int64_t max_detections) {
+                          double iou_threshold, double score_threshold, int64_t max_detections, std::string suppress_at,
+                          std::string keep_at) {
   check_scored(boxes, scores, score_threshold, iou_threshold, max_detections);
   const bool gaussian = check_one_of("method", method, {"linear", "gaussian"}) == 1;
   check_positive("sigma", sigma);
+  const double lower_above = check_suppress_at(iou_threshold, suppress_at);
+  const bool keeps_equal = check_one_of("keep_at", keep_at, {">", ">="}) == 1;
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
   check_numbered("scores", rows, classes);
   const ScalarType dtype = compute_dtype({boxes.scalar_type(), scores.scalar_type()});
@@ -27,21 +30,22 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
   const Tensor taken_rows = empty(scores, {batch, classes, room}, ScalarType::Int);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    const cpu::SoftTask<T> task{read_scores.const_data_ptr(),
-                                dtype_of(read_scores),
-                                rows,
-                                classes,
-                                static_cast<const Box<T>*>(read_boxes.const_data_ptr()),
-                                boxes.dim() == 4,
-                                gaussian,
-                                static_cast<T>(sigma),
-                                threshold_below<T>(iou_threshold),
-                                next_above(threshold_below<T>(score_threshold)),
-                                out_of<T>(result, max_detections),
-                                room,
-                                taken.mutable_data_ptr<int64_t>(),
-                                static_cast<T*>(taken_scores.mutable_data_ptr()),
-                                static_cast<uint32_t*>(taken_rows.mutable_data_ptr())};
+    const cpu::SoftTask<T> task{
+        read_scores.const_data_ptr(),
+        dtype_of(read_scores),
+        rows,
+        classes,
+        static_cast<const Box<T>*>(read_boxes.const_data_ptr()),
+        boxes.dim() == 4,
+        gaussian,
+        static_cast<T>(sigma),
+        threshold_below<T>(lower_above),
+        keeps_equal ? threshold_above<T>(score_threshold) : next_above(threshold_below<T>(score_threshold)),
+        out_of<T>(result, max_detections),
+        room,
+        taken.mutable_data_ptr<int64_t>(),
+        static_cast<T*>(taken_scores.mutable_data_ptr()),
+        static_cast<uint32_t*>(taken_rows.mutable_data_ptr())};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
       const CudaScope scope(boxes);

@@ -12,11 +12,13 @@ from ssd_ops.reference.overlap import (
     generalized_box_iou,
     grad_box_iou,
 )
-from ssd_ops.reference.suppression import Detections, batched_nms, multiclass_nms, nms, soft_nms
+from ssd_ops.reference.soft_suppression import SoftDetections, soft_nms
+from ssd_ops.reference.suppression import Detections, batched_nms, multiclass_nms, nms
 
 __all__ = [
     "Detections",
     "PriorMatches",
+    "SoftDetections",
     "batched_nms",
     "box_iou",
     "complete_box_iou",

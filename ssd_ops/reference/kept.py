@@ -15,7 +15,7 @@ from torch import Tensor
 from ssd_ops.reference.codec import decode_boxes, encode_boxes
 from ssd_ops.reference.loss import _lse_and_cross_entropy
 from ssd_ops.reference.numbers import compute_dtype
-from ssd_ops.reference.suppression import decay
+from ssd_ops.reference.soft_suppression import decay
 
 
 def losses_of_chosen(
@@ -73,6 +73,7 @@ def kept_softly(
     method: str,
     sigma: float,
     iou_threshold: float,
+    suppress_at: str,
 ) -> tuple[Tensor, Tensor]:
     """Return boxes `[B, D, 4]` and scores `[B, D]` of `soft_nms`, given class and row of each detection.
 
@@ -81,7 +82,7 @@ def kept_softly(
     kept, first_scores = kept_by_class(boxes, scores, labels, counts, rows)
     place = torch.arange(labels.shape[1], device=labels.device)
     lowers = (labels[:, :, None] == labels[:, None, :]) & (place[:, None] < place)  # [B, D, D]: d lowers e
-    weights = torch.where(lowers, decay(kept, kept, method, sigma, iou_threshold), 1)
+    weights = torch.where(lowers, decay(kept, kept, method, sigma, iou_threshold, suppress_at), 1)
     return kept, torch.where(_there(labels, counts), first_scores * weights.prod(dim=1), 0)
 
 

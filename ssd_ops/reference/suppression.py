@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, divided, floating, passes
-from ssd_ops.reference.overlap import intersection_and_union, ratio
+from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
+from ssd_ops.reference.overlap import intersection_and_union
 
-METHODS = ("linear", "gaussian")
 COMPARISONS = (">", ">=")
 
 
@@ -97,7 +96,7 @@ def multiclass_nms_parts(
 ) -> tuple[Detections, Tensor]:
     """Return the detections, and of each the row of `boxes` that it came from: int64 `[B, D]`, 0 behind the last."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
+    check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     checks.at_least_one("candidates_per_class", candidates_per_class)
     checks.one_of("suppress_at", suppress_at, COMPARISONS)
     checks.not_negative("min_size", min_size)
@@ -111,7 +110,7 @@ def multiclass_nms_parts(
         kept = candidates[nms(box[candidates], score[candidates], iou_threshold, suppress_at=suppress_at)]
         return kept, score[kept]
 
-    return _each_class(boxes, scores, max_detections, one_class)
+    return each_class(boxes, scores, max_detections, one_class)
 
 
 def _large(boxes: Tensor, min_size: float) -> Tensor:
@@ -120,63 +119,7 @@ def _large(boxes: Tensor, min_size: float) -> Tensor:
     return at_or_above(sides, min_size).all(dim=1) | (min_size == 0)
 
 
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    method: str = "gaussian",
-    sigma: float = 0.5,
-    iou_threshold: float = 0.3,
-    score_threshold: float,
-    max_detections: int,
-) -> Detections:
-    """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
-    return soft_nms_parts(boxes, scores, method, sigma, iou_threshold, score_threshold, max_detections)[0]
-
-
-def soft_nms_parts(
-    boxes: Tensor,
-    scores: Tensor,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    score_threshold: float,
-    max_detections: int,
-) -> tuple[Detections, Tensor]:
-    """Return the detections, and of each the row of `boxes` that it came from, as `multiclass_nms_parts`."""
-    boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    _check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    checks.one_of("method", method, METHODS)
-    checks.positive("sigma", sigma)
-    dtype = compute_dtype(boxes, scores)
-    boxes, scores = boxes.to(dtype), scores.to(dtype)
-
-    def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        waiting = above(score, score_threshold).nonzero()[:, 0]
-        score = score.clone()
-        kept: list[Tensor] = []
-        while len(waiting) and len(kept) < max_detections:
-            place = int(score[waiting].sort(descending=True, stable=True).indices[0])
-            best = waiting[place]
-            kept.append(best)
-            waiting = torch.cat([waiting[:place], waiting[place + 1 :]])
-            score[waiting] = score[waiting] * decay(box[best][None], box[waiting], method, sigma, iou_threshold)[0]
-            waiting = waiting[above(score[waiting], score_threshold)]
-        chosen = torch.stack(kept) if kept else waiting
-        return chosen, score[chosen]
-
-    return _each_class(boxes, scores, max_detections, one_class)
-
-
-def decay(boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
-    """Return by what `boxes1` multiply the scores of `boxes2`: `[..., N, M]`; a NaN IoU lowers nothing."""
-    iou = ratio(*intersection_and_union(boxes1, boxes2)).nan_to_num(0)
-    if method == "gaussian":
-        return torch.exp(divided(-(iou * iou), sigma))
-    return torch.where(above(iou, iou_threshold), 1 - iou, 1)
-
-
-def _each_class(  # type: ignore[no-untyped-def]
+def each_class(  # type: ignore[no-untyped-def]
     boxes: Tensor, scores: Tensor, max_detections: int, one_class
 ) -> tuple[Detections, Tensor]:
     """Run `one_class` on each image and class but the background, and merge: score falling, then class, then its order."""
@@ -217,7 +160,7 @@ def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at:
     checks.one_of("suppress_at", suppress_at, COMPARISONS)
 
 
-def _check_scored(
+def check_scored(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
 ) -> None:
     checks.shape("scores", scores, "[B, N, C]", scores.dim() == 3)

@@ -49,7 +49,7 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
         "nms": (boxes, scores, 0.3, ">"),
         "batched_nms": (boxes, scores, idxs, 0.3, ">="),
         "multiclass_nms": (batch, class_scores, 0.2, 0.4, 20, 15, ">=", 0.1),
-        "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15),
+        "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15, ">=", ">="),
         "render_images": (
             *(pixels, *places, windows, torch.tensor([True, False]), randn(2, 3, 4), randn(2), 6, True),
             *(three, three, three, "float32"),
