@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY: Windows alone
+
+
 class WriteError(OSError):
     """A file could not be written; the message names the file, the reason and what to do. The old file is unchanged."""
 
@@ -28,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], size: int | 
     watched = None
     try:
         part.unlink(missing_ok=True)  # of a process that was killed; a link is removed, not followed
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with open(os.open(part, _NEW_FILE, 0o666), "wb") as file:
             watched = _Watched(file)
             write(watched)  # type: ignore[arg-type]
             file.flush()

@@ -18,8 +18,13 @@ class SharedError(TrainingError):
 
 
 _EXPECTED = (ConfigError, DataError, TrainingError, BatchSizeError)
-_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "unable to mmap")
-_NO_SHARED_MEMORY = ("shared memory", "unable to allocate shm", "Bus error")
+_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory")
+_NO_SHARED_MEMORY = (
+    "unable to allocate shared memory",
+    "unable to open shared memory",
+    "unable to mmap",
+    "out of shared memory",  # of a loader's worker that a bus error has ended
+)
 
 
 def plain(error: Exception) -> Exception | None:
