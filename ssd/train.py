@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         folder = run(config)
     except Interrupted as error:
-        print(f"\ninterrupted; {error}", file=sys.stderr)
+        print(f"\ninterrupted; {error}".rstrip("; "), file=sys.stderr)
         sys.exit(error.code)
     except BrokenPipeError:
         raise

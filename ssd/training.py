@@ -66,7 +66,7 @@ def run(config: TrainConfig) -> RunFolder:
             else:
                 train(config, state, loader, val_loader, folder, interruption)
     except Interrupted as error:
-        raise Interrupted(error.code - 128, folder.how_to_go_on()) from None
+        raise Interrupted(error.code - 128, "" if config.test_only else folder.how_to_go_on()) from None
     print(f"run folder: {folder.path}")
     if not config.test_only:
         print(f"next: python ssd/predict.py {shlex.quote(str(folder.path))} PHOTOS")
