@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ssd.config import ConfigError
 from ssd.data import Batch, PackedImages
 
 Losses = dict[str, Tensor]
@@ -29,7 +30,7 @@ class GraphedStep:
         learn: Computes the losses of a batch, their gradients, and the new weights, without a wait of the host.
         model: What learns. Weights that move, freeze or change between training and evaluation drop the graphs.
         optimizer: Its state is part of the graphs; loading another one drops them.
-        must: Raise if a step cannot be captured, instead of going on with eager ones.
+        must: Raise ConfigError if a step cannot be captured, instead of going on with eager ones.
     """
 
     eager_steps = _EAGER_STEPS
@@ -92,11 +93,11 @@ class GraphedStep:
         try:
             self._graphs[shape] = _Graph(self._learn, batch, self._stream)
         except RuntimeError as error:
+            self._refusal = str(error).splitlines()[0]
             if self._must:
-                raise
+                raise ConfigError(f"--cuda-graph on: the training step cannot be captured: {self._refusal}") from error
             for weight in self._weights:
                 weight.grad = None  # of the capture, which computed nothing
-            self._refusal = str(error).splitlines()[0]
             print(f"training step: eager from now on, since it cannot be captured: {self._refusal}")
             return None
         return self._graphs[shape]
