@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -241,7 +242,7 @@ def _floats(value: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    return (int(value), int(value)) if isinstance(value, Integral) else (int(value[0]), int(value[1]))
 
 
 def _plain(levels: Sequence[object]) -> list[object]:

@@ -53,6 +53,13 @@ def real(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 
+def less_than(name: str, value: int, limit: int) -> int:
+    """Return a number below `limit`; refuse any that no result could have room for."""
+    if value >= limit:
+        fail(f"{name} must be less than {limit}, got {value}")
+    return value
+
+
 def reals(name: str, values: Any, expected: str) -> list[float]:
     """Return a sequence of numbers as a list; `expected` says in words what it must be."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):

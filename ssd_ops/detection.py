@@ -65,7 +65,7 @@ def detect(
         checks.real("score_threshold", score_threshold),
         checks.real("iou_threshold", iou_threshold),
         checks.integer("candidates_per_class", candidates_per_class),
-        checks.integer("max_detections", max_detections),
+        checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
         four_variances(variances),
         clip,
         suppress_at,

@@ -75,7 +75,7 @@ def render_images(
             checks.tensor(argument, value)
     colours = None if colours is None else floating("colours", colours)
     hue = None if hue is None else floating("hue", hue)
-    size = checks.integer("size", size)
+    size = checks.less_than("size", checks.integer("size", size), 2**15)
     name = checks.dtype_name(dtype)
     out: Tensor = call(
         "render_images", pixels, offsets, sizes, windows, flip, colours, hue, size, antialias, *three, name

@@ -15,7 +15,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
     """Return intersection over union of every box of `boxes1` with every box of `boxes2`.
 
     Two boxes whose union has no area have IoU 0, not NaN. A box with an inverted side overlaps nothing; a box with a NaN
-    gives NaN. No matrix but the result is made.
+    gives NaN. No matrix but the result is made. Gradients are numbers as long as areas are: from coordinates of 1e19 on (in
+    float32) they may be NaN, also for the boxes that such a box is compared with.
 
     Args:
         boxes1: `[..., N, 4]`, any unit and dtype, see `ssd_ops` for that of the result.

@@ -18,6 +18,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
     IoU (NaN boxes, or two that are the same point) does not suppress; inverted boxes overlap nothing. A threshold that 0
     passes keeps the first box and those whose IoU with it is NaN. Memory grows with N, not with its square.
 
+    Time grows little faster than N where boxes are spread out or suppress each other, but with N^2 where many are kept and
+    the best are much smaller than the others (points before large boxes, short lines before long ones), or where crowded
+    boxes all stay, under a threshold near 1. 100,000 of those take 3 to 5 seconds of a core (torchvision: about 50).
+
     Args:
         boxes: `[N, 4]`, xyxy, any floating dtype (computed in float32; float64 stays) or integers. Compiled kernels take
             fewer than 2^31 boxes.
@@ -110,7 +114,7 @@ def multiclass_nms(
         checks.real("score_threshold", score_threshold),
         checks.real("iou_threshold", iou_threshold),
         checks.integer("candidates_per_class", candidates_per_class),
-        checks.integer("max_detections", max_detections),
+        checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
         suppress_at,
         checks.real("min_size", min_size),
     )

@@ -38,7 +38,7 @@ def render_images(
     pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
     colours = None if colours is None else floating("colours", colours)
     hue = None if hue is None else floating("hue", hue)
-    size = checks.integer("size", size)
+    size = checks.less_than("size", checks.integer("size", size), 2**15)
     _check(pixels, offsets, sizes, windows, flip, colours, hue, size)
     checks.no_derivative("render_images", windows=windows, colours=colours, hue=hue)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):

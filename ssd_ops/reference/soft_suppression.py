@@ -62,7 +62,12 @@ def batch_of(boxes: Tensor, scores: Tensor, max_detections: int | None) -> tuple
         boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
     if max_detections is None:
         max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1
-    return boxes, scores, checks.integer("max_detections", max_detections), is_single
+    return (
+        boxes,
+        scores,
+        checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
+        is_single,
+    )
 
 
 def soft_detections(found: Detections, rows: Tensor, is_single: bool) -> SoftDetections:

@@ -175,4 +175,4 @@ def check_scored(
         checks.number(name, value)
         if math.isinf(value):
             checks.fail(f"{name} must be finite, got {value:g}")
-    checks.at_least_one("max_detections", max_detections)
+    checks.at_least_one("max_detections", checks.less_than("max_detections", max_detections, 2**31))

@@ -122,6 +122,8 @@ for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
     case(name, BATCH, LOGITS, **{**options, "score_threshold": NAN}, error="score_threshold must be a number, got nan")
     case(name, BATCH, LOGITS, **{**options, "iou_threshold": -INF}, error="iou_threshold must be finite, got -inf")
     case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
+    huge = "max_detections must be less than 2147483648, got 1099511627776"
+    case(name, BATCH, LOGITS, **{**options, "max_detections": 2**40}, error=huge)
 none = "candidates_per_class must be at least 1, got -2"
 case("multiclass_nms", BATCH, LOGITS, **{**NMS, "candidates_per_class": -2}, error=none)
 for name, options in (("multiclass_nms", NMS), ("detect", {})):
@@ -174,6 +176,7 @@ render(f"colours must be {FLOATS}, got complex64", colours=torch.zeros(2, 3, 4).
 render("hue must have shape [2], got [2, 1]", hue=torch.zeros(2, 1))
 render(f"hue must be {FLOATS}, got complex64", hue=torch.zeros(2).cfloat())
 render("size must be at least 1, got 0", size=0)
+render("size must be less than 32768, got 1048576", size=2**20)
 render("mean must be 3 numbers, got [1, 2]", mean=(1, 2))
 render("fill must be 3 finite numbers, got [0, nan, 0]", fill=(0, NAN, 0))
 render("std must be 3 numbers above 0, got [1, 0, 1]", std=(1, 0, 1))
