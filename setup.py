@@ -140,7 +140,7 @@ def check_setuptools() -> None:
     if making_wheel and not find_spec("setuptools.command.bdist_wheel") and not find_spec("wheel"):
         raise SystemExit(
             f"\nssd_ops: setuptools {setuptools.__version__} cannot make a wheel by itself. Upgrade it (pip install "
-            "--upgrade 'setuptools>=70.1'), or leave out --no-build-isolation.\n"
+            "--upgrade 'setuptools>=77'), or leave out --no-build-isolation.\n"
         )
 
 
