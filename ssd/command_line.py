@@ -14,7 +14,7 @@ from ssd import recipes
 from ssd.config import ConfigError, TrainConfig, check_folder, flag
 from ssd.dataset_format import resolve_dataset
 from ssd.resuming import configured_settings, recorded_settings, resumed_settings
-from ssd.setting_checks import meant
+from ssd.setting_checks import check_path, check_paths, meant
 from ssd.torchvision_flags import add_torchvision_flags, notes
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
@@ -38,6 +38,8 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
             print(note)
             given.setdefault("defaults", "torchvision")  # a command written for its script
         try:
+            check_path("--config", source or "")
+            check_paths(given)
             values = configured_settings(recipes.find(source)) if source else {}
             resume = given.get("resume")
             base = {**(recorded_settings(resume) or {}), **values} if resume else values

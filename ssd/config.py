@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ssd.config_file import read_config_file
-from ssd.setting_checks import ConfigError, check_number, check_type, flag, meant, near
+from ssd.setting_checks import ConfigError, check_number, check_paths, check_type, flag, meant, near
 
 __all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "torchvision_defaults"]
 
@@ -252,6 +252,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         if key not in kinds:
             raise ConfigError(f"--config {path}: unknown key {str(key)[:60]!r}{meant(str(key), kinds)}")
         check_type(f"--config {path}: {key}", kinds[key], value)
+    check_paths(values)
     return values
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ssd.other_names import meaning
@@ -19,6 +20,7 @@ _WORDS = {
 }
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
 _BELOW_1 = ("momentum", "ema_decay", "val_share")
+_PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")
 _LARGEST = 2**53  # up to it floats and integers are the same; no setting is meant to be larger
 
@@ -74,6 +76,23 @@ def _check_range(name: str, value: int | float) -> None:
         raise ConfigError(f"{flag(name)} must lie in [0, 1), got {value}")
     if value < 0:
         raise ConfigError(f"{flag(name)} must not be negative, got {value}")
+
+
+def check_path(name: str, value: str) -> None:
+    """Raise ConfigError for a text that can name no file: too long, with a NUL, or where nothing may be looked at."""
+    try:
+        os.stat(value)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what must exist is checked where it is read
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name} {_repr(value)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_paths(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a path among settings that can name no file."""
+    for name in _PATHS:
+        if isinstance(value := values.get(name), str):
+            check_path(flag(name), value)
 
 
 def _reads(text: str) -> bool:

@@ -20,6 +20,7 @@ from ssd.data.packed import PackedImages, Unrendered
 from ssd.data.shapes import ShapesDataset
 from ssd.data.voc import VOCDataset
 from ssd.data.yolo import YOLODataset
+from ssd.option_types import check_option_types
 from ssd.suggest import unknown
 
 __all__ = [
@@ -92,3 +93,7 @@ def _check_options(name: str, reader: Callable[..., DetectionDataset], options: 
     for option in options:
         if option not in known:
             raise DataError(unknown(f"option of the data set {name!r}", option, known))
+    try:
+        check_option_types(reader, options)
+    except ValueError as error:
+        raise DataError(f"data set {name!r}: {error}") from None

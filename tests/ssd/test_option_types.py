@@ -1,4 +1,4 @@
-"""Options of a model are checked for their types before anything is built."""
+"""Options of models and data sets are checked for their types before anything is built."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssd.data import DataError, open_dataset
 from ssd.models import build_model
 
 
@@ -41,3 +42,27 @@ def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, 
 def test_numbers_of_numpy_and_lists_of_json_are_taken() -> None:
     options = {"width": np.int64(4), "levels": 2, "match_threshold": np.float32(0.5), "variances": [0.1, 0.2]}
     assert build_model("ssd_tiny", 3, image_size=64, aspect_ratios=[2, 3.0], **options).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("size", "[[", "data set 'shapes': size must be a whole number or null (None), got '[['"),
+        ("size", 0, "size must be at least 1, got 0"),
+        ("image_size", 1.5, "image_size must be a whole number, got 1.5"),
+        ("cache", 1, "cache must be true or false, got 1"),
+        ("seed", -1, "seed must be at least 0, got -1"),
+    ],
+)
+def test_an_option_of_a_data_set_of_another_type_is_named(option: str, value: Any, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_dataset("shapes", None, "val", **{option: value})
+    assert words in str(caught.value)
+
+
+def test_options_of_data_sets_that_read_files() -> None:
+    for name in ("voc", "coco", "yolo", "csv", "labelme"):
+        with pytest.raises(DataError, match=rf"data set '{name}': faults must be a text, got 3"):
+            open_dataset(name, "nowhere", faults=3)
+        with pytest.raises(DataError, match="classes must be a list of texts or null"):
+            open_dataset(name, "nowhere", classes={"a": 1})

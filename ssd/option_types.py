@@ -1,12 +1,15 @@
-"""Types of the options of a model, checked against the annotations of its builder and of Preset."""
+"""Types of options of models and data sets, checked against the annotations of what takes them."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 _WORDS = {
@@ -17,20 +20,23 @@ _WORDS = {
     type(None): "null (None)",
 }
 _LARGEST = 2**31  # of whole numbers
-_LEAST = {"trainable_layers": 0, "min_negatives": 0}  # other whole numbers count something that is there
+_LEAST = {"trainable_layers": 0, "min_negatives": 0, "seed": 0}  # other whole numbers count something that is there
 
 
 def check_option_types(source: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Checks options before anything is built of them.
 
     Args:
-        source: builder of a network, or the class Preset.
+        source: builder of a network, the class Preset, or a class of data sets.
         options: by name; names that `source` does not have are left alone.
 
     Raises:
         ValueError: naming the option, what it must be and what came.
     """
-    hints = typing.get_type_hints(source if isinstance(source, type) else getattr(source, "func", source))
+    source = getattr(source, "func", source)  # of a partial
+    if isinstance(source, type) and not dataclasses.is_dataclass(source):
+        source = source.__init__  # type: ignore[misc]
+    hints = typing.get_type_hints(source)
     for name, value in options.items():
         hint = hints.get(name)
         # choices are checked where they are listed, weights where they are read
@@ -58,6 +64,8 @@ def _fits_one(hint: Any, value: Any) -> bool:
         return value in typing.get_args(hint) if isinstance(value, str) else False
     if origin in (tuple, Sequence):
         inner = typing.get_args(hint)[0]
+        if inner is str and isinstance(value, str):
+            return True  # names with commas between them
         return isinstance(value, (list, tuple)) and all(_fits(inner, item) for item in value)
     if hint is bool:
         return isinstance(value, bool)
@@ -65,6 +73,8 @@ def _fits_one(hint: Any, value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < _LARGEST
     if hint is float:
         return _is_number(value) and math.isfinite(value)
+    if hint is Path:
+        return isinstance(value, os.PathLike)
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
@@ -85,6 +95,8 @@ def _words_of_one(hint: Any) -> str:
     if origin in (tuple, Sequence):
         if typing.get_origin(inner[0]) in (tuple, Sequence):
             return "a list of lists of numbers"
+        if inner[0] is str:
+            return "a list of texts"
         return "a list of whole numbers" if inner[0] is int else "a list of numbers"
     return _WORDS.get(hint, str(hint))
 
