@@ -12,41 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ssd.choices import AUGMENTATIONS, CHOICES, DATASETS, FILE_DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
 from ssd.config_file import read_config_file
 from ssd.setting_checks import ConfigError, check_number, check_paths, check_type, flag, meant, near
 
 __all__ = ["ConfigError", "TrainConfig", "check_folder", "flag", "load_config", "near", "torchvision_defaults"]
 
-FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
-DATASETS = ("auto", "shapes", *FILE_DATASETS)
-MODELS = (
-    "ssd_tiny",
-    "ssd300_vgg16",
-    "ssd512_vgg16",
-    *(f"ssd300_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-    "ssdlite320_mobilenet_v2",
-    "ssdlite320_mobilenet_v3_large",
-)
 _DATA_FILES = (".yaml", ".yml", ".json", ".csv")
-PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
-AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
-SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
-OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
-DEFAULTS = ("auto", "torchvision")
-FREEZE = ("none", "features", "backbone")
-_CHOICES = {
-    "dataset": DATASETS,
-    "model": MODELS,
-    "preset": PRESETS,
-    "data_augmentation": AUGMENTATIONS,
-    "lr_scheduler": SCHEDULES,
-    "lr_update": ("step", "epoch"),
-    "opt": OPTIMIZERS,
-    "freeze": FREEZE,
-    "cuda_graph": ("auto", "on", "off"),
-    "defaults": DEFAULTS,
-    "eval_metric": ("auto", "voc", "voc07", "coco"),
-}
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -195,7 +167,7 @@ class TrainConfig:
         for f in dataclasses.fields(self):
             check_type(flag(f.name), str(f.type), getattr(self, f.name))
             check_number(f.name, getattr(self, f.name))
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "dataset" and ":" in value):
                 raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{near(value, known)}")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
-from ssd.config import FILE_DATASETS, TrainConfig
+from ssd.choices import FILE_DATASETS
+from ssd.config import TrainConfig
 from ssd.data import DataError, Loader, build_loader
 from ssd.data.shared_memory import fitting_workers
 from ssd.dataset_format import resolve_dataset

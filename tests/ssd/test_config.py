@@ -206,6 +206,6 @@ def test_help_and_mistakes_do_not_import_torch(how: list[str], flags: list[str],
 
 def test_every_model_and_preset_of_the_command_line_exists() -> None:
     import ssd
-    from ssd.config import MODELS, PRESETS
+    from ssd.choices import MODELS, PRESETS
 
     assert set(MODELS) == set(ssd.MODELS) and set(PRESETS) == set(ssd.PRESETS)

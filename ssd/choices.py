@@ -1,0 +1,31 @@
+"""The names that settings choose among. Standard library only."""
+
+FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
+DATASETS = ("auto", "shapes", *FILE_DATASETS)
+MODELS = (
+    "ssd_tiny",
+    "ssd300_vgg16",
+    "ssd512_vgg16",
+    *(f"ssd300_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    "ssdlite320_mobilenet_v2",
+    "ssdlite320_mobilenet_v3_large",
+)
+PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
+AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
+SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
+OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
+DEFAULTS = ("auto", "torchvision")
+FREEZE = ("none", "features", "backbone")
+CHOICES = {  # by setting
+    "dataset": DATASETS,
+    "model": MODELS,
+    "preset": PRESETS,
+    "data_augmentation": AUGMENTATIONS,
+    "lr_scheduler": SCHEDULES,
+    "lr_update": ("step", "epoch"),
+    "opt": OPTIMIZERS,
+    "freeze": FREEZE,
+    "cuda_graph": ("auto", "on", "off"),
+    "defaults": DEFAULTS,
+    "eval_metric": ("auto", "voc", "voc07", "coco"),
+}
