@@ -21,7 +21,7 @@ integer, else float32:
 A gradient has the dtype of its input.
 """
 
-from ssd_ops import _library, _register, reference
+from ssd_ops import _library, _program_forms, _register, reference
 from ssd_ops._library import build_info
 from ssd_ops.codec import decode_boxes, encode_boxes
 from ssd_ops.detection import detect
@@ -34,6 +34,7 @@ from ssd_ops.soft_suppression import soft_nms
 from ssd_ops.suppression import batched_nms, multiclass_nms, nms
 
 _registrations = _register.register("ssd_ops", defined=_library.load_library())
+_program_forms.register(globals())
 
 __all__ = [
     "Detections",

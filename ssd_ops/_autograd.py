@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ssd_ops import _transforms, reference
+from ssd_ops import _transforms, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, vjp
 from ssd_ops.reference import kept
 
@@ -22,6 +22,8 @@ def call(name: str, *args: Any) -> Any:
     """Call an op: through the dispatcher where a program is traced, else on the short way that Python knows."""
     ops = torch.ops.ssd_ops
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.onnx.is_in_onnx_export():
+            return onnx_forms.call(name, *args)
         return getattr(ops, name)(*args)
     return _calls[ops.name][name](*args)
 

@@ -1,4 +1,4 @@
-"""Fake kernels: the shapes and dtypes of every op's results, for `torch.compile` and `torch.export`."""
+"""Fake kernels: the checks of every op, and shapes and dtypes of its results, for meta tensors and for tracing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
+from ssd_ops import checks
+from ssd_ops.reference import codec, detection, images, loss, matching, overlap, soft_suppression, suppression
 from ssd_ops.reference.numbers import compute_dtype
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -14,6 +17,7 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    overlap.checked(boxes1, boxes2)
     shape = (*boxes1.shape[:-1], boxes2.shape[-2])
     return boxes1.new_empty(shape, dtype=compute_dtype(boxes1, boxes2))
 
@@ -22,27 +26,41 @@ generalized_box_iou = distance_box_iou = complete_box_iou = box_iou
 
 
 def box_iou_out(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
+    boxes1, boxes2 = overlap.checked(boxes1, boxes2)
+    overlap.check_out(out, boxes1, boxes2)
     return None
 
 
 def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    checks.one_of("metric", metric, overlap.METRICS)
+    checks.gradient(grad, "boxes1", boxes1, box_iou(boxes1, boxes2).shape)
     return _like(boxes1), _like(boxes2)
 
 
 def encode_boxes(boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> Tensor:
+    codec.check("boxes", boxes, priors, variances, code_type)
     return boxes.new_empty(boxes.shape, dtype=compute_dtype(boxes, priors))
 
 
-decode_boxes = encode_boxes
+def decode_boxes(deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> Tensor:
+    codec.check("deltas", deltas, priors, variances, code_type)
+    return deltas.new_empty(deltas.shape, dtype=compute_dtype(deltas, priors))
 
 
 def grad_encode_boxes(
     grad: Tensor, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
 ) -> tuple[Tensor, Tensor]:
+    codec.check("boxes", boxes, priors, variances, code_type)
+    checks.gradient(grad, "boxes", boxes, boxes.shape)
     return _like(boxes), _like(priors)
 
 
-grad_decode_boxes = grad_encode_boxes
+def grad_decode_boxes(
+    grad: Tensor, deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+) -> tuple[Tensor, Tensor]:
+    codec.check("deltas", deltas, priors, variances, code_type)
+    checks.gradient(grad, "deltas", deltas, deltas.shape)
+    return _like(deltas), _like(priors)
 
 
 def match_priors(
@@ -56,6 +74,7 @@ def match_priors(
     positive_at: str,
     variances: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    matching.check(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, positive_at, variances)
     shape = (offsets.shape[0] - 1, priors.shape[0])
     index = gt_labels.new_empty(shape)
     return index, torch.empty_like(index), gt_boxes.new_empty((*shape, 4), dtype=compute_dtype(gt_boxes, priors))
@@ -71,6 +90,7 @@ def multibox_loss(
     min_negatives: int,
     mining: str,
 ) -> Four:
+    loss.check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
     dtype = compute_dtype(loc, logits, loc_targets)
     scalar, per_prior = loc.new_empty((), dtype=dtype), loc.new_empty(loc.shape[:2], dtype=dtype)
     return scalar, torch.empty_like(scalar), per_prior, torch.empty_like(per_prior)
@@ -86,16 +106,28 @@ def grad_multibox_loss(
     lse: Tensor,
     weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
+    others = {"logits": logits, "loc_targets": loc_targets, "labels": labels, "lse": lse, "weight": weight}
+    for name, tensor in others.items():
+        checks.same_device(name, tensor, "loc", loc)
     return _like(loc), _like(logits)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+    suppression.check_nms(boxes, scores, iou_threshold, suppress_at)
+    return _kept("nms", boxes)
+
+
+def _kept(name: str, boxes: Tensor) -> Tensor:
+    if boxes.device.type == "meta" and not isinstance(boxes, FakeTensor):
+        checks.fail(f"{name} keeps a number of boxes that depends on their values, which tensors on meta do not have")
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
-    return nms(boxes, scores, iou_threshold, suppress_at)
+    suppression.check_nms(boxes, scores, iou_threshold, suppress_at)
+    suppression.check_idxs(idxs, boxes)
+    return _kept("batched_nms", boxes)
 
 
 def multiclass_nms(
@@ -108,6 +140,8 @@ def multiclass_nms(
     suppress_at: str,
     min_size: float,
 ) -> Found:
+    suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
+    suppression.check_candidates(candidates_per_class, suppress_at, min_size)
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -122,6 +156,8 @@ def soft_nms(
     suppress_at: str,
     keep_at: str,
 ) -> Found:
+    suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
+    soft_suppression.check_decay(method, sigma, suppress_at, keep_at)
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -139,6 +175,9 @@ def detect(
     classes: str,
     min_size: float,
 ) -> Found:
+    detection.check_raw(loc, logits, priors, variances, classes)
+    suppression.check_thresholds(score_threshold, iou_threshold, max_detections)
+    suppression.check_candidates(candidates_per_class, suppress_at, min_size)
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
@@ -157,6 +196,7 @@ def render_images(
     std: Sequence[float],
     dtype: str,
 ) -> Tensor:
+    images.check(pixels, offsets, sizes, windows, flip, colours, hue, size)
     return pixels.new_empty((windows.shape[0], 3, size, size), dtype=getattr(torch, dtype))
 
 

@@ -189,6 +189,17 @@ def variances(value: Sequence[float]) -> None:
         fail(f"variances must be 2 or 4 numbers above 0, got [{', '.join(f'{v:g}' for v in value)}]")
 
 
+def as_many(name: str, tensor: Tensor, count: int) -> None:
+    """Refuse a tensor that does not have shape `[count]`; a traced program checks a length that is not known yet."""
+    shape(name, tensor, f"[{count}]", tensor.dim() == 1)
+    torch._check(tensor.shape[0] == count, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Return whether values can be looked at: not on a GPU, where the host would wait, nor while a program is traced."""
+    return tensor.device.type == "cpu" and type(tensor) in (Tensor, torch.nn.Parameter)
+
+
 def offsets(tensor: Tensor, total: int) -> None:
     """Refuse offsets that do not start at 0, fall, or do not end at the number of boxes.
 
@@ -196,7 +207,7 @@ def offsets(tensor: Tensor, total: int) -> None:
     """
     shape("offsets", tensor, "[B + 1]", tensor.dim() == 1 and tensor.shape[0] >= 1)
     int64("offsets", tensor)
-    if tensor.device.type != "cpu":
+    if not has_values(tensor):
         return
     values = tensor.tolist()
     for i, (low, high) in enumerate(zip(values, values[1:], strict=False)):
@@ -208,7 +219,7 @@ def offsets(tensor: Tensor, total: int) -> None:
 
 def label_range(name: str, tensor: Tensor, low: int, high: int | None) -> None:
     """Refuse labels outside `low .. high - 1`; as with offsets, on the CPU only."""
-    if tensor.device.type != "cpu" or tensor.numel() == 0:
+    if not has_values(tensor) or tensor.numel() == 0:
         return
     wrong = tensor < low if high is None else (tensor < low) | (tensor >= high)
     if bool(wrong.any()):

@@ -42,13 +42,13 @@ def pack_ground_truths(
     _same_lengths("gt_labels", gt_labels, boxes)
     packed = [0, *accumulate(len(b) for b in boxes)]
     if not boxes:
-        empty = torch.zeros(0, 4)
-        return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(packed), None
+        empty = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
+        return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(packed, device="cpu"), None
     if ignore is not None:
         _same_lengths("ignore", ignore, boxes)
     flags = None if ignore is None else _joined(ignore, torch.bool)
     labels = _joined(gt_labels, torch.int64)
-    return torch.cat(boxes), labels, torch.tensor(packed).to(boxes[0].device, non_blocking=True), flags
+    return torch.cat(boxes), labels, torch.tensor(packed, device="cpu").to(boxes[0].device, non_blocking=True), flags
 
 
 def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tensor]) -> None:
@@ -100,8 +100,12 @@ def pack_images(
         checks.same_device(f"images[{i}]", image, "images[0]", images[0])
     device = images[0].device if len(images) else device
     starts = [0, *accumulate(image.numel() for image in images)][:-1] if len(images) else []
-    sides = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64).reshape(-1, 2)
-    pixels = torch.cat([image.reshape(-1) for image in images]) if len(images) else torch.zeros(0, dtype=torch.uint8)
-    places = (torch.tensor(starts, dtype=torch.int64), sides)
+    sides = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64, device="cpu").reshape(-1, 2)
+    pixels = (
+        torch.cat([image.reshape(-1) for image in images])
+        if len(images)
+        else torch.zeros(0, dtype=torch.uint8, device="cpu")
+    )
+    places = (torch.tensor(starts, dtype=torch.int64, device="cpu"), sides)
     starts_there, sides_there = (tensor.to(device, non_blocking=True) for tensor in places)
     return pixels.to(device), starts_there, sides_there

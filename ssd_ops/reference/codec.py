@@ -21,6 +21,13 @@ def _checked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `boxes` and `priors` in the dtype of the arithmetic, and the 4 variances as a tensor."""
     boxes, priors = floating(name, boxes), floating("priors", priors)
+    values = check(name, boxes, priors, variances, code_type)
+    dtype = compute_dtype(boxes, priors)
+    return boxes.to(dtype), priors.to(dtype), torch.tensor(values, dtype=dtype, device=boxes.device)
+
+
+def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> list[float]:
+    """Refuse what encoding and decoding cannot take; return the 4 variances."""
     checks.shape(name, boxes, "[..., 4]", boxes.dim() >= 1 and boxes.shape[-1] == 4)
     checks.floating(name, boxes)
     checks.shape("priors", priors, "[..., 4]", priors.dim() >= 1 and priors.shape[-1] == 4)
@@ -31,8 +38,7 @@ def _checked(
     values = four_variances(variances)
     checks.variances(values)
     checks.one_of("code_type", code_type, CODE_TYPES)
-    dtype = compute_dtype(boxes, priors)
-    return boxes.to(dtype), priors.to(dtype), torch.tensor(values, dtype=dtype, device=boxes.device)
+    return values
 
 
 def center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,17 +63,7 @@ def detect_parts(
 ) -> tuple[Detections, Tensor]:
     """Return the detections, and of each the prior that it came from: int64 `[B, D]`, 0 behind the last."""
     loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
-    checks.boxes("loc", loc, "[B, P, 4]", 3)
-    batch, count = loc.shape[:2]
-    checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
-    checks.floating("logits", logits)
-    if logits.shape[2] < 1:
-        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
-    checks.shape("priors", priors, f"[{count}, 4]", priors.shape == (count, 4))
-    checks.floating("priors", priors)
-    checks.same_device("logits", logits, "loc", loc)
-    checks.same_device("priors", priors, "loc", loc)
-    checks.one_of("classes", classes, CLASSES)
+    check_raw(loc, logits, priors, variances, classes)
     dtype = compute_dtype(loc, logits, priors)
     boxes = decode_boxes(loc.to(dtype), priors.to(dtype), four_variances(variances))
     if clip:
@@ -92,3 +82,19 @@ def detect_parts(
         suppress_at,
         min_size,
     )
+
+
+def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], classes: str) -> None:
+    """Refuse tensors and options of `detect` that do not fit."""
+    checks.boxes("loc", loc, "[B, P, 4]", 3)
+    batch, count = loc.shape[:2]
+    checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
+    checks.floating("logits", logits)
+    if logits.shape[2] < 1:
+        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
+    checks.shape("priors", priors, f"[{count}, 4]", priors.shape == (count, 4))
+    checks.floating("priors", priors)
+    checks.same_device("logits", logits, "loc", loc)
+    checks.same_device("priors", priors, "loc", loc)
+    checks.one_of("classes", classes, CLASSES)
+    checks.variances(four_variances(variances))

@@ -39,7 +39,7 @@ def render_images(
     colours = None if colours is None else floating("colours", colours)
     hue = None if hue is None else floating("hue", hue)
     size = checks.less_than("size", checks.integer("size", size), 2**15)
-    _check(pixels, offsets, sizes, windows, flip, colours, hue, size)
+    check(pixels, offsets, sizes, windows, flip, colours, hue, size)
     checks.no_derivative("render_images", windows=windows, colours=colours, hue=hue)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
         _check_three(name, checks.reals(name, values, "3 numbers"), positive=name == "std")
@@ -75,7 +75,7 @@ def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) ->
     reach = torch.where(step > 1, step, 1.0) if antialias else torch.ones_like(step)
     begin = torch.where(low > 0, low.floor(), 0.0)
     end = torch.where(low < high, torch.where(high < length, high.ceil(), float(length)), 0.0)
-    centre = low + (torch.arange(size, device=low.device) + 0.5) * step  # [S]
+    centre = low + (torch.arange(size, dtype=low.dtype, device=low.device) + 0.5) * step  # [S]
     shown = (centre >= begin) & (centre < end)
     first = torch.where(shown, torch.maximum((centre - reach + 0.5).floor(), begin), 0.0)
     last = torch.where(shown, torch.minimum((centre + reach - 0.5).ceil(), end), 0.0)
@@ -96,13 +96,13 @@ def _image(pixels: Tensor, offset: int, height: int, width: int) -> Tensor:
 def _resized(image: Tensor, across: _Axis, down: _Axis) -> Tensor:
     rows = _blended(image.float(), across)  # [3, H, S]
     planes = _blended(rows.transpose(1, 2), down).transpose(1, 2)  # [3, S, S]
-    ones = torch.ones(max(image.shape), device=image.device)
+    ones = torch.ones(max(image.shape), dtype=torch.float32, device=image.device)
     return planes * (1.0 / (_blended(ones, across) * _blended(ones, down)[:, None]))
 
 
 def _blended(values: Tensor, axis: _Axis) -> Tensor:
     """Return the weighted sums `[..., S]` of `values [..., L]`, added in order of the pixels."""
-    total = torch.zeros(*values.shape[:-1], len(axis.pixels), device=values.device)
+    total = torch.zeros(*values.shape[:-1], len(axis.pixels), dtype=values.dtype, device=values.device)
     for t in range(axis.pixels.shape[1]):
         total = total + axis.weights[:, t] * values[..., axis.pixels[:, t]]
     return total
@@ -143,7 +143,7 @@ def _check_three(name: str, values: Sequence[float], *, positive: bool) -> None:
         checks.fail(f"{name} must be 3 numbers above 0, got {given}")
 
 
-def _check(
+def check(
     pixels: Tensor,
     offsets: Tensor,
     sizes: Tensor,
@@ -157,7 +157,7 @@ def _check(
     checks.dtype("images", pixels, torch.uint8)
     checks.boxes("windows", windows, "[B, 4]", 2)
     checks.same_device("windows", windows, "images", pixels)
-    batch = len(windows)
+    batch = windows.shape[0]
     for name, tensor, shape, dtype in (
         ("offsets", offsets, (batch,), torch.int64),
         ("sizes", sizes, (batch, 2), torch.int64),
@@ -175,7 +175,7 @@ def _check(
         checks.same_device(name, tensor, "images", pixels)
     checks.at_least_one("size", size)
     checks.label_range("sizes", sizes, 0, MOST_SIDE + 1)
-    if pixels.device.type == "cpu":
+    if checks.has_values(pixels):
         _check_places(len(pixels), offsets.tolist(), sizes.tolist())
 
 

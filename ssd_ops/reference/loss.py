@@ -51,7 +51,7 @@ def multibox_loss_parts(
         floating(name, value) for name, value in (("loc", loc), ("logits", logits), ("loc_targets", loc_targets))
     )
     checks.tensor("labels", labels)
-    _check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
+    check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
     dtype = compute_dtype(loc, logits, loc_targets)
     logits, loc, loc_targets = logits.to(dtype), loc.to(dtype), loc_targets.to(dtype)
     in_range = (labels >= -1) & (labels < logits.shape[2])
@@ -147,7 +147,7 @@ def grad_multibox_loss(
     return grad_loc.to(loc.dtype), grad_logits.to(logits.dtype)
 
 
-def _check(
+def check(
     loc: Tensor,
     logits: Tensor,
     loc_targets: Tensor,

@@ -45,7 +45,7 @@ def match_priors(
     priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     values = four_variances(variances)
-    _check(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
+    check(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
     dtype = compute_dtype(boxes, priors)
     boxes, priors = boxes.to(dtype), priors.to(dtype)
     if flags is None:
@@ -110,7 +110,7 @@ def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
-def _check(
+def check(
     boxes: Tensor,
     labels: Tensor,
     offsets: Tensor,
@@ -122,7 +122,7 @@ def _check(
     variances: Sequence[float],
 ) -> None:
     checks.boxes("gt_boxes", boxes, "[sum G, 4]", 2)
-    total = len(boxes)
+    total = boxes.shape[0]
     checks.shape("gt_labels", labels, f"[{total}]", labels.shape == (total,))
     checks.int64("gt_labels", labels)
     checks.same_device("gt_labels", labels, "gt_boxes", boxes)

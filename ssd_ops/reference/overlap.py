@@ -63,7 +63,7 @@ def as_corners(name: str, boxes: Tensor, fmt: str) -> Tensor:
     return torch.cat([place - size / 2, place + size / 2], dim=-1)
 
 
-def _checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+def checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     boxes1, boxes2 = floating("boxes1", boxes1), floating("boxes2", boxes2)
     for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
         checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
@@ -84,17 +84,17 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
         boxes1, boxes2 = (
             as_corners(name, floating(name, boxes), fmt) for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2))
         )
-    boxes1, boxes2 = _checked(boxes1, boxes2)
+    boxes1, boxes2 = checked(boxes1, boxes2)
     if out is not None:
         checks.tensor("out", out)
-        _check_out(out, boxes1, boxes2)
+        check_out(out, boxes1, boxes2)
         checks.apart("out", out, boxes1=given1, boxes2=given2)
         checks.writable("out", out, boxes1=given1, boxes2=given2)
     iou = ratio(*intersection_and_union(boxes1, boxes2))
     return iou if out is None else out.copy_(iou)
 
 
-def _check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
+def check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
     expected = [*boxes1.shape[:-1], boxes2.shape[-2]]
     checks.shape("out", out, str(expected), list(out.shape) == expected)
     if out.dtype != boxes1.dtype:
@@ -106,7 +106,7 @@ def _check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return IoU less the share of the enclosing box that neither covers; see `ssd_ops.generalized_box_iou`."""
-    boxes1, boxes2 = _checked(boxes1, boxes2)
+    boxes1, boxes2 = checked(boxes1, boxes2)
     inter, union = intersection_and_union(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
     enclosing = sides[..., 0] * sides[..., 1]
@@ -115,7 +115,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return IoU less the squared distance of the centres over the squared diagonal; see `ssd_ops.distance_box_iou`."""
-    boxes1, boxes2 = _checked(boxes1, boxes2)
+    boxes1, boxes2 = checked(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
     diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + eps
     centers1 = (boxes1[..., :2] + boxes1[..., 2:]) / 2
@@ -127,7 +127,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
     """Return distance IoU less a penalty for unlike aspect ratios; see `ssd_ops.complete_box_iou`."""
-    boxes1, boxes2 = _checked(boxes1, boxes2)
+    boxes1, boxes2 = checked(boxes1, boxes2)
     iou = ratio(*intersection_and_union(boxes1, boxes2))
     angle1 = _aspect_angle(boxes1)[..., :, None]
     angle2 = _aspect_angle(boxes2)[..., None, :]

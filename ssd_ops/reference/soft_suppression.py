@@ -91,10 +91,7 @@ def soft_nms_parts(
     """Return the detections, and of each the row of `boxes` that it came from, as `multiclass_nms_parts`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    checks.one_of("method", method, METHODS)
-    checks.positive("sigma", sigma)
-    checks.one_of("suppress_at", suppress_at, COMPARISONS)
-    checks.one_of("keep_at", keep_at, COMPARISONS)
+    check_decay(method, sigma, suppress_at, keep_at)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
@@ -114,6 +111,14 @@ def soft_nms_parts(
         return chosen, score[chosen]
 
     return each_class(boxes, scores, max_detections, one_class)
+
+
+def check_decay(method: str, sigma: float, suppress_at: str, keep_at: str) -> None:
+    """Refuse options of `soft_nms` that do not fit."""
+    checks.one_of("method", method, METHODS)
+    checks.positive("sigma", sigma)
+    checks.one_of("suppress_at", suppress_at, COMPARISONS)
+    checks.one_of("keep_at", keep_at, COMPARISONS)
 
 
 def decay(boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float, suppress_at: str) -> Tensor:

@@ -31,7 +31,7 @@ class Detections(NamedTuple):
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
     """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    _check_nms(boxes, scores, iou_threshold, suppress_at)
+    check_nms(boxes, scores, iou_threshold, suppress_at)
     boxes = boxes.to(compute_dtype(boxes))
     waiting = scores.sort(descending=True, stable=True).indices
     kept = []
@@ -48,10 +48,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.int64)
-    _check_nms(boxes, scores, iou_threshold, suppress_at)
-    checks.shape("idxs", idxs, f"[{len(boxes)}]", idxs.shape == (len(boxes),))
-    checks.int64("idxs", idxs)
-    checks.same_device("idxs", idxs, "boxes", boxes)
+    check_nms(boxes, scores, iou_threshold, suppress_at)
+    check_idxs(idxs, boxes)
     keep = torch.zeros_like(idxs, dtype=torch.bool)
     for label in idxs.unique():
         members = (idxs == label).nonzero()[:, 0]
@@ -97,9 +95,7 @@ def multiclass_nms_parts(
     """Return the detections, and of each the row of `boxes` that it came from: int64 `[B, D]`, 0 behind the last."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    checks.at_least_one("candidates_per_class", candidates_per_class)
-    checks.one_of("suppress_at", suppress_at, COMPARISONS)
-    checks.not_negative("min_size", min_size)
+    check_candidates(candidates_per_class, suppress_at, min_size)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
@@ -151,18 +147,43 @@ def each_class(  # type: ignore[no-untyped-def]
     return result, rows
 
 
-def _check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> None:
+def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> None:
+    """Refuse what `nms` cannot take."""
     checks.boxes("boxes", boxes, "[N, 4]", 2)
-    checks.shape("scores", scores, f"[{len(boxes)}]", scores.shape == (len(boxes),))
+    checks.as_many("scores", scores, boxes.shape[0])
     checks.floating("scores", scores)
     checks.same_device("scores", scores, "boxes", boxes)
     checks.number("iou_threshold", iou_threshold)
     checks.one_of("suppress_at", suppress_at, COMPARISONS)
 
 
+def check_idxs(idxs: Tensor, boxes: Tensor) -> None:
+    """Refuse class numbers that are not one int64 for each box."""
+    checks.as_many("idxs", idxs, boxes.shape[0])
+    checks.int64("idxs", idxs)
+    checks.same_device("idxs", idxs, "boxes", boxes)
+
+
+def check_candidates(candidates_per_class: int, suppress_at: str, min_size: float) -> None:
+    """Refuse options of `multiclass_nms` and `detect` that do not fit."""
+    checks.at_least_one("candidates_per_class", candidates_per_class)
+    checks.one_of("suppress_at", suppress_at, COMPARISONS)
+    checks.not_negative("min_size", min_size)
+
+
+def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
+    """Refuse the options that come with scores where they do not fit."""
+    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+        checks.number(name, value)
+        if math.isinf(value):
+            checks.fail(f"{name} must be finite, got {value:g}")
+    checks.at_least_one("max_detections", checks.less_than("max_detections", max_detections, 2**31))
+
+
 def check_scored(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
 ) -> None:
+    """Refuse boxes, scores and options of the padded forms of NMS that do not fit."""
     checks.shape("scores", scores, "[B, N, C]", scores.dim() == 3)
     checks.floating("scores", scores)
     batch, count, classes = scores.shape
@@ -171,8 +192,4 @@ def check_scored(
     checks.shape("boxes", boxes, expected, tuple(boxes.shape) in (shared, separate))
     checks.floating("boxes", boxes)
     checks.same_device("scores", scores, "boxes", boxes)
-    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-        checks.number(name, value)
-        if math.isinf(value):
-            checks.fail(f"{name} must be finite, got {value:g}")
-    checks.at_least_one("max_detections", checks.less_than("max_detections", max_detections, 2**31))
+    check_thresholds(score_threshold, iou_threshold, max_detections)

@@ -1,0 +1,56 @@
+"""What an export to ONNX holds in place of an op: the reference's own steps, and ONNX's NonMaxSuppression."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks, reference
+
+PLAIN = (
+    "box_iou",
+    "generalized_box_iou",
+    "distance_box_iou",
+    "complete_box_iou",
+    "encode_boxes",
+    "decode_boxes",
+)
+
+
+def call(name: str, *args: Any) -> Any:
+    """Return the results of an op by functions that ONNX has."""
+    if name in PLAIN:
+        return getattr(reference, name)(*args)
+    if name == "nms":
+        return _nms(*args)
+    if name == "batched_nms":
+        boxes, scores, idxs, *options = args
+        return _nms(_apart(boxes, idxs), scores, *options)
+    checks.fail(f"ssd_ops.{name} has no form in ONNX: export what leads to it, or use torch.export.save")
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+    """Return the kept indices; both exporters of torch know torchvision's op."""
+    checks.one_of("suppress_at", suppress_at, (">",))  # ONNX has no other
+    _import_torchvision()
+    return torch.ops.torchvision.nms(boxes, scores, iou_threshold)  # type: ignore[no-any-return]
+
+
+def _import_torchvision() -> None:
+    """Import torchvision, which calls an op of its own when it is imported, outside of the trace."""
+    tracing: Any = torch._C
+    state = tracing._get_tracing_state()
+    tracing._set_tracing_state(None)
+    try:
+        importlib.import_module("torchvision")
+    finally:
+        tracing._set_tracing_state(state)
+
+
+def _apart(boxes: Tensor, idxs: Tensor) -> Tensor:
+    """Return boxes moved so far apart by class that those of different classes never overlap."""
+    low, high = boxes.min(), boxes.max()
+    return boxes - low + (idxs.to(boxes.dtype) * (high - low + 1))[:, None]
