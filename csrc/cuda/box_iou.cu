@@ -4,12 +4,11 @@
 // stand a block apart, so that a warp's stores are contiguous. The matrix is written once and nothing else is moved.
 #include "cuda/box_iou.h"
 #include "cuda/load.cuh"
-#include "cuda/overlap.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 128, kRows = 32;
+constexpr int kThreads = 128, kRows = 8;  // more blocks than a GPU holds at once even of a few million pairs
 
 // What a thread stores at once.
 template <typename T>
@@ -25,10 +24,7 @@ __device__ __forceinline__ T measure(IouMetric metric, const Box<T>& a, const Bo
     case IouMetric::generalized: return generalized_iou(a, b, area_a, area_b);
     case IouMetric::distance: return distance_iou(a, b, area_a, area_b);
     case IouMetric::complete: return complete_iou(a, b, area_a, area_b, angle_a, angle_b);
-    default: {
-      const T inter = intersection(a, b);
-      return iou_if_any(inter, area_a + area_b - inter);
-    }
+    default: return iou(a, b, area_a, area_b);
   }
 }
 
@@ -71,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
       for (int k = 0; k < kColumns; ++k)
         found.values[k] = measure(metric, a, b[k], area_a, area_b[k], angle_a, angle_b[k]);
       if constexpr (side_by_side) {
-        *reinterpret_cast<Pack<T>*>(target) = found;
+        __stcs(reinterpret_cast<float4*>(target), *reinterpret_cast<const float4*>(&found));  // nobody reads it soon
       } else {
 #pragma unroll
         for (int k = 0; k < kColumns; ++k)

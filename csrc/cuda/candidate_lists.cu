@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kListBytes = size_t(256) << 20;
 
 __global__ void clear_kernel(CandidateLists lists, int64_t classes) {
+  await_previous();
   const int64_t thread = global_thread(), threads = global_threads();
   if (thread == 0) lists.again[lists.images] = 0;
   for (int64_t i = thread; i < lists.images; i += threads) {

@@ -1,8 +1,8 @@
-// Plan: in collect_logits_kernel a warp takes kRows priors at once, a lane every 32nd class, and has all of their
-// logits on the way before it waits for the first. A prior is done where no class leads the background far enough for
-// the threshold; else the warp reads its logits again (they are in the cache), takes the softmax and appends the scores
-// that count to the candidates of the image. select_kernel (select.cu) does the rest, a block for each image, and
-// decodes only the boxes it looks at.
+// Plan: in collect_logits_kernel a group of lanes takes kRows priors at once, a lane every kGroup-th class, and a warp
+// has all of their logits on the way before it waits for the first. A prior is done where no class leads the background
+// far enough for the threshold. The warp reads the logits of the others again (they are in the cache), a lane every
+// 32nd class, takes the softmax and appends the scores that count to the candidates of the image. select_kernel
+// (select.cu) does the rest, a block for each image, and decodes only the boxes it looks at.
 #include <limits>
 
 #include "cuda/append.cuh"
@@ -14,8 +14,21 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kRows = 4;
 
+// Priors that a warp takes at once.
+template <int kGroup>
+__host__ __device__ constexpr int rows_of_warp() {
+  return kWarpSize / kGroup * kRows;
+}
+
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float rough_exponential(float x) {
+#ifdef SSD_OPS_EMULATED
+  return expf(x);
+#else
+  return __expf(x);
+#endif
+}
 __device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
 __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 
@@ -60,14 +73,81 @@ struct Row {
   }
 };
 
-// Whether a class of the prior may count; the same for all lanes. With a NaN among the logits either answer is right.
-template <int kEach, typename In, typename T>
-__device__ __forceinline__ bool may_count(const Row<kEach, In>& row, const Wanted<T>& wanted) {
-  T highest = row.label(0) > 0 ? row[0] : -T(INFINITY);
+// Whether no class of a prior can have a score of `floor`, as none is above 1 over the sum of exponentials; the lanes
+// of a group have its logits. An estimate with a margin: never where it is close, nor with a NaN among the logits.
+template <int kGroup, int kEach>
+__device__ __forceinline__ bool surely_below(const float (&x)[kEach], float floor) {
+  float top = x[0], sum = 0;
 #pragma unroll
-  for (int k = 1; k < row.steps(); ++k) highest = greater(row[k], highest);
-  const T background = __shfl_sync(kFullMask, row[0], 0);
-  return __any_sync(kFullMask, highest > wanted.limit(background)) != 0;
+  for (int k = 1; k < kEach; ++k) top = greater(x[k], top);
+#pragma unroll
+  for (int step = kGroup / 2; step > 0; step /= 2) top = greater(__shfl_xor_sync(kFullMask, top, step), top);
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) sum += rough_exponential(x[k] - top);
+#pragma unroll
+  for (int step = kGroup / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullMask, sum, step);
+  return sum * floor > 1.01f;
+}
+
+// Which of `count` priors, 32 / kGroup * kRows at most, have a class that may count: a bit for each, the same for all
+// lanes. Group g has the priors from g * kRows on. With a NaN among the logits either answer is right.
+template <int kGroup, int kEach, typename In, typename T>
+__device__ __forceinline__ unsigned may_count(const In* logits, int count, int classes, const Wanted<T>& wanted,
+                                              const CandidateLists& lists, int64_t slot) {
+  constexpr int kGroups = kWarpSize / kGroup;
+  const int lane = threadIdx.x % kGroup, group = threadIdx.x % kWarpSize / kGroup;
+  T x[kRows][kEach];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int prior = group * kRows + r;
+    const In* row = logits + static_cast<int64_t>(prior < count ? prior : 0) * classes + lane;
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
+  }
+  unsigned lanes[kRows], any = 0;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const T background = __shfl_sync(kFullMask, x[r][0], 0, kGroup);
+    T highest = lane > 0 ? x[r][0] : -T(INFINITY);
+#pragma unroll
+    for (int k = 1; k < kEach; ++k) highest = greater(x[r][k], highest);
+    lanes[r] = __ballot_sync(kFullMask, highest > wanted.limit(background) && group * kRows + r < count);
+    any |= lanes[r];
+  }
+  if (any == 0) return 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const T floor = raised_floor(lists, slot, wanted.floor);
+    if (floor > wanted.floor) {  // mostly far above: the scores that count are the best of many
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) lanes[r] &= __ballot_sync(kFullMask, !surely_below<kGroup>(x[r], floor));
+    }
+  }
+  unsigned counting = 0;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const unsigned of_group = lanes[r] >> (g * kGroup) & (kFullMask >> (kWarpSize - kGroup));
+      counting |= (of_group != 0 ? 1u : 0u) << (g * kRows + r);
+    }
+  }
+  return counting;
+}
+
+// Likewise of priors with any number of classes, up to kRows.
+template <typename In, typename T>
+__device__ __forceinline__ unsigned long_rows_may_count(const In* logits, int count, int classes,
+                                                        const Wanted<T>& wanted) {
+  unsigned counting = 0;
+  for (int r = 0; r < count; ++r) {
+    const In* row = logits + static_cast<int64_t>(r) * classes;
+    T highest = -T(INFINITY);
+#pragma unroll 4
+    for (int c = 1 + static_cast<int>(threadIdx.x) % kWarpSize; c < classes; c += kWarpSize)
+      highest = greater(static_cast<T>(widen(row[c])), highest);
+    counting |= (__any_sync(kFullMask, highest > wanted.limit(widen(row[0]))) != 0 ? 1u : 0u) << r;
+  }
+  return counting;
 }
 
 // The lowest class with the highest logit, for all lanes.
@@ -124,37 +204,43 @@ __device__ __forceinline__ void append_scores(const Row<kEach, In>& row, const W
   }
 }
 
-template <int kEach, typename In, typename T>
+// kGroup lanes with kEach classes each hold the logits of a prior; kEach = 0: rows of any length.
+template <int kGroup, int kEach, typename In, typename T>
 __global__ void __launch_bounds__(kThreads, 2)
     collect_logits_kernel(const In* logits, CandidateLists lists, int64_t rows, int classes, Wanted<T> wanted) {
+  constexpr int kOfWarp = rows_of_warp<kGroup>();
+  await_previous();
   if (lists.second && lists.again[lists.images] == 0) return;
   for (int64_t slot = blockIdx.x; slot < lists.images; slot += gridDim.x) {
     if (lists.second && lists.again[slot] == 0) continue;
-    int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kRows;
-    for (; first < rows; first += static_cast<int64_t>(gridDim.y) * kWarps * kRows) {
+    int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kOfWarp;
+    for (; first < rows; first += static_cast<int64_t>(gridDim.y) * kWarps * kOfWarp) {
       const In* from = logits + ((lists.first + slot) * rows + first) * classes;
-      const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
-      Row<kEach, In> row[kRows];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) row[r].load(from + static_cast<int64_t>(r < count ? r : 0) * classes, classes);
-      unsigned counting = wanted.floor > T(0) ? 0 : ~0u;
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) counting |= (may_count(row[r], wanted) ? 1u : 0u) << r;
-      for (counting &= (1u << count) - 1; counting != 0; counting &= counting - 1) {
+      const int count = static_cast<int>(rows - first < kOfWarp ? rows - first : kOfWarp);
+      unsigned counting = kFullMask >> (kWarpSize - count);
+      if (wanted.floor > T(0)) {
+        if constexpr (kEach > 0) {
+          counting = may_count<kGroup, kEach>(from, count, classes, wanted, lists, slot);
+        } else {
+          counting = long_rows_may_count(from, count, classes, wanted);
+        }
+      }
+      for (; counting != 0; counting &= counting - 1) {
         const int r = __ffs(static_cast<int>(counting)) - 1;
-        row[0].load(from + static_cast<int64_t>(r) * classes, classes);
-        append_scores(row[0], wanted, lists, slot, static_cast<unsigned>(rows), static_cast<unsigned>(first + r));
+        Row<kEach == 0 ? 0 : (kGroup * kEach + kWarpSize - 1) / kWarpSize, In> row;
+        row.load(from + static_cast<int64_t>(r) * classes, classes);
+        append_scores(row, wanted, lists, slot, static_cast<unsigned>(rows), static_cast<unsigned>(first + r));
       }
     }
   }
 }
 
-template <int kEach, typename In, typename T>
+template <int kGroup, int kEach, typename In, typename T>
 cudaError_t launch_collect(const cpu::SelectTask<T>& task, const CandidateLists& lists, const Wanted<T>& wanted,
                            cudaStream_t stream) {
-  return launch(collect_logits_kernel<kEach, In, T>, collect_grid(lists, ceil_div(task.rows, kWarps * kRows)), kThreads,
-                0, stream, static_cast<const In*>(task.scores), lists, task.rows, static_cast<int>(task.classes),
-                wanted);
+  const dim3 grid = collect_grid(lists, ceil_div(task.rows, kWarps * rows_of_warp<kGroup>()));
+  return launch_next(collect_logits_kernel<kGroup, kEach, In, T>, grid, kThreads, 0, stream,
+                     static_cast<const In*>(task.scores), lists, task.rows, static_cast<int>(task.classes), wanted);
 }
 
 // See cpu/detect.cpp.
@@ -177,10 +263,11 @@ int launch_detect(const cpu::SelectTask<T>& task, const BoxSource<T>& source, bo
     return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        if (task.classes <= 32) return launch_collect<1, In>(task, group, wanted, stream);
-        if (task.classes <= 96) return launch_collect<3, In>(task, group, wanted, stream);
-        if (task.classes <= 256) return launch_collect<8, In>(task, group, wanted, stream);
-        return launch_collect<0, In>(task, group, wanted, stream);
+        if (task.classes <= 8) return launch_collect<4, 2, In>(task, group, wanted, stream);
+        if (task.classes <= 24) return launch_collect<8, 3, In>(task, group, wanted, stream);
+        if (task.classes <= 96) return launch_collect<16, 6, In>(task, group, wanted, stream);
+        if (task.classes <= 256) return launch_collect<32, 8, In>(task, group, wanted, stream);
+        return launch_collect<32, 0, In>(task, group, wanted, stream);
       } else {
         return cudaErrorInvalidValue;
       }

@@ -62,15 +62,50 @@ __device__ inline T* dynamic_shared() {
 #endif
 }
 
+// Value of one attribute of the current device.
+inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
+  int device = 0;
+  const cudaError_t status = cudaGetDevice(&device);
+  return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+}
+
+// Whether the current device runs the kernels as code for sm_90 or later, which has dependent launches: the one
+// place that asks. A device runs code of its own major architecture where the build has any.
+inline bool runs_code_of_sm_90() {
+#if defined(SSD_OPS_EMULATED) || !defined(__CUDA_ARCH_LIST__)
+  return false;
+#else
+  constexpr int kBuilt[] = {__CUDA_ARCH_LIST__};
+  int major = 0;
+  if (device_attribute(cudaDevAttrComputeCapabilityMajor, &major) != cudaSuccess || major < 9) return false;
+  for (const int architecture : kBuilt)
+    if (architecture / 100 == major) return true;
+  return false;
+#endif
+}
+
+// The first statement of a kernel of several: waits for what the kernel before it on the stream writes, where
+// launch_next() has let this one begin earlier, and lets the next one begin.
+__device__ __forceinline__ void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Whether a kernel may begin before the one before it on the stream has ended, see await_previous().
+enum class Begin { after_previous, early };
+
 // Starts `kernel` on `stream` and returns the status of the launch; it does not wait. A grid without a block is no
 // error: nothing is launched. More dynamic shared memory than every device grants unasked is asked for first; the 48 KB
 // that need no asking include the kernel's static shared memory, so the request is made from 32 KB on.
 template <typename... Params, typename... Args>
-cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes, cudaStream_t stream,
-                   Args&&... args) {
-  static_assert(sizeof...(Params) == sizeof...(Args), "launch() must be given one argument for each kernel parameter");
+cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
+                      cudaStream_t stream, Args&&... args) {
+  static_assert(sizeof...(Params) == sizeof...(Args), "a launch must be given one argument for each kernel parameter");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
 #ifdef SSD_OPS_EMULATED
+  static_cast<void>(begin);
   return emu::launch<Params...>(kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
 #else
   if (dynamic_shared_bytes > kPlainSharedBytes) {
@@ -78,22 +113,39 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dyna
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(dynamic_shared_bytes));
     if (status != cudaSuccess) {
-      cudaGetLastError();  // taken out, or a later check of another launch would find it
+      cudaGetLastError();  // taken out, see below
       return status;
     }
   }
-  // clang-format off
-  kernel<<<grid, block, dynamic_shared_bytes, stream>>>(std::forward<Args>(args)...);
-  // clang-format on
-  return cudaGetLastError();
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = dynamic_shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = begin == Begin::early && runs_code_of_sm_90() ? 1 : 0;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...);
+  if (status != cudaSuccess) cudaGetLastError();  // taken out, or a later check of another launch would find it
+  return status;
 #endif
 }
 
-// Value of one attribute of the current device.
-inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
-  int device = 0;
-  const cudaError_t status = cudaGetDevice(&device);
-  return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
+// A kernel that follows whatever the stream holds.
+template <typename... Params, typename... Args>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes, cudaStream_t stream,
+                   Args&&... args) {
+  return launch_as(Begin::after_previous, kernel, grid, block, dynamic_shared_bytes, stream,
+                   std::forward<Args>(args)...);
+}
+
+// A kernel that follows another one of ours: its blocks may be placed while the last ones of that still run.
+template <typename... Params, typename... Args>
+cudaError_t launch_next(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
+                        cudaStream_t stream, Args&&... args) {
+  return launch_as(Begin::early, kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
 }
 
 // Bytes of shared memory (static and dynamic together) that one block may have on the current device.

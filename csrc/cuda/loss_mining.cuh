@@ -20,21 +20,25 @@ struct Digit {
   bool every_tie;  // all that have this digit are taken
 };
 
-// `counts` [kBins] in shared memory; `wanted` is above 0 and no more than all. All threads of the block call this.
-__device__ Digit find_digit(const unsigned* counts, int64_t wanted) {
+// The higher of a thread's two bins: thread 0 has the two highest of all.
+__device__ inline int upper_bin() { return kBins - 1 - 2 * static_cast<int>(threadIdx.x); }
+
+// `upper` and `lower` are the counts of upper_bin() and of the bin below; `wanted` is above 0 and no more than all. All
+// threads of the block call this.
+__device__ Digit find_digit(int64_t upper, int64_t lower, int64_t wanted) {
   __shared__ int64_t partial[kMineThreads / kWarpSize], found_left;
   __shared__ int found;
-  const int top_bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x);  // this thread's bins, and the one below
-  const int64_t upper = counts[top_bin], both = upper + counts[top_bin - 1];
-  const int64_t before = block_sum_before(both, partial);
-  if (before < wanted && wanted <= before + both) {
+  __shared__ bool found_all;
+  const int64_t before = block_sum_before(upper + lower, partial);
+  if (before < wanted && wanted <= before + upper + lower) {
     const bool in_upper = wanted <= before + upper;
-    found = in_upper ? top_bin : top_bin - 1;
+    found = in_upper ? upper_bin() : upper_bin() - 1;
     found_left = wanted - before - (in_upper ? 0 : upper);
+    found_all = found_left == (in_upper ? upper : lower);
   }
   __syncthreads();
-  const Digit digit{found, found_left, counts[found] == found_left};
-  __syncthreads();  // counts and what was found have been read
+  const Digit digit{found, found_left, found_all};
+  __syncthreads();  // they may be written again
   return digit;
 }
 

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   using Key = typename MiningKey<T>::type;
   constexpr int kBits = 8 * sizeof(Key);
   __shared__ unsigned counts[kBins];
+  await_previous();
   const int64_t parts = ceil_div(task.priors, kPart), image = blockIdx.x / parts;
   ImageMining& state = scratch.mining[image];
   if (!place.first && state.left == 0) return;  // nothing is wanted
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
                                      : state.left;
   __syncthreads();
   if (wanted == 0) return;  // left is 0
-  const Digit digit = find_digit(counts, wanted);
+  const Digit digit = find_digit(counts[upper_bin()], counts[upper_bin() - 1], wanted);
   if (threadIdx.x != 0) return;
   state.prefix = static_cast<uint64_t>(prefix) << place.width | static_cast<uint64_t>(digit.value);
   state.left = digit.left;
@@ -90,6 +91,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
     weigh_kernel(LossTask task, Division division, LossScratch scratch, int last_width, T* loc_loss, T* cls_loss) {
   using Key = typename MiningKey<T>::type;
   __shared__ int64_t partial[kMineThreads / kWarpSize];
+  await_previous();
   const int64_t parts = ceil_div(task.priors, kPart), image = blockIdx.x / parts, part = blockIdx.x % parts;
   const ImageMining& state = scratch.mining[image];
   const int64_t start = part * kPart, count = task.priors - start < kPart ? task.priors - start : kPart;
@@ -123,11 +125,12 @@ cudaError_t launch_parts(const LossTask& task, const Mining& mining, const Divis
     width = low < kMiningDigit ? low : kMiningDigit;
     const bool first = low == kBits;
     low -= width;
-    status = launch(digit_kernel<T>, blocks, kMineThreads, 0, stream, task, mining, scratch,
-                    DigitPlace{low, width, first, low == 0});
+    status = launch_next(digit_kernel<T>, blocks, kMineThreads, 0, stream, task, mining, scratch,
+                         DigitPlace{low, width, first, low == 0});
   }
   if (status != cudaSuccess) return status;
-  return launch(weigh_kernel<T>, blocks, kMineThreads, 0, stream, task, division, scratch, width, loc_loss, cls_loss);
+  return launch_next(weigh_kernel<T>, blocks, kMineThreads, 0, stream, task, division, scratch, width, loc_loss,
+                     cls_loss);
 }
 
 }  // namespace

@@ -115,6 +115,7 @@ __device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t row
 template <int kGroup, int kEach, typename In>
 __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossTask task, LossScratch scratch) {
   using T = compute_t<In>;
+  await_previous();
   const int64_t rows = task.images * task.priors, classes = task.classes;
   // Groups beyond the last row read it too, as they take part in the shuffles, but write nothing.
   const int64_t first = global_thread() / kGroup * kRows, start = first < rows ? first : rows - 1;

@@ -1,4 +1,4 @@
-// Two launches for the whole batch, whatever its objects.
+// Three launches for the whole batch, whatever its objects; two where objects claim nothing.
 //
 // prepare_kernel: a warp per tile of 32 priors finds the box around them; a warp per image finds its objects in the
 // offsets; threads clear the scratch.
@@ -8,8 +8,10 @@
 // packed, in order, into shared memory, and a warp skips those that do not touch the box around its own 32 priors. For
 // each object the warps leave their best prior in shared memory and the block passes it on with one atomic maximum of
 // IoU bits << 32 | ~prior: the highest IoU, the lowest prior of equals, in whatever order blocks come. Results by
-// threshold are written, and the last block of an image settles the claims of its objects (match_claims.cuh). Doubles
-// do not fit such a key: for them the claims look for the best priors themselves.
+// threshold are written.
+//
+// claims_kernel: a block is an image and settles the claims of its objects (match_claims.cuh). Doubles do not fit such
+// a key: for them the claims look for the best priors themselves.
 #include "cuda/load.cuh"
 #include "cuda/match_claims.cuh"
 #include "cuda/match_priors.h"
@@ -64,11 +66,11 @@ __device__ void find_bound(const CudaMatchTask<T>& task, int64_t b) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchTask<T> task) {
+  await_previous();
   const int64_t warp = global_thread() / kWarpSize, warps = global_threads() / kWarpSize;
   for (int64_t tile = warp; tile < ceil_div(task.count, kWarpTile); tile += warps) find_tile_box(task, tile);
   for (int64_t b = warp; b <= task.batch; b += warps) find_bound(task, b);
   for (int64_t i = global_thread(); i < task.objects; i += global_threads()) task.best()[i] = 0;
-  for (int64_t b = global_thread(); b < task.batch; b += global_threads()) task.blocks_done()[b] = 0;
 }
 
 // The objects of one chunk that touch the block's priors, in order.
@@ -201,31 +203,25 @@ __device__ void write(const CudaMatchTask<T>& task, int64_t image, int64_t prior
   task.loc_targets[at] = target;
 }
 
-// Whether this block is the last of `blocks` to come here for the image; then it sees what the others have written.
-template <typename T>
-__device__ bool is_last_block(const CudaMatchTask<T>& task, int64_t image, int64_t blocks) {
-  __threadfence();
-  __syncthreads();
-  int last = 0;
-  if (threadIdx.x == 0) {
-    auto* done = reinterpret_cast<unsigned long long*>(task.blocks_done() + image);
-    last = atomicAdd(done, 1ull) + 1 == static_cast<unsigned long long>(blocks) ? 1 : 0;
-    __threadfence();
-  }
-  return __syncthreads_or(last) != 0;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     match_kernel(CudaMatchTask<T> task, int64_t blocks_per_image, bool keyed) {
   __shared__ Near<T> near;
+  await_previous();
   for (int64_t item = blockIdx.x; item < task.batch * blocks_per_image; item += gridDim.x) {
     const int64_t image = item / blocks_per_image, prior = item % blocks_per_image * kThreads + threadIdx.x;
     const int64_t begin = task.bounds()[image], end = task.bounds()[image + 1];
     const Found<T> found = match_prior(task, near, prior, begin, end, keyed);
     if (prior < task.count) write(task, image, prior, begin, found);
-    if (begin == end || task.rule == ClaimRule::none) continue;
-    if (is_last_block(task, image, blocks_per_image)) CudaClaims<T>{task, image, begin, end - begin}.run(keyed);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kClaimThreads<T>, 1) claims_kernel(CudaMatchTask<T> task, bool keyed) {
+  await_previous();
+  for (int64_t image = blockIdx.x; image < task.batch; image += gridDim.x) {
+    const int64_t begin = task.bounds()[image], end = task.bounds()[image + 1];
+    if (begin < end) CudaClaims<T>{task, image, begin, end - begin}.run(keyed);
   }
 }
 
@@ -233,11 +229,13 @@ template <typename T>
 int launch_both(const CudaMatchTask<T>& task, cudaStream_t stream) {
   const int64_t warps = ceil_div(task.count, kWarpTile) + task.batch + 1;
   const int64_t threads = warps * kWarpSize > task.objects ? warps * kWarpSize : task.objects;
-  const cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
+  cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
   if (status != cudaSuccess) return status;
   const int64_t blocks = ceil_div(task.count, kThreads);
   const bool keyed = sizeof(T) == sizeof(float) && task.rule != ClaimRule::none && task.count < (int64_t{1} << 32);
-  return launch(match_kernel<T>, grid_blocks(task.batch * blocks, 1), kThreads, 0, stream, task, blocks, keyed);
+  status = launch_next(match_kernel<T>, grid_blocks(task.batch * blocks, 1), kThreads, 0, stream, task, blocks, keyed);
+  if (status != cudaSuccess || task.rule == ClaimRule::none || task.objects == 0) return status;
+  return launch_next(claims_kernel<T>, grid_blocks(task.batch, 1), kClaimThreads<T>, 0, stream, task, keyed);
 }
 
 }  // namespace

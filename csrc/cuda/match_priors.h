@@ -29,7 +29,7 @@ struct CudaMatchTask {
   ClaimRule rule;
   Variances<T> variances;
   Box<T>* tile_boxes;   // [ceil(P / kWarpTile)]: scratch, the box around the priors of a tile
-  long long* scratch;   // [sum G + 2 B + 1]; long long, as atomics want it
+  long long* scratch;   // [sum G + B + 1]; long long, as atomics want it
   int64_t* labels;      // [B, P]
   long long* gt_index;  // [B, P]
   Box<T>* loc_targets;  // [B, P]
@@ -37,8 +37,7 @@ struct CudaMatchTask {
   // For each object its best prior so far: IoU bits << 32 | ~prior, 0 none; then the prior that it holds, see
   // match_claims.cuh.
   SSD_OPS_HD long long* best() const { return scratch; }
-  SSD_OPS_HD long long* bounds() const { return scratch + objects; }                   // [B + 1]: the offsets made safe
-  SSD_OPS_HD long long* blocks_done() const { return scratch + objects + batch + 1; }  // [B]
+  SSD_OPS_HD long long* bounds() const { return scratch + objects; }  // [B + 1]: the offsets made safe
   SSD_OPS_HD bool ignored(int64_t object) const { return ignore != nullptr && ignore[object]; }
 };
 

@@ -1,8 +1,8 @@
 // Plan, two launches: rows_kernel (loss_rows.cuh) leaves lse and the cross entropies; then in mine_kernel a block is an
-// image. It selects the hardest negatives digit by digit with a histogram in shared memory, where the keys are staged
-// too, writes the weights over the cross entropies and sums the losses of the image; the last block to finish adds up
-// the images. Where there are too many priors for that, several blocks mine an image in more launches (loss_parts.cuh).
-// No order of threads or blocks shows in a result.
+// image. It stages the keys in shared memory, kAhead of them on their way to a thread, counts their first digits as
+// they come, and selects the hardest negatives digit by digit. It writes the weights over the cross entropies and sums
+// the losses of the image; the last block to finish adds up the images. Where there are too many priors for that,
+// several blocks mine an image in more launches (loss_parts.cuh). No order of threads or blocks shows in a result.
 #include "cuda/loss_parts.cuh"
 #include "cuda/loss_rows.cuh"
 #include "cuda/multibox_loss.h"
@@ -10,57 +10,103 @@
 namespace ssd_ops {
 namespace {
 
-// The cut that takes `wanted` keys, at least 1; so many are above 0. All threads of the block call this.
-template <typename Key>
-__device__ MiningCut<Key> select_highest(const Key* keys, int64_t priors, int64_t wanted, bool* every_tie) {
+// What a block counts of its image, and the digits of its keys: of this step of the selection and of the next.
+struct Counts {
+  unsigned of_digit[2][kBins];
+  unsigned positives, background;
+};
+
+// Stages the keys of the block, and counts their first digits.
+template <typename T, typename Key>
+__device__ void stage_keys(const LossTask& task, int64_t first, int count, Key* keys, Counts& counts) {
+  constexpr int kAhead = 3, kLow = 8 * sizeof(Key) - kMiningDigit;
+  const int64_t* labels = task.labels + first;
+  const T* cross_entropy = static_cast<const T*>(task.weight) + first;
+  for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts.of_digit[0][b] = counts.of_digit[1][b] = 0;
+  if (threadIdx.x == 0) counts.positives = counts.background = 0;
+  __syncthreads();
+  int positives = 0, background = 0;
+#pragma unroll 1
+  for (int from = threadIdx.x; from < count; from += kAhead * kMineThreads) {
+    int64_t label[kAhead];
+    T entropy[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int p = from + k * kMineThreads;
+      label[k] = p < count ? labels[p] : -1;
+      entropy[k] = p < count ? cross_entropy[p] : T(0);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int p = from + k * kMineThreads;
+      if (p >= count) break;
+      positives += label[k] > 0;
+      background += label[k] == 0;
+      keys[p] = mining_key(entropy[k], label[k]);
+      if (label[k] == 0) atomicAdd(&counts.of_digit[0][static_cast<int>(keys[p] >> kLow)], 1u);
+    }
+  }
+  positives = warp_sum(positives);
+  background = warp_sum(background);
+  if (threadIdx.x % kWarpSize != 0) return;
+  if (positives > 0) atomicAdd(&counts.positives, static_cast<unsigned>(positives));
+  if (background > 0) atomicAdd(&counts.background, static_cast<unsigned>(background));
+}
+
+// The cut that takes `wanted` keys, at least 1; so many are above 0. The first digits are counted. All threads of the
+// block call this.
+template <typename T, typename Key>
+__device__ Chosen<T> select_highest(const Key* keys, int count, int64_t wanted, Counts& counts) {
   constexpr int kBits = 8 * sizeof(Key);
-  __shared__ unsigned counts[kBins];
-  Key prefix = 0;
-  for (int low = kBits; low > 0;) {
+  Chosen<T> chosen{};
+  Digit digit{};
+  int now = 0;
+  for (int low = kBits; low > 0; now ^= 1) {
     const int width = low < kMiningDigit ? low : kMiningDigit, above = low;
     low -= width;
-    for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts[b] = 0;
-    __syncthreads();
+    if (above != kBits) {
 #pragma unroll 4
-    for (int64_t p = threadIdx.x; p < priors; p += kMineThreads) {
-      const Key key = keys[p];
-      const bool candidate = above == kBits || key >> (above % kBits) == prefix;
-      if (candidate) atomicAdd(&counts[static_cast<int>(key >> low & ((Key(1) << width) - 1))], 1u);
+      for (int p = threadIdx.x; p < count; p += kMineThreads) {
+        const Key key = keys[p];
+        if (key >> (above % kBits) == chosen.cut.key)
+          atomicAdd(&counts.of_digit[now][static_cast<int>(key >> low & ((Key(1) << width) - 1))], 1u);
+      }
+      __syncthreads();
     }
-    __syncthreads();
-    const Digit digit = find_digit(counts, wanted);
+    const unsigned* highest = counts.of_digit[now] + upper_bin();
+    digit = find_digit(highest[0], highest[-1], wanted);
     wanted = digit.left;
-    prefix = prefix << width | static_cast<Key>(digit.value);
-    *every_tie = digit.every_tie;
+    chosen.cut.key = chosen.cut.key << width | static_cast<Key>(digit.value);
+    for (int b = threadIdx.x; b < kBins; b += kMineThreads)
+      counts.of_digit[now][b] = 0;  // for the digit after the next
   }
-  return {prefix, wanted};
+  chosen.cut.ties = wanted;
+  chosen.every_tie = digit.every_tie;
+  return chosen;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMineThreads)
+__global__ void __launch_bounds__(kMineThreads, 1)
     mine_kernel(LossTask task, Mining mining, Division division, LossScratch scratch, T* loc_loss, T* cls_loss) {
   using Key = typename MiningKey<T>::type;
-  __shared__ int64_t partial[kMineThreads / kWarpSize];
+  __shared__ Counts counts;
+  await_previous();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * task.priors;
-  const int64_t* labels = task.labels + first;
-  const T* cross_entropy = static_cast<const T*>(task.weight) + first;
+  const int count = static_cast<int>(task.priors);
   Key* keys = dynamic_shared<Key>();
-
-  int64_t positives = 0, background = 0;
-  for (int64_t p = threadIdx.x; p < task.priors; p += kMineThreads) {
-    positives += labels[p] > 0;
-    background += labels[p] == 0;
-    keys[p] = mining_key(cross_entropy[p], labels[p]);
-  }
-  positives = block_sum(positives, partial);
-  background = block_sum(background, partial);
-  const T norm = loss_norm<T>(division, positives, positives_of_batch(scratch, division));
-
-  Chosen<T> chosen{{~Key(0), 0}, false, 0, T(1) / norm};
+  stage_keys<T>(task, first, count, keys, counts);
+  const int64_t of_batch = positives_of_batch(scratch, division);
+  __syncthreads();
+  const int64_t positives = counts.positives, background = counts.background;
+  const T norm = loss_norm<T>(division, positives, of_batch);
   const int64_t wanted = negatives_wanted(mining, positives, background);
-  if (wanted > 0) chosen.cut = select_highest(keys, task.priors, wanted, &chosen.every_tie);
+  Chosen<T> chosen{{~Key(0), 0}, false, 0, T(1) / norm};
+  if (wanted > 0) {
+    chosen = select_highest<T>(keys, count, wanted, counts);
+    chosen.share = T(1) / norm;
+  }
   double loc, cls;
-  weigh_rows<T>(task, first, task.priors, chosen, [&](int64_t p) { return keys[p]; }, &loc, &cls);
+  weigh_rows<T>(task, first, count, chosen, [&](int64_t p) { return keys[p]; }, &loc, &cls);
   leave_sums(scratch, loc, cls, norm, loc_loss, cls_loss);
 }
 
@@ -91,7 +137,7 @@ int64_t carve(const LossTask& task, void* memory, LossScratch* scratch) {
 template <typename T>
 cudaError_t launch_mining(const LossTask& task, const Mining& mining, const Division& division, LossScratch& scratch,
                           void* loc_loss, void* cls_loss, cudaStream_t stream) {
-  constexpr int64_t kOther = 16 << 10;  // shared memory that is not for keys, with a margin
+  constexpr int64_t kOther = 20 << 10;  // shared memory that is not for keys, with a margin
   int shared = 0;
   cudaError_t status = max_shared_bytes(&shared);
   if (status != cudaSuccess) return status;
@@ -102,8 +148,8 @@ cudaError_t launch_mining(const LossTask& task, const Mining& mining, const Divi
   if (status != cudaSuccess) return status;
   auto *loc = static_cast<T*>(loc_loss), *cls = static_cast<T*>(cls_loss);
   if (!staged) return launch_parts(task, mining, division, scratch, loc, cls, stream);
-  return launch(mine_kernel<T>, grid_blocks(task.images, 1), kMineThreads, static_cast<size_t>(bytes), stream, task,
-                mining, division, scratch, loc, cls);
+  return launch_next(mine_kernel<T>, grid_blocks(task.images, 1), kMineThreads, static_cast<size_t>(bytes), stream,
+                     task, mining, division, scratch, loc, cls);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
     sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWork<T> work,
                       int64_t* progress) {
+  await_previous();
   Box<T> centers{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
   for (int64_t r = global_thread(); r < n; r += global_threads()) {
     work.boxes[r] = load_box(boxes, order[r]);
@@ -39,6 +40,7 @@ template <bool has_classes, bool by_cell, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     tile_kernel(int64_t n, NmsWork<T> work, SuppressionRule<T> rule, PushGrid grid, const int64_t* order, int64_t* keep,
                 int64_t* progress) {
+  await_previous();
   const int count = work.state->tile;
   if (count == 0) return;
   const unsigned pushing = grid.blocks * grid.shares;
@@ -70,14 +72,16 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
   cudaError_t status = cudaSuccess;
   for (int64_t tile = first; tile < first + tiles && status == cudaSuccess; ++tile) {
     const PushGrid grid = tile > 0 ? push_grid(in.count) : PushGrid{0, 0};
-    status = launch(kernel, grid.blocks * grid.shares + comparing, kThreads, 0, stream, in.count, work,
-                    suppression_rule<T>(iou_threshold), grid, order, keep, progress);
+    const bool behind_ours = tile > first || first == 0;  // not behind the host's copy
+    status =
+        launch_as(behind_ours ? Begin::early : Begin::after_previous, kernel, grid.blocks * grid.shares + comparing,
+                  kThreads, 0, stream, in.count, work, suppression_rule<T>(iou_threshold), grid, order, keep, progress);
   }
   return status;
 }
 
 template <typename T>
-cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* order, int64_t* progress,
+cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* order, int64_t* keep, int64_t* progress,
                        cudaStream_t stream) {
   if (in.scores == nullptr) {
     return dispatch_dtype(in.box_type, [&](auto type) {
@@ -93,7 +97,7 @@ cudaError_t sort_boxes(const NmsInputs& in, const NmsWork<T>& work, int64_t* ord
   return dispatch_dtype(in.score_type, [&](auto type) {
     using Score = decltype(type);
     const Unsorted<Score> all{static_cast<const Score*>(in.scores), in.classes, in.boxes, in.box_type, in.count};
-    return launch(rank_kernel<Score, T>, grid_blocks(in.count, kWarpSize), kThreads, 0, stream, all, work, order,
+    return launch(rank_kernel<Score, T>, grid_blocks(in.count, kWarpSize), kThreads, 0, stream, all, work, order, keep,
                   progress);
   });
 }
@@ -113,7 +117,7 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
     using T = decltype(type);
     NmsWork<T> work;
     lay_out(in.count, workspace, &work);
-    cudaError_t status = first == 0 ? sort_boxes(in, work, order, progress, stream) : cudaSuccess;
+    cudaError_t status = first == 0 ? sort_boxes(in, work, order, keep, progress, stream) : cudaSuccess;
     if (status == cudaSuccess && first == 0 && by_cell(in, iou_threshold))
       status = sort_by_cell(in.count, work, grid_blocks(in.count, kThreads, kMostBlocks), stream);
     if (status != cudaSuccess) return status;

@@ -20,7 +20,7 @@ struct NmsInputs {
   int64_t count;           // above 0
 };
 
-// Bytes of workspace for n boxes: some 90 a box and half a megabyte.
+// Bytes of workspace for n boxes, a multiple of 256: some 400 a box, half a megabyte at most, and 90 more a box.
 size_t nms_workspace_bytes(int64_t n);
 
 // Tiles that suffice for n boxes, and how many to launch before it is worth asking whether boxes are left.

@@ -65,6 +65,7 @@ __device__ unsigned cell_of(const Box<T>& box, const Box<T>& range) {
 // Joins the ranges of `blocks` blocks, and clears the counts.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) range_kernel(NmsWork<T> work, int blocks) {
+  await_previous();
   Box<T> range{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
   for (int b = threadIdx.x; b < blocks; b += kThreads) range = grown(range, work.ranges[b]);
   range = box_around(true, range);
@@ -75,6 +76,7 @@ __global__ void __launch_bounds__(kThreads) range_kernel(NmsWork<T> work, int bl
 // Leaves in cells[c] how many boxes stand in the cells before c.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWork<T> work) {
+  await_previous();
   const Box<T> range = work.ranges[0];
   for (int64_t r = global_thread(); r < n; r += global_threads())
     atomicAdd(&work.cells[cell_of(work.boxes[r], range)], 1u);
@@ -90,6 +92,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWork<T> w
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) place_kernel(int64_t n, NmsWork<T> work) {
+  await_previous();
   const Box<T> range = work.ranges[0];
   for (int64_t r = global_thread(); r < n; r += global_threads()) {
     const Box<T> box = work.boxes[r];
@@ -101,9 +104,9 @@ __global__ void __launch_bounds__(kThreads) place_kernel(int64_t n, NmsWork<T> w
 
 template <typename T>
 cudaError_t sort_by_cell(int64_t n, const NmsWork<T>& work, unsigned blocks, cudaStream_t stream) {
-  cudaError_t status = launch(range_kernel<T>, 1, kThreads, 0, stream, work, static_cast<int>(blocks));
-  if (status == cudaSuccess) status = launch(count_kernel<T>, blocks, kThreads, 0, stream, n, work);
-  if (status == cudaSuccess) status = launch(place_kernel<T>, blocks, kThreads, 0, stream, n, work);
+  cudaError_t status = launch_next(range_kernel<T>, 1, kThreads, 0, stream, work, static_cast<int>(blocks));
+  if (status == cudaSuccess) status = launch_next(count_kernel<T>, blocks, kThreads, 0, stream, n, work);
+  if (status == cudaSuccess) status = launch_next(place_kernel<T>, blocks, kThreads, 0, stream, n, work);
   return status;
 }
 

@@ -35,10 +35,11 @@ struct Unsorted {
 
 template <typename Score, typename T>
 __global__ void __launch_bounds__(kThreads)
-    rank_kernel(Unsorted<Score> all, NmsWork<T> work, int64_t* order, int64_t* progress) {
+    rank_kernel(Unsorted<Score> all, NmsWork<T> work, int64_t* order, int64_t* keep, int64_t* progress) {
   using Number = decltype(falling_number(compute_t<Score>()));
   __shared__ __align__(16) Number staged[kWarps][kStaged];
   __shared__ int before[kWarpSize];
+  await_previous();
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, n = static_cast<int>(all.n);
   const int begin = static_cast<int>(blockIdx.x) * kWarpSize, index = begin + lane;
   const Number mine = index < n ? falling_number(widen(all.scores[index])) : 0;
@@ -67,6 +68,7 @@ __global__ void __launch_bounds__(kThreads)
   if (warp != 0 || index >= n) return;
   const int rank = before[lane];
   order[rank] = index;
+  keep[index] = 0;  // the caller may show the whole array
   work.boxes[rank] = load_box_as<T>(all.type, all.boxes, index);
   if (all.classes != nullptr) work.classes[rank] = all.classes[index];
   begin_tiles(work, index, all.n, progress);

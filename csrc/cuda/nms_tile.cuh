@@ -164,7 +164,7 @@ __device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int c
 template <typename T>
 __device__ void choose_tile(const NmsWork<T>& work, int64_t n, int64_t* progress) {
   const int64_t from = work.state->next;
-  for (int i = threadIdx.x; i < kTile; i += kThreads) work.groups[i] = 0;
+  for (int i = threadIdx.x; i < kTile && i < n; i += kThreads) work.groups[i] = 0;
   __syncthreads();  // all have read the last tile
   int chosen = 0;
   for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kTile; first += kThreads) {

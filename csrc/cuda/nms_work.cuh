@@ -3,6 +3,7 @@
 
 #include "box.h"
 #include "cuda/launch.cuh"
+#include "cuda/nms.h"
 
 namespace ssd_ops {
 
@@ -20,13 +21,14 @@ struct NmsState {
 
 template <typename T>
 struct NmsWork {
-  Box<T>*boxes, *pushed;              // [n] by rank; [kTile] the kept boxes of the tile before
+  // Arrays of a tile have room for kTile boxes, or for n where these are fewer.
+  Box<T>*boxes, *pushed;              // [n] by rank; [tile] the kept boxes of the tile before
   int64_t *classes, *pushed_classes;  // likewise; unused without classes
-  int64_t* tile;                      // [kTile]: ranks, rising
-  unsigned* mask;    // [kTile, kWords]: bit b of mask[i][w]: box 32 w + b stands before box i and suppresses it
-  unsigned* groups;  // [kTile]: bit g: one of the words mask[i][4 g .. 4 g + 3] is not 0
+  int64_t* tile;                      // [tile]: ranks, rising
+  unsigned* mask;    // [tile, kWords]: bit b of mask[i][w]: box 32 w + b stands before box i and suppresses it
+  unsigned* groups;  // [tile]: bit g: one of the words mask[i][4 g .. 4 g + 3] is not 0
   unsigned* dead;    // a bit for each rank
-  // See nms_cells.cuh.
+  // See nms_cells.cuh; of more than kMostRanked boxes.
   Box<T>* cell_boxes;  // [n] in the order of cells
   unsigned* ranks;     // [n] of cell_boxes
   unsigned* cells;     // [64 * 64]: where the boxes of a cell begin, then end
@@ -37,6 +39,7 @@ struct NmsWork {
 // Lays the arrays out one behind the other, each at a multiple of 256 bytes; returns the bytes they take.
 template <typename T>
 inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
+  const int64_t tile = n < kTile ? n : kTile, by_cell = n > kMostRanked ? n : 0;
   size_t used = 0;
   const auto take = [&](auto** array, int64_t count) {
     *array = reinterpret_cast<std::decay_t<decltype(*array)>>(reinterpret_cast<uintptr_t>(memory) + used);
@@ -44,17 +47,17 @@ inline size_t lay_out(int64_t n, void* memory, NmsWork<T>* work) {
   };
   take(&work->boxes, n);
   take(&work->classes, n);
-  take(&work->pushed, kTile);
-  take(&work->pushed_classes, kTile);
-  take(&work->tile, kTile);
-  take(&work->mask, int64_t(kTile) * kWords);
-  take(&work->groups, kTile);
+  take(&work->pushed, tile);
+  take(&work->pushed_classes, tile);
+  take(&work->tile, tile);
+  take(&work->mask, tile * kWords);
+  take(&work->groups, tile);
   take(&work->dead, ceil_div(n, kWarpSize));
   take(&work->state, 1);
-  take(&work->cell_boxes, n);
-  take(&work->ranks, n);
-  take(&work->cells, 64 * 64);
-  take(&work->ranges, ceil_div(n, 256) < kMostBlocks ? ceil_div(n, 256) : kMostBlocks);
+  take(&work->cell_boxes, by_cell);
+  take(&work->ranks, by_cell);
+  take(&work->cells, by_cell > 0 ? 64 * 64 : 0);
+  take(&work->ranges, ceil_div(by_cell, 256) < kMostBlocks ? ceil_div(by_cell, 256) : kMostBlocks);
   return used;
 }
 

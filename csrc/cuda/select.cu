@@ -1,8 +1,9 @@
 // Plan: a block is an image. It takes its candidates page by page in order (see next_page.cuh; a page is in shared
-// memory) and walks over them, 64 at a time, until D are kept: why that equals suppression class by class stands in
-// cpu/select.h. Of the 64, eight threads each compare a box with the kept boxes of its class, which lie in the results,
-// and with the boxes before it; then one warp settles who is kept. So no number of classes, rows or detections meets a
-// limit of shared memory. An image whose candidates within the bound (select.h) do not suffice takes part again.
+// memory) and walks over them, a tile at a time, until D are kept: why that equals suppression class by class stands in
+// cpu/select.h. The threads compare each box of the tile with the boxes kept before, which lie in the results and pass
+// through shared memory, and with the boxes before it in the tile, a bit for each that suppresses it; then one warp
+// settles who is kept. So no number of classes, rows or detections meets a limit of shared memory. An image whose
+// candidates within the bound (select.h) do not suffice takes part again.
 #include "cuda/load.cuh"
 #include "cuda/next_page.cuh"
 #include "cuda/select.h"
@@ -10,24 +11,32 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 512, kTile = 64, kLanes = kThreads / kTile, kPage = 1024;
+constexpr int kThreads = 512, kPage = 1024;
 
+// Boxes that are settled together.
 template <typename T>
 struct Tile {
-  Box<T> boxes[kTile];
-  T areas[kTile];
-  int64_t labels[kTile];
-  unsigned rows[kTile];
-  bool allowed[kTile];
-  unsigned long long before[kTile];  // bit j: box j < i of the tile suppresses box i
-  unsigned long long kept;
+  static constexpr int kSize = sizeof(T) == sizeof(float) ? 256 : 128, kWords = kSize / kWarpSize;
+  static constexpr int kLanes = kThreads / kSize;  // threads that compare one box, in different warps
+
+  Box<T> boxes[kSize];
+  T areas[kSize];
+  unsigned labels[kSize];  // kNoLabel: too small
+  unsigned rows[kSize];
+  unsigned before[kWords][kSize];              // before[w][i], bit b: box 32 w + b < i of the tile suppresses box i
+  unsigned allowed[kWords], kept[kWords];      // a bit for each box
+  int same_before[kSize], same_behind[kSize];  // boxes of the tile with the same label
+  // Boxes that were kept before the tile, so many at a time.
+  Box<T> rivals[kSize];
+  unsigned rival_labels[kSize];
 };
+constexpr unsigned kNoLabel = ~0u;
 
 template <typename T>
 __device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTask<T>& task, int64_t image,
-                                 unsigned index, int64_t* label, unsigned* candidate_row) {
+                                 unsigned index, unsigned* label, unsigned* candidate_row) {
   const int64_t stride = source.rows != nullptr ? source.room : task.rows;
-  *label = index / stride;
+  *label = static_cast<unsigned>(index / stride);
   const int64_t row = source.rows != nullptr ? source.rows[image * task.classes * stride + index] : index % stride;
   *candidate_row = static_cast<unsigned>(row);
   const int64_t place = image * task.rows + row;
@@ -40,83 +49,159 @@ __device__ Box<T> load_candidate(const BoxSource<T>& source, const cpu::SelectTa
   return box;
 }
 
-// The boxes of the tile, and which of them are among the first of their class. Those that are too small get the label
-// -1.
+// Loads the boxes of the tile.
 template <typename T>
 __device__ void load_tile(Tile<T>& tile, const candidate_t<T>* page, int count, const BoxSource<T>& source,
-                          const cpu::SelectTask<T>& task, int64_t image, int* met) {
+                          const cpu::SelectTask<T>& task, int64_t image) {
   const int i = threadIdx.x;
-  if (i < count) {
-    tile.boxes[i] = load_candidate(source, task, image, index_of(page[i]), &tile.labels[i], &tile.rows[i]);
-    tile.areas[i] = area(tile.boxes[i]);
-    tile.allowed[i] = !too_small(tile.boxes[i], task.least_side);
-    if (!tile.allowed[i]) tile.labels[i] = -1;
+  if (i < Tile<T>::kSize) {
+    unsigned label = kNoLabel, row = 0;
+    Box<T> box{};
+    if (i < count) box = load_candidate(source, task, image, index_of(page[i]), &label, &row);
+    tile.boxes[i] = box;
+    tile.areas[i] = area(box);
+    tile.rows[i] = row;
+    tile.labels[i] = too_small(box, task.least_side) ? kNoLabel : label;
+    tile.same_before[i] = tile.same_behind[i] = 0;
   }
+  if (i < Tile<T>::kWords) tile.allowed[i] = ~0u;
   __syncthreads();
-  const int b = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+}
+
+// Compares the boxes of the tile with those before them, and counts those of equal label.
+template <bool with_suppression, typename T>
+__device__ void compare_tile(Tile<T>& tile, int count, const SuppressionRule<T>& rule) {
+  constexpr int kSize = Tile<T>::kSize;
+  const int i = threadIdx.x % kSize;
+  const Box<T> box = tile.boxes[i];
+  const T box_area = tile.areas[i];
+  const unsigned label = tile.labels[i];
   int same_before = 0, same_behind = 0;
-  for (int k = lane; b < count && k < count; k += kLanes) {
-    const bool same = tile.labels[k] == tile.labels[b];
-    same_before += same && k < b ? 1 : 0;
-    same_behind += same && k > b ? 1 : 0;
+  for (int w = threadIdx.x / kSize; w < Tile<T>::kWords; w += Tile<T>::kLanes) {
+    unsigned same = 0, bits = 0;
+    if (i < count && label != kNoLabel && w * kWarpSize < count) {
+#pragma unroll 8
+      for (int k = 0; k < kWarpSize; ++k) same |= (tile.labels[w * kWarpSize + k] == label ? 1u : 0u) << k;
+    }
+    const int first = i - w * kWarpSize;  // the bit of box i
+    const unsigned earlier = first <= 0 ? 0 : first < kWarpSize ? (1u << first) - 1 : ~0u;
+    same_before += __popc(same & earlier);
+    same_behind += __popc(same & ~earlier);  // and box i itself
+    for (unsigned rest = with_suppression ? same & earlier : 0; rest != 0; rest &= rest - 1) {
+      const int j = w * kWarpSize + __ffs(static_cast<int>(rest)) - 1;
+      if (suppresses(tile.boxes[j], box, tile.areas[j], box_area, rule)) bits |= rest & (0 - rest);
+    }
+    tile.before[w][i] = bits;
   }
-  for (int step = 1; step < kLanes; step *= 2) {
-    same_before += __shfl_xor_sync(kFullMask, same_before, step);
-    same_behind += __shfl_xor_sync(kFullMask, same_behind, step);
-  }
-  const bool counts = lane == 0 && b < count && tile.allowed[b];
-  const int met_before = counts ? met[tile.labels[b]] : 0;
-  if (counts) tile.allowed[b] = met_before + same_before < task.candidates_per_class;
-  __syncthreads();
-  if (counts && same_behind == 0) met[tile.labels[b]] = met_before + same_before + 1;
+  if (same_before > 0) atomicAdd(&tile.same_before[i], same_before);
+  if (same_behind > 0) atomicAdd(&tile.same_behind[i], same_behind);
 }
 
-// Settles which boxes of the tile are kept; `found` boxes are kept already.
+// Takes out the boxes that one of the `found` kept ones suppresses.
 template <typename T>
-__device__ void suppress_tile(Tile<T>& tile, int count, int64_t found, int64_t image, const cpu::SelectTask<T>& task) {
-  const int i = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  bool alive = i < count && tile.allowed[i];
-  unsigned long long before = 0;
-  if (alive) {
-    const Box<T> box = tile.boxes[i];
-    const T box_area = tile.areas[i];
-    const int64_t label = tile.labels[i];
-    const int64_t* labels = task.out.labels + image * task.out.most;
-    const Box<T>* kept = reinterpret_cast<const Box<T>*>(task.out.boxes) + image * task.out.most;
-    for (int64_t k = lane; alive && k < found; k += kLanes) {
-      if (labels[k] != label) continue;
-      const Box<T> other = kept[k];
-      alive = !suppresses(other, box, area(other), box_area, task.rule);
+__device__ void suppress_by_kept(Tile<T>& tile, int count, int64_t found, int64_t image,
+                                 const cpu::SelectTask<T>& task) {
+  constexpr int kSize = Tile<T>::kSize;
+  const int i = threadIdx.x % kSize;
+  const Box<T> box = tile.boxes[i];
+  const T box_area = tile.areas[i];
+  const unsigned label = i < count ? tile.labels[i] : kNoLabel;
+  const Box<T>* kept = reinterpret_cast<const Box<T>*>(task.out.boxes) + image * task.out.most;
+  bool alive = true;
+  for (int64_t from = 0; from < found; from += kSize) {
+    const int here = static_cast<int>(found - from < kSize ? found - from : kSize);
+    __syncthreads();  // all are done with the rivals before
+    if (static_cast<int>(threadIdx.x) < here) {
+      tile.rivals[threadIdx.x] = kept[from + threadIdx.x];
+      tile.rival_labels[threadIdx.x] =
+          static_cast<unsigned>(task.out.labels[image * task.out.most + from + threadIdx.x]);
     }
-    for (int j = lane; j < i; j += kLanes) {
-      if (tile.labels[j] == label && suppresses(tile.boxes[j], box, tile.areas[j], box_area, task.rule))
-        before |= 1ull << j;
+    __syncthreads();
+    for (int k = threadIdx.x / kSize; alive && label != kNoLabel && k < here; k += Tile<T>::kLanes) {
+      if (tile.rival_labels[k] != label) continue;
+      const Box<T> rival = tile.rivals[k];
+      alive = !suppresses(rival, box, area(rival), box_area, task.rule);
     }
   }
-  for (int step = 1; step < kLanes; step *= 2) {
-    before |= __shfl_xor_sync(kFullMask, before, step);
-    const int other = __shfl_xor_sync(kFullMask, static_cast<int>(alive), step);
-    alive = alive && other != 0;
-  }
-  __syncwarp();  // all lanes of the box have read what is replaced here
-  if (lane == 0) {
-    tile.allowed[i] = alive;
-    tile.before[i] = before;
-  }
+  if (!alive) atomicAnd(&tile.allowed[i / kWarpSize], ~(1u << (i % kWarpSize)));
 }
 
-// Kept unless a kept one before suppresses it, repeated until nothing changes: the one greedy solution.
+// Takes out the boxes that do not count: too small ones, and those that are not among the first of their class. `met`,
+// of which classes so many boxes came before, is null where that does not matter.
+template <typename T>
+__device__ void limit_classes(Tile<T>& tile, int count, int64_t candidates_per_class, int* met) {
+  const int i = threadIdx.x;
+  if (i >= Tile<T>::kSize) return;
+  bool counts = i < count && tile.labels[i] != kNoLabel;
+  int met_before = 0, same_before = 0;
+  if (counts) {
+    met_before = met != nullptr ? met[tile.labels[i]] : 0;
+    same_before = tile.same_before[i];
+  }
+  const unsigned within = __ballot_sync(kFullMask, counts && met_before + same_before < candidates_per_class);
+  if (i % kWarpSize == 0) atomicAnd(&tile.allowed[i / kWarpSize], within);
+}
+
+// Counts the boxes of the tile to what was met of their classes.
+template <typename T>
+__device__ void count_met(const Tile<T>& tile, int count, int* met) {
+  const int i = threadIdx.x;
+  // The first of its class in the tile counts for all of them.
+  if (i < count && i < Tile<T>::kSize && tile.labels[i] != kNoLabel && tile.same_before[i] == 0)
+    met[tile.labels[i]] += tile.same_behind[i];
+}
+
+// Kept unless a kept one before suppresses it, repeated until nothing changes: the one greedy solution. One warp.
 template <typename T>
 __device__ void settle_tile(Tile<T>& tile) {
-  const int low = threadIdx.x, high = threadIdx.x + kWarpSize;
-  unsigned long long now = ~0ull, last;
-  do {
-    last = now;
-    const unsigned first = __ballot_sync(kFullMask, tile.allowed[low] && (tile.before[low] & last) == 0);
-    const unsigned second = __ballot_sync(kFullMask, tile.allowed[high] && (tile.before[high] & last) == 0);
-    now = static_cast<unsigned long long>(second) << kWarpSize | first;
-  } while (now != last);
-  if (threadIdx.x == 0) tile.kept = now;
+  constexpr int kWords = Tile<T>::kWords;
+  const int lane = threadIdx.x;
+  if (lane < kWords) tile.kept[lane] = tile.allowed[lane];
+  bool changed = true;
+  while (changed) {
+    __syncwarp();
+    unsigned now[kWords];
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const int i = w * kWarpSize + lane;
+      unsigned blockers = 0;
+#pragma unroll
+      for (int v = 0; v <= w; ++v) blockers |= tile.before[v][i] & tile.kept[v];
+      now[w] = __ballot_sync(kFullMask, blockers == 0) & tile.allowed[w];
+    }
+    changed = false;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) changed = changed || now[w] != tile.kept[w];
+    __syncwarp();
+#pragma unroll
+    for (int w = 0; w < kWords; ++w)
+      if (lane == w) tile.kept[w] = now[w];
+  }
+}
+
+// Writes out the boxes of the tile that are kept, behind the `found` before; returns how many there are then.
+template <typename T>
+__device__ int64_t write_kept(const Tile<T>& tile, const candidate_t<T>* page, int64_t found, int64_t image,
+                              const cpu::SelectTask<T>& task) {
+  const int64_t most = task.out.most;
+  const int i = threadIdx.x, word = i / kWarpSize;
+  const unsigned bit = 1u << (i % kWarpSize);
+  int before = 0, all = 0;
+#pragma unroll
+  for (int w = 0; w < Tile<T>::kWords; ++w) {
+    const unsigned kept = tile.kept[w];
+    if (w < word) before += __popc(kept);
+    if (w == word) before += __popc(kept & (bit - 1));
+    all += __popc(kept);
+  }
+  const int64_t place = found + before;
+  if (word < Tile<T>::kWords && (tile.kept[word] & bit) != 0 && place < most) {
+    reinterpret_cast<Box<T>*>(task.out.boxes)[image * most + place] = tile.boxes[i];
+    task.out.scores[image * most + place] = score_of(page[i]);
+    task.out.labels[image * most + place] = tile.labels[i];
+    task.out.rows[image * most + place] = tile.rows[i];
+  }
+  return found + all < most ? found + all : most;
 }
 
 // Empties the list of an image, which then takes part in the second round.
@@ -136,12 +221,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ C page[kPage];
   __shared__ C last;
   __shared__ Tile<T> tile;
+  await_previous();
   if (lists.second && lists.again[blockIdx.x] == 0) return;
   const int64_t image = lists.first + blockIdx.x, most = task.out.most;
   const C* list = static_cast<const C*>(lists.items) + blockIdx.x * lists.capacity;
   const int64_t total = lists.counts[blockIdx.x] < lists.capacity ? lists.counts[blockIdx.x] : lists.capacity;
   int* met = lists.met + blockIdx.x * task.classes;
-  Box<T>* boxes = reinterpret_cast<Box<T>*>(task.out.boxes) + image * most;
+  const bool limited = total > task.candidates_per_class;                            // else no class has too many
   const C best = make_candidate(T(1), 0u), worst = make_candidate(task.floor, ~0u);  // of most scores
   const unsigned bound = lists.bounds[blockIdx.x];
   const number_t<C> limit = last_with_head<C>(bound);
@@ -150,29 +236,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int page_count =
         next_page<kThreads>(list, total, seen > 0 ? &last : nullptr, best, worst, page, kPage, limit);
     more = page_count >= kPage / 2;
-    for (int first = 0; first < page_count && found < most; first += kTile) {
-      const int count = page_count - first < kTile ? page_count - first : kTile;
-      load_tile(tile, page + first, count, source, task, image, met);
+    for (int first = 0; first < page_count && found < most; first += Tile<T>::kSize) {
+      const int count = page_count - first < Tile<T>::kSize ? page_count - first : Tile<T>::kSize;
+      load_tile(tile, page + first, count, source, task, image);
+      compare_tile<with_suppression>(tile, count, task.rule);
+      if (with_suppression) suppress_by_kept(tile, count, found, image, task);
       __syncthreads();
-      if (with_suppression) {
-        suppress_tile(tile, count, found, image, task);
-        __syncthreads();
-        if (threadIdx.x < kWarpSize) settle_tile(tile);
-      } else if (threadIdx.x == 0) {
-        tile.kept = count == kTile ? ~0ull : (1ull << count) - 1;
-      }
+      limit_classes(tile, count, limited ? task.candidates_per_class : total, limited ? met : nullptr);
       __syncthreads();
-      const int i = threadIdx.x;
-      const unsigned long long kept = tile.kept;
-      const int64_t place = i < kTile ? found + __popcll(kept & ((1ull << i) - 1)) : most;
-      if (i < count && (kept >> i & 1) != 0 && place < most) {
-        boxes[place] = tile.boxes[i];
-        task.out.scores[image * most + place] = score_of(page[first + i]);
-        task.out.labels[image * most + place] = tile.labels[i];
-        task.out.rows[image * most + place] = tile.rows[i];
-      }
-      found += __popcll(kept);
-      if (found > most) found = most;
+      if (limited) count_met(tile, count, met);
+      if (threadIdx.x < kWarpSize) settle_tile(tile);
+      __syncthreads();
+      found = write_kept(tile, page + first, found, image, task);
       __syncthreads();
     }
     seen += page_count;
@@ -181,7 +256,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (found < most && bound != kNoBound) return begin_again(lists, blockIdx.x, task.classes);
   for (int64_t d = found + threadIdx.x; d < most; d += kThreads) {
-    boxes[d] = Box<T>{};
+    reinterpret_cast<Box<T>*>(task.out.boxes)[image * most + d] = Box<T>{};
     task.out.scores[image * most + d] = T(0);
     task.out.labels[image * most + d] = 0;
     task.out.rows[image * most + d] = 0;
@@ -195,7 +270,7 @@ template <typename T>
 int launch_select(const CandidateLists& lists, const BoxSource<T>& source, const cpu::SelectTask<T>& task,
                   bool with_suppression, CUstream_st* stream) {
   auto* kernel = with_suppression ? select_kernel<true, T> : select_kernel<false, T>;
-  return launch(kernel, grid_blocks(lists.images, 1), kThreads, 0, stream, lists, source, task);
+  return launch_next(kernel, grid_blocks(lists.images, 1), kThreads, 0, stream, lists, source, task);
 }
 
 template int launch_select<float>(const CandidateLists&, const BoxSource<float>&, const cpu::SelectTask<float>&, bool,

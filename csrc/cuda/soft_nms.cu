@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kThreads, 2) soft_nms_kernel(cpu::SoftTask<com
   using T = compute_t<In>;
   using C = candidate_t<T>;
   __shared__ unsigned count;
+  await_previous();
   const int64_t foreground = task.classes - 1, slot = blockIdx.x / foreground, label = blockIdx.x % foreground + 1;
   const int64_t image = lists.first + slot;
   T* scores = living_scores + blockIdx.x * task.rows;
@@ -140,8 +141,8 @@ int launch_soft_nms(const cpu::SoftTask<T>& task, int64_t batch, void* workspace
     return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch(soft_nms_kernel<In>, grid_blocks(group.images * foreground, 1), kThreads, 0, stream, task, group,
-                      living_scores, living_rows);
+        return launch_next(soft_nms_kernel<In>, grid_blocks(group.images * foreground, 1), kThreads, 0, stream, task,
+                           group, living_scores, living_rows);
       } else {
         return cudaErrorInvalidValue;
       }

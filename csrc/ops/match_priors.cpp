@@ -147,7 +147,7 @@ void on_cuda(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offs
   const CudaScope scope(priors);
   const int64_t batch = offsets.size(0) - 1, objects = gt_boxes.size(0), count = priors.size(0);
   const Tensor tile_boxes = empty(priors, {match_tiles_on_cuda(count), 4}, dtype);
-  const Tensor scratch = empty(offsets, {objects + 2 * batch + 1}, ScalarType::Long);
+  const Tensor scratch = empty(offsets, {objects + batch + 1}, ScalarType::Long);
   const CudaMatchTask<T> task{data<Box<T>>(gt_boxes),
                               data<int64_t>(gt_labels),
                               ignore,

@@ -16,6 +16,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kMostBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
+constexpr int64_t kMostShown = 8192;  // boxes for which the result may be a part of an array with room for all, 64 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -84,10 +85,14 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const CudaScope scope(boxes);
   const bool ranked = n <= kMostRanked;  // torch's sort takes several launches
   const Tensor read = dense(boxes), read_scores = ranked ? dense(scores) : scores;
-  const Tensor order = ranked ? empty(boxes, {n}, ScalarType::Long) : falling_order(scores);
-  const Tensor read_classes = classes ? dense(*classes) : order;
-  const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
-  const Tensor keep = empty(boxes, {n}, ScalarType::Long), progress = empty(boxes, {2}, ScalarType::Long);
+  const Tensor read_classes = classes ? dense(*classes) : read_scores;
+  // One allocation for all but the result: the workspace, two numbers for the host, and the order.
+  const auto bytes = static_cast<int64_t>(nms_workspace_bytes(n)), word = static_cast<int64_t>(sizeof(int64_t));
+  Tensor workspace = empty(boxes, {bytes / word + 2 + (ranked ? n : 0)}, ScalarType::Long);
+  const Tensor progress = torch::stable::narrow(workspace, 0, bytes / word, 2);
+  const Tensor sorted = ranked ? workspace : falling_order(scores);
+  int64_t* order = sorted.mutable_data_ptr<int64_t>() + (ranked ? bytes / word + 2 : 0);
+  const Tensor keep = empty(boxes, {n}, ScalarType::Long);
   const NmsInputs in{read.const_data_ptr(),
                      dtype_of(boxes),
                      ranked ? read_scores.const_data_ptr() : nullptr,
@@ -99,16 +104,16 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t* host = seen.const_data_ptr<int64_t>();
   const int64_t all = nms_tiles(n);
   for (int64_t first = 0, tiles = std::min(all, kTilesAtOnce); tiles > 0;) {
-    check_cuda(
-        launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order.mutable_data_ptr<int64_t>(), first, tiles,
-                   keep.mutable_data_ptr<int64_t>(), progress.mutable_data_ptr<int64_t>(), scope.stream()),
-        "nms");
+    check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles,
+                          keep.mutable_data_ptr<int64_t>(), progress.mutable_data_ptr<int64_t>(), scope.stream()),
+               "nms");
     torch::stable::copy_(seen, progress);  // the host waits here
     first += tiles;
     tiles = host[1] == 0 ? 0 : std::min(all - first, first);  // twice as many tiles in all
   }
-  Tensor shorter = keep;
-  return torch::stable::clone(torch::stable::narrow(shorter, 0, 0, host[0]));
+  Tensor whole = keep;
+  const Tensor kept = torch::stable::narrow(whole, 0, 0, host[0]);
+  return n <= kMostShown ? kept : torch::stable::clone(kept);
 }
 #endif
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from benchmarks.harness import Case, run_case
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+SCRIPTS = sorted(s for s in (ROOT / "benchmarks").glob("bench_*.py") if s.stem != "bench_ops_gpu")
 
 
 def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
@@ -58,6 +60,34 @@ def test_quick_run_leaves_a_report(
         assert all(0 < t["low"] <= t["median"] <= t["high"] for t in timings.values())
         assert "torchvision" not in timings or timings["torchvision"]["ratio"] == 1
         assert all(t["peak_memory"] is None or t["peak_memory"] >= 0 for t in timings.values())
+
+
+@pytest.fixture
+def gpu_rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The rows of the GPU table, imported as a script does it."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("benchmarks.gpu_rows")
+
+
+def test_rows_of_the_gpu_table_run(gpu_rows: ModuleType) -> None:
+    rows = list(gpu_rows.rows(quick=True))
+    for row in rows:
+        inputs = row.make(torch.Generator().manual_seed(3))
+        row.check(row.call(*inputs), row.call(*inputs))
+    names = [row.name for row in gpu_rows.rows(quick=False)]
+    assert len(rows) >= 10 and len(names) == len(set(names))
+
+
+@pytest.mark.cuda
+def test_gpu_table_has_all_figures(gpu_rows: ModuleType, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    path = tmp_path / "report.json"
+    done = run_python(str(ROOT / "benchmarks" / "bench_ops_gpu.py"), "--quick", "--json", str(path), folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == len(list(gpu_rows.rows(quick=True)))
+    assert all(row["eager"] > 0 and (row["cold"] or row["name"].startswith("nms")) for row in rows)
 
 
 def test_nothing_is_timed_that_differs_from_the_reference() -> None:

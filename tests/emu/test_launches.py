@@ -1,0 +1,40 @@
+"""A kernel that may begin before the one before it has ended waits for that one first: launch.cuh, await_previous()."""
+
+from __future__ import annotations
+
+import re
+
+from tests.emu.build import ROOT
+
+SOURCES = {
+    path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")) if path.name != "launch.cuh"
+}
+
+
+def early_kernels() -> set[str]:
+    """Return the names of the kernels that launch_next() or launch_as() starts."""
+    names: set[str] = set()
+    for text in SOURCES.values():
+        statements = re.findall(r"\blaunch_(?:next|as)\([^;]*;", text)
+        names |= {name for statement in statements for name in re.findall(r"\w+_kernel\b", statement)}
+        if any(re.search(r"\(kernel,|, kernel,", statement) for statement in statements):
+            names |= set(re.findall(r"\w+_kernel\b", " ".join(re.findall(r"auto\* kernel =[^;]*;", text))))
+    return names
+
+
+def body_of(kernel: str) -> str:
+    """Return the first lines of a kernel, from its name on."""
+    found = [text[match.end() :] for text in SOURCES.values() for match in re.finditer(rf" {kernel}\((?=[\w:])", text)]
+    bodies = [text.partition("{")[2] for text in found if re.match(r"[^;{]*\) \{", text)]
+    assert len(bodies) == 1, f"{kernel}: {len(bodies)} definitions"
+    return bodies[0].partition("\n}\n")[0]
+
+
+def test_every_early_kernel_waits_before_it_reads() -> None:
+    names = early_kernels()
+    assert {"select_kernel", "tile_kernel", "mine_kernel", "claims_kernel", "collect_logits_kernel"} <= names
+    for name in sorted(names):
+        before, waits, _ = body_of(name).partition("await_previous();")
+        assert waits, f"{name} never waits"
+        declarations = re.sub(r"//[^\n]*", "", before).split(";")
+        assert all(re.match(r"\s*(using|constexpr|__shared__|$)", line) for line in declarations), (name, before)
