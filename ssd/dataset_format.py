@@ -1,6 +1,6 @@
 """Finding out the format of a folder of the user's; standard library only.
 
-`FORMATS` is the table: the formats in the order in which they decide, the sign of each, and the tools that write it.
+`SIGNS` is the table: the signs of the formats in the order in which they decide, with the tools that write them.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ def resolve_dataset(config: TrainConfig) -> None:
         return
     try:
         found = find_formats(Path(config.data_path))
-    except DataError as error:
+        hint = "" if found else _hint(Path(config.data_path))
+    except (DataError, OSError) as error:
         raise ConfigError(f"--data-path {config.data_path}: {error}") from None
     if not found:
-        known = ", ".join(f"{name} ({sign})" for name, (_, sign) in FORMATS.items())
+        known = ", ".join(f"{name} ({words})" for name, _, words in SIGNS)
         raise ConfigError(
             f"--data-path {config.data_path} has none of the formats known: {known}; a data set of your own is named by "
-            "--dataset module:function"
+            f"--dataset module:function. {hint}"
         )
     (config.dataset, sign), *others = found.items()
     also = "".join(f"; {name} would be possible too ({other}), by --dataset {name}" for name, other in others)
@@ -61,8 +62,11 @@ def find_formats(root: Path) -> dict[str, Path]:
             *(kind for kind in ("coco", "datumaro") if has_keys(root, kind)),
         ]
         return {kind: root for kind in kinds if kind is not None}
-    signs = {name: find(root) for name, (find, _) in FORMATS.items()}
-    return {name: sign for name, sign in signs.items() if sign is not None}
+    found: dict[str, Path] = {}
+    for name, find, _ in SIGNS:
+        if name not in found and (sign := find(root)) is not None:
+            found[name] = sign
+    return found
 
 
 def is_voc_folder(folder: Path) -> bool:
@@ -162,13 +166,13 @@ def _item_sign(kind: str) -> Callable[[Path], Path | None]:
     return find
 
 
-def _yolo_sign(root: Path) -> Path | None:
+def _class_file_sign(root: Path) -> Path | None:
     named = find_class_file(root)
     if named is None:
-        return find_yaml(root)
+        return None
     has_folders = any((root / name).is_dir() for name in ("images", "labels", "obj_train_data", "data", "train"))
     is_flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in walk(root, deep=0))
-    return find_yaml(root) or (named if has_folders or is_flat or any(root.glob("*/labels")) else None)
+    return named if has_folders or is_flat or any(root.glob("*/labels")) else None
 
 
 def _csv_sign(root: Path) -> Path | None:
@@ -186,18 +190,33 @@ def _files(root: Path, suffix: str) -> list[Path]:
     return found
 
 
-FORMATS: dict[str, tuple[Callable[[Path], Path | None], str]] = {
-    "voc": (
-        lambda root: _voc_sign(root) or _xml_sign(root),
-        "Annotations and JPEGImages, or XML files of labelImg, Label Studio, CVAT, Roboflow or Kaggle",
-    ),
-    "datumaro": (_item_sign("datumaro"), "annotations/*.json with items"),
-    "coco": (
-        _coco_sign,
-        "a JSON file with images, annotations and categories, as CVAT, Roboflow and FiftyOne write it",
-    ),
-    "supervisely": (_item_sign("supervisely"), "meta.json and ann/*.json"),
-    "yolo": (_yolo_sign, "data.yaml, or classes.txt or obj.names with images and text files"),
-    "labelme": (_item_sign("labelme"), "a JSON file with shapes beside each image"),
-    "csv": (_csv_sign, "a CSV file of boxes"),
-}
+def _hint(root: Path) -> str:
+    # What is there instead.
+    for folder in sorted(root.iterdir())[:20] if root.is_dir() else []:
+        if folder.is_dir() and (inside := next(iter(find_formats(folder)), None)):
+            return f"Its folder {folder} is {inside}: --data-path {folder}"
+    count: dict[str, int] = {}
+    for _, path in zip(range(_LOOKED_AT), walk(root, deep=_DEEP), strict=False):
+        count[path.suffix.lower() or path.name] = count.get(path.suffix.lower() or path.name, 0) + 1
+    found = ", ".join(f"{number} {name}" for name, number in sorted(count.items(), key=lambda item: -item[1])[:6])
+    if ".txt" in count:
+        return (
+            f"Found {found}: if these are labels of YOLO, write the class names, one a line, to {root / 'classes.txt'}"
+        )
+    if ".xml" in count:
+        return f"Found {found}: XML files must be of PASCAL VOC, one for each image (CVAT exports that, too)"
+    return f"Found {found or 'no file'}."
+
+
+# (format, what finds its sign, what it is): the first found decides.
+SIGNS: tuple[tuple[str, Callable[[Path], Path | None], str], ...] = (
+    ("voc", _voc_sign, "Annotations and JPEGImages"),
+    ("datumaro", _item_sign("datumaro"), "annotations/*.json with items"),
+    ("coco", _coco_sign, "a JSON file with images, annotations and categories"),
+    ("supervisely", _item_sign("supervisely"), "meta.json and ann/*.json"),
+    ("yolo", find_yaml, "data.yaml"),
+    ("voc", _xml_sign, "XML files of labelImg, Label Studio, Roboflow or Kaggle"),
+    ("yolo", _class_file_sign, "classes.txt or obj.names with images and text files"),
+    ("labelme", _item_sign("labelme"), "a JSON file with shapes beside each image"),
+    ("csv", _csv_sign, "a CSV file of boxes"),
+)

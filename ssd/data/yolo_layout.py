@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssd.file_tree import images_below, is_within, read_text, walk
 from ssd.split_names import UNSPLIT, aliases, canonical
 
 _MOST_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
+_LABEL_FOLDERS = ("labels", "annotations", "Annotations")
 _IMAGE_FOLDERS = ("images", "obj_train_data", "data")
 
 
@@ -67,13 +69,20 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
 
 
 def label_file(image: Path) -> Path:
-    """Returns where the labels of an image are: the last folder "images" of its path becomes "labels"; else beside it."""
-    parts = list(image.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return image.with_suffix(".txt")
+    """Returns where the labels of an image are: the last folder "images" of its path becomes "labels", or "annotations"
+    where only that exists; without a folder "images" they are beside the image.
+    """
+    return _label_folder(image.parent) / f"{image.stem}.txt"
+
+
+@cache
+def _label_folder(folder: Path) -> Path:
+    parts = folder.parts
+    place = next((k for k in range(len(parts) - 1, -1, -1) if parts[k] == "images"), None)
+    if place is None:
+        return folder
+    names = [Path(*parts[:place], name, *parts[place + 1 :]) for name in _LABEL_FOLDERS]
+    return next((name for name in names if name.is_dir()), names[0])
 
 
 def labels_without_image(images: Iterable[Path]) -> list[Path]:

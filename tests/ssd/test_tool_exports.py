@@ -2,10 +2,10 @@
 
 import pytest
 
-from ssd.config import TrainConfig
+from ssd.config import ConfigError, TrainConfig
 from ssd.dataset_format import resolve_dataset
 from ssd.preparation import open_datasets
-from tests.ssd.tool_exports import EXPORTS, NAMES, coco, cvat_coco, images, roboflow_yolo, texts, write
+from tests.ssd.tool_exports import EXPORTS, NAMES, coco, cvat_coco, images, roboflow_yolo, texts, write, xml
 
 
 def open_both(path, **settings):
@@ -79,3 +79,23 @@ def test_a_set_with_other_splits_is_not_divided(tmp_path):
         coco(tmp_path / f"annotations/{name}.json")
     with pytest.raises(DataError, match=r"no COCO split 'train': .*day\.json, annotations/night\.json"):
         open_both(tmp_path)
+
+
+def test_unknown_layout_is_answered_by_what_is_there(tmp_path):
+    cvat_coco(tmp_path / "zip/export")
+    images(tmp_path / "yolo/images")
+    texts(tmp_path / "yolo/labels")
+    write(tmp_path / "cvat/annotations.xml", "<annotations><version>1.1</version></annotations>")
+    for name, answer in {
+        "zip": r"Its folder .*export is coco: --data-path .*export",
+        "yolo": r"Found 8 \.jpg, 8 \.txt: if these are labels of YOLO, write the class names, one a line, to .*classes",
+        "cvat": r"Found 1 \.xml: XML files must be of PASCAL VOC",
+    }.items():
+        with pytest.raises(ConfigError, match=answer):
+            open_both(tmp_path / name)
+
+
+def test_data_yaml_decides_over_stray_xml_files(tmp_path):
+    roboflow_yolo(tmp_path)
+    xml(tmp_path / "old")
+    assert open_both(tmp_path)[0].dataset == "yolo"
