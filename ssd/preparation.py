@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssd.checkpoints import load_weights
 from ssd.checkpoints.options import check_build_args
+from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from ssd.checkpoints.report import LEARNT
 from ssd.config import ConfigError, TrainConfig
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
@@ -20,6 +24,7 @@ from ssd.fit_priors import fit_prior_sizes
 from ssd.models import SSD, build_model
 from ssd.models.weight_files import few
 from ssd.optim import base_rate, freeze
+from ssd.presets import Preset
 from ssd.prior_coverage import prior_coverage
 from ssd.step import State
 
@@ -92,9 +97,15 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
         options["weights_backbone"] = config.weights_backbone
     if config.trainable_backbone_layers is not None:
         options["trainable_layers"] = config.trainable_backbone_layers
-    classes = len(dataset.classes) + 1
+    classes, size = len(dataset.classes) + 1, config.image_size
+    weights = None if config.weights is None else _read_weights(config)
+    if weights is not None and weights.build_args is not None:
+        learned = _learned_options(weights.build_args, fits_priors=config.fit_priors)
+        size = learned.pop("image_size") if size is None else size
+        options = {**learned, **options}
+        print(f"network and priors as {weights.source} has learned them")
     with mistakes():
-        model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
+        model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
         if config.fit_priors:
             boxes, labels = normalized_objects(dataset)
             with warnings.catch_warnings():
@@ -102,11 +113,30 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
                 sizes = fit_prior_sizes(model.prior_config, boxes, labels)
             print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
             options["prior_sizes"] = sizes
-            model = build_model(config.model, classes, preset=config.preset, image_size=config.image_size, **options)
-    if config.weights is not None:
-        start_from(model, config.weights, dataset.classes, is_trained=config.test_only)
+            model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
+    if weights is not None:
+        start_from(model, weights, dataset.classes, is_trained=config.test_only)
     freeze(config, model)
     return model
+
+
+def _read_weights(config: TrainConfig) -> Checkpoint:
+    """Read --weights; of this project's checkpoints, the model must be theirs."""
+    with mistakes(f"--weights {config.weights}: "):
+        weights = read_checkpoint(str(config.weights))
+    name = config.model if weights.build_args is None else weights.build_args["name"]
+    if name != config.model:
+        raise ConfigError(f"--weights {config.weights} holds {name}, not {config.model}; use --model {name}")
+    return weights
+
+
+def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dict[str, Any]:
+    """What of a model its weights have learned: the network and the rules around it, of which loss and post-process are
+    none, nor are the prior sizes where they are fitted anew."""
+    rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNT)
+    left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
+    left_out |= {"prior_sizes"} if fits_priors else set()
+    return {"image_size": None, **{key: value for key, value in build_args.items() if key not in left_out}}
 
 
 def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
@@ -126,21 +156,20 @@ def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Ma
     return model
 
 
-def start_from(model: SSD, source: str, classes: Sequence[str] | None = None, *, is_trained: bool = False) -> None:
+def start_from(model: SSD, source: Source, classes: Sequence[str] | None = None, *, is_trained: bool = False) -> None:
     """Load the weights of a whole detector, its classes by name, and print what became of them.
 
     A model that is to be evaluated as it is (`is_trained`) must get the weights of all its classes.
     """
-    from ssd import load_weights
-
-    with mistakes(f"--weights {source}: "), warnings.catch_warnings():
+    where = source.source if isinstance(source, Checkpoint) else source
+    with mistakes(f"--weights {where}: "), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says the same
         report = load_weights(model, source, classes=classes)
     print(report)
     if is_trained and (report.new_heads or report.new_classes or report.kept):
         unknown = few(report.new_classes or classes or ())
         raise ConfigError(
-            f"--test-only --weights {source}: the weights do not know the classes {unknown} of the data; evaluate them "
+            f"--test-only --weights {where}: the weights do not know the classes {unknown} of the data; evaluate them "
             "on data of their own classes, or train first"
         )
 

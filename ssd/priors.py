@@ -242,7 +242,7 @@ def _floats(value: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (int(value), int(value)) if isinstance(value, Integral) else (int(value[0]), int(value[1]))
+    return (int(value), int(value)) if isinstance(value, (int, Integral)) else (int(value[0]), int(value[1]))
 
 
 def _plain(levels: Sequence[object]) -> list[object]:

@@ -6,8 +6,9 @@ import torch
 from ssd import WeightsError, build_model, load_weights
 from ssd.checkpoints import reorder_classes
 from ssd.checkpoints.rows import head_rows
-from ssd.config import ConfigError
-from ssd.preparation import start_from
+from ssd.config import ConfigError, TrainConfig
+from ssd.data import open_dataset
+from ssd.preparation import make_model, start_from
 
 SAVED = ("car", "dog", "cat")
 
@@ -71,6 +72,25 @@ def test_weights_without_the_classes_are_not_evaluated(tmp_path):
     start_from(model(), str(tmp_path / "w.pt"), ("dog", "cat", "car"), is_trained=True)
     with pytest.raises(ConfigError, match=r"--test-only --weights .*: the weights do not know the classes bird of the"):
         start_from(model(2), str(tmp_path / "w.pt"), ("bird", "dog"), is_trained=True)
+
+
+def test_weights_bring_the_network_and_the_priors_that_they_learned(tmp_path):
+    trained = build_model("ssd_tiny", 4, image_size=64, width=4, prior_sizes=(9.0, 20.0, 30.0, 45.0, 60.0))
+    saved = {"model": trained.state_dict(), "build_args": trained.build_args, "classes": list(SAVED)}
+    torch.save(saved, tmp_path / "w.pt")
+    data = open_dataset("shapes", size=2, image_size=64)
+    data.classes = ("dog", "cat", "car")
+    config = TrainConfig.of(
+        {"dataset": "shapes", "model": "ssd_tiny", "weights": str(tmp_path / "w.pt"), "fit_priors": False}
+    )
+    ours = make_model(config, data)
+    assert torch.equal(ours.priors, trained.priors) and ours.image_size == 64
+    assert torch.equal(logits(ours.eval()), logits(trained.eval())[..., [0, 2, 3, 1]])
+    config.model_options = {"prior_sizes": [8.0, 20.0, 30.0, 45.0, 60.0]}  # what is asked for comes first
+    assert not torch.equal(make_model(config, data).priors, trained.priors)
+    config.model = "ssd300_vgg16"
+    with pytest.raises(ConfigError, match=r"--weights .* holds ssd_tiny, not ssd300_vgg16; use --model ssd_tiny"):
+        make_model(config, data)
 
 
 def test_the_optimizer_is_permuted_with_the_model():
