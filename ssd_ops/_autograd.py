@@ -25,7 +25,14 @@ def call(name: str, *args: Any) -> Any:
         if torch.onnx.is_in_onnx_export():
             return onnx_forms.call(name, *args)
         return getattr(ops, name)(*args)
-    return _calls[ops.name][name](*args)
+    try:
+        return _calls[ops.name][name](*args)
+    except (NotImplementedError, RuntimeError) as error:
+        if any(type(arg).__name__ == "DTensor" for arg in args):
+            raise RuntimeError(
+                f"{name} takes no DTensor: give full_tensor(), or to_local() where each process has boxes of its own"
+            ) from error
+        raise
 
 
 def register(namespace: str, library: torch.library.Library, names: list[str]) -> None:

@@ -29,7 +29,8 @@ def detect(
 ) -> Detections:
     """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
 
-    Equal to `multiclass_nms` of the decoded boxes and the softmax; see there for the order of equals. The shapes of the
+    Equal to `multiclass_nms` of the decoded boxes and the softmax; see there for the order of equals and for gradients.
+    The shapes of the
     results do not depend on the data and the host never waits. Implementations may differ only where a score stands within
     rounding of the threshold or of another score, or a side within rounding of `min_size`.
 

@@ -30,7 +30,7 @@ def multibox_loss(
     deterministic.
     A batch of no images, or of images with nothing to learn, gives 0. A prior that takes part with NaN, with inf as its
     target's logit or with nothing but -inf makes `cls_loss` NaN; those that take no part get a gradient of exactly 0.
-    The gradient cannot be differentiated again.
+    Derivatives of every order leave out how mining would change.
 
     Args:
         loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is).
@@ -45,7 +45,7 @@ def multibox_loss(
         mining: `image` or `batch`: among which priors the hardest negatives are looked for.
 
     Returns:
-        `(loc_loss, cls_loss)`, two scalars, differentiable for `loc` and `logits`.
+        `(loc_loss, cls_loss)`, two scalars, differentiable for `loc`, `logits` and `loc_targets`.
 
     Raises:
         RuntimeError: A shape, dtype, device or option does not fit, or (on the CPU; on a GPU the loss becomes NaN, because

@@ -24,7 +24,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
         fmt: `xyxy`, `xywh` or `cxcywh`. The latter two become xyxy first, in the dtype of the result. Rotated boxes are
             not supported.
         out: `[..., N, M]`, contiguous, float32 (float64 for float64 boxes): where to write, to spare an allocation.
-            Gradients do not flow through it.
+            Gradients do not flow through it: no input may require one, and it may not share memory with an input.
 
     Returns:
         `[..., N, M]`: `iou[n, m]` belongs to box n of `boxes1` and box m of `boxes2`.

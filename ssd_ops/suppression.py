@@ -86,7 +86,8 @@ def multiclass_nms(
 
     Class 0 is the background and gives none. Candidates are ordered by falling score, of equals the lowest box first;
     detections by falling score, then class, then box. The shapes of the results do not depend on the data: every image and
-    class in one call, the host never waits, and a CUDA graph can hold it.
+    class in one call, the host never waits, and a CUDA graph can hold it. Gradients of boxes and scores go to the boxes and
+    scores that they were copied from; what is kept has none.
 
     Args:
         boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy.

@@ -175,3 +175,19 @@ def test_onnx(dynamo: bool) -> None:
     results = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
     for result, expected in zip(results, Kept()(*inputs), strict=True):
         torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dtensors_are_refused_by_name() -> None:
+    distributed = pytest.importorskip("torch.distributed")
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if not distributed.is_available() or distributed.is_initialized():
+        pytest.skip("no process group of its own")
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        boxes = distribute_tensor(BOXES, init_device_mesh("cpu", (1,)), [Shard(0)])
+        with pytest.raises(RuntimeError, match=r"^box_iou takes no DTensor: give full_tensor\(\)"):
+            ssd_ops.box_iou(boxes, boxes)
+    finally:
+        distributed.destroy_process_group()

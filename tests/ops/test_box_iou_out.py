@@ -1,0 +1,49 @@
+"""`box_iou(out=)`: what autograd saved is known to be overwritten, and what would be wrong is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ssd_ops
+from ssd_ops import reference
+from tests.ops.boxes import random_boxes
+from tests.ops.conftest import Implementation
+
+BOXES = random_boxes(5)
+
+
+@pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
+def test_writing_to_a_saved_tensor_is_found(module: type) -> None:
+    weights, out = torch.ones(5, 5, requires_grad=True), torch.ones(5, 5)
+    product = (weights * out).sum()
+    module.box_iou(BOXES, BOXES, out=out)
+    assert out._version >= 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_memory_of_an_input_is_refused(impl: Implementation) -> None:
+    memory = torch.zeros(25)
+    boxes = memory[4:24].view(5, 4).copy_(BOXES)
+    with pytest.raises(RuntimeError, match=r"^out must not share memory with boxes2$"):
+        impl.box_iou(BOXES, boxes, out=memory.view(5, 5))
+    beside = torch.zeros(45)
+    boxes = beside[25:].view(5, 4).copy_(BOXES)
+    assert torch.equal(impl.box_iou(BOXES, boxes, out=beside[:25].view(5, 5)), reference.box_iou(BOXES, BOXES))
+
+
+@pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
+def test_what_autograd_cannot_follow_is_refused(module: type) -> None:
+    leaf, boxes = torch.zeros(5, 5, requires_grad=True), BOXES.clone().requires_grad_()
+    for name, arguments, out in (("out", (BOXES, BOXES), leaf), ("boxes1", (boxes, BOXES), torch.zeros(5, 5))):
+        refused = f"^out cannot be written to where {name} requires a gradient"
+        with pytest.raises(RuntimeError, match=refused):
+            module.box_iou(*arguments, out=out)
+        with torch.no_grad():
+            module.box_iou(*arguments, out=out)
+    with torch.inference_mode():
+        out = torch.zeros(5, 5)
+        module.box_iou(BOXES, BOXES, out=out)
+    with pytest.raises(RuntimeError, match=r"^out must not be an inference tensor outside of"):
+        module.box_iou(BOXES, BOXES, out=out)
