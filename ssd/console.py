@@ -23,15 +23,16 @@ def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a class name that the encoding lacks is shown with "?"
         try:
-            result = main(*args, **kwargs)
-            sys.stdout.flush()
+            try:
+                return main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # after sys.exit, too
         except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
             _discard_output()
             sys.exit(CLOSED_PIPE)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        return result
 
     return program
 
