@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ssd_ops import _transforms, onnx_forms, reference
-from ssd_ops._derivatives import Args, Derivative, Formula, function_of, vjp
+from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
 from ssd_ops.reference import kept
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
@@ -54,19 +54,18 @@ def register(namespace: str, library: torch.library.Library, names: list[str]) -
             library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
-def _differentiable(
-    op: Callable[..., Any], apply: Callable[..., Any], apply_transformed: Callable[..., Any]
-) -> Callable[..., Any]:
+def _differentiable(op: Any, apply: Callable[..., Any], apply_transformed: Callable[..., Any]) -> Callable[..., Any]:
     any_requires_grad, is_grad_enabled = torch._C._any_requires_grad, torch.is_grad_enabled
+    direct, tensors = op._op, tensor_count(op)  # as op(*args), without a frame of Python between
     is_transformed, below_autograd = torch._C._are_functorch_transforms_active, torch._C._AutoDispatchBelowAutograd
 
     def call(*args: Any) -> Any:
         if is_transformed():
             return apply_transformed(*args)
-        if (any_requires_grad(*args) and is_grad_enabled()) or forward_ad._current_level >= 0:
+        if (is_grad_enabled() and any_requires_grad(*args[:tensors])) or forward_ad._current_level >= 0:
             return apply(*args)
         with below_autograd():
-            return op(*args)
+            return direct(*args)
 
     return call
 

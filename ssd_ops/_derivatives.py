@@ -40,14 +40,18 @@ class Derivative:
     stands for all, whose results have that dimension first. Without it there is a call for each."""
 
 
+def tensor_count(op: Any) -> int:
+    """Return how many arguments of an op are tensors; in every schema they come first."""
+    return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
 def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autograd.Function]:
     """Return the autograd function of an op.
 
     Its `at_one_level` is for autograd alone, where it spares the `apply` of Python, which takes longer than the op;
     `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself.
     """
-    schema = op._schema
-    tensors = sum("Tensor" in str(argument.type) for argument in schema.arguments)  # they come first
+    schema, tensors = op._schema, tensor_count(op)
     inputs_in_all, count = len(schema.arguments), len(schema.returns)
     chosen = tuple(i for i in range(count) if i not in derivative.outputs)
     is_transformed = torch._C._are_functorch_transforms_active
