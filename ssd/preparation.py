@@ -101,7 +101,8 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
     weights = None if config.weights is None else _read_weights(config)
     if weights is not None and weights.build_args is not None:
         learned = _learned_options(weights.build_args, fits_priors=config.fit_priors)
-        size = learned.pop("image_size") if size is None else size
+        learned_size = learned.pop("image_size")
+        size = learned_size if size is None else size
         options = {**learned, **options}
         print(f"network and priors as {weights.source} has learned them")
     with mistakes():

@@ -86,6 +86,8 @@ def test_weights_bring_the_network_and_the_priors_that_they_learned(tmp_path):
     ours = make_model(config, data)
     assert torch.equal(ours.priors, trained.priors) and ours.image_size == 64
     assert torch.equal(logits(ours.eval()), logits(trained.eval())[..., [0, 2, 3, 1]])
+    config.image_size = 64
+    assert torch.equal(make_model(config, data).priors, trained.priors)
     config.model_options = {"prior_sizes": [8.0, 20.0, 30.0, 45.0, 60.0]}  # what is asked for comes first
     assert not torch.equal(make_model(config, data).priors, trained.priors)
     config.model = "ssd300_vgg16"
