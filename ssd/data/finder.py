@@ -78,7 +78,8 @@ class ImageFinder:
         folder = path.parent
         if folder not in self._listed:
             try:
-                self._listed[folder] = frozenset(entry.name for entry in folder.iterdir())
+                with os.scandir(folder) as entries:
+                    self._listed[folder] = frozenset(entry.name for entry in entries if not entry.is_dir())
             except (OSError, ValueError):
                 self._listed[folder] = frozenset()
         return path.name in self._listed[folder]

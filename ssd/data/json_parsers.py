@@ -93,7 +93,7 @@ def _supervisely(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[st
 
     def read(entry: Any) -> Object:
         xs, ys = zip(*entry["points"]["exterior"], strict=True)
-        return Object(str(entry["classTitle"]), _bounds(xs, ys), False)
+        return Object(_name(entry["classTitle"]), _bounds(xs, ys), False)
 
     items: list[Item] = []
     for file, data in _json_dicts(files, log):
@@ -111,7 +111,7 @@ def _labelme(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, .
         if entry.get("shape_type") == "circle":  # its center and a point on it
             radius = ((xs[1] - xs[0]) ** 2 + (ys[1] - ys[0]) ** 2) ** 0.5
             xs, ys = (xs[0] - radius, xs[0] + radius), (ys[0] - radius, ys[0] + radius)
-        return Object(str(entry["label"]), _bounds(xs, ys), is_true((entry.get("flags") or {}).get("difficult")))
+        return Object(_name(entry["label"]), _bounds(xs, ys), is_true((entry.get("flags") or {}).get("difficult")))
 
     items: list[Item] = []
     for file, data in _json_dicts(files, log):
@@ -122,6 +122,12 @@ def _labelme(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, .
         place = (file.parent / PurePath(name.replace("\\", "/")).name).relative_to(root)
         items.append(Item(file, str(place), data.get("imageHeight"), data.get("imageWidth"), objects, read))
     return (), items
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("the name of a class must be a text")
+    return value
 
 
 def _bounds(xs: Sequence[Any], ys: Sequence[Any]) -> Box:

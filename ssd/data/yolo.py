@@ -5,6 +5,7 @@ is a polygon (``class x1 y1 x2 y2 ...``), of which the bounding box is taken. An
 objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _add_image(
     try:
         size = image_size(image, apply_exif=apply_exif)
     except DataError as error:
-        log.add(Fault(str(image), "image missing" if not image.exists() else "image unreadable", str(error)))
+        log.add(Fault(str(image), "image missing" if not os.path.exists(image) else "image unreadable", str(error)))
         return False
     path = label_file(image)
     try:

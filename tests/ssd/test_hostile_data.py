@@ -11,6 +11,7 @@ from ssd.data import DataError, open_dataset, read_image
 from ssd.file_tree import walk
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
+from tests.ssd.tool_exports import datumaro
 
 BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
@@ -164,3 +165,45 @@ def test_image_file_is_read_whatever_its_suffix_says(tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg").shape == (3, 4, 8)
+
+
+@pytest.mark.parametrize("line", ["x" * 6000, "\0", "/nowhere/b.jpg", ".."])
+def test_line_of_a_yolo_list_is_a_fault(tmp_path, line):
+    write_yolo(tmp_path, {"a": SQUARE})
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: list.txt\n")
+    (tmp_path / "list.txt").write_text(f"images/train/a.jpg\n{line}\n")
+    if line == "..":
+        with pytest.raises(DataError, match=r"list\.txt, line 2 names .*, outside of"):
+            open_dataset("yolo", tmp_path)
+        return
+    dataset = open_dataset("yolo", tmp_path)
+    assert len(dataset) == 1 and dataset.log.images_left_out == 1
+
+
+@pytest.mark.parametrize("name", ["images", "..", "", "\0", "a\udcff.jpg"])
+def test_coco_file_name_that_is_no_file(tmp_path, name):
+    save_image(tmp_path / "images/good.jpg")
+    good = {"id": 9, "file_name": "good.jpg", "width": 60, "height": 40}
+    write_coco(tmp_path, [], [{**IMAGE, "file_name": name, "absent": 1}, good])
+    assert open_dataset("coco", tmp_path).summary().faults == {"image missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        (None, "object malformed"),
+        ({"type": "bbox", "label_id": 5, "bbox": [1, 1, 2, 2]}, "unknown class"),
+        ({"type": "bbox", "label_id": 0, "bbox": [1, 1, "x"]}, "object malformed"),
+        ({"type": "polygon", "label_id": 0, "points": []}, "object malformed"),
+        ({"type": "bbox", "label_id": 0, "bbox": [1, 1, 0, 2]}, "box without area"),
+    ],
+)
+def test_datumaro_object_is_a_fault(tmp_path, annotation, kind):
+    datumaro(tmp_path)
+    path = tmp_path / "annotations/default.json"
+    data = json.loads(path.read_text())
+    data["items"][1]["annotations"].insert(0, annotation)
+    path.write_text(json.dumps(data))
+    dataset = open_dataset("datumaro", tmp_path, "all")
+    assert dataset.summary().faults == {kind: 1} and "default.json, object 0" in str(dataset.report[0])
+    assert len(dataset.annotations.labels) == 8
