@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.stages import Stage, find_program, output_of, run_stages
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("nms", "detect", "loss", "match", "box_iou", "box_codec", "images")
+BENCHMARKS = ("nms", "detect", "loss", "match", "box_iou", "box_codec", "images", "overhead")
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # What a benchmark needs beside its timings: torch's start, inputs, and the check of every candidate against the reference,
 # which takes seconds a call where it suppresses boxes. Cases that have ended stay in the report of a stopped benchmark.
-BENCHMARK_SECONDS = dict.fromkeys(BENCHMARKS, 30) | {"nms": 60, "detect": 60}
+BENCHMARK_SECONDS = dict.fromkeys(BENCHMARKS, 30) | {"nms": 60, "detect": 60, "overhead": 60}
 DETECTOR_SECONDS = 300  # torch.compile takes minutes; what has ended stays in its report
 SANITIZER_SECONDS = 45
 
