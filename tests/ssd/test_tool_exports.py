@@ -3,9 +3,21 @@
 import pytest
 
 from ssd.config import ConfigError, TrainConfig
+from ssd.data import open_dataset
 from ssd.dataset_format import resolve_dataset
 from ssd.preparation import open_datasets
-from tests.ssd.tool_exports import EXPORTS, NAMES, coco, cvat_coco, images, roboflow_yolo, texts, write, xml
+from tests.ssd.tool_exports import (
+    EXPORTS,
+    NAMES,
+    coco,
+    cvat_coco,
+    images,
+    labelimg_voc,
+    roboflow_yolo,
+    texts,
+    write,
+    xml,
+)
 
 
 def open_both(path, **settings):
@@ -99,3 +111,22 @@ def test_data_yaml_decides_over_stray_xml_files(tmp_path):
     roboflow_yolo(tmp_path)
     xml(tmp_path / "old")
     assert open_both(tmp_path)[0].dataset == "yolo"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", ["yolo", "voc", "coco"])
+def test_boxes_are_those_that_supervision_reads(tmp_path, format):
+    supervision = pytest.importorskip("supervision")
+    writer = {"yolo": roboflow_yolo, "voc": labelimg_voc, "coco": cvat_coco}[format]
+    writer(tmp_path)
+    reader = supervision.DetectionDataset
+    if format == "yolo":
+        theirs = reader.from_yolo(f"{tmp_path}/train/images", f"{tmp_path}/train/labels", f"{tmp_path}/data.yaml")
+    elif format == "voc":
+        theirs = reader.from_pascal_voc(str(tmp_path), str(tmp_path))
+    else:
+        theirs = reader.from_coco(f"{tmp_path}/images/default", f"{tmp_path}/annotations/instances_default.json")
+    ours = open_dataset(format, tmp_path, "train" if format == "yolo" else "all")
+    boxes = {path.rpartition("/")[2]: ours.target(i)["boxes"].tolist() for i, path in enumerate(ours.annotations.files)}
+    assert {path.rpartition("/")[2]: found.xyxy.tolist() for path, _, found in theirs} == boxes
+    assert tuple(theirs.classes) == ours.classes
