@@ -113,8 +113,10 @@ for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
 case("batched_nms", BOXES, SCORES, LABELS[:2], 0.5, error="idxs must have shape [3], got [2]")
 case("batched_nms", BOXES, SCORES, SCORES.cfloat(), 0.5, error="idxs must be int64, got complex64")
 
+single = "boxes must have shape [3, 4], got [2, 3, 4]"  # scores [N] are those of a single set
+case("soft_nms", BATCH, SCORES, **SOFT, error=single)
 for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
-    case(name, BATCH, SCORES, **options, error="scores must have shape [B, N, C], got [3]")
+    case(name, BATCH, SCORES[None], **options, error="scores must have shape [B, N, C], got [1, 3]")
     shape = "boxes must have shape [2, 3, 4] or [2, 3, 5, 4], got [3, 4]"
     case(name, BOXES, LOGITS, **options, error=shape)
     case(name, BATCH, LOGITS.cfloat(), **options, error=f"scores must be {FLOATS}, got complex64")
