@@ -32,26 +32,27 @@ __global__ void __launch_bounds__(kThreads) collect_scores_kernel(const In* scor
     const auto* from = reinterpret_cast<const Load*>(scores + (lists.first + slot) * numbers);
     for (int64_t first = static_cast<int64_t>(blockIdx.y) * (kThreads * kAhead); first < loads;
          first += static_cast<int64_t>(gridDim.y) * (kThreads * kAhead)) {
+      const int left = static_cast<int>(loads - first < kThreads * kAhead ? loads - first : kThreads * kAhead);
       Load found[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
-        const int64_t i = first + k * kThreads + threadIdx.x;
-        found[k] = from[i < loads ? i : 0];
+        const int i = k * kThreads + static_cast<int>(threadIdx.x);
+        found[k] = from[first + (i < left ? i : 0)];
       }
       const T floor = raised_floor(lists, slot, least);
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
-        const int64_t i = first + k * kThreads + threadIdx.x;
+        const int i = k * kThreads + static_cast<int>(threadIdx.x);
         bool any = false;
 #pragma unroll
         for (int j = 0; j < Load::kCount; ++j) any = any || widen(found[k].values[j]) >= floor;
-        if (!__any_sync(kFullMask, any && i < loads)) continue;  // most warps are spared the division
+        if (!__any_sync(kFullMask, any && i < left)) continue;  // most warps are spared the division
 #pragma unroll
         for (int j = 0; j < Load::kCount; ++j) {
           const T score = widen(found[k].values[j]);
-          const auto place = static_cast<unsigned>(i) * Load::kCount + j;
+          const auto place = (static_cast<unsigned>(first) + i) * Load::kCount + j;
           const unsigned row = place / classes, label = place % classes;
-          append(lists, slot, i < loads && score >= floor && label != 0, score, label * rows + row);
+          append(lists, slot, i < left && score >= floor && label != 0, score, label * rows + row);
         }
       }
     }
