@@ -22,7 +22,7 @@ from ssd.config import TrainConfig
 from ssd.optim import build_optimizer, build_schedule
 from ssd.run_folder import CsvLog
 from tests.processes import free_port, run_processes
-from tests.ssd.test_recipes import write_coco_split
+from tests.ssd.test_recipes import FASTEST, write_coco_split
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SSD300 = (
@@ -88,7 +88,7 @@ def test_the_command_runs_on_two_processes(
 ) -> None:
     words = shlex.split(command.replace("--nproc_per_node=8", "--nproc_per_node=2"))
     words[2] = str(ROOT / words[2])
-    few = ["--iterations", "1", "-b", str(images), "-j", "0", "--device", "cpu", "--amp"]
+    few = ["--iterations", "1", "-b", str(images), "-j", "0", "--device", "cpu", *FASTEST]
     told, mistakes = launch([*words, *few, "--output-dir", str(tmp_path / "run")], home, tmp_path)
     assert not mistakes, mistakes[-3000:]
     assert told.count("note: --aspect-ratio-group-factor changes nothing") == 1
