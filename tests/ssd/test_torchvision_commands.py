@@ -108,7 +108,7 @@ def test_settings_that_a_command_leaves_out_are_those_of_the_script(parsed: Trai
     assert (parsed.opt, parsed.momentum, parsed.lr_scheduler, parsed.lr_gamma) == ("sgd", 0.9, "multisteplr", 0.1)
     assert (parsed.clip_grad_norm, parsed.ema_decay, parsed.eval_every, parsed.workers) == (0, 0, 1, 4)
     assert (parsed.norm_weight_decay, parsed.bias_weight_decay) == (None, None)
-    bare = parse_args(["--dataset", "coco"])
+    bare = parse_args(["--dataset", "coco", "--defaults", "torchvision"])
     assert (bare.epochs, bare.batch_size, bare.lr, bare.weight_decay, bare.lr_steps) == (26, 2, 0.02, 1e-4, [16, 22])
     assert bare.data_path == "coco"
 
@@ -180,7 +180,7 @@ def test_every_other_flag_of_the_script_is_known(home: Path, capsys: pytest.Capt
         (["--rpn-score-thresh", "0.1"], "SSD has none"),
         (["--pretrained"], "was replaced by --weights"),
         (["--lr-stepz", "3"], "unknown argument --lr-stepz (did you mean '--lr-steps'?)"),
-        (["--dataset", "coco_kp"], "did you mean 'coco'?"),
+        (["--dataset", "coco_kp"], "--dataset must be one of auto, shapes, voc, coco"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(
