@@ -3,7 +3,7 @@
 python benchmarks/readme_tables.py [--check]
 
 Each table stands between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu) and
-`<!-- end -->`. What was not measured on that kind of device reads so. `gpu_check.py` leaves one file for all of a GPU.
+`<!-- end -->`. What was not measured there is named below. `gpu_check.py` leaves one file for all of a GPU.
 """
 
 from __future__ import annotations
@@ -65,19 +65,25 @@ def table(kind: str) -> str:
     for report in reports:
         cases.update(report["cases"])
     lines = ["| op, case | ssd_ops | torchvision | ratio | peak memory |", "| --- | ---: | ---: | ---: | ---: |"]
+    missing: list[str] = []
     for name in CASES:
         timings = cases.get(name, {})
         # a size at which torchvision takes minutes is compared with the fastest other library
         rival = next((key for key in ("torchvision", "powerboxes") if key in timings), "")
         ours, peer = timings.get("compiled"), timings.get(rival)
         if ours is None or peer is None:
-            lines.append(f"| {name} | not measured | not measured | | |")
+            missing.append(name)
         else:
             ratio = peer["median"] / ours["median"]
             shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
             theirs = _time(peer["median"]) + (f" ({rival})" if rival != "torchvision" else "")
             lines.append(f"| {name} | {_time(ours['median'])} | {theirs} | {shown} | {_memory(ours, peer)} |")
-    return "\n".join([*lines, "", *_notes(reports)]).rstrip()
+    return "\n".join([*(lines if len(missing) < len(CASES) else []), *_sentence(missing), "", *_notes(reports)]).strip()
+
+
+def _sentence(missing: list[str]) -> list[str]:
+    """Returns what no machine of this kind has measured, as a sentence after the table."""
+    return ["", f"Not measured: {'; '.join(missing)}."] if missing else []
 
 
 def data() -> str:
@@ -142,21 +148,23 @@ def checks() -> str:
     reports = sorted((f for f in files() if "stages" in f), key=lambda f: f["machine"]["date"])
     lines = ["| on a GPU | found | |", "| --- | --- | --- |"]
     stages = {stage["name"]: stage for stage in reports[-1]["stages"]} if reports else {}
+    missing: list[str] = []
     for name in CHECKS:
         stage = stages.get(name)
         if stage is None or stage["status"] == "not started":
-            lines.append(f"| {name} | not measured | |")
+            missing.append(name)
             continue
         counts = stage["details"].get("counts", {}) if name in ("tests", "properties") else {}
         found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         found = found or stage["details"].get("summary") or f"{stage['seconds']:.0f} s"
         failed = "; ".join(stage["failures"][:3]).replace("|", "\\|")
         lines.append(f"| {name} | {found} | {stage['status']}{': ' if failed else ''}{failed} |")
+    lines = [*(lines if len(missing) < len(CHECKS) else []), *_sentence(missing)]
     if reports:
         machine = reports[-1]["machine"]
         versions = f"{machine['gpu']}; driver {machine['driver']}; torch {machine['torch']}; commit {machine['commit']}"
         lines += ["", f"{versions}; {machine['date']}; `{machine['command']}`"]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def _notes(reports: list[dict[str, Any]]) -> list[str]:
