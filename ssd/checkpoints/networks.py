@@ -14,6 +14,7 @@ from ssd.checkpoints.layouts import Layout, find_layout
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS, SSD, build_model
+from ssd.models.backbone_weights import RESNET_DEPTHS
 
 _OTHERS = (
     (r"base_net\.13\.3\.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
@@ -22,7 +23,6 @@ _OTHERS = (
     (r"roi_heads\..+", "a detector with two stages (torchvision's Faster, Mask or Keypoint R-CNN)"),
     (r"backbone\.fpn\..+", "a detector on a pyramid (torchvision's RetinaNet or FCOS)"),
 )
-_RESNETS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
 
 def build_from_weights(source: Source, *, system: str | None = None, **options: Any) -> SSD:
@@ -110,7 +110,7 @@ def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, A
     if system == "nvidia":
         stem = "feature_extractor.feature_extractor.6."
         blocks = {key.removeprefix(stem).partition(".")[0] for key in state if key.startswith(stem)}
-        depth = _RESNETS.get((len(blocks), f"{stem}0.conv3.weight" in state))
+        depth = RESNET_DEPTHS.get((len(blocks), f"{stem}0.conv3.weight" in state))
         return None if depth is None else (f"ssd300_resnet{depth}", {})
     if system == "qfgaohao":
         if "base_net.1.conv.0.weight" in state:

@@ -24,6 +24,9 @@ _USED = re.compile(
 # of the reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
 VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
 
+# (blocks of layer3, with bottlenecks) -> depth of the ResNet
+RESNET_DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+
 
 def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[str]:
     """Copies weights into a backbone.
@@ -91,9 +94,8 @@ def _kind(state: Mapping[str, Tensor]) -> str:
     """Names the network of torchvision whose weights these are; "" for any other."""
     names = {key.removeprefix("backbone.").removeprefix("features.") for key in state}
     if "layer1.0.conv1.weight" in names:
-        depths = {(6, False): 34, (2, False): 18, (6, True): 50, (23, True): 101, (36, True): 152}
         blocks = {name.split(".")[1] for name in names if name.startswith("layer3.")}
-        depth = depths.get((len(blocks), "layer1.0.conv3.weight" in names))
+        depth = RESNET_DEPTHS.get((len(blocks), "layer1.0.conv3.weight" in names))
         return f"resnet{depth}" if depth else ""
     signs = {"1.conv.0.0.weight": "mobilenet_v2", "1.block.0.0.weight": "mobilenet_v3_large", "28.weight": "vgg16"}
     return next((kind for sign, kind in signs.items() if sign in names), "")
