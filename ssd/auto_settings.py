@@ -87,8 +87,18 @@ class Choices:
 def choose_model(config: TrainConfig) -> Choices:
     """Chooses the network, before the data is read: that of the weights given, else a small one that trains anywhere."""
     choices = Choices(config)
-    if config.given is None or "model" in config.given:
+    if config.given is None:
         return choices
+    if "model" not in config.given:
+        _choose_by_weights(choices)
+    if config.model == SMALL_MODEL and not config.weights:
+        choices.set("weights_backbone", *_cached_backbone())
+    return choices
+
+
+def _choose_by_weights(choices: Choices) -> None:
+    """Chooses the network that the weights given belong to, else the small one."""
+    config = choices.config
     if config.weights:
         from ssd.checkpoints.networks import network_of_file
 
@@ -105,9 +115,6 @@ def choose_model(config: TrainConfig) -> Choices:
         choices.set("model", model_of_backbone(config.weights_backbone), f"the backbone of {config.weights_backbone}")
     else:
         choices.set("model", SMALL_MODEL, "learns from a few hundred images, on a CPU too")
-    if config.model == SMALL_MODEL and not config.weights:
-        choices.set("weights_backbone", *_cached_backbone())
-    return choices
 
 
 def choose_settings(choices: Choices, facts: Facts) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2, mobilenet_v3_large, resnet18, resnet50, vgg16
+from torchvision.models import MobileNet_V2_Weights, mobilenet_v2, mobilenet_v3_large, resnet18, resnet50, vgg16
 
 from ssd import build_model
 from ssd.auto_settings import Choices, Facts, choose_model, choose_settings
@@ -93,6 +93,16 @@ def test_a_recipe_and_a_saved_configuration_stay_as_they_are(tmp_path: Path) -> 
     choices = Choices(again)
     choose_settings(choices, Facts(9999, BIG, "cuda", 64))
     assert asdict(again) == {**asdict(config), "data_path": str(tmp_path)}
+
+
+def test_weights_downloaded_before_are_used(tmp_path: Path) -> None:
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / Path(MobileNet_V2_Weights.IMAGENET1K_V1.url).name).touch()
+    for values in ({}, {"model": "ssdlite320_mobilenet_v2"}):
+        config = chosen(Facts(205, BIG, "cpu", 2), **values)
+        assert config.weights_backbone == "MobileNet_V2_Weights.IMAGENET1K_V1" and config.backbone_lr_factor == 0.05
+    assert chosen(Facts(205, BIG, "cpu", 2), model="ssd_tiny").weights_backbone is None
 
 
 NETWORKS = {
