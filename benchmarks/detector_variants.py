@@ -21,7 +21,7 @@ import ssd_ops
 from benchmarks.detector_pair import MOST_OBJECTS
 from benchmarks.peers import compute_loss
 from ssd.models import SSD
-from ssd.models.lists import split_detections
+from ssd.models.torchvision_io import split_detections
 
 NAMES = ("compile", "graph", "channels_last", "amp")
 GetModel = Callable[[], Any]

@@ -18,7 +18,7 @@ import _path  # noqa: F401
 import torch
 
 from benchmarks.detector_pair import PEERS, Pair
-from ssd.inference_engine import InferenceEngine
+from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD
 
 

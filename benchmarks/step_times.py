@@ -2,7 +2,7 @@
 
 python benchmarks/step_times.py [--steps N] [--filter TEXT] [--ways off on] [--cudnn-benchmark] [--profile]
 
-Each line: milliseconds and images a second of `ssd.step.train_step`, and the share of the time in which the GPU had work,
+Each line: milliseconds and images per second of `train_step`, and the share of the time in which the GPU had work,
 from torch's profiler. Batches lie on the GPU and hold 8 objects an image.
 """
 
@@ -21,8 +21,8 @@ import torch
 from benchmarks.gpu_busy import busy_seconds
 from ssd.config import TrainConfig
 from ssd.data import Batch
+from ssd.engine.step import make_state, train_step
 from ssd.models import build_model
-from ssd.step import make_state, train_step
 
 _PLAIN = {"opt": "sgd", "ema_decay": 0.0, "clip_grad_norm": 0.0}
 _HALF = {**_PLAIN, "amp": True, "channels_last": True}

@@ -11,33 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssd.checkpoints import LoadReport, WeightsError, build_from_weights, export_weights, load_weights
-    from ssd.drop_in import accelerate, restore
-    from ssd.inference_engine import InferenceEngine
-    from ssd.loss import MultiBoxLoss
+    from ssd.inference.engine import InferenceEngine
     from ssd.models import MODELS, SSD, build_model, model_options
-    from ssd.presets import Preset
+    from ssd.models.loss import MultiBoxLoss
+    from ssd.presets import PRESETS, Preset, get_preset
     from ssd.priors import PriorConfig, make_priors
-    from ssd.systems import PRESETS, get_preset
+    from ssd.torchvision_patch import accelerate, restore
 
 _HOME = {
-    "InferenceEngine": "ssd.inference_engine",
+    "InferenceEngine": "ssd.inference.engine",
     "LoadReport": "ssd.checkpoints",
     "MODELS": "ssd.models",
-    "PRESETS": "ssd.systems",
+    "PRESETS": "ssd.presets",
     "SSD": "ssd.models",
-    "MultiBoxLoss": "ssd.loss",
+    "MultiBoxLoss": "ssd.models.loss",
     "Preset": "ssd.presets",
     "PriorConfig": "ssd.priors",
     "WeightsError": "ssd.checkpoints",
-    "accelerate": "ssd.drop_in",
+    "accelerate": "ssd.torchvision_patch",
     "build_from_weights": "ssd.checkpoints",
     "build_model": "ssd.models",
     "export_weights": "ssd.checkpoints",
-    "get_preset": "ssd.systems",
+    "get_preset": "ssd.presets",
     "load_weights": "ssd.checkpoints",
     "make_priors": "ssd.priors",
     "model_options": "ssd.models",
-    "restore": "ssd.drop_in",
+    "restore": "ssd.torchvision_patch",
 }
 
 __all__ = [

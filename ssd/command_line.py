@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ssd import recipes
-from ssd.config import ConfigError, TrainConfig, check_folder, flag
+from ssd.config import TrainConfig, check_folder, flag
+from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
+from ssd.config.setting_checks import check_path, check_paths, meant
+from ssd.config.torchvision_flags import add_torchvision_flags, notes
 from ssd.dataset_format import resolve_dataset
-from ssd.resuming import configured_settings, recorded_settings, resumed_settings
-from ssd.setting_checks import check_path, check_paths, meant
-from ssd.torchvision_flags import add_torchvision_flags, notes
+from ssd.errors import ConfigError
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
 # Where people keep a data set; the last is where torchvision's script looks for COCO.
@@ -206,7 +207,7 @@ class _ListRecipes(argparse.Action):
 
 class _ListOptions(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from ssd.option_listing import listing  # imports torch
+        from ssd.engine.option_listing import listing  # imports torch
 
         print(listing())
         parser.exit()

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ssd.config import ConfigError, TrainConfig
-from ssd.errors import DataError
+from ssd.config import TrainConfig
+from ssd.errors import ConfigError, DataError
 from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
 
 YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names", "labels.txt")

@@ -36,7 +36,7 @@ from ssd.predict import TORCHVISION
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssd.inference import Detector
+    from ssd.inference.detector import Detector
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     """Exports as the command line says."""
     args = parse_args(argv)
     from ssd.data.faults import DataError
-    from ssd.inference import load_detector
+    from ssd.inference.detector import load_detector
 
     try:
         detector = load_detector(args.checkpoint)
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def describe(detector: Detector) -> dict[str, Any]:
     """What a runtime must know besides the network."""
-    from ssd.inference import thresholds_of
+    from ssd.inference.detector import thresholds_of
 
     rules = detector.model.preset
     return {

@@ -28,7 +28,7 @@ from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
 if TYPE_CHECKING:
-    from ssd.inference import Detector, Found
+    from ssd.inference.detector import Detector, Found
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn on as JPEG
 _SECONDS = 30  # between writings of detections.json
@@ -122,9 +122,9 @@ def choose_folder(asked: str | None, overwrite: bool) -> Path:
 def main(argv: list[str] | None = None) -> None:
     """Detects as the command line says; exits with 1 if an image could not be read or written."""
     args = parse_args(argv)
-    from ssd.config import ConfigError
-    from ssd.inference import load_detector
-    from ssd.preparation import choose_device
+    from ssd.engine.setup import choose_device
+    from ssd.errors import ConfigError
+    from ssd.inference.detector import load_detector
 
     try:
         detector = load_detector(args.checkpoint, choose_device(args.device))
@@ -144,7 +144,7 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from ssd.inference import detect_files
+    from ssd.inference.detector import detect_files
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     remove_results(args.output_dir)
@@ -206,7 +206,7 @@ def try_to_draw(found: Found, classes: tuple[str, ...], path: Path) -> str | Non
     """Writes the image with its detections drawn; returns why that failed, or None."""
     from torchvision.transforms.functional import to_pil_image
 
-    from ssd.pictures import draw_boxes
+    from ssd.inference.drawing import draw_boxes
 
     assert found.image is not None
     picture = to_pil_image(draw_boxes(found.image, found.boxes, found.labels, classes, found.scores))

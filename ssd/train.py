@@ -42,9 +42,9 @@ from ssd.console import console_program
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says; exits with 1 after an error, with 130 or 143 where a signal ended training."""
     config = parse_args(argv, __doc__ or "")
-    from ssd.distributed import end, is_loss_of_contact, plain
-    from ssd.interruption import Interrupted
-    from ssd.training import run  # imports torch: after help and mistakes have been answered
+    from ssd.engine.distributed import end, is_loss_of_contact, plain
+    from ssd.engine.loop import run  # imports torch: after help and mistakes have been answered
+    from ssd.engine.signals import Interrupted
 
     try:
         folder = run(config)

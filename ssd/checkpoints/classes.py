@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssd.checkpoints.head_rows import head_rows
 from ssd.checkpoints.report import WeightsError
-from ssd.checkpoints.rows import head_rows
 from ssd.models import SSD
 from ssd.models.weight_files import few
 

@@ -24,9 +24,9 @@ from ssd.checkpoints.names import (
     sgrvinod_source,
     vgg,
 )
+from ssd.errors import unknown
+from ssd.presets.systems import IMAGENET_MEAN, IMAGENET_STD
 from ssd.priors import BoxOrder
-from ssd.suggest import unknown
-from ssd.systems import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)

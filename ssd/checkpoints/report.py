@@ -10,8 +10,7 @@ from typing import Any
 from ssd.checkpoints.layouts import Layout
 from ssd.models import MODELS, SSD
 from ssd.models.weight_files import few
-from ssd.presets import Preset
-from ssd.systems import get_preset
+from ssd.presets import Preset, get_preset
 
 # Rules that the weights have learnt; the others (loss, thresholds) can be chosen freely afterwards.
 LEARNT = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "std", "channels")

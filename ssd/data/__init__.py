@@ -1,40 +1,33 @@
 """Data sets: PASCAL VOC, COCO, YOLO, CSV, drawn shapes or the user's own, opened by name; batches for the model."""
 
-import inspect
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 from ssd.data.annotations import Annotations
-from ssd.data.batch import Batch, collate
-from ssd.data.coco import COCODataset
-from ssd.data.csv_boxes import CSVDataset
 from ssd.data.dataset import DetectionDataset, ImageError, Summary
 from ssd.data.faults import DataError, Fault
-from ssd.data.images import read_image
-from ssd.data.json_items import JSONItemsDataset
-from ssd.data.loader import Loader, build_loader
-from ssd.data.own import OwnDataset
-from ssd.data.packed import PackedImages, Unrendered
-from ssd.data.shapes import ShapesDataset
-from ssd.data.voc import VOCDataset
-from ssd.data.yolo import YOLODataset
-from ssd.option_types import check_option_types
-from ssd.suggest import unknown
+from ssd.data.formats.coco import COCODataset
+from ssd.data.formats.csv_boxes import CSVDataset
+from ssd.data.formats.custom import CustomDataset
+from ssd.data.formats.json_items import JSONItemsDataset
+from ssd.data.formats.shapes import ShapesDataset
+from ssd.data.formats.voc import VOCDataset
+from ssd.data.formats.yolo import YOLODataset
+from ssd.data.loading.batch import Batch, collate
+from ssd.data.loading.images import read_image
+from ssd.data.loading.loader import Loader, build_loader
+from ssd.data.loading.packed_images import PackedImages, Unrendered
+from ssd.data.registry import open_dataset
 
 __all__ = [
     "Annotations",
     "Batch",
     "COCODataset",
     "CSVDataset",
+    "CustomDataset",
     "DataError",
     "DetectionDataset",
     "Fault",
     "ImageError",
     "JSONItemsDataset",
     "Loader",
-    "OwnDataset",
     "PackedImages",
     "ShapesDataset",
     "Summary",
@@ -46,54 +39,3 @@ __all__ = [
     "open_dataset",
     "read_image",
 ]
-
-_READERS: dict[str, Callable[..., DetectionDataset]] = {
-    "voc": VOCDataset,
-    "coco": COCODataset,
-    "yolo": YOLODataset,
-    "csv": CSVDataset,
-    **{kind: partial(JSONItemsDataset, kind) for kind in ("datumaro", "supervisely", "labelme")},
-}
-
-
-def open_dataset(name: str, path: str | Path | None = None, split: str = "train", **options: Any) -> DetectionDataset:
-    """Opens a split of a data set.
-
-    Args:
-        name: ``"voc"``, ``"coco"``, ``"yolo"``, ``"csv"``, ``"datumaro"``, ``"supervisely"``, ``"labelme"`` or
-            ``"shapes"``; or the import path of a data set of the
-            user's, ``"my_package.my_module:MyDataset"`` (see `ssd.data.own`).
-        path: folder of the data set; ``"shapes"`` has none, and one of the user's may have none.
-        split: such as ``"train"`` or ``"val"``.
-        **options: those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
-            `ShapesDataset` or `OwnDataset`.
-
-    Returns:
-        The data set; ``print(dataset.summary())`` shows its counts and faults.
-
-    Raises:
-        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The
-            message lists what was expected and what was found.
-    """
-    if name == "shapes":
-        _check_options(name, ShapesDataset, options)
-        return ShapesDataset(split, **options)
-    if ":" in name:
-        return OwnDataset(name, path, split, **options)
-    if name not in _READERS:
-        raise DataError(unknown("data set", name, [*_READERS, "shapes"]))
-    if path is None:
-        raise DataError(f"the data set {name!r} needs path=, the folder that it is in")
-    _check_options(name, _READERS[name], options)
-    return _READERS[name](path, split, **options)
-
-
-def _check_options(name: str, reader: Callable[..., DetectionDataset], options: dict[str, Any]) -> None:
-    known = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise DataError(unknown(f"option of the data set {name!r}", option, known))
-    try:
-        check_option_types(reader, options)
-    except ValueError as error:
-        raise DataError(f"data set {name!r}: {error}") from None

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ssd.class_names import shown
 from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
-from ssd.data.images import SizeError, read_image
+from ssd.data.loading.images import SizeError, read_image
 from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ssd.data.faults import DataError
-from ssd.data.images import read_header
+from ssd.data.loading.images import read_header
 
 _LOOKED_AT = 200  # headers read when a data set is opened
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
+from ssd.data.formats.split_names import canonical
+from ssd.data.registry import open_dataset
 from ssd.errors import NoSplitError
-from ssd.split_names import canonical
 
 
 def open_splits(
@@ -37,8 +38,6 @@ def open_splits(
     Raises:
         DataError: as `open_dataset`; or only the validation split exists.
     """
-    from ssd.data import open_dataset
-
     plain = {key: value for key, value in options.items() if key not in training_only}
     try:
         train_set = open_dataset(name, path, train, **options)

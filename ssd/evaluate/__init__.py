@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ssd.data.annotations import Annotations
-from ssd.data.batch import Batch
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
+from ssd.data.loading.batch import Batch
 from ssd.evaluate.coco import COCOResult, coco_ap
 from ssd.evaluate.matching import average_precision, match_classes
 from ssd.evaluate.records import Records, unpack_detections

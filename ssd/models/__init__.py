@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ssd.errors import unknown
 from ssd.models.detector import SSD
 from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2
 from ssd.models.mobilenet_v3 import ssdlite320_mobilenet_v3_large
@@ -15,9 +16,7 @@ from ssd.models.resnet import BUILDERS as RESNETS
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
 from ssd.option_types import check_option_types
-from ssd.presets import Preset
-from ssd.suggest import unknown
-from ssd.systems import PRESETS, get_preset
+from ssd.presets import PRESETS, Preset, get_preset
 
 __all__ = ["MODELS", "SSD", "build_model", "model_options"]
 

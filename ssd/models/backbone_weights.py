@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ssd.errors import unknown
 from ssd.models.weight_files import few, load_file, state_dict_of
-from ssd.suggest import unknown
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
 _USED = re.compile(

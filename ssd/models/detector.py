@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import ssd_ops
-from ssd.loss import MultiBoxLoss
 from ssd.models.extractor import Extractor
-from ssd.models.lists import pack_targets, resize_images, split_detections
+from ssd.models.loss import MultiBoxLoss
+from ssd.models.torchvision_io import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
-from ssd.prior_sizes import ratios_of_levels, resolve_sizes, resolve_steps
 from ssd.priors import PriorConfig, make_priors
+from ssd.priors.sizes import ratios_of_levels, resolve_sizes, resolve_steps
 
 if TYPE_CHECKING:
     from ssd.data import PackedImages
-    from ssd.data.whole_images import WholeImages
+    from ssd.data.loading.whole_images import WholeImages
 
 
 class BatchSizeError(ValueError):

@@ -15,7 +15,7 @@ from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_batch_norm, freeze_stages
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
-from ssd.prior_sizes import SSD300_RATIOS
+from ssd.priors.sizes import SSD300_RATIOS
 
 DEPTHS = (18, 34, 50, 101, 152)
 # conv1, bn1, relu, maxpool and layer1 to layer3; layer4 is left out

@@ -17,7 +17,7 @@ from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_stages
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.presets import Preset
-from ssd.prior_sizes import SSD300_RATIOS, SSD512_RATIOS
+from ssd.priors.sizes import SSD300_RATIOS, SSD512_RATIOS
 
 Norm = Literal["l2", "batch"]
 

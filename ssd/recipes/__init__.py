@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssd.config import ConfigError, near
+from ssd.config import near
+from ssd.errors import ConfigError
 
 _FOLDER = Path(__file__).resolve().parent
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ssd.data.dataset import Target
 from ssd.data.faults import DataError
-from ssd.suggest import unknown
+from ssd.errors import unknown
 from ssd.transforms.augment import Augment, Augmentation, FromV2, Resize
-from ssd.transforms.deferred import Deferred
+from ssd.transforms.device_augment import Deferred
 from ssd.transforms.geometry import CropRule
 from ssd.transforms.photometric import PhotometricRule
 

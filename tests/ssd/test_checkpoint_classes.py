@@ -5,10 +5,11 @@ import torch
 
 from ssd import WeightsError, build_model, load_weights
 from ssd.checkpoints import reorder_classes
-from ssd.checkpoints.rows import head_rows
-from ssd.config import ConfigError, TrainConfig
+from ssd.checkpoints.head_rows import head_rows
+from ssd.config import TrainConfig
 from ssd.data import open_dataset
-from ssd.preparation import make_model, start_from
+from ssd.engine.setup import make_model, start_from
+from ssd.errors import ConfigError
 
 SAVED = ("car", "dog", "cat")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ssd.command_line import parse_args
-from ssd.config import ConfigError, TrainConfig, load_config
+from ssd.config import TrainConfig, load_config
+from ssd.config.other_names import _FLAGS
+from ssd.errors import ConfigError, near_name
 from ssd.models import build_model
-from ssd.other_names import _FLAGS
-from ssd.suggest import near_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -184,7 +184,7 @@ def test_names_of_other_programs_lead_to_flags_that_exist(capsys: pytest.Capture
 
 
 def test_all_options_are_listed() -> None:
-    from ssd.option_listing import listing
+    from ssd.engine.option_listing import listing
 
     text = listing()
     for word in ("width=16", "match_threshold=0.5", "apply_exif=", "crowd=ignore", "min_negatives=0", "--dataset yolo"):
@@ -206,6 +206,6 @@ def test_help_and_mistakes_do_not_import_torch(how: list[str], flags: list[str],
 
 def test_every_model_and_preset_of_the_command_line_exists() -> None:
     import ssd
-    from ssd.choices import MODELS, PRESETS
+    from ssd.config.choices import MODELS, PRESETS
 
     assert set(MODELS) == set(ssd.MODELS) and set(PRESETS) == set(ssd.PRESETS)

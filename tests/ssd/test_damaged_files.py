@@ -9,7 +9,7 @@ import torch
 from ssd import build_from_weights, build_model, load_weights
 from ssd.convert import main as convert
 from ssd.data.faults import DataError
-from ssd.inference import load_detector
+from ssd.inference.detector import load_detector
 from ssd.models.weight_files import load_file
 
 AGAIN = "copy or download it again"

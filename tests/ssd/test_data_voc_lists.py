@@ -6,7 +6,7 @@ import pytest
 
 from ssd.config import TrainConfig
 from ssd.data import DataError, open_dataset
-from ssd.preparation import open_datasets
+from ssd.engine.setup import open_datasets
 from tests.ssd.real_data import real_data
 from tests.ssd.small_folders import voc_object, write_voc
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.config import ConfigError, TrainConfig
+from ssd.config import TrainConfig
 from ssd.data import Batch, DataError
-from ssd.distributed import World, end, synchronize_batch_norm
+from ssd.engine.distributed import World, end, synchronize_batch_norm
+from ssd.engine.loop import run
+from ssd.engine.run_folder import CsvLog, RunFolder
+from ssd.engine.step import backward, make_state
+from ssd.errors import ConfigError
 from ssd.models import build_model
-from ssd.run_folder import CsvLog, RunFolder
-from ssd.step import backward, make_state
-from ssd.training import run
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 
@@ -96,9 +97,9 @@ class Keeping(RunFolder):
 
 
 def train(config: TrainConfig) -> None:
-    import ssd.training
+    import ssd.engine.loop
 
-    ssd.training.RunFolder = Keeping  # type: ignore[misc]
+    ssd.engine.loop.RunFolder = Keeping  # type: ignore[misc]
     run(config)
 
 
@@ -173,12 +174,12 @@ def test_an_error_of_one_process_ends_all_and_names_it(tmp_path: Path) -> None:
 
 
 def test_what_torch_says_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import ssd.training
+    import ssd.engine.loop
 
     def failing(*_: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
-    monkeypatch.setattr(ssd.training, "train_epoch", failing)
+    monkeypatch.setattr(ssd.engine.loop, "train_epoch", failing)
     with pytest.raises(SystemExit, match="fewer --workers need less"):
         command("--output-dir", str(tmp_path / "run"))
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 import ssd
-from ssd.drop_in.fused import shared_anchors
+from ssd.torchvision_patch.fused import shared_anchors
 
 # Only exp and log differ between torchvision's post-process and the op: an ulp or two of scores in 0..1 and of boxes of
 # some hundred pixels. Losses are sums in another order and width.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ssd.export import describe, export_onnx, export_pt2, main
-from ssd.inference import Detector
+from ssd.inference.detector import Detector
 from ssd.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]

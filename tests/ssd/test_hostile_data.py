@@ -34,7 +34,7 @@ def test_jpeg_bomb_is_refused_by_its_header(tmp_path):
 def test_image_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     write_voc(tmp_path, {"a": [voc_object()]})
     patch_jpeg_size(tmp_path / "JPEGImages/a.jpg", 9_000, 9_000)
-    monkeypatch.setattr("ssd.data.images.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("ssd.data.loading.images.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"annotated as 60 x 40, the image is 9000 x 9000"):
         open_dataset("voc", tmp_path)[0]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssd.inference_engine import InferenceEngine
+from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD, build_model
 from ssd.models.folded import ConvReLU, folded
 

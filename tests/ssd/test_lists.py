@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssd import build_model
-from ssd.models.lists import pack_targets, resize_images, split_detections
+from ssd.models.torchvision_io import pack_targets, resize_images, split_detections
 from ssd_ops import Detections
 
 

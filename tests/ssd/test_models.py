@@ -9,8 +9,7 @@ import torch
 
 from ssd import MODELS, build_model, model_options
 from ssd.models.frozen import FrozenBatchNorm2d
-from ssd.presets import Preset
-from ssd.systems import PRESETS
+from ssd.presets import PRESETS, Preset
 
 SMALL = {"ssd_tiny": 64, "ssdlite320_mobilenet_v2": 96}
 

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import TrainConfig
 from ssd.data import Batch
-from ssd.meter import LossMeter
+from ssd.engine.meter import LossMeter
+from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.models import SSD, build_model
-from ssd.step import amp_dtype, make_state, train_step
 from tests.ops.cuda.test_streams import no_waiting as gpu_no_waiting
 
 aten = torch.ops.aten

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.config import ConfigError, TrainConfig
-from ssd.epochs import epochs_of, is_evaluated
+from ssd.config import TrainConfig
+from ssd.engine.epochs import epochs_of, is_evaluated
+from ssd.engine.optim import build_optimizer, build_schedule, freeze
+from ssd.engine.setup import make_model
+from ssd.engine.step import make_state
+from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
-from ssd.optim import build_optimizer, build_schedule, freeze
-from ssd.preparation import make_model
-from ssd.step import make_state
 
 PLAIN = TrainConfig(opt="sgd", lr=1.0, warmup_iters=0, ema_decay=0.0, weight_decay=0.5)
 
@@ -119,12 +120,12 @@ def test_epochs_of_iterations_and_evaluations() -> None:
 
 
 def test_weights_that_cannot_be_downloaded_are_a_mistake_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ssd.preparation
+    import ssd.engine.setup
     from ssd.data import open_dataset
 
     def offline(*_: Any, **__: Any) -> None:
         raise RuntimeError("torchvision could not download it") from OSError("no route")
 
-    monkeypatch.setattr(ssd.preparation, "build_model", offline)
+    monkeypatch.setattr(ssd.engine.setup, "build_model", offline)
     with pytest.raises(ConfigError, match="could not download"):
         make_model(PLAIN, open_dataset("shapes", size=2, image_size=64))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssd import build_model, export_weights
 from ssd.data import DataError
-from ssd.inference import detect_files, load_detector, thresholds_of
+from ssd.inference.detector import detect_files, load_detector, thresholds_of
 from ssd.predict import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ def test_an_earlier_folder_is_not_mixed_with(
 def test_results_outlive_an_error(
     run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssd import inference
+    from ssd.inference import detector as inference
 
     whole = inference.detect_files
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ssd import PriorConfig, build_model, make_priors
-from ssd.fit_priors import fit_prior_sizes
-from ssd.prior_coverage import PriorCoverage, prior_coverage
+from ssd.priors.coverage import PriorCoverage, prior_coverage
+from ssd.priors.fit import fit_prior_sizes
 
 # a prior of half the image in each quarter, and the whole image
 PRIORS = torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]])
@@ -52,7 +52,7 @@ def test_chunks_agree_with_one_piece(monkeypatch):
     boxes = [torch.rand(7, 4).sort(dim=1).values[:, [0, 1, 2, 3]] for _ in range(5)]
     labels = [torch.randint(1, 3, (7,)) for _ in range(5)]
     whole = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
-    monkeypatch.setattr("ssd.prior_coverage._CELLS", 11)
+    monkeypatch.setattr("ssd.priors.coverage._CELLS", 11)
     pieces = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
     assert pieces.matched == whole.matched and pieces.mean_best_iou == whole.mean_best_iou
 

@@ -8,7 +8,8 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from ssd.prior_sizes import (
+from ssd.priors import PriorConfig, make_priors
+from ssd.priors.sizes import (
     SSD300_COCO,
     SSD300_RATIOS,
     SSD300_STEPS,
@@ -21,7 +22,6 @@ from ssd.prior_sizes import (
     linear_scales,
     resolve_sizes,
 )
-from ssd.priors import PriorConfig, make_priors
 
 CELLS_300 = (38, 19, 10, 5, 3, 1)
 CELLS_512 = (64, 32, 16, 8, 4, 2, 1)

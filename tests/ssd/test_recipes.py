@@ -11,12 +11,12 @@ import torch
 
 from ssd import recipes
 from ssd.command_line import parse_args
-from ssd.config import ConfigError
 from ssd.data import open_dataset
-from ssd.optim import build_optimizer
-from ssd.preparation import make_model
-from ssd.run_folder import CsvLog
-from ssd.training import run
+from ssd.engine.loop import run
+from ssd.engine.optim import build_optimizer
+from ssd.engine.run_folder import CsvLog
+from ssd.engine.setup import make_model
+from ssd.errors import ConfigError
 from tests.ssd.small_folders import save_image, voc_object, write_voc
 
 FILES = {path.stem: path for path in Path(recipes.__file__).parent.glob("*.json")}

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-import ssd.training as training
+import ssd.engine.loop as training
 from ssd.command_line import parse_args
-from ssd.config import ConfigError, TrainConfig
-from ssd.distributed import World
-from ssd.interruption import Interrupted
+from ssd.config import TrainConfig
+from ssd.config.resume_settings import record
+from ssd.engine.checkpoint import collect, random_streams, read, restore
+from ssd.engine.distributed import World
+from ssd.engine.loop import prepare, run
+from ssd.engine.run_folder import CsvLog, RunFolder
+from ssd.engine.signals import Interrupted
+from ssd.engine.step import make_state
+from ssd.errors import ConfigError
 from ssd.models import build_model
-from ssd.resuming import record
-from ssd.run_folder import CsvLog, RunFolder
-from ssd.step import make_state
-from ssd.training import prepare, run
-from ssd.training_checkpoint import collect, random_streams, read, restore
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 

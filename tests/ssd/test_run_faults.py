@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-import ssd.training as training
+import ssd.engine.loop as training
 from ssd.atomic_write import WriteError, write_atomically, write_text
-from ssd.config import ConfigError
 from ssd.console import CLOSED_PIPE, console_program
 from ssd.data import build_loader
-from ssd.data.shapes import ShapesDataset
-from ssd.data.shared_memory import fitting_workers
-from ssd.error_messages import plain
-from ssd.run_folder import CsvLog
+from ssd.data.formats.shapes import ShapesDataset
+from ssd.data.loading.shared_memory import fitting_workers
+from ssd.engine.checkpoint import read
+from ssd.engine.error_messages import plain
+from ssd.engine.loop import run
+from ssd.engine.run_folder import CsvLog
+from ssd.errors import ConfigError
 from ssd.train import main
-from ssd.training import run
-from ssd.training_checkpoint import read
 from tests.ssd.test_training import SMALL
 
 ONE = replace(SMALL, dataset="shapes", pictures=0, epochs=1)
@@ -85,7 +85,7 @@ def test_a_curve_that_cannot_be_drawn_costs_neither_metrics_nor_best_checkpoint(
     def failing(*_: Any) -> None:
         raise ValueError("ParseSyntaxException")
 
-    monkeypatch.setattr(f"ssd.validation.{fails}", failing)
+    monkeypatch.setattr(f"ssd.engine.evaluation.{fails}", failing)
     folder = run(replace(ONE, output_dir=str(tmp_path)))
     assert len(folder.failures) == 1 and (tmp_path / "best.pt").is_file()
     assert len(CsvLog(tmp_path / "eval.csv").rows()) == 1
@@ -207,7 +207,7 @@ def test_an_epoch_goes_on_at_a_batch_with_the_same_random_numbers() -> None:
 
 
 def test_a_batch_that_never_comes_is_an_error_while_workers_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ssd.data import workers
+    from ssd.data.loading import workers
 
     waiting = object.__new__(workers._WatchedIterator)
     waiting._shutdown = True  # nothing to end

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssd.config import ConfigError, TrainConfig
+from ssd.config import TrainConfig
 from ssd.data import Batch, PackedImages
-from ssd.data.packed import Canvas
+from ssd.data.loading.packed_images import Canvas
+from ssd.engine.optim import build_optimizer
+from ssd.engine.step import State, amp_dtype, make_state, train_step
+from ssd.engine.step_graph import BatchBuffers
+from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
-from ssd.optim import build_optimizer
-from ssd.step import State, amp_dtype, make_state, train_step
-from ssd.step_graph import BatchBuffers
 from tests.ops.cuda.test_streams import no_waiting
 
 CONFIG = TrainConfig(warmup_iters=5, epochs=2)
@@ -176,7 +177,7 @@ def test_replays_equal_eager_steps(gpu: torch.device, options: dict[str, Any]) -
 
 @pytest.mark.cuda
 def test_loss_scaling_is_part_of_the_graph(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssd.step.amp_dtype", lambda device: torch.float16)
+    monkeypatch.setattr("ssd.engine.step.amp_dtype", lambda device: torch.float16)
     state = assert_equal_steps(gpu, [batch_of(step) for step in range(8)], amp=True, clip_grad_norm=1.0)
     assert state.scaler.is_enabled()
 

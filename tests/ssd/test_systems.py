@@ -7,13 +7,13 @@ import torch
 
 import ssd_ops
 from ssd import build_model
-from ssd.loss import MultiBoxLoss
 from ssd.models.detector import build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
-from ssd.prior_sizes import SSD300_RATIOS, SSD512_RATIOS
+from ssd.models.loss import MultiBoxLoss
+from ssd.presets import PRESETS, get_preset
 from ssd.priors import make_priors
-from ssd.systems import PRESETS, get_preset
+from ssd.priors.sizes import SSD300_RATIOS, SSD512_RATIOS
 
 GRIDS = {300: (38, 19, 10, 5, 3, 1), 512: (64, 32, 16, 8, 4, 2, 1), 320: (20, 10, 5, 3, 2, 1)}
 SYSTEMS = ("amdegroot", "balancap", "caffe", "lufficc", "nvidia", "qfgaohao", "torchvision")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssd.data import DataError, open_dataset
-from ssd.data.values import as_int, as_names, is_true
+from ssd.data.formats.field_values import as_int, as_names, is_true
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from ssd.config import ConfigError, TrainConfig
+from ssd.config import TrainConfig
 from ssd.data import open_dataset
 from ssd.dataset_format import resolve_dataset
-from ssd.preparation import open_datasets
+from ssd.engine.setup import open_datasets
+from ssd.errors import ConfigError
 from tests.ssd.tool_exports import (
     EXPORTS,
     NAMES,

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from ssd.config import ConfigError, TrainConfig
-from ssd.distributed import World
+from ssd.config import TrainConfig
+from ssd.engine.distributed import World
+from ssd.engine.loop import TrainingError, prepare, run
+from ssd.engine.optim import RunningMean, build_schedule
+from ssd.engine.run_folder import CsvLog, RunFolder
+from ssd.errors import ConfigError
 from ssd.models import build_model
-from ssd.optim import RunningMean, build_schedule
-from ssd.run_folder import CsvLog, RunFolder
-from ssd.training import TrainingError, prepare, run
 
 SMALL = TrainConfig(
     dataset_options={"size": 24, "image_size": 64},
@@ -90,7 +91,7 @@ def run_one_epoch(config: TrainConfig) -> None:
     class Interrupted(Exception):
         pass
 
-    import ssd.training as training
+    import ssd.engine.loop as training
 
     whole_epoch = training.train_epoch
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ssd.data import PackedImages, build_loader, open_dataset
-from ssd.preparation import make_model, open_datasets
-from ssd.step import amp_dtype, make_state, train_step
+from ssd.engine.setup import make_model, open_datasets
+from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.transforms import build_transforms
 from tests.ops.cuda.test_streams import no_waiting
 from tests.ssd.test_training import SMALL

@@ -18,12 +18,12 @@ from PIL import Image
 from ssd.class_names import columns, shown
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
+from ssd.engine.evaluation import report
+from ssd.engine.loop import run
+from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import Evaluator
-from ssd.inference import load_detector
-from ssd.pictures import color_of, draw_boxes
-from ssd.run_folder import RunFolder
-from ssd.training import run
-from ssd.validation import report
+from ssd.inference.detector import load_detector
+from ssd.inference.drawing import color_of, draw_boxes
 from tests.ssd.small_folders import voc_object, write_voc
 
 NAMES = ("$\\frac$", "_hidden", "US$ 5$", "step", "AP50", "细胞", "two\nlines", "long " * 1000)
@@ -129,7 +129,7 @@ def test_pictures_have_a_color_for_each_class_and_labels_inside() -> None:
 
 
 def test_matplotlib_is_imported_when_something_is_drawn() -> None:
-    code = "import sys, ssd.training; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, ssd.engine.loop; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 

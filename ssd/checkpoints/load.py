@@ -1,0 +1,238 @@
+"""Loads and exports the weights of a detector under the names of any known system."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd.checkpoints.classes import class_rows, take_rows
+from ssd.checkpoints.head_rows import HeadRows, head_rows, to_ours, to_theirs
+from ssd.checkpoints.layouts import LAYOUTS, Layout, find_layout
+from ssd.checkpoints.networks import other_network
+from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
+from ssd.errors import unknown
+from ssd.models import MODELS, SSD
+from ssd.models.weight_files import few
+
+_TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
+_COUNTER = "num_batches_tracked"  # absent from files of old PyTorch, and never read
+
+
+def load_weights(
+    model: SSD,
+    source: Source,
+    *,
+    system: str | None = None,
+    strict: bool = True,
+    classes: Sequence[str] | None = None,
+) -> LoadReport:
+    """Loads a detector's weights that any known system has saved, in place, into a model of this project.
+
+    Names are translated, rows of the heads and orders of the boxes permuted. Other classes are no fault: where both
+    sides have names, each class takes the rows of its name, and those that the checkpoint does not know stay as they are
+    in the model; without names, another number of classes leaves the last layers of the class heads as they are. The
+    report says so. Rules around the network (priors, input) belong to the preset: the report says which one the weights
+    were trained with, and warns where the model's differ.
+
+    Args:
+        model: of build_model.
+        source: a file with a state dict, bare or inside a training checkpoint, with or without "module.", "model." and
+            the like; a run folder; a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1"; or the loaded mapping.
+            Files are read with weights_only.
+        system: one of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
+            alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "lufficc_v1" (its names of 2018), "caffe" (Caffe's
+            names), "sgrvinod"; None finds it out by the names.
+        strict: whether weights that are missing, left over or of another shape are an error; else what fits is loaded.
+        classes: names of the model's classes, without the background; None takes the checkpoint's order as it is.
+    Returns:
+        what became of every weight; print it.
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError (a ValueError): weights do not fit; its `report` lists all, and none is loaded.
+        ValueError: the source is no checkpoint, or of an unknown system.
+    """
+    if not isinstance(model, SSD):
+        raise TypeError(f"model must be an ssd.SSD, as build_model makes them, got {type(model).__name__}")
+    if next(model.parameters()).is_meta:
+        raise ValueError("model is on the meta device, where weights have no values; model.to_empty(device=...) first")
+    checkpoint = read_checkpoint(source)
+    layout = find_layout(checkpoint.state, system, checkpoint.source)
+    if system is None and layout.name == "ssd" and checkpoint.build_args is None and _is_torchvisions(model):
+        layout = LAYOUTS["torchvision"]
+    if classes is not None and len(classes) + 1 != model.num_classes:
+        raise ValueError(f"classes must name the model's {model.num_classes - 1} classes, got {len(classes)} names")
+    report = LoadReport(checkpoint.source, layout.name, prefix=checkpoint.prefix)
+    values = _fit(model, checkpoint, layout, report, classes)
+    _refuse_faults(model, checkpoint, values, report, strict)
+    own = model.state_dict()
+    with torch.no_grad():
+        for key, value in values.items():
+            own[key].copy_(value)
+    report.loaded = list(values)
+    report.renamed = sum(layout.name_of(key) != key for key in values)
+    _compare_rules(model, checkpoint, layout, report)
+    return report
+
+
+def export_weights(model: SSD, system: str) -> dict[str, Tensor]:
+    """Returns the weights of a model under the names and in the orders of another system, on the model's device.
+
+    What loads them needs the rules of the model's preset too: the same priors, input and number of classes.
+
+    Args:
+        model: of build_model.
+        system: one of LAYOUTS, such as "torchvision" or "amdegroot".
+    Raises:
+        ValueError: an unknown system, or one that has no such network.
+    """
+    if system not in LAYOUTS:
+        raise ValueError(unknown("system", system, LAYOUTS))
+    layout = LAYOUTS[system]
+    rows, order = head_rows(model), model.prior_config.order
+    own = {key: value.detach() for key, value in model.state_dict().items()}
+    names = {key: layout.name_of(key) for key in own}
+    if not layout.backbone_only and (
+        None in names.values() or (system == "torchvision" and not _is_torchvisions(model))
+    ):
+        raise ValueError(f"{system} has no {_name(model)}; it has {layout.holds}")
+    exported: dict[str, Tensor] = {}
+    for key, name in names.items():
+        if name is None:
+            continue
+        value = own[key]
+        if key in rows:
+            value = to_theirs(value, rows[key].boxes, layout, order)
+        elif key == "backbone.scale_weight":
+            value = value.reshape(layout.scale_shape)
+        exported[name] = value.clone()
+    return exported
+
+
+def _refuse_faults(
+    model: SSD, checkpoint: Checkpoint, values: dict[str, Tensor], report: LoadReport, strict: bool
+) -> None:
+    lines: list[str] = []
+    broken = [key for key, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
+    if (report.faults and strict) or not values:
+        fits = (
+            f"in {report.system}'s layout, does not fit {_name(model)}" if values else f"no weight fits {_name(model)}"
+        )
+        other = other_network(checkpoint.state)
+        lines = [f"{report.source}{',' if values else ':'} {fits}:", *report.faults]
+        if other is not None:
+            lines.append(f"  it holds {other}, which this project has no network for")
+        if values:
+            lines.append("  nothing was loaded; strict=False loads what fits")
+    elif broken:
+        lines = [f"{report.source} holds NaN or inf in {few(broken)}; nothing was loaded"]
+    if lines:
+        error = WeightsError("\n".join(lines))
+        error.report = report
+        raise error
+
+
+def _fit(
+    model: SSD, checkpoint: Checkpoint, layout: Layout, report: LoadReport, classes: Sequence[str] | None
+) -> dict[str, Tensor]:
+    """The weights that fit, by this project's names and in its orders; what does not is put into the report."""
+    own, rows = model.state_dict(), head_rows(model)
+    names = {key: layout.name_of(key) for key in own}
+    nameless = [key for key, name in names.items() if name is None]
+    if nameless and layout.backbone_only:
+        report.kept = [key for key in nameless if not key.endswith(_COUNTER)]
+    elif nameless:
+        other = other_network(checkpoint.state)
+        raise WeightsError(
+            f"{checkpoint.source} holds {other}, which this project has no network for"
+            if other is not None
+            else f"{checkpoint.source} has {layout.name}'s names, which hold {layout.holds}; {_name(model)} has weights "
+            f"that they have no name for: {few(nameless)}"
+        )
+    state = {key: value for key, value in checkpoint.state.items() if not re.fullmatch(layout.dropped, key)}
+    report.dropped = sorted({*checkpoint.outside, *(checkpoint.state.keys() - state.keys())})
+    report.left_over = sorted(state.keys() - set(names.values()))
+    report.num_classes = _classes({key: state.get(names[key] or "") for key in rows}, rows)
+    of_class = _rows_of_classes(checkpoint, classes, report)
+    values: dict[str, Tensor] = {}
+    for key, name in names.items():
+        if name is None:
+            continue
+        if name not in state:
+            if not key.endswith(_COUNTER):
+                report.missing.append(name if name == key else f"{name} ({key})")
+            continue
+        value, want = state[name], own[key].shape
+        if key in rows and value.dim() and value.shape[0] % rows[key].boxes == 0:
+            is_head = rows[key].is_class and report.num_classes is not None and value.shape[1:] == want[1:]
+            if is_head and (of_class == [] or (of_class is None and report.num_classes != model.num_classes)):
+                report.new_heads.append(key)
+                continue
+            if value.shape == want or (is_head and of_class):
+                value = to_ours(value, rows[key].boxes, layout, model.prior_config.order)
+            if is_head and of_class:
+                value = take_rows(value, own[key], rows[key].boxes, of_class)
+        elif key == "backbone.scale_weight" and value.shape == layout.scale_shape:
+            value = value.flatten()
+        if value.shape != want:
+            report.other_shape.append(f"{name}: {tuple(value.shape)} in the file, {tuple(want)} in the model")
+            continue
+        if own[key].is_floating_point() and not value.is_floating_point():
+            report.other_shape.append(f"{name}: {value.dtype} in the file, {own[key].dtype} in the model")
+            continue
+        values[key] = value
+    return values
+
+
+def _rows_of_classes(
+    checkpoint: Checkpoint, classes: Sequence[str] | None, report: LoadReport
+) -> list[int | None] | None:
+    """The checkpoint's row for each class of the model; [] if it knows none of them; None if names do not tell."""
+    saved = checkpoint.classes
+    if saved is None or classes is None or report.num_classes != len(saved) + 1 or tuple(saved) == tuple(classes):
+        return None
+    rows = class_rows(saved, classes)
+    if not any(rows):
+        report.new_classes = list(classes)
+        return []
+    report.new_classes = [name for name, row in zip(classes, rows[1:], strict=True) if row is None]
+    report.reordered = True
+    return rows
+
+
+def _classes(state: dict[str, Tensor | None], rows: dict[str, HeadRows]) -> int | None:
+    """The number of classes with the background that all class heads of a checkpoint agree on, or None."""
+    found: set[int | None] = set()
+    for key, row in rows.items():
+        if row.is_class:
+            value = state[key]
+            whole = value is not None and value.dim() > 0 and value.shape[0] % row.boxes == 0
+            found.add(value.shape[0] // row.boxes if value is not None and whole else None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _compare_rules(model: SSD, checkpoint: Checkpoint, layout: Layout, report: LoadReport) -> None:
+    learnt = fitting_preset(model, layout, checkpoint.build_args, report.num_classes)
+    if learnt is None:
+        return
+    report.preset = learnt.name
+    if checkpoint.build_args is None:
+        report.options = preset_options(layout, MODELS[model.build_args["name"]].family, report.num_classes)
+    report.differences = differences(model.preset, learnt)
+    if report.differences:
+        warnings.warn(
+            f"the model has other rules than its weights learnt: {'; '.join(report.differences)}", stacklevel=3
+        )
+
+
+def _is_torchvisions(model: SSD) -> bool:
+    args = model.build_args
+    return args.get("name") in _TORCHVISIONS and args.get("norm", "l2") == "l2"
+
+
+def _name(model: SSD) -> str:
+    return str(model.build_args.get("name", "the model"))

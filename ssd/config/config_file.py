@@ -1,0 +1,73 @@
+"""Reading a configuration file: JSON, YAML or TOML, by its suffix. Standard library only, but for YAML."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssd.errors import ConfigError
+
+_LARGEST_FILE = 1 << 20  # bytes
+_FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read the keys and values of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, is not of its format, or holds no mapping.
+    """
+    where = f"--config {path}"
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ConfigError(
+                f"{where}: a configuration has less than {_LARGEST_FILE} bytes, got {path.stat().st_size}"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} must be a text file in UTF-8, got other bytes") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror or error}") from error
+    try:
+        values = _reader(path)(text)
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # each format has errors of its own; all are of the file
+        raise ConfigError(f"{where} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must hold settings as names and values at its top, got a {type(values).__name__}")
+    return values
+
+
+def _reader(path: Path) -> Callable[[str], Any]:
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return _read_yaml
+    if suffix == ".toml":
+        if importlib.util.find_spec("tomllib") is None:
+            raise ConfigError(f"--config {path}: TOML needs Python 3.11 or newer; JSON and YAML do not")
+        import tomllib
+
+        return tomllib.loads
+    return json.loads
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-4 as a number, as YAML 1.2 does."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ConfigError("aliases (*name) are not read in a configuration")  # a few make gigabytes
+            return super().compose_node(parent, index)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("+-0123456789"))
+    return yaml.load(text, Loader)

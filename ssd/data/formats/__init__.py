@@ -1,0 +1,1 @@
+"""Readers of annotation formats, and where each of them keeps its files."""

@@ -1,0 +1,130 @@
+"""Reading a CSV of boxes: which column is what, which rows hold a box, and the line of each fault."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd.data.annotations import Box
+from ssd.data.faults import DataError, Fault, FaultLog
+from ssd.data.formats.field_values import as_side, is_true
+from ssd.file_tree import read_text
+
+# The names that each column goes by, compared without case; of two in one header the first here is taken.
+COLUMNS = {
+    "image": ("image", "filename", "file_name", "image_path", "image_name", "path", "file", "imageid", "image_id"),
+    "xmin": ("xmin", "x1", "x_min", "left"),
+    "ymin": ("ymin", "y1", "y_min", "top"),
+    "xmax": ("xmax", "x2", "x_max", "right"),
+    "ymax": ("ymax", "y2", "y_max", "bottom"),
+    "label": ("label", "class", "class_name", "classname", "category", "category_name", "labelname", "name"),
+    "ignore": ("ignore", "difficult", "iscrowd", "isgroupof"),
+    "split": ("split", "set", "subset"),
+    "height": ("height", "image_height", "img_height"),
+    "width": ("width", "image_width", "img_width"),
+}
+_NEEDED = ("image", "xmin", "ymin", "xmax", "ymax", "label")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: an object, or with no box an image without objects."""
+
+    line: int
+    image: str
+    box: Box | None  # xyxy in the file's units
+    label: str
+    ignore: bool
+    split: str | None
+    size: tuple[int, int] | None = None  # height and width of the image, where the file says them
+
+
+def read_table(path: Path, log: FaultLog) -> list[Row]:
+    """Reads the rows of a file with the columns image, xmin, ymin, xmax, ymax, label, under any of their usual names.
+
+    The header tells the columns; without one they stand in that order (as in keras-retinanet). A row whose corners and
+    label are all empty names an image without objects. Rows that cannot be read go to the log.
+
+    Raises:
+        DataError: the file cannot be read, or its first line is neither such a header nor such a row.
+    """
+    try:
+        text = read_text(path)
+        first = text.split("\n", 1)[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        return list(_rows(reader, path, log))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _rows(reader: Any, path: Path, log: FaultLog) -> Iterator[Row]:
+    columns: dict[str, int] | None = None
+    width = 0
+    for cells in reader:
+        line = reader.line_num
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        if columns is None:
+            columns, is_header = _columns(cells, path, line)
+            width = len(cells)
+            if is_header:
+                continue
+        if len(cells) != width:
+            log.add(Fault(str(path), "line malformed", f"expected {width} cells, got {len(cells)}", line=line))
+            continue
+        row = _row(cells, columns, path, line, log)
+        if row is not None:
+            yield row
+
+
+def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, log: FaultLog) -> Row | None:
+    texts = [cells[columns[name]] for name in _CORNERS]
+    label, image = cells[columns["label"]], cells[columns["image"]]
+    split = cells[columns["split"]] if "split" in columns else None
+    sides = [as_side(cells[columns[name]]) if name in columns else None for name in ("height", "width")]
+    size = (sides[0], sides[1]) if sides[0] and sides[1] else None
+    ignore = "ignore" in columns and is_true(cells[columns["ignore"]])
+    if not image:
+        log.add(Fault(str(path), "line malformed", "the image is empty", line=line))
+        return None
+    if not any(texts) and not label:
+        return Row(line, image, None, "", False, split, size)
+    try:
+        x1, y1, x2, y2 = map(float, texts)
+    except ValueError:
+        values = ", ".join(f"{name} {text!r:.40}" for name, text in zip(_CORNERS, texts, strict=True))
+        log.add(Fault(str(path), "box not a number", values, line=line))
+        # The image is there all the same, with its other boxes or with none.
+        return Row(line, image, None, "", False, split, size)
+    return Row(line, image, (x1, y1, x2, y2), label, ignore, split, size)
+
+
+def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], bool]:
+    # column -> its place, and whether this line is the header that says so
+    folded = [cell.lower() for cell in cells]
+    found = {
+        column: folded.index(next(name for name in names if name in folded))
+        for column, names in COLUMNS.items()
+        if any(name in folded for name in names)
+    }
+    if all(column in found for column in _NEEDED):
+        return found, True
+    if len(cells) == len(_NEEDED) and all(cell == "" or _is_number(cell) for cell in cells[1:5]):
+        return {column: place for place, column in enumerate(_NEEDED)}, False
+    missing = [column for column in _NEEDED if column not in found]
+    raise DataError(
+        f"{path}, line {line}: expected a header with {', '.join(_NEEDED)}, or rows of these six without one; found "
+        f"{', '.join(cells)[:200]}, which lacks {', '.join(missing)}"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

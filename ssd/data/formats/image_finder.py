@@ -1,0 +1,117 @@
+"""Finding the image that an annotation belongs to, among all files of a data set."""
+
+import os
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from ssd.data.faults import DataError, shorten
+from ssd.data.formats.split_names import split_of_folder
+from ssd.file_tree import IMAGE_SUFFIXES, is_within, walk
+
+# Folders that tell kinds of files apart, not images.
+_KINDS = frozenset(
+    "annotations annotation annots ann xml xmls labels label txt json images image img imgs jpegimages photos pictures "
+    "data obj_train_data obj_valid_data obj_val_data obj_test_data".split()
+)
+
+
+class ImageFinder:
+    """Finds images by the names that annotations give them.
+
+    A name is looked for as it stands below `folders`; then, since exporters write paths of the machine that they ran
+    on, without its first folders, and at last by its file name anywhere in the data set. No file outside of `within`
+    and `folders` is ever taken.
+
+    Args:
+        root: folder of the data set.
+        folders: where the images are most likely, the likeliest first.
+        given: `folders` come from an option of the user's and are the only places.
+        within: folder that names may not leave; `root` where None.
+    """
+
+    def __init__(self, root: Path, folders: list[Path], given: bool = False, within: Path | None = None) -> None:
+        self.root, self.given = root, given
+        self.within = (within or root, *folders) if given else (within or root,)
+        self.folders = list(dict.fromkeys(folders))
+        self._listed: dict[Path, frozenset[str]] = {}
+
+    def find(self, name: str, near: PurePath | None = None) -> Path | None:
+        """Returns the file of an image, None where there is none or where it lies outside of the data set.
+
+        Args:
+            name: as the annotation has it, with or without folders and suffix.
+            near: place of the annotation file below `root`; of several images of one name, the one of its split is taken.
+        """
+        clean = name.replace("\\", "/").split("://")[-1]
+        if "\0" in clean or not 0 < len(clean) <= 4096:
+            return None
+        parts = PurePath(clean).parts
+        for first in range(len(parts)):
+            for folder in self.folders:
+                path = Path(os.path.normpath(folder.joinpath(*parts[first:])))
+                if self._is_file(path) and any(is_within(path, place) for place in self.within):
+                    return path
+        return self._by_last_part(PurePath(clean), near)
+
+    def for_label(self, label: Path) -> Path | None:
+        """Returns the image of an annotation file that has the image's name: beside it, or in a folder for images."""
+        place = _place(label.relative_to(self.root))
+        found = self._stems.get(label.stem, [])
+        same = [image for image in found if _place(image.relative_to(self.root)) == place]
+        if same:
+            return same[0]
+        split = split_of_folder(label.relative_to(self.root))
+        alike = [image for image in found if split_of_folder(image.relative_to(self.root)) == split]
+        return alike[0] if len(alike) == 1 else None
+
+    def _by_last_part(self, name: PurePath, near: PurePath | None) -> Path | None:
+        found = self._names.get(name.name.lower(), []) or self._stems.get(name.name, [])
+        if len(found) > 1:
+            split = split_of_folder(name) or (split_of_folder(near) if near is not None else None)
+            ends = [image for image in found if image.parts[-len(name.parts) :] == name.parts]
+            found = ends if len(ends) == 1 else [f for f in found if split_of_folder(f.relative_to(self.root)) == split]
+        return found[0] if len(found) == 1 else None
+
+    def _is_file(self, path: Path) -> bool:
+        # By a listing of its folder: asking for each file by itself takes minutes on a network disk.
+        folder = path.parent
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    self._listed[folder] = frozenset(entry.name for entry in entries if not entry.is_dir())
+            except (OSError, ValueError):
+                self._listed[folder] = frozenset()
+        return path.name in self._listed[folder]
+
+    @cached_property
+    def _images(self) -> list[Path]:
+        places = self.folders if self.given else [self.root]
+        return [path for place in places for path in walk(place) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+    @cached_property
+    def _names(self) -> dict[str, list[Path]]:
+        names: dict[str, list[Path]] = defaultdict(list)
+        for path in self._images:
+            names[path.name.lower()].append(path)
+        return names
+
+    @cached_property
+    def _stems(self) -> dict[str, list[Path]]:
+        stems: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(self._images, key=lambda path: IMAGE_SUFFIXES.index(path.suffix.lower())):
+            stems[path.stem].append(path)
+        return stems
+
+
+def check_inside(path: Path, root: Path, source: str) -> None:
+    """Raises `DataError` where a path that a file of the data set names leaves the data set's folder."""
+    if not is_within(path, root):
+        raise DataError(
+            f"{source} names {shorten(path)}, outside of {root}, which is not followed; where it is meant, "
+            "--dataset-option allow_outside=true follows it"
+        )
+
+
+def _place(path: PurePath) -> tuple[str, ...]:
+    return tuple(part for part in path.parts[:-1] if part.lower() not in _KINDS)

@@ -1,0 +1,74 @@
+"""Where a PASCAL VOC data set keeps the annotations and images of a split: lists of ImageSets, or folders of XML files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd.data.faults import DataError
+from ssd.data.formats.folders import describe_folder, files_by_stem
+from ssd.data.formats.image_finder import ImageFinder
+from ssd.data.formats.split_names import aliases, split_of_folder
+from ssd.data.formats.voc_lists import read_lists
+from ssd.dataset_format import is_voc_folder, voc_years
+from ssd.errors import NoSplitError
+from ssd.file_tree import is_within, walk
+
+
+@dataclass(frozen=True)
+class VOCImage:
+    """An image that a split has."""
+
+    annotation: Path
+    image: str | None  # its file, None where there is none
+
+
+def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
+    """Returns the images of a split in their order, and all annotation files of the data set, to find the classes in.
+
+    A folder with ImageSets has lists of splits (see `voc_lists`). In any other, such as labelImg, Roboflow,
+    Label Studio or Kaggle leave behind, each XML file belongs to the image of its name, beside it or in a folder for
+    images, and a folder train, valid or test makes a split. The split ``"all"`` is every XML file.
+
+    Raises:
+        NoSplitError: there is no such split.
+        DataError: the folder has no XML files in VOC's way.
+    """
+    years = voc_years(root)
+    if split != "all" and (years or (is_voc_folder(root) and (root / "ImageSets").is_dir())):
+        return _listed(root, split)
+    homes = list(years.values()) or [root / "Annotations" if is_voc_folder(root) else root]
+    files = [path for home in homes for path in walk(home) if path.suffix.lower() == ".xml"]
+    chosen = files
+    found: set[str] = set()
+    if split != "all":
+        places = {path: split_of_folder(path.relative_to(root)) for path in files}
+        found = {place for place in places.values() if place is not None}
+        chosen = [path for path in files if places[path] in aliases(split)]
+    if not files:
+        raise DataError(
+            f"{root} is not a PASCAL VOC folder: expected Annotations/, ImageSets/Main/{split}.txt and JPEGImages/, "
+            "VOC2007/, VOC2012/ and so on with these in them, or XML files in folders with their images, "
+            f"{describe_folder(root)}"
+        )
+    if not chosen:
+        listed = ", ".join(sorted(found)) or "none"
+        raise NoSplitError(
+            f"no list of the split {split!r} in {root}: expected ImageSets/Main/{split}.txt or XML files in a folder "
+            f"{split}; splits found: {listed}. The split 'all' is every XML file.",
+            tuple(sorted(found)),
+        )
+    finder = ImageFinder(root, [root])
+    images = [VOCImage(path, str(image) if (image := finder.for_label(path)) else None) for path in chosen]
+    return images, files
+
+
+def _listed(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
+    images: list[VOCImage] = []
+    lists = read_lists(root, split)
+    folders = list(dict.fromkeys(part.folder for part in lists))
+    pictures = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
+    for part in lists:
+        home = part.folder / "Annotations"
+        for name in part.names:
+            path = home / f"{name}.xml"
+            images.append(VOCImage(path, pictures[part.folder].get(name) if is_within(path, home) else None))
+    return images, [path for folder in folders for path in walk(folder / "Annotations") if path.suffix == ".xml"]

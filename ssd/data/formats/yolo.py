@@ -1,0 +1,122 @@
+"""YOLO folders: an image's objects in a text file of its name, one to a line: ``class cx cy width height``.
+
+Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
+is a polygon (``class x1 y1 x2 y2 ...``), of which the bounding box is taken. An image without a text file has no
+objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.dataset import DetectionDataset
+from ssd.data.faults import DataError, Fault, FaultLog
+from ssd.data.formats.field_values import as_names
+from ssd.data.formats.yolo_layout import find_split, label_file, labels_without_image
+from ssd.data.loading.images import image_size
+from ssd.file_tree import read_text
+
+_SLACK = 0.01  # how far beyond 0 .. 1 a number may be by rounding
+
+
+class YOLODataset(DetectionDataset):
+    """A split of a YOLO data set.
+
+    An image's id is its place in the split, counted from 0.
+
+    Args:
+        root: folder with data.yaml (or that file), or with classes.txt, images and labels; see
+            `ssd.data.formats.yolo_layout.find_split`.
+        split: such as ``"train"`` or ``"val"``; ``"all"`` for every image.
+        classes: names in place of those of the file, in the same order.
+        empty: ``"keep"`` or ``"drop"`` images without objects.
+        faults: ``"skip"`` or ``"refuse"``.
+        allow_outside: follow paths of data.yaml and of lists that leave `root`.
+        apply_exif: turn the images as EXIF says; ``"auto"`` does, as no size says otherwise.
+
+    Raises:
+        DataError: no class names, no such split, no usable image, or faults to be refused.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        classes: Sequence[str] | None = None,
+        empty: str = "keep",
+        faults: str = "skip",
+        allow_outside: bool = False,
+        apply_exif: bool | str = "auto",
+    ) -> None:
+        builder = AnnotationsBuilder(empty)
+        log = FaultLog(faults)
+        found = find_split(Path(root), split, allow_outside)
+        names = as_names(classes) or found.classes
+        if len(names) != len(found.classes):
+            raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
+        unlabelled = 0
+        for image_id, image in enumerate(found.images):
+            unlabelled += _add_image(image, image_id, len(names), bool(apply_exif), builder, log)
+        if not found.is_listed:
+            for path in labels_without_image(found.images):
+                log.add(Fault(str(path), "image missing", "no image has the name of this label file"))
+        source = f"yolo {split} of {root}"
+        notes = (f"{unlabelled} images have no label file, so no objects",) if unlabelled else ()
+        super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
+
+
+def _add_image(
+    image: Path, image_id: int, num_classes: int, apply_exif: bool, builder: AnnotationsBuilder, log: FaultLog
+) -> bool:
+    # Adds an image with its objects; returns whether it had no label file.
+    try:
+        size = image_size(image, apply_exif=apply_exif)
+    except DataError as error:
+        log.add(Fault(str(image), "image missing" if not os.path.exists(image) else "image unreadable", str(error)))
+        return False
+    path = label_file(image)
+    try:
+        lines = read_text(path).splitlines()
+    except FileNotFoundError:
+        builder.add(str(image), image_id, size, [], [], [])
+        return True
+    except DataError as error:
+        log.add(Fault(str(path), "annotation malformed", str(error)))
+        return False
+    boxes: list[Box] = []
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        box, label, kind, detail = _parse(line.split(), num_classes, *size)
+        if kind:
+            log.add(Fault(str(path), kind, detail, line=number))
+        if box is not None:
+            boxes.append(box)
+            labels.append(label)
+    builder.add(str(image), image_id, size, boxes, labels, [False] * len(boxes))
+    return False
+
+
+def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tuple[Box | None, int, str, str]:
+    # (box in pixels or None, label, kind of the fault or "", its detail)
+    if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
+        detail = f"expected 'class cx cy width height' or a polygon, got {len(fields)} numbers"
+        return None, 0, "line malformed", detail
+    try:
+        number, *values = map(float, fields)
+    except ValueError:
+        return None, 0, "box not a number", " ".join(fields)[:80]
+    if number not in range(num_classes):
+        return None, 0, "unknown class", f"class {fields[0]} is not in 0 .. {num_classes - 1}"
+    if any(value < -_SLACK or value > 1 + _SLACK for value in values):
+        return None, 0, "box not normalised", f"{' '.join(fields[1:])[:80]}: expected shares of the image, 0 .. 1"
+    if len(values) == 4:
+        cx, cy, w, h = values
+        x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+    else:
+        x1, y1, x2, y2 = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    box, kind, detail = fit_box((x1 * width, y1 * height, x2 * width, y2 * height), height, width)
+    return box, int(number) + 1, kind, detail

@@ -1,0 +1,223 @@
+"""Where a YOLO data set keeps the class names, images and labels of a split: a data.yaml, or class names and folders."""
+
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ssd.data.faults import DataError, shorten
+from ssd.data.formats.folders import describe_folder
+from ssd.data.formats.image_finder import ImageFinder, check_inside
+from ssd.data.formats.split_names import UNSPLIT, aliases, canonical
+from ssd.dataset_format import find_class_file, find_yaml
+from ssd.errors import NoSplitError
+from ssd.file_tree import images_below, is_within, read_text, walk
+
+_MOST_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
+_LABEL_FOLDERS = ("labels", "annotations", "Annotations")
+_IMAGE_FOLDERS = ("images", "obj_train_data", "data")
+
+
+@dataclass(frozen=True)
+class YOLOSplit:
+    """A split as its files give it."""
+
+    source: Path  # what named the classes
+    classes: tuple[str, ...]  # class k of the label files is classes[k]
+    images: tuple[Path, ...]
+    is_listed: bool  # in a text file, else by the folders that hold them
+
+
+def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
+    """Returns the classes and image files of a split.
+
+    A ``*.yaml`` with ``names`` decides, where there is one: its ``path`` and its entry for the split (a folder, a text
+    file that lists images, or several of them). Without it the names stand in classes.txt or obj.names, one to a line,
+    and the images in images/SPLIT, SPLIT/images, SPLIT, or in the list SPLIT.txt. The split ``"all"`` is every image.
+
+    Args:
+        root: folder of the data set, or its data.yaml.
+        split: name of the split.
+        allow_outside: follow paths that leave the folder.
+
+    Raises:
+        NoSplitError: there is no such split.
+        DataError: no class names, a path that leaves the folder, or a file that cannot be understood; with file and line.
+    """
+    yaml_file = root if root.is_file() else find_yaml(root)
+    home = root.parent if root.is_file() else root
+    within = Path(home.absolute().anchor) if allow_outside else home
+    if yaml_file is not None:
+        data = _read_yaml(yaml_file)
+        classes = _yaml_classes(data, yaml_file)
+        images, is_listed = _yaml_images(data, yaml_file, split, within)
+        return YOLOSplit(yaml_file, classes, images, is_listed)
+    source = find_class_file(root)
+    if source is None:
+        raise DataError(
+            f"{root} is not a YOLO folder: expected data.yaml or classes.txt with the class names, "
+            f"{describe_folder(root)}"
+        )
+    lines = [line.strip() for line in read_text(source).rstrip().splitlines()]
+    if "" in lines:
+        raise DataError(f"{source}, line {lines.index('') + 1}: the line is blank, but the line number is the class")
+    _check_names(lines, source)
+    images, is_listed = _folder_images(root, split, within)
+    return YOLOSplit(source, tuple(lines), images, is_listed)
+
+
+def label_file(image: Path) -> Path:
+    """Returns where the labels of an image are: the last folder "images" of its path becomes "labels", or "annotations"
+    where only that exists; without a folder "images" they are beside the image.
+    """
+    return _label_folder(image.parent) / f"{image.stem}.txt"
+
+
+@cache
+def _label_folder(folder: Path) -> Path:
+    parts = folder.parts
+    place = next((k for k in range(len(parts) - 1, -1, -1) if parts[k] == "images"), None)
+    if place is None:
+        return folder
+    names = [Path(*parts[:place], name, *parts[place + 1 :]) for name in _LABEL_FOLDERS]
+    return next((name for name in names if name.is_dir()), names[0])
+
+
+def labels_without_image(images: Iterable[Path]) -> list[Path]:
+    """Returns the label files beside those of the images that belong to no image."""
+    expected = {label_file(image) for image in images}
+    beside = [path for folder in sorted({path.parent for path in expected}) for path in walk(folder, deep=0)]
+    return [path for path in beside if path.suffix == ".txt" and path not in expected and _holds_a_box(path)]
+
+
+def _holds_a_box(path: Path) -> bool:
+    # Class names and lists of images are text files, too.
+    try:
+        first = read_text(path).split("\n", 1)[0].split()
+        return len(first) >= 5 and all(map(float, first[1:]))
+    except ValueError:
+        return False
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    text = read_text(path)
+    if len(text) > _MOST_YAML:
+        raise DataError(f"{path} has {len(text)} characters, more than the {_MOST_YAML} that are read")
+    try:
+        # Every value as its text: "yes", "1" and "1e3" are names of classes, too.
+        data = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise DataError(f"{where}: not a YAML file ({shorten(getattr(error, 'problem', error))})") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: not a YAML file that can be read ({type(error).__name__})") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{path} must hold keys such as train, val and names, got a {type(data).__name__}")
+    return data
+
+
+def _yaml_classes(data: dict[str, Any], path: Path) -> tuple[str, ...]:
+    names = data.get("names")
+    if isinstance(names, dict):
+        keys = [str(number) for number in range(len(names))]
+        if set(names) != set(keys):
+            raise DataError(f"{path}: names must count from 0 without gaps, got the keys {reprlib.repr(list(names))}")
+        names = [names[key] for key in keys]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: names must list the classes, got {reprlib.repr(names)}")
+    count = data.get("nc", str(len(names)))
+    if str(count) != str(len(names)):
+        raise DataError(f"{path}: nc is {reprlib.repr(count)}, but names has {len(names)} classes")
+    _check_names(names, path)
+    return tuple(names)
+
+
+def _check_names(classes: list[str], path: Path) -> None:
+    if not classes or "" in classes:
+        raise DataError(f"{path} " + ("has a class without a name" if classes else "names no class"))
+    twice = next((name for place, name in enumerate(classes) if name in classes[:place]), None)
+    if twice is not None:
+        raise DataError(f"{path} names the class {shorten(twice)!r} twice")
+
+
+def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> tuple[tuple[Path, ...], bool]:
+    present = [name for name in data if canonical(name) and data[name] and not isinstance(data[name], dict)]
+    keys = present if split == "all" else [name for name in aliases(split) if name in present][:1]
+    if not keys:
+        known = ", ".join(present) or "none"
+        raise NoSplitError(f"{path} has no split {split!r}; splits found: {known}", tuple(present))
+    images: list[Path] = []
+    is_listed = False
+    base = shorten(data.get("path") or "", 300)
+    for key in keys:
+        for entry in data[key] if isinstance(data[key], list) else [data[key]]:
+            place = _yaml_place(base, shorten(entry, 300), path, key, within)
+            is_listed |= place.is_file()
+            images += images_below(place) if place.is_dir() else _listed(place, path.parent, within, base)
+    return tuple(dict.fromkeys(images)), is_listed
+
+
+def _yaml_place(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
+    # Exporters write paths for the folder that they were started in, hence the last two places.
+    root = path.parent
+    below = entry.lstrip("./\\").replace("\\", "/")
+    places = [root / base / entry, root / entry, *([root / below] if below else [])]
+    found = [place for place in places if _exists(place)]
+    inside = [place for place in found if is_within(place, within)]
+    if found and not inside:
+        check_inside(found[0], within, f"{path}: {key}")
+    if not found:
+        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places[0]} or {places[1]}")
+    return inside[0]
+
+
+def _folder_images(root: Path, split: str, within: Path) -> tuple[tuple[Path, ...], bool]:
+    if split == "all":
+        folder = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+        return tuple(images_below(folder) or images_below(root)), False
+    for name in aliases(split):
+        for folder in (root / "images" / name, root / name / "images", root / name):
+            if folder.is_dir():
+                return tuple(images_below(folder)), False
+        for place in (root / f"{name}.txt", root / "data" / f"{name}.txt", root / "ImageSets" / f"{name}.txt"):
+            if place.is_file():
+                return tuple(_listed(place, root, within)), True
+    names = {
+        path.name.removesuffix(".txt")
+        for folder in (root, root / "images")
+        if folder.is_dir()
+        for path in folder.iterdir()
+    }
+    found = tuple(sorted(name for name in names if canonical(name) and name not in UNSPLIT))
+    raise NoSplitError(
+        f"{root} has no YOLO split {split!r}: expected images/{split}/, {split}/images/ or the list {split}.txt, "
+        f"{describe_folder(root)}. The split 'all' is every image of images/.",
+        found,
+    )
+
+
+def _listed(path: Path, root: Path, within: Path, base: str = "") -> list[Path]:
+    # One image to a line, relative to the data set, or to the list where it begins with "./" (as Ultralytics has it).
+    home = root / base
+    finder = ImageFinder(root, [home, root, path.parent], within=within)
+    images = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if name := line.strip():
+            place = (path.parent if name.startswith("./") else home) / name
+            found = finder.find(name)
+            if found is None and _exists(place):
+                check_inside(place, within, f"{path}, line {number}")
+            images.append(found or place)
+    return images
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or a null character
+        return False

@@ -1,0 +1,1 @@
+"""Training: loop, step, evaluation, checkpoints and run folder."""

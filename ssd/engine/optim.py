@@ -1,0 +1,163 @@
+"""Optimizer, learning rate schedule and running mean of weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd.config import TrainConfig
+from ssd.engine.capturable_optim import follow_the_device
+from ssd.errors import ConfigError
+from ssd.models.tensor_slots import Slot, tensor_slots
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
+    """Make SGD or AdamW over the weights that learn, on a GPU with fused kernels.
+
+    The backbone's own features, which may come pretrained, its extra levels, and the heads learn at rates of their own;
+    so do biases. Biases and normalisation layers have a weight decay of their own.
+
+    Args:
+        config: rates and decays.
+        model: what learns.
+        world_size: processes, which share the images of a step, for --lr-batch-size.
+    """
+    norms = {
+        name
+        for module_name, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for name in (f"{module_name}.weight", f"{module_name}.bias")
+    }
+    rate = base_rate(config, world_size)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "norm" if name in norms else "bias" if name.endswith("bias") else "weight"
+            lr = rate * _share(config, name) * (config.bias_lr_factor if kind == "bias" else 1.0)
+            groups.setdefault((lr, _decay(config, kind)), []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()
+    ]
+    if not settings:
+        raise ConfigError(
+            "no weight learns: --freeze, --trainable-backbone-layers and the model's options freeze them all"
+        )
+    fused = True if settings[0]["params"][0].is_cuda else None
+    optimizer: torch.optim.Optimizer
+    if config.opt == "adamw":
+        optimizer = torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999), fused=fused)
+    else:
+        nesterov = config.opt == "sgd_nesterov"
+        optimizer = torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    follow_the_device(optimizer)
+    return optimizer
+
+
+def base_rate(config: TrainConfig, world_size: int) -> float:
+    """The learning rate after the warm-up: --lr, in proportion to the images of a step where --lr-batch-size is set."""
+    if config.lr_batch_size:
+        return config.lr * config.batch_size * world_size / config.lr_batch_size
+    return config.lr
+
+
+def part_of(name: str) -> str:
+    """The part of a detector that a weight belongs to: "features" (which may come pretrained), "extra" or "head"."""
+    if ".features." in f".{name}":
+        return "features"
+    return "extra" if name.startswith("backbone.") else "head"
+
+
+def freeze(config: TrainConfig, model: nn.Module) -> None:
+    """Stop the weights from learning that --freeze names."""
+    parts = {"none": (), "features": ("features",), "backbone": ("features", "extra")}[config.freeze]
+    for name, parameter in model.named_parameters():
+        if part_of(name) in parts:
+            parameter.requires_grad_(False)
+
+
+def _share(config: TrainConfig, name: str) -> float:
+    return {"features": config.backbone_lr_factor, "extra": config.extra_lr_factor, "head": 1.0}[part_of(name)]
+
+
+def _decay(config: TrainConfig, kind: str) -> float:
+    own = {"norm": config.norm_weight_decay, "bias": config.bias_weight_decay, "weight": None}[kind]
+    return config.weight_decay if own is None else own
+
+
+def build_schedule(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Make the schedule, step by step: linear warm-up times one of the decays of --lr-scheduler."""
+    total = config.iterations or config.epochs * steps_per_epoch
+    warmup_iters = config.warmup_iters
+    if config.lr_update == "epoch":  # torchvision warms up in its first epoch alone
+        warmup_iters = min(warmup_iters, steps_per_epoch - 1)
+    start = 1 / (warmup_iters + 1) if config.warmup_factor is None else config.warmup_factor
+
+    def factor(step: int) -> float:
+        warmup = start + (1 - start) * step / warmup_iters if step < warmup_iters else 1.0
+        if config.lr_update == "epoch":
+            step -= step % steps_per_epoch
+        return warmup * _decay_factor(config, min(step, total), total, steps_per_epoch)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _decay_factor(config: TrainConfig, step: int, total: int, steps_per_epoch: int) -> float:
+    unit = 1 if config.iterations else steps_per_epoch
+    if config.lr_scheduler == "multisteplr":
+        return config.lr_gamma ** sum(step >= drop * unit for drop in config.lr_steps)
+    if config.lr_scheduler == "steplr":
+        return config.lr_gamma ** (step // (config.lr_step_size * unit))
+    if config.lr_scheduler == "polynomial":
+        return (1 - step / total) ** config.lr_power
+    return 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+class RunningMean:
+    """The exponential running mean of a model's weights and buffers: the model that gets evaluated.
+
+    The decay rises from 0.1 over the first steps, so that a short run is not judged by its start. Unlike torch's
+    AveragedModel it counts on the host, and no step waits for the GPU.
+
+    Args:
+        model: The model that learns.
+        decay: What remains of the mean at each step, below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+        self._means = tensor_slots(self.module)
+        self._values: tuple[nn.Module, list[Slot]] = (model, tensor_slots(model))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the mean towards the weights of `model`."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self._values[0] is not model:
+            self._values = (model, tensor_slots(model))
+        means: list[Tensor] = [tensors[name] for tensors, name in self._means]
+        values: list[Tensor] = [tensors[name] for tensors, name in self._values[1]]
+        pairs = [(mean, value) for mean, value in zip(means, values, strict=True) if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], 1 - decay)
+        counters = [(mean, value) for mean, value in zip(means, values, strict=True) if not mean.is_floating_point()]
+        if counters:
+            torch._foreach_copy_([mean for mean, _ in counters], [value for _, value in counters])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.module.load_state_dict(state["module"])
+        self.updates = state["updates"]

@@ -1,0 +1,247 @@
+"""What a run needs before its first step: device, data sets, model, and a look at how priors and objects fit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssd.checkpoints import load_weights
+from ssd.checkpoints.options import check_build_args
+from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from ssd.checkpoints.report import LEARNT
+from ssd.config import TrainConfig
+from ssd.data import DetectionDataset
+from ssd.data.splits import open_splits
+from ssd.engine.distributed import World
+from ssd.engine.optim import base_rate, freeze
+from ssd.engine.step import State
+from ssd.errors import ConfigError
+from ssd.models import SSD, build_model
+from ssd.models.weight_files import few
+from ssd.presets import Preset
+from ssd.priors.coverage import prior_coverage
+from ssd.priors.fit import fit_prior_sizes
+
+# Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
+# right nor wrong there, as in the devkits of VOC and COCO.
+_TRAINING_ONLY = ("difficult", "crowd", "empty")
+
+
+def choose_device(name: str, world: World | None = None) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one, and each of several processes has its own GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and world is not None and world.size > 1:
+        name = f"cuda:{world.local_rank}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
+    """Open both splits and print what they hold."""
+    train_set, val_set = open_splits(
+        config.dataset,
+        config.data_path,
+        config.train_split,
+        config.val_split,
+        config.val_share,
+        config.dataset_options,
+        _TRAINING_ONLY,
+    )
+    if train_set.classes != val_set.classes:
+        raise ConfigError(
+            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
+            f"{val_set.classes} in {config.val_split}"
+        )
+    for dataset in (train_set, val_set):
+        print(dataset.summary())
+        dataset.log.new_entries()  # told by the summary
+    if not config.test_only and not train_set.annotations.trainable_counts().any():
+        raise ConfigError(
+            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn (ignored "
+            "ones do not count); "
+            "the lines above list what was left out"
+        )
+    return train_set, val_set
+
+
+def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mapping[str, Any] | None = None) -> SSD:
+    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors.
+
+    Args:
+        config: of the run.
+        dataset: whose classes it shall know.
+        checkpoint: of the run that goes on, which says how the model was built; files of pretrained weights are not read.
+    """
+    if checkpoint is not None:
+        return rebuild_model(config, dataset, checkpoint["build_args"])
+    options = dict(config.model_options)
+    for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
+        if name in options:
+            meant = {"name": "use --model", "preset": "use --preset", "image_size": "use --image-size"}
+            raise ConfigError(
+                f"--model-option {name}: {meant.get(name, 'the number of classes comes from the data set')}, "
+                f"got {options[name]!r}"
+            )
+    if config.weights_backbone is not None:
+        options["weights_backbone"] = config.weights_backbone
+    if config.trainable_backbone_layers is not None:
+        options["trainable_layers"] = config.trainable_backbone_layers
+    classes, size = len(dataset.classes) + 1, config.image_size
+    weights = None if config.weights is None else _read_weights(config)
+    if weights is not None and weights.build_args is not None:
+        learned = _learned_options(weights.build_args, fits_priors=config.fit_priors)
+        learned_size = learned.pop("image_size")
+        size = learned_size if size is None else size
+        options = {**learned, **options}
+        print(f"network and priors as {weights.source} has learned them")
+    with mistakes():
+        model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
+        if config.fit_priors:
+            boxes, labels = normalized_objects(dataset)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of sizes that the search tries and drops
+                sizes = fit_prior_sizes(model.prior_config, boxes, labels)
+            print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
+            options["prior_sizes"] = sizes
+            model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
+    if weights is not None:
+        start_from(model, weights, dataset.classes, is_trained=config.test_only)
+    freeze(config, model)
+    return model
+
+
+def _read_weights(config: TrainConfig) -> Checkpoint:
+    """Read --weights; of this project's checkpoints, the model must be theirs."""
+    with mistakes(f"--weights {config.weights}: "):
+        weights = read_checkpoint(str(config.weights))
+    name = config.model if weights.build_args is None else weights.build_args["name"]
+    if name != config.model:
+        raise ConfigError(f"--weights {config.weights} holds {name}, not {config.model}; use --model {name}")
+    return weights
+
+
+def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dict[str, Any]:
+    """What of a model its weights have learned: the network and the rules around it, of which loss and post-process are
+    none, nor are the prior sizes where they are fitted anew."""
+    rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNT)
+    left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
+    left_out |= {"prior_sizes"} if fits_priors else set()
+    return {"image_size": None, **{key: value for key, value in build_args.items() if key not in left_out}}
+
+
+def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
+    """Build the model of a checkpoint again; settings that say otherwise are configuration errors."""
+    with mistakes():
+        check_build_args(build_args, f"--resume {config.resume}")
+    asked = {"name": config.model, "preset": config.preset, "image_size": config.image_size, **config.model_options}
+    for name, value in asked.items():
+        if value is not None and name in build_args and build_args[name] != value:
+            raise ConfigError(
+                f"--resume {config.resume} does not fit this model and configuration: it was trained with {name} "
+                f"{build_args[name]!r}, asked for is {value!r}"
+            )
+    with mistakes(f"--resume {config.resume}: "):
+        model = build_model(**{**build_args, "num_classes": len(dataset.classes) + 1})
+    freeze(config, model)
+    return model
+
+
+def start_from(model: SSD, source: Source, classes: Sequence[str] | None = None, *, is_trained: bool = False) -> None:
+    """Load the weights of a whole detector, its classes by name, and print what became of them.
+
+    A model that is to be evaluated as it is (`is_trained`) must get the weights of all its classes.
+    """
+    where = source.source if isinstance(source, Checkpoint) else source
+    with mistakes(f"--weights {where}: "), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report says the same
+        report = load_weights(model, source, classes=classes)
+    print(report)
+    if is_trained and (report.new_heads or report.new_classes or report.kept):
+        unknown = few(report.new_classes or classes or ())
+        raise ConfigError(
+            f"--test-only --weights {where}: the weights do not know the classes {unknown} of the data; evaluate them "
+            "on data of their own classes, or train first"
+        )
+
+
+@contextlib.contextmanager
+def mistakes(where: str = "") -> Iterator[None]:
+    """Makes configuration errors of options and weights that do not fit, and of downloads that fail."""
+    try:
+        yield
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise ConfigError(f"{where}{error}") from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise ConfigError(f"{where}{error}") from error
+
+
+def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
+    """Boxes (0..1 of their image) and labels of all images, from the annotations alone; ignored objects are left out."""
+    boxes, labels = [], []
+    for i in range(len(dataset)):
+        target = dataset.target(i)
+        height, width = (float(v) for v in dataset.annotations.sizes[i])
+        keep = ~target["ignore"]
+        boxes.append(target["boxes"][keep] / torch.tensor([width, height, width, height]))
+        labels.append(target["labels"][keep])
+    return boxes, labels
+
+
+def priors_report(model: SSD, dataset: DetectionDataset) -> str:
+    """Say how many objects of the data set a prior matches, and what to do if they are few."""
+    boxes, labels = normalized_objects(dataset)
+    coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
+    advice = coverage.advice(image_size=model.image_size)
+    return f"{coverage}\nwarning: {advice} (--fit-priors)" if advice else str(coverage)
+
+
+def batch_bytes(config: TrainConfig, dataset: DetectionDataset, side: int) -> int:
+    """Bytes of a batch that a worker hands over: at most, where --device-augmentation leaves images as they are."""
+    pixels = side * side
+    if config.device_augmentation and len(dataset):
+        pixels = max(int(height) * int(width) for height, width in dataset.annotations.sizes)
+    return 3 * pixels * min(config.batch_size, len(dataset))
+
+
+def nothing_to_evaluate(config: TrainConfig, dataset: DetectionDataset) -> str | None:
+    """What to say where no object of the evaluation split counts, so that no AP is defined; else None."""
+    if any(not bool(dataset.target(i)["ignore"].all()) for i in range(len(dataset))):
+        return None
+    return (
+        f"--val-split {config.val_split}: none of its {len(dataset)} images has an object to evaluate on, so AP is not "
+        "defined; the last checkpoint counts as the best, and there will be no best.pt"
+    )
+
+
+def describe(
+    config: TrainConfig,
+    state: State,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
+    epochs: int,
+    folder: Path,
+) -> str:
+    """A line on what is about to happen."""
+    model, world = state.model, state.world
+    weights = sum(p.numel() for p in model.parameters()) / 1e6
+    places = f"{world.size} processes, each with {config.batch_size} images a step" if world.size > 1 else "one process"
+    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {base_rate(config, world.size):g}"
+    return (
+        f"{config.model}: {weights:.2f} M weights, {len(model.priors)} priors, input {model.image_size}; "
+        f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "
+        f"on {model.priors.device} ({places}); run folder {folder}"
+    )

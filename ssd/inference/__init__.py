@@ -1,0 +1,1 @@
+"""Detection with a trained model: checkpoint and image files in, detections and drawings out."""

@@ -1,0 +1,6 @@
+"""The rules around a network (priors, matching, loss, post-process, input), and those of each known SSD system."""
+
+from ssd.presets.preset import Preset
+from ssd.presets.systems import PRESETS, get_preset
+
+__all__ = ["PRESETS", "Preset", "get_preset"]

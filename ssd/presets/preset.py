@@ -1,0 +1,117 @@
+"""The rules around a network: priors, matching, loss, post-process and input; systems.py holds those of known systems.
+
+A preset holds rules only. The network, its prior sizes for other inputs and its weights are chosen by the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ssd.priors import BoxOrder, Clip
+from ssd.priors.sizes import STEPS
+
+VGG_MEAN_RGB = (123 / 255, 117 / 255, 104 / 255)
+BYTE_STD = (1 / 255, 1 / 255, 1 / 255)  # undoes the scaling to 0..1: the network sees 0..255 minus the mean
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Rules of one SSD system.
+
+    Args:
+        name: the system.
+        prior_sizes: "voc", "coco", "linear", "geometric", the sizes of a system, or sizes in pixels, one more than
+            levels (see prior_sizes.resolve_sizes).
+        steps: distance between the centres of each level in pixels, or whose (see prior_sizes.resolve_steps); None
+            takes image size / cells.
+        prior_order: order of the boxes in a cell (see PriorConfig).
+        clip: what of the priors is clamped to the image (see PriorConfig).
+        match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
+        variances: of the box code, for centre and size.
+        neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
+        loc_weight: factor of the localisation loss.
+        score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes, classes, min_size:
+            post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None sets no
+            limit.
+        mean, std: of the input in 0..1, in the order of `channels`.
+        channels: order of the colours that the network sees; images are always given as RGB.
+    """
+
+    name: str
+    prior_sizes: str | tuple[float, ...] = "voc"
+    steps: str | tuple[float, ...] | None = "ssd"
+    prior_order: BoxOrder = "pairs"
+    clip: Clip = "none"
+    match_threshold: float = 0.5
+    rule: Literal["greedy", "last", "none"] = "greedy"
+    positive_at: Literal[">=", ">"] = ">="
+    variances: tuple[float, float] = (0.1, 0.2)
+    neg_pos_ratio: float = 3.0
+    normalizer: Literal["batch", "image", "batch_size"] = "batch"
+    min_negatives: int = 0
+    mining: Literal["image", "batch"] = "image"
+    loc_weight: float = 1.0
+    score_threshold: float = 0.01
+    nms_threshold: float = 0.45
+    suppress_at: Literal[">", ">="] = ">"
+    candidates_per_class: int | None = 400
+    max_detections: int | None = 200
+    clip_boxes: bool = True
+    classes: Literal["all", "best"] = "all"
+    min_size: float = 0.0
+    mean: tuple[float, float, float] = VGG_MEAN_RGB
+    std: tuple[float, float, float] = BYTE_STD
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # as a configuration file gives it
+                object.__setattr__(self, field.name, tuple(value))
+        _check(self)
+
+    def replace(self, **changes: Any) -> Preset:
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check(preset: Preset) -> None:
+    """Raises ValueError naming the field, what it must be and what came."""
+    for name in ("match_threshold", "nms_threshold", "score_threshold"):
+        value = getattr(preset, name)
+        if not 0 <= value <= 1:  # false for NaN too
+            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    for name in ("candidates_per_class", "max_detections"):
+        if getattr(preset, name) is not None and getattr(preset, name) < 1:
+            raise ValueError(f"{name} must be at least 1, or None for no limit, got {getattr(preset, name)}")
+    for name, kinds in (
+        ("rule", ("greedy", "last", "none")),
+        ("positive_at", (">=", ">")),
+        ("normalizer", ("batch", "image", "batch_size")),
+        ("mining", ("image", "batch")),
+        ("suppress_at", (">", ">=")),
+        ("classes", ("all", "best")),
+        ("channels", ("rgb", "bgr")),
+        ("clip", get_args(Clip)),
+        ("prior_order", get_args(BoxOrder)),
+    ):
+        if getattr(preset, name) not in kinds:
+            raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
+    if preset.mining == "batch" and preset.normalizer == "image":
+        raise ValueError("normalizer must be batch or batch_size where mining is batch, got 'image'")
+    if isinstance(preset.steps, str) and preset.steps not in STEPS:
+        raise ValueError(f"steps must be distances in pixels, None or one of {', '.join(STEPS)}, got {preset.steps!r}")
+    for name, length in (("mean", 3), ("std", 3), ("variances", 2)):
+        value = getattr(preset, name)
+        if not isinstance(value, Sequence) or len(value) != length or not all(math.isfinite(v) for v in value):
+            raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
+    for name in ("std", "variances"):
+        if min(getattr(preset, name)) <= 0:
+            raise ValueError(f"{name} must be positive, got {getattr(preset, name)}")
+    for name in ("neg_pos_ratio", "min_negatives", "loc_weight", "min_size"):
+        if not getattr(preset, name) >= 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(preset, name)}")

@@ -1,0 +1,112 @@
+"""The rules of the house that a program can check: sizes, imports without circles, file names in comments that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("csrc", "ssd_ops", "ssd", "benchmarks", "tests")
+SOURCES = sorted(
+    p for folder in CODE for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".h", ".cpp", ".cuh", ".cu")
+)
+PYTHON = [path for path in SOURCES if path.suffix == ".py"]
+# What the standard library, torch, CUDA and other projects call their files.
+NAMES_OF_OTHERS = {"version.py", "pybind11.h", "Python.h", "ssd_pascal.py", "build_config.h", "library.h"}
+LAYERS = [("ssd_ops", "ssd")]
+TORCH_FREE = ("ssd", "ssd.command_line", "ssd.config", "ssd.console", "ssd.dataset_format", "ssd.errors", "ssd.recipes")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def lines_of(function: ast.AST) -> int:
+    """Lines of a function without its docstring and without the functions inside it."""
+    assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+    inner = (node for node in function.body if isinstance(node, ast.FunctionDef))
+    return lines - sum(node.end_lineno - node.lineno + 1 for node in inner)
+
+
+def test_files_are_short() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in PYTHON}
+    assert not {k: v for k, v in lengths.items() if v > (300 if k.startswith("tests/") else 250)}
+
+
+def test_python_functions_are_short() -> None:
+    functions = (
+        (f"{name_of(path)}:{node.lineno} {node.name}", lines_of(node))
+        for path in PYTHON
+        if not name_of(path).startswith("tests/")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    )
+    assert not {where: lines for where, lines in functions if lines > 50}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules that a file imports, those inside its functions and for type checking included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", ["ssd"])
+def test_packages_import_each_other_without_circles(package: str) -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in (ROOT / package).rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts == (package, "__init__"):
+            continue
+        known = {p.stem for p in (ROOT / package).iterdir()}
+        targets = {target.split(".")[1] for target in imports_of(path) if target.startswith(f"{package}.")}
+        arrows.setdefault(parts[1], set()).update(targets & known - {parts[1]})
+    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, "these import each other in a circle, or import what does"
+
+
+@pytest.mark.parametrize("lower, upper", LAYERS)
+def test_lower_layers_do_not_name_upper_ones(lower: str, upper: str) -> None:
+    found = []
+    for path in (p for p in SOURCES if name_of(p).startswith(f"{lower}/")):
+        if path.suffix == ".py":
+            found += [name_of(path) for target in imports_of(path) if target.split(".")[0] == upper]
+        else:
+            found += [
+                name_of(path)
+                for line in re.findall(r'#include "(.*)"', path.read_text())
+                if upper in line.split("/")[:-1]
+            ]
+    assert not found
+
+
+def test_file_names_in_comments_exist() -> None:
+    exist = {path.name for path in SOURCES} | NAMES_OF_OTHERS
+    missing = [
+        f"{name_of(path)}:{number} {name}"
+        for path in SOURCES
+        if not name_of(path).startswith("tests/")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if not line.startswith("#include")
+        for name in re.findall(r"\b(?<!bench_)(?!bench_x)\w+\.(?:py|cuh|cu|cpp|h)\b", line)
+        if name not in exist
+    ]
+    assert not missing
+
+
+def test_the_command_line_answers_without_torch() -> None:
+    program = f"import sys; [__import__(name) for name in {TORCH_FREE!r}]; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
