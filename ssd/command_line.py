@@ -15,6 +15,7 @@ from ssd.config import TrainConfig, check_folder, flag
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
 from ssd.config.setting_checks import check_path, check_paths, meant
 from ssd.config.torchvision_flags import add_torchvision_flags, notes
+from ssd.console import package_version, program_name
 from ssd.dataset_format import resolve_dataset
 from ssd.errors import ConfigError
 
@@ -115,6 +116,7 @@ def find_data(dataset: str) -> str | None:
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog=program_name("train"),
         usage="%(prog)s [--config RECIPE] [flags]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -211,13 +213,3 @@ class _ListOptions(argparse.Action):
 
         print(listing())
         parser.exit()
-
-
-def package_version() -> str:
-    """The version that is installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("ssd_ops")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

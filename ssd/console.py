@@ -1,4 +1,7 @@
-"""What every program does with its console: names in any alphabet are printed, a closed pipe or Ctrl-C ends it quietly."""
+"""What every program does with its console: names in any alphabet are printed, a closed pipe or Ctrl-C ends it quietly.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -43,3 +47,31 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # no real file, as under a test
         pass
+
+
+def program_name(command: str) -> str:
+    """Returns what a usage line calls a program: `ssd train`, or train.py where that file was started."""
+    return f"ssd {command}" if _is_dispatched() else Path(sys.argv[0]).name
+
+
+def how_to_run(command: str) -> str:
+    """Returns how to start another program of this project, in the way in which this one was started."""
+    if not _is_dispatched():
+        return f"python ssd/{command}.py"
+    return f"{'ssd' if Path(sys.argv[0]).stem == 'ssd' else 'python -m ssd'} {command}"
+
+
+def _is_dispatched() -> bool:
+    # by the console script `ssd` (ssd.exe) or by `python -m ssd`
+    started = Path(sys.argv[0])
+    return started.name in ("ssd", "ssd.exe") or started.parts[-2:] == ("ssd", "__main__.py")
+
+
+def package_version() -> str:
+    """Returns the version that is installed."""
+    from importlib import metadata  # takes a tenth of the time in which --help shall answer
+
+    try:
+        return metadata.version("ssd_ops")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.console import console_program
+from ssd.console import console_program, program_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,9 @@ SYSTEMS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; mistakes are answered before torch is imported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program_name("convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("input", help="checkpoint of any known system, or a run folder")
     parser.add_argument("output", help="file to write")
     parser.add_argument("--to", required=True, choices=SYSTEMS, help="whose names and orders to write")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.console import console_program
+from ssd.console import console_program, program_name
 from ssd.predict import TORCHVISION
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; mistakes are answered before torch is imported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program_name("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
     )

@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ssd.class_names import shown
-from ssd.console import console_program
+from ssd.console import console_program, program_name
 from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
@@ -39,7 +39,9 @@ TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; mistakes are answered before torch is imported."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program_name("predict"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
     )

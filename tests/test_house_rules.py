@@ -18,9 +18,18 @@ SOURCES = sorted(
 )
 PYTHON = [path for path in SOURCES if path.suffix == ".py"]
 # What the standard library, torch, CUDA and other projects call their files.
-NAMES_OF_OTHERS = {"version.py", "pybind11.h", "Python.h", "ssd_pascal.py", "build_config.h", "library.h"}
+NAMES_OF_OTHERS = {"ssd.py", "version.py", "pybind11.h", "Python.h", "ssd_pascal.py", "build_config.h", "library.h"}
 LAYERS = [("ssd_ops", "ssd")]
-TORCH_FREE = ("ssd", "ssd.command_line", "ssd.config", "ssd.console", "ssd.dataset_format", "ssd.errors", "ssd.recipes")
+TORCH_FREE = (
+    "ssd",
+    "ssd.__main__",
+    "ssd.command_line",
+    "ssd.config",
+    "ssd.console",
+    "ssd.dataset_format",
+    "ssd.errors",
+    "ssd.recipes",
+)
 
 
 def name_of(path: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
 from ssd.config.resume_settings import changed_settings
+from ssd.console import how_to_run
 from ssd.data import DataError, Loader, build_loader
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.dataset_format import resolve_dataset
@@ -70,7 +71,7 @@ def run(config: TrainConfig) -> RunFolder:
         raise Interrupted(error.code - 128, "" if config.test_only else folder.how_to_go_on()) from None
     print(f"run folder: {folder.path}")
     if not config.test_only:
-        print(f"next: python ssd/predict.py {shlex.quote(str(folder.path))} PHOTOS")
+        print(f"next: {how_to_run('predict')} {shlex.quote(str(folder.path))} PHOTOS")
     world.leave()
     return folder
 

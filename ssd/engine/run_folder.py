@@ -22,6 +22,7 @@ import ssd_ops
 from ssd.atomic_write import write_atomically, write_text
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record, run_folder_of
+from ssd.console import how_to_run
 from ssd.data.faults import FaultLog
 from ssd.engine.distributed import World
 from ssd.errors import ConfigError
@@ -156,7 +157,7 @@ class RunFolder:
         if not (self.path / "last.pt").is_file():
             return "no checkpoint has been saved yet"
         trust = " --trust-config" if self.runs_code else ""
-        command = f"python ssd/train.py --resume {shlex.quote(str(self.path))}{trust}"
+        command = f"{how_to_run('train')} --resume {shlex.quote(str(self.path))}{trust}"
         return f"saved in {self.path / 'last.pt'}; go on by: {command}"
 
     def survive(

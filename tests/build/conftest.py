@@ -61,7 +61,7 @@ def source_tree(tmp_path: Path) -> Path:
         shutil.copytree(
             ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "_not_built.txt", "__pycache__")
         )
-    for name in ("CMakeLists.txt", "setup.py", "pyproject.toml"):
+    for name in ("CMakeLists.txt", "setup.py", "pyproject.toml", "ssd_launcher.py"):
         shutil.copy(ROOT / name, tree)
     (tree / "README.md").touch()
     (tree / "ssd").mkdir()

@@ -1,0 +1,53 @@
+"""The program `ssd`, also run by `python -m ssd`: its first argument names the command that the rest goes to."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from ssd.console import console_program, package_version
+from ssd.errors import near_name
+
+# Command -> the module whose main() it runs, and what it does.
+COMMANDS = {
+    "train": ("ssd.train", "train a detector on a data set"),
+    "predict": ("ssd.predict", "detect objects in images"),
+    "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export)"),
+    "convert": ("ssd.convert", "convert weights from one SSD system to another"),
+    "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),
+    "bench": ("ssd.bench", "time an op against its peers (in a checkout of the sources)"),
+}
+
+
+@console_program
+def main() -> None:
+    """Runs the command that the command line names; exits with 2 where it names none."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name == "--version":
+        print(f"ssd {package_version()}")
+    elif name in COMMANDS:
+        import_module(COMMANDS[name][0]).main(arguments)
+    elif not name:
+        print(usage(), file=sys.stderr)
+        sys.exit(2)
+    else:
+        near = near_name(name, COMMANDS)
+        meant = f", did you mean {near!r}?" if near else "."
+        print(f"ssd: error: unknown command {name[:60]!r}{meant} Known: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def usage() -> str:
+    """Returns the text of --help."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {words}" for name, (_, words) in COMMANDS.items())
+    return (
+        f"usage: ssd [--help] [--version] COMMAND ...\n\nSSD object detection.\n\ncommands:\n{rows}\n\n"
+        "`ssd COMMAND --help` lists the arguments of a command."
+    )
+
+
+if __name__ == "__main__":
+    main()

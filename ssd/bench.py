@@ -1,0 +1,47 @@
+"""Time an op against its peers: runs benchmarks/bench_<op>.py of a checkout of the sources.
+
+    ssd bench                 lists the ops
+    ssd bench nms --help      arguments of one
+    ssd bench nms
+
+An installed package has no benchmarks; run it in the source tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ssd.console import console_program, program_name
+from ssd.errors import unknown
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@console_program
+def main(argv: list[str] | None = None) -> None:
+    """Runs a benchmark with the arguments behind its name; exits as it does."""
+    parser = argparse.ArgumentParser(
+        prog=program_name("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("op", nargs="?", help="what to time; listed where left out")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the benchmark")
+    args = parser.parse_args(argv)
+    known = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
+    if not known:
+        parser.error(f"there are no benchmarks in {FOLDER}; run this in a checkout of the sources")
+    if args.op is None:
+        print("\n".join(known))
+        return
+    if args.op not in known:
+        parser.error(unknown("benchmark", args.op, known))
+    sys.exit(subprocess.run([sys.executable, str(known[args.op]), *args.arguments]).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Show what is installed and compiled here, whether it works, and what to do where it does not.
+
+    ssd doctor
+    ssd doctor --json
+
+Ends with exit code 0 when all is well, with 1 after problems. Reports of bugs are best opened with its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ssd.console import console_program, program_name
+
+
+@console_program
+def main(argv: list[str] | None = None) -> None:
+    """Prints the diagnosis; exits with 1 where there are problems."""
+    parser = argparse.ArgumentParser(
+        prog=program_name("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    args = parser.parse_args(argv)
+    from ssd.diagnosis import diagnose  # imports torch
+
+    report = diagnose()
+    print(json.dumps(report.as_dict(), indent=2) if args.json else report)
+    sys.exit(1 if report.problems else 0)
+
+
+if __name__ == "__main__":
+    main()

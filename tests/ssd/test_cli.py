@@ -1,0 +1,117 @@
+"""The program `ssd`: its commands, their help without torch, and another project's package of the same name."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+import ssd_launcher
+from ssd import console
+from ssd.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: str = "/usr/bin/ssd") -> int:
+    """The exit code of the program, run in this process."""
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_answers_help_without_importing_torch(command: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
+        f"sys.argv = ['/usr/bin/ssd', {command!r}, '--help']; from ssd.__main__ import main; main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert f"usage: ssd {command}" in found.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_an_unknown_flag_without_importing_torch(command: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
+        f"sys.argv = ['/usr/bin/ssd', {command!r}, '--no-such-flag']; from ssd.__main__ import main; main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].startswith(f"ssd {command}"), found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_python_m_ssd_is_the_same_program() -> None:
+    command = [sys.executable, "-m", "ssd", "--help"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0
+    assert all(f"\n  {name} " in found.stdout for name in COMMANDS)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "trian") == 2
+    assert "unknown command 'trian', did you mean 'train'?" in capsys.readouterr().err
+    assert run(monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("usage: ssd")
+
+
+def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"ssd {console.package_version()}\n"
+
+
+@pytest.mark.parametrize(
+    ("started", "usage", "next_command"),
+    [
+        ("/usr/bin/ssd", "ssd train", "ssd predict"),
+        ("/site-packages/ssd/__main__.py", "ssd train", "python -m ssd predict"),
+        ("ssd/train.py", "train.py", "python ssd/predict.py"),
+        ("/site-packages/pytest/__main__.py", "__main__.py", "python ssd/predict.py"),
+    ],
+)
+def test_programs_name_each_other_as_they_were_started(
+    monkeypatch: pytest.MonkeyPatch, started: str, usage: str, next_command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert console.program_name("train") == usage
+    assert console.how_to_run("predict") == next_command
+
+
+def test_the_launcher_accepts_this_package() -> None:
+    assert ssd_launcher.clash() is None
+
+
+@pytest.mark.parametrize("name", ["ssd.py", "ssd/__init__.py"])
+def test_the_launcher_names_another_package_called_ssd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    other = tmp_path / name
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise RuntimeError('must not be imported')\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec("ssd", None, origin=str(other)))
+    with pytest.raises(SystemExit) as end:
+        ssd_launcher.main()
+    assert f"error: the module ssd that Python finds, {other}, is of another project" in str(end.value)
+    assert "Remedy: " in str(end.value)
+
+
+def test_bench_lists_what_can_be_timed_and_passes_arguments_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "bench") == 0
+    assert "nms" in capfd.readouterr().out.splitlines()
+    assert run(monkeypatch, "bench", "nsm") == 2
+    assert "unknown benchmark 'nsm', did you mean 'nms'?" in capfd.readouterr().err
+    assert run(monkeypatch, "bench", "nms", "--help") == 0
+    assert "bench_nms.py" in capfd.readouterr().out
