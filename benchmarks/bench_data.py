@@ -172,7 +172,7 @@ def _case(
 
 
 def _photo(generator: torch.Generator) -> Path:
-    """Write noise whose amplitudes fall with frequency as in photographs, its colours going together."""
+    """Write noise whose amplitudes fall with frequency as in photographs, its color_matrices going together."""
     down, across = torch.fft.fftfreq(HEIGHT)[:, None], torch.fft.rfftfreq(WIDTH)[None]
     frequency = (down**2 + across**2).sqrt()
     frequency[0, 0] = 1.0

@@ -1,4 +1,4 @@
-"""The input of a batch from uint8 images: crop, resize, flip and normalise; windows as SSD's augmentation draws them.
+"""The input of a batch from uint8 images: crop, resize, flip and normalise; crops as SSD's augmentation draws them.
 
 python benchmarks/bench_images.py [--quick] [--json FILE] [--device cuda]
 """
@@ -33,21 +33,21 @@ def _case(batch: int, size: int, *, antialias: bool) -> Case:
         shares = torch.rand(4, batch, generator=generator)
         wide, high = (((0.3 + 0.7 * s) * side).long() for s, side in zip(shares[:2], (widths, heights), strict=True))
         left, top = ((widths - wide) * shares[2]).long(), ((heights - high) * shares[3]).long()
-        windows = torch.stack([left, top, left + wide, top + high], dim=1)
+        crops = torch.stack([left, top, left + wide, top + high], dim=1)
         flip = torch.rand(batch, generator=generator) < 0.5
-        there = torch.cat([image.flatten() for image in images]), windows.float().to(device), flip.to(device)
+        there = torch.cat([image.flatten() for image in images]), crops.float().to(device), flip.to(device)
         starts = torch.tensor([0, *(3 * h * w for h, w in sides)]).cumsum(0)[:-1].to(device)
-        return images, windows.tolist(), flip.tolist(), *there, starts, torch.tensor(sides).to(device)
+        return images, crops.tolist(), flip.tolist(), *there, starts, torch.tensor(sides).to(device)
 
     def render(function: Any, dtype: torch.dtype = torch.float32) -> Any:
         options = {"antialias": antialias, "mean": MEAN, "std": STD, "dtype": dtype}
-        return lambda _, __, ___, pixels, windows, flip, starts, sides: function(
-            pixels, windows, size, offsets=starts, sizes=sides, flip=flip, **options
+        return lambda _, __, ___, pixels, crops, flip, starts, sides: function(
+            pixels, crops, size, offsets=starts, sizes=sides, flip=flip, **options
         )
 
-    def chain(images: list[Tensor], windows: list[list[int]], flip: list[bool], *_: Tensor) -> tuple[Tensor]:
+    def chain(images: list[Tensor], crops: list[list[int]], flip: list[bool], *_: Tensor) -> tuple[Tensor]:
         out = []
-        for image, (x1, y1, x2, y2), flipped in zip(images, windows, flip, strict=True):
+        for image, (x1, y1, x2, y2), flipped in zip(images, crops, flip, strict=True):
             patch = tv.resized_crop(image, y1, x1, y2 - y1, x2 - x1, [size, size], antialias=antialias)
             patch = tv.hflip(patch) if flipped else patch
             out.append(tv.normalize(patch.float(), MEAN, STD))

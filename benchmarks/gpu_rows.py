@@ -199,15 +199,15 @@ def _render() -> Row:
     def make(g: Generator) -> tuple[Tensor, ...]:
         pixels = torch.randint(0, 256, (count * 3 * height * width,), generator=g, dtype=torch.uint8)
         edges = torch.rand(count, 4, generator=g) * torch.tensor([150.0, 100, 150, 150])
-        windows = edges + torch.tensor([0.0, 0, 350, 225])
+        crops = edges + torch.tensor([0.0, 0, 350, 225])
         offsets = torch.arange(count) * 3 * height * width
-        return pixels, windows, offsets, torch.tensor([[height, width]] * count), torch.rand(count, generator=g) < 0.5
+        return pixels, crops, offsets, torch.tensor([[height, width]] * count), torch.rand(count, generator=g) < 0.5
 
     return Row(
         f"render_images {count} of {width} x {height} to 300",
         make,
-        lambda pixels, windows, offsets, sizes, flip: ssd_ops.render_images(
-            pixels, windows, 300, offsets=offsets, sizes=sizes, flip=flip
+        lambda pixels, crops, offsets, sizes, flip: ssd_ops.render_images(
+            pixels, crops, 300, offsets=offsets, sizes=sizes, flip=flip
         ),
         count * 3 * (height * width + 4 * 300 * 300),
         30,

@@ -144,7 +144,7 @@ SSD_OPS_HD T generalized_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_
   return iou_of(inter, both) - ratio(enclosing - both, enclosing);
 }
 
-// IoU less the squared distance of the centres over the squared diagonal of the enclosing box.
+// IoU less the squared distance of the centers over the squared diagonal of the enclosing box.
 template <typename T>
 SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   T width, height;

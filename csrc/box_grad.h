@@ -80,7 +80,7 @@ SSD_OPS_HD void add_enclosing(T grad_width, T grad_height, const Box<T>& a, cons
   grad_enclosing_side(grad_height, a.y1, a.y2, b.y1, b.y2, &da->y1, &da->y2, &db->y1, &db->y2);
 }
 
-// The part of distance and complete IoU that lowers the overlap: squared distance of centres over squared diagonal.
+// The part of distance and complete IoU that lowers the overlap: squared distance of centers over squared diagonal.
 template <typename T>
 SSD_OPS_HD void add_distance(T grad, const Box<T>& a, const Box<T>& b, PairGrad<T>* da, PairGrad<T>* db) {
   T width, height;
@@ -144,7 +144,7 @@ struct CodecGrad {
   Box<T> coded, prior;
 };
 
-// A prior's gradient from those of its corners, centre and size.
+// A prior's gradient from those of its corners, center and size.
 template <typename T>
 SSD_OPS_HD Box<T> prior_gradient(const Box<T>& corners, T center_x, T center_y, T width, T height) {
   const T x = center_x / T(2), y = center_y / T(2);

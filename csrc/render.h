@@ -1,4 +1,4 @@
-// The only image arithmetic: which pixels of an image an output pixel is made of, with which weights, and its colour.
+// The only image arithmetic: which pixels of an image an output pixel is made of, with which weights, and its color.
 //
 // Plain C++ for host and device, in the order of operations of the reference (ssd_ops/reference/images.py), so that all
 // implementations agree bit for bit. An output pixel is sum over y of wy * (sum over x of wx * pixel), both in rising
@@ -13,19 +13,19 @@
 
 namespace ssd_ops {
 
-constexpr int64_t kMostImageSide = 32767;  // centres of pixels are exact in float
+constexpr int64_t kMostImageSide = 32767;  // centers of pixels are exact in float
 
 // Everything that a kernel is told. All arrays are dense.
 struct RenderTask {
-  const uint8_t* pixels;   // [N]
-  int64_t pixel_count;     // N
-  const int64_t* offsets;  // [B]: where planes [3, H, W] of image b begin in pixels
-  const int64_t* sizes;    // [B, 2]: its height and width
-  const float* windows;    // [B, 4]: xyxy in its pixels
-  const bool* flip;        // [B], or null: none is flipped
-  const float* colours;    // [B, 3, 4], or null: colours stay
-  const float* hue;        // [B], turns, or null: hue stays
-  void* out;               // [B, 3, size, size] of `dtype`
+  const uint8_t* pixels;        // [N]
+  int64_t pixel_count;          // N
+  const int64_t* offsets;       // [B]: where planes [3, H, W] of image b begin in pixels
+  const int64_t* sizes;         // [B, 2]: its height and width
+  const float* crops;           // [B, 4]: xyxy in its pixels
+  const bool* flip;             // [B], or null: none is flipped
+  const float* color_matrices;  // [B, 3, 4], or null: colors stay
+  const float* hue;             // [B], turns, or null: hue stays
+  void* out;                    // [B, 3, size, size] of `dtype`
   Dtype dtype;
   int64_t batch, size;
   bool antialias;
@@ -60,40 +60,40 @@ SSD_OPS_HD RenderAxis render_axis(float low, float high, int length, int64_t siz
   return {low, step, reach, 1.0f / reach, begin, end};
 }
 
-// The pixels first .. last - 1 that output pixel i is made of; none where its centre shows nothing of the image.
+// The pixels first .. last - 1 that output pixel i is made of; none where its center shows nothing of the image.
 struct RenderTaps {
   int first, last;
-  float centre;
+  float center;
 };
 
 SSD_OPS_HD RenderTaps render_taps(const RenderAxis& axis, int64_t i) {
-  const float centre = axis.low + (static_cast<float>(i) + 0.5f) * axis.step;
-  if (!(centre >= axis.begin && centre < axis.end)) return {0, 0, centre};
-  const float first = floorf(centre - axis.reach + 0.5f), last = ceilf(centre + axis.reach - 0.5f);
+  const float center = axis.low + (static_cast<float>(i) + 0.5f) * axis.step;
+  if (!(center >= axis.begin && center < axis.end)) return {0, 0, center};
+  const float first = floorf(center - axis.reach + 0.5f), last = ceilf(center + axis.reach - 0.5f);
   return {static_cast<int>(first > axis.begin ? first : axis.begin),
-          static_cast<int>(last < axis.end ? last : axis.end), centre};
+          static_cast<int>(last < axis.end ? last : axis.end), center};
 }
 
 SSD_OPS_HD float render_weight(const RenderAxis& axis, const RenderTaps& taps, int pixel) {
-  const float weight = 1.0f - fabsf(static_cast<float>(pixel) + 0.5f - taps.centre) * axis.inverse;
+  const float weight = 1.0f - fabsf(static_cast<float>(pixel) + 0.5f - taps.center) * axis.inverse;
   return weight > 0.0f ? weight : 0.0f;
 }
 
-// One channel of a pixel through its row of the colour matrix, cut to 0 .. 255; NaN becomes 0.
-SSD_OPS_HD float render_colour(const float* row, float red, float green, float blue) {
+// One channel of a pixel through its row of the color matrix, cut to 0 .. 255; NaN becomes 0.
+SSD_OPS_HD float render_color(const float* row, float red, float green, float blue) {
   const float value = row[0] * red + row[1] * green + row[2] * blue + row[3];
   const float above = value > 0.0f ? value : 0.0f;
   return above < 255.0f ? above : 255.0f;
 }
 
-struct RenderColour {
+struct RenderColor {
   float red, green, blue;
 };
 
-// A colour in 0 .. 255 with its hue shifted by sixths of HSV's circle. Each channel is full for two sixths, empty for
+// A color in 0 .. 255 with its hue shifted by sixths of HSV's circle. Each channel is full for two sixths, empty for
 // two and on its way for two. Hue that is not finite, in which no comparison holds, leaves the least channel.
-SSD_OPS_HD RenderColour render_hue(const RenderColour& colour, float shift) {
-  const float red = colour.red, green = colour.green, blue = colour.blue;
+SSD_OPS_HD RenderColor render_hue(const RenderColor& color, float shift) {
+  const float red = color.red, green = color.green, blue = color.blue;
   const float greatest = greater(greater(red, green), blue), least = lesser(lesser(red, green), blue);
   const float depth = greatest - least;
   const bool is_red = greatest == red, is_green = greatest == green;
@@ -108,9 +108,9 @@ SSD_OPS_HD RenderColour render_hue(const RenderColour& colour, float shift) {
   return {out[0], out[1], out[2]};
 }
 
-// Entry i of the colour matrix of image b.
+// Entry i of the color matrix of image b.
 SSD_OPS_HD float render_matrix(const RenderTask& task, int64_t b, int i) {
-  if (task.colours != nullptr) return task.colours[12 * b + i];
+  if (task.color_matrices != nullptr) return task.color_matrices[12 * b + i];
   return i % 5 == 0 ? 1.0f : 0.0f;
 }
 

@@ -181,7 +181,7 @@ def _multiclass_formula(args: Args, results: Args) -> Formula:
 
 
 def _soft_formula(args: Args, results: Args) -> Formula:
-    options = {"method": args[2], "sigma": args[3], "iou_threshold": args[4], "suppress_at": args[7]}
+    options = {"method": args[2], "sigma": args[3], "iou_threshold": args[4], "suppress_equal": args[7]}
     return lambda boxes, scores: kept.kept_softly(boxes, scores, *results[2:], **options)
 
 

@@ -71,10 +71,10 @@ def match_priors(
     priors: Tensor,
     iou_threshold: float,
     rule: str,
-    positive_at: str,
+    match_equal: bool,
     variances: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    matching.check(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, positive_at, variances)
+    matching.check(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, match_equal, variances)
     shape = (offsets.shape[0] - 1, priors.shape[0])
     index = gt_labels.new_empty(shape)
     return index, torch.empty_like(index), gt_boxes.new_empty((*shape, 4), dtype=compute_dtype(gt_boxes, priors))
@@ -112,8 +112,8 @@ def grad_multibox_loss(
     return _like(loc), _like(logits)
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
-    suppression.check_nms(boxes, scores, iou_threshold, suppress_at)
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
+    suppression.check_nms(boxes, scores, iou_threshold, suppress_equal)
     return _kept("nms", boxes)
 
 
@@ -124,8 +124,8 @@ def _kept(name: str, boxes: Tensor) -> Tensor:
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
-    suppression.check_nms(boxes, scores, iou_threshold, suppress_at)
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
+    suppression.check_nms(boxes, scores, iou_threshold, suppress_equal)
     suppression.check_idxs(idxs, boxes)
     return _kept("batched_nms", boxes)
 
@@ -137,11 +137,11 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
-    suppress_at: str,
+    suppress_equal: bool,
     min_size: float,
 ) -> Found:
     suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    suppression.check_candidates(candidates_per_class, suppress_at, min_size)
+    suppression.check_candidates(candidates_per_class, suppress_equal, min_size)
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -153,11 +153,11 @@ def soft_nms(
     iou_threshold: float,
     score_threshold: float,
     max_detections: int,
-    suppress_at: str,
-    keep_at: str,
+    suppress_equal: bool,
+    keep_equal: bool,
 ) -> Found:
     suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    soft_suppression.check_decay(method, sigma, suppress_at, keep_at)
+    soft_suppression.check_decay(method, sigma, suppress_equal, keep_equal)
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
@@ -171,13 +171,13 @@ def detect(
     max_detections: int,
     variances: Sequence[float],
     clip: bool,
-    suppress_at: str,
-    classes: str,
+    suppress_equal: bool,
+    multi_label: bool,
     min_size: float,
 ) -> Found:
-    detection.check_raw(loc, logits, priors, variances, classes)
+    detection.check_raw(loc, logits, priors, variances, multi_label)
     suppression.check_thresholds(score_threshold, iou_threshold, max_detections)
-    suppression.check_candidates(candidates_per_class, suppress_at, min_size)
+    suppression.check_candidates(candidates_per_class, suppress_equal, min_size)
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
@@ -185,9 +185,9 @@ def render_images(
     pixels: Tensor,
     offsets: Tensor,
     sizes: Tensor,
-    windows: Tensor,
+    crops: Tensor,
     flip: Tensor | None,
-    colours: Tensor | None,
+    color_matrices: Tensor | None,
     hue: Tensor | None,
     size: int,
     antialias: bool,
@@ -196,8 +196,8 @@ def render_images(
     std: Sequence[float],
     dtype: str,
 ) -> Tensor:
-    images.check(pixels, offsets, sizes, windows, flip, colours, hue, size)
-    return pixels.new_empty((windows.shape[0], 3, size, size), dtype=getattr(torch, dtype))
+    images.check(pixels, offsets, sizes, crops, flip, color_matrices, hue, size)
+    return pixels.new_empty((crops.shape[0], 3, size, size), dtype=getattr(torch, dtype))
 
 
 def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Found:

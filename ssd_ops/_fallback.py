@@ -87,7 +87,7 @@ def match_priors(
     priors: Tensor,
     iou_threshold: float,
     rule: str,
-    positive_at: str,
+    match_equal: bool,
     variances: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     matches = reference.match_priors(
@@ -98,27 +98,27 @@ def match_priors(
         ignore=ignore,
         iou_threshold=iou_threshold,
         rule=rule,
-        positive_at=positive_at,
+        match_equal=match_equal,
         variances=variances,
     )
     return matches.labels, matches.gt_index, matches.loc_targets
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
-    return reference.nms(boxes, scores, iou_threshold, suppress_at=suppress_at)
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
+    return reference.nms(boxes, scores, iou_threshold, suppress_equal=suppress_equal)
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
-    return reference.batched_nms(boxes, scores, idxs, iou_threshold, suppress_at=suppress_at)
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
+    return reference.batched_nms(boxes, scores, idxs, iou_threshold, suppress_equal=suppress_equal)
 
 
 def render_images(
     pixels: Tensor,
     offsets: Tensor,
     sizes: Tensor,
-    windows: Tensor,
+    crops: Tensor,
     flip: Tensor | None,
-    colours: Tensor | None,
+    color_matrices: Tensor | None,
     hue: Tensor | None,
     size: int,
     antialias: bool,
@@ -129,12 +129,12 @@ def render_images(
 ) -> Tensor:
     return reference.render_images(
         pixels,
-        windows,
+        crops,
         size,
         offsets=offsets,
         sizes=sizes,
         flip=flip,
-        colours=colours,
+        color_matrices=color_matrices,
         hue=hue,
         antialias=antialias,
         fill=fill,

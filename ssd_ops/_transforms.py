@@ -57,7 +57,7 @@ def _is_mapped(tensor: Tensor) -> bool:
 
 
 def _refuse_derivative(pixels: Tensor, *args: Any) -> None:
-    checks.no_derivative("render_images", windows=args[2], colours=args[4], hue=args[5])
+    checks.no_derivative("render_images", crops=args[2], color_matrices=args[4], hue=args[5])
 
 
 def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:

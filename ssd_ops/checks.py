@@ -53,6 +53,15 @@ def real(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Return True or False of any kind (of Python, NumPy or a tensor without dimensions) as it is; refuse all others."""
+    if isinstance(value, (bool, torch.SymBool)):
+        return value  # type: ignore[return-value]
+    if str(getattr(value, "dtype", "")) in ("bool", "torch.bool") and value.ndim == 0:
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def less_than(name: str, value: int, limit: int) -> int:
     """Return a number below `limit`; refuse any that no result could have room for."""
     if value >= limit:

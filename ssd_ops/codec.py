@@ -16,7 +16,7 @@ def encode_boxes(
 ) -> Tensor:
     """Return the deltas that lead from priors to boxes.
 
-    `center_size`: centre distance over prior size, and log of the size ratio; `corner`: distance of the corners;
+    `center_size`: center distance over prior size, and log of the size ratio; `corner`: distance of the corners;
     `corner_size`: distance of the corners over prior size. Each is divided by its variance. A box with no area gives
     -inf in the log, an inverted one NaN; a prior with no area divides by zero.
 

@@ -23,8 +23,8 @@ def detect(
     max_detections: int = 200,
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
-    suppress_at: str = ">",
-    classes: str = "all",
+    suppress_equal: bool = False,
+    multi_label: bool = True,
     min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
@@ -44,9 +44,9 @@ def detect(
         max_detections: D, at least 1.
         variances: `(center, size)` or four numbers above 0, as in `decode_boxes`.
         clip: Whether boxes are cut to 0 .. 1 before NMS.
-        suppress_at: `>` or `>=`, as in `nms`.
-        classes: `all`: every class whose score is above the threshold makes a candidate of a prior; `best`: only the class
-            with the highest logit (of equals the lowest), and none where that is the background.
+        suppress_equal: As in `nms`.
+        multi_label: Whether a prior is a candidate for every class whose score is above the threshold. If not, only for
+            the class with the highest logit (of equals the lowest), and for none where that is the background.
         min_size: 0 or more, as in `multiclass_nms`; of the decoded and clipped box, so 1 / 300 is a pixel of SSD300.
 
     Returns:
@@ -68,9 +68,9 @@ def detect(
         checks.integer("candidates_per_class", candidates_per_class),
         checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
         four_variances(variances),
-        clip,
-        suppress_at,
-        classes,
+        checks.boolean("clip", clip),
+        checks.boolean("suppress_equal", suppress_equal),
+        checks.boolean("multi_label", multi_label),
         checks.real("min_size", min_size),
     )
     return Detections(*found[:4])

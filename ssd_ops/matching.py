@@ -22,7 +22,7 @@ def match_priors(
     ignore: Tensor | Sequence[Tensor] | None = None,
     iou_threshold: float = 0.5,
     rule: str = "greedy",
-    positive_at: str = ">=",
+    match_equal: bool = True,
     variances: Sequence[float] = (0.1, 0.2),
 ) -> PriorMatches:
     """Match the priors of every image with its ground truths and encode the boxes that they learn, in one pass.
@@ -50,7 +50,7 @@ def match_priors(
             and a prior that reaches the threshold with one of them and learns no other takes no part (label -1).
         iou_threshold: A number above 0; above 1 only claims match.
         rule: `greedy`, `last` or `none`.
-        positive_at: `>=` or `>`: how IoU is compared with the threshold (in float64, so that it is not rounded).
+        match_equal: Whether a prior whose IoU equals `iou_threshold` is positive, too (compared in float64, not rounded).
         variances: `(center, size)` or four numbers, for the encoding (`center_size`).
 
     Returns:
@@ -72,7 +72,5 @@ def match_priors(
         boxes, labels, offsets = boxes.to(priors.device), labels.to(priors.device), offsets.to(priors.device)
         flags = None if flags is None else flags.to(priors.device)
     values = four_variances(variances)
-    threshold = checks.real("iou_threshold", iou_threshold)
-    return PriorMatches(
-        *call("match_priors", boxes, labels, offsets, flags, priors, threshold, rule, positive_at, values)
-    )
+    threshold, equal = checks.real("iou_threshold", iou_threshold), checks.boolean("match_equal", match_equal)
+    return PriorMatches(*call("match_priors", boxes, labels, offsets, flags, priors, threshold, rule, equal, values))

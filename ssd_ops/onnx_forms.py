@@ -32,9 +32,10 @@ def call(name: str, *args: Any) -> Any:
     checks.fail(f"ssd_ops.{name} has no form in ONNX: export what leads to it, or use torch.export.save")
 
 
-def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> Tensor:
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
     """Return the kept indices; both exporters of torch know torchvision's op."""
-    checks.one_of("suppress_at", suppress_at, (">",))  # ONNX has no other
+    if suppress_equal:
+        checks.fail("suppress_equal must be False in a program that is exported to ONNX, which has no such NMS")
     _import_torchvision()
     return torch.ops.torchvision.nms(boxes, scores, iou_threshold)  # type: ignore[no-any-return]
 

@@ -53,17 +53,19 @@ def decode_boxes(
     return torch.ops.ssd_ops.decode_boxes(deltas, priors, _four(variances), code_type)  # type: ignore[no-any-return]
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str = ">") -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool = False) -> Tensor:
     boxes, scores = _floating(boxes), _floating(scores)
-    return torch.ops.ssd_ops.nms(boxes, scores, iou_threshold, suppress_at)  # type: ignore[no-any-return]
+    return torch.ops.ssd_ops.nms(boxes, scores, iou_threshold, suppress_equal)  # type: ignore[no-any-return]
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_at: str = ">") -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_equal: bool = False
+) -> Tensor:
     boxes, scores = _floating(boxes), _floating(scores)
     if idxs.is_floating_point():
         idxs = torch._unique2(idxs, True, True)[1]  # numbers of the numbers
     idxs = idxs.to(torch.int64)
-    return torch.ops.ssd_ops.batched_nms(boxes, scores, idxs, iou_threshold, suppress_at)  # type: ignore[no-any-return]
+    return torch.ops.ssd_ops.batched_nms(boxes, scores, idxs, iou_threshold, suppress_equal)  # type: ignore[no-any-return]
 
 
 def _floating(tensor: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ def soft_nms(
     iou_threshold: float = 0.3,
     score_threshold: float,
     max_detections: int | None = None,
-    suppress_at: str = ">",
-    keep_at: str = ">",
+    suppress_equal: bool = False,
+    keep_equal: bool = False,
 ) -> SoftDetections:
     """Return the best detections of every image, with scores lowered by overlap instead of boxes removed.
 
@@ -37,8 +37,8 @@ def soft_nms(
         iou_threshold: Of the linear method.
         score_threshold: Only scores above it live.
         max_detections: D, at least 1; None is N.
-        suppress_at: `>` or `>=`, as in `nms`: how IoU is compared with `iou_threshold`.
-        keep_at: `>` or `>=`: how a score is compared with `score_threshold`. mmcv's rule is `>=` for both.
+        suppress_equal: Whether an IoU equal to `iou_threshold` lowers a score, too.
+        keep_equal: Whether a score equal to `score_threshold` is kept, too. mmcv has both.
 
     Returns:
         `SoftDetections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B], indices [B, D])`, 0 behind the last
@@ -60,7 +60,7 @@ def soft_nms(
         checks.real("iou_threshold", iou_threshold),
         checks.real("score_threshold", score_threshold),
         most,
-        suppress_at,
-        keep_at,
+        checks.boolean("suppress_equal", suppress_equal),
+        checks.boolean("keep_equal", keep_equal),
     )
     return soft_detections(Detections(*found), rows, is_single)

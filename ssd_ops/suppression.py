@@ -11,7 +11,7 @@ from ssd_ops.reference.numbers import class_ids, floating
 from ssd_ops.reference.suppression import Detections
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_equal: bool = False) -> Tensor:
     """Return the boxes that no better kept box overlaps by more than the threshold.
 
     Boxes are visited by falling score, of equal scores the lowest index first, NaN before all others. A pair with a NaN
@@ -27,7 +27,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
             fewer than 2^31 boxes.
         scores: `[N]`, any floating dtype or integers.
         iou_threshold: A box is suppressed at IoU above this (compared in float64, never rounded).
-        suppress_at: `>` (Caffe, torchvision) or `>=` (NVIDIA): how IoU is compared with the threshold; NaN never passes.
+        suppress_equal: Whether a box whose IoU equals `iou_threshold` is suppressed, too (NVIDIA); by default it is kept
+            (Caffe, torchvision). NaN never suppresses.
 
     Returns:
         int64 `[K]`: `keep[i]` is the index of the i-th kept box, by falling score. Its length depends on the data, so on a
@@ -39,11 +40,19 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
     Source: `torchvision.ops.nms`, a drop-in for it.
     """
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    result: Tensor = call("nms", boxes, scores, checks.real("iou_threshold", iou_threshold), suppress_at)
+    result: Tensor = call(
+        "nms",
+        boxes,
+        scores,
+        checks.real("iou_threshold", iou_threshold),
+        checks.boolean("suppress_equal", suppress_equal),
+    )
     return result
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_equal: bool = False
+) -> Tensor:
     """Return the boxes that no better kept box of their class overlaps by more than the threshold.
 
     As `nms`, but boxes with different `idxs` never suppress each other. Classes are compared as numbers, not by moving
@@ -53,7 +62,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`. Any shape without elements is no boxes.
         scores: `[N]`.
         idxs: `[N]`, of any dtype but complex: the class, level or image of each box.
-        iou_threshold, suppress_at: As in `nms`.
+        iou_threshold, suppress_equal: As in `nms`.
 
     Returns:
         int64 `[K]`: indices of the kept boxes of all classes, by falling score, of equal scores the lowest index first.
@@ -67,7 +76,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     threshold = checks.real("iou_threshold", iou_threshold)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:  # such as torch.tensor([])
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    result: Tensor = call("batched_nms", boxes, scores, idxs, threshold, suppress_at)
+    result: Tensor = call(
+        "batched_nms", boxes, scores, idxs, threshold, checks.boolean("suppress_equal", suppress_equal)
+    )
     return result
 
 
@@ -79,7 +90,7 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
-    suppress_at: str = ">",
+    suppress_equal: bool = False,
     min_size: float = 0.0,
 ) -> Detections:
     """Return the best detections of every image: threshold, top-k and NMS for each class, then the best over classes.
@@ -96,7 +107,7 @@ def multiclass_nms(
         iou_threshold: A box is suppressed at IoU above this.
         candidates_per_class: At least 1: how many of the best of a class enter its NMS.
         max_detections: D, at least 1.
-        suppress_at: `>` or `>=`, as in `nms`.
+        suppress_equal: As in `nms`.
         min_size: 0 or more: a box whose width or height is less (compared in float64) is no candidate and takes no place
             among the `candidates_per_class`. 0 lets every box pass, inverted ones too.
 
@@ -116,7 +127,7 @@ def multiclass_nms(
         checks.real("iou_threshold", iou_threshold),
         checks.integer("candidates_per_class", candidates_per_class),
         checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
-        suppress_at,
+        checks.boolean("suppress_equal", suppress_equal),
         checks.real("min_size", min_size),
     )
     return Detections(*found[:4])

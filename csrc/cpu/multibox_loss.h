@@ -9,7 +9,7 @@
 namespace ssd_ops::cpu {
 
 struct ImageSums {
-  double loc, cls;  // of the priors that take part, not yet divided by the normaliser
+  double loc, cls;  // of the priors that take part, not yet divided by the normalizer
 };
 
 }  // namespace ssd_ops::cpu

@@ -71,8 +71,8 @@ class Columns {
   Scratch<float> wide_;
 };
 
-// Sums [3, size] of a row to colours, in place; the weights along y add up to `sum`.
-void recolour_row(const RenderTask& task, int64_t b, const Columns& columns, float sum, float* sums) {
+// Sums [3, size] of a row to colors, in place; the weights along y add up to `sum`.
+void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, float sum, float* sums) {
   const int64_t size = task.size;
   float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
   const float* __restrict weights = columns.sums();
@@ -81,16 +81,16 @@ void recolour_row(const RenderTask& task, int64_t b, const Columns& columns, flo
   for (int64_t i = 0; i < size; ++i) {
     const float inverse = 1.0f / (weights[i] * sum);
     const float of_red = red[i] * inverse, of_green = green[i] * inverse, of_blue = blue[i] * inverse;
-    red[i] = render_colour(matrix, of_red, of_green, of_blue);
-    green[i] = render_colour(matrix + 4, of_red, of_green, of_blue);
-    blue[i] = render_colour(matrix + 8, of_red, of_green, of_blue);
+    red[i] = render_color(matrix, of_red, of_green, of_blue);
+    green[i] = render_color(matrix + 4, of_red, of_green, of_blue);
+    blue[i] = render_color(matrix + 8, of_red, of_green, of_blue);
   }
   const float shift = render_shift(task, b);
   for (int64_t i = 0; i < size && shift != 0.0f; ++i) {
-    const RenderColour colour = render_hue({red[i], green[i], blue[i]}, shift);
-    red[i] = colour.red;
-    green[i] = colour.green;
-    blue[i] = colour.blue;
+    const RenderColor color = render_hue({red[i], green[i], blue[i]}, shift);
+    red[i] = color.red;
+    green[i] = color.green;
+    blue[i] = color.blue;
   }
 }
 
@@ -100,13 +100,13 @@ template <typename Out>
 void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
   const int64_t size = task.size;
   const int32_t any = sum > 0.0f, *__restrict shown = columns.shown();
-  if (any != 0) recolour_row(task, b, columns, sum, sums);
+  if (any != 0) recolor_row(task, b, columns, sum, sums);
   for (int c = 0; c < 3; ++c) {
-    const float* __restrict colours = sums + c * size;
+    const float* __restrict colors = sums + c * size;
     Out* __restrict out = static_cast<Out*>(task.out) + ((b * 3 + c) * size + y) * size;
     const float fill = task.fill[c], mean = task.mean[c], deviation = task.std[c];
     for (int64_t i = 0; i < size; ++i) {
-      const float value = (shown[i] & any) != 0 ? colours[i] : fill;
+      const float value = (shown[i] & any) != 0 ? colors[i] : fill;
       out[i] = narrow<Out>((value - mean) / deviation);
     }
   }
@@ -117,7 +117,7 @@ template <typename Out>
 void render_part(const RenderTask& task, int64_t b, int64_t y_begin, int64_t y_end) {
   const int64_t size = task.size, row_size = 3 * size;
   const RenderImage image = render_image(task, b);
-  const float* window = task.windows + 4 * b;
+  const float* window = task.crops + 4 * b;
   const RenderAxis down = render_axis(window[1], window[3], image.height, size, task.antialias);
   Columns columns(render_axis(window[0], window[2], image.width, size, task.antialias), size,
                   task.flip != nullptr && task.flip[b]);

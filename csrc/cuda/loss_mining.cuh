@@ -104,7 +104,7 @@ __device__ inline int64_t positives_of_batch(const LossScratch& scratch, const D
   return block_sum(total, partial);
 }
 
-// Leaves the sums of a block, divided by the normaliser; the last block to do so adds up all of them in one order and
+// Leaves the sums of a block, divided by the normalizer; the last block to do so adds up all of them in one order and
 // writes the losses.
 template <typename T>
 __device__ void leave_sums(const LossScratch& scratch, double loc, double cls, T norm, T* loc_loss, T* cls_loss) {

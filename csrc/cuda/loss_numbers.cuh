@@ -19,7 +19,7 @@ struct ImageMining {
 struct LossScratch {
   unsigned* finished;     // blocks of the last kernel
   int64_t* positives;     // [row_blocks], counted by each block of the first kernel
-  double* sums;           // [blocks of the last kernel, 2], of boxes and of classes, divided by the normaliser
+  double* sums;           // [blocks of the last kernel, 2], of boxes and of classes, divided by the normalizer
   ImageMining* mining;    // [B]; this and the rest only where several blocks mine an image
   unsigned* counts;       // [B, 2048]
   unsigned* part_counts;  // [B, parts, 2048]

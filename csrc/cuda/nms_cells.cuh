@@ -1,6 +1,6 @@
 // Boxes in the order of the cells of a grid, for many of them: what lies together is compared together.
 //
-// Plan: a block leaves the range of its boxes' centres (sort_boxes_kernel), range_kernel makes one of all. count_kernel
+// Plan: a block leaves the range of its boxes' centers (sort_boxes_kernel), range_kernel makes one of all. count_kernel
 // counts the boxes of each cell and its last block adds up; place_kernel writes each box behind those before it. In
 // which order the boxes of a cell stand is left to chance, and no result depends on it.
 #pragma once
@@ -36,7 +36,7 @@ __device__ Box<T> box_around(bool counts, const Box<T>& box) {
   return around;
 }
 
-// The centre as a box; NaN for what is not finite, so that it widens no range.
+// The center as a box; NaN for what is not finite, so that it widens no range.
 template <typename T>
 __device__ Box<T> center_of(const Box<T>& box) {
   T x = (box.x1 + box.x2) / T(2), y = (box.y1 + box.y2) / T(2);

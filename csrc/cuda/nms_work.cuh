@@ -32,7 +32,7 @@ struct NmsWork {
   Box<T>* cell_boxes;  // [n] in the order of cells
   unsigned* ranks;     // [n] of cell_boxes
   unsigned* cells;     // [64 * 64]: where the boxes of a cell begin, then end
-  Box<T>* ranges;      // [blocks]: of the centres of a block's boxes; [0] of all in the end
+  Box<T>* ranges;      // [blocks]: of the centers of a block's boxes; [0] of all in the end
   NmsState* state;
 };
 

@@ -10,9 +10,9 @@ namespace {
 
 constexpr int kTile = 32, kRowsAtOnce = 8, kThreads = kTile * kRowsAtOnce;
 
-// The colour of one output pixel, of an image of which it shows something.
-__device__ RenderColour blend(const RenderImage& image, const RenderAxis& across, const RenderTaps& columns,
-                              float sum_x, const RenderAxis& down, const RenderTaps& rows) {
+// The color of one output pixel, of an image of which it shows something.
+__device__ RenderColor blend(const RenderImage& image, const RenderAxis& across, const RenderTaps& columns, float sum_x,
+                             const RenderAxis& down, const RenderTaps& rows) {
   const int64_t plane = static_cast<int64_t>(image.height) * image.width;
   const uint8_t* row = image.planes + static_cast<int64_t>(rows.first) * image.width;
   float red = 0, green = 0, blue = 0, sum_y = 0;
@@ -35,14 +35,14 @@ __device__ RenderColour blend(const RenderImage& image, const RenderAxis& across
   return {red * inverse, green * inverse, blue * inverse};
 }
 
-// The colour matrix and the shift of hue of image b.
-__device__ RenderColour recolour(const RenderTask& task, int64_t b, const RenderColour& colour) {
+// The color matrix and the shift of hue of image b.
+__device__ RenderColor recolor(const RenderTask& task, int64_t b, const RenderColor& color) {
   float matrix[12];
 #pragma unroll
   for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(task, b, k);
-  const RenderColour changed{render_colour(matrix, colour.red, colour.green, colour.blue),
-                             render_colour(matrix + 4, colour.red, colour.green, colour.blue),
-                             render_colour(matrix + 8, colour.red, colour.green, colour.blue)};
+  const RenderColor changed{render_color(matrix, color.red, color.green, color.blue),
+                            render_color(matrix + 4, color.red, color.green, color.blue),
+                            render_color(matrix + 8, color.red, color.green, color.blue)};
   const float shift = render_shift(task, b);
   return shift != 0.0f ? render_hue(changed, shift) : changed;
 }
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) render_images_kernel(RenderTask task
   const int64_t top = tile / tiles_across * kTile + threadIdx.x / kTile;
   if (x >= task.size) return;
   const RenderImage image = render_image(task, b);
-  const float* window = task.windows + 4 * b;
+  const float* window = task.crops + 4 * b;
   const RenderAxis across = render_axis(window[0], window[2], image.width, task.size, task.antialias);
   const RenderAxis down = render_axis(window[1], window[3], image.height, task.size, task.antialias);
   const bool flipped = task.flip != nullptr && task.flip[b];
@@ -65,13 +65,13 @@ __global__ void __launch_bounds__(kThreads) render_images_kernel(RenderTask task
 #pragma unroll 1
   for (int64_t y = top; y < top + kTile && y < task.size; y += kRowsAtOnce) {
     const RenderTaps rows = render_taps(down, y);
-    RenderColour colour{task.fill[0], task.fill[1], task.fill[2]};
+    RenderColor color{task.fill[0], task.fill[1], task.fill[2]};
     if (columns.last > columns.first && rows.last > rows.first)
-      colour = recolour(task, b, blend(image, across, columns, sum_x, down, rows));
+      color = recolor(task, b, blend(image, across, columns, sum_x, down, rows));
     Out* out = static_cast<Out*>(task.out) + 3 * plane * b + y * task.size + x;
-    out[0] = narrow<Out>((colour.red - task.mean[0]) / task.std[0]);
-    out[plane] = narrow<Out>((colour.green - task.mean[1]) / task.std[1]);
-    out[2 * plane] = narrow<Out>((colour.blue - task.mean[2]) / task.std[2]);
+    out[0] = narrow<Out>((color.red - task.mean[0]) / task.std[0]);
+    out[plane] = narrow<Out>((color.green - task.mean[1]) / task.std[1]);
+    out[2 * plane] = narrow<Out>((color.blue - task.mean[2]) / task.std[2]);
   }
 }
 

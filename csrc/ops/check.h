@@ -171,9 +171,8 @@ inline int check_one_of(const char* name, std::string_view value, std::initializ
 }
 
 // The threshold above which a box is suppressed.
-inline double check_suppress_at(double iou_threshold, std::string_view suppress_at) {
-  const bool at_threshold = check_one_of("suppress_at", suppress_at, {">", ">="}) == 1;
-  return at_threshold ? threshold_just_below(iou_threshold) : iou_threshold;
+inline double suppress_threshold(double iou_threshold, bool suppress_equal) {
+  return suppress_equal ? threshold_just_below(iou_threshold) : iou_threshold;
 }
 
 inline void check_variances(const std::vector<double>& variances) {

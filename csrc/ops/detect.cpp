@@ -24,14 +24,14 @@ void check_inputs(const Tensor& loc, const Tensor& logits, const Tensor& priors)
 
 DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& priors, double score_threshold,
                         double iou_threshold, int64_t candidates_per_class, int64_t max_detections,
-                        std::vector<double> variances, bool clip, std::string suppress_at, std::string wanted_classes,
+                        std::vector<double> variances, bool clip, bool suppress_equal, bool multi_label,
                         double min_size) {
   check_inputs(loc, logits, priors);
   check_variances(variances);
   check_options(score_threshold, iou_threshold, max_detections);
   check_at_least_one("candidates_per_class", candidates_per_class);
-  const double suppress_above = check_suppress_at(iou_threshold, suppress_at);
-  const bool best_only = check_one_of("classes", wanted_classes, {"all", "best"}) == 1;
+  const double suppress_above = suppress_threshold(iou_threshold, suppress_equal);
+  const bool best_only = !multi_label;
   check_not_negative("min_size", min_size);
   const int64_t batch = logits.size(0), rows = logits.size(1), classes = logits.size(2);
   check_numbered("logits", rows, classes);

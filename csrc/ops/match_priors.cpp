@@ -41,13 +41,13 @@ void check_labels(const Tensor& labels) {
 struct Options {
   ClaimRule rule;
   double iou_threshold;
-  bool at_threshold;  // positive at the threshold, not only above
+  bool match_equal;  // positive at the threshold, not only above
   std::vector<double> variances;
 };
 
 Options check_inputs(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offsets,
                      const std::optional<Tensor>& ignore, const Tensor& priors, double iou_threshold,
-                     const std::string& rule, const std::string& positive_at, std::vector<double> variances) {
+                     const std::string& rule, bool match_equal, std::vector<double> variances) {
   check_boxes("gt_boxes", gt_boxes, "[sum G, 4]", 2);
   const int64_t total = gt_boxes.size(0);
   const std::string one_each = "[" + std::to_string(total) + "]";
@@ -65,16 +65,15 @@ Options check_inputs(const Tensor& gt_boxes, const Tensor& gt_labels, const Tens
   check_same_device("priors", priors, "gt_boxes", gt_boxes);
   check_positive("iou_threshold", iou_threshold);
   const int chosen = check_one_of("rule", rule, {"greedy", "last", "none"});
-  const bool at_threshold = check_one_of("positive_at", positive_at, {">=", ">"}) == 0;
   check_variances(variances);
   check_labels(gt_labels);
-  return {static_cast<ClaimRule>(chosen), iou_threshold, at_threshold, std::move(variances)};
+  return {static_cast<ClaimRule>(chosen), iou_threshold, match_equal, std::move(variances)};
 }
 
 // The lowest T that passes, so that kernels know one comparison, >=.
 template <typename T>
 T lowest_passing(const Options& options) {
-  if (options.at_threshold) return threshold_above<T>(options.iou_threshold);
+  if (options.match_equal) return threshold_above<T>(options.iou_threshold);
   return std::nextafter(threshold_below<T>(options.iou_threshold), std::numeric_limits<T>::infinity());
 }
 
@@ -170,9 +169,9 @@ void on_cuda(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offs
 
 std::tuple<Tensor, Tensor, Tensor> match_priors(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offsets,
                                                 const std::optional<Tensor>& ignore, const Tensor& priors,
-                                                double iou_threshold, std::string rule, std::string positive_at,
+                                                double iou_threshold, std::string rule, bool match_equal,
                                                 std::vector<double> variances) {
-  const Options options = check_inputs(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, positive_at,
+  const Options options = check_inputs(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, match_equal,
                                        std::move(variances));
   const ScalarType dtype = compute_dtype({gt_boxes.scalar_type(), priors.scalar_type()});
   const int64_t batch = offsets.size(0) - 1, count = priors.size(0);

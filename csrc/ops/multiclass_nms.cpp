@@ -10,11 +10,11 @@ namespace ssd_ops {
 namespace {
 
 DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, double score_threshold, double iou_threshold,
-                                int64_t candidates_per_class, int64_t max_detections, std::string suppress_at,
+                                int64_t candidates_per_class, int64_t max_detections, bool suppress_equal,
                                 double min_size) {
   check_scored(boxes, scores, score_threshold, iou_threshold, max_detections);
   check_at_least_one("candidates_per_class", candidates_per_class);
-  const double suppress_above = check_suppress_at(iou_threshold, suppress_at);
+  const double suppress_above = suppress_threshold(iou_threshold, suppress_equal);
   check_not_negative("min_size", min_size);
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
   check_numbered("scores", rows, classes);

@@ -124,15 +124,15 @@ Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, d
   return on_cpu(boxes, scores, classes, iou_threshold);
 }
 
-Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold, std::string suppress_at) {
+Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold, bool suppress_equal) {
   check_inputs(boxes, scores, iou_threshold);
-  return route(boxes, scores, nullptr, check_suppress_at(iou_threshold, suppress_at));
+  return route(boxes, scores, nullptr, suppress_threshold(iou_threshold, suppress_equal));
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold,
-                   std::string suppress_at) {
+                   bool suppress_equal) {
   check_inputs(boxes, scores, iou_threshold);
-  const double threshold = check_suppress_at(iou_threshold, suppress_at);
+  const double threshold = suppress_threshold(iou_threshold, suppress_equal);
   const int64_t n = boxes.size(0);
   check_shape("idxs", idxs, "[" + std::to_string(n) + "]", has_shape(idxs, {n}));
   check_dtype("idxs", idxs, ScalarType::Long);

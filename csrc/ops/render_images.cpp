@@ -33,14 +33,14 @@ void check_places(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
            std::to_string(pixels.numel()) + " bytes");
 }
 
-void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
-                  const std::optional<Tensor>& flip, const std::optional<Tensor>& colours,
+void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& crops,
+                  const std::optional<Tensor>& flip, const std::optional<Tensor>& color_matrices,
                   const std::optional<Tensor>& hue, int64_t size) {
   check_shape("images", pixels, "[N]", pixels.dim() == 1);
   check_dtype("images", pixels, ScalarType::Byte);
-  check_boxes("windows", windows, "[B, 4]", 2);
-  check_same_device("windows", windows, "images", pixels);
-  const int64_t batch = windows.size(0);
+  check_boxes("crops", crops, "[B, 4]", 2);
+  check_same_device("crops", crops, "images", pixels);
+  const int64_t batch = crops.size(0);
   const std::string count = "[" + std::to_string(batch);
   check_shape("offsets", offsets, count + "]", has_shape(offsets, {batch}));
   check_dtype("offsets", offsets, ScalarType::Long);
@@ -53,10 +53,10 @@ void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
     check_dtype("flip", *flip, ScalarType::Bool);
     check_same_device("flip", *flip, "images", pixels);
   }
-  if (colours) {
-    check_shape("colours", *colours, count + ", 3, 4]", has_shape(*colours, {batch, 3, 4}));
-    check_floating("colours", *colours);
-    check_same_device("colours", *colours, "images", pixels);
+  if (color_matrices) {
+    check_shape("color_matrices", *color_matrices, count + ", 3, 4]", has_shape(*color_matrices, {batch, 3, 4}));
+    check_floating("color_matrices", *color_matrices);
+    check_same_device("color_matrices", *color_matrices, "images", pixels);
   }
   if (hue) {
     check_shape("hue", *hue, count + "]", has_shape(*hue, {batch}));
@@ -72,11 +72,11 @@ const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
 }
 
-Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& windows,
-                     const std::optional<Tensor>& flip, const std::optional<Tensor>& colours,
+Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes, const Tensor& crops,
+                     const std::optional<Tensor>& flip, const std::optional<Tensor>& color_matrices,
                      const std::optional<Tensor>& hue, int64_t size, bool antialias, std::vector<double> fill,
                      std::vector<double> mean, std::vector<double> std, std::string dtype) {
-  check_inputs(pixels, offsets, sizes, windows, flip, colours, hue, size);
+  check_inputs(pixels, offsets, sizes, crops, flip, color_matrices, hue, size);
   check_three("fill", fill);
   check_three("mean", mean);
   check_three("std", std);
@@ -85,13 +85,13 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
   const int place = check_one_of("dtype", dtype, {"float32", "float16", "bfloat16"});
   constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16};
   constexpr Dtype names[] = {Dtype::f32, Dtype::f16, Dtype::bf16};
-  const int64_t batch = windows.size(0);
+  const int64_t batch = crops.size(0);
   Tensor out = empty(pixels, {batch, 3, size, size}, types[place]);
   if (batch == 0) return out;
   const Tensor bytes = dense(pixels, ScalarType::Byte, 1), starts = dense(offsets), sides = dense(sizes);
-  const Tensor boxes = dense(windows, ScalarType::Float);
+  const Tensor boxes = dense(crops, ScalarType::Float);
   const Tensor flips = flip ? dense(*flip) : starts;  // keep the memory until the kernels are done or queued
-  const Tensor matrices = colours ? dense(*colours, ScalarType::Float) : starts;
+  const Tensor matrices = color_matrices ? dense(*color_matrices, ScalarType::Float) : starts;
   const Tensor turns = hue ? dense(*hue, ScalarType::Float) : starts;
   RenderTask task{data<uint8_t>(bytes),
                   bytes.numel(),
@@ -99,7 +99,7 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
                   data<int64_t>(sides),
                   data<float>(boxes),
                   flip ? data<bool>(flips) : nullptr,
-                  colours ? data<float>(matrices) : nullptr,
+                  color_matrices ? data<float>(matrices) : nullptr,
                   hue ? data<float>(turns) : nullptr,
                   out.mutable_data_ptr(),
                   names[place],

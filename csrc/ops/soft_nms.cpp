@@ -10,13 +10,12 @@ namespace ssd_ops {
 namespace {
 
 DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string method, double sigma,
-                          double iou_threshold, double score_threshold, int64_t max_detections, std::string suppress_at,
-                          std::string keep_at) {
+                          double iou_threshold, double score_threshold, int64_t max_detections, bool suppress_equal,
+                          bool keep_equal) {
   check_scored(boxes, scores, score_threshold, iou_threshold, max_detections);
   const bool gaussian = check_one_of("method", method, {"linear", "gaussian"}) == 1;
   check_positive("sigma", sigma);
-  const double lower_above = check_suppress_at(iou_threshold, suppress_at);
-  const bool keeps_equal = check_one_of("keep_at", keep_at, {">", ">="}) == 1;
+  const double lower_above = suppress_threshold(iou_threshold, suppress_equal);
   const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
   check_numbered("scores", rows, classes);
   const ScalarType dtype = compute_dtype({boxes.scalar_type(), scores.scalar_type()});
@@ -40,7 +39,7 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
         gaussian,
         static_cast<T>(sigma),
         threshold_below<T>(lower_above),
-        keeps_equal ? threshold_above<T>(score_threshold) : next_above(threshold_below<T>(score_threshold)),
+        keep_equal ? threshold_above<T>(score_threshold) : next_above(threshold_below<T>(score_threshold)),
         out_of<T>(result, max_detections),
         room,
         taken.mutable_data_ptr<int64_t>(),

@@ -42,7 +42,7 @@ def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], 
 
 
 def center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return centres and sizes, `[..., 2]` each."""
+    """Return centers and sizes, `[..., 2]` each."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 

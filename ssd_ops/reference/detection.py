@@ -12,8 +12,6 @@ from ssd_ops.reference.codec import decode_boxes
 from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
 from ssd_ops.reference.suppression import Detections, multiclass_nms_parts
 
-CLASSES = ("all", "best")
-
 
 def detect(
     loc: Tensor,
@@ -26,8 +24,8 @@ def detect(
     max_detections: int = 200,
     variances: Sequence[float] = (0.1, 0.2),
     clip: bool = True,
-    suppress_at: str = ">",
-    classes: str = "all",
+    suppress_equal: bool = False,
+    multi_label: bool = True,
     min_size: float = 0.0,
 ) -> Detections:
     """Return the detections of a batch; see `ssd_ops.detect`."""
@@ -41,8 +39,8 @@ def detect(
         max_detections,
         variances,
         clip,
-        suppress_at,
-        classes,
+        suppress_equal,
+        multi_label,
         min_size,
     )[0]
 
@@ -57,19 +55,19 @@ def detect_parts(
     max_detections: int,
     variances: Sequence[float],
     clip: bool,
-    suppress_at: str,
-    classes: str,
+    suppress_equal: bool,
+    multi_label: bool,
     min_size: float,
 ) -> tuple[Detections, Tensor]:
     """Return the detections, and of each the prior that it came from: int64 `[B, D]`, 0 behind the last."""
     loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
-    check_raw(loc, logits, priors, variances, classes)
+    check_raw(loc, logits, priors, variances, multi_label)
     dtype = compute_dtype(loc, logits, priors)
     boxes = decode_boxes(loc.to(dtype), priors.to(dtype), four_variances(variances))
-    if clip:
+    if checks.boolean("clip", clip):
         boxes = boxes.clamp(0, 1)
     scores = torch.softmax(logits.to(dtype), dim=2)
-    if classes == "best":
+    if not multi_label:
         best = logits.to(dtype).argmax(dim=2, keepdim=True)  # the first of equals
         scores = torch.full_like(scores, torch.nan).scatter(2, best, scores.gather(2, best))  # NaN is no candidate
     return multiclass_nms_parts(
@@ -79,12 +77,12 @@ def detect_parts(
         iou_threshold,
         candidates_per_class,
         max_detections,
-        suppress_at,
+        suppress_equal,
         min_size,
     )
 
 
-def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], classes: str) -> None:
+def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], multi_label: bool) -> None:
     """Refuse tensors and options of `detect` that do not fit."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, count = loc.shape[:2]
@@ -96,5 +94,5 @@ def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[f
     checks.floating("priors", priors)
     checks.same_device("logits", logits, "loc", loc)
     checks.same_device("priors", priors, "loc", loc)
-    checks.one_of("classes", classes, CLASSES)
+    checks.boolean("multi_label", multi_label)
     checks.variances(four_variances(variances))

@@ -1,4 +1,4 @@
-"""Crop, resize, flip, colours and normalisation of a batch of images."""
+"""Crop, resize, flip, colors and normalization of a batch of images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ssd_ops import checks
 from ssd_ops.packing import pack_images
 from ssd_ops.reference.numbers import divided, floating
 
-MOST_SIDE = 32767  # centres of pixels are exact in float32
+MOST_SIDE = 32767  # centers of pixels are exact in float32
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def render_images(
     images: Tensor | Sequence[Tensor],
-    windows: Tensor,
+    crops: Tensor,
     size: int,
     *,
     offsets: Tensor | None = None,
     sizes: Tensor | None = None,
     flip: Tensor | None = None,
-    colours: Tensor | None = None,
+    color_matrices: Tensor | None = None,
     hue: Tensor | None = None,
     antialias: bool = True,
     fill: Sequence[float] = (0.0, 0.0, 0.0),
@@ -34,38 +34,39 @@ def render_images(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Render image by image; see `ssd_ops.render_images`."""
-    windows = floating("windows", windows)
-    pixels, offsets, sizes = pack_images(images, offsets, sizes, windows.device)
-    colours = None if colours is None else floating("colours", colours)
+    crops = floating("crops", crops)
+    pixels, offsets, sizes = pack_images(images, offsets, sizes, crops.device)
+    color_matrices = None if color_matrices is None else floating("color_matrices", color_matrices)
     hue = None if hue is None else floating("hue", hue)
     size = checks.less_than("size", checks.integer("size", size), 2**15)
-    check(pixels, offsets, sizes, windows, flip, colours, hue, size)
-    checks.no_derivative("render_images", windows=windows, colours=colours, hue=hue)
+    check(pixels, offsets, sizes, crops, flip, color_matrices, hue, size)
+    checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
         _check_three(name, checks.reals(name, values, "3 numbers"), positive=name == "std")
+    checks.boolean("antialias", antialias)
     checks.one_of("dtype", checks.dtype_name(dtype), DTYPES)
-    windows = windows.float()
-    out = windows.new_empty(len(windows), 3, size, size)
-    background, centre, scale = (windows.new_tensor(list(values)).view(3, 1, 1) for values in (fill, mean, std))
+    crops = crops.float()
+    out = crops.new_empty(len(crops), 3, size, size)
+    background, center, scale = (crops.new_tensor(list(values)).view(3, 1, 1) for values in (fill, mean, std))
     for b, (offset, (height, width)) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
         image = _image(pixels, offset, height, width)
-        across = _axis(windows[b, 0], windows[b, 2], image.shape[2], size, antialias)
-        down = _axis(windows[b, 1], windows[b, 3], image.shape[1], size, antialias)
+        across = _axis(crops[b, 0], crops[b, 2], image.shape[2], size, antialias)
+        down = _axis(crops[b, 1], crops[b, 3], image.shape[1], size, antialias)
         patch = _resized(image, across, down)
-        if colours is not None:
-            patch = _coloured(patch, colours[b].float())
+        if color_matrices is not None:
+            patch = _recolored(patch, color_matrices[b].float())
         patch = _cut(patch)
         if hue is not None and hue[b].float() != 0:
             patch = _shifted(patch, hue[b].float())
         patch = torch.where(down.shown[:, None] & across.shown, patch, background)
-        out[b] = (patch.flip(-1) if flip is not None and bool(flip[b]) else patch).sub(centre).div(scale)
+        out[b] = (patch.flip(-1) if flip is not None and bool(flip[b]) else patch).sub(center).div(scale)
     return out.to(dtype)
 
 
 class _Axis(NamedTuple):
     """What output pixels are made of along one axis of an image."""
 
-    shown: Tensor  # bool [S]: whether the centre lies in the image and in the window
+    shown: Tensor  # bool [S]: whether the center lies in the image and in the window
     pixels: Tensor  # int64 [S, T]: the pixels
     weights: Tensor  # [S, T]: their weights, 0 after the last
 
@@ -75,12 +76,12 @@ def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) ->
     reach = torch.where(step > 1, step, 1.0) if antialias else torch.ones_like(step)
     begin = torch.where(low > 0, low.floor(), 0.0)
     end = torch.where(low < high, torch.where(high < length, high.ceil(), float(length)), 0.0)
-    centre = low + (torch.arange(size, dtype=low.dtype, device=low.device) + 0.5) * step  # [S]
-    shown = (centre >= begin) & (centre < end)
-    first = torch.where(shown, torch.maximum((centre - reach + 0.5).floor(), begin), 0.0)
-    last = torch.where(shown, torch.minimum((centre + reach - 0.5).ceil(), end), 0.0)
+    center = low + (torch.arange(size, dtype=low.dtype, device=low.device) + 0.5) * step  # [S]
+    shown = (center >= begin) & (center < end)
+    first = torch.where(shown, torch.maximum((center - reach + 0.5).floor(), begin), 0.0)
+    last = torch.where(shown, torch.minimum((center + reach - 0.5).ceil(), end), 0.0)
     pixel = first[:, None] + torch.arange(int((last - first).max()), device=low.device)  # [S, T]
-    weights = 1.0 - (pixel + 0.5 - centre[:, None]).abs() * (1.0 / reach)
+    weights = 1.0 - (pixel + 0.5 - center[:, None]).abs() * (1.0 / reach)
     weights = torch.where((pixel < last[:, None]) & (weights > 0), weights, 0.0)
     return _Axis(shown, pixel.clamp(max=max(length - 1, 0)).long(), weights)
 
@@ -108,7 +109,7 @@ def _blended(values: Tensor, axis: _Axis) -> Tensor:
     return total
 
 
-def _coloured(patch: Tensor, matrix: Tensor) -> Tensor:
+def _recolored(patch: Tensor, matrix: Tensor) -> Tensor:
     # In this order, as a matrix product would round otherwise.
     red, green, blue = patch
     return torch.stack([row[0] * red + row[1] * green + row[2] * blue + row[3] for row in matrix])
@@ -147,22 +148,22 @@ def check(
     pixels: Tensor,
     offsets: Tensor,
     sizes: Tensor,
-    windows: Tensor,
+    crops: Tensor,
     flip: Tensor | None,
-    colours: Tensor | None,
+    color_matrices: Tensor | None,
     hue: Tensor | None,
     size: int,
 ) -> None:
     checks.shape("images", pixels, "[N]", pixels.dim() == 1)
     checks.dtype("images", pixels, torch.uint8)
-    checks.boxes("windows", windows, "[B, 4]", 2)
-    checks.same_device("windows", windows, "images", pixels)
-    batch = windows.shape[0]
+    checks.boxes("crops", crops, "[B, 4]", 2)
+    checks.same_device("crops", crops, "images", pixels)
+    batch = crops.shape[0]
     for name, tensor, shape, dtype in (
         ("offsets", offsets, (batch,), torch.int64),
         ("sizes", sizes, (batch, 2), torch.int64),
         ("flip", flip, (batch,), torch.bool),
-        ("colours", colours, (batch, 3, 4), None),
+        ("color_matrices", color_matrices, (batch, 3, 4), None),
         ("hue", hue, (batch,), None),
     ):
         if tensor is None:

@@ -73,7 +73,7 @@ def kept_softly(
     method: str,
     sigma: float,
     iou_threshold: float,
-    suppress_at: str,
+    suppress_equal: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return boxes `[B, D, 4]` and scores `[B, D]` of `soft_nms`, given class and row of each detection.
 
@@ -82,7 +82,7 @@ def kept_softly(
     kept, first_scores = kept_by_class(boxes, scores, labels, counts, rows)
     place = torch.arange(labels.shape[1], device=labels.device)
     lowers = (labels[:, :, None] == labels[:, None, :]) & (place[:, None] < place)  # [B, D, D]: d lowers e
-    weights = torch.where(lowers, decay(kept, kept, method, sigma, iou_threshold, suppress_at), 1)
+    weights = torch.where(lowers, decay(kept, kept, method, sigma, iou_threshold, suppress_equal), 1)
     return kept, torch.where(_there(labels, counts), first_scores * weights.prod(dim=1), 0)
 
 

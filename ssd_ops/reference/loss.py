@@ -43,7 +43,7 @@ def multibox_loss_parts(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
 
-    `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normaliser for
+    `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normalizer for
     positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
     has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
     """

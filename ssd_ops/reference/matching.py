@@ -15,7 +15,6 @@ from ssd_ops.reference.numbers import compute_dtype, floating, four_variances, p
 from ssd_ops.reference.overlap import box_iou
 
 RULES = ("greedy", "last", "none")
-COMPARISONS = (">=", ">")
 
 
 class PriorMatches(NamedTuple):
@@ -38,14 +37,14 @@ def match_priors(
     ignore: Tensor | Sequence[Tensor] | None = None,
     iou_threshold: float = 0.5,
     rule: str = "greedy",
-    positive_at: str = ">=",
+    match_equal: bool = True,
     variances: Sequence[float] = (0.1, 0.2),
 ) -> PriorMatches:
     """Match and encode, image by image; see `ssd_ops.match_priors`."""
     priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     values = four_variances(variances)
-    check(boxes, labels, offsets, flags, priors, iou_threshold, rule, positive_at, values)
+    check(boxes, labels, offsets, flags, priors, iou_threshold, rule, match_equal, values)
     dtype = compute_dtype(boxes, priors)
     boxes, priors = boxes.to(dtype), priors.to(dtype)
     if flags is None:
@@ -58,22 +57,22 @@ def match_priors(
     for b, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         iou = box_iou(boxes[begin:end], priors).nan_to_num(0)  # [G, P]; NaN overlaps nothing
         skip = flags[begin:end]
-        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, positive_at)  # [P]
+        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, match_equal)  # [P]
         found = matched >= 0
         result.gt_index[b] = matched
         result.labels[b, found] = labels[begin:end][matched[found]]
         result.loc_targets[b, found] = encode_boxes(boxes[begin:end][matched[found]], priors[found], values)
-        near_ignored = passes(iou[skip], iou_threshold, positive_at).any(dim=0)
+        near_ignored = passes(iou[skip], iou_threshold, match_equal).any(dim=0)
         result.labels[b, near_ignored & ~found] = -1
     return result
 
 
-def _match_image(iou: Tensor, threshold: float, rule: str, positive_at: str) -> Tensor:
+def _match_image(iou: Tensor, threshold: float, rule: str, match_equal: bool) -> Tensor:
     """Return for each prior the object `[P]` that it learns, -1 for none; `iou` is `[G, P]`."""
     if iou.numel() == 0:
         return torch.full((iou.shape[1],), -1, dtype=torch.int64, device=iou.device)
     best, matched = lowest_argmax(iou.T)  # over objects: [P]
-    matched[~passes(best, threshold, positive_at)] = -1
+    matched[~passes(best, threshold, match_equal)] = -1
     if rule == "last":
         best, prior = lowest_argmax(iou)  # over priors: [G]
         for g in range(len(iou)):
@@ -118,7 +117,7 @@ def check(
     priors: Tensor,
     iou_threshold: float,
     rule: str,
-    positive_at: str,
+    match_equal: bool,
     variances: Sequence[float],
 ) -> None:
     checks.boxes("gt_boxes", boxes, "[sum G, 4]", 2)
@@ -137,6 +136,6 @@ def check(
     checks.same_device("priors", priors, "gt_boxes", boxes)
     checks.positive("iou_threshold", iou_threshold)
     checks.one_of("rule", rule, RULES)
-    checks.one_of("positive_at", positive_at, COMPARISONS)
+    checks.boolean("match_equal", match_equal)
     checks.variances(variances)
     checks.label_range("gt_labels", labels, 1, None)

@@ -50,9 +50,9 @@ def at_or_above(values: Tensor, threshold: float) -> Tensor:
     return values.double() >= threshold
 
 
-def passes(values: Tensor, threshold: float, at: str) -> Tensor:
-    """Return `values > threshold` or `values >= threshold`, as `at` says, compared in float64. NaN does not pass."""
-    return above(values, threshold) if at == ">" else at_or_above(values, threshold)
+def passes(values: Tensor, threshold: float, equal: bool) -> Tensor:
+    """Return `values >= threshold` where `equal` is true, else `values > threshold`; in float64. NaN does not pass."""
+    return at_or_above(values, threshold) if equal else above(values, threshold)
 
 
 def divided(values: Tensor, divisor: float) -> Tensor:

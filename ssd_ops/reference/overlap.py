@@ -114,7 +114,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
-    """Return IoU less the squared distance of the centres over the squared diagonal; see `ssd_ops.distance_box_iou`."""
+    """Return IoU less the squared distance of the centers over the squared diagonal; see `ssd_ops.distance_box_iou`."""
     boxes1, boxes2 = checked(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
     diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + eps

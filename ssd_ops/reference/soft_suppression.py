@@ -10,7 +10,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.reference.numbers import compute_dtype, divided, floating, passes
 from ssd_ops.reference.overlap import intersection_and_union, ratio
-from ssd_ops.reference.suppression import COMPARISONS, Detections, check_scored, each_class
+from ssd_ops.reference.suppression import Detections, check_scored, each_class
 
 METHODS = ("linear", "gaussian")
 
@@ -39,13 +39,13 @@ def soft_nms(
     iou_threshold: float = 0.3,
     score_threshold: float,
     max_detections: int | None = None,
-    suppress_at: str = ">",
-    keep_at: str = ">",
+    suppress_equal: bool = False,
+    keep_equal: bool = False,
 ) -> SoftDetections:
     """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
     boxes, scores, most, is_single = batch_of(boxes, scores, max_detections)
     found, rows = soft_nms_parts(
-        boxes, scores, method, sigma, iou_threshold, score_threshold, most, suppress_at, keep_at
+        boxes, scores, method, sigma, iou_threshold, score_threshold, most, suppress_equal, keep_equal
     )
     return soft_detections(found, rows, is_single)
 
@@ -85,18 +85,18 @@ def soft_nms_parts(
     iou_threshold: float,
     score_threshold: float,
     max_detections: int,
-    suppress_at: str,
-    keep_at: str,
+    suppress_equal: bool,
+    keep_equal: bool,
 ) -> tuple[Detections, Tensor]:
     """Return the detections, and of each the row of `boxes` that it came from, as `multiclass_nms_parts`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    check_decay(method, sigma, suppress_at, keep_at)
+    check_decay(method, sigma, suppress_equal, keep_equal)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
     def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        waiting = passes(score, score_threshold, keep_at).nonzero()[:, 0]
+        waiting = passes(score, score_threshold, keep_equal).nonzero()[:, 0]
         score = score.clone()
         kept: list[Tensor] = []
         while len(waiting) and len(kept) < max_detections:
@@ -104,26 +104,28 @@ def soft_nms_parts(
             best = waiting[place]
             kept.append(best)
             waiting = torch.cat([waiting[:place], waiting[place + 1 :]])
-            weights = decay(box[best][None], box[waiting], method, sigma, iou_threshold, suppress_at)[0]
+            weights = decay(box[best][None], box[waiting], method, sigma, iou_threshold, suppress_equal)[0]
             score[waiting] = score[waiting] * weights
-            waiting = waiting[passes(score[waiting], score_threshold, keep_at)]
+            waiting = waiting[passes(score[waiting], score_threshold, keep_equal)]
         chosen = torch.stack(kept) if kept else waiting
         return chosen, score[chosen]
 
     return each_class(boxes, scores, max_detections, one_class)
 
 
-def check_decay(method: str, sigma: float, suppress_at: str, keep_at: str) -> None:
+def check_decay(method: str, sigma: float, suppress_equal: bool, keep_equal: bool) -> None:
     """Refuse options of `soft_nms` that do not fit."""
     checks.one_of("method", method, METHODS)
     checks.positive("sigma", sigma)
-    checks.one_of("suppress_at", suppress_at, COMPARISONS)
-    checks.one_of("keep_at", keep_at, COMPARISONS)
+    checks.boolean("suppress_equal", suppress_equal)
+    checks.boolean("keep_equal", keep_equal)
 
 
-def decay(boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float, suppress_at: str) -> Tensor:
+def decay(
+    boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float, suppress_equal: bool
+) -> Tensor:
     """Return by what `boxes1` multiply the scores of `boxes2`: `[..., N, M]`; a NaN IoU lowers nothing."""
     iou = ratio(*intersection_and_union(boxes1, boxes2)).nan_to_num(0)
     if method == "gaussian":
         return torch.exp(divided(-(iou * iou), sigma))
-    return torch.where(passes(iou, iou_threshold, suppress_at), 1 - iou, 1)
+    return torch.where(passes(iou, iou_threshold, suppress_equal), 1 - iou, 1)

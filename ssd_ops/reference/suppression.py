@@ -12,8 +12,6 @@ from ssd_ops import checks
 from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
 from ssd_ops.reference.overlap import intersection_and_union
 
-COMPARISONS = (">", ">=")
-
 
 class Detections(NamedTuple):
     """The detections of a batch, by falling score, padded to the same number for every image."""
@@ -28,10 +26,10 @@ class Detections(NamedTuple):
     """int64 `[B]`: how many detections an image has."""
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_equal: bool = False) -> Tensor:
     """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    check_nms(boxes, scores, iou_threshold, suppress_at)
+    check_nms(boxes, scores, iou_threshold, suppress_equal)
     boxes = boxes.to(compute_dtype(boxes))
     waiting = scores.sort(descending=True, stable=True).indices
     kept = []
@@ -39,21 +37,23 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_at: str
         best, waiting = waiting[0], waiting[1:]
         kept.append(best)
         inter, union = intersection_and_union(boxes[best][None], boxes[waiting])
-        waiting = waiting[~passes((inter / union)[0], iou_threshold, suppress_at)]
+        waiting = waiting[~passes((inter / union)[0], iou_threshold, suppress_equal)]
     return torch.stack(kept) if kept else waiting
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_at: str = ">") -> Tensor:
+def batched_nms(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_equal: bool = False
+) -> Tensor:
     """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
     boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.int64)
-    check_nms(boxes, scores, iou_threshold, suppress_at)
+    check_nms(boxes, scores, iou_threshold, suppress_equal)
     check_idxs(idxs, boxes)
     keep = torch.zeros_like(idxs, dtype=torch.bool)
     for label in idxs.unique():
         members = (idxs == label).nonzero()[:, 0]
-        keep[members[nms(boxes[members], scores[members], iou_threshold, suppress_at=suppress_at)]] = True
+        keep[members[nms(boxes[members], scores[members], iou_threshold, suppress_equal=suppress_equal)]] = True
     order = scores.sort(descending=True, stable=True).indices
     return order[keep[order]]
 
@@ -66,7 +66,7 @@ def multiclass_nms(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
-    suppress_at: str = ">",
+    suppress_equal: bool = False,
     min_size: float = 0.0,
 ) -> Detections:
     """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
@@ -77,7 +77,7 @@ def multiclass_nms(
         iou_threshold,
         candidates_per_class,
         max_detections,
-        suppress_at,
+        suppress_equal,
         min_size,
     )[0]
 
@@ -89,13 +89,13 @@ def multiclass_nms_parts(
     iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
-    suppress_at: str,
+    suppress_equal: bool,
     min_size: float,
 ) -> tuple[Detections, Tensor]:
     """Return the detections, and of each the row of `boxes` that it came from: int64 `[B, D]`, 0 behind the last."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    check_candidates(candidates_per_class, suppress_at, min_size)
+    check_candidates(candidates_per_class, suppress_equal, min_size)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
@@ -103,7 +103,7 @@ def multiclass_nms_parts(
         candidates = (above(score, score_threshold) & _large(box, min_size)).nonzero()[:, 0]
         order = score[candidates].sort(descending=True, stable=True).indices
         candidates = candidates[order[:candidates_per_class]]
-        kept = candidates[nms(box[candidates], score[candidates], iou_threshold, suppress_at=suppress_at)]
+        kept = candidates[nms(box[candidates], score[candidates], iou_threshold, suppress_equal=suppress_equal)]
         return kept, score[kept]
 
     return each_class(boxes, scores, max_detections, one_class)
@@ -147,14 +147,14 @@ def each_class(  # type: ignore[no-untyped-def]
     return result, rows
 
 
-def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_at: str) -> None:
+def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> None:
     """Refuse what `nms` cannot take."""
     checks.boxes("boxes", boxes, "[N, 4]", 2)
     checks.as_many("scores", scores, boxes.shape[0])
     checks.floating("scores", scores)
     checks.same_device("scores", scores, "boxes", boxes)
     checks.number("iou_threshold", iou_threshold)
-    checks.one_of("suppress_at", suppress_at, COMPARISONS)
+    checks.boolean("suppress_equal", suppress_equal)
 
 
 def check_idxs(idxs: Tensor, boxes: Tensor) -> None:
@@ -164,10 +164,10 @@ def check_idxs(idxs: Tensor, boxes: Tensor) -> None:
     checks.same_device("idxs", idxs, "boxes", boxes)
 
 
-def check_candidates(candidates_per_class: int, suppress_at: str, min_size: float) -> None:
+def check_candidates(candidates_per_class: int, suppress_equal: bool, min_size: float) -> None:
     """Refuse options of `multiclass_nms` and `detect` that do not fit."""
     checks.at_least_one("candidates_per_class", candidates_per_class)
-    checks.one_of("suppress_at", suppress_at, COMPARISONS)
+    checks.boolean("suppress_equal", suppress_equal)
     checks.not_negative("min_size", min_size)
 
 

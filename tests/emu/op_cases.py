@@ -119,7 +119,7 @@ def _detection() -> Iterator[tuple[str, Case]]:
     for method in ("linear", "gaussian"):
         yield "soft_nms", lambda m=method: tuple(ssd_ops.soft_nms(many, class_scores, method=m, **limits))
     loc, logits, priors = numbers(2, 300, 4, seed=14), numbers(2, 300, 5, seed=15) * 2, boxes(300, 16) + 0.01
-    for rules in ({"classes": "all"}, {"classes": "best", "min_size": 0.1}):
+    for rules in ({"multi_label": True}, {"multi_label": False, "min_size": 0.1}):
         options = {"candidates_per_class": 70, "max_detections": 40, **rules}
         yield "detect", lambda o=options: tuple(ssd_ops.detect(loc, logits, priors, **o))
     many_loc, many_logits = numbers(2, 1500, 4, seed=25), numbers(2, 1500, 5, seed=26, levels=300)
@@ -130,11 +130,16 @@ def _detection() -> Iterator[tuple[str, Case]]:
 def _pictures() -> Iterator[tuple[str, Case]]:
     generator = torch.Generator().manual_seed(19)
     images = [torch.randint(0, 256, (3, *s), generator=generator).to(torch.uint8) for s in ((40, 51), (1, 1), (9, 90))]
-    windows = torch.tensor([[-9.5, 3, 60, 38], [0, 0, 1, 1], [80, -1, 95, 9.5]])
-    colours, flip = torch.eye(3, 4).repeat(3, 1, 1) * 1.5, torch.tensor([True, False, True])
+    crops = torch.tensor([[-9.5, 3, 60, 38], [0, 0, 1, 1], [80, -1, 95, 9.5]])
+    color_matrices, flip = torch.eye(3, 4).repeat(3, 1, 1) * 1.5, torch.tensor([True, False, True])
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        options = {"colours": colours, "hue": torch.tensor([0.0, 0.2, -0.1]), "flip": flip, "dtype": dtype}
-        yield "render_images", lambda o=options: ssd_ops.render_images(images, windows, 35, **o)
+        options = {
+            "color_matrices": color_matrices,
+            "hue": torch.tensor([0.0, 0.2, -0.1]),
+            "flip": flip,
+            "dtype": dtype,
+        }
+        yield "render_images", lambda o=options: ssd_ops.render_images(images, crops, 35, **o)
 
 
 CASES = [*_iou_and_codec(), *_training(), *_detection(), *_pictures()]

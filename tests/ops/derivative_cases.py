@@ -69,7 +69,7 @@ def cases() -> list[Case]:
     truths, names = random_boxes(OBJECTS, seed=6), torch.arange(OBJECTS) % 3 + 1
     hard = {"score_threshold": 0.3, "iou_threshold": 0.4, "candidates_per_class": 20, "max_detections": 12}
     soft = {"score_threshold": 0.2, "iou_threshold": 0.1, "max_detections": 12}
-    windows = torch.tensor([[0.0, 0, 6, 6], [1, 1, 5, 5]])
+    crops = torch.tensor([[0.0, 0, 6, 6], [1, 1, 5, 5]])
 
     def here(tensor: Tensor, like: Tensor) -> Tensor:
         return tensor.to(like.device)
@@ -111,7 +111,7 @@ def cases() -> list[Case]:
             (boxes, scores),
             (),
         ),
-        Case("render_images", _render, (windows,), ()),
+        Case("render_images", _render, (crops,), ()),
     ]
 
 
@@ -120,10 +120,10 @@ def _matches(module: ModuleType, boxes: Tensor, labels: Tensor, priors: Tensor) 
     return module.match_priors(boxes, labels, priors, offsets=offsets, iou_threshold=0.3)
 
 
-def _render(module: ModuleType, windows: Tensor) -> Tensor:
-    pixels = torch.arange(2 * 3 * 36, device=windows.device).remainder(256).to(torch.uint8)
-    places = torch.tensor([0, 108], device=windows.device), torch.tensor([[6, 6], [6, 6]], device=windows.device)
-    return module.render_images(pixels, windows, 4, offsets=places[0], sizes=places[1])  # type: ignore[no-any-return]
+def _render(module: ModuleType, crops: Tensor) -> Tensor:
+    pixels = torch.arange(2 * 3 * 36, device=crops.device).remainder(256).to(torch.uint8)
+    places = torch.tensor([0, 108], device=crops.device), torch.tensor([[6, 6], [6, 6]], device=crops.device)
+    return module.render_images(pixels, crops, 4, offsets=places[0], sizes=places[1])  # type: ignore[no-any-return]
 
 
 CASES = cases()

@@ -30,7 +30,7 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
     lse = logits.to(out_dtype).logsumexp(-1)
     weight = ((labels > 0) / 7).to(out_dtype)
     pixels = torch.randint(0, 256, (3 * 90,), generator=generator).to(torch.uint8)
-    windows, three = torch.tensor([[1.5, 0, 9, 7], [-2, 1, 8, 5]]).to(dtype), [0.5, 1.0, 2.0]
+    crops, three = torch.tensor([[1.5, 0, 9, 7], [-2, 1, 8, 5]]).to(dtype), [0.5, 1.0, 2.0]
     places = torch.tensor([0, 150]), torch.tensor([[5, 10], [8, 5]])
     return {
         "box_iou": (few, boxes),
@@ -43,16 +43,16 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
         "grad_encode_boxes": (randn(2, PRIORS, 4), batch, boxes, VARIANCES, "center_size"),
         "decode_boxes": (loc, boxes, VARIANCES, "center_size"),
         "grad_decode_boxes": (randn(2, PRIORS, 4), loc, boxes, VARIANCES, "corner_size"),
-        "match_priors": (few, gt_labels, offsets, gt_labels == 3, boxes, 0.4, "greedy", ">=", VARIANCES),
+        "match_priors": (few, gt_labels, offsets, gt_labels == 3, boxes, 0.4, "greedy", True, VARIANCES),
         "multibox_loss": (loc, logits, targets, labels, 3.0, "batch_size", 1, "batch"),
         "grad_multibox_loss": (torch.tensor(1.0), torch.tensor(0.5), loc, logits, targets, labels, lse, weight),
-        "nms": (boxes, scores, 0.3, ">"),
-        "batched_nms": (boxes, scores, idxs, 0.3, ">="),
-        "multiclass_nms": (batch, class_scores, 0.2, 0.4, 20, 15, ">=", 0.1),
-        "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15, ">=", ">="),
+        "nms": (boxes, scores, 0.3, False),
+        "batched_nms": (boxes, scores, idxs, 0.3, True),
+        "multiclass_nms": (batch, class_scores, 0.2, 0.4, 20, 15, True, 0.1),
+        "soft_nms": (batch, class_scores, "gaussian", 0.5, 0.3, 0.1, 15, True, True),
         "render_images": (
-            *(pixels, *places, windows, torch.tensor([True, False]), randn(2, 3, 4), randn(2), 6, True),
+            *(pixels, *places, crops, torch.tensor([True, False]), randn(2, 3, 4), randn(2), 6, True),
             *(three, three, three, "float32"),
         ),
-        "detect": (loc, logits, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, ">=", "best", 0.05),
+        "detect": (loc, logits, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, True, False, 0.05),
     }

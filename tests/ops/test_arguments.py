@@ -31,7 +31,7 @@ ARGUMENTS: dict[str, tuple[tuple[str, Any], ...]] = {
     "multiclass_nms": (("boxes", BATCH), ("scores", LOGITS)),
     "soft_nms": (("boxes", BATCH), ("scores", LOGITS)),
     "detect": (("loc", BATCH), ("logits", LOGITS), ("priors", BOXES)),
-    "render_images": (("images[0]", [IMAGE]), ("windows", BOXES[:1]), ("", 2)),
+    "render_images": (("images[0]", [IMAGE]), ("crops", BOXES[:1]), ("", 2)),
 }
 OPTIONS = {"multiclass_nms": NMS, "soft_nms": SOFT}
 

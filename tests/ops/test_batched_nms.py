@@ -14,9 +14,9 @@ SIZES = (0, 1, 63, 64, 65, 200)
 
 
 def compare(impl: Implementation, boxes, scores, idxs, threshold: float = 0.3) -> None:
-    for at in (">", ">="):
-        expected = ssd_ops.reference.batched_nms(boxes, scores, idxs, threshold, suppress_at=at)
-        assert_equal(impl.batched_nms(boxes, scores, idxs, threshold, suppress_at=at), expected)
+    for equal in (False, True):
+        expected = ssd_ops.reference.batched_nms(boxes, scores, idxs, threshold, suppress_equal=equal)
+        assert_equal(impl.batched_nms(boxes, scores, idxs, threshold, suppress_equal=equal), expected)
 
 
 def test_literal(impl: Implementation) -> None:
@@ -120,7 +120,7 @@ def test_integer_classes_of_other_dtypes() -> None:
 
 def test_opcheck_and_compile() -> None:
     args = (random_boxes(20), torch.rand(20), torch.randint(3, (20,)), 0.5)
-    torch.library.opcheck(torch.ops.ssd_ops.batched_nms.default, (*args, ">"))
+    torch.library.opcheck(torch.ops.ssd_ops.batched_nms.default, (*args, False))
     compiled = torch.compile(ssd_ops.batched_nms, fullgraph=True, backend="eager")
     assert_equal(compiled(*args), ssd_ops.batched_nms(*args))
     boxes = random_boxes(2000)  # torchvision's does not export from 4000 numbers on

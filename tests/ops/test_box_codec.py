@@ -22,7 +22,7 @@ SUMS = {torch.float32: 2e-6, torch.float64: 1e-14, torch.float16: 2e-3, torch.bf
 
 
 def compare(impl: Implementation, op: str, coded: torch.Tensor, priors: torch.Tensor, code_type: str) -> None:
-    """Exactly where there is no exp or log: in the corner codes, and in the centres of encoded boxes."""
+    """Exactly where there is no exp or log: in the corner codes, and in the centers of encoded boxes."""
     actual, expected = (getattr(f, op)(coded, priors, VARIANCES, code_type) for f in (impl, ssd_ops.reference))
     if code_type != "center_size":
         assert_equal(actual, expected)
@@ -41,8 +41,8 @@ def grads(impl, op: str, coded: torch.Tensor, priors: torch.Tensor, code_type: s
 
 
 def test_literal(impl: Implementation) -> None:
-    prior = torch.tensor([[1.0, 1, 3, 5]])  # centre (2, 3), size (2, 4)
-    box = torch.tensor([[2.0, 2, 6, 4]])  # centre (4, 3), size (4, 2)
+    prior = torch.tensor([[1.0, 1, 3, 5]])  # center (2, 3), size (2, 4)
+    box = torch.tensor([[2.0, 2, 6, 4]])  # center (4, 3), size (4, 2)
     log2 = math.log(2) / 0.2
     center_size = torch.tensor([[1 / 0.1, 0, log2, -log2]])
     corner, corner_size = torch.tensor([[10.0, 10, 15, -5]]), torch.tensor([[5.0, 2.5, 7.5, -1.25]])

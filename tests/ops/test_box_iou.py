@@ -51,7 +51,7 @@ def test_literal(impl: Implementation) -> None:
     # Less the share of the enclosing box, 3 x 3, 2 x 2, 6 x 6 and 4 x 3, 4 x 1, 6 x 6, that neither covers.
     uncovered = torch.tensor([[2 / 9, 0, 31 / 36], [4 / 12, 0, 31 / 36]])
     torch.testing.assert_close(impl.generalized_box_iou(boxes1, boxes2), iou - uncovered)
-    # Squared distances of the centres over squared diagonals.
+    # Squared distances of the centers over squared diagonals.
     distance = torch.tensor([[2 / 18, 0.25 / 8, 40.5 / 72], [2.25 / 25, 1 / 17, 37.25 / 72]])
     torch.testing.assert_close(impl.distance_box_iou(boxes1, boxes2), iou - distance)
     # Aspect angles are 45 degrees for all but boxes1[1] (atan 4) and boxes2[1] (atan 2).

@@ -109,7 +109,7 @@ def test_functions_without_derivative_say_so(case: Case, device: str) -> None:
         with pytest.raises(RuntimeError, match=f"^{case.name} keeps a number of boxes that depends on the data"):
             torch.vmap(lambda *x: case.results(ssd_ops, *x)[0])(*stacks)
         return
-    refused = "^render_images has no derivative, and windows requires one"
+    refused = "^render_images has no derivative, and crops requires one"
     for module in (ssd_ops, reference):
         with pytest.raises(RuntimeError, match=refused):
             case.results(module, *[x.clone().requires_grad_() for x in inputs])

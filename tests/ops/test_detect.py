@@ -117,11 +117,11 @@ def test_non_contiguous(impl: Implementation) -> None:
 @pytest.mark.parametrize("classes", (1, 2, 5, 33, 70))
 def test_best_class(impl: Implementation, classes: int, threshold: float) -> None:
     loc, logits, priors = inputs(2, 60, classes, spread=6.0)
-    found = compare(impl, loc, logits, priors, classes="best", score_threshold=threshold, max_detections=200)
+    found = compare(impl, loc, logits, priors, multi_label=False, score_threshold=threshold, max_detections=200)
     best = logits.argmax(2)
     assert found.counts.sum() <= (best > 0).sum()
     if threshold < 0.01 and classes > 1:
-        alone = impl.detect(loc, logits, priors, classes="best", score_threshold=0.01, iou_threshold=1.0)
+        alone = impl.detect(loc, logits, priors, multi_label=False, score_threshold=0.01, iou_threshold=1.0)
         assert alone.counts.tolist() == (best > 0).sum(1).tolist()  # none suppressed, none below the threshold
 
 
@@ -133,10 +133,10 @@ def test_best_class_of_equals_is_the_lowest(impl: Implementation) -> None:
     logits[0, 4, 5], logits[0, 4, 6] = 1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))  # one score for both
     loc, priors = torch.zeros(1, 5, 4), torch.tensor([[0.1, 0.1, 0.2, 0.2]]).repeat(5, 1)
     options = {"score_threshold": 0.0, "max_detections": 6}
-    found = impl.detect(loc, logits, priors, classes="best", **options)
+    found = impl.detect(loc, logits, priors, multi_label=False, **options)
     assert found.counts.tolist() == [3] and sorted(found.labels[0, :3].tolist()) == [2, 6, 33]
     logits[0, 0, 7] = float("nan")
-    assert impl.detect(loc, logits, priors, classes="best", **options).counts.tolist() == [3]
+    assert impl.detect(loc, logits, priors, multi_label=False, **options).counts.tolist() == [3]
 
 
 def test_min_size(impl: Implementation) -> None:
@@ -216,7 +216,7 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     args = inputs(2, 20, 3)
-    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True, ">", "best", 0.01)
+    options = (0.01, 0.45, 400, 20, [0.1, 0.1, 0.2, 0.2], True, False, False, 0.01)
     torch.library.opcheck(torch.ops.ssd_ops.detect.default, (*args, *options))
     compiled = torch.compile(ssd_ops.detect, fullgraph=True, backend="eager")
     assert_all_equal(compiled(*args), ssd_ops.detect(*args))

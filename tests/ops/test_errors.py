@@ -23,8 +23,17 @@ FLOATS = "float16, bfloat16, float32 or float64"
 CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = []
 
 
+# the same of what is no bool where one is expected
+NO_BOOL: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+
 def case(name: str, *args: Any, error: str, **kwargs: Any) -> None:
     CASES.append((name, args, kwargs, error))
+
+
+def wrong_type(name: str, *args: Any, **kwargs: Any) -> None:
+    """Add a case whose last named argument is no bool."""
+    NO_BOOL.append((name, args, kwargs))
 
 
 for metric in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
@@ -47,8 +56,8 @@ for name, argument in (("encode_boxes", "boxes"), ("decode_boxes", "deltas")):
     case(name, BOXES, BOXES, variances=(0.1, 0.1, 0.2), error=variances + "[0.1, 0.1, 0.2]")
     case(name, BOXES, BOXES, variances=(0.1, 0), error=variances + "[0.1, 0.1, 0, 0]")
     case(name, BOXES, BOXES, variances=(NAN, 1), error=variances + "[nan, nan, 1, 1]")
-    words = "code_type must be one of center_size, corner, corner_size, got centre"
-    case(name, BOXES, BOXES, code_type="centre", error=words)
+    words = "code_type must be one of center_size, corner, corner_size, got center"
+    case(name, BOXES, BOXES, code_type="center", error=words)
 
 
 def match(error: str, boxes: Any = BOXES, labels: Any = LABELS, priors: Any = BOXES, **kwargs: Any) -> None:
@@ -73,7 +82,7 @@ match("ignore must be bool, got int64", offsets=OFFSETS, ignore=LABELS)
 match("iou_threshold must be a number above 0, got nan", offsets=OFFSETS, iou_threshold=NAN)
 match("iou_threshold must be a number above 0, got 0", offsets=OFFSETS, iou_threshold=0.0)
 match("rule must be one of greedy, last, none, got best", offsets=OFFSETS, rule="best")
-match("positive_at must be one of >=, >, got <", offsets=OFFSETS, positive_at="<")
+wrong_type("match_priors", BOXES, LABELS, BOXES, offsets=OFFSETS, match_equal=">")
 match("variances must be 2 or 4 numbers above 0, got [-1, -1, 1, 1]", offsets=OFFSETS, variances=(-1, 1))
 packed = "offsets must be given with packed gt_boxes, got None (or give a list with one tensor an image)"
 match(packed)
@@ -109,7 +118,7 @@ for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
     case(name, BOXES, SCORES[:2], *extra, 0.5, error="scores must have shape [3], got [2]")
     case(name, BOXES, SCORES.cfloat(), *extra, 0.5, error=f"scores must be {FLOATS}, got complex64")
     case(name, BOXES, SCORES, *extra, NAN, error="iou_threshold must be a number, got nan")
-    case(name, BOXES, SCORES, *extra, 0.5, suppress_at="=", error="suppress_at must be one of >, >=, got =")
+    wrong_type(name, BOXES, SCORES, *extra, 0.5, suppress_equal=">=")
 case("batched_nms", BOXES, SCORES, LABELS[:2], 0.5, error="idxs must have shape [3], got [2]")
 case("batched_nms", BOXES, SCORES, SCORES.cfloat(), 0.5, error="idxs must be int64, got complex64")
 
@@ -132,8 +141,11 @@ for name, options in (("multiclass_nms", NMS), ("detect", {})):
     args = (BATCH, LOGITS) if options else (BATCH, LOGITS, BOXES)
     case(name, *args, **options, min_size=-1.0, error="min_size must be 0 or more, got -1")
     case(name, *args, **options, min_size=NAN, error="min_size must be 0 or more, got nan")
-case("detect", BATCH, LOGITS, BOXES, classes="top", error="classes must be one of all, best, got top")
-case("multiclass_nms", BATCH, LOGITS, **NMS, suppress_at="", error="suppress_at must be one of >, >=, got ")
+wrong_type("multiclass_nms", BATCH, LOGITS, **NMS, suppress_equal=1)
+wrong_type("detect", BATCH, LOGITS, BOXES, multi_label="best")
+wrong_type("detect", BATCH, LOGITS, BOXES, clip="no")
+wrong_type("soft_nms", BATCH, LOGITS, **SOFT, suppress_equal="")
+wrong_type("soft_nms", BATCH, LOGITS, **SOFT, keep_equal=None)
 case("soft_nms", BATCH, LOGITS, **SOFT, method="cubic", error="method must be one of linear, gaussian, got cubic")
 case("soft_nms", BATCH, LOGITS, **SOFT, sigma=0.0, error="sigma must be a number above 0, got 0")
 
@@ -147,21 +159,21 @@ case("detect", BATCH, LOGITS, BOXES, score_threshold=NAN, error="score_threshold
 case("detect", BATCH, LOGITS, BOXES, iou_threshold=INF, error="iou_threshold must be finite, got inf")
 case("detect", BATCH, LOGITS, BOXES, max_detections=0, error="max_detections must be at least 1, got 0")
 case("detect", BATCH, LOGITS, BOXES, candidates_per_class=0, error="candidates_per_class must be at least 1, got 0")
-case("detect", BATCH, LOGITS, BOXES, suppress_at="<", error="suppress_at must be one of >, >=, got <")
+wrong_type("detect", BATCH, LOGITS, BOXES, suppress_equal="<")
 zero = "variances must be 2 or 4 numbers above 0, got [0, 0, 1, 1]"
 case("detect", BATCH, LOGITS, BOXES, variances=(0, 1), error=zero)
 
 
 def render(error: str, **kwargs: Any) -> None:
     packed = {"offsets": torch.tensor([0, 12]), "sizes": torch.tensor([[2, 2], [2, 1]])}
-    arguments = {"images": torch.zeros(18, dtype=torch.uint8), "windows": torch.zeros(2, 4), "size": 3, **packed}
+    arguments = {"images": torch.zeros(18, dtype=torch.uint8), "crops": torch.zeros(2, 4), "size": 3, **packed}
     case("render_images", error=error, **{**arguments, **kwargs})
 
 
 render("images must have shape [N], got [2, 9]", images=torch.zeros(2, 9, dtype=torch.uint8))
 render("images must be uint8, got float32", images=torch.zeros(18))
-render("windows must have shape [B, 4], got [2, 3]", windows=torch.zeros(2, 3))
-render(f"windows must be {FLOATS}, got complex64", windows=torch.zeros(2, 4).cfloat())
+render("crops must have shape [B, 4], got [2, 3]", crops=torch.zeros(2, 3))
+render(f"crops must be {FLOATS}, got complex64", crops=torch.zeros(2, 4).cfloat())
 render("offsets must have shape [2], got [3]", offsets=torch.zeros(3).long())
 render("offsets must be int64, got int32", offsets=torch.zeros(2).int())
 render("sizes must have shape [2, 2], got [2]", sizes=torch.zeros(2).long())
@@ -173,8 +185,8 @@ render(bytes_needed, sizes=torch.tensor([[2, 2], [2, 2]]))
 render("images must hold 3 x 2 x 2 bytes from offsets[0] = -1 on, got 18 bytes", offsets=torch.tensor([-1, 0]))
 render("flip must have shape [2], got [3]", flip=torch.zeros(3).bool())
 render("flip must be bool, got uint8", flip=torch.zeros(2).byte())
-render("colours must have shape [2, 3, 4], got [3, 4]", colours=torch.zeros(3, 4))
-render(f"colours must be {FLOATS}, got complex64", colours=torch.zeros(2, 3, 4).cfloat())
+render("color_matrices must have shape [2, 3, 4], got [3, 4]", color_matrices=torch.zeros(3, 4))
+render(f"color_matrices must be {FLOATS}, got complex64", color_matrices=torch.zeros(2, 3, 4).cfloat())
 render("hue must have shape [2], got [2, 1]", hue=torch.zeros(2, 1))
 render(f"hue must be {FLOATS}, got complex64", hue=torch.zeros(2).cfloat())
 render("size must be at least 1, got 0", size=0)
@@ -210,6 +222,14 @@ def test_error(impl: Implementation, name: str, args: Any, kwargs: Any, error: s
     with pytest.raises(RuntimeError) as raised:
         getattr(impl, name)(*args, **kwargs)
     assert str(raised.value) == error
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs"), NO_BOOL)
+def test_no_bool(impl: Implementation, name: str, args: Any, kwargs: Any) -> None:
+    argument, value = list(kwargs.items())[-1]
+    with pytest.raises(TypeError) as raised:
+        getattr(impl, name)(*args, **kwargs)
+    assert str(raised.value) == f"{argument} must be True or False, got {value!r}"
 
 
 def test_device(impl: Implementation) -> None:

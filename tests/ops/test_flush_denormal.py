@@ -36,10 +36,10 @@ def test_scores_of_zero(dtype: torch.dtype) -> None:
             assert_all_equal(found, expected)
 
 
-@pytest.mark.parametrize("positive_at", (">=", ">"))
-def test_overlaps_of_zero(positive_at: str) -> None:
+@pytest.mark.parametrize("match_equal", (True, False))
+def test_overlaps_of_zero(match_equal: bool) -> None:
     far = torch.tensor([[5.0, 5.0, 6.0, 6.0]])
-    options = {"iou_threshold": 1e-50, "rule": "none", "positive_at": positive_at}
+    options = {"iou_threshold": 1e-50, "rule": "none", "match_equal": match_equal}
     for ignore in (None, [torch.tensor([True])]):
         found = ssd_ops.match_priors([far], [torch.tensor([1])], BOXES[0], ignore=ignore, **options)
         assert (found.labels == 0).all()

@@ -53,7 +53,7 @@ def test_literal(impl: Implementation) -> None:
         result = compare(impl, boxes, priors, rule=rule)
         assert result.gt_index.tolist() == [index]
         assert result.labels.tolist() == [[g + 1 for g in index]]
-    # Centres are half a prior apart; 0.5 / 0.1 = 5.
+    # Centers are half a prior apart; 0.5 / 0.1 = 5.
     targets = impl.match_priors([boxes], [labels_of(boxes)], priors).loc_targets
     assert_equal(targets, torch.tensor([[[0.0, 0, 0, 0], [-5, 0, 0, 0], [0, -5, 0, 0], [0, 0, 0, 0]]]))
 
@@ -67,14 +67,14 @@ def test_ignore_literal(impl: Implementation) -> None:
     assert result.gt_index.tolist() == [[1, -1, -1, -1]]
 
 
-@pytest.mark.parametrize("positive_at", [">=", ">"])
-def test_threshold(impl: Implementation, positive_at: str) -> None:
+@pytest.mark.parametrize("match_equal", [True, False])
+def test_threshold(impl: Implementation, match_equal: bool) -> None:
     priors = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 2], [0, 0, 1, 3]])  # IoU with the object: 1, 1/2, 1/3
     rounded = torch.tensor(1 / 3).item()  # above 1/3
     for threshold, reached in ((0.5, 2), (1 / 3, 3), (rounded, 3), (1.0, 1), (1e-300, 3), (2.0, 0), (float("inf"), 0)):
-        result = compare(impl, priors[:1], priors, iou_threshold=threshold, rule="none", positive_at=positive_at)
+        result = compare(impl, priors[:1], priors, iou_threshold=threshold, rule="none", match_equal=match_equal)
         exact = threshold in (0.5, rounded, 1.0)
-        assert (result.labels > 0).sum() == reached - (positive_at == ">" and exact)
+        assert (result.labels > 0).sum() == reached - (not match_equal and exact)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -93,7 +93,7 @@ def test_ties(impl: Implementation, rule: str) -> None:
         boxes = tied_boxes(70, seed=seed + 100)
         ignore = torch.arange(70) % 5 == 0
         compare(impl, boxes, priors, 30, 31, rule=rule, ignore=ignore, iou_threshold=0.25)
-        compare(impl, boxes, priors, 10, rule=rule, positive_at=">")
+        compare(impl, boxes, priors, 10, rule=rule, match_equal=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -215,7 +215,7 @@ def test_equals_torchvision(impl: Implementation) -> None:
         assert_equal(actual.gt_index[i], matches)
         assert_equal(actual.labels[i][found], labels[i][matches[found]])
         encoded = coder.encode_single(box[matches[found]], priors[found])
-        # torchvision takes centres as x1 + w / 2, and multiplies by 10 where this divides by 0.1.
+        # torchvision takes centers as x1 + w / 2, and multiplies by 10 where this divides by 0.1.
         torch.testing.assert_close(actual.loc_targets[i][found], encoded, rtol=1e-5, atol=2e-5)
 
 
@@ -260,7 +260,6 @@ VALUES_ONLY_ON_CPU = ("offsets must not fall", "offsets must run", "gt_labels mu
         ({"iou_threshold": float("nan")}, "iou_threshold must be a number above 0, got nan"),
         ({"iou_threshold": 0.0}, "iou_threshold must be a number above 0, got 0"),
         ({"rule": "first"}, "rule must be one of greedy, last, none, got first"),
-        ({"positive_at": "<"}, "positive_at must be one of >=, >, got <"),
         ({"variances": (0.1, 0.2, 0.3)}, r"variances must be 2 or 4 numbers above 0, got \[0.1, 0.2, 0.3\]"),
     ],
 )
@@ -278,7 +277,7 @@ def test_opcheck_and_compile(impl: Implementation) -> None:
     labels, offsets = labels_of(boxes).to(impl.device), torch.tensor([0, 4, 9], device=impl.device)
     if impl.name != "reference":
         for ignore in (None, labels == 3):
-            arguments = (boxes, labels, offsets, ignore, priors, 0.4, "greedy", ">=", [0.1, 0.1, 0.2, 0.2])
+            arguments = (boxes, labels, offsets, ignore, priors, 0.4, "greedy", True, [0.1, 0.1, 0.2, 0.2])
             torch.library.opcheck(torch.ops.ssd_ops.match_priors.default, arguments)
     compiled = torch.compile(ssd_ops.match_priors, fullgraph=True, backend="aot_eager", dynamic=True)
     for n in (40, 70):

@@ -62,7 +62,7 @@ def test_ties_and_awkward_numbers(impl: Implementation, threshold: float) -> Non
     for iou_threshold in (-0.1, 0.0, 0.5):
         options = {"score_threshold": threshold, "iou_threshold": iou_threshold, "max_detections": 70}
         compare(impl, tied_boxes(2, 60), scores, **options)
-        compare(impl, tied_boxes(2, 60), scores, **options, suppress_at=">=")
+        compare(impl, tied_boxes(2, 60), scores, **options, suppress_equal=True)
         compare(impl, awkward_boxes().repeat(4, 1)[:60].expand(2, 60, 4), scores, **options)
 
 
@@ -190,6 +190,6 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     boxes, scores = random_boxes(2, 20), torch.rand(2, 20, 3)
-    torch.library.opcheck(torch.ops.ssd_ops.multiclass_nms.default, (boxes, scores, *PLAIN.values(), ">", 0.1))
+    torch.library.opcheck(torch.ops.ssd_ops.multiclass_nms.default, (boxes, scores, *PLAIN.values(), False, 0.1))
     compiled = torch.compile(ssd_ops.multiclass_nms, fullgraph=True, backend="eager")
     assert_all_equal(compiled(boxes, scores, **PLAIN), ssd_ops.multiclass_nms(boxes, scores, **PLAIN))

@@ -26,9 +26,9 @@ def random_scores(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> None:
-    for at in (">", ">="):
-        expected = ssd_ops.reference.nms(boxes, scores, threshold, suppress_at=at)
-        assert_equal(impl.nms(boxes, scores, threshold, suppress_at=at), expected)
+    for equal in (False, True):
+        expected = ssd_ops.reference.nms(boxes, scores, threshold, suppress_equal=equal)
+        assert_equal(impl.nms(boxes, scores, threshold, suppress_equal=equal), expected)
 
 
 def test_literal(impl: Implementation) -> None:
@@ -38,10 +38,10 @@ def test_literal(impl: Implementation) -> None:
     assert impl.nms(boxes, scores, 0.4).tolist() == [1, 0, 3]
     assert impl.nms(boxes, scores, 0.5).tolist() == [1, 2, 0, 3]  # not above the threshold
     assert impl.nms(boxes, scores, 0.3).tolist() == [1, 3]
-    assert impl.nms(boxes, scores, 0.5, suppress_at=">=").tolist() == [1, 0, 3]
-    assert impl.nms(boxes, scores, 0.0, suppress_at=">=").tolist() == [1]  # 0 is at the threshold
+    assert impl.nms(boxes, scores, 0.5, suppress_equal=True).tolist() == [1, 0, 3]
+    assert impl.nms(boxes, scores, 0.0, suppress_equal=True).tolist() == [1]  # 0 is at the threshold
     point = torch.ones(2, 4)  # shares nothing with itself: 0 / 0
-    assert impl.nms(point, scores[:2], 0.0, suppress_at=">=").tolist() == [1, 0]
+    assert impl.nms(point, scores[:2], 0.0, suppress_equal=True).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -74,10 +74,10 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
     assert impl.nms(boxes, scores, 0.1).tolist() == [0]
     assert impl.nms(boxes, scores, float(torch.tensor(0.1))).tolist() == [0, 1]
     for threshold, keep in ((0.1, [0]), (float(torch.tensor(0.1)), [0]), (0.1 + 2e-9, [0, 1])):
-        assert impl.nms(boxes, scores, threshold, suppress_at=">=").tolist() == keep
+        assert impl.nms(boxes, scores, threshold, suppress_equal=True).tolist() == keep
     boxes = torch.tensor([[0.0, 0, 3, 1], [0, 0, 1, 1]], dtype=torch.float64)  # IoU is float64(1 / 3)
-    assert impl.nms(boxes, scores, 1 / 3, suppress_at=">=").tolist() == [0]
-    assert impl.nms(boxes, scores, 1 / 3 + 6e-17, suppress_at=">=").tolist() == [0, 1]
+    assert impl.nms(boxes, scores, 1 / 3, suppress_equal=True).tolist() == [0]
+    assert impl.nms(boxes, scores, 1 / 3 + 6e-17, suppress_equal=True).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("scale", (1e-22, 1e-19, 1.0, 1e17))
@@ -229,7 +229,7 @@ def test_errors(impl: Implementation, boxes, scores, threshold: float, message: 
 
 
 def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.ssd_ops.nms.default, (random_boxes(20), torch.rand(20), 0.5, ">"))
+    torch.library.opcheck(torch.ops.ssd_ops.nms.default, (random_boxes(20), torch.rand(20), 0.5, False))
 
 
 def test_compile_and_export() -> None:

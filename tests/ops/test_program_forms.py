@@ -56,12 +56,12 @@ def test_fake_kernels_check_shapes_and_options() -> None:
 
 
 def test_defaults_of_torch_do_not_matter() -> None:
-    images, windows = [torch.arange(48, dtype=torch.uint8).view(3, 4, 4)], torch.tensor([[0.0, 0, 4, 4]])
+    images, crops = [torch.arange(48, dtype=torch.uint8).view(3, 4, 4)], torch.tensor([[0.0, 0, 4, 4]])
     one, names = BOXES[:2].clone(), torch.tensor([1, 2])
 
     def results() -> list[Tensor]:
-        found: list[Tensor] = [ssd_ops.render_images(images, windows, 3), *ssd_ops.match_priors([one], [names], OTHERS)]
-        return [*found, *ssd_ops.match_priors([], [], OTHERS), ssd_ops.reference.render_images(images, windows, 3)]
+        found: list[Tensor] = [ssd_ops.render_images(images, crops, 3), *ssd_ops.match_priors([one], [names], OTHERS)]
+        return [*found, *ssd_ops.match_priors([], [], OTHERS), ssd_ops.reference.render_images(images, crops, 3)]
 
     expected = [*results(), *[result for case in CASES for result in case.results(ssd_ops, *case.inputs)]]
     with torch.device("meta"):

@@ -106,6 +106,6 @@ def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> N
 
 def test_opcheck_and_compile() -> None:
     boxes, scores = random_boxes(2, 20), torch.rand(2, 20, 3)
-    torch.library.opcheck(torch.ops.ssd_ops.soft_nms.default, (boxes, scores, "linear", 0.5, 0.3, 0.1, 5, ">", ">"))
+    torch.library.opcheck(torch.ops.ssd_ops.soft_nms.default, (boxes, scores, "linear", 0.5, 0.3, 0.1, 5, False, False))
     compiled = torch.compile(ssd_ops.soft_nms, fullgraph=True, backend="eager")
     assert_all_equal(compiled(boxes, scores, **PLAIN), ssd_ops.soft_nms(boxes, scores, **PLAIN))

@@ -10,7 +10,7 @@ import ssd_ops
 from tests.ops.boxes import assert_all_equal, assert_equal, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
-RULES = [(suppress_at, keep_at) for suppress_at in (">", ">=") for keep_at in (">", ">=")]
+RULES = [(suppress_equal, keep_equal) for suppress_equal in (False, True) for keep_equal in (False, True)]
 
 
 def soft_nms_of_mmcv(
@@ -35,7 +35,7 @@ def test_as_mmcv(impl: Implementation) -> None:
     boxes = torch.tensor([[0.0, 0, 3, 1], [1.5, 0, 4.5, 1], [9, 0, 10, 1], [20, 0, 21, 1]])
     boxes = torch.cat([boxes, random_boxes(12, scale=8)])
     scores = torch.cat([torch.tensor([0.9, 0.75, 0.25, 0.125]), torch.rand(12) * 0.8 + 0.1])
-    rules = {"method": "linear", "suppress_at": ">=", "keep_at": ">="}
+    rules = {"method": "linear", "suppress_equal": True, "keep_equal": True}
     third = float(torchvision.ops.box_iou(boxes[:1], boxes[1:2]))
     for threshold in (third, 0.1):
         found = impl.soft_nms(boxes, scores, iou_threshold=threshold, score_threshold=0.125, **rules)
@@ -45,17 +45,17 @@ def test_as_mmcv(impl: Implementation) -> None:
         assert_equal(found.scores[:count], torch.tensor(lowered))
         assert_equal(found.boxes[:count], boxes[kept])
         assert found.labels.tolist() == [1] * count + [0] * (16 - count)
-    assert 3 in impl.soft_nms(boxes, scores, score_threshold=0.125, keep_at=">=").indices
+    assert 3 in impl.soft_nms(boxes, scores, score_threshold=0.125, keep_equal=True).indices
     assert 3 not in impl.soft_nms(boxes, scores, score_threshold=0.125).indices
 
 
-@pytest.mark.parametrize(("suppress_at", "keep_at"), RULES)
-def test_as_the_reference(impl: Implementation, suppress_at: str, keep_at: str) -> None:
+@pytest.mark.parametrize(("suppress_equal", "keep_equal"), RULES)
+def test_as_the_reference(impl: Implementation, suppress_equal: bool, keep_equal: bool) -> None:
     """Ties: boxes of a grid, scores of a few levels, thresholds among them."""
     boxes, scores = tied_boxes(2, 40), torch.randint(-1, 4, (2, 40, 3)) / 4.0
     for threshold in (0.0, 0.25):
         options = {"method": "linear", "iou_threshold": 0.5, "score_threshold": threshold, "max_detections": 50}
-        options |= {"suppress_at": suppress_at, "keep_at": keep_at}
+        options |= {"suppress_equal": suppress_equal, "keep_equal": keep_equal}
         found = impl.soft_nms(boxes, scores, **options)
         assert_all_equal(found, ssd_ops.reference.soft_nms(boxes, scores, **options))
         for b in range(2):
@@ -75,9 +75,9 @@ def test_single_set(impl: Implementation) -> None:
     assert impl.soft_nms(boxes[:0], scores[:0], **options).counts == 0
     with pytest.raises(RuntimeError, match=r"boxes must have shape \[50, 4\], got \[1, 50, 4\]"):
         impl.soft_nms(boxes[None], scores, **options)
-    for name in ("suppress_at", "keep_at"):
-        with pytest.raises(RuntimeError, match=f"{name} must be one of >, >=, got <"):
-            impl.soft_nms(boxes, scores, **options, **{name: "<"})
+    for name in ("suppress_equal", "keep_equal"):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got '>='"):
+            impl.soft_nms(boxes, scores, **options, **{name: ">="})
 
 
 def test_gradient_under_other_rules(impl: Implementation) -> None:
@@ -85,9 +85,9 @@ def test_gradient_under_other_rules(impl: Implementation) -> None:
     boxes = torch.tensor([[0.0, 0, 2, 1], [1, 0, 3, 1]], dtype=torch.float64)
     scores = torch.tensor([0.9, 0.8], dtype=torch.float64)
     third = float(ssd_ops.reference.box_iou(boxes[:1], boxes[1:]))
-    for suppress_at, slope in ((">=", 1 - third), (">", 1.0)):
+    for suppress_equal, slope in ((True, 1 - third), (False, 1.0)):
         leaf = scores.clone().requires_grad_()
-        options = {"method": "linear", "iou_threshold": third, "score_threshold": 0.1, "suppress_at": suppress_at}
+        options = {"method": "linear", "iou_threshold": third, "score_threshold": 0.1, "suppress_equal": suppress_equal}
         found = impl.soft_nms(boxes, leaf, **options)
         found.scores.sum().backward()
         torch.testing.assert_close(leaf.grad, torch.tensor([1.0, slope], dtype=torch.float64))

@@ -80,14 +80,14 @@ def _raw(seed: int) -> list[Tensor]:
 
 
 def _pictures(seed: int) -> list[Tensor]:
-    """Packed images of which sizes, windows and colours change with the seed."""
+    """Packed images of which sizes, crops and color_matrices change with the seed."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (IMAGES * 3 * 80 * 80,), generator=generator).to(torch.uint8)
     sizes = torch.randint(1, 81, (IMAGES, 2), generator=generator)
-    windows = random_boxes(IMAGES, seed=seed, scale=100) - 10
+    crops = random_boxes(IMAGES, seed=seed, scale=100) - 10
     flip = torch.rand(IMAGES, generator=generator) < 0.5
-    colours = [_randn(IMAGES, 3, 4, seed=seed), _randn(IMAGES, seed=seed)]
-    return [pixels, torch.arange(IMAGES) * 3 * 80 * 80, sizes, windows, flip, *colours]
+    color_matrices = [_randn(IMAGES, 3, 4, seed=seed), _randn(IMAGES, seed=seed)]
+    return [pixels, torch.arange(IMAGES) * 3 * 80 * 80, sizes, crops, flip, *color_matrices]
 
 
 def _calls() -> list[Call]:
@@ -125,15 +125,16 @@ def _calls() -> list[Call]:
                 f"soft_nms {method}", _scored, lambda a, b, m=method: tuple(ssd_ops.soft_nms(a, b, method=m, **limits))
             )
         )
-    for classes in ("all", "best"):
-        calls.append(Call(f"detect {classes}", _raw, lambda *raw, c=classes: tuple(ssd_ops.detect(*raw, classes=c))))
+    for multi in (True, False):
+        name = f"detect multi_label={multi}"
+        calls.append(Call(name, _raw, lambda *raw, m=multi: tuple(ssd_ops.detect(*raw, multi_label=m))))
     calls.append(
         Call(
             "render_images",
             _pictures,
-            lambda pixels, offsets, sizes, windows, flip, colours, hue: (
+            lambda pixels, offsets, sizes, crops, flip, color_matrices, hue: (
                 ssd_ops.render_images(
-                    pixels, windows, 50, offsets=offsets, sizes=sizes, flip=flip, colours=colours, hue=hue
+                    pixels, crops, 50, offsets=offsets, sizes=sizes, flip=flip, color_matrices=color_matrices, hue=hue
                 ),
             ),
         )

@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = st.one_of(st.sampled_from((5, 2, 1, 12, 0, 31, 32, 33, 63, 64, 65)), st.integers(3, 40))
 IMAGES = st.sampled_from((1, 2, 3, 2, 1, 0))
 MIN_SIZES = st.sampled_from((0.0, 0.0, 0.25, 1.0, 1 / 3, 1e-40))
-SUPPRESS_AT = st.sampled_from((">", ">="))
+SUPPRESS_EQUAL = st.booleans()
 SEEDS = st.integers(0, 2**31 - 1)
 FEW_DTYPES = st.sampled_from((torch.float32, torch.float32, *DTYPES))
 # Many of them are IoUs that boxes on a grid have; 1 / 3 is no float.

@@ -27,8 +27,8 @@ PLAIN = {
     "max_detections": st.sampled_from((20, 1, 5, 200)),
     "variances": ours.variances(),
     "clip": st.booleans(),
-    "suppress_at": ours.SUPPRESS_AT,
-    "classes": st.sampled_from(("all", "best")),
+    "suppress_equal": ours.SUPPRESS_EQUAL,
+    "multi_label": st.booleans(),
 }
 
 

@@ -43,7 +43,7 @@ OPTIONS = st.fixed_dictionaries(
         "iou_threshold": st.one_of(
             st.sampled_from((0.5, 1 / 3, 0.25, 1.0, 0.7, 2.0, 1e-40)), st.floats(2.0**-20, 1.125, width=32)
         ),
-        "positive_at": st.sampled_from((">=", ">")),
+        "match_equal": st.booleans(),
         "variances": ours.variances(),
     }
 )

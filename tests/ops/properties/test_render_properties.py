@@ -1,4 +1,4 @@
-"""render_images on images, windows and colours of all kinds: equal to the reference, and what it promises."""
+"""render_images on images, crops and color_matrices of all kinds: equal to the reference, and what it promises."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ SIDES = st.sampled_from((5, 1, 2, 0, 17, 40))
 
 @st.composite
 def batches(draw: st.DrawFn) -> dict[str, Any]:
-    """Up to three images; windows of every kind of boxes, some stretched to the size of images."""
+    """Up to three images; crops of every kind of boxes, some stretched to the size of images."""
     count = draw(ours.IMAGES)
     generator = torch.Generator().manual_seed(draw(ours.SEEDS))
     shapes = [(3, draw(SIDES), draw(SIDES)) for _ in range(count)]
     images = [torch.randint(0, 256, shape, generator=generator).to(torch.uint8) for shape in shapes]
-    windows = draw(ours.boxes(count, dtype=draw(ours.FEW_DTYPES))) * draw(st.sampled_from((20.0, 1.0, 7.3)))
-    colours = torch.eye(3, 4) + torch.randn(count, 3, 4, generator=generator) * draw(st.sampled_from((0.3, 100.0)))
+    crops = draw(ours.boxes(count, dtype=draw(ours.FEW_DTYPES))) * draw(st.sampled_from((20.0, 1.0, 7.3)))
+    color_matrices = torch.eye(3, 4) + torch.randn(count, 3, 4, generator=generator) * draw(
+        st.sampled_from((0.3, 100.0))
+    )
     return {
         "images": images,
-        "windows": windows - draw(st.sampled_from((0.0, 3.0, 5.5))),
+        "crops": crops - draw(st.sampled_from((0.0, 3.0, 5.5))),
         "size": draw(st.sampled_from((4, 1, 3, 9, 33))),
         "flip": torch.rand(count, generator=generator) < 0.5 if draw(st.booleans()) else None,
-        "colours": colours if draw(st.booleans()) else None,
+        "color_matrices": color_matrices if draw(st.booleans()) else None,
         "hue": torch.randn(count, generator=generator) * draw(st.sampled_from((0.3, 1e9, 1e38)))
         if draw(st.booleans())
         else None,
@@ -55,7 +57,7 @@ def test_render_images(other: Implementation, drawn: dict[str, Any], options: di
 
 @cases(drawn=batches())
 def test_a_flip_mirrors(impl: Implementation, drawn: dict[str, Any]) -> None:
-    every = torch.ones(len(drawn["windows"]), dtype=torch.bool)
+    every = torch.ones(len(drawn["crops"]), dtype=torch.bool)
     plain = impl.render_images(**{**drawn, "flip": None})
     assert_equal(impl.render_images(**{**drawn, "flip": every}), plain.flip(-1))
     assert ((plain >= 0) & (plain <= 255)).all()

@@ -27,7 +27,7 @@ def one_set(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
 THRESHOLD = {
     "iou_threshold": st.one_of(ours.IOU_THRESHOLDS, st.sampled_from((float("inf"), -float("inf")))),
-    "suppress_at": ours.SUPPRESS_AT,
+    "suppress_equal": ours.SUPPRESS_EQUAL,
 }
 ONE_SET = {"drawn": one_set(), "options": st.fixed_dictionaries(THRESHOLD)}
 
@@ -68,7 +68,7 @@ def options(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     )
 
 
-HARD = options(candidates_per_class=LIMITS, suppress_at=ours.SUPPRESS_AT, min_size=ours.MIN_SIZES)
+HARD = options(candidates_per_class=LIMITS, suppress_equal=ours.SUPPRESS_EQUAL, min_size=ours.MIN_SIZES)
 
 
 @cases(inputs=batch(), options=HARD)

@@ -38,7 +38,7 @@ def encode_error(expected: Tensor) -> Tensor:
 
 
 def decode_error(deltas: Tensor, priors: Tensor, variances: Sequence[float], expected: Tensor) -> tuple[Tensor, Tensor]:
-    """exp of the same number times half a side, added to the same centre and rounded once more; and where anything goes.
+    """exp of the same number times half a side, added to the same center and rounded once more; and where anything goes.
 
     The exponential of a large negative number is subnormal, where an ulp is large beside the number. Where the size is
     within rounding of the largest number, one implementation may have inf.
