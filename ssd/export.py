@@ -93,7 +93,7 @@ def describe(detector: Detector) -> dict[str, Any]:
         "color": "RGB in 0..1",
         "apply_exif": detector.apply_exif,
         "score_threshold": rules.score_threshold,  # before NMS
-        "nms_threshold": rules.nms_threshold,
+        "nms_iou_threshold": rules.nms_iou_threshold,
         "candidates_per_class": rules.candidates_per_class,
         "max_detections": rules.max_detections,
         "show_from": dict(

@@ -20,7 +20,7 @@ def build_from_weights(source: Source, *, system: str | None = None, **options: 
 
     Args:
         source, system: as in load_weights.
-        options: of build_model, over those that are found out, such as nms_threshold=0.5.
+        options: of build_model, over those that are found out, such as nms_iou_threshold=0.5.
     Returns:
         the model, in training mode.
     Raises:

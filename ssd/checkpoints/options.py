@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ssd.config.renamed_options import MODEL_OPTIONS, renamed
 from ssd.models import MODELS, model_options
 
 _LARGEST = {
@@ -22,14 +23,15 @@ _ELSEWHERE = ("weights_backbone",)  # what would be read from the disk or the ne
 _OWN = ("name", "num_classes", "preset", "image_size")
 
 
-def check_build_args(args: Any, source: str) -> None:
-    """Checks the arguments of build_model that a checkpoint holds.
+def checked_build_args(args: Any, source: str) -> dict[str, Any]:
+    """Returns the arguments of build_model that a checkpoint holds, checked, with options under today's names.
 
     Raises:
         ValueError: naming the checkpoint and the argument.
     """
     if not isinstance(args, dict) or not {"name", "num_classes"} <= args.keys():
         raise ValueError(f"{source}: its build_args must be a dict with name and num_classes, as this project saves it")
+    args = renamed(args, MODEL_OPTIONS)
     name = args["name"]
     if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"{source}: its build_args name no model of this project but {_short(name)}")
@@ -50,6 +52,7 @@ def check_build_args(args: Any, source: str) -> None:
     size, ratios = args.get("image_size") or MODELS[name].image_size, _flat(args.get("aspect_ratios")) or []
     if size**2 * len(ratios) > _PRIORS:
         raise ValueError(f"{source}: {len(ratios)} aspect_ratios at image_size {size} make too many priors")
+    return args
 
 
 def check_classes(classes: Any, build_args: dict[str, Any] | None, source: str) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ssd.checkpoints.layouts import LAYOUTS
-from ssd.checkpoints.options import check_build_args, check_classes, check_thresholds
+from ssd.checkpoints.options import check_classes, check_thresholds, checked_build_args
 from ssd.models.backbone_weights import download, is_torchvision_name
 from ssd.models.weight_files import load_file, state_dict_of
 
@@ -79,7 +79,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
     build_args, classes, exif = (about.get(key) for key in ("build_args", "classes", "apply_exif"))
     state, prefix, outside = _without_prefix(state_dict_of(state, words))
     if build_args is not None:
-        check_build_args(build_args, words)
+        build_args = checked_build_args(build_args, words)
     names, thresholds = check_classes(classes, build_args, words), check_thresholds(about.get("thresholds"), words)
     exif = exif if isinstance(exif, bool) else None
     return Checkpoint(words, state, build_args, names, prefix, outside, exif, thresholds)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from ssd.config.choices import AUGMENTATIONS, CHOICES, DATASETS, FILE_DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
 from ssd.config.config_file import read_config_file
+from ssd.config.renamed_options import renamed_settings
 from ssd.config.setting_checks import check_number, check_paths, check_type, flag, meant, near
 from ssd.errors import ConfigError
 
@@ -214,7 +215,7 @@ def torchvision_defaults() -> dict[str, Any]:
 
 def load_config(path: str | Path) -> dict[str, Any]:
     """Reads a recipe or a config.json; unknown keys and values of another type are refused, with a hint."""
-    values = read_config_file(Path(path))
+    values = renamed_settings(read_config_file(Path(path)))
     kinds = {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
     if values.pop("about", None) is not None or len(values) > len(kinds) // 2:
         # a recipe, or what another run saved: nothing is chosen beside what it names

@@ -118,7 +118,7 @@ class AnnotationsBuilder:
         """Packs everything added so far; `source` names the data set in messages.
 
         Raises:
-            DataError: there are faults to be refused, or no usable image.
+            DataError: there is a fault with ``on_error="raise"``, or no usable image.
         """
         log.check(source)
         if not self._files:

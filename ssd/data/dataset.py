@@ -79,7 +79,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         name: for messages, such as ``"voc train of /data/bccd"``.
         classes: names without the background; label i is ``classes[i - 1]``.
         builder: has gathered the annotations of all images.
-        log: the faults met while reading, and whether faults are skipped or refused.
+        log: the faults met while reading, and whether they are skipped or raised.
         notes: remarks for the summary.
         apply_exif: turn the images as their EXIF orientation says (True), never (False), or as the annotated sizes ask
             for (``"auto"``).
@@ -90,7 +90,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         num_listed: images that the files of the data set list, with those left out because of faults.
 
     Raises:
-        DataError: there are faults to be refused, or no usable image.
+        DataError: there is a fault with ``on_error="raise"``, or no usable image.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from ssd.errors import DataError
 
 __all__ = ["IMAGE_KINDS", "DataError", "Fault", "FaultLog", "check_choice", "list_faults", "shorten"]
 
-MODES = ("skip", "refuse")
+MODES = ("skip", "raise")
 _LISTED = 20  # faults spelled out in an error or a printed summary; the rest is counted
 _KEPT = 10_000  # faults remembered by name; a file with a million orphans must not fill the memory
 # Kinds of fault that leave a whole image out.
@@ -52,10 +52,10 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """Collects the faults of a data set, each once, and refuses the data set if it was told to.
+    """Collects the faults of a data set, each once, and raises them where ``on_error`` is ``"raise"``.
 
     Args:
-        mode: ``"skip"`` leaves the faulty object or file out and goes on; ``"refuse"`` makes ``check`` raise.
+        mode: ``"skip"`` leaves the faulty object or file out and goes on; ``"raise"`` makes ``check`` raise.
     """
 
     mode: str = "skip"
@@ -66,7 +66,7 @@ class FaultLog:
     _listed: int = 0  # of the kept faults, likewise
 
     def __post_init__(self) -> None:
-        check_choice("faults", self.mode, MODES)
+        check_choice("on_error", self.mode, MODES)
 
     def add(self, fault: Fault) -> None:
         """Records a fault; the same fault met again (another epoch, another worker) is not counted twice."""
@@ -94,11 +94,11 @@ class FaultLog:
         return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
 
     def check(self, source: str) -> None:
-        """Raises `DataError` with the faults listed if there are any and the mode is ``"refuse"``."""
-        if self.mode == "refuse" and self.faults:
+        """Raises `DataError` with the faults listed if there are any and the mode is ``"raise"``."""
+        if self.mode == "raise" and self.faults:
             raise DataError(
                 f"{source} has {sum(self.counts.values())} faults:\n{list_faults(self.faults)}\n"
-                "Fix the files, or leave the faulty objects and files out with faults='skip'."
+                "Fix the files, or leave the faulty objects and files out with on_error='skip'."
             )
 
 

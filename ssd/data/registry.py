@@ -42,8 +42,8 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
         The data set; ``print(dataset.summary())`` shows its counts and faults.
 
     Raises:
-        DataError: unknown name or option, no such folder or split, no usable image, or faults to be refused. The
-            message lists what was expected and what was found.
+        DataError: unknown name or option, no such folder or split, no usable image, or a fault with
+            ``on_error="raise"``. The message lists what was expected and what was found.
     """
     if name == "shapes":
         _check_options(name, ShapesDataset, options)

@@ -108,12 +108,12 @@ def train(
 def evaluate_and_keep_best(
     config: TrainConfig, state: State, loader: Loader, folder: RunFolder, interruption: Interruption
 ) -> None:
-    """Evaluate the state of a whole epoch; whatever fails in it, training goes on, unless faults are to be refused."""
-    refuses = config.dataset_options.get("faults") == "refuse"
+    """Evaluate the state of a whole epoch; whatever fails, training goes on, unless ``on_error`` is ``"raise"``."""
+    raises = config.dataset_options.get("on_error") == "raise"
     value = folder.survive(
         "evaluation",
         lambda: evaluate_model(state.best_model(), loader, config, folder, state.epoch, state.step),
-        but=(BrokenPipeError, DataError, SharedError) if refuses else (BrokenPipeError,),
+        but=(BrokenPipeError, DataError, SharedError) if raises else (BrokenPipeError,),
     )
     state.evaluated = state.epoch
     if value is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.checkpoints import load_weights
-from ssd.checkpoints.options import check_build_args
+from ssd.checkpoints.options import checked_build_args
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LEARNT
 from ssd.config import TrainConfig
@@ -144,7 +144,7 @@ def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dic
 def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
     """Build the model of a checkpoint again; settings that say otherwise are configuration errors."""
     with mistakes():
-        check_build_args(build_args, f"--resume {config.resume}")
+        build_args = checked_build_args(build_args, f"--resume {config.resume}")
     asked = {"name": config.model, "preset": config.preset, "image_size": config.image_size, **config.model_options}
     for name, value in asked.items():
         if value is not None and name in build_args and build_args[name] != value:
@@ -204,7 +204,7 @@ def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Te
 def priors_report(model: SSD, dataset: DetectionDataset) -> str:
     """Say how many objects of the data set a prior matches, and what to do if they are few."""
     boxes, labels = normalized_objects(dataset)
-    coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_threshold)
+    coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_iou_threshold)
     advice = coverage.advice(image_size=model.image_size)
     return f"{coverage}\nwarning: {advice} (--fit-priors)" if advice else str(coverage)
 

@@ -164,7 +164,7 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
     model, criterion = state.model, state.model.criterion
     device = batch.images.device
     matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
-    factor = state.world.loss_factor(matches.labels, criterion.normalizer)
+    factor = state.world.loss_factor(matches.labels, criterion.preset.normalizer)
     images = model.normalize(batch.images)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)

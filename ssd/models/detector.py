@@ -51,7 +51,7 @@ class SSD(nn.Module):
         self.preset = preset
         self.num_classes = num_classes
         self.image_size = prior_config.image_size
-        self.criterion = MultiBoxLoss.from_preset(preset)
+        self.criterion = MultiBoxLoss(preset)
         # what build_model needs to make the same network again, without its weights; build_model fills it in
         self.build_args: dict[str, Any] = {}
         for name, value in self._constants().items():
@@ -97,13 +97,13 @@ class SSD(nn.Module):
             logits,
             self.priors,
             score_threshold=rules.score_threshold,
-            iou_threshold=rules.nms_threshold,
+            iou_threshold=rules.nms_iou_threshold,
             candidates_per_class=candidates,
             max_detections=rules.max_detections or candidates * (self.num_classes - 1),
             variances=rules.variances,
             clip=rules.clip_boxes,
-            suppress_at=rules.suppress_at,
-            classes=rules.classes,
+            suppress_equal=rules.suppress_equal,
+            multi_label=rules.multi_label,
             min_size=rules.min_size,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -16,40 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MultiBoxLoss:
-    """Matches priors with ground truths and computes localisation and classification loss.
+    """Matches priors with ground truths and computes localization and classification loss.
 
     Holds rules only, no parameters and no priors, so one object serves every model and device.
 
     Args:
-        iou_threshold, rule, positive_at, variances: see ssd_ops.match_priors.
-        neg_pos_ratio, normalizer, min_negatives, mining: see ssd_ops.multibox_loss.
-        loc_weight: factor of the localisation loss.
+        preset: the rules: those of matching and loss, and the variances of the box code.
     """
 
-    iou_threshold: float = 0.5
-    rule: Literal["greedy", "last", "none"] = "greedy"
-    positive_at: Literal[">=", ">"] = ">="
-    neg_pos_ratio: float = 3.0
-    normalizer: Literal["batch", "image", "batch_size"] = "batch"
-    min_negatives: int = 0
-    mining: Literal["image", "batch"] = "image"
-    variances: tuple[float, float] = (0.1, 0.2)
-    loc_weight: float = 1.0
-
-    @classmethod
-    def from_preset(cls, preset: Preset) -> MultiBoxLoss:
-        """Takes the rules from a preset."""
-        return cls(
-            iou_threshold=preset.match_threshold,
-            rule=preset.rule,
-            positive_at=preset.positive_at,
-            neg_pos_ratio=preset.neg_pos_ratio,
-            normalizer=preset.normalizer,
-            min_negatives=preset.min_negatives,
-            mining=preset.mining,
-            variances=preset.variances,
-            loc_weight=preset.loc_weight,
-        )
+    preset: Preset
 
     def __call__(
         self,
@@ -86,10 +61,10 @@ class MultiBoxLoss:
             priors,
             offsets=offsets,
             ignore=ignore,
-            iou_threshold=self.iou_threshold,
-            rule=self.rule,
-            positive_at=self.positive_at,
-            variances=self.variances,
+            iou_threshold=self.preset.match_iou_threshold,
+            rule=self.preset.rule,
+            match_equal=self.preset.match_equal,
+            variances=self.preset.variances,
         )
 
     def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
@@ -99,9 +74,9 @@ class MultiBoxLoss:
             logits,
             matches.loc_targets,
             matches.labels,
-            neg_pos_ratio=self.neg_pos_ratio,
-            normalizer=self.normalizer,
-            min_negatives=self.min_negatives,
-            mining=self.mining,
+            neg_pos_ratio=self.preset.neg_pos_ratio,
+            normalizer=self.preset.normalizer,
+            min_negatives=self.preset.min_negatives,
+            mining=self.preset.mining,
         )
-        return {"loc": loc_loss * self.loc_weight, "cls": cls_loss}
+        return {"loc": loc_loss * self.preset.loc_weight, "cls": cls_loss}

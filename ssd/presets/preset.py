@@ -30,13 +30,13 @@ class Preset:
             takes image size / cells.
         prior_order: order of the boxes in a cell (see PriorConfig).
         clip: what of the priors is clamped to the image (see PriorConfig).
-        match_threshold, rule, positive_at: matching (see ssd_ops.match_priors).
+        match_iou_threshold, rule, match_equal: matching (see ssd_ops.match_priors).
         variances: of the box code, for centre and size.
         neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
         loc_weight: factor of the localisation loss.
-        score_threshold, nms_threshold, suppress_at, candidates_per_class, max_detections, clip_boxes, classes, min_size:
-            post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None sets no
-            limit.
+        score_threshold, nms_iou_threshold, suppress_equal, candidates_per_class, max_detections, clip_boxes, multi_label,
+            min_size: post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None
+            sets no limit.
         mean, std: of the input in 0..1, in the order of `channels`.
         channels: order of the colours that the network sees; images are always given as RGB.
     """
@@ -46,9 +46,9 @@ class Preset:
     steps: str | tuple[float, ...] | None = "ssd"
     prior_order: BoxOrder = "pairs"
     clip: Clip = "none"
-    match_threshold: float = 0.5
+    match_iou_threshold: float = 0.5
     rule: Literal["greedy", "last", "none"] = "greedy"
-    positive_at: Literal[">=", ">"] = ">="
+    match_equal: bool = True
     variances: tuple[float, float] = (0.1, 0.2)
     neg_pos_ratio: float = 3.0
     normalizer: Literal["batch", "image", "batch_size"] = "batch"
@@ -56,12 +56,12 @@ class Preset:
     mining: Literal["image", "batch"] = "image"
     loc_weight: float = 1.0
     score_threshold: float = 0.01
-    nms_threshold: float = 0.45
-    suppress_at: Literal[">", ">="] = ">"
+    nms_iou_threshold: float = 0.45
+    suppress_equal: bool = False
     candidates_per_class: int | None = 400
     max_detections: int | None = 200
     clip_boxes: bool = True
-    classes: Literal["all", "best"] = "all"
+    multi_label: bool = True
     min_size: float = 0.0
     mean: tuple[float, float, float] = VGG_MEAN_RGB
     std: tuple[float, float, float] = BYTE_STD
@@ -81,7 +81,7 @@ class Preset:
 
 def _check(preset: Preset) -> None:
     """Raises ValueError naming the field, what it must be and what came."""
-    for name in ("match_threshold", "nms_threshold", "score_threshold"):
+    for name in ("match_iou_threshold", "nms_iou_threshold", "score_threshold"):
         value = getattr(preset, name)
         if not 0 <= value <= 1:  # false for NaN too
             raise ValueError(f"{name} must lie in [0, 1], got {value}")
@@ -90,11 +90,8 @@ def _check(preset: Preset) -> None:
             raise ValueError(f"{name} must be at least 1, or None for no limit, got {getattr(preset, name)}")
     for name, kinds in (
         ("rule", ("greedy", "last", "none")),
-        ("positive_at", (">=", ">")),
         ("normalizer", ("batch", "image", "batch_size")),
         ("mining", ("image", "batch")),
-        ("suppress_at", (">", ">=")),
-        ("classes", ("all", "best")),
         ("channels", ("rgb", "bgr")),
         ("clip", get_args(Clip)),
         ("prior_order", get_args(BoxOrder)),

@@ -55,11 +55,11 @@ PRESETS: dict[str, Preset] = {
         prior_sizes="coco",
         clip="all",
         rule="last",
-        positive_at=">",
+        match_equal=False,
         normalizer="image",
         score_threshold=0.05,
-        nms_threshold=0.5,
-        suppress_at=">=",
+        nms_iou_threshold=0.5,
+        suppress_equal=True,
         candidates_per_class=200,
         clip_boxes=False,
         mean=IMAGENET_MEAN,
@@ -74,7 +74,7 @@ PRESETS: dict[str, Preset] = {
         "balancap",
         prior_sizes="coco",
         rule="none",
-        positive_at=">",
+        match_equal=False,
         normalizer="batch_size",
         min_negatives=1,
         mining="batch",
@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
 # presets that a family does not name.
 _SSDLITE_POST: dict[str, Any] = {
     "score_threshold": 0.001,
-    "nms_threshold": 0.55,
+    "nms_iou_threshold": 0.55,
     "candidates_per_class": 300,
     "max_detections": 300,
 }

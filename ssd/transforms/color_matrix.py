@@ -14,7 +14,7 @@ from ssd.transforms.photometric import GRAY, Distortion, mean_gray, pivot_grid, 
 _ROTATIONS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # orders of the channels that turn the circle; the others turn it over
 
 
-def colour_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, float]:
+def color_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, float]:
     """Returns a distortion as a matrix, after which hue is shifted: the steps, factors and order of
     `ssd.transforms.photometric.distort`.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ssd.data.dataset import Target
 from ssd.data.loading.packed_images import Canvas, Unrendered
 from ssd.transforms.augment import Augment, Turn
-from ssd.transforms.color_matrix import colour_matrix
+from ssd.transforms.color_matrix import color_matrix
 from ssd.transforms.geometry import View, render
 
 MOST_PIXELS = 16  # of a crop for each of the output
@@ -22,7 +22,7 @@ class Deferred:
     as they were decoded, with what `ssd_ops.render_images` needs to know.
 
     Crop, size, fill and flips are those of `Augment`, whose pixels are rounded to bytes while these are not; colours
-    differ as told at `colour_matrix`. Where a crop has more than 16 times the pixels of the output, it would cost more to
+    differ as told at `color_matrix`. Where a crop has more than 16 times the pixels of the output, it would cost more to
     hand on than to resize, and it is resized here.
     """
 
@@ -35,15 +35,15 @@ class Deferred:
         pixels = image[:, y1:y2, x1:x2]
         if pixels[0].numel() > MOST_PIXELS * side**2 or max(pixels.shape) > MOST_SIDE:
             pixels = render(image, plan.placement, antialias=rule.antialias)
-        pixels, window, flip = _oriented(pixels, destination, side, plan.turn)
-        colours, hue = _UNCHANGED if plan.distortion is None else colour_matrix(plan.distortion, image)
-        return Unrendered(pixels, window, flip, colours, hue, Canvas(side, rule.antialias, rule.fill)), target
+        pixels, crop, flip = _oriented(pixels, destination, side, plan.turn)
+        matrix, hue = _UNCHANGED if plan.distortion is None else color_matrix(plan.distortion, image)
+        return Unrendered(pixels, crop, flip, matrix, hue, Canvas(side, rule.antialias, rule.fill)), target
 
 
 def _oriented(
     pixels: Tensor, destination: View, side: int, turn: Turn
 ) -> tuple[Tensor, tuple[float, float, float, float], bool]:
-    """Turns pixels as far as it takes more than the flip of `render_images`; returns them, their window, and the flip."""
+    """Turns pixels as far as it takes more than the flip of `render_images`; returns them, their crop, and the flip."""
     height, width = pixels.shape[1:]
     left, right = _window(width, destination.x1, destination.x2, side)
     top, bottom = _window(height, destination.y1, destination.y2, side)

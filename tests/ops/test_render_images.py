@@ -52,7 +52,7 @@ def test_literal(impl: Implementation) -> None:
     assert_equal(shifted[0, :, 1, 1], torch.tensor([95.0, 45, 21.25]))
 
 
-def test_colour_matrix_literal(impl: Implementation) -> None:
+def test_color_matrix_literal(impl: Implementation) -> None:
     image = torch.tensor([30, 60, 90]).view(3, 1, 1).to(torch.uint8)
     matrix = torch.tensor([[[0.0, 0, 1, 5], [0.5, 0.5, 0, 0], [-1, 0, 0, 0]]])
     out = compare(impl, [image], torch.tensor([[0.0, 0, 1, 1]]), 1, color_matrices=matrix)

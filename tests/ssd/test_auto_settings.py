@@ -124,8 +124,8 @@ def test_the_backbone_given_decides_the_model(name: str, tmp_path: Path) -> None
 
 
 def test_the_detector_given_decides_model_and_rules(tmp_path: Path) -> None:
-    model = build_model("ssd_tiny", 3, image_size=96, width=4, nms_threshold=0.3)
+    model = build_model("ssd_tiny", 3, image_size=96, width=4, nms_iou_threshold=0.3)
     torch.save({"model": model.state_dict(), "build_args": model.build_args}, tmp_path / "run.pt")
     config = chosen(Facts(300, BIG, "cpu", 2), weights=str(tmp_path / "run.pt"))
     assert (config.model, config.image_size, config.model_options["width"]) == ("ssd_tiny", 96, 4)
-    assert config.model_options["nms_threshold"] == 0.3 and not config.fit_priors
+    assert config.model_options["nms_iou_threshold"] == 0.3 and not config.fit_priors

@@ -187,7 +187,14 @@ def test_all_options_are_listed() -> None:
     from ssd.engine.option_listing import listing
 
     text = listing()
-    for word in ("width=16", "match_threshold=0.5", "apply_exif=", "crowd=ignore", "min_negatives=0", "--dataset yolo"):
+    for word in (
+        "width=16",
+        "match_iou_threshold=0.5",
+        "apply_exif=",
+        "crowd=ignore",
+        "min_negatives=0",
+        "--dataset yolo",
+    ):
         assert word in text, word
     assert all(len(line) < 130 for line in text.splitlines())
 

@@ -39,9 +39,9 @@ def test_the_network_is_told_from_names_and_shapes(case):
 
 
 def test_the_model_that_a_checkpoint_needs():
-    model = build_from_weights(weights_of("qfgaohao mb2"), nms_threshold=0.3)
+    model = build_from_weights(weights_of("qfgaohao mb2"), nms_iou_threshold=0.3)
     assert model.build_args["name"] == "ssdlite320_mobilenet_v2" and model.num_classes == 21
-    assert (model.preset.name, model.preset.nms_threshold, len(model.priors)) == ("qfgaohao", 0.3, 3000)
+    assert (model.preset.name, model.preset.nms_iou_threshold, len(model.priors)) == ("qfgaohao", 0.3, 3000)
     assert (model.backbone.features[0][0].weight == 1).all()
     trained = build_model("ssd_tiny", 3, image_size=64, mean=[0.1, 0.2, 0.3])
     again = build_from_weights({"model": trained.state_dict(), "build_args": trained.build_args})

@@ -143,7 +143,7 @@ def test_whole_numbers_are_no_weights(tiny, saved):
             {"aspect_ratios": [2.0] * 100, "image_size": 2000},
             "100 aspect_ratios at image_size 2000 make too many priors",
         ),
-        ({"nms_threshold": float("nan")}, "nms_threshold in its build_args must be finite"),
+        ({"nms_iou_threshold": float("nan")}, "nms_iou_threshold in its build_args must be finite"),
         ({"preset": "x" * 1000}, "preset in its build_args must be a text of at most 100 characters"),
         ({"name": ["ssd_tiny"]}, "name no model of this project but "),
         ({"colour": 1}, "hold 'colour', which is no option of ssd_tiny"),

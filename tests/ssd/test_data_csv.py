@@ -106,7 +106,7 @@ def test_csv_faulty_line_is_named(tmp_path, kind):
     assert dataset.summary().faults == {kind: 1} and "train.csv, line 3" in str(dataset.summary())
     assert len(dataset) == 2 and len(dataset.annotations.labels) == 2
     with pytest.raises(DataError, match=r"train\.csv, line 3"):
-        open_dataset("csv", tmp_path, classes=["dog"], faults="refuse")
+        open_dataset("csv", tmp_path, classes=["dog"], on_error="raise")
 
 
 def test_csv_errors_say_what_was_found(tmp_path):

@@ -135,7 +135,7 @@ def test_broken_images_in_evaluation_are_left_out():
 
 def test_broken_images_are_refused():
     dataset = Torn(size=10, image_size=64)
-    dataset.log.mode = "refuse"
+    dataset.log.mode = "raise"
     with pytest.raises(DataError, match="shape 1: image unreadable"):
         list(build_loader(dataset, None, 4, train=False))
 

@@ -118,7 +118,7 @@ def test_own_item_that_breaks_the_contract_is_named(module, message):
     assert (fault.file, fault.kind, fault.detail) == ("users_cells:cells[1]", "item unusable", message)
     assert len(dataset) == 1
     with pytest.raises(DataError, match=r"users_cells:cells\[1\]: item unusable"):
-        open_with([(IMAGE, GOOD), BAD_ITEMS[message]], faults="refuse")
+        open_with([(IMAGE, GOOD), BAD_ITEMS[message]], on_error="raise")
     with pytest.raises(DataError, match="no usable image; 1 faults, the first: "):
         open_with([BAD_ITEMS[message]])
 

@@ -71,7 +71,7 @@ def test_voc_faulty_object_is_named(tmp_path, kind):
     assert len(boxes) == (2 if "clipped" in kind else 1) and bool(torch.isfinite(boxes).all())
     assert bool((boxes[:, 2:] > boxes[:, :2]).all()) and float(boxes.max()) <= 60
     with pytest.raises(DataError, match=r"bad\.xml, object 1"):
-        open_dataset("voc", tmp_path, classes=["cat"], faults="refuse")
+        open_dataset("voc", tmp_path, classes=["cat"], on_error="raise")
 
 
 def test_voc_faulty_files_are_left_out(tmp_path):
@@ -83,7 +83,7 @@ def test_voc_faulty_files_are_left_out(tmp_path):
     assert len(dataset) == 1
     assert dataset.summary().faults == {"annotation malformed": 1, "annotation missing": 1, "image missing": 1}
     with pytest.raises(DataError, match="3 faults"):
-        open_dataset("voc", tmp_path, faults="refuse")
+        open_dataset("voc", tmp_path, on_error="raise")
 
 
 def test_voc_size_missing_or_wrong(tmp_path):

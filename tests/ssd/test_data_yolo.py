@@ -81,7 +81,7 @@ def test_yolo_faulty_line_is_named(tmp_path, kind):
     assert dataset.summary().faults == {kind: 1} and "bad.txt, line 3" in str(dataset.summary())
     assert len(dataset.annotations.labels) == (3 if "clipped" in kind else 2)
     with pytest.raises(DataError, match=r"bad\.txt, line 3"):
-        open_dataset("yolo", tmp_path, faults="refuse")
+        open_dataset("yolo", tmp_path, on_error="raise")
 
 
 def test_yolo_images_are_turned_as_exif_says(tmp_path):

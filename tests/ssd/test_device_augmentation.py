@@ -95,7 +95,7 @@ def test_colours_are_those_of_the_workers(hue: float) -> None:
         torch.manual_seed(seed)
         unrendered, _ = Deferred(for_device)(*muted(seed))
         difference = PackedImages.of([unrendered]).render()[0] - plain
-        assert difference.abs().max() < 0.51, (seed, unrendered.colours, unrendered.hue)
+        assert difference.abs().max() < 0.51, (seed, unrendered.color_matrix, unrendered.hue)
         seen += float((plain - muted(seed)[0].float()).abs().mean())
     assert seen > 60 * 5
 
@@ -142,7 +142,7 @@ def test_batches_do_not_depend_on_workers_and_move() -> None:
         assert_same_objects(one, other)
         assert torch.equal(rendered(one), rendered(other))
     moved = alone[0].to("meta", non_blocking=True)
-    assert moved.images.device.type == "meta" and moved.images.colours.device.type == "meta"
+    assert moved.images.device.type == "meta" and moved.images.color_matrices.device.type == "meta"
     assert not torch.equal(rendered(alone[0]), rendered(alone[1]))
 
 

@@ -45,7 +45,7 @@ def test_onnx_gives_boxes_and_scores(detector: Detector, tmp_path: Path) -> None
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == ["disc", "star"] and about["image_size"] == "64"
-    assert json.loads(about["nms_threshold"]) == 0.45 and json.loads(about["max_detections"]) == 200
+    assert json.loads(about["nms_iou_threshold"]) == 0.45 and json.loads(about["max_detections"]) == 200
     assert about["apply_exif"] == "true" and "antialiased" in about["resize"]
     assert json.loads(about["show_from"]) == {"disc": 0.15, "star": 0.4}
     images = torch.rand(3, 3, 64, 64)

@@ -5,12 +5,16 @@ import math
 import pytest
 import torch
 
-from ssd import MultiBoxLoss, get_preset
+from ssd import MultiBoxLoss, Preset, get_preset
 
 # Four priors in a row, each a quarter of the image wide.
 PRIORS = torch.tensor([[0.0, 0, 0.25, 1], [0.25, 0, 0.5, 1], [0.5, 0, 0.75, 1], [0.75, 0, 1, 1]])
 # Overlaps prior 1 by 0.25 * 1 of 0.25 * 1: IoU 1; the others by 0.
 BOX = torch.tensor([[0.25, 0.0, 0.5, 1.0]])
+
+
+def loss_with(**rules: object) -> MultiBoxLoss:
+    return MultiBoxLoss(Preset("own", **rules))
 
 
 def test_by_hand():
@@ -20,13 +24,11 @@ def test_by_hand():
     loc[0, 2] = 9.0  # a negative's deltas do not matter
     logits = torch.zeros(1, 4, 2)
     logits[0, 0, 0] = 1.0
-    losses = MultiBoxLoss()(loc, logits, PRIORS, BOX, torch.tensor([1]), torch.tensor([0, 1]))
+    losses = loss_with()(loc, logits, PRIORS, BOX, torch.tensor([1]), torch.tensor([0, 1]))
     assert losses["loc"].item() == pytest.approx(0.125 + 1.5, abs=1e-6)
     expected = 3 * math.log(2) + math.log(1 + math.exp(-1))
     assert losses["cls"].item() == pytest.approx(expected, abs=1e-6)
-    fewer = MultiBoxLoss(neg_pos_ratio=1, loc_weight=2)(
-        loc, logits, PRIORS, BOX, torch.tensor([1]), torch.tensor([0, 1])
-    )
+    fewer = loss_with(neg_pos_ratio=1, loc_weight=2)(loc, logits, PRIORS, BOX, torch.tensor([1]), torch.tensor([0, 1]))
     assert fewer["cls"].item() == pytest.approx(2 * math.log(2), abs=1e-6)
     assert fewer["loc"].item() == pytest.approx(2 * 1.625, abs=1e-6)
 
@@ -36,7 +38,7 @@ def test_lists_and_packed_agree():
     loc, logits = torch.randn(3, 4, 4), torch.randn(3, 4, 3)
     boxes = [BOX, torch.zeros(0, 4), torch.tensor([[0.0, 0, 0.3, 1], [0.7, 0, 1, 1]])]
     labels = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64), torch.tensor([2, 1])]
-    loss = MultiBoxLoss()
+    loss = loss_with()
     listed = loss(loc, logits, PRIORS, boxes, labels)
     packed = loss(loc, logits, PRIORS, torch.cat(boxes), torch.cat(labels), torch.tensor([0, 1, 1, 3]))
     assert torch.equal(listed["loc"], packed["loc"]) and torch.equal(listed["cls"], packed["cls"])
@@ -45,9 +47,9 @@ def test_lists_and_packed_agree():
 def test_images_without_objects_teach_only_with_min_negatives():
     loc, logits = torch.zeros(2, 4, 4), torch.zeros(2, 4, 2, requires_grad=True)
     empty = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0, 0]))
-    silent = MultiBoxLoss()(loc, logits, PRIORS, *empty)
+    silent = loss_with()(loc, logits, PRIORS, *empty)
     assert silent["loc"].item() == 0 and silent["cls"].item() == 0
-    taught = MultiBoxLoss(min_negatives=3)(loc, logits, PRIORS, *empty)
+    taught = loss_with(min_negatives=3)(loc, logits, PRIORS, *empty)
     assert taught["cls"].item() == pytest.approx(6 * math.log(2), abs=1e-5)
     taught["cls"].backward()
     assert (logits.grad.abs().sum(dim=(1, 2)) > 0).all()
@@ -57,33 +59,33 @@ def test_rules_reach_the_ops():
     loc, logits = torch.zeros(1, 4, 4), torch.zeros(1, 4, 2)
     shifted = torch.tensor([[0.375, 0.0, 0.625, 1.0]])  # IoU 1/3 with priors 1 and 2
     args = (loc, logits, PRIORS, shifted, torch.tensor([1]), torch.tensor([0, 1]))
-    assert MultiBoxLoss(rule="none")(*args)["cls"].item() == 0
-    one = MultiBoxLoss(rule="greedy")(*args)  # the object keeps prior 1, 3 negatives
+    assert loss_with(rule="none")(*args)["cls"].item() == 0
+    one = loss_with(rule="greedy")(*args)  # the object keeps prior 1, 3 negatives
     assert one["cls"].item() == pytest.approx(4 * math.log(2), abs=1e-5)
-    two = MultiBoxLoss(rule="none", iou_threshold=0.3)(*args)  # both priors positive, both others negative
+    two = loss_with(rule="none", match_iou_threshold=0.3)(*args)  # both priors positive, both others negative
     assert two["cls"].item() == pytest.approx(4 * math.log(2) / 2, abs=1e-5)
     # dx = 0.125 / 0.25 / variance 0.1 = 5 -> 4.5; with variance 1 it is 0.5 -> 0.125
     assert one["loc"].item() == pytest.approx(4.5, abs=1e-5)
-    assert MultiBoxLoss(variances=(1.0, 1.0))(*args)["loc"].item() == pytest.approx(0.125, abs=1e-6)
+    assert loss_with(variances=(1.0, 1.0))(*args)["loc"].item() == pytest.approx(0.125, abs=1e-6)
 
 
 def test_ignored_objects_are_neither_positive_nor_negative():
     loc, logits = torch.zeros(1, 4, 4), torch.zeros(1, 4, 2)
     boxes = torch.cat((BOX, torch.tensor([[0.75, 0.0, 1.0, 1.0]])))
     args = (loc, logits, PRIORS, boxes, torch.tensor([1, 1]), torch.tensor([0, 2]))
-    losses = MultiBoxLoss()(*args, torch.tensor([False, True]))
+    losses = loss_with()(*args, torch.tensor([False, True]))
     assert losses["cls"].item() == pytest.approx(
         3 * math.log(2), abs=1e-5
     )  # one positive, two negatives, prior 3 apart
 
 
 def test_presets_give_their_rules():
-    torchvision, caffe = (MultiBoxLoss.from_preset(get_preset(name)) for name in ("torchvision", "caffe"))
+    torchvision, caffe = (MultiBoxLoss(get_preset(name)).preset for name in ("torchvision", "caffe"))
     assert (torchvision.rule, caffe.rule) == ("last", "greedy")
-    assert torchvision.positive_at == caffe.positive_at == ">="
-    own = MultiBoxLoss.from_preset(get_preset("caffe", overrides={"min_negatives": 5, "loc_weight": 0.5}))
+    assert torchvision.match_equal == caffe.match_equal is True
+    own = MultiBoxLoss(get_preset("caffe", overrides={"min_negatives": 5, "loc_weight": 0.5})).preset
     assert own.min_negatives == 5 and own.loc_weight == 0.5
-    balancap = MultiBoxLoss.from_preset(get_preset("caffe", overrides={"mining": "batch", "normalizer": "batch_size"}))
+    balancap = MultiBoxLoss(get_preset("caffe", overrides={"mining": "batch", "normalizer": "batch_size"})).preset
     assert (balancap.mining, balancap.normalizer) == ("batch", "batch_size")
     with pytest.raises(ValueError, match="normalizer must be batch or batch_size where mining is batch, got 'image'"):
         get_preset("caffe", overrides={"mining": "batch", "normalizer": "image"})
@@ -94,8 +96,8 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.manual_seed(1)
     loc, logits = torch.randn(2, 4, 4).to(dtype).requires_grad_(), (5 * torch.randn(2, 4, 3)).to(dtype).requires_grad_()
     args = (PRIORS, torch.cat((BOX, BOX)), torch.tensor([1, 2]), torch.tensor([0, 1, 2]))
-    half = MultiBoxLoss()(loc, logits, *args)
-    full = MultiBoxLoss()(loc.detach().float(), logits.detach().float(), *args)
+    half = loss_with()(loc, logits, *args)
+    full = loss_with()(loc.detach().float(), logits.detach().float(), *args)
     for name in half:
         assert half[name].dtype == torch.float32
         torch.testing.assert_close(half[name], full[name])

@@ -109,14 +109,14 @@ def test_own_preset_is_data():
         "mine", prior_sizes=(10, 20, 30, 40, 60), rule="none", min_negatives=7, channels="bgr", mean=[0.1, 0.2, 0.3]
     )
     model = build_model("ssd_tiny", 2, preset=mine, image_size=64)
-    assert model.criterion.rule == "none" and model.criterion.min_negatives == 7
+    assert model.criterion.preset.rule == "none" and model.criterion.preset.min_negatives == 7
     image = torch.rand(1, 3, 64, 64)
     expected = (image[:, [2, 1, 0]] - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) * 255
     torch.testing.assert_close(model.normalize(image), expected)
     assert build_model(**model.build_args).preset.mean == (0.1, 0.2, 0.3)
     assert set(PRESETS) >= {"torchvision", "caffe", "amdegroot"}
-    with pytest.raises(ValueError, match="nms_threshold must be a finite number, got nan"):
-        build_model("ssd_tiny", 2, nms_threshold=float("nan"))
+    with pytest.raises(ValueError, match="nms_iou_threshold must be a finite number, got nan"):
+        build_model("ssd_tiny", 2, nms_iou_threshold=float("nan"))
 
 
 def test_dtypes_copies_and_state():

@@ -28,7 +28,7 @@ from ssd.models import build_model
         ("ssdlite320_mobilenet_v2", "extra_channels", ["a"], "extra_channels must be a list of whole numbers or null"),
         ("ssd300_resnet18", "freeze_bn", 1, "freeze_bn must be true or false, got 1"),
         ("ssd300_vgg16", "trainable_layers", -1, "trainable_layers must be at least 0, got -1"),
-        ("ssd_tiny", "match_threshold", "high", "match_threshold must be a finite number, got 'high'"),
+        ("ssd_tiny", "match_iou_threshold", "high", "match_iou_threshold must be a finite number, got 'high'"),
         ("ssd_tiny", "variances", [0.1, "b"], "variances must be a list of numbers"),
         ("ssd_tiny", "clip_boxes", "no", "clip_boxes must be true or false, got 'no'"),
     ],
@@ -40,7 +40,7 @@ def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, 
 
 
 def test_numbers_of_numpy_and_lists_of_json_are_taken() -> None:
-    options = {"width": np.int64(4), "levels": 2, "match_threshold": np.float32(0.5), "variances": [0.1, 0.2]}
+    options = {"width": np.int64(4), "levels": 2, "match_iou_threshold": np.float32(0.5), "variances": [0.1, 0.2]}
     assert build_model("ssd_tiny", 3, image_size=64, aspect_ratios=[2, 3.0], **options).num_classes == 3
 
 
@@ -62,7 +62,7 @@ def test_an_option_of_a_data_set_of_another_type_is_named(option: str, value: An
 
 def test_options_of_data_sets_that_read_files() -> None:
     for name in ("voc", "coco", "yolo", "csv", "labelme"):
-        with pytest.raises(DataError, match=rf"data set '{name}': faults must be a text, got 3"):
-            open_dataset(name, "nowhere", faults=3)
+        with pytest.raises(DataError, match=rf"data set '{name}': on_error must be a text, got 3"):
+            open_dataset(name, "nowhere", on_error=3)
         with pytest.raises(DataError, match="classes must be a list of texts or null"):
             open_dataset(name, "nowhere", classes={"a": 1})

@@ -44,9 +44,9 @@ def batch_of(seed: int, counts: tuple[int, ...] = (3, 0, 5), deferred: bool = Fa
             pixels=torch.randint(0, 256, (int(ends[-1]),), dtype=torch.uint8, generator=generator),
             offsets=torch.cat((ends.new_zeros(1), ends[:-1])),
             sizes=sizes,
-            windows=torch.cat((torch.zeros(len(counts), 2), sizes.flip(1).float()), dim=1),
+            crops=torch.cat((torch.zeros(len(counts), 2), sizes.flip(1).float()), dim=1),
             flip=torch.rand(len(counts), generator=generator) < 0.5,
-            colours=torch.eye(3, 4).repeat(len(counts), 1, 1),
+            color_matrices=torch.eye(3, 4).repeat(len(counts), 1, 1),
             hue=torch.zeros(len(counts)),
             canvas=Canvas(64, True, (0, 0, 0)),
         )

@@ -148,9 +148,9 @@ def match(preset, boxes, labels, priors=CELLS):
         [torch.tensor(boxes)],
         [torch.tensor(labels)],
         torch.tensor(priors).float(),
-        iou_threshold=rules.match_threshold,
+        iou_threshold=rules.match_iou_threshold,
         rule=rules.rule,
-        positive_at=rules.positive_at,
+        match_equal=rules.match_equal,
         variances=rules.variances,
     )
 
@@ -203,7 +203,7 @@ def test_losses_of_a_batch(preset):
         [priors[:1], torch.zeros(0, 4)],
         [torch.ones(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)],
     )
-    losses = MultiBoxLoss.from_preset(PRESETS[preset])(loc, logits, priors, boxes, labels)
+    losses = MultiBoxLoss(PRESETS[preset])(loc, logits, priors, boxes, labels)
     unsure, wrong = math.log(2), math.log(1 + math.exp(2))
     expected = {
         "nvidia": (0.125 / 2, 4 * unsure / 2),  # by the image's positives, then the mean over images
@@ -262,8 +262,8 @@ def test_input(preset, family, expected):
 )
 def test_post_process(preset, score, nms, candidates, room):
     rules = PRESETS[preset]
-    assert (rules.score_threshold, rules.nms_threshold, rules.candidates_per_class) == (score, nms, candidates)
-    rules = rules.replace(prior_sizes="geometric", steps=None, nms_threshold=0.5)
+    assert (rules.score_threshold, rules.nms_iou_threshold, rules.candidates_per_class) == (score, nms, candidates)
+    rules = rules.replace(prior_sizes="geometric", steps=None, nms_iou_threshold=0.5)
     model = build_model("ssd_tiny", 3, preset=rules, image_size=64)
     model.priors = torch.tensor([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.25], [0.5, 0.5, 1.5, 1]])  # IoU of the first two: 0.5
     found = model.detect(torch.zeros(1, 3, 4), torch.tensor([[[0.0, 5, 0], [0, 4, 0], [0, 3, 0]]]))

@@ -39,11 +39,11 @@ class COCODataset(DetectionDataset):
             classes without objects, named "unused 12" and so on.
         crowd: ``"ignore"`` flags crowd regions; ``"drop"`` leaves them out, which makes background of them.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
 
     Raises:
-        DataError: no such layout, a file that is no COCO JSON, no usable image, or faults to be refused.
+        DataError: no such layout, a file that is no COCO JSON, no usable image, or a fault with ``on_error="raise"``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class COCODataset(DetectionDataset):
         labels: str = "ranks",
         crowd: str = "ignore",
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         apply_exif: bool | str = "auto",
     ) -> None:
         check_choice("crowd", crowd, ("ignore", "drop"))
@@ -65,7 +65,7 @@ class COCODataset(DetectionDataset):
         builder = AnnotationsBuilder(empty)
         self.root, annotations = split_path(Path(root), annotations)
         self.annotation_file, folders = find_layout(self.root, split, annotations, images)
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         data = read_coco_json(self.annotation_file)
         used = {as_int(item.get("category_id")) for item in data["annotations"] if isinstance(item, dict)}
         names, self.category_ids = read_categories(data["categories"], used, as_names(classes), self.annotation_file)

@@ -45,12 +45,12 @@ class CSVDataset(DetectionDataset):
         classes: names in the order of their labels; those of the file, sorted, and printed where not given.
         units: ``"pixels"``, ``"shares"``, or ``"auto"``: shares where no coordinate of the file exceeds 1.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         apply_exif: turn the images as EXIF says, or (``"auto"``) as columns width and height ask for; without these, turn
             them.
 
     Raises:
-        DataError: no such file, a file without the needed columns, no usable image, or faults to be refused.
+        DataError: no such file, a file without the needed columns, no usable image, or a fault with ``on_error="raise"``.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class CSVDataset(DetectionDataset):
         classes: Sequence[str] | None = None,
         units: str = "auto",
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         apply_exif: bool | str = "auto",
     ) -> None:
         check_choice("units", units, ("auto", "pixels", "shares"))
         builder = AnnotationsBuilder(empty)
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         root, annotations = split_path(Path(root), annotations)
         file = find_table(root, split, annotations)
         is_whole = annotations is None and file.parent == root and file.name in _WHOLE

@@ -41,7 +41,7 @@ class CustomDataset(DetectionDataset):
         split: handed on.
         classes: names without background; the data set's attribute ``classes`` where not given.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         **options: handed on.
 
     Raises:
@@ -57,13 +57,13 @@ class CustomDataset(DetectionDataset):
         *,
         classes: Sequence[str] | None = None,
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         **options: Any,
     ) -> None:
         builder = AnnotationsBuilder(empty)
         self.items = _call(name, {} if root is None else {"root": root}, split, options)
         names = tuple(map(str, _class_names(name, self.items, classes)))
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         self._rows: list[int] = []  # of each image that is used, its index in the user's data set
         self._scan(name, len(names) + 1, builder, log)
         super().__init__(f"{name} {split}", names, builder, log)

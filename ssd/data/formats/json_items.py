@@ -34,12 +34,12 @@ class JSONItemsDataset(DetectionDataset):
         split: such as ``"train"``, or ``"all"``.
         classes: names in the order of their labels; those that the files list, or of the objects, sorted, where None.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
 
     Raises:
         NoSplitError: there is no such split.
-        DataError: no such files, no usable image, or faults to be refused.
+        DataError: no such files, no usable image, or a fault with ``on_error="raise"``.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class JSONItemsDataset(DetectionDataset):
         *,
         classes: Sequence[str] | None = None,
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         apply_exif: bool | str = "auto",
     ) -> None:
         builder = AnnotationsBuilder(empty)
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         folder, file = split_path(Path(root), None)
         files = [Path(file)] if file is not None else json_item_files(folder, kind)
         if not files:

@@ -46,11 +46,11 @@ class VOCDataset(DetectionDataset):
             any other; ``"drop"`` leaves them out, which makes background of them.
         coordinates: see the module.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
 
     Raises:
-        DataError: the folder is no VOC folder, the split is missing or empty, or there are faults to be refused.
+        DataError: the folder is no VOC folder, the split is missing or empty, or a fault with ``on_error="raise"``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class VOCDataset(DetectionDataset):
         difficult: str = "ignore",
         coordinates: str = "edges",
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         apply_exif: bool | str = "auto",
     ) -> None:
         check_choice("difficult", difficult, _DIFFICULT)
@@ -71,7 +71,7 @@ class VOCDataset(DetectionDataset):
         self.root = Path(root)
         self.difficult = difficult
         self.coordinates = coordinates
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         images, files = find_images(self.root, split)
         classes = as_names(classes)
         if classes is None:

@@ -31,12 +31,12 @@ class YOLODataset(DetectionDataset):
         split: such as ``"train"`` or ``"val"``; ``"all"`` for every image.
         classes: names in place of those of the file, in the same order.
         empty: ``"keep"`` or ``"drop"`` images without objects.
-        faults: ``"skip"`` or ``"refuse"``.
+        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
         allow_outside: follow paths of data.yaml and of lists that leave `root`.
         apply_exif: turn the images as EXIF says; ``"auto"`` does, as no size says otherwise.
 
     Raises:
-        DataError: no class names, no such split, no usable image, or faults to be refused.
+        DataError: no class names, no such split, no usable image, or a fault with ``on_error="raise"``.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class YOLODataset(DetectionDataset):
         *,
         classes: Sequence[str] | None = None,
         empty: str = "keep",
-        faults: str = "skip",
+        on_error: str = "skip",
         allow_outside: bool = False,
         apply_exif: bool | str = "auto",
     ) -> None:
         builder = AnnotationsBuilder(empty)
-        log = FaultLog(faults)
+        log = FaultLog(on_error)
         found = find_split(Path(root), split, allow_outside)
         names = as_names(classes) or found.classes
         if len(names) != len(found.classes):

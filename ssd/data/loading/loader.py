@@ -97,7 +97,7 @@ def build_loader(
 
     In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
     that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it
-    is in ``dataset.report`` after the epoch, or, where the data set refuses faults, ends the loop with an error that
+    is in ``dataset.report`` after the epoch, or, with ``on_error="raise"``, ends the loop with an error that
     names it.
 
     Args:

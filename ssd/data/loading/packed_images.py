@@ -24,9 +24,9 @@ class Unrendered(NamedTuple):
     """One image that is still to be rendered."""
 
     pixels: Tensor  # [3, h, w] uint8, RGB
-    window: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
+    crop: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
     flip: bool  # left and right of the output change places
-    colours: np.ndarray  # [3, 4] float32, affine in RGB
+    color_matrix: np.ndarray  # [3, 4] float32, affine in RGB
     hue: float  # by which it is shifted then, in turns
     canvas: Canvas
 
@@ -38,9 +38,9 @@ class PackedImages:
     pixels: Tensor  # [N] uint8: planes [3, h, w] of all images
     offsets: Tensor  # [B] int64: image b begins at pixels[offsets[b]]
     sizes: Tensor  # [B, 2] int64: h, w
-    windows: Tensor  # [B, 4] float32, xyxy in pixels of each image
+    crops: Tensor  # [B, 4] float32, xyxy in pixels of each image
     flip: Tensor  # [B] bool
-    colours: Tensor  # [B, 3, 4] float32
+    color_matrices: Tensor  # [B, 3, 4] float32
     hue: Tensor  # [B] float32
     canvas: Canvas
 
@@ -55,9 +55,9 @@ class PackedImages:
             pixels=pixels,
             offsets=torch.from_numpy(bounds[:-1]),
             sizes=torch.tensor([image.pixels.shape[1:] for image in images]),
-            windows=torch.tensor([image.window for image in images]),
+            crops=torch.tensor([image.crop for image in images]),
             flip=torch.tensor([image.flip for image in images]),
-            colours=torch.from_numpy(np.stack([image.colours for image in images])),
+            color_matrices=torch.from_numpy(np.stack([image.color_matrix for image in images])),
             hue=torch.tensor([image.hue for image in images]),
             canvas=images[0].canvas,
         )
@@ -98,12 +98,12 @@ class PackedImages:
         side, antialias, fill = self.canvas
         return ssd_ops.render_images(
             self.pixels,
-            self.windows,
+            self.crops,
             side,
             offsets=self.offsets,
             sizes=self.sizes,
             flip=self.flip,
-            colours=self.colours.flip(1) if bgr else self.colours,
+            color_matrices=self.color_matrices.flip(1) if bgr else self.color_matrices,
             hue=-self.hue if bgr else self.hue,  # from red to blue to green
             antialias=antialias,
             fill=fill[::-1] if bgr else fill,

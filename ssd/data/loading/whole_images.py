@@ -18,7 +18,7 @@ _OFFSET, _SIZE, _WINDOW = 8, 16, 16  # bytes of an image's entries: int64, two i
 class WholeImages:
     """Images that are still to be resized, by `ssd_ops.render_images` in one launch."""
 
-    buffer: Tensor  # [N] uint8: offsets of all images, their sizes, their windows, and then their planes [3, h, w]
+    buffer: Tensor  # [N] uint8: offsets of all images, their sizes, their crops, and then their planes [3, h, w]
     count: int  # of images in the buffer
     first: int  # of the images meant
     last: int  # behind them
@@ -80,10 +80,10 @@ class WholeImages:
             bgr: blue comes first in the output.
         """
         parts = _split(self.buffer[: self.count * (_OFFSET + _SIZE + _WINDOW)], self.count)
-        offsets, sizes, windows = (part[self.first : self.last] for part in parts)
+        offsets, sizes, crops = (part[self.first : self.last] for part in parts)
         images = ssd_ops.render_images(
             self.buffer[self.count * (_OFFSET + _SIZE + _WINDOW) :],
-            windows,
+            crops,
             self.side,
             offsets=offsets,
             sizes=sizes,
@@ -95,10 +95,10 @@ class WholeImages:
 
 
 def _split(head: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Offsets int64 [B], sizes int64 [B, 2] and windows float32 [B, 4] as views of their bytes."""
-    offsets, sizes, windows = head.split([count * _OFFSET, count * _SIZE, count * _WINDOW])
+    """Offsets int64 [B], sizes int64 [B, 2] and crops float32 [B, 4] as views of their bytes."""
+    offsets, sizes, crops = head.split([count * _OFFSET, count * _SIZE, count * _WINDOW])
     return (
         offsets.view(torch.int64),
         sizes.view(torch.int64).view(count, 2),
-        windows.view(torch.float32).view(count, 4),
+        crops.view(torch.float32).view(count, 4),
     )
