@@ -1,4 +1,4 @@
-"""The input of a batch from uint8 images: crop, resize, flip and normalise; crops as SSD's augmentation draws them.
+"""The input of a batch from uint8 images: crop, resize, flip and normalize; crops as SSD's augmentation draws them.
 
 python benchmarks/bench_images.py [--quick] [--json FILE] [--device cuda]
 """

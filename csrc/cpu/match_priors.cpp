@@ -86,7 +86,7 @@ void keep_better(Found<T>& found, const T* __restrict value, int64_t g) {
   }
 }
 
-// The highest of the values, which are 0 or more: as integers, whose order is the same and whose maximum vectorises.
+// The highest of the values, which are 0 or more: as integers, whose order is the same and whose maximum vectorizes.
 template <typename T>
 T highest(const T* value) {
   typename IntOf<T>::type bits[kMatchTile], most = 0;

@@ -3,7 +3,7 @@
 //
 // Within 2 ulp of the true value for every float, subnormal arguments and results included; tests/ops/test_vec_math.py
 // measures it. exp: NaN stays NaN, inf gives inf, -inf and all below -103.98 give 0, all above 88.72 inf. log: NaN
-// and negative numbers give NaN, 0 and -0 give -inf, inf gives inf. double calls the C library (not vectorised).
+// and negative numbers give NaN, 0 and -0 give -inf, inf gives inf. double calls the C library (not vectorized).
 //
 // Loops that call these need -fno-math-errno -fno-trapping-math -ffp-contract=off, which the build gives to csrc/cpu.
 #pragma once

@@ -1,7 +1,7 @@
 // Plan of encode and decode: a thread is a box, loaded, computed and stored as one vector; priors come from the L2
 // cache.
 //
-// Plan of the gradients: a block is `lanes` x `width` threads (256 in all), for `width` neighbouring priors and one
+// Plan of the gradients: a block is `lanes` x `width` threads (256 in all), for `width` neighboring priors and one
 // slice of L. Lane k takes every `lanes`-th row of the slice, in order, keeps the sum of its prior's gradient in double
 // in registers and writes the gradients of the boxes as it goes. The lanes of a prior are then added in order through
 // shared memory, and the slices in order by a second kernel: no atomics, so the same input gives the same bits.

@@ -1,7 +1,7 @@
 // The first kernel of multibox_loss: log of the sum of exponentials and cross entropy of every row of logits.
 //
 // Plan: a group of lanes takes kRows rows at once and keeps them in registers, each lane every kGroup-th class, so that
-// neighbouring lanes read neighbouring classes. Maximum and sum of exponentials come from shuffles inside the group, in
+// neighboring lanes read neighboring classes. Maximum and sum of exponentials come from shuffles inside the group, in
 // an order that depends on the number of classes alone. Logits are read once.
 #pragma once
 

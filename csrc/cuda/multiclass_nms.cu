@@ -1,4 +1,4 @@
-// Plan: collect_scores_kernel reads every score once, neighbouring threads neighbouring scores, 16 bytes a load where
+// Plan: collect_scores_kernel reads every score once, neighboring threads neighboring scores, 16 bytes a load where
 // the images begin at 16 bytes, and kAhead loads before it waits for the first. It appends those at or above the floor
 // to the candidates of their image; select_kernel (select.cu) does the rest, a block for each image.
 #include "cuda/append.cuh"

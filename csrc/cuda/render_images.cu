@@ -1,7 +1,7 @@
 // Plan: a block is 32 x 32 output pixels of one image, a thread four of them, one below the other at a distance of 8,
-// so that a warp writes 32 neighbours of each plane and its reads lie together. What a column is made of is found once
+// so that a warp writes 32 neighbors of each plane and its reads lie together. What a column is made of is found once
 // for all four. A thread computes its weights itself, which is cheaper than to share them, and reads bytes through the
-// cache, where its neighbours find them again. No shared memory.
+// cache, where its neighbors find them again. No shared memory.
 #include "cuda/load.cuh"
 #include "cuda/render_images.h"
 

@@ -41,7 +41,7 @@ class Layout:
         columns_first: rows of a head are k * A + a (number k of box a, of A in a cell) instead of a * K + k.
         box_order: order of the boxes of a cell; None has no order of its own.
         scale_shape: of the weights of L2Norm.
-        dropped: matches names of buffers that carry nothing learnt.
+        dropped: matches names of buffers that carry nothing learned.
         backbone_only: there are no heads.
         preset, options: the preset that the weights were trained with, and what of it to change.
         sizes: prior sizes by the number of classes with the background, 0 standing for any other; None leaves them to

@@ -216,16 +216,16 @@ def _classes(state: dict[str, Tensor | None], rows: dict[str, HeadRows]) -> int 
 
 
 def _compare_rules(model: SSD, checkpoint: Checkpoint, layout: Layout, report: LoadReport) -> None:
-    learnt = fitting_preset(model, layout, checkpoint.build_args, report.num_classes)
-    if learnt is None:
+    learned = fitting_preset(model, layout, checkpoint.build_args, report.num_classes)
+    if learned is None:
         return
-    report.preset = learnt.name
+    report.preset = learned.name
     if checkpoint.build_args is None:
         report.options = preset_options(layout, MODELS[model.build_args["name"]].family, report.num_classes)
-    report.differences = differences(model.preset, learnt)
+    report.differences = differences(model.preset, learned)
     if report.differences:
         warnings.warn(
-            f"the model has other rules than its weights learnt: {'; '.join(report.differences)}", stacklevel=3
+            f"the model has other rules than its weights learned: {'; '.join(report.differences)}", stacklevel=3
         )
 
 

@@ -36,7 +36,7 @@ class Checkpoint:
         build_args, classes: of the model, if this project saved it.
         prefix: what was taken off every name.
         outside: entries without the prefix, which `state` lacks.
-        apply_exif: whether the images that the model learnt from were turned as EXIF says, if this project saved it.
+        apply_exif: whether the images that the model learned from were turned as EXIF says, if this project saved it.
         thresholds: class name to the score from which its detections are shown, by the last evaluation.
     """
 

@@ -12,7 +12,7 @@ from ssd.models import MODELS, SSD
 from ssd.models.weight_files import few
 from ssd.presets import Preset, get_preset
 
-# Rules that the weights have learnt; the others (loss, thresholds) can be chosen freely afterwards.
+# Rules that the weights have learned; the others (loss, thresholds) can be chosen freely afterwards.
 LEARNT = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "std", "channels")
 
 
@@ -38,10 +38,10 @@ class LoadReport:
         new_classes: classes that the checkpoint does not name; their rows of the class heads are left as they were.
         reordered: whether rows of the class heads were permuted to the order of the model's class names.
         prefix: what a wrapper or framework had put before every name.
-        dropped: constants of the checkpoint that carry nothing learnt, and entries without the prefix.
+        dropped: constants of the checkpoint that carry nothing learned, and entries without the prefix.
         num_classes: of the checkpoint, with the background; None for a backbone.
         preset, options: the preset that fits the weights, and what of it to change; None if unknown.
-        differences: rules that the weights have learnt and in which the model differs.
+        differences: rules that the weights have learned and in which the model differs.
     """
 
     source: str
@@ -91,7 +91,9 @@ class LoadReport:
             changes = "".join(f", {key}={value!r}" for key, value in self.options.items())
             lines.append(f"  trained with preset={self.preset!r}{changes}")
         if self.differences:
-            lines.append(f"  WARNING: the model has other rules than its weights learnt: {'; '.join(self.differences)}")
+            lines.append(
+                f"  WARNING: the model has other rules than its weights learned: {'; '.join(self.differences)}"
+            )
         return "\n".join(lines)
 
 
@@ -115,11 +117,11 @@ def preset_options(layout: Layout, family: str, classes: int | None) -> dict[str
     return options
 
 
-def differences(model: Preset, learnt: Preset) -> list[str]:
-    """Rules that weights have learnt and in which the model's preset is another, in words."""
+def differences(model: Preset, learned: Preset) -> list[str]:
+    """Rules that weights have learned and in which the model's preset is another, in words."""
     found = []
     for name in LEARNT:
-        ours, theirs = getattr(model, name), getattr(learnt, name)
+        ours, theirs = getattr(model, name), getattr(learned, name)
         if not _same(ours, theirs):
             found.append(f"{name} {ours!r} instead of {theirs!r}")
     return found

@@ -64,7 +64,7 @@ class TrainConfig:
     )
     device_augmentation: bool = _option(
         False,
-        "the device that trains crops, resizes and colours the images of a batch in one launch; --workers only decode "
+        "the device that trains crops, resizes and colors the images of a batch in one launch; --workers only decode "
         "them and draw how",
     )
     workers: int = _option(2, "processes that load images, for each training process", torchvision=4, short="-j")
@@ -87,10 +87,10 @@ class TrainConfig:
     )
     fit_priors: bool = _option(False, "search prior sizes that fit the training objects")
 
-    epochs: int = _option(20, "passes over the training images", torchvision=26, group="optimiser")
+    epochs: int = _option(20, "passes over the training images", torchvision=26, group="optimizer")
     iterations: int = _option(0, "steps in all, in place of --epochs; --lr-steps then count steps too; 0: by epochs")
     batch_size: int = _option(16, "images a step, for each process", torchvision=2, short="-b")
-    opt: str = _option("adamw", "optimiser: " + ", ".join(OPTIMIZERS), torchvision="sgd")
+    opt: str = _option("adamw", "optimizer: " + ", ".join(OPTIMIZERS), torchvision="sgd")
     lr: float = _option(0.002, "learning rate after the warm-up", torchvision=0.02)
     lr_batch_size: int = _option(
         0, "images a step, of all processes, that --lr is meant for; it is scaled. 0: as given"
@@ -100,7 +100,7 @@ class TrainConfig:
     bias_lr_factor: float = _option(1.0, "rate of biases, as a share of that of their weights (Caffe: 2)")
     momentum: float = _option(0.9, "of SGD (beta 1 of AdamW)")
     weight_decay: float = _option(0.02, "of weights", torchvision=1e-4, short="--wd")
-    norm_weight_decay: float | None = _option(0.0, "of normalisation layers; none: as --weight-decay", torchvision=None)
+    norm_weight_decay: float | None = _option(0.0, "of normalization layers; none: as --weight-decay", torchvision=None)
     bias_weight_decay: float | None = _option(0.0, "of biases; none: as --weight-decay", torchvision=None)
     clip_grad_norm: float = _option(10.0, "largest norm of the gradient; 0: no limit", torchvision=0.0)
     ema_decay: float = _option(0.99, "decay of the running mean of weights; 0: none", torchvision=0.0)

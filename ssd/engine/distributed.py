@@ -113,9 +113,9 @@ class World:
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the running statistics of the first one, so that all evaluate one model."""
         if self.size > 1:
-            learnt = {name for name, _ in model.named_parameters()}  # the same on all processes
+            learned = {name for name, _ in model.named_parameters()}  # the same on all processes
             for name, value in model.state_dict().items():
-                if name not in learnt:
+                if name not in learned:
                     dist.broadcast(value, 0)
 
     def loss_factor(self, labels: Tensor, normalizer: str) -> Tensor | None:

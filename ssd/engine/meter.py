@@ -52,7 +52,7 @@ class LossMeter:
         self.epoch = EpochMeans()
 
     def add(self, losses: dict[str, Tensor], step: int, image_ids: list[int]) -> None:
-        """Take in the losses of a step and the images that it learnt from; the host does not wait."""
+        """Take in the losses of a step and the images that it learned from; the host does not wait."""
         loc, cls = losses["loc"].double(), losses["cls"].double()
         self.sums += torch.stack([loc, cls])
         bad_here = torch.where(torch.isfinite(loc + cls), math.inf, float(step))

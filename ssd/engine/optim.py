@@ -21,7 +21,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
     """Make SGD or AdamW over the weights that learn, on a GPU with fused kernels.
 
     The backbone's own features, which may come pretrained, its extra levels, and the heads learn at rates of their own;
-    so do biases. Biases and normalisation layers have a weight decay of their own.
+    so do biases. Biases and normalization layers have a weight decay of their own.
 
     Args:
         config: rates and decays.

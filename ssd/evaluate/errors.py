@@ -13,7 +13,7 @@ def classify(found: Matches, threshold: float, near: float) -> np.ndarray:
 
     Returns:
         ``[D]`` of ``"right"``; ``"ignored"``, its object is; ``"duplicate"``, its object was found with a higher score;
-        ``"confusion"``, it lies on an object of another class (IoU at least `threshold`); ``"localisation"``, it
+        ``"confusion"``, it lies on an object of another class (IoU at least `threshold`); ``"localization"``, it
         lies on an object of its class, but badly (IoU from `near` up to `threshold`); ``"background"``, none of
         these. The first that applies counts.
     """
@@ -23,7 +23,7 @@ def classify(found: Matches, threshold: float, near: float) -> np.ndarray:
     claims = np.flatnonzero(hit & ~on_ignored)
     first = claims[np.unique(found.gt[claims], return_index=True)[1]]
     kinds = np.full(len(found.iou), "background", dtype="<U12")
-    kinds[(found.iou >= near) & ~hit] = "localisation"
+    kinds[(found.iou >= near) & ~hit] = "localization"
     kinds[(found.other_iou >= threshold) & ~hit] = "confusion"
     kinds[claims] = "duplicate"
     kinds[first] = "right"
@@ -46,13 +46,13 @@ def gains(found: Matches, kinds: np.ndarray, objects: int, method: str) -> dict[
         mended = kinds.copy()
         rows = np.flatnonzero(kinds == kind)
         mended[rows] = "ignored"
-        if kind == "localisation":
+        if kind == "localization":
             taken = np.concatenate([found.gt[kinds == "right"], np.flatnonzero(found.gt_ignore)])
             rows = rows[~np.isin(found.gt[rows], taken)]
             mended[rows[np.unique(found.gt[rows], return_index=True)[1]]] = "right"
         out[kind] = average_precision(mended[mended != "ignored"] == "right", objects, method) - before
     seen = np.zeros(len(found.gt_ignore), dtype=bool)
-    seen[found.gt[np.isin(kinds, ("right", "localisation"))]] = True
+    seen[found.gt[np.isin(kinds, ("right", "localization"))]] = True
     asked = int((seen & ~found.gt_ignore).sum())
     # where none is found, to find them is all that can raise AP
     after = average_precision(kinds[kinds != "ignored"] == "right", asked, method) if asked else 1.0

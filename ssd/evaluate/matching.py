@@ -15,7 +15,7 @@ from ssd.data.faults import DataError
 from ssd.evaluate.records import Records, box_iou
 
 METHODS = ("area", "11point")
-ERRORS = ("localisation", "duplicate", "confusion", "background")
+ERRORS = ("localization", "duplicate", "confusion", "background")
 
 
 @dataclass(frozen=True)

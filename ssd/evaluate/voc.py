@@ -39,7 +39,7 @@ class ClassResult:
     tp: int
     fp: int
     missed: int
-    errors: dict[str, int]  # localisation, duplicate, confusion, background
+    errors: dict[str, int]  # localization, duplicate, confusion, background
     gains: dict[str, float]  # the same and missed
 
     def limit(self) -> str:

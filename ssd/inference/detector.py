@@ -71,7 +71,7 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Det
         raise DataError(str(error)) from error
     classes = checkpoint.classes or _names_of_torchvision(str(source))
     classes = classes or tuple(str(label) for label in range(1, model.num_classes))
-    # Photographs are to be seen upright: only a model that learnt from pictures as they are stored takes them so.
+    # Photographs are to be seen upright: only a model that learned from pictures as they are stored takes them so.
     turned = True if checkpoint.apply_exif is None else checkpoint.apply_exif
     return Detector(model.to(device).eval(), classes, turned, checkpoint.thresholds)
 

@@ -109,7 +109,7 @@ class InferenceEngine:
         return WholeImages.of(parts, side, self.antialias, pin=self.device.type == "cuda")
 
     def detect(self, images: Images) -> ssd_ops.Detections:
-        """Return the padded detections of a batch on the CPU, boxes normalised to their image."""
+        """Return the padded detections of a batch on the CPU, boxes normalized to their image."""
         return next(self.detect_all([images]))
 
     def detect_all(self, batches: Iterable[Images]) -> Iterator[ssd_ops.Detections]:

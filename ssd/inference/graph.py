@@ -29,7 +29,7 @@ class DetectionGraphs:
 
     Args:
         net: The detector in evaluation mode, in channels_last.
-        forward: Maps normalised images to loc and logits; `net.forward_raw` or a compiled form of it.
+        forward: Maps normalized images to loc and logits; `net.forward_raw` or a compiled form of it.
     """
 
     def __init__(self, net: SSD, forward: Network) -> None:

@@ -37,7 +37,7 @@ class SSD(nn.Module):
         num_classes: C, with the background as class 0.
     """
 
-    priors: Tensor  # [P, 4] float32 xyxy, normalised to the image
+    priors: Tensor  # [P, 4] float32 xyxy, normalized to the image
     mean: Tensor  # [1, 3, 1, 1] float32, in the preset's channel order
     std: Tensor
 
@@ -60,7 +60,7 @@ class SSD(nn.Module):
     def normalize(self, images: Tensor | PackedImages | WholeImages) -> Tensor:
         """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype.
 
-        Images that are still to be rendered are rendered and normalised in one launch.
+        Images that are still to be rendered are rendered and normalized in one launch.
         """
         dtype = next(self.parameters()).dtype
         if not isinstance(images, Tensor):
@@ -75,7 +75,7 @@ class SSD(nn.Module):
         return (images - self.mean).div_(self.std).to(dtype)
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps normalised images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
+        """Maps normalized images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
         if not self.training or len(images) > 1:
             return self.head(self.backbone(images))
         try:
@@ -89,7 +89,7 @@ class SSD(nn.Module):
             ) from error
 
     def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
-        """Decodes, thresholds and suppresses: padded detections of every image, boxes normalised to the image."""
+        """Decodes, thresholds and suppresses: padded detections of every image, boxes normalized to the image."""
         rules = self.preset
         candidates = rules.candidates_per_class or len(self.priors)
         return ssd_ops.detect(

@@ -25,7 +25,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises [B, C, H, W], unless that has been done."""
+        """Normalizes [B, C, H, W], unless that has been done."""
         return x if self.folded else super().forward(x)
 
 
@@ -39,7 +39,7 @@ class FoldedConv2d(nn.Conv2d):
     norm: list[FrozenBatchNorm2d]  # in a list, so that it is not a child and has one name in the state dict
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and normalises [B, C, H, W]."""
+        """Convolves and normalizes [B, C, H, W]."""
         norm = self.norm[0]
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)

@@ -30,7 +30,7 @@ def resize_images(images: Sequence[Tensor], size: int) -> tuple[Tensor, list[tup
 def pack_targets(
     targets: Sequence[dict[str, Tensor]], sizes: Sequence[tuple[int, int]], num_classes: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Packs targets in pixels into ground truths normalised to their image.
+    """Packs targets in pixels into ground truths normalized to their image.
 
     Their values are checked where the targets lie: the host waits once for targets on a GPU, and not at all for those
     on the CPU.

@@ -39,8 +39,8 @@ SSD512_EXTRAS = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Ext
 class VGGExtractor(Extractor):
     """VGG16 with fc6 and fc7 as (dilated) convolutions and the extra levels of SSD.
 
-    The first level is conv4_3, scaled to unit length over its channels and multiplied with a learnt weight per channel
-    (L2Norm), because its values are far larger than those of the later levels; or normalised by BatchNorm.
+    The first level is conv4_3, scaled to unit length over its channels and multiplied with a learned weight per channel
+    (L2Norm), because its values are far larger than those of the later levels; or normalized by BatchNorm.
     """
 
     def __init__(self, features: nn.Sequential, extras: Sequence[Extra], norm: Norm = "l2"):
@@ -82,7 +82,7 @@ class VGGExtractor(Extractor):
 
 
 def _vgg16_features() -> nn.Sequential:
-    """torchvision's VGG16 to pool5, initialised as there; its classifier, 123 of 138 million weights, is never made."""
+    """torchvision's VGG16 to pool5, initialized as there; its classifier, 123 of 138 million weights, is never made."""
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
@@ -125,7 +125,7 @@ def _ssd_vgg16(
         aspect_ratios: besides 1; one list for all levels, or one for each; None takes the paper's.
         weights_backbone: name of torchvision's weights, a file, or None for a random start.
         trainable_layers: stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
-        norm: what scales the first level, conv4_3: "l2", each cell to unit length times a learnt weight (the paper), or
+        norm: what scales the first level, conv4_3: "l2", each cell to unit length times a learned weight (the paper), or
             "batch", BatchNorm (qfgaohao).
     """
     vgg = _vgg16_features()

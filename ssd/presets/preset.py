@@ -26,19 +26,19 @@ class Preset:
         name: the system.
         prior_sizes: "voc", "coco", "linear", "geometric", the sizes of a system, or sizes in pixels, one more than
             levels (see prior_sizes.resolve_sizes).
-        steps: distance between the centres of each level in pixels, or whose (see prior_sizes.resolve_steps); None
+        steps: distance between the centers of each level in pixels, or whose (see prior_sizes.resolve_steps); None
             takes image size / cells.
         prior_order: order of the boxes in a cell (see PriorConfig).
         clip: what of the priors is clamped to the image (see PriorConfig).
         match_iou_threshold, rule, match_equal: matching (see ssd_ops.match_priors).
-        variances: of the box code, for centre and size.
+        variances: of the box code, for center and size.
         neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
-        loc_weight: factor of the localisation loss.
+        loc_weight: factor of the localization loss.
         score_threshold, nms_iou_threshold, suppress_equal, candidates_per_class, max_detections, clip_boxes, multi_label,
             min_size: post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None
             sets no limit.
         mean, std: of the input in 0..1, in the order of `channels`.
-        channels: order of the colours that the network sees; images are always given as RGB.
+        channels: order of the colors that the network sees; images are always given as RGB.
     """
 
     name: str

@@ -11,7 +11,7 @@ balancap   chooses one negative more for each image, and drops all negatives tha
            limit; scores equal to the threshold pass there, not here. L2Norm's weights start at 1, here at 20.
 caffe      cuts prior sizes to integers (SSD512 gets 35, 76, 153 ... for 35.84, 76.8, 153.6 ...): not here. An object
            that overlaps no prior by more than 1e-6 gets none there; here by more than 0.
-lufficc    writes 537.65 as SSD512's last VOC size, where the rule gives 537.6: kept, since its weights learnt it.
+lufficc    writes 537.65 as SSD512's last VOC size, where the rule gives 537.6: kept, since its weights learned it.
 nvidia     returns detections by rising score: here by falling. Its decoder writes into the network's output, so that
            a second call differs: not here. Older versions count a prior twice that is positive and mined: not here.
            Its evaluation suppresses at 0.5, which is taken here; its decoder's own default is 0.45.

@@ -1,6 +1,6 @@
 """Prior boxes: their configuration, the boxes themselves, and the checks that catch a wrong configuration.
 
-A prior of level k, cell (row, col) has its centre at ((col + offset) * step, (row + offset) * step) pixels. The order
+A prior of level k, cell (row, col) has its center at ((col + offset) * step, (row + offset) * step) pixels. The order
 of all priors is cell-major: level, row, column, box; the same order as the rows of the heads' output.
 """
 
@@ -35,13 +35,13 @@ class PriorConfig:
         min_sizes: s of each level, or several for one level.
         max_sizes: S of each level (as many as the level has min sizes), or None for a level without that box.
         aspect_ratios: ratios of each level besides 1; the inverse of each is added.
-        steps: distance between the centres of each level; None takes image_size / feature size.
-        clip: "none" (Caffe); "wh" clamps width and height to the image and leaves the centres (torchvision); "all"
+        steps: distance between the centers of each level; None takes image_size / feature size.
+        clip: "none" (Caffe); "wh" clamps width and height to the image and leaves the centers (torchvision); "all"
             clamps cx, cy, w, h to [0, 1] (amdegroot and those that follow it); "corners" clamps x1, y1, x2, y2 (Caffe's
             clip flag).
         order: "pairs" is ar, 1/ar for one ratio after the other (nearly all); "grouped" is all ratios, then all
             inverses.
-        offset: position of the centre inside its cell.
+        offset: position of the center inside its cell.
     """
 
     image_size: int
@@ -134,11 +134,11 @@ def make_priors(config: PriorConfig, box_format: BoxFormat = "xyxy") -> Tensor:
         config: where the priors lie.
         box_format: "xyxy" or "cxcywh".
     Returns:
-        float32 [P, 4], normalised to the image (0..1; unclipped priors may lie outside), cell-major.
+        float32 [P, 4], normalized to the image (0..1; unclipped priors may lie outside), cell-major.
     Raises:
-        ValueError: all priors have one size, so no level could specialise.
+        ValueError: all priors have one size, so no level could specialize.
     Warns:
-        UserWarning: some priors coincide, so one of each group can never be learnt apart from the others.
+        UserWarning: some priors coincide, so one of each group can never be learned apart from the others.
     """
     levels = [level_priors(config, level) for level in range(len(config.feature_sizes))]
     cxcywh, xyxy = (np.concatenate(parts) for parts in zip(*levels, strict=True))
@@ -154,9 +154,9 @@ def level_priors(config: PriorConfig, level: int) -> tuple[np.ndarray, np.ndarra
     cy = (np.arange(rows, dtype=np.float64) + config.offset) * step_y / size
     cx = (np.arange(cols, dtype=np.float64) + config.offset) * step_x / size
     wh = np.array(config.cell_boxes(level), dtype=np.float64) / size  # [A, 2]
-    centres = np.stack(np.meshgrid(cx, cy), axis=-1)[:, :, None]
+    centers = np.stack(np.meshgrid(cx, cy), axis=-1)[:, :, None]
     shape = (rows, cols, len(wh), 2)
-    cxcywh = np.concatenate((np.broadcast_to(centres, shape), np.broadcast_to(wh, shape)), axis=-1).reshape(-1, 4)
+    cxcywh = np.concatenate((np.broadcast_to(centers, shape), np.broadcast_to(wh, shape)), axis=-1).reshape(-1, 4)
     if config.clip == "wh":
         cxcywh[:, 2:] = cxcywh[:, 2:].clip(0, 1)
     elif config.clip == "all":
@@ -174,7 +174,7 @@ def _check_priors(cxcywh: np.ndarray, config: PriorConfig) -> None:
         w, h = (rounded[0, 2:].astype(np.float64) * config.image_size).tolist()
         raise ValueError(
             f"all {len(cxcywh)} priors have one size, {w:g} x {h:g} px in an image of {config.image_size} px, so no "
-            f"level can specialise in objects of its size: min_sizes {_plain(config.min_sizes)}, max_sizes "
+            f"level can specialize in objects of its size: min_sizes {_plain(config.min_sizes)}, max_sizes "
             f"{_plain(config.max_sizes)}, clip {config.clip!r}; give every level its own size in pixels (fractions go "
             "through from_scales)"
         )

@@ -92,15 +92,15 @@ def prior_coverage(
     Boxes without area overlap nothing and count as missed.
 
     Args:
-        priors: float [P, 4] xyxy, normalised to the image.
-        boxes: [G, 4] xyxy of each image, normalised to it.
+        priors: float [P, 4] xyxy, normalized to the image.
+        boxes: [G, 4] xyxy of each image, normalized to it.
         labels: [G] of each image, 1..len(names).
         names: of the classes without the background.
         iou_threshold: of a match.
     Returns:
         counts over all images.
     Raises:
-        ValueError: boxes are not normalised (pixels are the usual mistake), or labels are out of range.
+        ValueError: boxes are not normalized (pixels are the usual mistake), or labels are out of range.
     """
     packed = [b.detach().reshape(-1, 4).to(priors.device, torch.float32) for b in boxes]
     flat = torch.cat(packed) if packed else priors.new_zeros(0, 4)
@@ -109,7 +109,7 @@ def prior_coverage(
     if len(label) != len(flat):
         raise ValueError(f"labels must hold one for each box, {len(flat)}, got {len(label)}")
     if flat.numel() and flat.max() > 2:
-        raise ValueError(f"boxes must be normalised to their image (0..1), got a coordinate of {flat.max().item():g}")
+        raise ValueError(f"boxes must be normalized to their image (0..1), got a coordinate of {flat.max().item():g}")
     if label.numel() and not 1 <= int(label.min()) <= int(label.max()) <= len(names):
         raise ValueError(f"labels must lie in 1..{len(names)}, got {int(label.min())}..{int(label.max())}")
     chunk = max(1, _CELLS // max(1, len(priors)))

@@ -33,7 +33,7 @@ def fit_prior_sizes(
 
     Args:
         config: grids, aspect ratios and clip; one min size for each level.
-        boxes: [G, 4] xyxy of each image, normalised to it. Boxes without area are left out.
+        boxes: [G, 4] xyxy of each image, normalized to it. Boxes without area are left out.
         labels: [G] of each image.
         objects_per_class: evenly spaced sample that is judged.
         rounds: passes over all sizes.

@@ -30,7 +30,7 @@ _NAMED = {
     ("qfgaohao_mobilenet", 6): (MOBILENET_45, 300),
     ("lufficc_mobilenet", 6): (MOBILENET_45, 320),
 }
-# (name, levels, side of the input) -> distance between centres in pixels, where it is not the input / cells
+# (name, levels, side of the input) -> distance between centers in pixels, where it is not the input / cells
 _STEPS = {
     ("ssd", 6, 300): SSD300_STEPS,
     ("ssd", 7, 512): SSD512_STEPS,

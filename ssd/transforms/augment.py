@@ -32,7 +32,7 @@ class Augmentation:
         shortest: sides of which one is drawn for each image; the image is first resized so that its shorter side has
             it and the longer one at most `longest`, proportions kept. Empty for none.
         longest: see `shortest`.
-        photometric: colour distortion; None for none.
+        photometric: color distortion; None for none.
         jitter: least and greatest scale of the image within a square window as wide as its longer side: below 1 it
             stands in the upper left corner with `fill` around it, above 1 a window of it is seen. Proportions are kept.
             None for none, and then the whole image is warped to the square.
@@ -42,10 +42,10 @@ class Augmentation:
         extra: for pictures without an up direction: ``"vflip"`` adds up-down flips, ``"d4"`` also quarter turns (all
             eight positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two
             directions.
-        cut: objects whose centre the crop leaves outside are, as far as still visible, background (``"drop"``, as in
+        cut: objects whose center the crop leaves outside are, as far as still visible, background (``"drop"``, as in
             every SSD), neither object nor background (``"ignore"``), or objects all the same (``"keep"``).
         min_size: objects with a smaller width or height, in output pixels, are left out.
-        fill: colour around a zoomed-out image.
+        fill: color around a zoomed-out image.
         antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
             with it must be evaluated with it, as `ssd/train.py` does; `ssd/predict.py` always resizes with it.
     """
@@ -159,7 +159,7 @@ class Augment:
         return canvas
 
     def _objects(self, target: Target, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
-        # (indices kept [K], boxes in output pixels [K, 4], which of them are objects cut off at the centre [K])
+        # (indices kept [K], boxes in output pixels [K, 4], which of them are objects cut off at the center [K])
         # In numpy: on a handful of boxes each of torch's calls would cost more than all of this.
         boxes, ignored = target["boxes"].numpy(), target["ignore"].numpy()
         x1, y1, x2, y2 = placement.source

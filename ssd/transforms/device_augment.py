@@ -21,7 +21,7 @@ class Deferred:
     """Draws what an `Augment` draws, and does with the target what it does; the pixels are those that the crop shows,
     as they were decoded, with what `ssd_ops.render_images` needs to know.
 
-    Crop, size, fill and flips are those of `Augment`, whose pixels are rounded to bytes while these are not; colours
+    Crop, size, fill and flips are those of `Augment`, whose pixels are rounded to bytes while these are not; colors
     differ as told at `color_matrix`. Where a crop has more than 16 times the pixels of the output, it would cost more to
     hand on than to resize, and it is resized here.
     """

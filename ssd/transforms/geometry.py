@@ -73,7 +73,7 @@ def jitter_view(view: View, low: float, high: float) -> View:
 def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
     """Narrows a view to a random crop that meets the IoU rule.
 
-    A crop needs the centre of an object strictly inside it and, among those objects, one with the IoU that was drawn.
+    A crop needs the center of an object strictly inside it and, among those objects, one with the IoU that was drawn.
     All trials are drawn and judged at once; the first that passes is taken. Without objects any crop passes
     (torchvision leaves such an image whole). Where no crop passes in many rounds the view stays as it is.
 
@@ -106,10 +106,10 @@ def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
 
 
 def _best_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    # [T] greatest IoU of each crop with the boxes whose centre lies in it, -1 where there is none
+    # [T] greatest IoU of each crop with the boxes whose center lies in it, -1 where there is none
     crop, box = crops[:, None, :], boxes[None, :, :]  # [T, 1, 4], [1, G, 4]
-    centre = (box[..., :2] + box[..., 2:]) / 2
-    inside = ((crop[..., :2] < centre) & (centre < crop[..., 2:])).all(-1)
+    center = (box[..., :2] + box[..., 2:]) / 2
+    inside = ((crop[..., :2] < center) & (center < crop[..., 2:])).all(-1)
     sides = np.clip(np.minimum(crop[..., 2:], box[..., 2:]) - np.maximum(crop[..., :2], box[..., :2]), 0, None)
     overlap = sides[..., 0] * sides[..., 1]
     areas = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])

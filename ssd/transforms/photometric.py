@@ -18,7 +18,7 @@ _SAMPLES = 32  # the contrast's pivot is the mean of a grid of about this many s
 
 @dataclass(frozen=True)
 class PhotometricRule:
-    """Ranges of the factors; hue in turns of the colour circle. Each step is taken with probability `p`."""
+    """Ranges of the factors; hue in turns of the color circle. Each step is taken with probability `p`."""
 
     brightness: tuple[float, float] = (0.875, 1.125)
     contrast: tuple[float, float] = (0.5, 1.5)
@@ -29,7 +29,7 @@ class PhotometricRule:
 
 
 class Distortion(NamedTuple):
-    """What is done to the colours of one image."""
+    """What is done to the colors of one image."""
 
     steps: list[tuple[str, float]]  # brightness, contrast, saturation, hue in their order, each with its factor
     channels: list[int] | None  # then output channel c is channel channels[c]
@@ -60,7 +60,7 @@ def pivot_grid(image: Tensor) -> Tensor:
 
 
 def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
-    """Distorts the colours of a patch.
+    """Distorts the colors of a patch.
 
     Args:
         patch: uint8 ``[3, h, w]``, the visible part of an image.
@@ -116,7 +116,7 @@ def _gray(pixels: Tensor) -> Tensor:
 
 
 def shift_hue(pixels: Tensor, turns: float) -> Tensor:
-    """Shifts the hue of RGB pixels ``[3, N]`` by a share of the colour circle; value and saturation stay.
+    """Shifts the hue of RGB pixels ``[3, N]`` by a share of the color circle; value and saturation stay.
 
     With v the largest channel, m the smallest and h the hue in sixths of the circle, HSV to RGB is
     ``m + (v - m) * clip(w, 0, 1)`` with w = |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Gray

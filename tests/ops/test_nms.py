@@ -82,7 +82,7 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("scale", (1e-22, 1e-19, 1.0, 1e17))
 def test_thresholds_near_the_iou(impl: Implementation, scale: float) -> None:
-    # Every IoU that occurs is a threshold, and so are its neighbours. Areas are subnormal at the least scale.
+    # Every IoU that occurs is a threshold, and so are its neighbors. Areas are subnormal at the least scale.
     boxes = random_boxes(12, seed=3) * scale
     iou = ssd_ops.reference.box_iou(boxes, boxes)
     for value in iou[iou > 0][:8]:

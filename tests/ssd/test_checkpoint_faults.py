@@ -172,7 +172,7 @@ def test_the_report_names_the_preset_and_warns_of_another(vgg):
     assert "trained with preset='amdegroot', prior_sizes='coco'" in str(report) and report.differences == []
     with pytest.warns(UserWarning, match="prior_sizes 'voc' instead of 'coco'"):
         report = load_weights(vgg, foreign.vgg("amdegroot", 5))
-    assert "WARNING: the model has other rules than its weights learnt: prior_sizes 'voc' instead of 'coco'" in str(
+    assert "WARNING: the model has other rules than its weights learned: prior_sizes 'voc' instead of 'coco'" in str(
         report
     )
     with pytest.warns(UserWarning, match="channels 'rgb' instead of 'bgr'"):

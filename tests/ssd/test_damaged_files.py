@@ -146,7 +146,7 @@ def test_whole_numbers_are_no_weights(tiny, saved):
         ({"nms_iou_threshold": float("nan")}, "nms_iou_threshold in its build_args must be finite"),
         ({"preset": "x" * 1000}, "preset in its build_args must be a text of at most 100 characters"),
         ({"name": ["ssd_tiny"]}, "name no model of this project but "),
-        ({"colour": 1}, "hold 'colour', which is no option of ssd_tiny"),
+        ({"color": 1}, "hold 'color', which is no option of ssd_tiny"),
     ],
 )
 def test_build_args_are_bounded(changes, words, saved):

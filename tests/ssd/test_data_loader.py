@@ -165,7 +165,7 @@ def test_shapes_boxes_fit_what_is_drawn():
         if len(layout) != 1:
             continue
         x1, y1, x2, y2 = dataset.target(i)["boxes"][0].tolist()
-        # Grain is drawn after the shape's colour, so compare the smooth image: shapes stand out by more than the grain.
+        # Grain is drawn after the shape's color, so compare the smooth image: shapes stand out by more than the grain.
         change = (drawn[i] - dataset.load_image(i).int()).abs().sum(0) > 3 * 2 * 16
         ys, xs = change.nonzero(as_tuple=True)
         assert len(xs) and x1 - 1.5 < int(xs.min()) and int(xs.max()) < x2 + 1.5

@@ -68,7 +68,7 @@ FAULTY = {
     "box not a number": "0 0.5 x 0.5 0.5",
     "box not finite": "0 nan 0.5 0.5 0.5",
     "unknown class": "2 0.5 0.5 0.5 0.5",
-    "box not normalised": "0 30 20 10 10",
+    "box not normalized": "0 30 20 10 10",
     "box without area": "0 0.5 0.5 0 0.5",
     "box clipped to its image": "0 0.95 0.5 0.5 0.5",
 }

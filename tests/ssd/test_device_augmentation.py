@@ -84,7 +84,7 @@ def muted(seed: int) -> tuple[Tensor, Target]:
 
 
 @pytest.mark.parametrize("hue", [0.02, 0.5])
-def test_colours_are_those_of_the_workers(hue: float) -> None:
+def test_colors_are_those_of_the_workers(hue: float) -> None:
     """All steps in both orders and all orders of the channels; the plain path rounds once, at the end."""
     rule = PhotometricRule((0.9, 1.1), (0.8, 1.2), (0.8, 1.2), (-hue, hue), p=0.8)
     seen = 0.0
@@ -100,7 +100,7 @@ def test_colours_are_those_of_the_workers(hue: float) -> None:
     assert seen > 60 * 5
 
 
-def test_colours_cut_once_have_nearly_the_same_statistics() -> None:
+def test_colors_cut_once_have_nearly_the_same_statistics() -> None:
     """The full strength: the plain path cuts to 0 .. 255 after each step, this one only once; in levels of 255."""
     plain, deferred = both("ssd", 40)
     for measure in (mean_of, deviation_of, saturation_of):

@@ -184,7 +184,7 @@ def test_what_torch_says_of_memory_is_told_with_what_to_do(monkeypatch: pytest.M
         command("--output-dir", str(tmp_path / "run"))
 
 
-def test_batch_norm_that_learns_is_synchronised_and_frozen_one_is_not() -> None:
+def test_batch_norm_that_learns_is_synchronized_and_frozen_one_is_not() -> None:
     from ssd.models.frozen import freeze_batch_norm
 
     frozen, learning = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))

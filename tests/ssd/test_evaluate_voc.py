@@ -73,7 +73,7 @@ def test_literal_example():
     assert cell.precision.tolist() == [1, 1 / 2, 2 / 3, 2 / 4] and cell.recall.tolist() == [1 / 3, 1 / 3, 2 / 3, 2 / 3]
     assert cell.ap == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert (cell.score, cell.tp, cell.fp, cell.missed) == (0.7, 2, 1, 1)
-    assert cell.errors == {"localisation": 0, "duplicate": 1, "confusion": 0, "background": 0}
+    assert cell.errors == {"localization": 0, "duplicate": 1, "confusion": 0, "background": 0}
     assert cell.gains["duplicate"] == pytest.approx(2 / 3 - cell.ap) and cell.gains["background"] == 0
     assert cell.gains["missed"] == pytest.approx((1 + 2 / 3) / 2 - cell.ap)
     eleven = voc_ap(records, ["cell"], method="11point").mean_ap
@@ -110,8 +110,8 @@ def test_kinds_of_error():
         truth([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 2]),
     )
     cat, dog = voc_ap(records, ["cat", "dog"], score=0.0).classes
-    assert cat.errors == {"localisation": 1, "duplicate": 0, "confusion": 1, "background": 1} and cat.tp == 1
-    assert dog.errors == {"localisation": 0, "duplicate": 0, "confusion": 1, "background": 0} and dog.missed == 1
+    assert cat.errors == {"localization": 1, "duplicate": 0, "confusion": 1, "background": 1} and cat.tp == 1
+    assert dog.errors == {"localization": 0, "duplicate": 0, "confusion": 1, "background": 0} and dog.missed == 1
     assert dog.ap == 0 and dog.gains["missed"] == 1, "where none is found, nothing else can raise AP"
 
 
@@ -119,8 +119,8 @@ def test_badly_placed_box_mended():
     records = Records()
     records.add(found([[0, 0, 10, 4]], [0.9], [1]), truth([[0, 0, 10, 10]], [1]))
     (cell,) = voc_ap(records, ["cell"]).classes
-    assert cell.ap == 0 and cell.gains["localisation"] == 1 and cell.gains["missed"] == 0
-    assert "localisation +1.000" in cell.limit()
+    assert cell.ap == 0 and cell.gains["localization"] == 1 and cell.gains["missed"] == 0
+    assert "localization +1.000" in cell.limit()
 
 
 def test_ignored_objects_count_as_nothing():

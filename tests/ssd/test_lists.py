@@ -16,7 +16,7 @@ def test_images_are_warped_and_sizes_kept():
     assert torch.equal(batch[1], images[1]) and torch.equal(batch[2], torch.full((3, 8, 8), 0.5))
 
 
-def test_targets_are_packed_and_normalised():
+def test_targets_are_packed_and_normalized():
     targets = [
         {"boxes": torch.tensor([[10.0, 5, 20, 10]]), "labels": torch.tensor([2])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},

@@ -1,4 +1,4 @@
-"""Optimisers and schedules that the recipes of other systems ask for."""
+"""Optimizers and schedules that the recipes of other systems ask for."""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ def test_clips_move_the_known_levels():
     level = torch.bucketize((plain != wh).any(dim=1).nonzero()[:, 0], torch.tensor(STARTS_300), right=True) - 1
     assert torch.bincount(level, minlength=6).tolist() == [0, 0, 0, 0, 18, 2]
     moved = (full[:, :2] != wh[:, :2]).any(dim=1).nonzero()[:, 0]
-    assert 7942 <= moved.min() and moved.max() < 8542  # the 10 x 10 level, whose last centre is 304 / 300
+    assert 7942 <= moved.min() and moved.max() < 8542  # the 10 x 10 level, whose last center is 304 / 300
     assert plain[moved].max() == torch.tensor(304 / 300)
 
 
 def test_first_cell_and_order_literal():
-    # s = 30, sqrt(30 * 60) = 42.4264, 30 * sqrt(2) = 42.4264 by 30 / sqrt(2) = 21.2132; centre (4, 4)
+    # s = 30, sqrt(30 * 60) = 42.4264, 30 * sqrt(2) = 42.4264 by 30 / sqrt(2) = 21.2132; center (4, 4)
     expected = torch.tensor([[4, 4, 30, 30], [4, 4, 42.4264069, 42.4264069], [4, 4, 42.4264069, 21.2132034]]) / 300
     priors = make_priors(ssd300(SSD300_VOC), "cxcywh")
     torch.testing.assert_close(priors[:3], expected, rtol=1e-7, atol=0)

@@ -80,7 +80,7 @@ def small(name: str, folders: dict[str, Path], *flags: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_builds_its_model_and_optimiser(name: str, folders: dict[str, Path]) -> None:
+def test_a_recipe_builds_its_model_and_optimizer(name: str, folders: dict[str, Path]) -> None:
     config = parse_args(small(name, folders, "--no-fit-priors"))
     dataset = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
     model = make_model(config, dataset)

@@ -78,7 +78,7 @@ def rows(*values):
 
 
 def test_rows_of_voc_priors():
-    # the last cell of the 10 x 10 level has its centre at 9.5 * 32 = 304 of 300; its first box is 111 wide
+    # the last cell of the 10 x 10 level has its center at 9.5 * 32 = 304 of 300; its first box is 111 wide
     last = 5776 + 2166 + 6 * 99
     assert torch.equal(priors_of("caffe")[last], rows(304 / 300, 304 / 300, 0.37, 0.37))
     for name in ("amdegroot", "qfgaohao", "lufficc"):
@@ -169,7 +169,7 @@ def test_prior_that_two_objects_claim(preset):
     found = match(preset, [[0, 0, 0.5, 0.5], [0, 0.125, 0.5, 0.625]], [1, 2], priors)
     expected = {"caffe": [1, 0, 2, 0], "balancap": [1, 0, 0, 0]}.get(preset, [2, 0, 0, 0])
     assert found.labels.tolist() == [expected]
-    if preset == "caffe":  # centre 0.375 from 0.75, in sides of 0.5, over the variance 0.1
+    if preset == "caffe":  # center 0.375 from 0.75, in sides of 0.5, over the variance 0.1
         assert found.loc_targets[0, 2].tolist() == [0, -7.5, 0, 0]
     elif preset != "balancap":
         assert found.loc_targets[0, 0].tolist() == [0, 2.5, 0, 0]

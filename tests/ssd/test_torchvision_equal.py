@@ -34,8 +34,8 @@ def pair(request):
 
 
 def head_outputs(theirs, images):
-    normalised = torch.stack([theirs.transform.normalize(image) for image in images])
-    return theirs.head(list(theirs.backbone(normalised).values()))
+    normalized = torch.stack([theirs.transform.normalize(image) for image in images])
+    return theirs.head(list(theirs.backbone(normalized).values()))
 
 
 def native(model, count):
@@ -74,7 +74,7 @@ def test_detections_are_the_same_in_the_same_order(pair):
     for mine, other in zip(got, expected, strict=True):
         assert len(mine["boxes"]) == ours.preset.max_detections and len(mine["labels"].unique()) == 3
         assert_same_order(mine, other)
-    # an image that is warped is warped before it is normalised, not after: the same up to rounding
+    # an image that is warped is warped before it is normalized, not after: the same up to rounding
     image = torch.rand(3, 211, 320)
     with torch.no_grad():
         mine, other = ours([image])[0], theirs([image])[0]

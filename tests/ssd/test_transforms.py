@@ -89,8 +89,8 @@ def test_crop_meets_its_rule():
                 continue
             x1, y1, x2, y2 = view
             assert 0 <= x1 < x2 <= 200 and 0 <= y1 < y2 <= 120 and 0.5 <= (x2 - x1) / (y2 - y1) <= 2.0
-            centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-            inside = ((centre > [x1, y1]) & (centre < [x2, y2])).all(1)
+            center = (boxes[:, :2] + boxes[:, 2:]) / 2
+            inside = ((center > [x1, y1]) & (center < [x2, y2])).all(1)
             overlap = np.clip(np.minimum(boxes[:, 2:], [x2, y2]) - np.maximum(boxes[:, :2], [x1, y1]), 0, None).prod(1)
             iou = overlap / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (x2 - x1) * (y2 - y1) - overlap)
             assert inside.any() and iou[inside].max() >= min_iou
@@ -142,8 +142,8 @@ def test_photometric_steps_are_torchvisions(step):
 def test_hue_of_gray_and_full_turn():
     gray = torch.full((3, 5), 77.0)
     assert torch.equal(shift_hue(gray, 0.3), gray)
-    colours = torch.rand(3, 1000) * 255
-    assert torch.allclose(shift_hue(colours, 1.0), colours, atol=1e-2)
+    colors = torch.rand(3, 1000) * 255
+    assert torch.allclose(shift_hue(colors, 1.0), colors, atol=1e-2)
     red = torch.tensor([[255.0], [0.0], [0.0]])
     assert torch.allclose(shift_hue(red, 1 / 3), torch.tensor([[0.0], [255.0], [0.0]]), atol=1e-2)
 
@@ -164,7 +164,7 @@ def test_objects_at_the_cut():
             torch.manual_seed(seed)
             results.append(build_transforms("none", 100, train=True, cut=cut, **placement_rule)(image, target)[1])
         drop, ignore = results
-        # Objects to learn are the same; only what is cut off through its centre is there besides, to be ignored.
+        # Objects to learn are the same; only what is cut off through its center is there besides, to be ignored.
         assert torch.equal(drop["boxes"][~drop["ignore"]], ignore["boxes"][~ignore["ignore"]])
         assert torch.equal(drop["labels"][~drop["ignore"]], ignore["labels"][~ignore["ignore"]])
         assert len(ignore["labels"]) >= len(drop["labels"]) > 0

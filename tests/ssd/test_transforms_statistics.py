@@ -1,7 +1,7 @@
 """The whole SSD augmentation against torchvision's plain chain of v2 transforms: the same distribution of what comes out.
 
 Our chain chooses the crop first and resizes once, so a seed gives other pixels than torchvision's; what must agree are
-the distributions of boxes, of the fill around a zoomed-out image and of colours, judged by Kolmogorov and Smirnov's
+the distributions of boxes, of the fill around a zoomed-out image and of colors, judged by Kolmogorov and Smirnov's
 statistic.
 """
 
@@ -84,7 +84,7 @@ def measures(image, target) -> dict[str, float]:
     out |= {f"mean {channel}": round(float(seen[channel].mean())) for channel in range(3)}
     out |= {"brightness": round(float(gray.mean())), "contrast": round(float(gray.std()))}
     out["saturation"] = round(float((seen.amax(0) - seen.amin(0)).mean()))
-    # The turn of the mean colour about the gray axis, in whole degrees: most samples have that of the picture.
+    # The turn of the mean color about the gray axis, in whole degrees: most samples have that of the picture.
     red, green, blue = seen.mean(1).tolist()
     out["hue"] = round(float(np.degrees(np.arctan2(1.732 * (green - blue), 2 * red - green - blue))))
     return out
@@ -128,7 +128,7 @@ def test_distributions_are_those_of_the_plain_chain(name, deferred):
     options = {"shortest": tuple(SHORTEST)} if name == "multiscale" else {}  # the preset's, above S, leave no trace
     found = apart(sampled(name, deferred=deferred, **options), sampled(name, ours=False))
     if name == "lsj":
-        # It leaves colours alone, so all samples have nearly one mean; half a level of difference is that of the edge,
+        # It leaves colors alone, so all samples have nearly one mean; half a level of difference is that of the edge,
         # which ours sets on a whole pixel where the plain chain blends it with the fill.
         found = {key: value for key, value in found.items() if not key.startswith(("mean", "brightness"))}
     assert not found

@@ -78,7 +78,7 @@ class CSVDataset(DetectionDataset):
             classes = sorted({row.label for row in rows if row.label})
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
-            units = "shares" if _looks_normalised(rows) else "pixels"
+            units = "shares" if _looks_normalized(rows) else "pixels"
         finder = _finder(root, file, split, images)
         reader = _Reader(file, tuple(classes), units == "shares", log)
         for image_id, (name, objects) in enumerate(_by_image(rows).items()):
@@ -186,7 +186,7 @@ def _of_split(rows: list[Row], split: str, file: Path, is_whole: bool) -> list[R
     return chosen
 
 
-def _looks_normalised(rows: list[Row]) -> bool:
+def _looks_normalized(rows: list[Row]) -> bool:
     greatest = max((max(row.box) for row in rows if row.box is not None), default=0.0)
     return 0.0 < greatest <= _FRACTION
 

@@ -53,7 +53,7 @@ def check_image(image: Any) -> Tensor:
         raise ItemError(f"image must be uint8, or float in 0 .. 1, got {image.dtype}")
     low, high = float(image.min()), float(image.max())
     if not (low >= 0.0 and high <= 1.0):
-        raise ItemError(f"image as float must lie in 0 .. 1 (not normalised yet), got {low:g} .. {high:g}")
+        raise ItemError(f"image as float must lie in 0 .. 1 (not normalized yet), got {low:g} .. {high:g}")
     return (image * 255).round_().to(torch.uint8)
 
 

@@ -1,6 +1,6 @@
 """Drawn shapes: a data set that needs no files, for the demo and the tests.
 
-Discs, squares, triangles and stars of many sizes, angles and colours over textured, noisy backgrounds, with lines and
+Discs, squares, triangles and stars of many sizes, angles and colors over textured, noisy backgrounds, with lines and
 specks in between that are no objects. Every image follows from (seed, split, index) alone.
 """
 
@@ -19,7 +19,7 @@ CLASSES = ("disc", "square", "triangle", "star")
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIZES = {"train": 1000, "val": 200, "test": 200}
 _SCALE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
-_CONTRAST = 60  # least distance of a shape's colour to what it covers, sum over the channels of absolute differences
+_CONTRAST = 60  # least distance of a shape's color to what it covers, sum over the channels of absolute differences
 
 
 class ShapesDataset(DetectionDataset):
@@ -155,7 +155,7 @@ def _draw(random: np.random.Generator, shapes: list[tuple[int, np.ndarray]], sid
         ImageDraw.Draw(mask).polygon([tuple(point) for point in (outline - low) * _SCALE - 0.5], fill=255)
         patch = canvas.crop((int(low[0]), int(low[1]), int(high[0]), int(high[1])))
         under = np.asarray(patch.resize((1, 1), Image.Resampling.BOX))[0, 0]
-        canvas.paste(_colour(random, under), (int(low[0]), int(low[1])), mask.reduce(_SCALE))
+        canvas.paste(_color(random, under), (int(low[0]), int(low[1])), mask.reduce(_SCALE))
     # Grain of a strength of its own for each image, from one table of bytes: normal noise would take longer than the
     # rest.
     strength = int(random.integers(2, 16))
@@ -177,9 +177,9 @@ def _clutter(random: np.random.Generator, canvas: Image.Image, side: int) -> Non
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(random.bytes(3)))
 
 
-def _colour(random: np.random.Generator, under: np.ndarray) -> tuple[int, int, int]:
+def _color(random: np.random.Generator, under: np.ndarray) -> tuple[int, int, int]:
     for _ in range(20):
-        colour = random.bytes(3)
-        if sum(abs(a - int(b)) for a, b in zip(colour, under, strict=True)) >= _CONTRAST:
+        color = random.bytes(3)
+        if sum(abs(a - int(b)) for a, b in zip(color, under, strict=True)) >= _CONTRAST:
             break
-    return colour[0], colour[1], colour[2]
+    return color[0], color[1], color[2]

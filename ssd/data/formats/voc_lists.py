@@ -61,7 +61,7 @@ def _locate(root: Path, part: str, split: str) -> tuple[Path, str]:
     if match and match[1] in years:
         return years[match[1]], match[2]
     if is_voc_folder(root):
-        # The folder VOC2007 was named, not the devkit around it: its own year is there, and its neighbours.
+        # The folder VOC2007 was named, not the devkit around it: its own year is there, and its neighbors.
         if match and not _candidates(root, part)[0].is_file():
             beside = voc_years(root.parent)
             if match[1] in beside and root.resolve() in [folder.resolve() for folder in beside.values()]:

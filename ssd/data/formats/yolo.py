@@ -56,14 +56,14 @@ class YOLODataset(DetectionDataset):
         names = as_names(classes) or found.classes
         if len(names) != len(found.classes):
             raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
-        unlabelled = 0
+        unlabeled = 0
         for image_id, image in enumerate(found.images):
-            unlabelled += _add_image(image, image_id, len(names), bool(apply_exif), builder, log)
+            unlabeled += _add_image(image, image_id, len(names), bool(apply_exif), builder, log)
         if not found.is_listed:
             for path in labels_without_image(found.images):
                 log.add(Fault(str(path), "image missing", "no image has the name of this label file"))
         source = f"yolo {split} of {root}"
-        notes = (f"{unlabelled} images have no label file, so no objects",) if unlabelled else ()
+        notes = (f"{unlabeled} images have no label file, so no objects",) if unlabeled else ()
         super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
 
 
@@ -112,7 +112,7 @@ def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tupl
     if number not in range(num_classes):
         return None, 0, "unknown class", f"class {fields[0]} is not in 0 .. {num_classes - 1}"
     if any(value < -_SLACK or value > 1 + _SLACK for value in values):
-        return None, 0, "box not normalised", f"{' '.join(fields[1:])[:80]}: expected shares of the image, 0 .. 1"
+        return None, 0, "box not normalized", f"{' '.join(fields[1:])[:80]}: expected shares of the image, 0 .. 1"
     if len(values) == 4:
         cx, cy, w, h = values
         x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2

@@ -208,7 +208,7 @@ def _collate(items: list[tuple[Sample | None, list[Fault]]]) -> tuple[Batch, lis
 
 
 def _mix(*numbers: int) -> int:
-    # One well-mixed 63-bit seed of a few small integers; sums or shifts of them would make neighbours alike.
+    # One well-mixed 63-bit seed of a few small integers; sums or shifts of them would make neighbors alike.
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 

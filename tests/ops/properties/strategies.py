@@ -74,7 +74,7 @@ def _subnormal(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> T
     return (torch.randint(0, 9, (*shape, 4), generator=generator) * smallest).to(dtype)
 
 
-def _neighbours(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def _neighbors(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Boxes on a grid, each coordinate up to two units of the last place away."""
     steps = torch.randint(-2, 3, (*shape, 4), generator=generator) * torch.finfo(dtype).eps
     low = torch.randint(1, 4, (*shape, 2), generator=generator)
@@ -105,7 +105,7 @@ def _grid(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor
     return tied_boxes(*shape, seed=int(torch.randint(2**31, (), generator=generator)), dtype=dtype)
 
 
-PROPER = {"uniform": _uniform, "grid": _grid, "neighbours": _neighbours, "far": _far}
+PROPER = {"uniform": _uniform, "grid": _grid, "neighbors": _neighbors, "far": _far}
 BOXES = {**PROPER, "inverted": _inverted, "scaled": _scaled, "subnormal": _subnormal, "special": _special}
 
 
@@ -134,7 +134,7 @@ def _levels(*shape: int, generator: torch.Generator) -> Tensor:
 
 
 def _ladder(*shape: int, generator: torch.Generator) -> Tensor:
-    """Neighbouring floats around a half."""
+    """Neighboring floats around a half."""
     return 0.5 + torch.randint(-3, 4, shape, generator=generator) * 2.0**-24
 
 
