@@ -46,12 +46,12 @@ def lines_of(function: ast.AST) -> int:
     return lines - sum(node.end_lineno - node.lineno + 1 for node in inner)
 
 
-def test_files_are_short() -> None:
+def test_file_length_limit() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in PYTHON}
     assert not {k: v for k, v in lengths.items() if v > (300 if k.startswith("tests/") else 250)}
 
 
-def test_python_functions_are_short() -> None:
+def test_python_function_length_limit() -> None:
     functions = (
         (f"{name_of(path)}:{node.lineno} {node.name}", lines_of(node))
         for path in PYTHON
@@ -72,7 +72,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", ["ssd"])
-def test_packages_import_each_other_without_circles(package: str) -> None:
+def test_no_circular_imports_between_packages(package: str) -> None:
     arrows: dict[str, set[str]] = {}
     for path in (ROOT / package).rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -88,7 +88,7 @@ def test_packages_import_each_other_without_circles(package: str) -> None:
 
 
 @pytest.mark.parametrize("lower, upper", LAYERS)
-def test_lower_layers_do_not_name_upper_ones(lower: str, upper: str) -> None:
+def test_lower_layers_do_not_import_upper_layers(lower: str, upper: str) -> None:
     found = []
     for path in (p for p in SOURCES if name_of(p).startswith(f"{lower}/")):
         if path.suffix == ".py":
@@ -116,6 +116,6 @@ def test_file_names_in_comments_exist() -> None:
     assert not missing
 
 
-def test_the_command_line_answers_without_torch() -> None:
+def test_command_line_does_not_import_torch() -> None:
     program = f"import sys; [__import__(name) for name in {TORCH_FREE!r}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

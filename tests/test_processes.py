@@ -12,7 +12,7 @@ import pytest
 from tests.processes import run_processes, run_python
 
 
-def test_a_script_ends_as_python_ends_it(tmp_path: Path) -> None:
+def test_run_python_returns_exit_code_and_output(tmp_path: Path) -> None:
     (tmp_path / "say.py").write_text("import sys; print(sys.argv); sys.exit(sys.argv[1])")
     done = run_python("say.py", "too bad", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "['say.py', 'too bad']\n", "too bad\n")
@@ -21,7 +21,7 @@ def test_a_script_ends_as_python_ends_it(tmp_path: Path) -> None:
     assert run_python("-c", "import os; os.abort()", folder=tmp_path).returncode < 0
 
 
-def test_a_script_finds_no_more_than_python_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_python_has_the_sys_path_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("near", "named", "of_the_tests"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{folder}_module.py").write_text("")
@@ -40,7 +40,7 @@ def end_one_after_the_other() -> None:
     sys.exit(3 + rank)
 
 
-def test_processes_that_fail_one_after_the_other_are_all_heard(tmp_path: Path) -> None:
+def test_run_processes_keeps_output_of_all_failures(tmp_path: Path) -> None:
     ended = run_processes(tmp_path, end_one_after_the_other)
     assert [(p.code, p.out) for p in ended] == [(3, "process 0\n"), (4, "process 1\n")]
 
@@ -52,7 +52,7 @@ class EndsOnArrival:
         return os._exit, (5,)
 
 
-def test_a_process_that_never_began_has_said_nothing(tmp_path: Path) -> None:
+def test_process_that_ends_before_start_has_no_output(tmp_path: Path) -> None:
     (tmp_path / "0.out").write_text("left from before")
     (ended,) = run_processes(tmp_path, print, EndsOnArrival(), size=1)
     assert (ended.code, ended.out, ended.err) == (5, "", "")

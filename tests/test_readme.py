@@ -17,12 +17,12 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_examples_run(code: str) -> None:
+def test_readme_examples_run(code: str) -> None:
     done = run_python("-c", code, folder=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_every_op_has_an_example() -> None:
+def test_readme_has_an_example_of_every_op() -> None:
     import ssd_ops
 
     for name in ssd_ops.__all__:
@@ -30,14 +30,14 @@ def test_every_op_has_an_example() -> None:
             assert f"ssd_ops.{name}(" in EXAMPLES[0], f"README shows no use of {name}"
 
 
-def test_files_that_the_readme_names_exist() -> None:
+def test_readme_file_names_exist() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
     for script in set(re.findall(r"python ((?:ssd|benchmarks)/\w+\.py)", README)):
         assert (ROOT / script).is_file(), script
 
 
-def test_tests_that_the_readme_names_exist() -> None:
+def test_readme_test_names_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README)
     assert len(named) >= 7
     for path, name in named:
@@ -45,7 +45,7 @@ def test_tests_that_the_readme_names_exist() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ssd" / "recipes").glob("*.json")), ids=lambda p: p.stem)
-def test_recipes_are_configurations(path: Path, tmp_path: Path) -> None:
+def test_recipe_is_valid_config(path: Path, tmp_path: Path) -> None:
     assert load_config(path)
     config = parse_args(["--config", str(path), "--data-path", str(tmp_path)])
     assert config.data_path == str(tmp_path)

@@ -44,7 +44,7 @@ def quick_runs(
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
-def test_quick_run_leaves_a_report(
+def test_quick_run_writes_report(
     script: Path, quick_runs: dict[Path, tuple[subprocess.CompletedProcess[str], Path]]
 ) -> None:
     done, path = quick_runs[script]
@@ -69,7 +69,7 @@ def gpu_rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("benchmarks.gpu_rows")
 
 
-def test_rows_of_the_gpu_table_run(gpu_rows: ModuleType) -> None:
+def test_gpu_table_rows_run_on_cpu(gpu_rows: ModuleType) -> None:
     rows = list(gpu_rows.rows(quick=True))
     for row in rows:
         inputs = row.make(torch.Generator().manual_seed(3))
@@ -79,7 +79,7 @@ def test_rows_of_the_gpu_table_run(gpu_rows: ModuleType) -> None:
 
 
 @pytest.mark.cuda
-def test_gpu_table_has_all_figures(gpu_rows: ModuleType, tmp_path: Path) -> None:
+def test_gpu_benchmark_reports_all_rows(gpu_rows: ModuleType, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     path = tmp_path / "report.json"
@@ -90,7 +90,7 @@ def test_gpu_table_has_all_figures(gpu_rows: ModuleType, tmp_path: Path) -> None
     assert all(row["eager"] > 0 and (row["cold"] or row["name"].startswith("nms")) for row in rows)
 
 
-def test_nothing_is_timed_that_differs_from_the_reference() -> None:
+def test_wrong_results_are_not_timed() -> None:
     calls = []
 
     def wrong(x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_nothing_is_timed_that_differs_from_the_reference() -> None:
     assert len(calls) == 1
 
 
-def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+def test_readme_tables_match_results() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"],
         capture_output=True,
@@ -116,12 +116,12 @@ def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_case_without_a_measurement_reads_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_table_lists_cases_without_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme_tables, "load", lambda kind: [])
     assert readme_tables.table("gpu").startswith("Not measured: nms, 8 boxes, uniform; ")
 
 
-def test_the_table_of_detectors_has_a_column_for_each_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_table_has_column_per_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {
         "compiled": 0.05,
         "torchvision": 0.1,
@@ -143,7 +143,7 @@ def test_the_table_of_detectors_has_a_column_for_each_variant(monkeypatch: pytes
     assert readme_tables.detector("gpu") == "Not measured."
 
 
-def test_scaling_draws_what_it_measured(tmp_path: Path) -> None:
+def test_scaling_writes_json_and_svg(tmp_path: Path) -> None:
     command = [str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1", "--results", str(tmp_path)]
     done = run_python(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -154,7 +154,7 @@ def test_scaling_draws_what_it_measured(tmp_path: Path) -> None:
         assert "torchvision" in (tmp_path / f"scaling-{op}.svg").read_text()
 
 
-def test_torchvision_is_stopped_before_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_predicts_next_call_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from benchmarks import scaling
 

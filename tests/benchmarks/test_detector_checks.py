@@ -9,12 +9,12 @@ from benchmarks.detector_pair import same_matches
 from benchmarks.gpu_busy import covered
 
 
-def test_time_of_overlapping_kernels_counts_once() -> None:
+def test_overlapping_kernels_are_counted_once() -> None:
     assert covered([(0.0, 2.0), (1.0, 3.0), (1.5, 2.5), (5.0, 6.0)]) == 4.0
     assert covered([]) == 0.0
 
 
-def test_matches_are_compared_prior_by_prior() -> None:
+def test_same_matches_compares_each_prior() -> None:
     labels, boxes = torch.tensor([[0, 1, 2]]), torch.rand(1, 3, 4)
     same_matches((labels, boxes), (labels.clone(), boxes.clone()))
     with pytest.raises(AssertionError, match="2 priors are matched otherwise, 0 may be"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks import detector_variants as variants
 from benchmarks.detector_pair import alike
 from ssd.models import SSD, build_model
-from tests.ssd.test_no_waiting import Watch
+from tests.ssd.test_no_synchronization import Watch
 
 VARIANTS = ["compile", "channels_last", "amp", "compile+channels_last+amp"]
 
@@ -44,7 +44,7 @@ def targets(*counts: int) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_inference(model: SSD, variant: str) -> None:
+def test_variant_inference_equals_plain(model: SSD, variant: str) -> None:
     model.eval()
     plain, other = variants.inference(lambda: model), variants.inference(lambda: model, variant)
     for seed in (1, 2):
@@ -53,7 +53,7 @@ def test_inference(model: SSD, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_training_step(model: SSD, variant: str) -> None:
+def test_variant_training_step_equals_plain(model: SSD, variant: str) -> None:
     plain, other = variants.training_step(lambda: model), variants.training_step(lambda: model, variant)
     seen = []
     for seed, counts in ((1, (3, 5)), (2, (7, 2)), (1, (3, 5))):  # 8, then 9 objects: another size, no new graph
@@ -64,7 +64,7 @@ def test_training_step(model: SSD, variant: str) -> None:
     assert not torch.equal(seen[0][0], seen[1][0])
 
 
-def test_another_number_of_objects_is_not_compiled_again(model: SSD) -> None:
+def test_number_of_objects_does_not_recompile(model: SSD) -> None:
     step = variants.training_step(lambda: model, "compile")
     step(images(1), targets(3, 5))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -72,7 +72,7 @@ def test_another_number_of_objects_is_not_compiled_again(model: SSD) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before > 0
 
 
-def test_weights_in_channels_last_reach_every_layer(model: SSD) -> None:
+def test_channels_last_reaches_every_layer(model: SSD) -> None:
     own = variants._own(model.eval(), "channels_last")
     seen = []
     for module in own.modules():
@@ -110,7 +110,7 @@ class Recorder:
         assert all(p.grad is not None and p.grad is not grad for p, grad in zip(parameters, before, strict=True))
 
 
-def test_a_step_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_step_can_be_captured(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     model = model.to("meta")
     monkeypatch.setattr(variants, "_own", lambda given, variant: given)
@@ -123,7 +123,7 @@ def test_a_step_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) -> 
         assert recorder.replays == calls and loc.shape == cls.shape == ()
 
 
-def test_inference_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_can_be_captured(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, model = Recorder(monkeypatch), model.to("meta").eval()
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     monkeypatch.setattr(variants, "as_lists", lambda padded, side: padded)  # for this the host waits
@@ -131,7 +131,7 @@ def test_inference_can_be_recorded(model: SSD, monkeypatch: pytest.MonkeyPatch) 
     assert call(images(1).to("meta")).boxes.shape == (2, 200, 4) and recorder.replays == 1
 
 
-def test_names() -> None:
+def test_variant_names() -> None:
     assert variants.variant("amp+compile") == "compile+amp"
     with pytest.raises(ArgumentTypeError, match="some joined by \\+; got 'fast'"):
         variants.variant("amp+fast")

@@ -21,7 +21,7 @@ def python(name: str, code: str, limit: float = 60, **more: Any) -> Stage:
     return Stage(name, [sys.executable, "-c", code], limit, **more)
 
 
-def test_the_file_has_every_stage_that_has_ended(tmp_path: Path) -> None:
+def test_report_is_written_after_every_stage(tmp_path: Path) -> None:
     path = tmp_path / "out" / "report.json"
     look = f"import json; s = json.load(open({str(path)!r}))['stages']; print(s[0]['status'], s[1]['status'])"
     report = run_stages(
@@ -44,7 +44,7 @@ def test_the_file_has_every_stage_that_has_ended(tmp_path: Path) -> None:
     assert not list(path.parent.glob("*.partial"))
 
 
-def test_a_stage_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
+def test_stage_timeout_kills_child_processes(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     child = f"import time\nwhile True: open({str(alive)!r}, 'a').write('x'); time.sleep(0.05)"
     hang = f"import subprocess, sys\nprint('begun')\nsubprocess.run([sys.executable, '-c', {child!r}])"
@@ -58,7 +58,7 @@ def test_a_stage_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None
     assert alive.stat().st_size == size
 
 
-def test_no_stage_starts_without_time_or_without_a_build(tmp_path: Path) -> None:
+def test_stages_are_skipped_without_time_or_build(tmp_path: Path) -> None:
     report = run_stages([python("slow", ""), python("other", "")], {}, tmp_path / "report.json", stages.LEAST / 2)
     assert {stage["status"] for stage in report["stages"]} == {"not started"}
     assert report["failures"] == ["slow: no time was left", "other: no time was left"]
@@ -68,7 +68,7 @@ def test_no_stage_starts_without_time_or_without_a_build(tmp_path: Path) -> None
     assert report["failures"][1] == "tests: build failed"
 
 
-def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
+def test_killed_run_keeps_finished_stages(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     code = (
         "import sys; from pathlib import Path; from benchmarks.stages import Stage, run_stages\n"
@@ -86,7 +86,7 @@ def test_an_interrupted_run_leaves_what_it_had(tmp_path: Path) -> None:
     assert [stage["status"] for stage in json.loads(path.read_text())["stages"]] == ["passed", "not started"]
 
 
-def test_pytest_is_read_up_to_a_cut() -> None:
+def test_read_tests_parses_truncated_pytest_output() -> None:
     text = (
         "tests/a.py::test_x[cuda] PASSED [ 10%]\ntests/a.py::test_y[a b] FAILED [ 20%]\n"
         "tests/a.py::test_z SKIPPED (no) [ 30%]\n"
@@ -114,11 +114,11 @@ def test_pytest_is_read_up_to_a_cut() -> None:
         ("========= Error: Device not supported\n", ["no summary: Error: Device not supported"]),
     ],
 )
-def test_the_sanitizer_is_read(text: str, failures: list[str]) -> None:
+def test_read_sanitizer_parses_summary(text: str, failures: list[str]) -> None:
     assert gpu_check.read_sanitizer(text)["failures"] == failures
 
 
-def test_help_comes_without_torch_and_a_machine_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_check_help_without_torch_and_no_gpu_error(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys; sys.argv = ['gpu_check.py', '--help']; from benchmarks import gpu_check\n"
         "try: gpu_check.main()\nexcept SystemExit as e: assert e.code == 0 and 'torch' not in sys.modules"
@@ -132,7 +132,7 @@ def test_help_comes_without_torch_and_a_machine_without_a_gpu_is_told(monkeypatc
         gpu_check.main(["--stages", "memchek"])
 
 
-def test_its_file_makes_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From fake stages, one of them a real benchmark on the CPU, to the README's text."""
     answers = {"nvidia-smi": "NVIDIA Fake 100, 570.1, 80000 MiB, 9.0"}
     monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], "abc"))
@@ -162,7 +162,7 @@ def test_its_file_makes_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert readme_tables.table("cpu") == f"Not measured: {'; '.join(readme_tables.CASES)}."
 
 
-def test_checks_that_were_never_made_read_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_readme_lists_stages_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(readme_tables, "ROOT", tmp_path)
     names = [stage.name for stage in gpu_check.all_stages(tmp_path) if not stage.name.startswith("bench_")]
     assert readme_tables.checks() == f"Not measured: {'; '.join(names)}."

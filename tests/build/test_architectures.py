@@ -30,34 +30,36 @@ EVERY = ("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120
         (" ; ", ("8.9",), CUDA_13, ("89-real",)),
     ],
 )
-def test_choice(asked: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def test_cuda_architectures(
+    asked: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
     assert architectures(asked, present, known) == expected
 
 
 @pytest.mark.parametrize(("asked", "entry"), [("8.0;Hopper", "Hopper"), ("90", "90"), ("8.0;9.0+ptx", "9.0+ptx")])
-def test_an_entry_of_another_form_is_named(asked: str, entry: str) -> None:
+def test_malformed_arch_list_entry_raises(asked: str, entry: str) -> None:
     with pytest.raises(BuildProblem, match=r"TORCH_CUDA_ARCH_LIST") as caught:
         architectures(asked, (), CUDA_13)
     assert repr(entry) in str(caught.value) and "is not of the form" in str(caught.value)
 
 
-def test_an_architecture_that_nvcc_does_not_know_is_named_with_those_it_knows() -> None:
+def test_architecture_unknown_to_nvcc_raises() -> None:
     with pytest.raises(BuildProblem, match=r"'7\.0' is unknown to this nvcc.*7\.5, 8\.0"):
         architectures("7.0;8.0", (), CUDA_13)
 
 
-def test_gpus_are_asked_of_nvidia_smi(tmp_path: Path, program: Callable[[str, str], Path]) -> None:
+def test_gpu_capabilities_come_from_nvidia_smi(tmp_path: Path, program: Callable[[str, str], Path]) -> None:
     program("nvidia-smi", "printf '12.0\\n9.0\\n9.0\\n'")
     assert gpu_capabilities({"PATH": str(tmp_path / "bin")}) == ("9.0", "12.0")
 
 
 @pytest.mark.parametrize("code", ["echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"])
-def test_a_driver_without_gpu_is_no_gpu(tmp_path: Path, program: Callable[[str, str], Path], code: str) -> None:
+def test_nvidia_smi_without_gpu_means_no_gpu(tmp_path: Path, program: Callable[[str, str], Path], code: str) -> None:
     program("nvidia-smi", code)
     assert gpu_capabilities({"PATH": str(tmp_path / "bin")}) == ()
     assert gpu_capabilities({"PATH": str(tmp_path / "empty")}) == ()
 
 
-def test_what_nvcc_knows_is_sorted_by_number(program: Callable[[str, str], Path]) -> None:
+def test_nvcc_capabilities_are_sorted_numerically(program: Callable[[str, str], Path]) -> None:
     nvcc = program("nvcc", "printf 'compute_75\\ncompute_110\\ncompute_103\\ncompute_90\\n'")
     assert nvcc_capabilities(str(nvcc)) == ("7.5", "9.0", "10.3", "11.0")

@@ -35,12 +35,12 @@ def instructions() -> list[tuple[str, str]]:
     return list(walk())
 
 
-def test_no_product_and_sum_were_contracted(instructions: list[tuple[str, str]]) -> None:
+def test_library_has_no_fused_multiply_add(instructions: list[tuple[str, str]]) -> None:
     fused = {function for function, code in instructions if re.match(r"vfn?m(add|sub)", code)}
     assert not fused, "a fused multiply-add rounds once where the reference rounds twice"
 
 
-def test_wide_registers_stay_in_the_code_of_their_instruction_set(instructions: list[tuple[str, str]]) -> None:
+def test_avx_code_is_limited_to_its_namespace(instructions: list[tuple[str, str]]) -> None:
     wide = {function for function, code in instructions if re.search(r"%[yz]mm", code)}
     strays = {function for function in wide if "::avx2::" not in function and "::avx512::" not in function}
     assert not strays, "put these in namespace SSD_OPS_ISA, or a CPU without AVX may meet them"
@@ -48,7 +48,7 @@ def test_wide_registers_stay_in_the_code_of_their_instruction_set(instructions: 
     assert wide, "the wide instruction sets were not compiled in at all"
 
 
-def test_nothing_is_exported() -> None:
+def test_library_exports_no_symbols() -> None:
     symbols = subprocess.run(
         ["nm", "--dynamic", "--defined-only", str(LIBRARY)], capture_output=True, text=True, check=True
     )

@@ -28,56 +28,56 @@ def one_warning(result: subprocess.CompletedProcess[str]) -> str:
     return warnings[0]
 
 
-def test_without_library_the_reference_runs_after_one_warning(source_tree: Path, run_torch: Run) -> None:
+def test_missing_library_warns_once_and_runs_reference(source_tree: Path, run_torch: Run) -> None:
     assert "It has not been built. pip install -e ." in one_warning(run_torch(source_tree, "-c", USE))
 
 
-def test_the_warning_quotes_what_the_build_had_to_say(source_tree: Path, run_torch: Run) -> None:
+def test_missing_library_warning_quotes_build_error(source_tree: Path, run_torch: Run) -> None:
     (source_tree / "ssd_ops/_not_built.txt").write_text("No C++ compiler was found.\n")
     assert one_warning(run_torch(source_tree, "-c", USE)).endswith("No C++ compiler was found.")
 
 
-def test_a_library_that_does_not_load_is_named_with_the_loaders_words(source_tree: Path, run_torch: Run) -> None:
+def test_unloadable_library_warning_quotes_loader_error(source_tree: Path, run_torch: Run) -> None:
     (source_tree / "ssd_ops/libssd_ops.so").write_text("not a library")
     warning = one_warning(run_torch(source_tree, "-c", USE))
     assert "libssd_ops.so does not load under torch" in warning and "file too short" in warning
 
 
-def test_a_library_of_other_sources_is_not_loaded(source_tree: Path, run_torch: Run) -> None:
+def test_library_of_other_sources_is_not_loaded(source_tree: Path, run_torch: Run) -> None:
     (source_tree / "ssd_ops/libssd_ops.so").touch()
     (source_tree / "ssd_ops/_C.py").write_text("def build_info(): return {'schemas_sha256': 'of another day'}\n")
     assert "was built from other sources" in one_warning(run_torch(source_tree, "-c", USE))
 
 
-def test_a_library_can_be_required(source_tree: Path, run_torch: Run) -> None:
+def test_ssd_ops_require_raises_without_library(source_tree: Path, run_torch: Run) -> None:
     result = run_torch(source_tree, "-c", USE, SSD_OPS_REQUIRE="1")
     assert result.returncode != 0
     assert "ImportError: SSD_OPS_REQUIRE=1 is set, and ssd_ops has no compiled library: It has not" in result.stderr
 
 
-def test_the_reference_can_be_asked_for_without_a_warning(source_tree: Path, run_torch: Run) -> None:
+def test_backend_reference_does_not_warn(source_tree: Path, run_torch: Run) -> None:
     result = run_torch(source_tree, "-c", USE, SSD_OPS_BACKEND="reference")
     assert result.stdout.split() == ["reference", "2"] and "Warning" not in result.stderr
 
 
-def test_an_unknown_backend_is_refused(source_tree: Path, run_torch: Run) -> None:
+def test_unknown_backend_raises(source_tree: Path, run_torch: Run) -> None:
     result = run_torch(source_tree, "-c", USE, SSD_OPS_BACKEND="cuda")
     assert "ValueError: SSD_OPS_BACKEND must be auto or reference, got 'cuda'" in result.stderr
 
 
-def test_importing_ssd_ops_does_not_import_what_only_the_detector_needs(root: Path, run_python: Run) -> None:
+def test_importing_ssd_ops_does_not_import_detector_dependencies(root: Path, run_python: Run) -> None:
     others = {"torchvision", "matplotlib", "PIL", "pycocotools", "ssd", "tests"}
     assert run_python(root, "-c", f"import sys, ssd_ops; print({others} & set(sys.modules))").stdout.strip() == "set()"
 
 
-def test_build_info_has_its_keys() -> None:
+def test_build_info_keys() -> None:
     info = ssd_ops.build_info()
     assert set(info) == {"backend", "reference_because", "torch", "python", "compiled"}
     assert (info["backend"] == "compiled") == (info["reference_because"] is None)
 
 
 @pytest.mark.skipif(ssd_ops.build_info()["compiled"] is None, reason="no compiled module")
-def test_build_info_of_the_compiled_module(root: Path, run_torch: Run) -> None:
+def test_build_info_of_compiled_module(root: Path, run_torch: Run) -> None:
     compiled = ssd_ops.build_info()["compiled"]
     assert compiled["torch_at_least"] == "2.11" and compiled["isa_compiled"][0] == "baseline"
     assert compiled["isa_chosen"] in compiled["isa_compiled"]

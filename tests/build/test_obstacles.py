@@ -48,29 +48,29 @@ def problem_of(env: dict[str, str]) -> str:
     return str(caught.value)
 
 
-def test_nothing_is_wrong_with_the_usual_machine(machine: Machine) -> None:
+def test_plan_of_complete_machine(machine: Machine) -> None:
     plan = build_plan.make_plan(machine())
     assert plan.architectures == ("80-real", "90-real", "90-virtual") and plan.cuda_note == ""
     assert plan.definitions()["SSD_OPS_WITH_CUDA"] == "ON"
     assert plan.definitions()["CMAKE_CUDA_COMPILER"] == plan.nvcc
 
 
-def test_no_compiler(machine: Machine) -> None:
+def test_missing_compiler_raises(machine: Machine) -> None:
     with pytest.raises(NoCompiler, match=r"No C\+\+ compiler was found.*apt install g\+\+"):
         build_plan.make_plan(machine(cxx=None))
 
 
-def test_a_compiler_that_was_asked_for_and_is_missing(machine: Machine) -> None:
+def test_missing_compiler_of_cxx_variable_raises(machine: Machine) -> None:
     assert "CXX=g++-99 was asked for" in problem_of(machine() | {"CXX": "g++-99"})
     assert "CXX=sccache c++ was asked for" in problem_of(machine() | {"CXX": "sccache c++"})
 
 
-def test_a_compiler_without_standard_headers(machine: Machine) -> None:
+def test_compiler_without_standard_headers_raises(machine: Machine) -> None:
     text = problem_of(machine(cxx="echo 'optional: No such file' >&2; exit 1"))
     assert "cannot compile a C++17 file" in text and "optional: No such file" in text and "apt install g++" in text
 
 
-def test_python_headers_missing(machine: Machine) -> None:
+def test_missing_python_headers_raise(machine: Machine) -> None:
     text = problem_of(
         machine(cxx="for last; do case $last in *.cpp) source=$last;; esac; done; ! grep -q Python.h $source")
     )
@@ -79,17 +79,17 @@ def test_python_headers_missing(machine: Machine) -> None:
     )
 
 
-def test_no_torch(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_raises(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     env = machine()
     monkeypatch.setattr(build_plan, "find_torch", lambda: None)
     assert "torch is not installed" in problem_of(env)
 
 
-def test_torch_too_old(machine: Machine) -> None:
+def test_old_torch_raises(machine: Machine) -> None:
     assert "torch 2.9.1 in" in (text := problem_of(machine(version="2.9.1"))) and "pip install --upgrade" in text
 
 
-def test_torch_without_headers(machine: Machine) -> None:
+def test_torch_without_headers_raises(machine: Machine) -> None:
     text = problem_of(machine(headers=False))
     assert "library.h is missing" in text and "pip install --force-reinstall torch" in text
 
@@ -108,7 +108,7 @@ def test_torch_without_headers(machine: Machine) -> None:
         ),
     ],
 )
-def test_no_cuda_is_noted_and_an_error_only_where_it_was_asked_for(
+def test_missing_cuda_is_noted_and_raises_only_if_required(
     machine: Machine, options: dict[str, object], cause: str, remedy: str
 ) -> None:
     env = machine(**options)
@@ -120,20 +120,20 @@ def test_no_cuda_is_noted_and_an_error_only_where_it_was_asked_for(
     assert build_plan.make_plan(env | {"SSD_OPS_CUDA": "0"}).cuda_note == "SSD_OPS_CUDA=0 was set."
 
 
-def test_on_a_machine_with_a_gpu_a_toolkit_that_does_not_fit_is_said_aloud(machine: Machine) -> None:
+def test_mismatched_cuda_toolkit_raises_with_gpu(machine: Machine) -> None:
     assert "the major versions must be equal" in problem_of(machine(cuda="12.8", gpu="9.0"))
     assert build_plan.make_plan(machine(gpu="9.0", cuda="13.0")).architectures == ("90-real",)
 
 
-def test_a_gpu_without_nvcc_is_no_error(machine: Machine) -> None:
+def test_gpu_without_nvcc_is_no_error(machine: Machine) -> None:
     assert "no nvcc was found" in build_plan.make_plan(machine(nvcc=None, gpu="9.0")).cuda_note
 
 
-def test_an_unknown_mode_is_refused(machine: Machine) -> None:
+def test_unknown_ssd_ops_cuda_value_raises(machine: Machine) -> None:
     assert problem_of(machine() | {"SSD_OPS_CUDA": "yes"}).startswith("SSD_OPS_CUDA=yes: it must be auto, 1")
 
 
-def test_the_users_torch_is_preferred_to_that_of_an_isolated_build(torch_folder: Callable[..., Path]) -> None:
+def test_find_torch_prefers_installed_torch(torch_folder: Callable[..., Path]) -> None:
     import torch
 
     found = build_plan.find_torch()  # this Python's own, although an isolated build may have put another on its path

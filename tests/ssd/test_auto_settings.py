@@ -32,7 +32,7 @@ def no_downloaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
-def test_few_hundred_images_on_two_cores() -> None:
+def test_auto_settings_for_few_hundred_images_on_two_cores() -> None:
     config = chosen(Facts(205, BIG, "cpu", 2))
     assert config.model == "ssdlite320_mobilenet_v2" and config.opt == "adamw"
     assert (config.batch_size, config.workers, config.epochs) == (8, 1, 39)
@@ -43,13 +43,13 @@ def test_few_hundred_images_on_two_cores() -> None:
 
 
 @pytest.mark.parametrize(("images", "batch"), [(1, 2), (12, 3), (31, 7), (32, 8), (1999, 8), (2000, 16)])
-def test_batch_size_by_number_of_images(images: int, batch: int) -> None:
+def test_auto_batch_size_follows_number_of_images(images: int, batch: int) -> None:
     config = chosen(Facts(images, BIG, "cpu", 2))
     assert config.batch_size == batch
     assert 12 <= config.epochs <= 200 and config.warmup_iters <= 100
 
 
-def test_small_objects_get_a_larger_input() -> None:
+def test_auto_image_size_grows_for_small_objects() -> None:
     facts = Facts(300, torch.full((50,), 0.02), "cpu", 2)
     assert chosen(facts).image_size == 416
     assert chosen(facts, image_size=320).image_size == 320
@@ -57,7 +57,7 @@ def test_small_objects_get_a_larger_input() -> None:
     assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size is None
 
 
-def test_given_settings_stay_and_decide_others() -> None:
+def test_auto_settings_respect_given_settings() -> None:
     facts = Facts(300, BIG, "cpu", 2)
     config = chosen(facts, lr=0.5, epochs=3, model_options={"rule": "last"}, fit_priors=False, lr_steps=[2])
     assert (config.lr, config.epochs, config.fit_priors, config.lr_scheduler) == (0.5, 3, False, "multisteplr")
@@ -67,7 +67,7 @@ def test_given_settings_stay_and_decide_others() -> None:
 
 
 @pytest.mark.parametrize("values", [{"defaults": "torchvision"}, {"dataset": "shapes"}])
-def test_nothing_is_chosen_where_defaults_are_named(values: dict[str, str]) -> None:
+def test_named_defaults_disable_auto_settings(values: dict[str, str]) -> None:
     config = TrainConfig.of({"dataset": "voc", "data_path": "somewhere", **values})
     before = asdict(config)
     choices = choose_model(config)
@@ -75,7 +75,7 @@ def test_nothing_is_chosen_where_defaults_are_named(values: dict[str, str]) -> N
     assert asdict(config) == before and str(choices) == ""
 
 
-def test_torchvision_defaults_come_with_its_flags_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_defaults_need_torchvision_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_coco_split(tmp_path / "coco", "train", 2)
     monkeypatch.chdir(tmp_path)
     config = parse_args(["--dataset", "coco", "--aspect-ratio-group-factor", "3"])
@@ -84,7 +84,7 @@ def test_torchvision_defaults_come_with_its_flags_alone(tmp_path: Path, monkeypa
     assert parse_args(["--dataset", "coco"]).given is not None
 
 
-def test_a_recipe_and_a_saved_configuration_stay_as_they_are(tmp_path: Path) -> None:
+def test_recipe_and_saved_config_are_not_changed(tmp_path: Path) -> None:
     write_coco_split(tmp_path / "coco", "train", 2)
     assert parse_args(["--config", "bccd", "--data-path", str(tmp_path / "coco"), "--dataset", "coco"]).given is None
     config = chosen(Facts(205, BIG, "cpu", 2))
@@ -95,7 +95,7 @@ def test_a_recipe_and_a_saved_configuration_stay_as_they_are(tmp_path: Path) -> 
     assert asdict(again) == {**asdict(config), "data_path": str(tmp_path)}
 
 
-def test_weights_downloaded_before_are_used(tmp_path: Path) -> None:
+def test_auto_settings_use_downloaded_weights(tmp_path: Path) -> None:
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / Path(MobileNet_V2_Weights.IMAGENET1K_V1.url).name).touch()
@@ -115,7 +115,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_backbone_given_decides_the_model(name: str, tmp_path: Path) -> None:
+def test_auto_model_follows_given_backbone(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         net: nn.Module = NETWORKS[name]()
     state = {key: torch.zeros(()).expand(value.shape) for key, value in net.state_dict().items()}
@@ -123,7 +123,7 @@ def test_the_backbone_given_decides_the_model(name: str, tmp_path: Path) -> None
     assert model_of_backbone(tmp_path / "weights.pth") == name
 
 
-def test_the_detector_given_decides_model_and_rules(tmp_path: Path) -> None:
+def test_auto_model_and_preset_follow_given_weights(tmp_path: Path) -> None:
     model = build_model("ssd_tiny", 3, image_size=96, width=4, nms_iou_threshold=0.3)
     torch.save({"model": model.state_dict(), "build_args": model.build_args}, tmp_path / "run.pt")
     config = chosen(Facts(300, BIG, "cpu", 2), weights=str(tmp_path / "run.pt"))

@@ -25,7 +25,7 @@ def saved(tmp_path, state):
 
 
 @pytest.mark.parametrize("prefix", ["features.", "module.features.", "backbone.features.", ""])
-def test_vgg_layouts(tmp_path, vgg_state, prefix):
+def test_vgg_weight_layouts(tmp_path, vgg_state, prefix):
     state = {prefix + k: v for k, v in vgg_state.items()}
     if "features" in prefix:
         state["module.classifier.0.weight" if "module" in prefix else "classifier.0.weight"] = torch.zeros(2, 2)
@@ -41,7 +41,7 @@ def test_vgg_layouts(tmp_path, vgg_state, prefix):
     assert torch.equal(backbone.extra[0][7][1].weight, fc6)
 
 
-def test_reduced_vgg_of_caffe_fills_fc6_and_fc7(tmp_path, vgg_state):
+def test_caffe_reduced_vgg_fills_fc6_and_fc7(tmp_path, vgg_state):
     state = dict(vgg_state)
     state |= {"31.weight": torch.ones(1024, 512, 3, 3), "31.bias": torch.ones(1024)}
     state |= {"33.weight": torch.full((1024, 1024, 1, 1), 2.0), "33.bias": torch.ones(1024)}
@@ -52,7 +52,7 @@ def test_reduced_vgg_of_caffe_fills_fc6_and_fc7(tmp_path, vgg_state):
     assert model.build_args["trainable_layers"] == 4 and "weights_backbone" not in model.build_args
 
 
-def test_faults_are_listed_in_full(tmp_path, vgg_state):
+def test_backbone_mismatch_error_lists_all_weights(tmp_path, vgg_state):
     state = {"features." + k: v for k, v in vgg_state.items()}
     del state["features.5.bias"], state["features.24.weight"]
     state["features.99.weight"] = torch.zeros(1)
@@ -69,14 +69,14 @@ def test_faults_are_listed_in_full(tmp_path, vgg_state):
         build_model("ssd300_vgg16", 2, weights_backbone="nowhere.pth")
 
 
-def test_nan_in_a_file_is_named(tmp_path, vgg_state):
+def test_backbone_nan_error_names_weight(tmp_path, vgg_state):
     state = {"features." + k: v for k, v in vgg_state.items()}
     state["features.2.bias"] = torch.full((64,), float("nan"))
     with pytest.raises(ValueError, match=r"NaN or inf in features\.2\.bias"):
         build_model("ssd300_vgg16", 2, weights_backbone=saved(tmp_path, state))
 
 
-def test_names_of_torchvision(monkeypatch, vgg_state):
+def test_torchvision_backbone_weight_names(monkeypatch, vgg_state):
     state = {"features." + k: v for k, v in vgg_state.items()}
     weights = torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES
     asked = []
@@ -103,7 +103,7 @@ def test_names_of_torchvision(monkeypatch, vgg_state):
         build_model("ssd300_vgg16", 2, weights_backbone="VGG16_Weights.IMAGENET1K_FEATURES")
 
 
-def test_mobilenet_keeps_the_classifier_out(tmp_path):
+def test_mobilenet_ignores_classifier_weights(tmp_path):
     torch.manual_seed(4)
     source = torchvision.models.mobilenet_v2(weights=None, num_classes=7)
     half = {k: v.half() if v.is_floating_point() else v for k, v in source.state_dict().items()}

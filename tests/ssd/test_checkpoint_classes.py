@@ -35,7 +35,7 @@ def logits(net):
         return net.forward_raw(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))[1]
 
 
-def test_weights_follow_the_names():
+def test_class_head_rows_follow_class_names():
     trained, saved = checkpoint()
     ours = model()
     report = load_weights(ours, saved, classes=("dog", "cat", "car"))
@@ -45,7 +45,7 @@ def test_weights_follow_the_names():
     assert torch.equal(logits(ours), logits(trained))
 
 
-def test_known_classes_keep_their_rows_and_others_start_anew():
+def test_known_classes_keep_rows_and_new_classes_are_initialized():
     trained, saved = checkpoint()
     ours = model(2)
     before = logits(ours)
@@ -59,7 +59,7 @@ def test_known_classes_keep_their_rows_and_others_start_anew():
     assert report.new_classes == ["a", "b", "c"] and len(report.new_heads) == 8
 
 
-def test_names_must_be_as_many_as_the_model_has():
+def test_number_of_class_names_must_equal_num_classes():
     with pytest.raises(ValueError, match=r"classes must name the model's 3 classes, got 2 names"):
         load_weights(model(), checkpoint()[1], classes=("a", "b"))
     saved = checkpoint()[1]
@@ -68,14 +68,14 @@ def test_names_must_be_as_many_as_the_model_has():
         load_weights(model(), saved)
 
 
-def test_weights_without_the_classes_are_not_evaluated(tmp_path):
+def test_evaluation_rejects_weights_without_the_classes(tmp_path):
     torch.save(checkpoint()[1], tmp_path / "w.pt")
     start_from(model(), str(tmp_path / "w.pt"), ("dog", "cat", "car"), is_trained=True)
     with pytest.raises(ConfigError, match=r"--test-only --weights .*: the weights do not know the classes bird of the"):
         start_from(model(2), str(tmp_path / "w.pt"), ("bird", "dog"), is_trained=True)
 
 
-def test_weights_bring_the_network_and_the_priors_that_they_learned(tmp_path):
+def test_weights_set_network_and_priors(tmp_path):
     trained = build_model("ssd_tiny", 4, image_size=64, width=4, prior_sizes=(9.0, 20.0, 30.0, 45.0, 60.0))
     saved = {"model": trained.state_dict(), "build_args": trained.build_args, "classes": list(SAVED)}
     torch.save(saved, tmp_path / "w.pt")
@@ -96,7 +96,7 @@ def test_weights_bring_the_network_and_the_priors_that_they_learned(tmp_path):
         make_model(config, data)
 
 
-def test_the_optimizer_is_permuted_with_the_model():
+def test_optimizer_state_is_permuted_with_class_rows():
     wanted = ("cat", "car", "dog")
     ours = model().train()
     optimizer = torch.optim.AdamW(ours.parameters(), lr=0.1)
@@ -121,7 +121,7 @@ def test_the_optimizer_is_permuted_with_the_model():
     assert not reorder_classes(ours, SAVED, SAVED)
 
 
-def test_other_names_are_refused():
+def test_resume_rejects_other_class_names():
     with pytest.raises(
         WeightsError,
         match=r"^last.pt has other classes than the data: only the checkpoint has 'dog'; only the data has 'b",

@@ -39,7 +39,7 @@ def same(model, state):
     return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_every_weight_at_fault_is_named_and_nothing_is_loaded(tiny, state):
+def test_load_weights_lists_all_mismatches_and_loads_nothing(tiny, state):
     before = copy_of(tiny)
     del state[f"{LOC}.0.bias"], state[f"{LOC}.1.bias"]
     state["head.extra.weight"] = torch.zeros(1)
@@ -62,14 +62,14 @@ def test_every_weight_at_fault_is_named_and_nothing_is_loaded(tiny, state):
     assert same(tiny, expected) and len(report.loaded) == len(before) - 3
 
 
-def test_a_missing_weight_is_named_as_the_file_would_and_as_the_model_does(vgg):
+def test_missing_weight_error_has_source_name_and_model_name(vgg):
     state = foreign.vgg("amdegroot", 5)
     del state["vgg.24.bias"]
     with pytest.raises(WeightsError, match=re.escape("1 missing: vgg.24.bias (backbone.extra.0.1.bias)")):
         load_weights(vgg, state)
 
 
-def test_another_number_of_classes_starts_the_class_heads_anew(vgg):
+def test_load_weights_reinitializes_class_heads_for_other_num_classes(vgg):
     before = copy_of(vgg)
     report = load_weights(vgg, foreign.vgg("amdegroot", 21))
     assert report.num_classes == 21 and report.faults == []
@@ -81,7 +81,7 @@ def test_another_number_of_classes_starts_the_class_heads_anew(vgg):
         assert torch.equal(value, before[key]) == (key in report.new_heads), key
 
 
-def test_class_heads_that_disagree_are_of_another_shape(vgg):
+def test_class_heads_of_different_num_classes_raise(vgg):
     state = foreign.vgg("amdegroot", 5)
     state["conf.2.bias"] = torch.zeros(6 * 21)
     with pytest.raises(
@@ -90,7 +90,7 @@ def test_class_heads_that_disagree_are_of_another_shape(vgg):
         load_weights(vgg, state)
 
 
-def test_what_is_no_checkpoint(tiny, tmp_path, state):
+def test_load_weights_rejects_files_that_are_no_checkpoint(tiny, tmp_path, state):
     text = tmp_path / "text.pth"
     text.write_text("weights")
     cases = [
@@ -113,7 +113,7 @@ def test_what_is_no_checkpoint(tiny, tmp_path, state):
         load_weights(torch.nn.Linear(1, 1), state)
 
 
-def test_a_pickled_module_is_not_run(tiny, tmp_path):
+def test_load_weights_does_not_unpickle_a_module(tiny, tmp_path):
     file = tmp_path / "checkpoint_ssd300.pth.tar"
     torch.save({"epoch": 1, "model": torch.nn.Linear(1, 1), "optimizer": None}, file)
     with pytest.raises(ValueError) as error:
@@ -123,7 +123,7 @@ def test_a_pickled_module_is_not_run(tiny, tmp_path):
     assert "torch.save((c['model'] if isinstance(c, dict) else c).state_dict(), 'weights.pth')" in text
 
 
-def test_another_network(vgg, tiny):
+def test_load_weights_rejects_weights_of_another_network(vgg, tiny):
     with pytest.raises(WeightsError, match="which hold ssd300_vgg16 and ssd512_vgg16; ssd_tiny has weights that they"):
         load_weights(tiny, foreign.vgg("amdegroot", 5))
     with pytest.raises(ValueError, match="torchvision has no ssd_tiny; it has ssd300_vgg16 and ssdlite320"):
@@ -136,7 +136,7 @@ def test_another_network(vgg, tiny):
         load_weights(vgg, {"vgg.0.weight": torch.zeros(2)}, strict=False)
 
 
-def test_nan_is_refused(tiny, state):
+def test_load_weights_rejects_nan(tiny, state):
     before = copy_of(tiny)
     state[f"{LOC}.0.bias"][1] = torch.nan
     with pytest.raises(WeightsError, match=rf"the mapping holds NaN or inf in {LOC}.0.bias; nothing was loaded"):
@@ -145,7 +145,7 @@ def test_nan_is_refused(tiny, state):
 
 
 @pytest.mark.parametrize("wrap", ["bare", "module.", "_orig_mod.", "model", "state_dict", "average"])
-def test_where_training_scripts_keep_weights(tiny, state, wrap):
+def test_load_weights_finds_state_dict_under_usual_keys(tiny, state, wrap):
     source = state
     if wrap.endswith("."):
         source = {wrap + key: value for key, value in state.items()}
@@ -157,13 +157,13 @@ def test_where_training_scripts_keep_weights(tiny, state, wrap):
     assert same(tiny, state)
 
 
-def test_half_precision_files_fill_the_models_dtype(tiny, state):
+def test_load_weights_casts_half_precision_to_model_dtype(tiny, state):
     load_weights(tiny, {key: value.half() if value.is_floating_point() else value for key, value in state.items()})
     assert all(p.dtype == torch.float32 for p in tiny.parameters())
     assert torch.equal(tiny.state_dict()[f"{LOC}.0.weight"], state[f"{LOC}.0.weight"].half().float())
 
 
-def test_the_report_names_the_preset_and_warns_of_another(vgg):
+def test_load_report_names_preset_and_warns_on_mismatch(vgg):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = load_weights(
@@ -180,7 +180,7 @@ def test_the_report_names_the_preset_and_warns_of_another(vgg):
 
 
 @pytest.mark.parametrize(("classes", "sizes"), [(5, "lufficc_voc"), (21, "lufficc_voc"), (81, "coco")])
-def test_lufficcs_default_sizes_are_vocs_unless_the_classes_are_cocos(classes, sizes):
+def test_lufficc_default_sizes_follow_num_classes(classes, sizes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # any difference of rules
         report = load_weights(
@@ -189,7 +189,7 @@ def test_lufficcs_default_sizes_are_vocs_unless_the_classes_are_cocos(classes, s
     assert report.options == {"prior_sizes": sizes}
 
 
-def test_our_checkpoint_knows_its_own_rules(tiny, state):
+def test_load_weights_warns_of_other_normalization(tiny, state):
     trained = build_model("ssd_tiny", 3, image_size=64, mean=[0.1, 0.2, 0.3])
     with pytest.warns(UserWarning, match=r"mean \(0.5, 0.5, 0.5\) instead of \(0.1, 0.2, 0.3\)$"):
         load_weights(tiny, {"model": state, "build_args": trained.build_args})
@@ -198,7 +198,7 @@ def test_our_checkpoint_knows_its_own_rules(tiny, state):
         load_weights(trained, {"model": state, "build_args": trained.build_args})
 
 
-def test_training_starts_from_weights(tiny, state, tmp_path, capsys):
+def test_training_starts_from_given_weights(tiny, state, tmp_path, capsys):
     file = tmp_path / "w.pth"
     torch.save(state, file)
     start_from(tiny, str(file))

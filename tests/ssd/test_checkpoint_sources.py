@@ -57,19 +57,19 @@ def averaged(tiny, state):
         ),
     ],
 )
-def test_prefixes_are_taken_off_and_reported(source, prefix, outside, tiny, state):
+def test_prefixes_are_removed_and_reported(source, prefix, outside, tiny, state):
     report = load_weights(tiny, source(tiny, state))
     assert same(tiny, state) and report.prefix == prefix
     assert f"  {prefix!r} taken off the names" in str(report)
     assert outside is None or report.dropped == outside
 
 
-def test_names_that_would_become_one_are_left_as_they_are(tiny, state):
+def test_ambiguous_prefixes_raise(tiny, state):
     with pytest.raises(WeightsError, match="left over"):
         load_weights(tiny, {**state, **{f"module.{k}": v for k, v in state.items()}})
 
 
-def test_run_folders(tmp_path, tiny, state, capsys):
+def test_weights_from_run_folders(tmp_path, tiny, state, capsys):
     with pytest.raises(FileNotFoundError, match=f"the folder '{tmp_path}' holds no best.pt or last.pt"):
         load_weights(tiny, tmp_path)
     saved = {"build_args": tiny.build_args, "classes": ["a", "b"]}
@@ -88,7 +88,7 @@ def test_run_folders(tmp_path, tiny, state, capsys):
         ("base_net.3.squeeze.weight", "SSD on SqueezeNet"),
     ],
 )
-def test_networks_that_we_lack_are_named(name, words, tiny):
+def test_unsupported_network_error_names_it(name, words, tiny):
     other = {name: torch.zeros(1), "classification_headers.0.bias": torch.zeros(24)}
     for load in (build_from_weights, lambda source: load_weights(tiny, source)):
         with pytest.raises(ValueError) as error:
@@ -100,12 +100,12 @@ def test_networks_that_we_lack_are_named(name, words, tiny):
     assert f"\n  it holds {words}" in str(error.value)
 
 
-def test_lufficcs_names_of_2018_are_not_amdegroots():
+def test_lufficc_2018_names_are_not_taken_for_amdegroot():
     model = build_from_weights(foreign.vgg("lufficc_v1", 21))
     assert model.preset.name == "lufficc" and model.preset.prior_sizes == "lufficc_voc"
 
 
-def test_what_is_no_source(tiny):
+def test_weight_source_error_messages(tiny):
     with pytest.raises(TypeError, match=r"source must be a file, .* got SSD; pass its state_dict\(\)"):
         load_weights(tiny, tiny)
     with torch.device("meta"):
@@ -121,7 +121,7 @@ def test_what_is_no_source(tiny):
         ("none/out.pth", "there is no folder none"),
     ],
 )
-def test_convert_refuses_what_it_does_not_write(output, words, tmp_path, monkeypatch, capsys):
+def test_convert_rejects_unsupported_output_path(output, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.save({}, "in.pth")
     with pytest.raises(SystemExit):
@@ -129,7 +129,7 @@ def test_convert_refuses_what_it_does_not_write(output, words, tmp_path, monkeyp
     assert words in capsys.readouterr().err
 
 
-def test_convert_writes_safetensors_where_they_are_installed(tmp_path, tiny, monkeypatch, capsys):
+def test_convert_writes_safetensors_when_installed(tmp_path, tiny, monkeypatch, capsys):
     torch.save({"model": tiny.state_dict(), "build_args": tiny.build_args}, tmp_path / "in.pth")
     arguments = [str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors"), "--to", "ssd"]
     try:

@@ -29,7 +29,7 @@ def wrapped(model: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("way", [checkpointed, wrapped])
-def test_gradients_are_those_without_checkpointing(way: Callable[[nn.Module], Tensor]) -> None:
+def test_activation_checkpointing_keeps_gradients(way: Callable[[nn.Module], Tensor]) -> None:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3)
     parameters = list(model.parameters())

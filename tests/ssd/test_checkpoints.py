@@ -44,7 +44,7 @@ def model_of(kind):
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_every_weight_finds_its_place(case):
+def test_load_weights_maps_every_weight(case):
     kind, make = FOREIGN[case]
     model, state = model_of(kind), make()
     report = load_weights(model, state)
@@ -57,7 +57,7 @@ def test_every_weight_finds_its_place(case):
 
 
 @pytest.mark.parametrize("case", ["torchvision", *FOREIGN])
-def test_export_and_load_again_give_the_same_bits(case):
+def test_export_and_load_round_trip_is_bit_equal(case):
     kind = FOREIGN[case][0] if case in FOREIGN else "vgg"
     model = model_of(kind)
     for parameter in model.parameters():
@@ -72,7 +72,7 @@ def test_export_and_load_again_give_the_same_bits(case):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_batch_norm_in_place_of_l2norm():
+def test_load_weights_with_batch_norm_instead_of_l2norm():
     state = foreign.vgg("qfgaohao", CLASSES)
     del state["source_layer_add_ons.0.scale"]
     state |= {f"source_layer_add_ons.0.{k}": torch.full((512,), 7.0) for k in ("weight", "bias")}
@@ -82,7 +82,7 @@ def test_batch_norm_in_place_of_l2norm():
     assert report.faults == [] and (norm.bias == 7).all() and (norm.running_var == 8).all()
 
 
-def test_rows_of_nvidia():
+def test_nvidia_head_rows_are_reordered():
     state = foreign.nvidia(CLASSES)
     # row k * A + a of a level with A = 6
     state["loc.1.bias"] = torch.tensor([10.0 * k + a for k in range(4) for a in range(6)])
@@ -97,7 +97,7 @@ def test_rows_of_nvidia():
     assert head.classification_head.module_list[1].bias.tolist() == expected
 
 
-def test_boxes_of_sgrvinod():
+def test_sgrvinod_box_rows_are_reordered():
     state = foreign.vgg("sgrvinod", CLASSES)
     # its order is 1, 1', 2, 3, 1/2, 1/3; ours 1, 1', 2, 1/2, 3, 1/3
     ratios = torch.tensor([1.0, 1.1, 2.0, 3.0, 0.5, 0.333])
@@ -142,7 +142,7 @@ class Nvidia(nn.Module):
         return outputs
 
 
-def test_nvidias_network_gives_the_same_numbers():
+def test_nvidia_network_outputs_agree():
     torch.manual_seed(0)
     state = {}
     for name, value in foreign.nvidia(CLASSES, constants=False).items():
@@ -167,7 +167,7 @@ def test_nvidias_network_gives_the_same_numbers():
         torch.testing.assert_close(theirs_out[:, :, places].transpose(1, 2), ours_out, rtol=1e-4, atol=1e-4)
 
 
-def test_torchvisions_ssdlite_gives_the_same_bits_there_and_back(tmp_path):
+def test_torchvision_ssdlite_round_trip_is_bit_equal(tmp_path):
     torch.manual_seed(0)
     none = {"weights": None, "weights_backbone": None, "num_classes": CLASSES}
     theirs = detection.ssdlite320_mobilenet_v3_large(**none).eval()
@@ -193,7 +193,7 @@ def test_torchvisions_ssdlite_gives_the_same_bits_there_and_back(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(expected, forward(again), strict=True))
 
 
-def test_torchvisions_ssd300_loads_our_export():
+def test_torchvision_ssd300_loads_export():
     theirs = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES)
     assert load_weights(model_of("vgg"), theirs.state_dict()).system == "torchvision"
     exported = export_weights(model_of("vgg"), "torchvision")
@@ -201,7 +201,7 @@ def test_torchvisions_ssd300_loads_our_export():
     theirs.load_state_dict(exported)
 
 
-def test_the_backbone_file_fills_the_backbone_only():
+def test_backbone_file_fills_backbone_only():
     model = model_of("vgg")
     for parameter in model.parameters():
         parameter.data.zero_()

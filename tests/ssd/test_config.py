@@ -19,7 +19,7 @@ from ssd.models import build_model
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+def test_flags_override_file_and_file_overrides_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     TrainConfig(epochs=7, lr=0.5, model_options={"width": 8, "levels": 3}).save(path)
     config = parse_args(["--config", str(path), "--lr", "0.25", "--model-option", "levels=4"])
@@ -27,7 +27,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
     assert config.model_options == {"width": 8, "levels": 4}
 
 
-def test_a_saved_configuration_comes_back_equal(tmp_path: Path) -> None:
+def test_saved_config_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(lr_steps=[3, 5], model_options={"prior_sizes": [10, 20.5]}, amp=True)
     config.save(tmp_path / "config.json")
     assert TrainConfig(**load_config(tmp_path / "config.json")) == config
@@ -68,14 +68,14 @@ def test_option_values_are_json_or_text() -> None:
         (["--model-option", "width"], "--model-option must be KEY=VALUE, got 'width'"),
     ],
 )
-def test_mistakes_are_named(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_error_messages(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse_args(flags)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_unknown_keys_of_a_file_are_refused_and_the_near_one_is_suggested(tmp_path: Path) -> None:
+def test_unknown_config_key_raises_with_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"epoch": 3}))
     with pytest.raises(ConfigError, match=r"unknown key 'epoch' \(did you mean 'epochs'\?\)"):
@@ -109,7 +109,7 @@ def test_unknown_keys_of_a_file_are_refused_and_the_near_one_is_suggested(tmp_pa
         ('{"lr": 1, "lr": [' + "1, " * 900_000 + "1]}", "a configuration has less than 1048576 bytes"),
     ],
 )
-def test_every_value_of_a_file_has_the_type_of_its_setting(
+def test_config_file_value_types_are_checked(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.json").write_text(text)
@@ -119,7 +119,7 @@ def test_every_value_of_a_file_has_the_type_of_its_setting(
     assert message in said and len(said) < 600
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_config_file_that_is_not_text_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\x89PNG\xff\x00")
     with pytest.raises(ConfigError, match="must be a text file in UTF-8"):
         load_config(tmp_path / "config.json")
@@ -127,7 +127,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_yaml_and_toml(tmp_path: Path) -> None:
+def test_config_files_in_yaml_and_toml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("lr: 1e-4\nlr_steps: [3, 5]\nmodel_options:\n  width: 8\n")
     expected = {"lr": 1e-4, "lr_steps": [3, 5], "model_options": {"width": 8}}
     assert load_config(tmp_path / "a.yaml") == expected
@@ -145,7 +145,7 @@ def test_yaml_and_toml(tmp_path: Path) -> None:
             load_config(tmp_path / "a.toml")
 
 
-def test_a_file_names_no_code_to_run_unless_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_file_with_code_path_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"dataset": "subprocess:getoutput", "dataset_options": {"cmd": "true"}}))
     with pytest.raises(SystemExit):
@@ -168,11 +168,11 @@ def test_a_file_names_no_code_to_run_unless_trusted(tmp_path: Path, capsys: pyte
         ("Batch-Size", ("batch_size",), "batch_size"),
     ],
 )
-def test_only_a_name_that_is_really_near_is_suggested(word: str, known: tuple[str, ...], expected: str | None) -> None:
+def test_suggestions_are_limited_to_similar_names(word: str, known: tuple[str, ...], expected: str | None) -> None:
     assert near_name(word, known) == expected
 
 
-def test_names_of_other_programs_lead_to_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_option_names_of_other_programs_suggest_existing_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_args(["--help"])
     text = capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_names_of_other_programs_lead_to_flags_that_exist(capsys: pytest.Capture
         build_model("ssd300_vgg16", 3, pretrained=True)
 
 
-def test_all_options_are_listed() -> None:
+def test_help_lists_all_options() -> None:
     from ssd.engine.option_listing import listing
 
     text = listing()
@@ -201,7 +201,7 @@ def test_all_options_are_listed() -> None:
 
 @pytest.mark.parametrize("how", [["ssd/train.py"], ["-m", "ssd.train"]])
 @pytest.mark.parametrize(("flags", "code"), [(["--help"], 0), (["--dataset", "vox"], 2)])
-def test_help_and_mistakes_do_not_import_torch(how: list[str], flags: list[str], code: int) -> None:
+def test_help_and_errors_do_not_import_torch(how: list[str], flags: list[str], code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *how, *flags], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -211,7 +211,7 @@ def test_help_and_mistakes_do_not_import_torch(how: list[str], flags: list[str],
     assert not imported & {"torch", "torchvision", "matplotlib"}
 
 
-def test_every_model_and_preset_of_the_command_line_exists() -> None:
+def test_models_and_presets_of_command_line_exist() -> None:
     import ssd
     from ssd.config.choices import MODELS, PRESETS
 

@@ -31,14 +31,14 @@ def weights_of(case):
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_the_network_is_told_from_names_and_shapes(case):
+def test_network_is_detected_from_names_and_shapes(case):
     state = weights_of(case)
     name, options = NETWORKS[case]
     found = network_of(Checkpoint("file", state), find_layout(state, None, "file"))
     assert found == {"name": name, "num_classes": 21, **options}
 
 
-def test_the_model_that_a_checkpoint_needs():
+def test_detected_model_of_checkpoint():
     model = build_from_weights(weights_of("qfgaohao mb2"), nms_iou_threshold=0.3)
     assert model.build_args["name"] == "ssdlite320_mobilenet_v2" and model.num_classes == 21
     assert (model.preset.name, model.preset.nms_iou_threshold, len(model.priors)) == ("qfgaohao", 0.3, 3000)
@@ -50,7 +50,7 @@ def test_the_model_that_a_checkpoint_needs():
         build_from_weights(trained.state_dict())
 
 
-def test_torchvisions_networks_by_their_tail():
+def test_torchvision_networks_are_detected_by_tail():
     for tail in (True, False):
         state = build_model("ssdlite320_mobilenet_v3_large", 4, reduced_tail=tail).state_dict()
         found = network_of(Checkpoint("file", state), LAYOUTS["torchvision"])
@@ -58,7 +58,7 @@ def test_torchvisions_networks_by_their_tail():
         assert found["reduced_tail"] == tail
 
 
-def test_convert_there_and_back(tmp_path, capsys):
+def test_convert_round_trip(tmp_path, capsys):
     state = {name: value.clone() for name, value in weights_of("nvidia").items() if "dboxes" not in name}
     files = [str(tmp_path / name) for name in ("nvidia.pth", "ours.pth")]
     torch.save({"epoch": 1, "model": state}, files[0])
@@ -70,7 +70,7 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert back.keys() == state.keys() and all(torch.equal(v, back[k]) for k, v in state.items())
 
 
-def test_convert_says_what_is_wrong(tmp_path, capsys):
+def test_convert_error_messages(tmp_path, capsys):
     assert set(SYSTEMS) == set(LAYOUTS)
     file = tmp_path / "in.pth"
     for arguments, message in (

@@ -64,7 +64,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_and_foreign_files(damage, whole, tmp_path, tiny):
+def test_damaged_or_foreign_weight_file_error_names_file(damage, whole, tmp_path, tiny):
     make, words = DAMAGES[damage]
     file = tmp_path / "w.pt"
     file.write_bytes(make(whole, tmp_path / "x.zip"))
@@ -86,7 +86,7 @@ def test_damaged_and_foreign_files(damage, whole, tmp_path, tiny):
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_the_whole_file_beside_a_broken_one_is_named(whole, tmp_path):
+def test_damaged_last_checkpoint_error_names_intact_one(whole, tmp_path):
     (tmp_path / "last.pt").write_bytes(whole[:-1000])
     (tmp_path / "best.pt").write_bytes(whole)
     with pytest.raises(ValueError, match=rf"last.pt cannot be read .*; {tmp_path / 'best.pt'} beside it is whole$"):
@@ -110,14 +110,14 @@ def test_the_whole_file_beside_a_broken_one_is_named(whole, tmp_path):
         ("w", "text", "'w' in its state dict is no tensor but str"),
     ],
 )
-def test_entries_that_are_no_weights(name, value, words, tiny, saved):
+def test_non_tensor_entries_of_state_dict_raise(name, value, words, tiny, saved):
     state = {**saved["model"], name: value}
     for source in (state, {"model": state}):
         with pytest.raises(ValueError, match=f"^the mapping: .*{words}"):
             load_weights(tiny, source)
 
 
-def test_whole_numbers_are_no_weights(tiny, saved):
+def test_integer_weight_raises(tiny, saved):
     name = next(iter(saved["model"]))
     with pytest.raises(ValueError, match=f"1 of another shape: {name}: torch.int8 in the file, torch.float32 in the"):
         load_weights(tiny, {**saved["model"], name: saved["model"][name].to(torch.int8)})
@@ -149,14 +149,14 @@ def test_whole_numbers_are_no_weights(tiny, saved):
         ({"color": 1}, "hold 'color', which is no option of ssd_tiny"),
     ],
 )
-def test_build_args_are_bounded(changes, words, saved):
+def test_build_args_of_checkpoint_are_bounded(changes, words, saved):
     source = {"model": saved["model"], "build_args": {**saved["build_args"], **changes}}
     with pytest.raises(ValueError, match=words) as error:
         build_from_weights(source)
     assert len(str(error.value)) < 300
 
 
-def test_tensors_that_claim_more_than_they_hold(tiny, saved):
+def test_oversized_expanded_tensor_raises(tiny, saved):
     bomb = torch.zeros(1).expand(10**12)
     for name in ("head.classification_head.module_list.0.bias", "head.regression_head.module_list.0.bias"):
         with pytest.raises(ValueError, match=r"of another shape: .*1000000000000"):
@@ -167,7 +167,7 @@ def test_tensors_that_claim_more_than_they_hold(tiny, saved):
         build_from_weights({"model": bombs, "build_args": args})
 
 
-def test_floods_are_cut(tiny):
+def test_long_error_lists_are_truncated(tiny):
     state = {f"{name}.x": value for name, value in tiny.state_dict().items()}
     with pytest.raises(
         ValueError, match=r"no weight fits ssd_tiny:\n  \d+ missing: .*, \.\.\. and \d+ more\n"
@@ -190,6 +190,6 @@ def state_file(state):
     return "state.pth"
 
 
-def test_numbers_of_numpy_are_harmless(saved, tmp_path):
+def test_numpy_scalars_in_checkpoint_are_accepted(saved, tmp_path):
     torch.save({**saved, "loss": np.float64(1)}, tmp_path / "w.pt")
     assert build_from_weights(tmp_path / "w.pt").num_classes == 3

@@ -39,7 +39,7 @@ def write_csv(root, *lines, name="train.csv", images=("a.jpg", "b.jpg"), folder=
         ),
     ],
 )
-def test_csv_forms(tmp_path, lines, capsys):
+def test_csv_column_layouts(tmp_path, lines, capsys):
     dataset = open_dataset("csv", write_csv(tmp_path, *lines))
     assert dataset.classes == ("cat", "dog") and "classes found in" in capsys.readouterr().out
     assert [len(dataset.target(i)["labels"]) for i in range(2)] == [2, 0] and not dataset.report
@@ -50,7 +50,7 @@ def test_csv_forms(tmp_path, lines, capsys):
     assert len(open_dataset("csv", tmp_path, empty="drop")) == 1
 
 
-def test_csv_columns_that_flag_and_split(tmp_path):
+def test_csv_ignore_and_split_columns(tmp_path):
     write_csv(
         tmp_path,
         f"{HEADER},difficult,split",
@@ -76,13 +76,13 @@ def test_csv_columns_that_flag_and_split(tmp_path):
         ("sub-train-annotations-bbox.csv", "train"),
     ],
 )
-def test_csv_places(tmp_path, name, folder):
+def test_csv_file_and_image_folder_layouts(tmp_path, name, folder):
     write_csv(tmp_path, HEADER, "a.jpg,10,5,30,20,dog", name=name, folder=folder)
     assert len(open_dataset("csv", tmp_path)) == 1
     assert len(open_dataset("csv", tmp_path, "any", annotations=name, images=folder)) == 1
 
 
-def test_csv_units(tmp_path):
+def test_csv_pixel_and_normalized_coordinates(tmp_path):
     write_csv(tmp_path, HEADER, "a.jpg,0,0,1,1,dot")
     assert open_dataset("csv", tmp_path).target(0)["boxes"].tolist() == [[0, 0, 60, 40]]
     assert open_dataset("csv", tmp_path, units="pixels").target(0)["boxes"].tolist() == [[0, 0, 1, 1]]
@@ -100,7 +100,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("kind", FAULTY)
-def test_csv_faulty_line_is_named(tmp_path, kind):
+def test_csv_bad_line_error_names_line(tmp_path, kind):
     write_csv(tmp_path, HEADER, "a.jpg,10,5,30,20,dog", FAULTY[kind], "b.jpg,10,5,30,20,dog")
     dataset = open_dataset("csv", tmp_path, classes=["dog"])
     assert dataset.summary().faults == {kind: 1} and "train.csv, line 3" in str(dataset.summary())
@@ -109,7 +109,7 @@ def test_csv_faulty_line_is_named(tmp_path, kind):
         open_dataset("csv", tmp_path, classes=["dog"], on_error="raise")
 
 
-def test_csv_errors_say_what_was_found(tmp_path):
+def test_csv_file_error_messages(tmp_path):
     (tmp_path / "other.csv").write_text("x\n")
     with pytest.raises(DataError, match=r"no CSV of the split 'train': expected train\.csv, .*found other\.csv"):
         open_dataset("csv", tmp_path)
@@ -124,7 +124,7 @@ def test_csv_errors_say_what_was_found(tmp_path):
         open_dataset("csv", tmp_path)
 
 
-def test_formats_agree_on_real_images(tmp_path):
+def test_csv_voc_and_coco_agree_on_real_images(tmp_path):
     # The same objects written as YOLO and as CSV come back as they were.
     voc = open_dataset("voc", real_data("bccd"), "val")
     (tmp_path / "labels").mkdir()

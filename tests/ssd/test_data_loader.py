@@ -26,7 +26,7 @@ class Torn(ShapesDataset):
         return super().load_image(index)
 
 
-def test_collate_packs():
+def test_collate_packs_targets():
     dataset = shapes()
     samples = [dataset[i] for i in range(4)]
     samples[1][1]["boxes"], samples[1][1]["labels"] = torch.empty(0, 4), torch.empty(0, dtype=torch.int64)
@@ -43,7 +43,7 @@ def test_collate_packs():
     assert moved.images.device.type == "meta" and moved.sizes.device.type == "cpu"
 
 
-def test_collate_empty_and_wrong():
+def test_collate_empty_targets_and_errors():
     empty = collate([])
     assert (
         len(empty) == 0 and empty.offsets.tolist() == [0] and empty.gt_boxes.shape == (0, 4) and empty.targets() == []
@@ -64,7 +64,7 @@ def same(a, b):
     )
 
 
-def test_batches_do_not_depend_on_workers():
+def test_batches_do_not_depend_on_num_workers():
     augment = build_transforms("ssd", 48, train=True)
     alone, helped = (build_loader(shapes(), augment, 4, train=True, workers=n, seed=3) for n in (0, 2))
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_epochs_differ_and_resume():
     assert not same(next(iter(other)), first[0])
 
 
-def test_global_random_state_is_left_alone():
+def test_loader_leaves_global_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -97,7 +97,7 @@ def test_forever_never_stops():
     assert len(list(itertools.islice(loader.forever(), 7))) == 7 and loader.epoch == 4
 
 
-def test_last_batch():
+def test_drop_last_batch():
     assert [len(b) for b in build_loader(shapes(), None, 4, train=True)] == [4, 4]
     assert [len(b) for b in build_loader(shapes(), None, 4, train=False)] == [4, 4, 2]
     with pytest.warns(UserWarning, match="a batch of 16 is more than the 10 images"):
@@ -105,7 +105,7 @@ def test_last_batch():
     assert [len(b) for b in loader] == [10] and len(loader) == 1
 
 
-def test_shares_of_processes():
+def test_epoch_is_split_over_ranks():
     ranks = [build_loader(shapes(), None, 2, train=False, rank=r, world_size=3) for r in range(3)]
     ids = [[i for b in loader for i in b.image_ids] for loader in ranks]
     assert sorted(itertools.chain(*ids)) == list(range(10))
@@ -117,7 +117,7 @@ def test_shares_of_processes():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_images_in_training_are_replaced(workers):
+def test_corrupt_images_in_training_are_replaced(workers):
     dataset = Torn(size=10, image_size=64)
     loader = build_loader(dataset, None, 5, train=True, workers=workers)
     for _ in range(2):
@@ -126,21 +126,21 @@ def test_broken_images_in_training_are_replaced(workers):
     assert dataset.summary().faults == {"image unreadable": 3}  # two epochs, counted once
 
 
-def test_broken_images_in_evaluation_are_left_out():
+def test_corrupt_images_in_evaluation_are_skipped():
     dataset = Torn(size=10, image_size=64)
     assert [b.image_ids for b in build_loader(dataset, None, 4, train=False)] == [[0, 3], [4, 5, 6], [8, 9]]
     assert len(dataset.report) == 3
     assert [b.image_ids for b in build_loader(dataset, None, 1, train=False)] == [[i] for i in (0, 3, 4, 5, 6, 8, 9)]
 
 
-def test_broken_images_are_refused():
+def test_corrupt_images_raise_when_asked():
     dataset = Torn(size=10, image_size=64)
     dataset.log.mode = "raise"
     with pytest.raises(DataError, match="shape 1: image unreadable"):
         list(build_loader(dataset, None, 4, train=False))
 
 
-def test_all_images_broken_ends():
+def test_all_images_corrupt_raises():
     dataset = Torn(size=3, image_size=64)
     dataset.torn = frozenset(range(3))
     with pytest.raises(DataError, match="none of its images can be read"):
@@ -155,7 +155,7 @@ def test_shapes_are_deterministic_and_splits_disjoint():
     assert torch.equal(shapes(5)[4][0], train[4][0]), "an image does not depend on how many there are"
 
 
-def test_shapes_boxes_fit_what_is_drawn():
+def test_shapes_boxes_fit_the_drawn_objects():
     # Against the same image drawn without its shapes, exactly the inside of the boxes differs.
     dataset = shapes(60, cache=False)
     drawn = [dataset.load_image(i).int() for i in range(60)]
@@ -174,7 +174,7 @@ def test_shapes_boxes_fit_what_is_drawn():
     assert touched >= 5
 
 
-def test_shapes_split_and_numbers():
+def test_shapes_split_and_size_errors():
     assert len(set(shapes(200).annotations.labels.tolist())) == 4
     with pytest.raises(DataError, match="splits train, val, test, got 'dev'"):
         shapes(split="dev")

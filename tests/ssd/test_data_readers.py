@@ -13,7 +13,7 @@ from ssd.evaluate import Evaluator
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 
-def test_voc_target(tmp_path):
+def test_voc_target_values(tmp_path):
     write_voc(tmp_path, {"b": [voc_object("dog", (1, 1, 60, 40)), voc_object("cat", difficult=1)], "a": []})
     dataset = open_dataset("voc", tmp_path)
     assert dataset.classes == ("cat", "dog") and dataset.num_classes == 3 and len(dataset) == 2
@@ -31,12 +31,12 @@ def test_voc_target(tmp_path):
     ("coordinates", "expected"),
     [("edges", [10.0, 5.0, 30.0, 20.0]), ("minus_one", [10.0, 5.0, 29.0, 19.0]), ("as_is", [11.0, 6.0, 30.0, 20.0])],
 )
-def test_voc_coordinates(tmp_path, coordinates, expected):
+def test_voc_coordinate_conventions(tmp_path, coordinates, expected):
     write_voc(tmp_path, {"a": [voc_object()]})
     assert open_dataset("voc", tmp_path, coordinates=coordinates).target(0)["boxes"][0].tolist() == expected
 
 
-def test_voc_difficult_and_empty(tmp_path):
+def test_voc_difficult_objects_and_empty_images(tmp_path):
     write_voc(tmp_path, {"a": [voc_object(difficult=1)], "b": [voc_object()]})
     assert open_dataset("voc", tmp_path, difficult="keep").annotations.ignore.tolist() == [False, False]
     assert len(open_dataset("voc", tmp_path, difficult="drop").annotations.labels) == 1
@@ -44,7 +44,7 @@ def test_voc_difficult_and_empty(tmp_path):
     assert len(dropped) == 1 and dropped.target(0)["image_id"] == 1 and dropped.summary().dropped_images == 1
 
 
-def test_voc_list_beside_main_and_with_flags(tmp_path):
+def test_voc_list_outside_main_and_with_flags(tmp_path):
     write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]}, lists="ImageSets")
     (tmp_path / "ImageSets" / "train.txt").write_text("\ufeffa  1\n\nb -1\na  1\n", encoding="utf-8")
     assert [Path(f).stem for f in open_dataset("voc", tmp_path).annotations.files] == ["a", "b"]
@@ -61,7 +61,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("kind", FAULTY)
-def test_voc_faulty_object_is_named(tmp_path, kind):
+def test_voc_bad_object_error_names_it(tmp_path, kind):
     write_voc(tmp_path, {"good": [voc_object()], "bad": [voc_object(), FAULTY[kind]]})
     dataset = open_dataset("voc", tmp_path, classes=["cat"])
     assert dataset.summary().faults == {kind: 1}
@@ -74,7 +74,7 @@ def test_voc_faulty_object_is_named(tmp_path, kind):
         open_dataset("voc", tmp_path, classes=["cat"], on_error="raise")
 
 
-def test_voc_faulty_files_are_left_out(tmp_path):
+def test_voc_bad_files_are_skipped(tmp_path):
     write_voc(tmp_path, {name: [voc_object()] for name in ("ok", "torn", "lost", "blind")})
     (tmp_path / "Annotations" / "torn.xml").write_text("<annotation><object>")
     (tmp_path / "Annotations" / "lost.xml").unlink()
@@ -97,7 +97,7 @@ def test_voc_size_missing_or_wrong(tmp_path):
         open_dataset("voc", tmp_path)[0]
 
 
-def test_errors_say_what_was_found(tmp_path):
+def test_voc_and_coco_error_messages(tmp_path):
     with pytest.raises(DataError, match=r"expected Annotations/.* but it does not exist"):
         open_dataset("voc", tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
@@ -138,7 +138,7 @@ def test_coco_ids_crowd_and_categories(tmp_path):
         open_dataset("coco", tmp_path, classes=["cup"])
 
 
-def test_coco_crowd_is_neither_object_nor_background(tmp_path):
+def test_coco_crowd_is_ignored_in_loss(tmp_path):
     rows = [
         {"id": 1, "image_id": 3_000_000_000, "category_id": 1, "bbox": [0, 0, 20, 20]},
         {"id": 2, "image_id": 3_000_000_000, "category_id": 44, "bbox": [30, 0, 30, 40], "iscrowd": 1},
@@ -153,7 +153,7 @@ def test_coco_crowd_is_neither_object_nor_background(tmp_path):
         assert found.labels.tolist() == [expected], crowd
 
 
-def test_coco_labels_may_be_ids(tmp_path):
+def test_coco_labels_option_ids(tmp_path):
     rows = [{"id": 1, "image_id": 3_000_000_000, "category_id": 44, "bbox": [1, 2, 10, 20]}]
     dataset = open_dataset("coco", write_coco(tmp_path, rows), labels="ids")
     assert dataset.num_classes == 91 and dataset.category_ids == tuple(range(1, 91))
@@ -167,7 +167,7 @@ def test_coco_labels_may_be_ids(tmp_path):
         open_dataset("coco", tmp_path, labels="ids", classes=["bottle"])
 
 
-def test_coco_faults(tmp_path):
+def test_coco_bad_annotations_are_reported(tmp_path):
     images = [
         {"id": "7", "file_name": "a.jpg", "width": 60, "height": 40},
         {"id": 8, "file_name": "gone.jpg", "width": 60, "height": 40, "absent": True},
@@ -200,7 +200,7 @@ def test_coco_faults(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": [], "annotations": []}'])
-def test_coco_file_that_is_none(tmp_path, text):
+def test_coco_file_without_coco_content_raises(tmp_path, text):
     write_coco(tmp_path, [])
     (tmp_path / "instances.json").write_text(text)
     with pytest.raises(DataError, match=r"instances\.json is not a"):
@@ -208,7 +208,7 @@ def test_coco_file_that_is_none(tmp_path, text):
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("1", "png"), ("LA", "png")])
-def test_image_modes_become_rgb(tmp_path, mode, suffix):
+def test_image_modes_are_converted_to_rgb(tmp_path, mode, suffix):
     path = tmp_path / f"image.{suffix}"
     save_image(path, mode=mode)
     with Image.open(path) as image:
@@ -217,13 +217,13 @@ def test_image_modes_become_rgb(tmp_path, mode, suffix):
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
 
 
-def test_sixteen_bit_image_keeps_its_upper_bits(tmp_path):
+def test_16_bit_image_keeps_upper_bits(tmp_path):
     values = np.arange(60 * 40, dtype=np.uint16).reshape(40, 60) * 27
     Image.fromarray(values).save(tmp_path / "deep.png")
     assert np.array_equal(read_image(tmp_path / "deep.png")[1].numpy(), (values >> 8).astype(np.uint8))
 
 
-def test_exif_is_ignored_unless_asked_for(tmp_path):
+def test_exif_orientation_is_opt_in(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
@@ -232,7 +232,7 @@ def test_exif_is_ignored_unless_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.95])
-def test_broken_image(tmp_path, keep):
+def test_corrupt_image_error_message(tmp_path, keep):
     write_voc(tmp_path, {"a": [voc_object()]}, size=(400, 300))
     path = tmp_path / "JPEGImages" / "a.jpg"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])

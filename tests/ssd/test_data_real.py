@@ -14,7 +14,7 @@ from tests.ssd.real_data import real_data
     ("split", "images", "objects", "file", "index"),
     [("train", 205, 2804, "BloodImage_00343.xml", 3), ("val", 87, 1137, "BloodImage_00338.xml", 12)],
 )
-def test_bccd(split, images, objects, file, index, capsys):
+def test_read_real_bccd(split, images, objects, file, index, capsys):
     dataset = open_dataset("voc", real_data("bccd"), split)
     assert "classes found" in capsys.readouterr().out and dataset.classes == ("Platelets", "RBC", "WBC")
     assert len(dataset) == images and len(dataset.annotations.labels) == objects
@@ -24,7 +24,7 @@ def test_bccd(split, images, objects, file, index, capsys):
     assert (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() == 0 and boxes[:, 2].max() == 640
 
 
-def test_bccd_reads_into_batches():
+def test_batches_of_real_bccd():
     dataset = open_dataset("voc", real_data("bccd"), "val", classes=["RBC", "WBC", "Platelets"])
     seen = 0
     for batch in build_loader(dataset, build_transforms("none", 300, train=False), 16, train=False):
@@ -37,7 +37,7 @@ def test_bccd_reads_into_batches():
     assert seen == 87
 
 
-def test_voc_mini():
+def test_read_real_voc():
     dataset = open_dataset("voc", real_data("voc2007_mini"), "train")
     summary = dataset.summary()
     assert len(dataset.classes) == 20 and summary.images == 300 and not summary.faults
@@ -46,7 +46,7 @@ def test_voc_mini():
     assert image.shape[1:] == tuple(dataset.annotations.sizes[0].tolist()) and len(target["boxes"])
 
 
-def test_coco_mini():
+def test_read_real_coco():
     dataset = open_dataset("coco", real_data("coco_cc_mini"))
     summary = dataset.summary()
     assert (summary.images, summary.empty_images, summary.objects, summary.ignored) == (33, 1, 246, 3)

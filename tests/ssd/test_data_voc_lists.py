@@ -26,7 +26,7 @@ def images(dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit"])
-def test_union_of_years(tmp_path, inside):
+def test_voc_union_of_years(tmp_path, inside):
     write_devkit(tmp_path / inside)
     dataset = open_dataset("voc", tmp_path, UNION)
     assert images(dataset) == ["VOC2007/000001", "VOC2007/000002", "VOC2012/2008_1", "VOC2012/000002"]
@@ -36,14 +36,14 @@ def test_union_of_years(tmp_path, inside):
     assert open_dataset("voc", tmp_path, UNION).annotations.image_ids.tolist() == [0, 2, 3], "ids do not move"
 
 
-def test_union_counts_an_image_once(tmp_path):
+def test_voc_union_counts_an_image_once(tmp_path):
     write_devkit(tmp_path)
     (tmp_path / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("000002\n000001\n000002\n")
     one_year = open_dataset("voc", tmp_path / "VOC2007", "train + trainval+test")
     assert images(one_year) == ["VOC2007/000002", "VOC2007/000001", "VOC2007/000003"]
 
 
-def test_years_are_found_from_either_folder(tmp_path):
+def test_voc_years_are_found_from_either_folder(tmp_path):
     write_devkit(tmp_path)
     assert images(open_dataset("voc", tmp_path / "VOC2007", "test")) == ["VOC2007/000003"]
     assert len(open_dataset("voc", tmp_path / "VOC2007", UNION)) == 4
@@ -61,13 +61,13 @@ def test_years_are_found_from_either_folder(tmp_path):
         open_dataset("voc", tmp_path / "nowhere", UNION)
 
 
-def test_devkit_of_one_year_needs_no_year(tmp_path):
+def test_voc_devkit_with_one_year_needs_no_year(tmp_path):
     write_voc(tmp_path / "VOC2007", {"a": [voc_object()]})
     assert images(open_dataset("voc", tmp_path, "train")) == ["VOC2007/a"]
 
 
 @pytest.mark.parametrize(("difficult", "objects", "ignored"), [("keep", 2, 0), ("drop", 1, 0), ("ignore", 2, 1)])
-def test_difficult_is_an_option_of_training_alone(tmp_path, difficult, objects, ignored, capsys):
+def test_voc_difficult_option_affects_training_only(tmp_path, difficult, objects, ignored, capsys):
     write_devkit(tmp_path)
     config = TrainConfig(
         dataset="voc",
@@ -82,7 +82,7 @@ def test_difficult_is_an_option_of_training_alone(tmp_path, difficult, objects, 
     assert f"{objects} objects ({ignored} ignored)" in capsys.readouterr().out
 
 
-def test_union_of_real_splits():
+def test_voc_union_of_real_splits():
     root = real_data("voc2007_mini")
     both = open_dataset("voc", root, "train+val")
     parts = [open_dataset("voc", root, split, classes=both.classes) for split in ("train", "val")]

@@ -21,7 +21,7 @@ def write_yolo(root, labels, images="images/train", texts="labels/train", names=
     return root
 
 
-def test_yolo_target(tmp_path):
+def test_yolo_target_values(tmp_path):
     polygon = "0 0.1 0.25 0.5 0.25 0.3 0.75"
     write_yolo(tmp_path, {"a": f"1 0.25 0.5 0.5 0.25\n\n{polygon}\n", "b": None, "c": ""})
     dataset = open_dataset("yolo", tmp_path)
@@ -37,7 +37,7 @@ def test_yolo_target(tmp_path):
 
 @pytest.mark.parametrize("names", ["names: [cat, dog]\n", "names:\n- cat\n- dog\n", "names:\n  0: cat\n  1: dog\n"])
 @pytest.mark.parametrize(("images", "texts"), [("images/train", "labels/train"), ("train/images", "train/labels")])
-def test_yolo_yaml_forms(tmp_path, names, images, texts):
+def test_yolo_yaml_accepts_list_and_dict_forms(tmp_path, names, images, texts):
     write_yolo(tmp_path, {"a": SQUARE}, images, texts, names)
     for text in ("train: {}\n", "train: ../{}\n", "path: elsewhere\ntrain: [{}]\n"):
         (tmp_path / "data.yaml").write_text(text.format(images) + names)
@@ -55,7 +55,7 @@ def test_yolo_yaml_forms(tmp_path, names, images, texts):
         ("data", "data", "listed"),
     ],
 )
-def test_yolo_without_yaml(tmp_path, images, texts, split):
+def test_yolo_folder_without_yaml(tmp_path, images, texts, split):
     write_yolo(tmp_path, {"a": SQUARE}, images, texts, names=None)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "listed.txt").write_text("data/a.jpg\n")
@@ -75,7 +75,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("kind", FAULTY)
-def test_yolo_faulty_line_is_named(tmp_path, kind):
+def test_yolo_bad_line_error_names_file_and_line(tmp_path, kind):
     write_yolo(tmp_path, {"good": SQUARE, "bad": f"{SQUARE}\n\n{FAULTY[kind]}\n"})
     dataset = open_dataset("yolo", tmp_path)
     assert dataset.summary().faults == {kind: 1} and "bad.txt, line 3" in str(dataset.summary())
@@ -84,7 +84,7 @@ def test_yolo_faulty_line_is_named(tmp_path, kind):
         open_dataset("yolo", tmp_path, on_error="raise")
 
 
-def test_yolo_images_are_turned_as_exif_says(tmp_path):
+def test_yolo_images_follow_exif_orientation(tmp_path):
     write_yolo(tmp_path, {"a": SQUARE})
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
@@ -105,14 +105,14 @@ def test_yolo_images_are_turned_as_exif_says(tmp_path):
         ("train: [images\nnames: [cat, dog]\n", r"data\.yaml, line \d: not a YAML file"),
     ],
 )
-def test_yolo_yaml_errors(tmp_path, yaml, message):
+def test_yolo_yaml_error_messages(tmp_path, yaml, message):
     write_yolo(tmp_path, {"a": SQUARE})
     (tmp_path / "data.yaml").write_text(yaml)
     with pytest.raises(DataError, match=message):
         open_dataset("yolo", tmp_path)
 
 
-def test_yolo_errors_say_what_was_found(tmp_path):
+def test_yolo_layout_error_messages(tmp_path):
     with pytest.raises(DataError, match=r"expected data\.yaml or classes\.txt"):
         open_dataset("yolo", tmp_path)
     (tmp_path / "classes.txt").write_text("cat\n")

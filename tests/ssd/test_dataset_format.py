@@ -30,7 +30,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_format_is_found_and_printed(tmp_path, name, capsys):
+def test_format_is_detected_and_printed(tmp_path, name, capsys):
     config = TrainConfig(data_path=str(WRITERS[name](tmp_path)))
     resolve_dataset(config)
     assert config.dataset == name and f"data set: {name}, because of {tmp_path}" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_format_of_real_folders(folder, name):
     assert list(find_formats(real_data(folder))) == [name]
 
 
-def test_devkit_and_several_formats(tmp_path, capsys):
+def test_format_of_devkit_and_of_several_formats(tmp_path, capsys):
     write_voc(tmp_path / "VOCdevkit" / "VOC2012", {"a": [voc_object()]})
     (tmp_path / "notes.csv").write_text("x\n")
     config = TrainConfig(data_path=str(tmp_path))
@@ -56,7 +56,7 @@ def test_devkit_and_several_formats(tmp_path, capsys):
     assert f"csv would be possible too ({tmp_path / 'notes.csv'}), by --dataset csv" in capsys.readouterr().out
 
 
-def test_no_folder_means_shapes_and_an_unknown_one_is_an_error(tmp_path):
+def test_format_default_is_shapes_and_unknown_raises(tmp_path):
     config = TrainConfig()
     assert config.augmentation == "hflip"
     resolve_dataset(config)
@@ -69,7 +69,7 @@ def test_no_folder_means_shapes_and_an_unknown_one_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["yolo", "csv"])
-def test_training_finds_the_format(tmp_path, name, capsys):
+def test_training_detects_the_format(tmp_path, name, capsys):
     data = tmp_path / "data"
     data.mkdir()
     if name == "yolo":
@@ -94,7 +94,7 @@ def test_training_finds_the_format(tmp_path, name, capsys):
     assert set(json.loads((tmp_path / "run" / "eval.json").read_text())["classes"]) == {"cat", "dog"}
 
 
-def test_roboflow_folders(tmp_path):
+def test_format_of_roboflow_folders(tmp_path):
     for split in ("train", "valid"):
         save_image(tmp_path / split / "a.jpg")
         image = {"id": 0, "file_name": "a.jpg", "width": 60, "height": 40}

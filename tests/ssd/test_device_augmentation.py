@@ -61,7 +61,7 @@ def assert_same_objects(one: Batch, other: Batch) -> None:
         ("none", {"fill": (1, 2, 3)}),
     ],
 )
-def test_pixels_and_boxes_are_those_of_the_workers(name: str, options: dict[str, Any]) -> None:
+def test_device_pixels_and_boxes_equal_workers(name: str, options: dict[str, Any]) -> None:
     plain, deferred = both(name, **options)
     assert_same_objects(plain, deferred)
     assert len(plain.gt_labels) > 12
@@ -69,7 +69,7 @@ def test_pixels_and_boxes_are_those_of_the_workers(name: str, options: dict[str,
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (2, 40000)])
-def test_crops_far_larger_than_the_output_are_resized_by_the_worker(height: int, width: int) -> None:
+def test_large_crops_are_resized_by_the_worker(height: int, width: int) -> None:
     plain, deferred = both("ssd", 6, height, width, photometric=None, crop=None, zoom=4.0)
     assert_same_objects(plain, deferred)
     assert torch.equal(rendered(deferred), plain.images.float())  # so they have been rounded in the same way
@@ -84,7 +84,7 @@ def muted(seed: int) -> tuple[Tensor, Target]:
 
 
 @pytest.mark.parametrize("hue", [0.02, 0.5])
-def test_colors_are_those_of_the_workers(hue: float) -> None:
+def test_device_colors_equal_workers(hue: float) -> None:
     """All steps in both orders and all orders of the channels; the plain path rounds once, at the end."""
     rule = PhotometricRule((0.9, 1.1), (0.8, 1.2), (0.8, 1.2), (-hue, hue), p=0.8)
     seen = 0.0
@@ -100,7 +100,7 @@ def test_colors_are_those_of_the_workers(hue: float) -> None:
     assert seen > 60 * 5
 
 
-def test_colors_cut_once_have_nearly_the_same_statistics() -> None:
+def test_colors_clamped_once_have_similar_statistics() -> None:
     """The full strength: the plain path cuts to 0 .. 255 after each step, this one only once; in levels of 255."""
     plain, deferred = both("ssd", 40)
     for measure in (mean_of, deviation_of, saturation_of):
@@ -121,7 +121,7 @@ def saturation_of(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("preset", ["torchvision", "caffe"])  # RGB, and BGR
-def test_the_network_sees_the_same(preset: str) -> None:
+def test_network_input_equals_workers(preset: str) -> None:
     augment = Augment(SIDE, Augmentation(photometric=PhotometricRule((0.9, 1.1), (0.8, 1.2), (0.8, 1.2)), zoom=2.0))
     batches = []
     for transform in (augment, Deferred(augment)):
@@ -134,7 +134,7 @@ def test_the_network_sees_the_same(preset: str) -> None:
     assert model.normalize(deferred).dtype == torch.bfloat16
 
 
-def test_batches_do_not_depend_on_workers_and_move() -> None:
+def test_deferred_batches_do_not_depend_on_workers_and_move() -> None:
     dataset = open_dataset("shapes", size=10, image_size=64)
     augment = build_transforms("ssd", 48, train=True, deferred=True)
     alone, helped = (list(build_loader(dataset, augment, 4, train=True, workers=n, seed=3)) for n in (0, 1))
@@ -152,7 +152,7 @@ def losses(folder: Path, **changes: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_training_learns_as_with_workers(tmp_path: Path, mixed: bool) -> None:
+def test_training_with_device_augmentation_converges_like_workers(tmp_path: Path, mixed: bool) -> None:
     changes: dict[str, Any] = {"dataset_options": {"size": 24, "image_size": 100}}
     if mixed:
         changes |= {"amp": True, "channels_last": True, "data_augmentation": "ssd"}
@@ -165,7 +165,7 @@ def test_training_learns_as_with_workers(tmp_path: Path, mixed: bool) -> None:
     assert names == {path.name for path in (tmp_path / "deferred").iterdir()} and "last.pt" in names
 
 
-def test_resuming_gives_the_run_that_was_not_interrupted(tmp_path: Path) -> None:
+def test_resumed_run_with_device_augmentation_equals_uninterrupted(tmp_path: Path) -> None:
     whole, half = (replace(SMALL, device_augmentation=True, output_dir=str(tmp_path / n)) for n in ("whole", "half"))
     run(whole)
     run_one_epoch(half)
@@ -175,7 +175,7 @@ def test_resuming_gives_the_run_that_was_not_interrupted(tmp_path: Path) -> None
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
 
 
-def test_two_processes_each_render_their_own(tmp_path: Path) -> None:
+def test_each_process_renders_its_own_images(tmp_path: Path) -> None:
     config = replace(SMALL, device_augmentation=True, epochs=1, batch_size=4)
     ended = run_processes(tmp_path, run, replace(config, output_dir=str(tmp_path / "run")))
     assert [process.code for process in ended] == [0, 0], ended

@@ -75,7 +75,7 @@ def save_gradients(folder: Path) -> None:
     world.leave()
 
 
-def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path: Path) -> None:
+def test_two_process_gradients_equal_single_process(tmp_path: Path) -> None:
     assert [p.code for p in run_processes(tmp_path, save_gradients, tmp_path)] == [0, 0]
     for rank in range(2):
         found = torch.load(tmp_path / f"gradients{rank}.pt")
@@ -113,12 +113,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_two_processes_share_an_epoch(pair: Path) -> None:
+def test_epoch_is_split_between_two_processes(pair: Path) -> None:
     rows = CsvLog(pair / "train.csv").rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # 24 images, 2 x 4 a step
 
 
-def test_resuming_on_two_processes_gives_the_run_that_was_not_interrupted(pair: Path, tmp_path: Path) -> None:
+def test_resumed_two_process_run_equals_uninterrupted(pair: Path, tmp_path: Path) -> None:
     config = replace(SMALL, batch_size=4, output_dir=str(tmp_path / "rest"), resume=str(pair / "first.pt"))
     assert [p.code for p in run_processes(tmp_path, train, config)] == [0, 0]
     one, two = (torch.load(path / "last.pt", weights_only=True) for path in (pair, tmp_path / "rest"))
@@ -127,7 +127,7 @@ def test_resuming_on_two_processes_gives_the_run_that_was_not_interrupted(pair: 
     assert len(one["random"]) == 2
 
 
-def test_the_evaluation_of_two_processes_is_that_of_one(pair: Path, tmp_path: Path) -> None:
+def test_two_process_evaluation_equals_single_process(pair: Path, tmp_path: Path) -> None:
     run(replace(SMALL, batch_size=4, output_dir=str(tmp_path), resume=str(pair), test_only=True))
     assert CsvLog(tmp_path / "eval.csv").rows()[-1] == CsvLog(pair / "eval.csv").rows()[-1]
 
@@ -139,7 +139,7 @@ def command(*flags: str) -> None:
     main([*small, "--model-option", "width=4", "--model-option", "levels=2", "--device", "cpu", "-j", "0", *flags])
 
 
-def test_a_loss_that_is_not_finite_is_told_once_with_step_and_images(tmp_path: Path) -> None:
+def test_non_finite_loss_is_reported_once_with_step_and_images(tmp_path: Path) -> None:
     flags = ["--lr", "1e30", "--clip-grad-norm", "0", "--warmup-iters", "0", "-b", "2", "--opt", "sgd"]
     ended = run_processes(tmp_path, command, *flags, "--output-dir", str(tmp_path / "run"))
     assert [p.code for p in ended] == [1, 1]
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_is_told_once_with_step_and_images(tmp_path: P
     assert "Traceback" not in ended[0].err + ended[1].err and "error" not in ended[1].err
 
 
-def test_a_mistake_met_by_all_is_told_once(tmp_path: Path) -> None:
+def test_error_on_all_processes_is_reported_once(tmp_path: Path) -> None:
     ended = run_processes(tmp_path, command, "--model-option", "widht=4")
     assert [p.code for p in ended] == [1, 1]
     assert "did you mean 'width'?" in ended[0].err and ended[1].err == ""
@@ -167,13 +167,13 @@ def fail_on_one() -> None:
         end(error)
 
 
-def test_an_error_of_one_process_ends_all_and_names_it(tmp_path: Path) -> None:
+def test_error_on_one_process_ends_all_and_names_rank(tmp_path: Path) -> None:
     ended = run_processes(tmp_path, fail_on_one)
     assert all(p.code for p in ended)
     assert "error in process 1 of 2: picture 7 is broken" in ended[1].err
 
 
-def test_what_torch_says_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_out_of_memory_error_suggests_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import ssd.engine.loop
 
     def failing(*_: Any) -> None:
@@ -184,7 +184,7 @@ def test_what_torch_says_of_memory_is_told_with_what_to_do(monkeypatch: pytest.M
         command("--output-dir", str(tmp_path / "run"))
 
 
-def test_batch_norm_that_learns_is_synchronized_and_frozen_one_is_not() -> None:
+def test_sync_bn_converts_trainable_batch_norm_only() -> None:
     from ssd.models.frozen import freeze_batch_norm
 
     frozen, learning = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))

@@ -56,7 +56,7 @@ def published(tmp_path: Path, *, crowds: bool = True):
 
 
 @pytest.mark.parametrize(("crowds", "key"), [(True, "bbox"), (False, "bbox_without_crowd")])
-def test_published_numbers(crowds, key, tmp_path, capsys):
+def test_coco_ap_equals_published_numbers(crowds, key, tmp_path, capsys):
     records, dataset, expected = published(tmp_path, crowds=crowds)
     assert len(expected[key]) == 12 and dataset.report == []
     result = coco_ap(records, dataset.classes, truth=dataset.annotations)
@@ -68,7 +68,7 @@ def test_published_numbers(crowds, key, tmp_path, capsys):
     assert json.dumps(result.as_dict(), allow_nan=False) and f"AP50 {expected[key]['AP50']:.3f}" in str(result)
 
 
-def test_ground_truth_from_targets(tmp_path):
+def test_coco_ground_truth_from_targets(tmp_path):
     # Only the boxes: without the crowds' rule and the segments' areas AP is near the published one, not equal to it.
     records, dataset, expected = published(tmp_path)
     result = coco_ap(records, dataset.classes)
@@ -86,7 +86,7 @@ def perfect(ignore=False) -> Records:
     return records
 
 
-def test_ignored_objects_of_targets():
+def test_coco_ignored_objects_of_targets():
     assert coco_ap(perfect(), ["a"]).mean_ap == pytest.approx(1.0)
     ignored = perfect(ignore=True)
     assert coco_ap(ignored, ["a"]).mean_ap == pytest.approx(1.0), "the detection of an ignored object is no error"
@@ -97,7 +97,7 @@ def test_ignored_objects_of_targets():
     assert coco_ap(ignored, ["a"]).mean_ap < 0.6, "not ignored, it is missed"
 
 
-def test_both_libraries_give_the_same_numbers(tmp_path):
+def test_faster_coco_eval_and_pycocotools_agree(tmp_path):
     pytest.importorskip("faster_coco_eval")
     records, dataset, _ = published(tmp_path)
     rng = np.random.default_rng(0)
@@ -114,13 +114,13 @@ def test_both_libraries_give_the_same_numbers(tmp_path):
             assert pair == pytest.approx(results[1].per_class[name], abs=1e-12, nan_ok=True), name
 
 
-def test_the_faster_library_is_taken_where_it_is_installed(monkeypatch):
+def test_faster_coco_eval_is_preferred_when_installed(monkeypatch):
     for installed, expected in ((BACKENDS, BACKENDS[0]), (BACKENDS[1:], BACKENDS[1])):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=installed: name in found or None)
         assert default_backend() == expected
 
 
-def test_classes_in_another_order_than_their_ids(tmp_path):
+def test_coco_classes_not_ordered_by_id(tmp_path):
     records, dataset, _ = published(tmp_path)
     plain = coco_ap(records, dataset.classes, truth=dataset.annotations)
     data = json.loads(dataset.annotation_file.read_text())
@@ -133,7 +133,7 @@ def test_classes_in_another_order_than_their_ids(tmp_path):
         assert result.per_class[name] == pytest.approx(pair, abs=1e-12, nan_ok=True), name
 
 
-def test_nothing_to_judge_by_is_no_number():
+def test_coco_ap_without_ground_truth_is_nan():
     assert np.isnan(coco_ap(Records(), ["a"]).mean_ap)
     records = Records()
     records.add({"boxes": [], "scores": [], "labels": []}, {"boxes": [[0, 0, 5, 5]], "labels": [1], "image_id": 1})
@@ -143,7 +143,7 @@ def test_nothing_to_judge_by_is_no_number():
 
 
 @pytest.mark.parametrize("box", [[np.nan] * 4, [0, 0, np.inf, 9], [-1e25, -1e25, 1e25, 1e25], [90, 60, 10, 70]])
-def test_a_box_that_can_lie_on_no_object_counts_as_wrong(box):
+def test_degenerate_detection_is_false_positive(box):
     records = Records()
     records.add(
         {"boxes": [box, [10, 10, 60, 60]], "scores": [0.9, 0.8], "labels": [1, 1]},
@@ -173,7 +173,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_odd_entries_are_judged_as_the_reader_took_them(odd, tmp_path):
+def test_coco_evaluation_uses_boxes_as_read(odd, tmp_path):
     data = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 96, "height": 64} for i in (1, 2)],
         "annotations": [
@@ -194,7 +194,7 @@ def test_odd_entries_are_judged_as_the_reader_took_them(odd, tmp_path):
     assert result.mean_ap == pytest.approx(1.0) and result.images == 2 and result.stats["APmedium"] == pytest.approx(1)
 
 
-def test_orphans_and_mixed_ids_do_not_crash(tmp_path):
+def test_coco_orphan_annotations_and_mixed_id_types(tmp_path):
     data = json.loads((real_data("coco_eval100") / "gt_ignore_test.json").read_text())
     for number, image in enumerate(data["images"]):
         image.update(file_name=f"{number}.jpg", width=10_000, height=10_000)
@@ -207,7 +207,7 @@ def test_orphans_and_mixed_ids_do_not_crash(tmp_path):
     assert result.mean_ap == pytest.approx(1.0)
 
 
-def test_bad_input_is_named(tmp_path):
+def test_coco_bad_input_error_messages(tmp_path):
     records = perfect()
     with pytest.raises(DataError, match="backend must be one of 'faster_coco_eval', 'pycocotools', got 'coco'"):
         coco_ap(records, ["a"], backend="coco")
@@ -221,7 +221,7 @@ def test_bad_input_is_named(tmp_path):
         records.add(none, {"boxes": [[0, 0, 1, 1], [0, 0, 1, np.inf]], "labels": [1, 1], "image_id": 5})
 
 
-def test_evaluator_of_a_coco_data_set_uses_its_annotations():
+def test_evaluator_uses_annotations_of_coco_dataset():
     dataset = open_dataset("coco", real_data("coco_cc_mini"))
     evaluator = Evaluator.of(dataset, "coco")
     assert evaluator.truth is dataset.annotations

@@ -47,7 +47,7 @@ def with_steps_of_floats(recall, precision) -> float:
 
 
 @pytest.mark.parametrize("kind", ["all_point", "eleven_point", "all_point_without_plus1", "eleven_point_without_plus1"])
-def test_published_values(kind):
+def test_voc_ap_equals_published_values(kind):
     expected = json.loads((real_data("voc_eval_toy") / "expected.json").read_text())[kind]
     assert len(expected) == 4
     method = "area" if kind.startswith("all") else "11point"
@@ -62,7 +62,7 @@ def test_published_values(kind):
         assert method == "area" or result.mean_ap == pytest.approx(value, abs=1e-10) or 0.6 in row.recall
 
 
-def test_literal_example():
+def test_voc_ap_literal_example():
     # By falling score: right, duplicate of it, right, background; the third object is missed.
     records = Records()
     records.add(
@@ -82,7 +82,7 @@ def test_literal_example():
     assert (low.tp, low.fp, low.missed) == (2, 2, 1) and low.errors["background"] == 1
 
 
-def test_a_recall_of_just_six_tenths_reaches_its_step():
+def test_voc_11_point_ap_at_exact_recall_step():
     right = np.array([0, 1, 1, 0, 1, 0, 1, 0, 0, 0, 1], dtype=bool)  # that of Caffe's TestComputeAP
     assert average_precision(right, 5, "11point") == pytest.approx(0.598662, abs=1e-6)
     for tenths in range(11):
@@ -91,7 +91,7 @@ def test_a_recall_of_just_six_tenths_reaches_its_step():
         )
 
 
-def test_the_account_of_errors_names_what_holds_a_class_down():
+def test_error_breakdown_names_main_error():
     records = Records()
     records.add(found([[50, 50, 60, 60]] * 3, [0.9, 0.8, 0.7], [1] * 3), truth([[0, 0, 10, 10]] * 2, [1, 1]))
     (cell,) = voc_ap(records, ["cell"]).classes
@@ -102,7 +102,7 @@ def test_the_account_of_errors_names_what_holds_a_class_down():
     assert 0 < cell.ap < 0.0005 and "background +0.333" in cell.limit()
 
 
-def test_kinds_of_error():
+def test_error_kinds():
     records = Records()
     boxes = [[0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 30, 30], [70, 70, 80, 80], [0, 0, 10, 9]]
     records.add(
@@ -115,7 +115,7 @@ def test_kinds_of_error():
     assert dog.ap == 0 and dog.gains["missed"] == 1, "where none is found, nothing else can raise AP"
 
 
-def test_badly_placed_box_mended():
+def test_error_breakdown_gain_of_localization():
     records = Records()
     records.add(found([[0, 0, 10, 4]], [0.9], [1]), truth([[0, 0, 10, 10]], [1]))
     (cell,) = voc_ap(records, ["cell"]).classes
@@ -123,7 +123,7 @@ def test_badly_placed_box_mended():
     assert "localization +1.000" in cell.limit()
 
 
-def test_ignored_objects_count_as_nothing():
+def test_voc_ignored_objects_are_neither_true_nor_false_positives():
     records = Records()
     records.add(
         found([[0, 0, 10, 10], [0, 0, 10, 9.5], [20, 20, 30, 30]], [0.9, 0.8, 0.7], [1, 1, 1]),
@@ -133,7 +133,7 @@ def test_ignored_objects_count_as_nothing():
     assert cell.ap == 1 and cell.objects == 1 and cell.ignored == 1 and (cell.tp, cell.fp, cell.missed) == (1, 0, 0)
 
 
-def test_ties_and_the_threshold_itself():
+def test_voc_score_ties_and_iou_equal_to_threshold():
     records = Records()
     records.add(found([[0, 0, 10, 10]], [0.5], [1]), truth([[0, 0, 10, 5]], [1]))  # IoU exactly 0.5
     records.add(found([[0, 0, 9, 9]], [0.5], [1]), truth([], [], image_id=1))
@@ -142,7 +142,7 @@ def test_ties_and_the_threshold_itself():
     assert (cell.tp, cell.fp) == (1, 1), "no threshold separates equal scores"
 
 
-def test_empty_cases():
+def test_voc_empty_inputs():
     nothing = voc_ap(Records(), ["a", "b"])
     assert np.isnan(nothing.mean_ap) and nothing.as_dict()["mean_ap"] is None
     json.dumps(nothing.as_dict(), allow_nan=False)
@@ -155,7 +155,7 @@ def test_empty_cases():
     assert "a" in str(result) and np.isnan(average_precision(np.ones(2, dtype=bool), 0))
 
 
-def test_bad_input_is_named():
+def test_voc_bad_input_error_messages():
     records = Records()
     with pytest.raises(DataError, match="scores of image_id 4 contain NaN"):
         records.add(found([[0, 0, 5, 5]], [float("nan")], [1]), truth([], [], image_id=4))
@@ -208,7 +208,7 @@ def random_records(seed: int) -> Records:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_equals_the_devkits_loop(seed):
+def test_voc_ap_equals_devkit_loop(seed):
     records = random_records(seed)
     for threshold in (0.3, 0.5, 0.75):
         result = voc_ap(records, ["a", "b"], iou_threshold=threshold)

@@ -24,7 +24,7 @@ def detector() -> Detector:
     return Detector(model, ("disc", "star"), thresholds={"disc": 0.15})
 
 
-def test_pt2_holds_the_whole_post_process(detector: Detector, tmp_path: Path) -> None:
+def test_pt2_includes_post_processing(detector: Detector, tmp_path: Path) -> None:
     export_pt2(detector, tmp_path / "model.pt2")
     files = {"classes.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=files)
@@ -38,7 +38,7 @@ def test_pt2_holds_the_whole_post_process(detector: Detector, tmp_path: Path) ->
             torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
 
 
-def test_onnx_gives_boxes_and_scores(detector: Detector, tmp_path: Path) -> None:
+def test_onnx_outputs_boxes_and_scores(detector: Detector, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     export_onnx(detector, tmp_path / "model.onnx")
@@ -60,7 +60,7 @@ def test_onnx_gives_boxes_and_scores(detector: Detector, tmp_path: Path) -> None
     torch.testing.assert_close(scores, logits.softmax(-1), rtol=0, atol=1e-5)
 
 
-def test_the_command_line_exports_a_run(detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = {"build_args": detector.model.build_args, "classes": ["disc", "star"]}
     torch.save({**checkpoint, "model": detector.model.state_dict()}, tmp_path / "best.pt")
     main([str(tmp_path), str(tmp_path / "new" / "model.pt2")])
@@ -75,7 +75,7 @@ def test_the_command_line_exports_a_run(detector: Detector, tmp_path: Path, caps
         ([".", "x.pb"], "output must end in .onnx or .pt2, got x.pb"),
     ],
 )
-def test_mistakes_are_named_without_torch(arguments: list[str], words: str) -> None:
+def test_export_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:
     code = "import sys; sys.modules['torch'] = None; from ssd.export import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr

@@ -24,7 +24,7 @@ def _layers() -> nn.Sequential:
     return layers
 
 
-def test_folding_changes_neither_values_nor_gradients_nor_names() -> None:
+def test_folding_keeps_values_gradients_and_names() -> None:
     plain, frozen = _layers().eval(), _layers()
     freeze_batch_norm(frozen)
     frozen.train()
@@ -37,7 +37,7 @@ def test_folding_changes_neither_values_nor_gradients_nor_names() -> None:
     assert frozen[1].weight.grad is None and not frozen[1].weight.requires_grad
 
 
-def test_only_a_convolution_without_bias_is_folded() -> None:
+def test_folding_skips_convolution_with_bias() -> None:
     layers = _layers()
     freeze_batch_norm(layers)
     assert isinstance(layers[0], FoldedConv2d) and layers[1].folded
@@ -45,7 +45,7 @@ def test_only_a_convolution_without_bias_is_folded() -> None:
     assert isinstance(layers[4], FrozenBatchNorm2d) and not layers[4].folded
 
 
-def test_a_copy_follows_its_own_statistics() -> None:
+def test_copy_of_folded_model_uses_its_own_statistics() -> None:
     layers = _layers()
     freeze_batch_norm(layers)
     other = copy.deepcopy(layers)

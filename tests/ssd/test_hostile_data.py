@@ -24,14 +24,14 @@ def patch_jpeg_size(path, height, width):
     path.write_bytes(bytes(raw))
 
 
-def test_jpeg_bomb_is_refused_by_its_header(tmp_path):
+def test_jpeg_bomb_is_rejected_by_its_header(tmp_path):
     save_image(tmp_path / "bomb.jpg")
     patch_jpeg_size(tmp_path / "bomb.jpg", 40_000, 40_000)
     with pytest.raises(DataError, match=r"1600000000 pixels\) exceeds limit"):
         read_image(tmp_path / "bomb.jpg")
 
 
-def test_image_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_image_of_unexpected_size_is_rejected_before_decoding(tmp_path, monkeypatch):
     write_voc(tmp_path, {"a": [voc_object()]})
     patch_jpeg_size(tmp_path / "JPEGImages/a.jpg", 9_000, 9_000)
     monkeypatch.setattr("ssd.data.loading.images.decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
@@ -39,7 +39,7 @@ def test_image_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeyp
         open_dataset("voc", tmp_path)[0]
 
 
-def test_postscript_and_pipes_are_no_images(tmp_path):
+def test_postscript_and_pipes_are_rejected_as_images(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     os.mkfifo(tmp_path / "b.jpg")
     with pytest.raises(DataError, match="not an image that PIL can read"):
@@ -60,7 +60,7 @@ def test_postscript_and_pipes_are_no_images(tmp_path):
         ([None, IMAGE], [None], "annotation of no image"),
     ],
 )
-def test_coco_entry_is_a_fault(tmp_path, images, boxes, kind):
+def test_coco_bad_entries_are_reported(tmp_path, images, boxes, kind):
     root = tmp_path / "data/inner"
     root.mkdir(parents=True)
     save_image(tmp_path / "outside.jpg")
@@ -83,7 +83,7 @@ def test_coco_entry_is_a_fault(tmp_path, images, boxes, kind):
         ('{"images": [{"id": ' + "9" * 5000 + "}]}", "instances.json is not a JSON file"),
     ],
 )
-def test_coco_file_is_refused_in_one_line(tmp_path, text, message):
+def test_coco_bad_file_error_is_one_line(tmp_path, text, message):
     (tmp_path / "images").mkdir()
     (tmp_path / "instances.json").write_text(text)
     with pytest.raises(DataError, match=message) as error:
@@ -105,7 +105,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pair
         ("names: [cat]\ntrain: images/" + "x" * 5000 + "\n", "train names 'images/x"),
     ],
 )
-def test_yaml_is_refused_in_one_line(tmp_path, yaml, message):
+def test_yaml_error_is_one_line(tmp_path, yaml, message):
     (tmp_path / "data").mkdir()
     write_yolo(tmp_path / "data", {"a": SQUARE})
     save_image(tmp_path / "elsewhere/b.jpg")
@@ -115,7 +115,7 @@ def test_yaml_is_refused_in_one_line(tmp_path, yaml, message):
     assert len(str(error.value)) < 3000
 
 
-def test_paths_that_leave_the_folder_are_followed_when_asked(tmp_path):
+def test_paths_outside_the_folder_need_permission(tmp_path):
     (tmp_path / "data").mkdir()
     write_yolo(tmp_path / "data", {"a": SQUARE})
     save_image(tmp_path / "elsewhere/b.jpg")
@@ -137,14 +137,14 @@ def test_paths_that_leave_the_folder_are_followed_when_asked(tmp_path):
         lambda text: text.replace("11", "9" * 400),
     ],
 )
-def test_voc_file_harms_only_itself(tmp_path, change):
+def test_voc_bad_file_affects_only_itself(tmp_path, change):
     write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]})
     path = tmp_path / "Annotations/a.xml"
     path.write_text(change(path.read_text()))
     assert 1 <= len(open_dataset("voc", tmp_path)) <= 2
 
 
-def test_walk_ends_where_links_go_in_circles(tmp_path, monkeypatch):
+def test_walk_ends_on_circular_links(tmp_path, monkeypatch):
     save_image(tmp_path / "a/x.jpg")
     (tmp_path / "a/again").symlink_to(tmp_path)
     (tmp_path / "a/.hidden").mkdir()
@@ -155,20 +155,20 @@ def test_walk_ends_where_links_go_in_circles(tmp_path, monkeypatch):
         list(walk(tmp_path))
 
 
-def test_long_class_list_does_not_flood_the_message(tmp_path):
+def test_long_class_list_is_truncated_in_message(tmp_path):
     write_voc(tmp_path, {"a": [voc_object("x" * 100_000)]})
     dataset = open_dataset("voc", tmp_path, classes=["cat"])
     assert len(str(dataset.report[0])) < 600
 
 
-def test_image_file_is_read_whatever_its_suffix_says(tmp_path):
+def test_image_file_with_wrong_suffix_is_read(tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg").shape == (3, 4, 8)
 
 
 @pytest.mark.parametrize("line", ["x" * 6000, "\0", "/nowhere/b.jpg", ".."])
-def test_line_of_a_yolo_list_is_a_fault(tmp_path, line):
+def test_yolo_list_bad_line_is_reported(tmp_path, line):
     write_yolo(tmp_path, {"a": SQUARE})
     (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: list.txt\n")
     (tmp_path / "list.txt").write_text(f"images/train/a.jpg\n{line}\n")
@@ -198,7 +198,7 @@ def test_coco_file_name_that_is_no_file(tmp_path, name):
         ({"type": "bbox", "label_id": 0, "bbox": [1, 1, 0, 2]}, "box without area"),
     ],
 )
-def test_datumaro_object_is_a_fault(tmp_path, annotation, kind):
+def test_datumaro_bad_object_is_reported(tmp_path, annotation, kind):
     datumaro(tmp_path)
     path = tmp_path / "annotations/default.json"
     data = json.loads(path.read_text())

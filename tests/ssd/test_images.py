@@ -21,7 +21,7 @@ def save_turned(path, stored=(60, 40), orientation=6):
 
 
 @pytest.mark.parametrize("annotated", [(40, 60), (60, 40)])
-def test_orientation_follows_the_annotated_size(tmp_path, annotated):
+def test_orientation_follows_annotated_size(tmp_path, annotated):
     write_voc(tmp_path, {"a": [voc_object(box=(1, 1, 9, 9))], "plain": []}, size=annotated)
     save_turned(tmp_path / "JPEGImages/a.jpg")
     dataset = open_dataset("voc", tmp_path)
@@ -34,7 +34,7 @@ def test_orientation_follows_the_annotated_size(tmp_path, annotated):
 
 
 @pytest.mark.parametrize(("format", "turned"), [("yolo", True), ("labelimg", False)])
-def test_orientation_that_the_size_leaves_open_is_that_of_the_other_images(tmp_path, format, turned):
+def test_ambiguous_orientation_follows_other_images(tmp_path, format, turned):
     if format == "yolo":
         write_yolo(tmp_path, {"a": SQUARE, "b": SQUARE})
         save_turned(tmp_path / "images/train/a.jpg")
@@ -74,14 +74,14 @@ MODES = {
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_modes_give_the_same_gray(tmp_path, name):
+def test_gray_image_modes_are_equal(tmp_path, name):
     MODES[name].save(tmp_path / name)
     image = read_image(tmp_path / name)
     assert image.dtype == torch.uint8 and image.shape == (3, 8, 8)
     assert (image[1].int() - torch.from_numpy(RAMP).int()).abs().max() <= 1
 
 
-def test_cmyk_and_stereo_pictures(tmp_path):
+def test_cmyk_and_multi_picture_images(tmp_path):
     Image.new("RGB", (16, 8), (200, 30, 40)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     red, _, blue = read_image(tmp_path / "a.jpg").float().mean((1, 2)).tolist()
     assert red > 150 > blue
@@ -90,7 +90,7 @@ def test_cmyk_and_stereo_pictures(tmp_path):
     assert read_image(tmp_path / "b.mpo")[1].float().mean() > 150
 
 
-def test_suffixes_are_read_or_named(tmp_path):
+def test_image_suffixes_are_read_or_reported(tmp_path):
     write_yolo(tmp_path, {name: SQUARE for name in "abcd"})
     folder = tmp_path / "images/train"
     (folder / "a.jpg").rename(folder / "a.jfif")
@@ -104,7 +104,7 @@ def test_suffixes_are_read_or_named(tmp_path):
     assert "c.txt: image missing (no image has the name of this label file)" in text
 
 
-def test_images_left_out_are_told_once(tmp_path):
+def test_skipped_images_are_reported_once(tmp_path):
     boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20]} for i in (1, 2, 3)]
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40} for i in (1, 2, 3)]
     write_coco(tmp_path, boxes, images)

@@ -54,7 +54,7 @@ def batch(count: int, seed: int = 0) -> Tensor:
         ("ssd300_resnet50", {}),
     ],
 )
-def test_folding_leaves_no_batch_norm_and_the_same_outputs(name: str, options: dict[str, Any]) -> None:
+def test_engine_folds_all_batch_norm_with_same_outputs(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = unlike_the_start(build_model(name, 3, **options))
     own = folded(model)
@@ -66,7 +66,7 @@ def test_folding_leaves_no_batch_norm_and_the_same_outputs(name: str, options: d
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_convolutions_with_relu_give_the_outputs_of_bfloat16(device: str) -> None:
+def test_fused_conv_relu_equals_bfloat16_outputs(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     model = tiny().to(device)
@@ -81,7 +81,7 @@ def test_convolutions_with_relu_give_the_outputs_of_bfloat16(device: str) -> Non
     assert all(layer.fused for layer in own.modules() if isinstance(layer, ConvReLU))
 
 
-def test_exact_detections_are_those_of_the_model() -> None:
+def test_exact_engine_equals_model() -> None:
     model, images = tiny(), photos()
     with torch.no_grad():
         expected = model([image.float().div(255) for image in images])
@@ -95,7 +95,7 @@ def test_exact_detections_are_those_of_the_model() -> None:
         InferenceEngine(model, exact=True, dtype=torch.float32)
 
 
-def test_detections_are_those_of_the_model_up_to_rounding() -> None:
+def test_engine_equals_model_up_to_rounding() -> None:
     model = tiny()
     engine = InferenceEngine(model)
     for images, found in zip(
@@ -107,7 +107,7 @@ def test_detections_are_those_of_the_model_up_to_rounding() -> None:
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
 
 
-def test_images_of_any_size_have_boxes_in_their_pixels() -> None:
+def test_engine_boxes_are_in_pixels_of_each_image() -> None:
     engine = InferenceEngine(tiny())
     images = [*photos(), torch.randint(0, 256, (3, 2, 40_000), dtype=torch.uint8)]  # wider than render_images takes
     for image, found in zip(images, engine.predict(images), strict=True):
@@ -121,7 +121,7 @@ def test_images_of_any_size_have_boxes_in_their_pixels() -> None:
 
 
 @pytest.mark.parametrize("how", ["load_state_dict", "in place", "another tensor", "rules"])
-def test_weights_that_change_later_act(how: str) -> None:
+def test_engine_follows_changed_weights(how: str) -> None:
     check_changes(how, torch.device("cpu"))
 
 
@@ -156,7 +156,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_replays_equal_the_eager_network(gpu: torch.device, dtype: torch.dtype) -> None:
+def test_engine_graph_replays_equal_eager(gpu: torch.device, dtype: torch.dtype) -> None:
     engine = InferenceEngine(tiny().to(gpu), dtype=dtype)  # nothing else holds the model
     net = folded(engine.model, dtype)
     gc.collect()
@@ -173,7 +173,7 @@ def test_replays_equal_the_eager_network(gpu: torch.device, dtype: torch.dtype) 
 
 
 @pytest.mark.cuda
-def test_any_number_of_images_goes_through_few_graphs(gpu: torch.device) -> None:
+def test_engine_uses_few_graphs_for_any_batch_size(gpu: torch.device) -> None:
     engine = InferenceEngine(tiny().to(gpu), dtype=torch.float32)
     counts = [3, 70, 1, 32, 33, 5, 6, 7, 0]
     batches = [batch(count, seed=count) for count in counts]
@@ -187,12 +187,12 @@ def test_any_number_of_images_goes_through_few_graphs(gpu: torch.device) -> None
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("how", ["load_state_dict", "in place", "another tensor", "rules"])
-def test_weights_that_change_later_act_in_graphs(how: str, gpu: torch.device) -> None:
+def test_engine_graphs_follow_changed_weights(how: str, gpu: torch.device) -> None:
     check_changes(how, gpu)
 
 
 @pytest.mark.cuda
-def test_photos_come_out_as_on_the_cpu(gpu: torch.device) -> None:
+def test_engine_on_gpu_equals_cpu(gpu: torch.device) -> None:
     cpu, there = (InferenceEngine(tiny().to(device), dtype=torch.float32) for device in ("cpu", gpu))
     for found, expected in zip(there.predict(photos()), cpu.predict(photos()), strict=True):
         assert len(expected["scores"]) > 20

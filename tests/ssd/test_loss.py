@@ -17,7 +17,7 @@ def loss_with(**rules: object) -> MultiBoxLoss:
     return MultiBoxLoss(Preset("own", **rules))
 
 
-def test_by_hand():
+def test_loss_by_hand():
     """One positive, three negatives, two classes, 3 negatives for each positive: all four priors count."""
     loc = torch.zeros(1, 4, 4)
     loc[0, 1] = torch.tensor([0.5, -2.0, 0.0, 0.0])  # targets are 0: smooth L1 is 0.5 * 0.25 and 2 - 0.5
@@ -33,7 +33,7 @@ def test_by_hand():
     assert fewer["loc"].item() == pytest.approx(2 * 1.625, abs=1e-6)
 
 
-def test_lists_and_packed_agree():
+def test_loss_of_lists_equals_packed():
     torch.manual_seed(0)
     loc, logits = torch.randn(3, 4, 4), torch.randn(3, 4, 3)
     boxes = [BOX, torch.zeros(0, 4), torch.tensor([[0.0, 0, 0.3, 1], [0.7, 0, 1, 1]])]
@@ -44,7 +44,7 @@ def test_lists_and_packed_agree():
     assert torch.equal(listed["loc"], packed["loc"]) and torch.equal(listed["cls"], packed["cls"])
 
 
-def test_images_without_objects_teach_only_with_min_negatives():
+def test_images_without_objects_contribute_only_with_min_negatives():
     loc, logits = torch.zeros(2, 4, 4), torch.zeros(2, 4, 2, requires_grad=True)
     empty = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0, 0]))
     silent = loss_with()(loc, logits, PRIORS, *empty)
@@ -55,7 +55,7 @@ def test_images_without_objects_teach_only_with_min_negatives():
     assert (logits.grad.abs().sum(dim=(1, 2)) > 0).all()
 
 
-def test_rules_reach_the_ops():
+def test_loss_passes_rules_to_ops():
     loc, logits = torch.zeros(1, 4, 4), torch.zeros(1, 4, 2)
     shifted = torch.tensor([[0.375, 0.0, 0.625, 1.0]])  # IoU 1/3 with priors 1 and 2
     args = (loc, logits, PRIORS, shifted, torch.tensor([1]), torch.tensor([0, 1]))
@@ -79,7 +79,7 @@ def test_ignored_objects_are_neither_positive_nor_negative():
     )  # one positive, two negatives, prior 3 apart
 
 
-def test_presets_give_their_rules():
+def test_loss_uses_preset_rules():
     torchvision, caffe = (MultiBoxLoss(get_preset(name)).preset for name in ("torchvision", "caffe"))
     assert (torchvision.rule, caffe.rule) == ("last", "greedy")
     assert torchvision.match_equal == caffe.match_equal is True
@@ -92,7 +92,7 @@ def test_presets_give_their_rules():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype):
+def test_loss_of_half_precision_is_computed_in_float32(dtype):
     torch.manual_seed(1)
     loc, logits = torch.randn(2, 4, 4).to(dtype).requires_grad_(), (5 * torch.randn(2, 4, 3)).to(dtype).requires_grad_()
     args = (PRIORS, torch.cat((BOX, BOX)), torch.tensor([1, 2]), torch.tensor([0, 1, 2]))

@@ -19,7 +19,7 @@ def test_models_are_built_on_meta(name):
     assert {v.device.type for v in (*model.parameters(), *model.buffers())} == {"meta"}
 
 
-def test_a_model_from_meta_is_the_same_when_it_has_values():
+def test_model_built_on_meta_equals_when_materialized():
     expected = build_model("ssd_tiny", 4, **SMALL)
     with torch.device("meta"):
         model = build_model("ssd_tiny", 4, **SMALL)
@@ -27,7 +27,7 @@ def test_a_model_from_meta_is_the_same_when_it_has_values():
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), expected.buffers(), strict=True))
 
 
-def test_fake_tensors():
+def test_models_run_on_fake_tensors():
     with FakeTensorMode():
         model = build_model("ssd_tiny", 4, **SMALL).eval()
         found = model.detect(*model.forward_raw(model.normalize(torch.rand(2, 3, 64, 64))))
@@ -41,7 +41,7 @@ def test_fake_tensors():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_another_default_dtype(dtype):
+def test_models_under_another_default_dtype(dtype):
     expected = build_model("ssd_tiny", 4, **SMALL)
     torch.set_default_dtype(dtype)
     try:
@@ -56,7 +56,7 @@ def test_another_default_dtype(dtype):
     assert all(p.dtype == dtype for p in model.parameters()) and all(v.isfinite() for v in losses.values())
 
 
-def test_numbers_of_numpy():
+def test_build_model_takes_numpy_numbers():
     model = build_model("ssd_tiny", np.int64(4), image_size=np.int32(64), width=4)
     assert model.build_args["num_classes"] == 4 and type(model.build_args["num_classes"]) is int
     for value in (4.0, "4", True, None):
@@ -67,7 +67,7 @@ def test_numbers_of_numpy():
 
 
 @pytest.mark.parametrize("name", ["ssd_tiny", "ssdlite320_mobilenet_v2", "ssd300_resnet18"])
-def test_a_batch_of_one_in_training_is_told(name):
+def test_batch_norm_error_for_batch_of_one(name):
     options = {"image_size": 64} if name == "ssd_tiny" else {}
     model = build_model(name, 3, **options)
     image = [torch.rand(3, 64, 64)]
@@ -76,7 +76,7 @@ def test_a_batch_of_one_in_training_is_told(name):
     assert len(model.eval()(image)) == 1
 
 
-def test_a_model_inside_of_a_checkpoint():
+def test_model_under_activation_checkpointing():
     """torch.utils.checkpoint, which runs the forward again while going backward, gives the same gradients."""
     model = build_model("ssd_tiny", 3, **SMALL)
     images, targets = [torch.rand(3, 64, 64)] * 2, [TARGET] * 2

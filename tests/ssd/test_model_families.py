@@ -12,14 +12,14 @@ from ssd.models.resnet import BUILDERS
 @pytest.mark.parametrize(
     ("depth", "first", "last", "parameters"), [(18, 256, 128, 2_782_784), (34, 256, 256, 8_170_304)]
 )
-def test_resnet_of_basic_blocks(depth, first, last, parameters):
+def test_resnet_with_basic_blocks(depth, first, last, parameters):
     model = build_model(f"ssd300_resnet{depth}", 81, preset="nvidia")
     assert model.backbone.out_channels == (first, 512, 512, 256, 256, last)
     assert [f[0] for f in model.prior_config.feature_sizes] == [38, 19, 10, 5, 3, 1] and len(model.priors) == 8732
     assert sum(p.numel() for p in model.backbone.features.parameters()) == parameters
 
 
-def test_resnet_of_bottlenecks():
+def test_resnet_with_bottlenecks():
     model = build_model("ssd300_resnet50", 5, preset="nvidia", trainable_layers=1, freeze_bn=True).train()
     assert model.backbone.out_channels == (1024, 512, 512, 256, 256, 256) and len(model.priors) == 8732
     first = model.backbone.features.layer3[0]
@@ -37,7 +37,7 @@ def test_resnet_of_bottlenecks():
         build_model("ssd300_resnet18", 2, trainable_layers=5)
 
 
-def test_resnet_takes_torchvisions_weights(monkeypatch):
+def test_resnet_loads_torchvision_weights(monkeypatch):
     source = torchvision.models.resnet18(weights=None)
     weights = torchvision.models.ResNet18_Weights
     monkeypatch.setattr(weights, "get_state_dict", lambda self, **kwargs: source.state_dict())  # no download
@@ -51,7 +51,7 @@ def test_resnet_takes_torchvisions_weights(monkeypatch):
     ("options", "width", "parameters"),
     [({}, 480, 3_440_060), ({"reduced_tail": True}, 480, 3_440_060), ({"reduced_tail": False}, 960, None)],
 )
-def test_both_tails_of_mobilenet_v3(options, width, parameters):
+def test_mobilenet_v3_full_and_reduced_tail(options, width, parameters):
     model = build_model("ssdlite320_mobilenet_v3_large", 91, **options)
     assert model.backbone.out_channels == (672, width, 512, 256, 256, 128)
     assert len(model.priors) == 3234
@@ -59,7 +59,7 @@ def test_both_tails_of_mobilenet_v3(options, width, parameters):
         assert sum(p.numel() for p in model.parameters()) == parameters  # of torchvision's released weights
 
 
-def test_mobilenet_v3_takes_torchvisions_weights(monkeypatch):
+def test_mobilenet_v3_loads_torchvision_weights(monkeypatch):
     source = torchvision.models.mobilenet_v3_large(weights=None)
     weights = torchvision.models.MobileNet_V3_Large_Weights
     monkeypatch.setattr(weights, "get_state_dict", lambda self, **kwargs: source.state_dict())  # no download
@@ -77,7 +77,7 @@ def test_mobilenet_v3_takes_torchvisions_weights(monkeypatch):
         build_model("ssdlite320_mobilenet_v3_large", 3, reduced_tail=True, **options)
 
 
-def test_batch_norm_in_place_of_l2_norm():
+def test_vgg_batch_norm_instead_of_l2_norm():
     model = build_model("ssd300_vgg16", 2, norm="batch", image_size=300, preset="qfgaohao").train()
     assert "backbone.scale_weight" not in model.state_dict()
     assert model.backbone.norm.weight.shape == (512,)
@@ -93,7 +93,7 @@ def test_batch_norm_in_place_of_l2_norm():
     ("layout", "size", "channels", "priors"),
     [("qfgaohao", 300, (576, 1280, 512, 256, 256, 64), 3000), ("lufficc", 320, (96, 1280, 512, 256, 256, 64), 3234)],
 )
-def test_layouts_of_mobilenet_v2(layout, size, channels, priors):
+def test_mobilenet_v2_layouts(layout, size, channels, priors):
     model = build_model("ssdlite320_mobilenet_v2", 21, preset=layout, layout=layout, image_size=size).eval()
     assert model.backbone.out_channels == channels and len(model.priors) == priors
     # inverted residual blocks: the widths inside are 256, 128, 128, 64 and the last convolution has no activation
@@ -112,7 +112,7 @@ def test_layouts_of_mobilenet_v2(layout, size, channels, priors):
         build_model("ssdlite320_mobilenet_v2", 2, layout=layout, head_width=8)
 
 
-def test_own_ratios_and_sizes_for_every_family():
+def test_custom_ratios_and_sizes_for_every_family():
     for name in ("ssd300_vgg16", "ssd300_resnet18", "ssdlite320_mobilenet_v3_large"):
         sizes = (20, 40, 80, 120, 160, 200, 240)
         model = build_model(name, 2, prior_sizes=sizes, aspect_ratios=[1.5], prior_order="grouped")

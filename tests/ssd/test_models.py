@@ -14,7 +14,7 @@ from ssd.presets import PRESETS, Preset
 SMALL = {"ssd_tiny": 64, "ssdlite320_mobilenet_v2": 96}
 
 
-def test_ssd512_has_its_priors():
+def test_ssd512_prior_grids_and_count():
     model = build_model("ssd512_vgg16", 2, preset="caffe")
     assert model.priors.shape == (24564, 4)
     assert [f[0] for f in model.prior_config.feature_sizes] == [64, 32, 16, 8, 4, 2, 1]
@@ -22,7 +22,7 @@ def test_ssd512_has_its_priors():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_models_run_at_any_size(name):
+def test_small_models_accept_any_image_size(name):
     for size in (SMALL[name], SMALL[name] + 37):
         model = build_model(name, 3, image_size=size).eval()
         with torch.no_grad():
@@ -59,7 +59,7 @@ def test_mobilenet_defaults_and_options():
         build_model("ssdlite320_mobilenet_v2", 4, min_stride=2)
 
 
-def test_registry_names_the_near_one():
+def test_build_model_suggests_similar_name():
     for call, words in (
         (lambda: build_model("ssd300_vg16", 4), "unknown model 'ssd300_vg16', did you mean 'ssd300_vgg16'"),
         (lambda: build_model("SSD_Tiny", 4), "did you mean 'ssd_tiny'"),
@@ -76,18 +76,18 @@ def test_registry_names_the_near_one():
 
 
 @pytest.mark.parametrize("bad", [1, 0, -3])
-def test_num_classes_counts_the_background(bad):
+def test_num_classes_includes_background(bad):
     with pytest.raises(ValueError, match="num_classes must be at least 2: it counts the background"):
         build_model("ssd_tiny", bad)
 
 
 @pytest.mark.parametrize("bad", [True, 2.0, "4"])
-def test_num_classes_is_a_whole_number(bad):
+def test_num_classes_must_be_integer(bad):
     with pytest.raises(ValueError, match="num_classes must be a whole number, got"):
         build_model("ssd_tiny", bad)
 
 
-def test_too_small_input_is_named():
+def test_too_small_image_size_raises():
     with pytest.raises(ValueError, match="image_size 100 is too small for VGGExtractor"):
         build_model("ssd300_vgg16", 2, image_size=100)
     with pytest.raises(ValueError, match="image_size must be a positive number of pixels, got 0"):
@@ -104,7 +104,7 @@ def test_build_args_rebuild_the_model(name):
     assert torch.equal(again.priors, model.priors)
 
 
-def test_own_preset_is_data():
+def test_build_model_takes_custom_preset():
     mine = Preset(
         "mine", prior_sizes=(10, 20, 30, 40, 60), rule="none", min_negatives=7, channels="bgr", mean=[0.1, 0.2, 0.3]
     )
@@ -119,7 +119,7 @@ def test_own_preset_is_data():
         build_model("ssd_tiny", 2, nms_iou_threshold=float("nan"))
 
 
-def test_dtypes_copies_and_state():
+def test_model_dtype_deepcopy_and_state_dict():
     model = build_model("ssd_tiny", 3, image_size=64)
     assert not {"priors", "mean", "std"} & set(model.state_dict())
     priors = model.priors.clone()
@@ -132,7 +132,7 @@ def test_dtypes_copies_and_state():
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
 
 
-def test_frozen_batch_norm_stays_and_fits_checkpoints():
+def test_frozen_batch_norm_stays_frozen_and_fits_checkpoints():
     frozen = build_model("ssdlite320_mobilenet_v2", 2, image_size=64, freeze_bn=True).train()
     plain = build_model("ssdlite320_mobilenet_v2", 2, image_size=64).train()
     assert list(frozen.state_dict()) == list(plain.state_dict())
@@ -146,7 +146,7 @@ def test_frozen_batch_norm_stays_and_fits_checkpoints():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_compiles_to_one_graph(name):
+def test_inference_compiles_to_one_graph(name):
     model = build_model(name, 3, image_size=64).eval()
 
     def run(images):

@@ -31,7 +31,7 @@ def settings_of(config: TrainConfig, model: nn.Module, world_size: int = 1) -> d
     return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 
-def test_features_extra_levels_and_heads_have_rates_of_their_own() -> None:
+def test_param_groups_have_own_learning_rates() -> None:
     found = settings_of(replace(PLAIN, backbone_lr_factor=0.1, extra_lr_factor=0.5), lite())
     assert found["backbone.features.0.0.weight"] == (0.1, 0.5)
     extra = [rate for name, (rate, _) in found.items() if name.startswith("backbone.extra.")]
@@ -39,7 +39,7 @@ def test_features_extra_levels_and_heads_have_rates_of_their_own() -> None:
     assert set(extra) == {0.5} and set(heads) == {1.0} and extra and heads
 
 
-def test_biases_and_norms_have_decays_of_their_own() -> None:
+def test_biases_and_norms_have_own_weight_decay() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
     caffe = replace(PLAIN, bias_lr_factor=2.0, bias_weight_decay=0.0, norm_weight_decay=None)
     assert settings_of(caffe, model) == {
@@ -52,14 +52,14 @@ def test_biases_and_norms_have_decays_of_their_own() -> None:
     assert {name for name, (_, decay) in settings_of(nvidia, model).items() if decay} == {"0.weight"}
 
 
-def test_the_rate_follows_the_images_of_a_step() -> None:
+def test_learning_rate_scales_with_images_per_step() -> None:
     config = replace(PLAIN, lr=0.0026, batch_size=16, lr_batch_size=32)
     model = nn.Linear(1, 1)
     assert settings_of(config, model, world_size=8)["weight"][0] == pytest.approx(0.0026 * 4)
 
 
 @pytest.mark.parametrize(("kind", "learning"), [("features", ("backbone.extra.", "head.")), ("backbone", ("head.",))])
-def test_freezing(kind: str, learning: tuple[str, ...]) -> None:
+def test_freezing_backbone_layers(kind: str, learning: tuple[str, ...]) -> None:
     model = lite()
     freeze(replace(PLAIN, freeze=kind), model)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -67,7 +67,7 @@ def test_freezing(kind: str, learning: tuple[str, ...]) -> None:
     assert all(any(name.startswith(part) for name in names) for part in learning)
 
 
-def test_a_model_of_which_nothing_learns_is_refused() -> None:
+def test_model_without_trainable_weights_raises() -> None:
     with pytest.raises(ConfigError, match="no weight learns"):
         build_optimizer(PLAIN, nn.Linear(1, 1).requires_grad_(False))
 
@@ -99,7 +99,7 @@ def test_schedules_of_other_systems(changes: dict[str, Any], expected: list[floa
     assert rates == pytest.approx(expected)
 
 
-def test_epochs_that_are_skipped_count_for_the_schedule() -> None:
+def test_skipped_epochs_count_for_the_schedule() -> None:
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
     state = make_state(replace(PLAIN, lr_scheduler="multisteplr", lr_steps=[2, 4]), model, steps_per_epoch=10)
     state.skip_to(3, steps_per_epoch=10)
@@ -111,7 +111,7 @@ def test_epochs_that_are_skipped_count_for_the_schedule() -> None:
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
-def test_epochs_of_iterations_and_evaluations() -> None:
+def test_epochs_from_iterations_and_evaluations() -> None:
     assert epochs_of(replace(PLAIN, iterations=120000), 517) == 233  # 16551 images of VOC 07+12, 32 a step
     assert epochs_of(replace(PLAIN, epochs=7), 517) == 7
     chosen = replace(PLAIN, eval_epochs=[2, 3])
@@ -119,7 +119,7 @@ def test_epochs_of_iterations_and_evaluations() -> None:
     assert [e for e in range(1, 7) if is_evaluated(replace(PLAIN, eval_every=4), e, 6)] == [4, 6]
 
 
-def test_weights_that_cannot_be_downloaded_are_a_mistake_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_weight_download_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
     import ssd.engine.setup
     from ssd.data import open_dataset
 

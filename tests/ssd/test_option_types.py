@@ -33,13 +33,13 @@ from ssd.models import build_model
         ("ssd_tiny", "clip_boxes", "no", "clip_boxes must be true or false, got 'no'"),
     ],
 )
-def test_an_option_of_another_type_is_named(name: str, option: str, value: Any, words: str) -> None:
+def test_model_option_type_error_messages(name: str, option: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         build_model(name, 3, **{option: value})
     assert words in str(caught.value) and len(str(caught.value)) < 200
 
 
-def test_numbers_of_numpy_and_lists_of_json_are_taken() -> None:
+def test_numpy_numbers_and_json_lists_are_accepted() -> None:
     options = {"width": np.int64(4), "levels": 2, "match_iou_threshold": np.float32(0.5), "variances": [0.1, 0.2]}
     assert build_model("ssd_tiny", 3, image_size=64, aspect_ratios=[2, 3.0], **options).num_classes == 3
 
@@ -54,13 +54,13 @@ def test_numbers_of_numpy_and_lists_of_json_are_taken() -> None:
         ("seed", -1, "seed must be at least 0, got -1"),
     ],
 )
-def test_an_option_of_a_data_set_of_another_type_is_named(option: str, value: Any, words: str) -> None:
+def test_dataset_option_type_error_messages(option: str, value: Any, words: str) -> None:
     with pytest.raises(DataError) as caught:
         open_dataset("shapes", None, "val", **{option: value})
     assert words in str(caught.value)
 
 
-def test_options_of_data_sets_that_read_files() -> None:
+def test_reader_option_type_error_messages() -> None:
     for name in ("voc", "coco", "yolo", "csv", "labelme"):
         with pytest.raises(DataError, match=rf"data set '{name}': on_error must be a text, got 3"):
             open_dataset(name, "nowhere", on_error=3)

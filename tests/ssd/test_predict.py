@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_best_checkpoint_and_its_running_mean_are_taken(run_folder: Path) -> None:
+def test_predict_uses_best_checkpoint_and_ema_weights(run_folder: Path) -> None:
     mean = torch.load(run_folder / "best.pt", weights_only=True)["average"]["module"]
     detector = load_detector(run_folder)
     assert detector.classes == ("disc", "star") and not detector.model.training
@@ -53,7 +53,7 @@ def test_the_best_checkpoint_and_its_running_mean_are_taken(run_folder: Path) ->
     assert all(torch.equal(value, last[name]) for name, value in detector.model.state_dict().items())
 
 
-def test_detections_are_those_of_the_model(run_folder: Path, photos: Path) -> None:
+def test_predict_equals_model(run_folder: Path, photos: Path) -> None:
     detector = load_detector(run_folder)
     files = sorted(photos.rglob("*.*"))
     in_batches = list(detect_files(detector, files, score_threshold=0.336, batch_size=2))
@@ -68,7 +68,7 @@ def test_detections_are_those_of_the_model(run_folder: Path, photos: Path) -> No
         assert (found.boxes >= 0).all() and (found.boxes <= limit).all() and (found.scores >= 0.336).all()
 
 
-def test_a_folder_becomes_pictures_and_json(
+def test_predict_folder_writes_images_and_json(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xffnot a picture")
@@ -92,7 +92,7 @@ def test_a_folder_becomes_pictures_and_json(
     assert any(entry["detections"] for entry in entries)
 
 
-def test_an_earlier_folder_is_not_mixed_with(
+def test_predict_output_folder_is_new_unless_overwrite(
     run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,7 +110,7 @@ def test_an_earlier_folder_is_not_mixed_with(
     ]
 
 
-def test_results_outlive_an_error(
+def test_predict_keeps_results_before_an_error(
     run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ssd.inference import detector as inference
@@ -128,7 +128,7 @@ def test_results_outlive_an_error(
 
 
 @pytest.mark.parametrize(("kept", "size"), [(None, (40, 60)), (True, (40, 60)), (False, (60, 40))])
-def test_pictures_are_turned_as_in_training(
+def test_predict_orients_images_like_training(
     kept: bool | None, size: tuple[int, int], run_folder: Path, tmp_path: Path
 ) -> None:
     exif = Image.Exif()
@@ -140,7 +140,7 @@ def test_pictures_are_turned_as_in_training(
     assert found.image is not None and (found.image.shape[2], found.image.shape[1]) == size
 
 
-def test_the_scores_with_which_evaluation_was_best_are_taken(run_folder: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_uses_best_score_thresholds(run_folder: Path, photos: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(run_folder / "last.pt", weights_only=True)
     torch.save({**checkpoint, "thresholds": {"disc": 0.0, "star": 1.0}}, tmp_path / "last.pt")
     detector = load_detector(tmp_path)
@@ -153,7 +153,7 @@ def test_the_scores_with_which_evaluation_was_best_are_taken(run_folder: Path, p
         load_detector(tmp_path)
 
 
-def test_weights_of_torchvision_bring_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_weights_set_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
     state = export_weights(build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True), "torchvision")
     monkeypatch.setattr("ssd.checkpoints.reading.download", lambda name: state)
     detector = load_detector("SSDLite320_MobileNet_V3_Large_Weights.COCO_V1")
@@ -164,7 +164,7 @@ def test_weights_of_torchvision_bring_their_names(monkeypatch: pytest.MonkeyPatc
     ("content", "words"),
     [({"state_dict": {}}, "must hold a state dict"), (None, "cannot be read as a checkpoint")],
 )
-def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, words: str) -> None:
+def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, words: str) -> None:
     path = tmp_path / "foreign.pt"
     if content is None:
         path.write_bytes(b"text")
@@ -188,13 +188,13 @@ def test_a_file_without_weights_is_refused(tmp_path: Path, content: object, word
         ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_named_without_torch(arguments: list[str], words: str) -> None:
+def test_predict_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:
     code = "import sys; sys.modules['torch'] = None; from ssd.predict import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
 
 
-def test_a_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
+def test_predict_with_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
     theirs = build_model("ssdlite320_mobilenet_v2", 4, preset="lufficc", layout="lufficc")
     torch.save({"model": export_weights(theirs, "lufficc"), "iteration": 9}, tmp_path / "model_000009.pth")
     detector = load_detector(tmp_path / "model_000009.pth")

@@ -14,7 +14,7 @@ from ssd.priors.fit import fit_prior_sizes
 PRIORS = torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]])
 
 
-def test_by_hand():
+def test_coverage_by_hand():
     boxes = [
         torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0.5, 0.75, 1.0], [0.0, 0.0, 0.1, 0.1]]),  # IoU 1, exactly 0.5, 0.04
         torch.zeros(0, 4),
@@ -34,7 +34,7 @@ def test_by_hand():
         assert found.warn(image_size=300)
 
 
-def test_good_coverage_is_silent_and_a_poor_class_is_not():
+def test_coverage_warns_of_poor_classes_only():
     good, bad = torch.tensor([[0.0, 0, 0.5, 0.5]]), torch.tensor([[0.0, 0, 0.01, 0.01]])
     label = torch.tensor([1])
     with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def test_good_coverage_is_silent_and_a_poor_class_is_not():
         assert mixed.warn()
 
 
-def test_chunks_agree_with_one_piece(monkeypatch):
+def test_coverage_in_chunks_equals_one_pass(monkeypatch):
     torch.manual_seed(0)
     boxes = [torch.rand(7, 4).sort(dim=1).values[:, [0, 1, 2, 3]] for _ in range(5)]
     labels = [torch.randint(1, 3, (7,)) for _ in range(5)]
@@ -57,7 +57,7 @@ def test_chunks_agree_with_one_piece(monkeypatch):
     assert pieces.matched == whole.matched and pieces.mean_best_iou == whole.mean_best_iou
 
 
-def test_bad_input_is_named():
+def test_coverage_bad_input_error_messages():
     box = [torch.tensor([[10.0, 10, 200, 100]])]
     with pytest.raises(ValueError, match=r"normalized to their image \(0\.\.1\), got a coordinate of 200"):
         prior_coverage(PRIORS, box, [torch.tensor([1])], ("a",))
@@ -75,7 +75,7 @@ def small_objects():
     return [torch.cat((corner, corner + side), dim=1), rare], [torch.ones(60, dtype=torch.int64), torch.tensor([2])]
 
 
-def test_fitted_sizes_cover_what_the_defaults_miss():
+def test_fitted_sizes_cover_objects_that_defaults_miss():
     boxes, labels = small_objects()
     model = build_model(
         "ssdlite320_mobilenet_v2",
@@ -95,13 +95,13 @@ def test_fitted_sizes_cover_what_the_defaults_miss():
     assert sizes == fit_prior_sizes(model.prior_config, boxes, labels, rounds=1)
 
 
-def test_fit_needs_objects():
+def test_fit_priors_needs_objects():
     config = build_model("ssd_tiny", 2, image_size=64).prior_config
     with pytest.raises(ValueError, match="at least one box with an area"):
         fit_prior_sizes(config, [torch.zeros(0, 4)], [torch.zeros(0)])
 
 
-def test_a_report_of_many_classes_lists_the_worst() -> None:
+def test_coverage_report_lists_worst_classes() -> None:
     names = tuple(f"class {i}" for i in range(80))
     coverage = PriorCoverage(0.5, (10,) * 80, tuple(i % 11 for i in range(80)), names, torch.full((9, 2), 0.1), 0.5)
     lines = str(coverage).splitlines()

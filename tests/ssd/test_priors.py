@@ -54,7 +54,7 @@ def crossing(priors):
         (lambda clip: ssd512(SSD512_COCO, clip), 24564, 4118, 42, 0),
     ],
 )
-def test_published_configurations_have_their_known_numbers(config, count, over_border, wh_moves, centres_move):
+def test_published_prior_configs_have_known_counts(config, count, over_border, wh_moves, centres_move):
     plain, wh, full = (make_priors(config(clip), "cxcywh") for clip in ("none", "wh", "all"))
     assert plain.shape == (count, 4) and plain.dtype == torch.float32
     assert config("none").num_priors == count
@@ -65,7 +65,7 @@ def test_published_configurations_have_their_known_numbers(config, count, over_b
     assert torch.equal(full[:, 2:], wh[:, 2:])
 
 
-def test_clips_move_the_known_levels():
+def test_clip_modes_affect_known_levels():
     plain, wh, full = (make_priors(ssd300(SSD300_VOC, clip), "cxcywh") for clip in ("none", "wh", "all"))
     level = torch.bucketize((plain != wh).any(dim=1).nonzero()[:, 0], torch.tensor(STARTS_300), right=True) - 1
     assert torch.bincount(level, minlength=6).tolist() == [0, 0, 0, 0, 18, 2]
@@ -74,7 +74,7 @@ def test_clips_move_the_known_levels():
     assert plain[moved].max() == torch.tensor(304 / 300)
 
 
-def test_first_cell_and_order_literal():
+def test_priors_of_first_cell_literal():
     # s = 30, sqrt(30 * 60) = 42.4264, 30 * sqrt(2) = 42.4264 by 30 / sqrt(2) = 21.2132; center (4, 4)
     expected = torch.tensor([[4, 4, 30, 30], [4, 4, 42.4264069, 42.4264069], [4, 4, 42.4264069, 21.2132034]]) / 300
     priors = make_priors(ssd300(SSD300_VOC), "cxcywh")
@@ -86,7 +86,7 @@ def test_first_cell_and_order_literal():
     assert torch.equal(xyxy[0], torch.tensor([-11 / 300, -11 / 300, 19 / 300, 19 / 300]))
 
 
-def test_orders_of_ratios():
+def test_prior_ratio_orders():
     config = PriorConfig(100, ((1, 1),), (20,), (None,), ((2, 3),))
     r2, r3 = math.sqrt(2), math.sqrt(3)
     pairs = [(20, 20), (20 * r2, 20 / r2), (20 / r2, 20 * r2), (20 * r3, 20 / r3), (20 / r3, 20 * r3)]
@@ -100,7 +100,7 @@ def torchvision_priors(generator, cells, size):
     return generator(images, [torch.zeros(1, 1, f, f) for f in cells])[0]
 
 
-def test_equals_torchvision_ssd300():
+def test_priors_equal_torchvision_ssd300():
     scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
     generator = DefaultBoxGenerator(
         [list(map(int, r)) for r in SSD300_RATIOS], scales=scales, steps=[8, 16, 32, 64, 100, 300]
@@ -113,7 +113,7 @@ def test_equals_torchvision_ssd300():
     torch.testing.assert_close(make_priors(config) * 300, corners, rtol=0, atol=1e-4)
 
 
-def test_equals_torchvision_ssdlite():
+def test_priors_equal_torchvision_ssdlite():
     cells = (20, 10, 5, 3, 2, 1)
     generator = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     config = PriorConfig.from_scales(320, cells, linear_scales(6), [(2, 3)] * 6, clip="wh")
@@ -121,14 +121,14 @@ def test_equals_torchvision_ssdlite():
     torch.testing.assert_close(make_priors(config) * 320, torchvision_priors(generator, cells, 320), rtol=0, atol=1e-4)
 
 
-def test_corner_clip_keeps_every_prior_inside():
+def test_corner_clip_keeps_priors_inside():
     priors = make_priors(ssd300(SSD300_VOC, "corners"))
     assert crossing(priors) == 0
     plain = make_priors(ssd300(SSD300_VOC))
     assert torch.equal(priors, plain.clamp(0, 1))
 
 
-def test_several_min_sizes_and_rectangular_grids():
+def test_priors_of_several_min_sizes_and_rectangular_grids():
     config = PriorConfig(64, ((2, 4), 1), ((8, 12), 40), ((10, 16), None), ((), (2,)))
     assert config.boxes_per_cell == (4, 3) and config.num_priors == 2 * 4 * 4 + 3
     assert_boxes(config.cell_boxes(0), [(8, 8), (80**0.5,) * 2, (12, 12), (192**0.5,) * 2])
@@ -136,7 +136,7 @@ def test_several_min_sizes_and_rectangular_grids():
     assert torch.equal(priors[0, :2], torch.tensor([8.0, 16.0]))  # steps 16 and 32 from the grid
 
 
-def test_percents_for_fractions_are_refused_with_the_numbers():
+def test_prior_sizes_in_percent_raise():
     with pytest.raises(ValueError, match=r"fractions.*got 10 and 95.*divide by 100"):
         linear_scales(6, 10, 95)
     with pytest.raises(ValueError, match=r"scale 95 is a box 28500 px wide in an image of 300 px.*\[0\.1, .*0\.95"):
@@ -147,7 +147,7 @@ def test_percents_for_fractions_are_refused_with_the_numbers():
         PriorConfig.from_sizes(300, (10, 5), (0.1, 0.3, 0.9), [(2,)] * 2)
 
 
-def test_one_size_is_refused_with_the_numbers():
+def test_single_prior_size_raises():
     """What percents do to torchvision's generator: every prior becomes the whole image, and nothing says so."""
     wrong = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=10, max_ratio=95)
     sizes = torch.cat([pairs.clamp(0, 1) for pairs in wrong._wh_pairs])
@@ -157,7 +157,7 @@ def test_one_size_is_refused_with_the_numbers():
         make_priors(config)
 
 
-def test_coinciding_boxes_are_warned_of_with_counts():
+def test_duplicate_priors_warn_with_counts():
     config = PriorConfig(
         100, (2, 1), (20, 60), (None, None), ((1,), ())
     )  # ratio 1 and its inverse are the square again
@@ -182,7 +182,7 @@ def test_coinciding_boxes_are_warned_of_with_counts():
         ({"feature_sizes": (0,)}, r"feature_sizes\[0\] must be at least 1"),
     ],
 )
-def test_bad_configurations(change, words):
+def test_prior_config_error_messages(change, words):
     fields = {
         "image_size": 100,
         "feature_sizes": (4,),
@@ -194,7 +194,7 @@ def test_bad_configurations(change, words):
         PriorConfig(**{**fields, **change})
 
 
-def test_named_sizes_scale_with_the_input():
+def test_named_prior_sizes_scale_with_image_size():
     assert resolve_sizes("voc", 6, 300) == SSD300_VOC
     assert resolve_sizes("coco", 6, 600) == pytest.approx([2 * s for s in SSD300_COCO])
     assert resolve_sizes("voc", 7, 512) == SSD512_VOC

@@ -50,13 +50,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"coco": root / "coco", "voc": root / "voc"}
 
 
-def test_there_is_a_recipe_of_every_system() -> None:
+def test_every_system_has_a_recipe() -> None:
     systems = ("torchvision", "amdegroot", "caffe", "nvidia", "qfgaohao", "bccd")
     assert all(any(name.startswith(system) for name in recipes.names()) for system in systems)
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_opens_with_its_command_and_its_result(name: str) -> None:
+def test_recipe_starts_with_command_and_result(name: str) -> None:
     values = json.loads(FILES[name].read_text())
     assert next(iter(values)) == "about"
     about = recipes.about(name)
@@ -65,7 +65,7 @@ def test_a_recipe_opens_with_its_command_and_its_result(name: str) -> None:
     assert about["by"] == "reached here" or about["by"].startswith("published by ")
 
 
-def test_recipes_are_listed_and_near_names_suggested() -> None:
+def test_recipe_listing_and_name_suggestions() -> None:
     assert all(recipes.about(name)["result"] in recipes.listing() for name in recipes.names())
     with pytest.raises(ConfigError, match="did you mean 'torchvision_ssd300_coco'"):
         recipes.find("torchvision_ssd300_cocoo")
@@ -80,7 +80,7 @@ def small(name: str, folders: dict[str, Path], *flags: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_builds_its_model_and_optimizer(name: str, folders: dict[str, Path]) -> None:
+def test_recipe_builds_model_and_optimizer(name: str, folders: dict[str, Path]) -> None:
     config = parse_args(small(name, folders, "--no-fit-priors"))
     dataset = open_dataset(config.dataset, config.data_path, config.train_split, **config.dataset_options)
     model = make_model(config, dataset)
@@ -105,7 +105,7 @@ RUN = [name for name in recipes.names() if name != "caffe_ssd300_voc0712" and no
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_first_step_of_a_recipe_runs(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_recipe_runs_first_step(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     images = "1" if "ssd300_vgg16" in FILES[name].read_text() or "ssd512" in name else "2"  # BatchNorm needs two
     flags = ["-b", images, "--iterations", "1", "--pictures", "0", "--print-freq", "1", *FASTEST]
     config = parse_args(small(name, folders, *flags))

@@ -72,7 +72,9 @@ def stop_at(where: str, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("where", "signum"), [("step", signal.SIGTERM), ("step", signal.SIGINT), ("evaluation", signal.SIGTERM)]
 )
-def test_signal_saves_and_resuming_is_bit_equal(where: str, signum: int, whole: Path, tmp_path: Path) -> None:
+def test_signal_saves_checkpoint_and_resuming_is_bit_equal(
+    where: str, signum: int, whole: Path, tmp_path: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(where, signum, patch)
         with pytest.raises(
@@ -92,7 +94,7 @@ def run_until_killed(where: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["step", "evaluation", "save"])
-def test_kill_costs_nothing_that_was_saved(where: str, whole: Path, tmp_path: Path) -> None:
+def test_kill_keeps_saved_checkpoint(where: str, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (ended,) = run_processes(tmp_path, run_until_killed, where, str(folder), size=1)
     assert ended.code == -signal.SIGKILL
@@ -116,7 +118,7 @@ def resume_two(folder: str) -> None:
     run(replace(BASE, resume=folder, batch_size=2, save_minutes=0.0))
 
 
-def test_two_processes_stop_after_the_same_step_though_one_is_told(tmp_path: Path) -> None:
+def test_signal_to_one_process_stops_both_after_same_step(tmp_path: Path) -> None:
     folder, never = str(tmp_path / "run"), str(tmp_path / "whole")
     assert [p.code for p in run_processes(tmp_path / "a", stop_one_of_two, folder)] == [0, 0]
     assert read(folder)["step"] == 9  # told in step 8, agreed upon in step 9
@@ -127,9 +129,7 @@ def test_two_processes_stop_after_the_same_step_though_one_is_told(tmp_path: Pat
     assert one == {**two, "random": one["random"]} and one["random"][0]["torch"] == two["random"][0]["torch"]
 
 
-def test_resume_takes_settings_and_data_of_the_run_in_any_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_restores_settings_and_data_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data/Annotations").mkdir(parents=True)
     (tmp_path / "data/JPEGImages").mkdir()
     (tmp_path / "run").mkdir()
@@ -144,7 +144,7 @@ def test_resume_takes_settings_and_data_of_the_run_in_any_working_folder(
     assert parse_args(["--config", str(tmp_path / "run")]) == replace(resumed, resume=None, test_only=False)
 
 
-def test_changed_settings_act_are_told_and_recorded(
+def test_changed_settings_are_applied_printed_and_recorded(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--lr", "0.001", "--weight-decay", "0", "-b", "8", "--epochs", "3", "--output-dir", str(tmp_path)]
@@ -170,16 +170,14 @@ def test_settings_before_a_change_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags", [["--opt", "sgd"], ["--model", "ssd300_vgg16"], ["--model-option", "width=8"], ["--preset", "caffe"]]
 )
-def test_settings_that_cannot_change_are_refused(
-    flags: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_rejects_fixed_settings(flags: list[str], whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_args(["--resume", str(whole), *flags])
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"{flags[0]} " in error and "cannot be changed by --resume" in error and "--weights" in error
 
 
-def test_state_of_the_optimizer_is_found_by_the_names_of_weights() -> None:
+def test_optimizer_state_is_matched_by_weight_name() -> None:
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
     first = make_state(TrainConfig(norm_weight_decay=0.0), model, 4)
     for i, parameter in enumerate(model.parameters()):
@@ -192,7 +190,7 @@ def test_state_of_the_optimizer_is_found_by_the_names_of_weights() -> None:
         assert second.optimizer.state[parameter]["exp_avg"].flatten()[0] == pytest.approx(0.1 * i)
 
 
-def test_classes_of_another_order_are_mapped_and_others_refused() -> None:
+def test_resume_maps_reordered_classes_and_rejects_others() -> None:
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
     state = make_state(TrainConfig(), model, 4)
     state.classes = ("car", "dog")

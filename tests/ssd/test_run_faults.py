@@ -33,7 +33,7 @@ from tests.ssd.test_training import SMALL
 ONE = replace(SMALL, dataset="shapes", pictures=0, epochs=1)
 
 
-def test_full_disk_is_named_and_the_file_before_is_whole(tmp_path: Path) -> None:
+def test_full_disk_error_keeps_previous_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "last.pt"
     write_text(file, "before")
 
@@ -51,7 +51,7 @@ def test_full_disk_is_named_and_the_file_before_is_whole(tmp_path: Path) -> None
     assert file.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_an_unfinished_file_of_a_killed_process_is_replaced_and_links_are_not_followed(tmp_path: Path) -> None:
+def test_leftover_partial_file_is_replaced_and_links_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("mine")
     (tmp_path / "a.csv.part").symlink_to(tmp_path / "other")
     write_text(tmp_path / "a.csv", "new")
@@ -60,9 +60,7 @@ def test_an_unfinished_file_of_a_killed_process_is_replaced_and_links_are_not_fo
         write_text(tmp_path / "none/a", "new")
 
 
-def test_the_checkpoint_is_saved_before_evaluation_whose_failure_ends_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_is_saved_before_evaluation_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
 
     def failing(*_: Any) -> float:
@@ -79,7 +77,7 @@ def test_the_checkpoint_is_saved_before_evaluation_whose_failure_ends_no_run(
 
 
 @pytest.mark.parametrize("fails", ["plot_losses", "plot_precision_recall"])
-def test_a_curve_that_cannot_be_drawn_costs_neither_metrics_nor_best_checkpoint(
+def test_plot_error_keeps_metrics_and_best_checkpoint(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: Any) -> None:
@@ -91,7 +89,7 @@ def test_a_curve_that_cannot_be_drawn_costs_neither_metrics_nor_best_checkpoint(
     assert len(CsvLog(tmp_path / "eval.csv").rows()) == 1
 
 
-def test_evaluation_alone_leaves_what_training_has_found(tmp_path: Path) -> None:
+def test_test_only_leaves_training_results(tmp_path: Path) -> None:
     run(replace(ONE, output_dir=str(tmp_path)))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     folder = run(replace(ONE, resume=str(tmp_path), test_only=True))
@@ -99,7 +97,7 @@ def test_evaluation_alone_leaves_what_training_has_found(tmp_path: Path) -> None
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_nothing_to_evaluate_is_said_and_the_last_checkpoint_is_the_best(
+def test_empty_evaluation_is_reported_and_best_is_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(training, "nothing_to_evaluate", lambda *_: "AP is not defined; the last checkpoint counts")
@@ -109,7 +107,7 @@ def test_nothing_to_evaluate_is_said_and_the_last_checkpoint_is_the_best(
     assert (tmp_path / "last.pt").is_file() and not (tmp_path / "best.pt").exists()
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_weights_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = training.train_step
 
     def spoil(config: Any, state: Any, batch: Any) -> Any:
@@ -123,14 +121,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_a_log_has_one_line_an_epoch_and_no_frames(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_file_has_one_line_per_epoch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(replace(ONE, output_dir=str(tmp_path)))
     out, err = capfd.readouterr()
     assert "epoch 1/1: loc loss " in out and "images/s, lr " in out and "\r" not in out + err
     assert "epoch 1/1: loc loss " in (tmp_path / "log.txt").read_text()
 
 
-def test_folders_with_something_else_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds other files \(notes.txt\); name a new or an empty folder"):
         run(replace(ONE, output_dir=str(tmp_path)))
@@ -140,7 +138,7 @@ def test_folders_with_something_else_are_refused_before_anything_is_written(tmp_
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1000, 4), (64, 2), (30, 1), (10, 0)])
-def test_workers_are_as_many_as_shared_memory_has_room_for(
+def test_num_workers_is_limited_by_shared_memory(
     free: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")(0, 0, free * 10**6)
@@ -166,20 +164,20 @@ def test_workers_are_as_many_as_shared_memory_has_room_for(
         (PermissionError(13, "Permission denied", "/data/a"), "Permission denied: '/data/a'"),
     ],
 )
-def test_faults_of_the_machine_are_told_in_one_line(error: Exception, said: str) -> None:
+def test_system_error_is_one_line(error: Exception, said: str) -> None:
     told = str(plain(error))
     assert said in told and "\n" not in told
     assert plain(RuntimeError("a fault of the program")) is None
 
 
-def test_a_console_without_the_alphabet_of_a_name_shows_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_encoding_replaces_unknown_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     console_program(lambda: print("\u7ec6\u80de"))()
     assert raw.getvalue() == b"??\n"
 
 
-def test_a_closed_pipe_ends_a_program_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_pipe_ends_program_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     def main() -> None:
         raise BrokenPipeError
 
@@ -189,7 +187,7 @@ def test_a_closed_pipe_ends_a_program_quietly(monkeypatch: pytest.MonkeyPatch) -
     assert ended.value.code == CLOSED_PIPE
 
 
-def test_an_epoch_goes_on_at_a_batch_with_the_same_random_numbers() -> None:
+def test_epoch_resumes_at_batch_with_same_random_numbers() -> None:
     def drawing(image: Any, target: Any) -> Any:
         number = random.random() + np.random.rand() + float(torch.rand(()))
         return image, {**target, "boxes": torch.full_like(target["boxes"], number)}
@@ -206,7 +204,7 @@ def test_an_epoch_goes_on_at_a_batch_with_the_same_random_numbers() -> None:
     assert batches(3, 0) == []
 
 
-def test_a_batch_that_never_comes_is_an_error_while_workers_live(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_timeout_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     from ssd.data.loading import workers
 
     waiting = object.__new__(workers._WatchedIterator)

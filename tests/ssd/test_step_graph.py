@@ -61,7 +61,7 @@ def batch_of(seed: int, counts: tuple[int, ...] = (3, 0, 5), deferred: bool = Fa
     )
 
 
-def test_a_step_on_a_cpu_is_that_of_plain_torch() -> None:
+def test_cpu_step_equals_plain_torch() -> None:
     config = replace(CONFIG, clip_grad_norm=1.0, ema_decay=0.9, norm_weight_decay=None, bias_weight_decay=None)
     state, model, mean = make_state(config, tiny().train(), 4), tiny().train(), tiny().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=0.02)
@@ -90,7 +90,7 @@ def truths(batch: Batch) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-def test_buffers_hold_a_batch_and_tell_when_one_is_too_large(deferred: bool) -> None:
+def test_static_buffers_hold_batch_and_report_overflow(deferred: bool) -> None:
     buffers = BatchBuffers(batch_of(0, deferred=deferred))
     other = batch_of(1, (20, 1, 30), deferred)
     small, large = batch_of(2, (0, 0, 0), deferred), batch_of(3, (40, 1, 30), deferred)
@@ -103,13 +103,13 @@ def test_buffers_hold_a_batch_and_tell_when_one_is_too_large(deferred: bool) -> 
     assert not buffers.has_room_for(large)
 
 
-def test_graphs_are_refused_where_there_is_no_gpu() -> None:
+def test_cuda_graph_without_gpu_raises() -> None:
     with pytest.raises(ConfigError, match="--cuda-graph on cannot be: the device is cpu"):
         make_state(replace(CONFIG, cuda_graph="on"), tiny(), 4)
     assert make_state(CONFIG, tiny(), 4).graphed is None
 
 
-def test_momentum_takes_the_memory_format_of_the_weights_on_resuming() -> None:
+def test_resumed_momentum_has_memory_format_of_weights() -> None:
     model = tiny()
     state = make_state(replace(CONFIG, **SGD), model.train(), 4)
     train_step(replace(CONFIG, **SGD), state, batch_of(0))
@@ -167,7 +167,7 @@ def assert_equal_steps(gpu: torch.device, batches: list[Batch], **options: Any) 
     ],
     ids=lambda options: " ".join(options),
 )
-def test_replays_equal_eager_steps(gpu: torch.device, options: dict[str, Any]) -> None:
+def test_graph_replays_equal_eager_steps(gpu: torch.device, options: dict[str, Any]) -> None:
     options = dict(options)
     deferred = options.pop("deferred", False)
     batches = [batch_of(step, (step, 0, 5), deferred) for step in range(8)]
@@ -176,7 +176,7 @@ def test_replays_equal_eager_steps(gpu: torch.device, options: dict[str, Any]) -
 
 
 @pytest.mark.cuda
-def test_loss_scaling_is_part_of_the_graph(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_includes_loss_scaling(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssd.engine.step.amp_dtype", lambda device: torch.float16)
     state = assert_equal_steps(gpu, [batch_of(step) for step in range(8)], amp=True, clip_grad_norm=1.0)
     assert state.scaler.is_enabled()
@@ -184,7 +184,7 @@ def test_loss_scaling_is_part_of_the_graph(gpu: torch.device, monkeypatch: pytes
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("opt", ["adamw", "sgd"])
-def test_resuming_goes_on_as_without_a_break(gpu: torch.device, opt: str) -> None:
+def test_resumed_graph_training_equals_uninterrupted(gpu: torch.device, opt: str) -> None:
     batches = [batch_of(step).to(gpu) for step in range(12)]
     config, whole = start(gpu, "on", opt=opt)
     for batch in batches:
@@ -208,7 +208,7 @@ def test_resuming_goes_on_as_without_a_break(gpu: torch.device, opt: str) -> Non
 
 
 @pytest.mark.cuda
-def test_weights_that_freeze_later_act(gpu: torch.device) -> None:
+def test_graph_follows_weights_frozen_later(gpu: torch.device) -> None:
     runs = [start(gpu, way, **SGD) for way in ("off", "on")]
     for step in range(10):
         for config, state in runs:
@@ -219,7 +219,7 @@ def test_weights_that_freeze_later_act(gpu: torch.device) -> None:
 
 
 @pytest.mark.cuda
-def test_the_host_does_not_wait_for_a_replay(gpu: torch.device) -> None:
+def test_graph_replay_does_not_synchronize(gpu: torch.device) -> None:
     if amp_dtype(gpu) == torch.float16:
         pytest.skip("this GPU lacks bfloat16")
     config, state = start(gpu, "on", amp=True)
@@ -233,7 +233,7 @@ def test_the_host_does_not_wait_for_a_replay(gpu: torch.device) -> None:
 
 
 @pytest.mark.cuda
-def test_a_step_that_cannot_be_captured_stays_eager(gpu: torch.device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_that_cannot_be_captured_stays_eager(gpu: torch.device, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [start(gpu, way) for way in ("off", "auto")]
     for _, state in runs:
         state.model.backbone.register_forward_pre_hook(lambda _, inputs: inputs[0].sum().item() and None)

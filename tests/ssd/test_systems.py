@@ -57,7 +57,7 @@ def test_every_system_has_a_preset():
         ("torchvision", 512, 24564, 0, 42),
     ],
 )
-def test_what_clipping_moves(preset, size, count, centres_moved, sizes_moved):
+def test_prior_clipping_per_system(preset, size, count, centres_moved, sizes_moved):
     priors, plain = priors_of(preset, size), priors_of(preset, size, clip="none")
     assert priors.shape == (count, 4)
     moved = priors != plain
@@ -67,7 +67,7 @@ def test_what_clipping_moves(preset, size, count, centres_moved, sizes_moved):
 @pytest.mark.parametrize(
     ("size", "sizes", "crossing"), [(300, "voc", 2869), (300, "coco", 2223), (512, "voc", 5486), (512, "coco", 4118)]
 )
-def test_caffes_priors_that_cross_the_border(size, sizes, crossing):
+def test_caffe_priors_crossing_the_border(size, sizes, crossing):
     priors = priors_of("caffe", size, prior_sizes=sizes)
     corners = torch.cat((priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2), dim=1)
     assert ((corners < 0) | (corners > 1)).any(dim=1).sum() == crossing
@@ -77,7 +77,7 @@ def rows(*values):
     return torch.tensor(values, dtype=torch.float64).float()
 
 
-def test_rows_of_voc_priors():
+def test_voc_prior_rows():
     # the last cell of the 10 x 10 level has its center at 9.5 * 32 = 304 of 300; its first box is 111 wide
     last = 5776 + 2166 + 6 * 99
     assert torch.equal(priors_of("caffe")[last], rows(304 / 300, 304 / 300, 0.37, 0.37))
@@ -90,7 +90,7 @@ def test_rows_of_voc_priors():
     torch.testing.assert_close(priors_of("amdegroot")[8728:], rows(*expected).clamp(max=1), rtol=1e-6, atol=0)
 
 
-def test_rows_of_coco_priors_and_their_order_in_nvidia():
+def test_coco_prior_rows_and_nvidia_order():
     priors = priors_of("nvidia")
     # NVIDIA counts level, box, row, column; here it is level, row, column, box
     order = torch.cat(
@@ -122,7 +122,7 @@ def test_rows_of_coco_priors_and_their_order_in_nvidia():
     ("preset", "size", "count", "step", "second"),
     [("qfgaohao", 300, 3000, 32, 105), ("lufficc", 320, 3234, 32, 105), ("torchvision", 320, 3234, 32, 112)],
 )
-def test_rows_of_mobilenet_priors(preset, size, count, step, second):
+def test_mobilenet_prior_rows(preset, size, count, step, second):
     priors = priors_of(preset, size, "mobilenet_v2")
     assert priors.shape == (count, 4)
     start = 6 * (19 * 19 if size == 300 else 20 * 20)
@@ -130,7 +130,7 @@ def test_rows_of_mobilenet_priors(preset, size, count, step, second):
     torch.testing.assert_close(priors[start], expected, rtol=1e-6, atol=0)
 
 
-def test_squeezenet_grid_and_last_size_of_lufficc():
+def test_squeezenet_grid_and_lufficc_last_size():
     grids = Grids((17, 10, 5, 3, 2, 1))  # SqueezeNet's at an input of 300
     assert build_priors(grids, 300, get_preset("qfgaohao", "mobilenet_v2", {"steps": None}), (2, 3)).num_priors == 2568
     larger = math.sqrt(460.8 * 537.65) / 512  # written so there; the rule gives 537.6
@@ -156,14 +156,14 @@ def match(preset, boxes, labels, priors=CELLS):
 
 
 @pytest.mark.parametrize("preset", SYSTEMS)
-def test_overlap_equal_to_the_threshold(preset):
+def test_match_at_iou_equal_to_threshold(preset):
     found = match(preset, [[0, 0, 0.5, 0.25]], [7])  # IoU 0.5 with prior 0, 1 with prior 3
     first = 0 if preset in ("nvidia", "balancap") else 7
     assert found.labels.tolist() == [[first, 0, 0, 7]]
 
 
 @pytest.mark.parametrize("preset", SYSTEMS)
-def test_prior_that_two_objects_claim(preset):
+def test_match_of_prior_best_for_two_objects(preset):
     # object 1 is prior 0; object 2 overlaps it by 0.6 and prior 2 by 1 / 7; prior 3 is far from both
     priors = [*CELLS[:3], [0.9, 0, 1, 0.1]]
     found = match(preset, [[0, 0, 0.5, 0.5], [0, 0.125, 0.5, 0.625]], [1, 2], priors)
@@ -175,7 +175,7 @@ def test_prior_that_two_objects_claim(preset):
         assert found.loc_targets[0, 0].tolist() == [0, 2.5, 0, 0]
 
 
-def test_targets_on_the_last_level_show_the_clipping():
+def test_clipped_priors_change_last_level_targets():
     box = torch.tensor([[18.0, 18, 282, 282]]) / 300  # the first prior of the last level with VOC sizes
     widths = {"caffe": math.log(1 / math.sqrt(2)) / 0.2, "amdegroot": math.log(0.88) / 0.2}
     for name, width in widths.items():
@@ -193,7 +193,7 @@ def test_targets_on_the_last_level_show_the_clipping():
 
 
 @pytest.mark.parametrize("preset", SYSTEMS)
-def test_losses_of_a_batch(preset):
+def test_batch_losses_per_system(preset):
     """Image 0 has one positive of 8 priors, image 1 none; there every second prior is taken for an object."""
     priors = torch.tensor([[0, i / 8, 1, (i + 1) / 8] for i in range(8)])
     loc, logits = torch.zeros(2, 8, 4), torch.zeros(2, 8, 2)
@@ -241,7 +241,7 @@ def test_head_rows_are_cell_major():
         ("torchvision", "mobilenet_v3", (145 / 255, -55 / 255, -155 / 255)),
     ],
 )
-def test_input(preset, family, expected):
+def test_input_normalization_per_system(preset, family, expected):
     rules = get_preset(preset, family, {"prior_sizes": "geometric", "steps": None})
     model = build_model("ssd_tiny", 2, preset=rules, image_size=64)
     image = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1)  # red, green, blue
@@ -260,7 +260,7 @@ def test_input(preset, family, expected):
         ("torchvision", 0.01, 0.45, 400, 200),
     ],
 )
-def test_post_process(preset, score, nms, candidates, room):
+def test_post_processing_per_system(preset, score, nms, candidates, room):
     rules = PRESETS[preset]
     assert (rules.score_threshold, rules.nms_iou_threshold, rules.candidates_per_class) == (score, nms, candidates)
     rules = rules.replace(prior_sizes="geometric", steps=None, nms_iou_threshold=0.5)

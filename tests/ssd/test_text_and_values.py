@@ -15,11 +15,11 @@ from tests.ssd.test_data_yolo import SQUARE, write_yolo
     [(1, 1), (1.0, 1), ("1", 1), ("1.0", 1), (1.5, None), ("x", None), (True, None), (None, None), (2**63, None),
      (float("inf"), None), ("nan", None), ("9" * 50, None), (str(2**53 + 1), 2**53 + 1)],
 )  # fmt: skip
-def test_as_int(value, number):
+def test_as_int_values_and_errors(value, number):
     assert as_int(value) == number
 
 
-def test_flags_and_names():
+def test_flag_and_name_values():
     assert all(map(is_true, (True, 1, 1.0, "1", "true", "Yes", " 1.0")))
     assert not any(map(is_true, (False, 0, None, "0", "false", "", "no", [])))
     assert as_names("cat, dog") == as_names(["cat", "dog"]) == ("cat", "dog")
@@ -29,14 +29,14 @@ def test_flags_and_names():
 
 
 @pytest.mark.parametrize("codec", ["gb2312", "GBK", "big5", "utf-16"])
-def test_xml_in_the_encoding_that_it_declares(tmp_path, codec):
+def test_xml_uses_declared_encoding(tmp_path, codec):
     write_voc(tmp_path, {"a": [voc_object()]})
     text = f'<?xml version="1.0" encoding="{codec}"?><annotation>{voc_object("中")}</annotation>'
     (tmp_path / "Annotations/a.xml").write_bytes(text.encode(codec))
     assert open_dataset("voc", tmp_path).classes == ("中",)
 
 
-def test_lists_and_yaml_in_utf16_and_in_no_encoding(tmp_path):
+def test_utf16_and_non_utf8_text_files(tmp_path):
     write_voc(tmp_path / "voc", {"é": [voc_object()]})
     path = tmp_path / "voc/ImageSets/Main/train.txt"
     path.write_bytes("é\r\n".encode("utf-16"))
@@ -50,7 +50,7 @@ def test_lists_and_yaml_in_utf16_and_in_no_encoding(tmp_path):
     assert len(open_dataset("yolo", tmp_path / "yolo")) == 1
 
 
-def test_names_with_spaces(tmp_path):
+def test_image_names_with_spaces(tmp_path):
     names = ["photo", "photo (1)", "photo 1", "shot 2020-12-16 16.42.21"]
     write_voc(tmp_path, {name: [voc_object()] for name in names})
     assert len(open_dataset("voc", tmp_path)) == 4
@@ -68,13 +68,13 @@ YAML_NAMES = {
 
 
 @pytest.mark.parametrize("text", YAML_NAMES)
-def test_yaml_names_are_taken_as_written(tmp_path, text):
+def test_yaml_class_names_are_taken_literally(tmp_path, text):
     write_yolo(tmp_path, {"a": SQUARE})
     (tmp_path / "data.yaml").write_text(text + "\ntrain: images/train\n")
     assert open_dataset("yolo", tmp_path).classes == YAML_NAMES[text]
 
 
-def test_blank_line_among_class_names_is_refused(tmp_path):
+def test_blank_line_among_class_names_raises(tmp_path):
     write_yolo(tmp_path, {"a": SQUARE}, names=None)
     (tmp_path / "classes.txt").write_text("cat\n\ndog\n")
     with pytest.raises(DataError, match=r"classes\.txt, line 2: the line is blank"):
@@ -103,7 +103,7 @@ def test_coco_file_name_with_folders(tmp_path, name):
     assert dataset.annotations.files.tolist() == [str(tmp_path / "images/a.jpg")]
 
 
-def test_coco_size_missing_flag_as_text_and_group_category(tmp_path):
+def test_coco_missing_size_text_flag_and_supercategory(tmp_path):
     box = {"id": 1, "image_id": "1", "category_id": "1", "bbox": ["1", 1, 20, 20], "iscrowd": "0"}
     write_coco(tmp_path, [box, {**box, "iscrowd": "true"}], [{"id": 1.0, "file_name": "a.jpg"}])
     data = json.loads((tmp_path / "instances.json").read_text())
@@ -114,7 +114,7 @@ def test_coco_size_missing_flag_as_text_and_group_category(tmp_path):
     assert dataset.annotations.ignore.tolist() == [False, True]
 
 
-def test_linked_folders_are_followed_and_hidden_ones_left_out(tmp_path):
+def test_linked_folders_are_followed_and_hidden_ones_skipped(tmp_path):
     (tmp_path / "x").mkdir()
     write_yolo(tmp_path / "x", {"a": SQUARE})
     save_image(tmp_path / "camera/b.jpg")
@@ -124,6 +124,6 @@ def test_linked_folders_are_followed_and_hidden_ones_left_out(tmp_path):
     assert [path.rpartition("/")[2] for path in dataset.annotations.files] == ["a.jpg", "b.jpg"]
 
 
-def test_classes_as_one_text(tmp_path):
+def test_classes_as_one_string(tmp_path):
     write_voc(tmp_path, {"a": [voc_object()]})
     assert open_dataset("voc", tmp_path, classes="cat,dog").classes == ("cat", "dog")

@@ -28,7 +28,7 @@ def open_both(path, **settings):
 
 
 @pytest.mark.parametrize("tool", EXPORTS)
-def test_export_is_read_by_its_path_alone(tmp_path, tool, capsys):
+def test_tool_export_is_read_by_path_alone(tmp_path, tool, capsys):
     writer, name, is_split = EXPORTS[tool]
     writer(tmp_path)
     config, train, val = open_both(tmp_path)
@@ -45,13 +45,13 @@ def test_export_is_read_by_its_path_alone(tmp_path, tool, capsys):
 
 
 @pytest.mark.parametrize("file", ["data.yaml", "annotations/instances_default.json"])
-def test_a_file_is_taken_for_its_folder(tmp_path, file):
+def test_annotation_file_path_selects_its_folder(tmp_path, file):
     (roboflow_yolo if file == "data.yaml" else cvat_coco)(tmp_path)
     config, train, val = open_both(tmp_path / file)
     assert config.dataset == ("yolo" if file == "data.yaml" else "coco") and (len(train), len(val)) == (6, 2)
 
 
-def test_share_is_stable_and_can_be_chosen(tmp_path, capsys):
+def test_validation_split_is_stable_and_configurable(tmp_path, capsys):
     names = [f"{i:03d}" for i in range(40)]
     images(tmp_path / "a/images", names)
     coco(tmp_path / "a/result.json", names)
@@ -68,7 +68,7 @@ def test_share_is_stable_and_can_be_chosen(tmp_path, capsys):
     assert len(train) == len(val) == 41 and "evaluation on the training images" in capsys.readouterr().out
 
 
-def test_share_keeps_classes_to_learn_from(tmp_path):
+def test_validation_split_keeps_classes_in_training(tmp_path):
     images(tmp_path / "images", NAMES)
     texts(tmp_path / "labels", NAMES)
     write(tmp_path / "classes.txt", "cat\nrare\n")
@@ -77,14 +77,14 @@ def test_share_keeps_classes_to_learn_from(tmp_path):
     assert (len(train), len(val)) == (4, 4) and train.class_counts()["rare"] == 1
 
 
-def test_training_and_evaluation_on_the_same_images_is_told(tmp_path, capsys):
+def test_same_training_and_evaluation_images_are_reported(tmp_path, capsys):
     cvat_coco(tmp_path)
     _, train, val = open_both(tmp_path, train_split="all", val_split="all")
     assert len(train) == len(val) == 8
     assert "warning: 8 of the 8 images to evaluate on are also trained on" in capsys.readouterr().out
 
 
-def test_a_set_with_other_splits_is_not_divided(tmp_path):
+def test_dataset_with_other_splits_is_not_split(tmp_path):
     from ssd.data import DataError
 
     for name in ("night", "day"):
@@ -94,7 +94,7 @@ def test_a_set_with_other_splits_is_not_divided(tmp_path):
         open_both(tmp_path)
 
 
-def test_unknown_layout_is_answered_by_what_is_there(tmp_path):
+def test_unknown_layout_error_lists_folder_content(tmp_path):
     cvat_coco(tmp_path / "zip/export")
     images(tmp_path / "yolo/images")
     texts(tmp_path / "yolo/labels")
@@ -108,7 +108,7 @@ def test_unknown_layout_is_answered_by_what_is_there(tmp_path):
             open_both(tmp_path / name)
 
 
-def test_data_yaml_decides_over_stray_xml_files(tmp_path):
+def test_data_yaml_takes_precedence_over_xml_files(tmp_path):
     roboflow_yolo(tmp_path)
     xml(tmp_path / "old")
     assert open_both(tmp_path)[0].dataset == "yolo"
@@ -116,7 +116,7 @@ def test_data_yaml_decides_over_stray_xml_files(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format", ["yolo", "voc", "coco"])
-def test_boxes_are_those_that_supervision_reads(tmp_path, format):
+def test_boxes_equal_supervision(tmp_path, format):
     supervision = pytest.importorskip("supervision")
     writer = {"yolo": roboflow_yolo, "voc": labelimg_voc, "coco": cvat_coco}[format]
     writer(tmp_path)

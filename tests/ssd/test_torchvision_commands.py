@@ -83,7 +83,7 @@ def as_script(home: Path, words: list[str]) -> None:
     [(SSD300, 1, by_torchrun), (SSDLITE, 2, by_fork)],
     ids=["ssd300", "ssdlite320"],
 )
-def test_the_command_runs_on_two_processes(
+def test_torchvision_command_runs_on_two_processes(
     command: str, images: int, launch: Callable[..., tuple[str, str]], home: Path, tmp_path: Path
 ) -> None:
     words = shlex.split(command.replace("--nproc_per_node=8", "--nproc_per_node=2"))
@@ -104,7 +104,7 @@ def parsed(home: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     return parse_args(shlex.split(SSD300)[3:])
 
 
-def test_settings_that_a_command_leaves_out_are_those_of_the_script(parsed: TrainConfig, home: Path) -> None:
+def test_torchvision_defaults_equal_script(parsed: TrainConfig, home: Path) -> None:
     assert (parsed.opt, parsed.momentum, parsed.lr_scheduler, parsed.lr_gamma) == ("sgd", 0.9, "multisteplr", 0.1)
     assert (parsed.clip_grad_norm, parsed.ema_decay, parsed.eval_every, parsed.workers) == (0, 0, 1, 4)
     assert (parsed.norm_weight_decay, parsed.bias_weight_decay) == (None, None)
@@ -116,14 +116,14 @@ def test_settings_that_a_command_leaves_out_are_those_of_the_script(parsed: Trai
 @pytest.mark.parametrize(
     ("command", "recipe"), [(SSD300, "torchvision_ssd300_coco"), (SSDLITE, "torchvision_ssdlite320_coco")]
 )
-def test_the_recipe_is_the_command(command: str, recipe: str, home: Path) -> None:
+def test_recipe_equals_torchvision_command(command: str, recipe: str, home: Path) -> None:
     data = ["--data-path", str(home / "coco")]
     one, two = parse_args([*shlex.split(command)[3:], *data]), parse_args(["--config", recipe, *data])
     assert two.dataset_options == {"labels": "ids", "empty": "drop"}  # as the script's reader of COCO
     assert replace(two, dataset_options={}) == one
 
 
-def test_the_optimiser_is_the_scripts(parsed: TrainConfig) -> None:
+def test_optimizer_equals_torchvision_script(parsed: TrainConfig) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     (group,) = build_optimizer(parsed, model).param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.002, 0.9, False, 0.0005)
@@ -134,7 +134,7 @@ def test_the_optimiser_is_the_scripts(parsed: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["multisteplr", "cosineannealinglr"])
-def test_the_learning_rate_of_each_step_is_the_scripts(parsed: TrainConfig, scheduler: str) -> None:
+def test_learning_rates_equal_torchvision_script(parsed: TrainConfig, scheduler: str) -> None:
     parsed.lr_scheduler, parsed.epochs, parsed.lr_steps, steps = scheduler, 6, [2, 4], 5
     rates, wanted = [], []
     ours = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.002)
@@ -163,7 +163,7 @@ FLAGS = (
 )
 
 
-def test_every_other_flag_of_the_script_is_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_torchvision_flags_are_accepted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = shlex.split(FLAGS.replace(" coco ", f" {home / 'coco'} "))  # anything that exists
     config = parse_args([*shlex.split(SSD300)[3:], *flags, "--data-path", str(home / "coco")])
     assert (config.batch_size, config.workers, config.opt, config.weight_decay) == (3, 2, "adamw", 0.1)
@@ -183,7 +183,7 @@ def test_every_other_flag_of_the_script_is_known(home: Path, capsys: pytest.Capt
         (["--dataset", "coco_kp"], "--dataset must be one of auto, shapes, voc, coco"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_reason(
+def test_invalid_torchvision_flags_raise_with_reason(
     flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -192,7 +192,7 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(
     assert reason in capsys.readouterr().err
 
 
-def test_the_data_set_is_looked_for_where_it_usually_is(
+def test_coco_default_data_paths(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -204,7 +204,7 @@ def test_the_data_set_is_looked_for_where_it_usually_is(
     assert "neither $SSD_DATA_PATH nor coco, data/coco, /datasets01/COCO/022719 is there" in capsys.readouterr().err
 
 
-def test_torchvisions_detectors_get_their_91_classes(home: Path) -> None:
+def test_torchvision_weights_use_91_coco_labels(home: Path) -> None:
     flags = ["--dataset", "coco", "--data-path", str(home / "coco"), "--test-only"]
     config = parse_args([*flags, "--weights", "SSD300_VGG16_Weights.COCO_V1"])
     assert config.dataset_options == {"labels": "ids"}

@@ -42,7 +42,7 @@ def native(model, count):
     return list(torch.rand(count, 3, model.image_size, model.image_size).unbind())
 
 
-def test_forward_is_equal_to_the_bit(pair):
+def test_forward_is_bit_equal_to_torchvision(pair):
     theirs, ours = pair
     assert list(ours.state_dict()) == list(theirs.state_dict())  # also: priors and constants are not in it
     image = native(ours, 1)[0][None]
@@ -66,7 +66,7 @@ def assert_same_order(mine, other):
     assert ((same & tied).any(1) | last).all() and ((same & tied).any(0) | last).all()
 
 
-def test_detections_are_the_same_in_the_same_order(pair):
+def test_detections_equal_torchvision_in_order(pair):
     theirs, ours = pair
     images = native(ours, 2)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_detections_are_the_same_in_the_same_order(pair):
     torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=1e-4)
 
 
-def test_losses_and_gradients_are_torchvisions(pair):
+def test_losses_and_gradients_equal_torchvision(pair):
     theirs, ours = (copy.deepcopy(m).train() for m in pair)
     images = native(ours, 2)  # not warped, so forward is equal to the bit
     targets = [

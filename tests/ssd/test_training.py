@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_evaluation_resizes_as_training_does(tmp_path: Path) -> None:
+def test_evaluation_resizes_like_training(tmp_path: Path) -> None:
     sizes = {"size": 8, "image_size": 96}
     config = replace(SMALL, dataset="shapes", dataset_options=sizes, output_dir=str(tmp_path / "run"))
     shown = {}
@@ -56,7 +56,7 @@ def test_evaluation_resizes_as_training_does(tmp_path: Path) -> None:
     assert not torch.equal(shown[True], shown[False])
 
 
-def test_the_run_folder_is_complete(finished: Path) -> None:
+def test_run_folder_is_complete(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert {
         "config.json",
@@ -77,7 +77,7 @@ def test_the_run_folder_is_complete(finished: Path) -> None:
     assert not list(finished.glob("*.part"))
 
 
-def test_a_checkpoint_rebuilds_its_model(finished: Path) -> None:
+def test_checkpoint_rebuilds_its_model(finished: Path) -> None:
     checkpoint = torch.load(finished / "last.pt", weights_only=True)
     model = build_model(**checkpoint["build_args"])
     model.load_state_dict(checkpoint["model"])
@@ -106,7 +106,7 @@ def run_one_epoch(config: TrainConfig) -> None:
             run(config)
 
 
-def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
+def test_resumed_run_equals_uninterrupted(finished: Path, tmp_path: Path) -> None:
     config = replace(SMALL, output_dir=str(tmp_path / "half"))
     run_one_epoch(config)
     run(replace(config, output_dir=None, resume=str(tmp_path / "half")))
@@ -117,40 +117,40 @@ def test_resuming_gives_the_run_that_was_not_interrupted(finished: Path, tmp_pat
         assert all(torch.equal(left[name], right[name]) for name in left), part
 
 
-def test_mixed_precision_and_channels_last_run(tmp_path: Path) -> None:
+def test_training_with_amp_and_channels_last(tmp_path: Path) -> None:
     run(replace(SMALL, output_dir=str(tmp_path), amp=True, channels_last=True, epochs=1, opt="sgd", lr=0.01))
     rows = CsvLog(tmp_path / "train.csv").rows()
     assert len(rows) == 3 and all(math.isfinite(row["loc_loss"] + row["cls_loss"]) for row in rows)
 
 
-def test_evaluation_alone_repeats_the_result(finished: Path, tmp_path: Path) -> None:
+def test_test_only_repeats_the_result(finished: Path, tmp_path: Path) -> None:
     run(replace(SMALL, output_dir=str(tmp_path), resume=str(finished), test_only=True))
     again, before = CsvLog(tmp_path / "eval.csv").rows()[-1], CsvLog(finished / "eval.csv").rows()[-1]
     assert again == before
 
 
-def test_a_folder_with_another_run_is_refused(finished: Path) -> None:
+def test_output_folder_with_another_run_raises(finished: Path) -> None:
     with pytest.raises(ConfigError, match="holds another run; go on with it by --resume"):
         run(replace(SMALL, output_dir=str(finished)))
 
 
-def test_a_checkpoint_of_another_model_is_refused(finished: Path) -> None:
+def test_resume_rejects_checkpoint_of_another_model(finished: Path) -> None:
     with pytest.raises(ConfigError, match=r"--model-option .* cannot be changed by --resume"):
         run(replace(SMALL, resume=str(finished), model_options={"width": 8, "levels": 2}))
 
 
-def test_a_loss_that_is_not_finite_stops_with_causes_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_non_finite_loss_stops_training_and_keeps_checkpoint(tmp_path: Path) -> None:
     config = replace(SMALL, output_dir=str(tmp_path), lr=1e30, clip_grad_norm=0.0, warmup_iters=0, epochs=4)
     with pytest.raises(TrainingError, match="Usual causes: a learning rate too high"):
         run(config)
 
 
-def test_the_rate_that_is_told_is_that_of_weights_not_of_biases(tmp_path: Path, capsys) -> None:
+def test_logged_learning_rate_is_that_of_weights(tmp_path: Path, capsys) -> None:
     run(replace(SMALL, output_dir=str(tmp_path), lr=0.001, bias_lr_factor=2.0, iterations=1))
     assert "learning rate 0.001 " in capsys.readouterr().out
 
 
-def test_unknown_model_options_are_configuration_errors() -> None:
+def test_unknown_model_option_raises_config_error() -> None:
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         run(replace(SMALL, model_options={"widht": 4}))
     with pytest.raises(ConfigError, match="num_classes: the number of classes comes from the data set, got 91"):
@@ -173,17 +173,17 @@ def rates_of(config: TrainConfig, steps: int) -> list[float]:
     ("scheduler", "expected"),
     [("multisteplr", [1.0, 1.0, 0.1, 0.1]), ("cosineannealinglr", [1.0, 0.853553, 0.5, 0.146447])],
 )
-def test_schedules(scheduler: str, expected: list[float]) -> None:
+def test_learning_rate_schedules(scheduler: str, expected: list[float]) -> None:
     config = replace(SMALL, epochs=4, lr_steps=[2], warmup_iters=0, lr_scheduler=scheduler)
     assert rates_of(config, 4) == pytest.approx(expected, abs=1e-5)
 
 
-def test_warm_up_rises_linearly() -> None:
+def test_warmup_is_linear() -> None:
     config = replace(SMALL, epochs=100, warmup_iters=4, lr_scheduler="multisteplr", lr_steps=[99])
     assert rates_of(config, 6) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
-def test_running_mean_by_hand() -> None:
+def test_model_ema_by_hand() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
     mean = RunningMean(model, 0.5)

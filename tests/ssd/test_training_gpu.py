@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cuda
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("deferred", [False, True])
-def test_a_step_does_not_wait(amp: bool, channels_last: bool, deferred: bool) -> None:
+def test_training_step_on_gpu_does_not_synchronize(amp: bool, channels_last: bool, deferred: bool) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     device = torch.device("cuda")
@@ -40,7 +40,7 @@ def test_a_step_does_not_wait(amp: bool, channels_last: bool, deferred: bool) ->
     assert all(bool(loss.isfinite()) for step in losses for loss in step.values())
 
 
-def test_the_device_renders_what_the_host_does() -> None:
+def test_gpu_rendering_equals_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     transforms = build_transforms("ssd", 64, train=True, deferred=True)

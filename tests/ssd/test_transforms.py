@@ -31,7 +31,7 @@ def marked(boxes, height=120, width=200):
     return image
 
 
-def test_resize_is_torchvisions():
+def test_resize_equals_torchvision():
     image, target = sample()
     out, moved = build_transforms("ssd", 64, train=False)(image, target)
     assert torch.equal(out, F.resize(image, [64, 64], antialias=True))
@@ -39,7 +39,7 @@ def test_resize_is_torchvisions():
     assert moved["image_id"] == 7 and torch.equal(target["boxes"], BOXES), "the input must not change"
 
 
-def test_crop_is_torchvisions():
+def test_crop_equals_torchvision():
     image, _ = sample()
     placement = place(View(30, 20, 130, 100), 120, 200, 64)
     expected = F.resized_crop(image, 20, 30, 80, 100, [64, 64], antialias=True)
@@ -50,7 +50,7 @@ def test_crop_is_torchvisions():
 
 
 @pytest.mark.parametrize("extra", [None, "vflip", "d4"])
-def test_boxes_stay_on_their_pixels(extra):
+def test_boxes_follow_their_pixels(extra):
     # White boxes on black, any zoom, crop, flip and turn: inside a box it stays white, outside of all it stays black.
     boxes = BOXES[:2]
     target = {"boxes": boxes, "labels": torch.tensor([1, 2]), "ignore": torch.zeros(2, dtype=torch.bool)}
@@ -69,7 +69,7 @@ def test_boxes_stay_on_their_pixels(extra):
         assert float(moved["boxes"].min()) >= 0 and float(moved["boxes"].max()) <= 100
 
 
-def test_quarter_turns_reach_all_eight_positions():
+def test_quarter_rotations_reach_all_eight_orientations():
     image = torch.zeros(3, 40, 40, dtype=torch.uint8)
     target = {"boxes": torch.tensor([[2.0, 5.0, 12.0, 9.0]]), "labels": torch.ones(1), "ignore": torch.zeros(1).bool()}
     augment = build_transforms("hflip", 40, train=True, extra="d4")
@@ -79,7 +79,7 @@ def test_quarter_turns_reach_all_eight_positions():
     assert len(counts) == 8 and min(counts) > 25
 
 
-def test_crop_meets_its_rule():
+def test_iou_crop_satisfies_its_constraints():
     boxes = BOXES.double().numpy()
     torch.manual_seed(0)
     for min_iou in (0.0, 0.1, 0.3, 0.5):
@@ -106,7 +106,7 @@ def kolmogorov(a, b) -> float:
     )
 
 
-def test_distributions_are_torchvisions():
+def test_transform_distributions_equal_torchvision():
     boxes = tv_tensors.BoundingBoxes(BOXES, format="XYXY", canvas_size=(120, 200))
     image, count = torch.zeros(1, 120, 200, dtype=torch.uint8), 400
     crop, zoom = v2.RandomIoUCrop(), v2.RandomZoomOut(side_range=(1.0, 4.0))
@@ -128,7 +128,7 @@ def test_distributions_are_torchvisions():
 
 
 @pytest.mark.parametrize("step", ["brightness", "contrast", "saturation", "hue"])
-def test_photometric_steps_are_torchvisions(step):
+def test_photometric_steps_equal_torchvision(step):
     image, _ = sample()
     value = {"brightness": 1.1, "contrast": 0.6, "saturation": 1.4, "hue": 0.04}[step]
     off = {name: (1.0, 1.0) for name in ("brightness", "contrast", "saturation")} | {"hue": (0.0, 0.0)}
@@ -139,7 +139,7 @@ def test_photometric_steps_are_torchvisions(step):
     assert int(difference.max()) <= (3 if step == "contrast" else 2)
 
 
-def test_hue_of_gray_and_full_turn():
+def test_hue_of_gray_and_full_rotation():
     gray = torch.full((3, 5), 77.0)
     assert torch.equal(shift_hue(gray, 0.3), gray)
     colors = torch.rand(3, 1000) * 255
@@ -148,13 +148,13 @@ def test_hue_of_gray_and_full_turn():
     assert torch.allclose(shift_hue(red, 1 / 3), torch.tensor([[0.0], [255.0], [0.0]]), atol=1e-2)
 
 
-def test_contrast_turns_about_the_whole_image():
+def test_contrast_uses_mean_of_whole_image():
     image = torch.cat([torch.zeros(3, 64, 64), torch.full((3, 64, 64), 200.0)], dim=2).to(torch.uint8)
     rule = PhotometricRule((1, 1), (0.5, 0.5), (1, 1), (0, 0), permute=False, p=1.0)
     assert distort(image[:, :, :64], image, draw_distortion(rule)).unique().tolist() == [50]
 
 
-def test_objects_at_the_cut():
+def test_cut_option_drops_or_ignores_cropped_objects():
     image, target = sample()
     target["ignore"] = torch.tensor([False, True, False])
     placement_rule = dict(hflip=0.0, crop=CropRule(min_ious=(0.0,), scale=(0.5, 0.5), aspect=(0.1, 10)))
@@ -171,7 +171,7 @@ def test_objects_at_the_cut():
         assert bool((drop["labels"][drop["ignore"]] == 2).all()), "the ignored object stays ignored"
 
 
-def test_multiscale_is_torchvisions_two_resizes():
+def test_multiscale_equals_two_torchvision_resizes():
     image, target = sample()
     for options, sides in (({"shortest": [60]}, (60, 100)), ({"shortest": [240], "longest": 300}, (180, 300))):
         out, moved = build_transforms("multiscale", 64, train=True, hflip=0.0, **options)(image, target)
@@ -183,7 +183,7 @@ def test_multiscale_is_torchvisions_two_resizes():
     assert float((out.int() - plain.int()).abs().float().mean()) < 1.0, "above S it hardly shows"
 
 
-def test_large_scale_jitter_keeps_proportions_and_cut_objects():
+def test_large_scale_jitter_keeps_aspect_and_cropped_objects():
     image, target = sample()
     for seed in range(60):
         torch.manual_seed(seed)
@@ -197,7 +197,7 @@ def test_large_scale_jitter_keeps_proportions_and_cut_objects():
 
 
 @pytest.mark.parametrize("name", ["ssd", "ssdlite", "hflip", "multiscale", "lsj", "none"])
-def test_presets_on_images_with_and_without_objects(name):
+def test_augmentations_with_and_without_objects(name):
     transform = build_transforms(name, 96, train=True)
     for index in range(40):
         image, target = sample()
@@ -212,7 +212,7 @@ def test_presets_on_images_with_and_without_objects(name):
         assert bool((boxes[:, 2:] - boxes[:, :2] >= 1).all())
 
 
-def test_zoomed_out_image_has_the_fill_around_it():
+def test_zoom_out_pads_with_fill():
     image, target = sample()
     torch.manual_seed(2)
     out = [build_transforms("none", 80, train=True, zoom=4.0)(image, target)[0] for _ in range(10)]
@@ -220,7 +220,7 @@ def test_zoomed_out_image_has_the_fill_around_it():
     assert any(count > 1600 for count in filled) and any(count < 100 for count in filled)
 
 
-def test_any_v2_transform_fits():
+def test_any_v2_transform_can_be_used():
     chain = v2.Compose(
         [
             v2.RandomHorizontalFlip(1.0),
@@ -237,7 +237,7 @@ def test_any_v2_transform_fits():
     assert torch.allclose(moved["boxes"], same["boxes"][:2]) and int((out.int() - ours.int()).abs().max()) <= 1
 
 
-def test_named_rules_and_errors():
+def test_transform_names_and_errors():
     mild = build_transforms("ssd", 64, train=True, crop="mild", photometric="mild", zoom=1.5)
     assert not mild.rule.photometric.permute and mild.rule.crop.relative and mild.rule.zoom == 1.5
     assert build_transforms("ssd", 64, train=True, crop="none").rule.crop is None

@@ -124,7 +124,7 @@ def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float
 
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("name", ["ssd", "ssdlite", "multiscale", "lsj"])
-def test_distributions_are_those_of_the_plain_chain(name, deferred):
+def test_augmentation_distributions_equal_torchvision(name, deferred):
     options = {"shortest": tuple(SHORTEST)} if name == "multiscale" else {}  # the preset's, above S, leave no trace
     found = apart(sampled(name, deferred=deferred, **options), sampled(name, ours=False))
     if name == "lsj":
@@ -147,11 +147,11 @@ def test_distributions_are_those_of_the_plain_chain(name, deferred):
         ({"photometric": PhotometricRule(permute=False)}, "mean 2"),
     ],
 )
-def test_another_distribution_is_noticed(options, measure):
+def test_statistic_detects_other_crop_distribution(options, measure):
     assert measure in apart(sampled("ssd", **options), sampled("ssd", ours=False))
 
 
-def test_another_jitter_is_noticed():
+def test_statistic_detects_other_color_jitter():
     assert "fill" in apart(sampled("lsj", jitter=(0.4, 2.0)), sampled("lsj", ours=False))
     assert "objects" in apart(sampled("lsj", cut="drop"), sampled("lsj", ours=False))
     assert "contrast" in apart(sampled("hflip"), sampled("multiscale", ours=False))

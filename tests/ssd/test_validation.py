@@ -43,7 +43,7 @@ def evaluate(dataset: DetectionDataset, images: Sequence[int], folder: Path, met
     return report(evaluator, dataset, TrainConfig(pictures=2), RunFolder(folder), 1, 10)
 
 
-def test_an_ap_over_fewer_images_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ap_over_fewer_images_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_voc(tmp_path / "voc", {name: [voc_object()] for name in "abcd"}, "val")
     dataset = open_dataset("voc", tmp_path / "voc", "val")
     assert evaluate(dataset, [0, 2], tmp_path / "run") == 1
@@ -56,7 +56,7 @@ def test_an_ap_over_fewer_images_says_so(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("metric", ["voc", "coco"])
-def test_without_objects_there_is_no_ap(metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ap_without_objects_is_nan(metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_voc(tmp_path / "voc", {"a": []}, "val")
     dataset = open_dataset("voc", tmp_path / "voc", "val", classes=["dog"])
     assert math.isnan(evaluate(dataset, [0], tmp_path / "run", metric))
@@ -64,7 +64,7 @@ def test_without_objects_there_is_no_ap(metric: str, tmp_path: Path, capsys: pyt
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["mean_ap"] is None
 
 
-def test_class_names_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_names_with_special_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = open_dataset("shapes", None, "val", size=2)
     dataset.classes = NAMES
     target = {
@@ -85,7 +85,7 @@ def test_class_names_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[s
             picture.load()
 
 
-def test_a_checkpoint_keeps_how_its_images_are_turned_and_the_best_scores(tmp_path: Path) -> None:
+def test_checkpoint_keeps_orientation_and_score_thresholds(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "voc", {name: [voc_object()] for name in "abcd"}, "train")  # annotated as stored
     (root / "ImageSets/Main/val.txt").write_text("a\nb\n")
     exif = Image.Exif()
@@ -109,14 +109,14 @@ def test_a_checkpoint_keeps_how_its_images_are_turned_and_the_best_scores(tmp_pa
     assert checkpoint["thresholds"] == dict(detector.thresholds) and checkpoint["apply_exif"] is False
 
 
-def test_names_are_shown_on_one_line_and_no_two_columns_are_alike() -> None:
+def test_class_names_are_single_line_and_columns_unique() -> None:
     assert shown("a\tb\x1b[31m\ud800") == "a\\tb\\x1b[31m\\ud800" and shown("x" * 41) == "x" * 37 + "..."
     assert shown("x" * 40) == "x" * 40 and shown("日本") == "日本"
     titles = columns(["a", "step", "x" * 50, "x" * 60, "a"], ("step",))
     assert len({*titles, "step"}) == 6 and titles[0] == "a"
 
 
-def test_pictures_have_a_color_for_each_class_and_labels_inside() -> None:
+def test_figures_have_color_per_class_and_labels_inside() -> None:
     assert len({color_of(label) for label in range(1, 1000)}) == 999
     image = torch.full((3, 100, 120), 90, dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0, 30, 30], [115, 95, 300, 300], [math.nan, 0, math.inf, 5]])
@@ -128,12 +128,12 @@ def test_pictures_have_a_color_for_each_class_and_labels_inside() -> None:
         assert (pixels == color).all(axis=2).sum() > 100, "a filled label"
 
 
-def test_matplotlib_is_imported_when_something_is_drawn() -> None:
+def test_matplotlib_is_imported_lazily() -> None:
     code = "import sys, ssd.engine.loop; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
-def test_a_summary_of_many_classes_is_short() -> None:
+def test_summary_of_many_classes_is_truncated() -> None:
     dataset = open_dataset("shapes", None, "val", size=1)
     dataset.classes = tuple("x" * 5000 + str(i) for i in range(1000))
     text = str(dataset.summary())

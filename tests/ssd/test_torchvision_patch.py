@@ -118,7 +118,7 @@ TARGETS = [target((10, 20, 90, 100), (10, 20, 90, 100), (100, 30, 150, 110)), ta
 
 
 @pytest.mark.parametrize("name", ["ssd300", "ssdlite"])
-def test_ssd_detects_the_same(name):
+def test_accelerated_ssd_detections_equal_torchvision(name):
     theirs, ours = (model.eval() for model in pair(name))
     with torch.no_grad():
         expected, got = theirs(images()), ours(images())
@@ -130,7 +130,7 @@ def test_ssd_detects_the_same(name):
 
 
 @pytest.mark.parametrize("name", ["ssd300", "ssdlite"])
-def test_ssd_learns_the_same(name):
+def test_accelerated_ssd_losses_and_gradients_equal_torchvision(name):
     theirs, ours = (model.train() for model in pair(name))
     expected, got = theirs(images(), TARGETS), ours(images(), TARGETS)
     assert list(got) == list(expected)
@@ -145,7 +145,7 @@ def test_ssd_learns_the_same(name):
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "faster_rcnn"])
-def test_others_give_the_same_to_the_bit(name):
+def test_other_accelerated_detectors_are_bit_equal(name):
     theirs, ours = pair(name)
     with torch.no_grad():
         expected, got = theirs.eval()(images()), ours.eval()(images())
@@ -161,7 +161,7 @@ def test_others_give_the_same_to_the_bit(name):
 
 
 @pytest.mark.parametrize("name", ["ssd300", "retinanet", "faster_rcnn"])
-def test_nothing_found_and_no_objects(name):
+def test_accelerate_without_detections_or_objects(name):
     theirs, ours = pair(name)
     for model in (theirs, ours):
         (model.roi_heads if name == "faster_rcnn" else model).score_thresh = 1.0
@@ -176,7 +176,7 @@ def test_nothing_found_and_no_objects(name):
 
 
 @pytest.mark.parametrize("name", ["ssd300", "faster_rcnn"])
-def test_the_way_back(name):
+def test_restore_undoes_accelerate(name):
     model = copy.deepcopy(built(name))
     classes = [type(m) for m in model.modules()]
     keys = list(model.state_dict())
@@ -195,7 +195,7 @@ def test_the_way_back(name):
         assert vars(module).get("box_similarity") is vars(fresh).get("box_similarity")
 
 
-def test_a_prior_counts_once_where_negatives_are_few():
+def test_each_negative_counts_once_when_few():
     ours, theirs = ssd.accelerate(tiny_ssd(iou_thresh=0.05)), tiny_ssd(iou_thresh=0.05)
     arguments = [torch.rand(3, 64, 64)], [target((0, 0, 64, 64))]
     loss, doubled = ours(*arguments)["classification"], theirs(*arguments)["classification"]
@@ -210,7 +210,7 @@ def test_a_prior_counts_once_where_negatives_are_few():
     assert doubled > every
 
 
-def test_parts_that_are_not_torchvisions_keep_their_meaning():
+def test_accelerate_leaves_custom_parts():
     class Mine(SSD):
         def compute_loss(self, *arguments):
             return {"mine": super().compute_loss(*arguments)["classification"] * 2}
@@ -238,7 +238,7 @@ def test_anchors_stay_float32_under_autocast():
     assert torch.equal(shared_anchors(generator, batch, [half]), exact)
 
 
-def test_errors():
+def test_accelerate_error_messages():
     with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision \(SSD, .*\), got Stem"):
         ssd.accelerate(Stem())
     with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision .*, got str"):

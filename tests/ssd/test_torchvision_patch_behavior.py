@@ -8,7 +8,7 @@ from torchvision.models import detection
 from torchvision.models.detection._utils import BoxCoder
 
 import ssd
-from tests.ssd.test_drop_in import BOXES, LOSSES, SCORES, built, single_level, target, tiny_ssd
+from tests.ssd.test_torchvision_patch import BOXES, LOSSES, SCORES, built, single_level, target, tiny_ssd
 
 LABELED = [target((5, 5, 40, 40), (20, 10, 60, 50))]
 
@@ -35,7 +35,7 @@ def assert_same(got, expected):
         torch.testing.assert_close(have["boxes"], want["boxes"], **BOXES)
 
 
-def test_the_gradient_goes_back_to_the_image(image):
+def test_accelerated_gradient_reaches_the_image(image):
     """In evaluation mode, as explanations of a detection (Grad-CAM) need it."""
     grads = []
     for model in pair():
@@ -48,7 +48,7 @@ def test_the_gradient_goes_back_to_the_image(image):
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
 
 
-def test_models_of_build_model_have_it_too(image):
+def test_gradient_of_built_model_reaches_the_image(image):
     model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, score_threshold=0.0).eval()
     x = image.requires_grad_()
     (found,) = model([x])
@@ -68,7 +68,7 @@ def test_models_of_build_model_have_it_too(image):
     ],
     ids=str,
 )
-def test_options_that_torchvision_takes(options, image):
+def test_accelerate_accepts_torchvision_options(options, image):
     theirs, ours = (model.eval() for model in pair(**options))
     with torch.no_grad():
         assert_same(ours([image]), theirs([image]))
@@ -83,7 +83,7 @@ def test_options_that_torchvision_takes(options, image):
     ],
     ids=["label 0", "more targets than images", "dummy label of an image without objects"],
 )
-def test_targets_that_torchvision_takes(count, targets, image):
+def test_accelerate_accepts_torchvision_targets(count, targets, image):
     theirs, ours = (model.train() for model in pair())
     expected, got = theirs([image] * count, targets), ours([image] * count, targets)
     assert list(got) == list(expected)
@@ -137,7 +137,7 @@ def threshold(model):
 
 
 @pytest.mark.parametrize("change", [ratio, coder, weights, clamp, decoding, size, after, loss, threshold])
-def test_changes_made_later_act(change, image):
+def test_accelerated_model_follows_later_changes(change, image):
     theirs, ours = pair()
     with torch.no_grad():
         before = theirs.eval()([image]), theirs.train()([image], LABELED)
@@ -152,7 +152,7 @@ def test_changes_made_later_act(change, image):
     assert any(changed) or not torch.equal(before[0][0]["boxes"], expected[0][0]["boxes"])
 
 
-def test_methods_replaced_in_a_class_later_act(image, monkeypatch):
+def test_accelerated_model_follows_replaced_methods(image, monkeypatch):
     class Mine(detection.ssd.SSD):
         pass
 
@@ -165,7 +165,7 @@ def test_methods_replaced_in_a_class_later_act(image, monkeypatch):
     assert model([image]) == "mine"
 
 
-def test_proposals_of_images_without_objects():
+def test_proposals_for_images_without_objects():
     heads = ssd.accelerate(copy.deepcopy(built("faster_rcnn"))).roi_heads
     proposals = [torch.randint(-50, 50, (20, 4)).float()]
     indices, labels = heads.assign_targets_to_proposals(proposals, [torch.zeros(0, 4)], [torch.tensor([[0]])])
@@ -174,7 +174,7 @@ def test_proposals_of_images_without_objects():
 
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet", "faster_rcnn"])
-def test_training_on_images_without_objects(name, image):
+def test_accelerated_training_on_images_without_objects(name, image):
     theirs, ours = built(name), ssd.accelerate(copy.deepcopy(built(name)))
     losses = []
     for model in (theirs, ours):
@@ -184,7 +184,7 @@ def test_training_on_images_without_objects(name, image):
 
 
 @pytest.mark.parametrize("make", [tiny_ssd, lambda: single_level(detection.FasterRCNN, "rpn_anchor_generator")])
-def test_scripting_says_what_to_do(make):
+def test_scripting_error_message(make):
     model = ssd.accelerate(make().eval())
     with pytest.raises(
         RuntimeError, match=r"torch.jit.script cannot read the accelerated .*; ssd.restore\(model\) first"
@@ -193,7 +193,7 @@ def test_scripting_says_what_to_do(make):
     torch.jit.script(ssd.restore(model))
 
 
-def test_images_and_targets_stay_as_they_are(image):
+def test_accelerated_model_does_not_modify_inputs(image):
     _, model = pair()
     images, targets = [image.clone()], copy.deepcopy(LABELED)
     model.train()(images, targets)
@@ -202,7 +202,7 @@ def test_images_and_targets_stay_as_they_are(image):
     assert all(torch.equal(targets[0][key], LABELED[0][key]) for key in targets[0])
 
 
-def test_compiled(image):
+def test_accelerated_model_compiles(image):
     _, model = pair()
     with torch.no_grad():
         assert_same(torch.compile(model.eval(), backend="eager")([image]), model([image]))

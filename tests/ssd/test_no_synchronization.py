@@ -104,7 +104,7 @@ def batch_of(model: SSD) -> Batch:
     ],
     ids=lambda options: " ".join(options) or "plain",
 )
-def test_training_step(model: SSD, device: torch.device, options: dict[str, Any]) -> None:
+def test_training_step_does_not_synchronize(model: SSD, device: torch.device, options: dict[str, Any]) -> None:
     if options.get("amp") and amp_dtype(device) == torch.float16:
         pytest.skip("the loss scaling of float16 asks the device whether gradients are finite")
     config = replace(TrainConfig(), **options)
@@ -119,7 +119,7 @@ def test_training_step(model: SSD, device: torch.device, options: dict[str, Any]
     assert state.step == 2 and losses["loc"].device.type == device.type
 
 
-def test_detection(model: SSD, device: torch.device) -> None:
+def test_detection_does_not_synchronize(model: SSD, device: torch.device) -> None:
     model.eval()
     images = batch_of(model).images
     with torch.no_grad(), no_waiting(device):
@@ -127,7 +127,7 @@ def test_detection(model: SSD, device: torch.device) -> None:
     assert detections.boxes.shape == (2, 200, 4) and detections.counts.device.type == device.type
 
 
-def test_lists_with_targets_on_the_cpu(model: SSD, device: torch.device) -> None:
+def test_list_convention_with_cpu_targets_does_not_synchronize(model: SSD, device: torch.device) -> None:
     images = [torch.rand(3, 90, 120, device=device), torch.rand(3, 60, 60, device=device)]
     targets: list[dict[str, Tensor]] = [
         {"boxes": torch.tensor([[10.0, 5, 60, 70], [0, 0, 9, 9]]), "labels": torch.tensor([1, 2])},
@@ -160,7 +160,7 @@ def test_lists_with_targets_on_the_cpu(model: SSD, device: torch.device) -> None
         lambda x: x.__setitem__(x > 0, x),
     ],
 )
-def test_waits_are_found(wait: Callable[[Tensor], Any], device: torch.device) -> None:
+def test_watch_detects_synchronization(wait: Callable[[Tensor], Any], device: torch.device) -> None:
     x = torch.rand(3, device=device)
     if device.type == "cuda" and "equal" in wait.__code__.co_names:
         pytest.skip("torch's debug mode for waits does not see torch.equal")

@@ -65,7 +65,7 @@ def open_with(items, name="users_cells:cells", root=None, split="train", **optio
     return open_dataset(name, root, split, **options)
 
 
-def test_own_dataset_is_called_and_read(module):
+def test_custom_dataset_is_called_and_read(module):
     crowd = {"boxes": torch.tensor([[1, 1, 9, 9], [0, 0, 60, 40]]), "labels": [2, 1], "iscrowd": [1, 0], "image_id": 9}
     empty = {"boxes": torch.empty(0), "labels": torch.empty(0, dtype=torch.int64)}
     dataset = open_with([(IMAGE, GOOD), {"image": IMAGE, **crowd}, (IMAGE, empty)], root="folder", split="val", extra=2)
@@ -90,7 +90,7 @@ def test_own_dataset_is_called_and_read(module):
         IMAGE.double() / 255,
     ],
 )
-def test_own_images_of_every_kind_are_equal(module, image):
+def test_custom_image_types_are_equivalent(module, image):
     assert torch.equal(open_with([(image, GOOD)])[0][0], IMAGE)
 
 
@@ -112,7 +112,7 @@ BAD_ITEMS = {
 
 
 @pytest.mark.parametrize("message", BAD_ITEMS)
-def test_own_item_that_breaks_the_contract_is_named(module, message):
+def test_custom_item_error_messages(module, message):
     dataset = open_with([(IMAGE, GOOD), BAD_ITEMS[message]])
     (fault,) = dataset.report
     assert (fault.file, fault.kind, fault.detail) == ("users_cells:cells[1]", "item unusable", message)
@@ -123,7 +123,7 @@ def test_own_item_that_breaks_the_contract_is_named(module, message):
         open_with([BAD_ITEMS[message]])
 
 
-def test_own_faulty_objects_are_named(module):
+def test_custom_object_error_messages(module):
     boxes = torch.tensor([[5.0, 5.0, 20.0, 30.0], [5.0, 5.0, 5.0, 9.0], [1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0]])
     dataset = open_with([(IMAGE, {"boxes": boxes, "labels": torch.tensor([2, 1, 3, 0])})])
     assert [(f.kind, f.object_index) for f in dataset.report] == [
@@ -134,7 +134,7 @@ def test_own_faulty_objects_are_named(module):
     assert dataset[0][1]["labels"].tolist() == [2]
 
 
-def test_own_targets_spare_reading_images(module):
+def test_custom_targets_avoid_reading_images(module):
     dataset = open_dataset("users_cells:Quick")
     assert dataset.annotations.sizes.tolist() == [[40, 60]] and dataset.index_of(70) == 0
     with pytest.raises(DataError, match=r"users_cells:Quick\[0\]: item unusable \(OSError: the disk is gone\)"):
@@ -152,17 +152,17 @@ def test_own_targets_spare_reading_images(module):
         ("users_cells:nameless", {}, "class names are missing"),
     ],
 )
-def test_own_dataset_that_cannot_be_opened(module, name, options, message):
+def test_custom_dataset_open_errors(module, name, options, message):
     with pytest.raises(DataError, match=message):
         open_dataset(name, **options)
 
 
-def test_own_image_ids_must_differ(module):
+def test_custom_image_ids_must_be_unique(module):
     with pytest.raises(DataError, match=r"cells\[1\] has the image_id 4 of item 0"):
         open_with([(IMAGE, {**GOOD, "image_id": 4})] * 2)
 
 
-def test_training_without_a_single_object_is_refused(module):
+def test_training_without_objects_raises(module):
     open_with([(IMAGE, {**GOOD, "labels": torch.tensor([3])})])  # labels that count from another number
     config = TrainConfig(dataset="users_cells:cells", train_split="train")
     with pytest.raises(ConfigError, match="--train-split train: none of its 1 images has an object to learn"):

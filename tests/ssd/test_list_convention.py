@@ -9,7 +9,7 @@ from ssd.models.torchvision_io import pack_targets, resize_images, split_detecti
 from ssd_ops import Detections
 
 
-def test_images_are_warped_and_sizes_kept():
+def test_images_are_resized_and_sizes_kept():
     images = [torch.zeros(3, 10, 20), torch.ones(3, 8, 8), torch.full((3, 30, 4), 0.5)]
     batch, sizes = resize_images(images, 8)
     assert batch.shape == (3, 3, 8, 8) and sizes == [(10, 20), (8, 8), (30, 4)]
@@ -32,7 +32,7 @@ def test_targets_are_packed_and_normalized():
     assert pack_targets(targets[:2], [(10, 20), (7, 7)], 3, torch.device("cpu"))[3] is None
 
 
-def test_detections_are_cut_and_scaled():
+def test_detections_are_unpadded_and_scaled_to_pixels():
     boxes = torch.tensor([[[0.0, 0.5, 1, 1], [0, 0, 0, 0]], [[0.25, 0.25, 0.5, 0.5], [0, 0, 1, 1]]])
     found = Detections(
         boxes, torch.tensor([[0.9, 0], [0.8, 0.7]]), torch.tensor([[1, 0], [2, 1]]), torch.tensor([1, 2])
@@ -86,13 +86,13 @@ GOOD = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([1])}
         ([1, 2], r"targets\[1\] must be a dict of boxes and labels, got list"),
     ],
 )
-def test_bad_targets_are_named(target, words):
+def test_bad_target_error_messages(target, words):
     model = build_model("ssd_tiny", 3, image_size=64).train()
     with pytest.raises(ValueError, match=words):
         model([torch.rand(3, 20, 20)] * 2, [GOOD, target])
 
 
-def test_bad_calls_are_named():
+def test_bad_call_error_messages():
     model = build_model("ssd_tiny", 3, image_size=64).train()
     with pytest.raises(ValueError, match="targets must be given in training"):
         model([torch.rand(3, 20, 20)])
@@ -108,7 +108,7 @@ def test_bad_calls_are_named():
         model.normalize(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
 
 
-def test_a_default_device_that_is_not_the_cpu():
+def test_default_device_other_than_cpu():
     with torch.device("meta"):  # has no values: nothing may be made on it
         boxes, labels, offsets, _ = pack_targets([GOOD], [(10, 20)], 3, torch.device("cpu"))
         found = Detections(boxes[None], torch.tensor([[0.9]], device="cpu"), labels[None], offsets[1:])
