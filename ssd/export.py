@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     """Exports as the command line says."""
     args = parse_args(argv)
     from ssd.data.faults import DataError
-    from ssd.inference.detector import load_detector
+    from ssd.inference.detector import load
 
     try:
-        detector = load_detector(args.checkpoint)
+        detector = load(args.checkpoint, "cpu")
     except DataError as error:
         sys.exit(f"error: {error}")
     path = Path(args.output)
@@ -83,8 +83,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def describe(detector: Detector) -> dict[str, Any]:
     """What a runtime must know besides the network."""
-    from ssd.inference.detector import thresholds_of
-
     rules = detector.model.preset
     return {
         "classes": list(detector.classes),
@@ -97,7 +95,7 @@ def describe(detector: Detector) -> dict[str, Any]:
         "candidates_per_class": rules.candidates_per_class,
         "max_detections": rules.max_detections,
         "show_from": dict(
-            zip(detector.classes, thresholds_of(detector), strict=True)
+            zip(detector.classes, detector.lowest_scores(), strict=True)
         ),  # lowest score to show, by class
     }
 

@@ -28,7 +28,8 @@ from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
 if TYPE_CHECKING:
-    from ssd.inference.detector import Detector, Found
+    from ssd.inference.detector import Detector
+    from ssd.inference.result import Result
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn on as JPEG
 _SECONDS = 30  # between writings of detections.json
@@ -126,10 +127,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from ssd.engine.setup import choose_device
     from ssd.errors import ConfigError
-    from ssd.inference.detector import load_detector
+    from ssd.inference.detector import load
 
     try:
-        detector = load_detector(args.checkpoint, choose_device(args.device))
+        detector = load(args.checkpoint, choose_device(args.device))
         failed = predict(detector, args)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
@@ -146,8 +147,6 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from ssd.inference.detector import detect_files
-
     args.output_dir.mkdir(parents=True, exist_ok=True)
     remove_results(args.output_dir)
     if args.score_threshold is None and detector.thresholds:
@@ -158,20 +157,20 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
         )
     results: list[dict[str, Any]] = []
     failed, written = 0, time.monotonic()
-    found_in = detect_files(detector, args.files, score_threshold=args.score_threshold, batch_size=args.batch_size)
+    found_in = detector.stream(args.files, score_threshold=args.score_threshold, batch_size=args.batch_size)
     try:
         for number, found in enumerate(tqdm(found_in, total=len(args.files), unit="image", mininterval=0.5), start=1):
             error, name = found.error, None
             if error is None and not args.no_pictures:
                 # numbered, since files of several folders may share a name
-                name = f"{number:0{len(str(len(args.files)))}d}-{picture_name(found.file)}"
-                error = try_to_draw(found, detector.classes, args.output_dir / name)
+                name = f"{number:0{len(str(len(args.files)))}d}-{picture_name(found.file or Path())}"
+                error = try_to_draw(found, args.output_dir / name)
             if error is not None:
                 tqdm.write(f"{shown(str(found.file), 300)}: {error}", file=sys.stderr)
                 failed += 1
             if found.error is None:
                 picture = {"picture": name} if name is not None and error is None else {}
-                results.append({**describe(found, detector.classes), **picture})
+                results.append({**found.to_dict(), **picture})
             if time.monotonic() - written > _SECONDS:
                 write_results(results, args.output_dir)
                 written = time.monotonic()
@@ -182,38 +181,17 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     return failed
 
 
-def describe(found: Found, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns an image's entry of detections.json."""
-    assert found.image is not None
-    height, width = found.image.shape[1:]
-    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    return {
-        "file": str(found.file),
-        "width": width,
-        "height": height,
-        "detections": [
-            {"label": classes[label - 1], "score": round(score, 4), "box": [round(x, 2) for x in box]}
-            for label, score, box in rows
-        ],
-    }
-
-
 def picture_name(file: Path) -> str:
     """Returns the name of an image's picture: JPEG for photographs, else PNG; short enough for any file system."""
     stem = os.fsencode(file.stem)[:_LONGEST_STEM].decode(errors="ignore")
     return stem + (".jpg" if file.suffix.lower() in _JPEG else ".png")
 
 
-def try_to_draw(found: Found, classes: tuple[str, ...], path: Path) -> str | None:
+def try_to_draw(result: Result, path: Path) -> str | None:
     """Writes the image with its detections drawn; returns why that failed, or None."""
-    from torchvision.transforms.functional import to_pil_image
-
-    from ssd.inference.drawing import draw_boxes
-
-    assert found.image is not None
-    picture = to_pil_image(draw_boxes(found.image, found.boxes, found.labels, classes, found.scores))
+    options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}
     try:
-        picture.save(path, **({"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}))
+        result.plot().save(path, **options)
     except (OSError, ValueError) as error:  # the disk is full; JPEG has at most 65,500 pixels a side
         path.unlink(missing_ok=True)
         return f"picture {path} cannot be written: {getattr(error, 'strerror', None) or error}"

@@ -1,12 +1,19 @@
-"""Detection with a trained model: a checkpoint of a run folder in, detections of image files out."""
+"""Detection with a trained model, in three lines:
+
+detector = ssd.load("runs/x")
+result = detector.predict("photo.jpg")
+result.plot("drawing.jpg")
+"""
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +21,11 @@ from torch import Tensor
 import ssd_ops
 from ssd.checkpoints import build_from_weights
 from ssd.checkpoints.reading import read_checkpoint
-from ssd.data.faults import DataError
-from ssd.data.loading.images import read_image
 from ssd.data.loading.whole_images import WholeImages
+from ssd.errors import DataError, unknown
 from ssd.inference.engine import InferenceEngine
+from ssd.inference.result import Result
+from ssd.inference.sources import ImageLike, Source, images_of, is_one_image, read
 from ssd.models import SSD
 from ssd.models.backbone_weights import is_torchvision_name
 from ssd.models.torchvision_io import split_detections
@@ -25,40 +33,161 @@ from ssd.models.torchvision_io import split_detections
 SCORE_THRESHOLD = 0.4  # of a class for which no evaluation has found a better one
 
 
-class Detector(NamedTuple):
-    """A trained model in evaluation mode, the names of its classes, and how its images and scores are to be taken.
-
-    `classes` are without the background. `apply_exif`: images are turned as EXIF says. `thresholds`: class to the score
-    from which its detections are shown.
-    """
-
-    model: SSD
-    classes: tuple[str, ...]
-    apply_exif: bool = True
-    thresholds: Mapping[str, float] = MappingProxyType({})
-
-
-class Found(NamedTuple):
-    """What was found in one image, or why it could not be read."""
-
-    file: Path
-    image: Tensor | None  # uint8 [3, H, W]; None if the file cannot be read
-    boxes: Tensor  # [N, 4] float32 xyxy in pixels of the image
-    labels: Tensor  # [N] int64, 1 for the first class
-    scores: Tensor  # [N] float32, falling
-    error: str | None = None
-
-
-def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """Loads a trained detector: the running mean of its weights where the run kept one.
+class Detector:
+    """A trained model in evaluation mode, and how its images and scores are to be taken.
 
     Args:
-        source: a run folder (its best.pt, or else last.pt), a checkpoint of this project or of any that
-            ssd.load_weights knows, or a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1". Classes have numbers
-            for names where a file holds none.
-        device: where the model shall be.
+        model: The network with its post-process, in evaluation mode.
+        classes: Names without the background.
+        apply_exif: Whether images are rotated as their EXIF orientation says.
+        thresholds: Lowest score that is kept, by class name; 0.4 for a class that is not in it.
+    """
+
+    def __init__(
+        self,
+        model: SSD,
+        classes: tuple[str, ...],
+        apply_exif: bool = True,
+        thresholds: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.model = model
+        self.classes = classes
+        self.apply_exif = apply_exif
+        self.thresholds = thresholds
+
+    @cached_property
+    def engine(self) -> InferenceEngine:
+        """The engine that runs the model, made when it is first needed."""
+        return InferenceEngine(self.model)
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 8,
+        progress: bool = False,
+    ) -> Result | list[Result] | Iterator[Result]:
+        """Detects objects in one image or in many.
+
+        Args:
+            source: One image: a file, a PIL image of any mode, a uint8 array `[H, W, 3]` in RGB order, or a tensor
+                `[3, H, W]`, uint8 or floating in 0..1. Many: a list of these, a batch, a folder, a glob pattern, or a
+                generator.
+            score_threshold: Lowest score that is kept; None takes `thresholds`.
+            classes: Names of the classes to keep; None keeps all.
+            batch_size: Images that go through the network at once.
+            progress: Whether a bar shows images per second.
+
+        Returns:
+            A `Result` for one image, a list of them for a list or a batch. For folders, patterns and generators an
+            iterator in constant memory, which reads while it is consumed.
+
+        Raises:
+            DataError: The one image cannot be read; an item is no image; a folder holds no images. Of many images, a
+                file that cannot be read gives a `Result` with `error` instead.
+            ValueError: An argument is out of range, or a class is not known.
+        """
+        results = self.stream(source, score_threshold=score_threshold, classes=classes, batch_size=batch_size)
+        if is_one_image(source):
+            (result,) = results
+            if result.error is not None:
+                raise DataError(f"{result.file}: {result.error}")
+            return result
+        if progress:
+            from tqdm import tqdm
+
+            results = iter(tqdm(results, total=len(source) if isinstance(source, Sequence) else None, unit="image"))
+        return list(results) if isinstance(source, (list, tuple, Tensor)) or hasattr(source, "ndim") else results
+
+    def stream(
+        self,
+        source: Source,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Result]:
+        """Yields the result of each image of a source in order; arguments are those of `predict`.
+
+        The next batch is read while the device has the one before. An image that cannot be read gives a `Result` with
+        `error`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
+        lowest = torch.tensor([2.0, *self.lowest_scores(score_threshold)])
+        if classes is not None:
+            for name in classes:
+                if name not in self.classes:
+                    raise ValueError(unknown("class", name, self.classes))
+            lowest[1:][[name not in classes for name in self.classes]] = 2.0
+        return self._stream(images_of(source), lowest, batch_size)
+
+    def lowest_scores(self, score_threshold: float | None = None) -> list[float]:
+        """Returns the lowest score that is kept of each class."""
+        if score_threshold is not None:
+            return [score_threshold] * len(self.classes)
+        return [self.thresholds.get(name, SCORE_THRESHOLD) for name in self.classes]
+
+    def _stream(self, images: Iterator[ImageLike], lowest: Tensor, batch_size: int) -> Iterator[Result]:
+        pending: deque[list[tuple[Path | None, Tensor | str]]] = deque()
+        numbered = enumerate(images)
+
+        def batches() -> Iterator[WholeImages]:
+            while chunk := list(islice(numbered, batch_size)):
+                pending.append([self._read(index, image) for index, image in chunk])
+                if readable := [image for _, image in pending[-1] if isinstance(image, Tensor)]:
+                    yield self.engine.pack(readable)
+
+        for detections in self.engine.detect_all(batches()):
+            while all(isinstance(image, str) for _, image in pending[0]):
+                yield from self._results(pending.popleft(), None, lowest)
+            yield from self._results(pending.popleft(), detections, lowest)
+        for rest in pending:
+            yield from self._results(rest, None, lowest)
+
+    def _read(self, index: int, image: ImageLike) -> tuple[Path | None, Tensor | str]:
+        file = Path(image) if isinstance(image, (str, os.PathLike)) else None
+        try:
+            return file, read(image, self.apply_exif)
+        except DataError as error:
+            if file is None:  # a mistake of the caller, not of a file
+                raise DataError(f"image {index} of source: {error}") from None
+            return file, str(error)
+
+    def _results(
+        self,
+        batch: list[tuple[Path | None, Tensor | str]],
+        detections: ssd_ops.Detections | None,
+        lowest: Tensor,
+    ) -> Iterator[Result]:
+        sizes = [(image.shape[1], image.shape[2]) for _, image in batch if isinstance(image, Tensor)]
+        found = iter([] if detections is None else split_detections(detections, sizes))
+        for file, image in batch:
+            if isinstance(image, str):
+                nothing = torch.zeros(0)
+                yield Result(nothing.view(0, 4), nothing.long(), nothing, self.classes, None, file, image)
+                continue
+            each = next(found)
+            kept = each["scores"] >= lowest[each["labels"]]
+            boxes, labels, scores = (each[key][kept] for key in ("boxes", "labels", "scores"))
+            yield Result(boxes, labels, scores, self.classes, image, file)
+
+
+def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
+    """Loads a trained detector; of a run with ModelEMA, the averaged weights.
+
+    Args:
+        source: A run folder (its best.pt, or else last.pt), a checkpoint of this project or of any that
+            `ssd.load_weights` knows, or a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1". Classes are named
+            by their numbers where a file holds no names.
+        device: Where the model runs; "auto" is the first GPU if there is one.
+
     Raises:
-        DataError: there is no checkpoint, it fits no model, or the download failed.
+        DataError: There is no checkpoint, it fits no model, or the download failed.
     """
     try:
         checkpoint = read_checkpoint(source)
@@ -71,9 +200,11 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Det
         raise DataError(str(error)) from error
     classes = checkpoint.classes or _names_of_torchvision(str(source))
     classes = classes or tuple(str(label) for label in range(1, model.num_classes))
-    # Photographs are to be seen upright: only a model that learned from pictures as they are stored takes them so.
-    turned = True if checkpoint.apply_exif is None else checkpoint.apply_exif
-    return Detector(model.to(device).eval(), classes, turned, checkpoint.thresholds)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # photographs are shown upright: only a model trained on images as they are stored gets them so
+    apply_exif = True if checkpoint.apply_exif is None else checkpoint.apply_exif
+    return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds)
 
 
 def _names_of_torchvision(source: str) -> tuple[str, ...]:
@@ -82,63 +213,3 @@ def _names_of_torchvision(source: str) -> tuple[str, ...]:
     from torchvision.models import get_weight
 
     return tuple(get_weight(source).meta["categories"][1:])  # the first is the background
-
-
-def detect_files(
-    detector: Detector, files: Sequence[Path], *, score_threshold: float | None = None, batch_size: int = 8
-) -> Iterator[Found]:
-    """Detects objects in image files, batch by batch, in the files' order; a file that cannot be read is reported.
-
-    Files are read while the device has the batch before.
-
-    Args:
-        detector: see load_detector.
-        files: images in any format and of any size that ssd.data.loading.images.read_image knows.
-        score_threshold: detections with a lower score are left out; None takes that of each class which the detector
-            knows, or else 0.4.
-        batch_size: images that go through the network at once.
-    """
-    engine = InferenceEngine(detector.model)
-    lowest = torch.tensor([1.0, *thresholds_of(detector, score_threshold)])
-    waiting: deque[list[tuple[Path, Tensor | str]]] = deque()
-
-    def batches() -> Iterator[WholeImages]:
-        for start in range(0, len(files), batch_size):
-            waiting.append([(file, _read(file, detector.apply_exif)) for file in files[start : start + batch_size]])
-            if images := [image for _, image in waiting[-1] if isinstance(image, Tensor)]:
-                yield engine.pack(images)
-
-    for detections in engine.detect_all(batches()):
-        while all(isinstance(image, str) for _, image in waiting[0]):
-            yield from _found(waiting.popleft(), None, lowest)
-        yield from _found(waiting.popleft(), detections, lowest)
-    for rest in waiting:
-        yield from _found(rest, None, lowest)
-
-
-def _found(
-    chunk: list[tuple[Path, Tensor | str]], detections: ssd_ops.Detections | None, lowest: Tensor
-) -> Iterator[Found]:
-    sizes = [(image.shape[1], image.shape[2]) for _, image in chunk if isinstance(image, Tensor)]
-    results = iter([] if detections is None else split_detections(detections, sizes))
-    for file, image in chunk:
-        if isinstance(image, str):
-            yield Found(file, None, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), image)
-            continue
-        found = next(results)
-        sure = found["scores"] >= lowest[found["labels"]]
-        yield Found(file, image, found["boxes"][sure], found["labels"][sure], found["scores"][sure])
-
-
-def thresholds_of(detector: Detector, score_threshold: float | None = None) -> list[float]:
-    """The lowest score of a detection of each class."""
-    if score_threshold is not None:
-        return [score_threshold] * len(detector.classes)
-    return [detector.thresholds.get(name, SCORE_THRESHOLD) for name in detector.classes]
-
-
-def _read(file: Path, apply_exif: bool) -> Tensor | str:
-    try:
-        return read_image(file, apply_exif=apply_exif)
-    except DataError as error:
-        return str(error)

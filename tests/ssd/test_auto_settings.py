@@ -34,11 +34,11 @@ def no_downloaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_auto_settings_for_few_hundred_images_on_two_cores() -> None:
     config = chosen(Facts(205, BIG, "cpu", 2))
-    assert config.model == "ssdlite320_mobilenet_v2" and config.opt == "adamw"
-    assert (config.batch_size, config.workers, config.epochs) == (8, 1, 39)
+    assert (config.model, config.image_size, config.opt) == ("ssd_tiny", 224, "adamw")
+    assert (config.batch_size, config.workers, config.epochs) == (8, 1, 78)
     assert config.clip_grad_norm == 10 and config.ema_decay == 0.99 and config.lr == 0.002
     assert config.fit_priors and config.channels_last and not config.amp
-    assert config.model_options == {"rule": "greedy", "min_stride": 8, "fpn_width": 96}
+    assert config.model_options == {"rule": "greedy", "width": 32}
     assert config.backbone_lr_factor == 1.0 and config.weights_backbone is None
 
 
@@ -51,17 +51,19 @@ def test_auto_batch_size_follows_number_of_images(images: int, batch: int) -> No
 
 def test_auto_image_size_grows_for_small_objects() -> None:
     facts = Facts(300, torch.full((50,), 0.02), "cpu", 2)
-    assert chosen(facts).image_size == 416
-    assert chosen(facts, image_size=320).image_size == 320
-    assert chosen(Facts(300, BIG, "cpu", 2)).image_size is None
-    assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size is None
+    for model in ({}, {"model": "ssdlite320_mobilenet_v2"}):
+        assert chosen(facts, **model).image_size == 416
+        assert chosen(facts, **model, image_size=320).image_size == 320
+    assert chosen(Facts(300, torch.full((50,), 0.06), "cpu", 2)).image_size == 320
+    assert chosen(Facts(300, BIG, "cpu", 2), model="ssdlite320_mobilenet_v2").image_size is None
+    assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size == 224
 
 
 def test_auto_settings_respect_given_settings() -> None:
     facts = Facts(300, BIG, "cpu", 2)
     config = chosen(facts, lr=0.5, epochs=3, model_options={"rule": "last"}, fit_priors=False, lr_steps=[2])
     assert (config.lr, config.epochs, config.fit_priors, config.lr_scheduler) == (0.5, 3, False, "multisteplr")
-    assert config.model_options == {"rule": "last", "min_stride": 8, "fpn_width": 96}
+    assert config.model_options == {"rule": "last", "width": 32}
     assert chosen(facts, model="ssd300_vgg16").lr == 0.0002
     assert chosen(facts, model="ssd300_vgg16", opt="sgd").lr == 0.001
 
@@ -101,7 +103,9 @@ def test_auto_settings_use_downloaded_weights(tmp_path: Path) -> None:
     (cache / Path(MobileNet_V2_Weights.IMAGENET1K_V1.url).name).touch()
     for values in ({}, {"model": "ssdlite320_mobilenet_v2"}):
         config = chosen(Facts(205, BIG, "cpu", 2), **values)
+        assert config.model == "ssdlite320_mobilenet_v2"
         assert config.weights_backbone == "MobileNet_V2_Weights.IMAGENET1K_V1" and config.backbone_lr_factor == 0.05
+        assert config.model_options["min_stride"] == 8 and config.model_options["fpn_width"] == 96
     assert chosen(Facts(205, BIG, "cpu", 2), model="ssd_tiny").weights_backbone is None
 
 

@@ -9,7 +9,7 @@ import torch
 from ssd import build_from_weights, build_model, load_weights
 from ssd.convert import main as convert
 from ssd.data.faults import DataError
-from ssd.inference.detector import load_detector
+from ssd.inference.detector import load
 from ssd.models.weight_files import load_file
 
 AGAIN = "copy or download it again"
@@ -76,7 +76,7 @@ def test_damaged_or_foreign_weight_file_error_names_file(damage, whole, tmp_path
         (ValueError, lambda: load_weights(tiny, file)),
         (ValueError, lambda: build_from_weights(str(file))),
         (ValueError, lambda: build_model("ssdlite320_mobilenet_v2", 2, weights_backbone=str(file))),
-        (DataError, lambda: load_detector(file)),
+        (DataError, lambda: load(file)),
         (SystemExit, lambda: convert([str(file), str(tmp_path / "out.pth"), "--to", "ssd"])),
     ]
     for kind, door in doors:

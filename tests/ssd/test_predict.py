@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssd import build_model, export_weights
 from ssd.data import DataError
-from ssd.inference.detector import detect_files, load_detector, thresholds_of
+from ssd.inference.detector import Detector, load
 from ssd.predict import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,19 +45,19 @@ def photos(tmp_path: Path) -> Path:
 
 def test_predict_uses_best_checkpoint_and_ema_weights(run_folder: Path) -> None:
     mean = torch.load(run_folder / "best.pt", weights_only=True)["average"]["module"]
-    detector = load_detector(run_folder)
+    detector = load(run_folder)
     assert detector.classes == ("disc", "star") and not detector.model.training
     assert all(torch.equal(value, mean[name]) for name, value in detector.model.state_dict().items())
     last = torch.load(run_folder / "last.pt", weights_only=True)["model"]
-    detector = load_detector(run_folder / "last.pt")
+    detector = load(run_folder / "last.pt")
     assert all(torch.equal(value, last[name]) for name, value in detector.model.state_dict().items())
 
 
 def test_predict_equals_model(run_folder: Path, photos: Path) -> None:
-    detector = load_detector(run_folder)
+    detector = load(run_folder)
     files = sorted(photos.rglob("*.*"))
-    in_batches = list(detect_files(detector, files, score_threshold=0.336, batch_size=2))
-    one_by_one = [next(detect_files(detector, [file], score_threshold=0.336)) for file in files]
+    in_batches = list(detector.stream(files, score_threshold=0.336, batch_size=2))
+    one_by_one = [next(detector.stream([file], score_threshold=0.336)) for file in files]
     assert sum(len(found.scores) for found in in_batches) > 0
     for found, alone in zip(in_batches, one_by_one, strict=True):
         assert torch.equal(found.labels, alone.labels)
@@ -113,15 +113,13 @@ def test_predict_output_folder_is_new_unless_overwrite(
 def test_predict_keeps_results_before_an_error(
     run_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssd.inference import detector as inference
-
-    whole = inference.detect_files
+    whole = Detector.stream
 
     def ending(*args: object, **kwargs: object) -> object:
         yield next(whole(*args, **kwargs))  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference, "detect_files", ending)
+    monkeypatch.setattr(Detector, "stream", ending)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main([str(run_folder), str(photos), "--device", "cpu", "--output-dir", str(tmp_path / "out"), "--no-pictures"])
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
@@ -136,27 +134,27 @@ def test_predict_orients_images_like_training(
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
     checkpoint = torch.load(run_folder / "last.pt", weights_only=True)
     torch.save(checkpoint | ({} if kept is None else {"apply_exif": kept}), tmp_path / "last.pt")
-    (found,) = detect_files(load_detector(tmp_path / "last.pt"), [tmp_path / "a.jpg"])
+    (found,) = load(tmp_path / "last.pt").stream([tmp_path / "a.jpg"])
     assert found.image is not None and (found.image.shape[2], found.image.shape[1]) == size
 
 
 def test_predict_uses_best_score_thresholds(run_folder: Path, photos: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(run_folder / "last.pt", weights_only=True)
     torch.save({**checkpoint, "thresholds": {"disc": 0.0, "star": 1.0}}, tmp_path / "last.pt")
-    detector = load_detector(tmp_path)
-    (found,) = detect_files(detector, [photos / "a.png"])
+    detector = load(tmp_path)
+    (found,) = detector.stream([photos / "a.png"])
     assert len(found.labels) and set(found.labels.tolist()) == {1}
-    assert thresholds_of(detector) == [0.0, 1.0] and thresholds_of(detector, 0.3) == [0.3, 0.3]
-    assert thresholds_of(load_detector(run_folder)) == [0.4, 0.4]
+    assert detector.lowest_scores() == [0.0, 1.0] and detector.lowest_scores(0.3) == [0.3, 0.3]
+    assert load(run_folder).lowest_scores() == [0.4, 0.4]
     torch.save({**checkpoint, "thresholds": {"disc": "high"}}, tmp_path / "last.pt")
     with pytest.raises(DataError, match=r"thresholds in 0 \.\. 1 by class"):
-        load_detector(tmp_path)
+        load(tmp_path)
 
 
 def test_torchvision_weights_set_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
     state = export_weights(build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True), "torchvision")
     monkeypatch.setattr("ssd.checkpoints.reading.download", lambda name: state)
-    detector = load_detector("SSDLite320_MobileNet_V3_Large_Weights.COCO_V1")
+    detector = load("SSDLite320_MobileNet_V3_Large_Weights.COCO_V1")
     assert len(detector.classes) == 90 and detector.classes[:2] == ("person", "bicycle")
 
 
@@ -171,9 +169,9 @@ def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, w
     else:
         torch.save(content, path)
     with pytest.raises(DataError, match=words):
-        load_detector(path)
+        load(path)
     with pytest.raises(DataError, match=r"holds no best\.pt or last\.pt"):
-        load_detector(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +195,7 @@ def test_predict_argument_errors_do_not_import_torch(arguments: list[str], words
 def test_predict_with_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
     theirs = build_model("ssdlite320_mobilenet_v2", 4, preset="lufficc", layout="lufficc")
     torch.save({"model": export_weights(theirs, "lufficc"), "iteration": 9}, tmp_path / "model_000009.pth")
-    detector = load_detector(tmp_path / "model_000009.pth")
+    detector = load(tmp_path / "model_000009.pth")
     assert detector.classes == ("1", "2", "3") and detector.model.preset.name == "lufficc"
     assert detector.model.preset.max_detections == 100
     assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in detector.model.state_dict().items())

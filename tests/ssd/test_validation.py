@@ -22,7 +22,7 @@ from ssd.engine.evaluation import report
 from ssd.engine.loop import run
 from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import Evaluator
-from ssd.inference.detector import load_detector
+from ssd.inference.detector import load
 from ssd.inference.drawing import color_of, draw_boxes
 from tests.ssd.small_folders import voc_object, write_voc
 
@@ -103,7 +103,7 @@ def test_checkpoint_keeps_orientation_and_score_thresholds(tmp_path: Path) -> No
     tiny = {"epochs": 1, "batch_size": 4, "warmup_iters": 0, "device": "cpu", "data_augmentation": "none"}
     data = {"dataset": "voc", "data_path": str(root)}
     run(TrainConfig(**small, **tiny, **data, output_dir=str(tmp_path / "run")))
-    detector = load_detector(tmp_path / "run")
+    detector = load(tmp_path / "run")
     assert detector.apply_exif is False and set(detector.thresholds) <= {"cat"}
     checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert checkpoint["thresholds"] == dict(detector.thresholds) and checkpoint["apply_exif"] is False

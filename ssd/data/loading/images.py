@@ -187,13 +187,16 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
 def _read_with_pil(raw: np.ndarray, apply_exif: bool, path: str | os.PathLike[str]) -> Tensor:
     try:
         with _open(io.BytesIO(raw.tobytes())) as image:
-            array = _to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
+            array = pil_to_rgb(image, apply_exif=apply_exif)
     except Exception as error:
         raise DataError(_reason(error, path)) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def pil_to_rgb(image: Image.Image, *, apply_exif: bool = False) -> np.ndarray:
+    """Converts a PIL image of any mode to RGB, uint8 `[H, W, 3]`; modes are treated as `read_image` says."""
+    if apply_exif:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         # PIL's own conversion clips these to 255, which leaves a white image.
         gray = np.asarray(image)

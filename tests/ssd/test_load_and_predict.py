@@ -1,0 +1,158 @@
+"""`ssd.load(...).predict(...)`: every kind of source, and the forms of a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ssd
+from ssd.data import DataError
+from ssd.inference.detector import Detector
+from ssd.inference.result import Result
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    torch.manual_seed(1)
+    return Detector(ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval(), ("disc", "star"), True, {})
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pixels: np.ndarray) -> Path:
+    (tmp_path / "more").mkdir()
+    for name in ("a.png", "b.png", "more/c.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    return tmp_path
+
+
+def same(left: object, right: object) -> bool:
+    assert isinstance(left, Result) and isinstance(right, Result)
+    return torch.equal(left.boxes, right.boxes) and torch.equal(left.labels, right.labels) and len(left) > 0
+
+
+def test_load_reads_a_run_folder(tmp_path: Path, detector: Detector, pixels: np.ndarray) -> None:
+    state = {"build_args": detector.model.build_args, "classes": ["disc", "star"], "model": detector.model.state_dict()}
+    torch.save(state, tmp_path / "last.pt")
+    loaded = ssd.load(tmp_path, device="cpu")
+    assert loaded.classes == ("disc", "star")
+    assert same(loaded.predict(pixels, score_threshold=0.3), detector.predict(pixels, score_threshold=0.3))
+
+
+def test_one_image_of_every_kind_gives_one_equal_result(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    alpha = np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)
+    sources = [folder / "a.png", str(folder / "a.png"), Image.fromarray(pixels), planes, planes / 255, alpha]
+    expected = detector.predict(pixels, score_threshold=0.3)
+    for source in sources:
+        assert same(detector.predict(source, score_threshold=0.3), expected)
+    gray = Image.fromarray(pixels[:, :, 0])
+    grays = [np.asarray(gray), np.asarray(gray)[:, :, None], planes[:1]]
+    for source in grays:
+        assert same(detector.predict(source, score_threshold=0.3), detector.predict(gray, score_threshold=0.3))
+
+
+def test_many_images_keep_their_order(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
+    expected = [folder / "a.png", folder / "b.png", folder / "more" / "c.png"]
+    for source in (folder, str(folder / "**" / "*.png"), (path for path in expected)):
+        results = detector.predict(source, batch_size=2, progress=True)
+        assert isinstance(results, Iterator)
+        assert [result.file for result in results] == expected
+    for batch in ([pixels, pixels], np.stack([pixels, pixels]), torch.zeros(2, 3, 40, 60)):
+        results = detector.predict(batch)
+        assert isinstance(results, list) and len(results) == 2
+    assert detector.predict([]) == []
+
+
+def test_a_generator_is_read_batch_by_batch(detector: Detector, pixels: np.ndarray) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            taken.append(1)
+            yield pixels
+
+    results = detector.stream(endless(), batch_size=2)
+    for _ in range(3):
+        next(results)
+    assert len(taken) <= 8
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(detector: Detector, folder: Path) -> None:
+    (folder / "b.png").write_bytes(b"not an image")
+    results = list(detector.stream(folder))
+    assert [result.error is None for result in results] == [True, False, True]
+    assert results[1].file == folder / "b.png" and results[1].size == (0, 0) and "b.png" in repr(results[1])
+    with pytest.raises(ValueError, match=r"b\.png"):
+        results[1].plot()
+    with pytest.raises(DataError, match=r"b\.png: the file is not an image"):
+        detector.predict(folder / "b.png")
+    with pytest.raises(DataError, match=r"gone\.png: the file does not exist"):
+        detector.predict("gone.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((4, 4, 3)), r"image 0 of source: an array must be uint8 \[H, W\]"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)], "image 1 of source: an array must be uint8"),
+        (torch.zeros(4, 4), r"image 0 of source: a tensor must be \[3, H, W\]"),
+        (torch.full((3, 4, 4), 255.0), r"a floating tensor must lie in 0\.\.1"),
+        ([3], "source must be an image, a path or an iterable of them, got int"),
+        ("nothing*.png", "pattern nothing.*png matches no image files"),
+    ],
+)
+def test_wrong_sources_are_named(detector: Detector, source: object, words: str) -> None:
+    with pytest.raises((DataError, TypeError), match=words):
+        list(detector.predict(source))  # type: ignore[arg-type]
+
+
+def test_thresholds_and_classes_filter(detector: Detector, pixels: np.ndarray) -> None:
+    everything = detector.predict(pixels, score_threshold=0.0)
+    assert isinstance(everything, Result) and set(everything.names) == {"disc", "star"}
+    stars = detector.predict(pixels, score_threshold=0.0, classes=["star"])
+    assert isinstance(stars, Result) and set(stars.names) == {"star"}
+    assert len(stars) == everything.names.count("star")
+    with pytest.raises(ValueError, match="unknown class 'sta', did you mean 'star'"):
+        detector.predict(pixels, classes=["sta"])
+    with pytest.raises(ValueError, match=r"score_threshold must be in 0\.\.1, got 2"):
+        detector.predict(pixels, score_threshold=2)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        detector.predict(pixels, batch_size=0)
+
+
+def test_forms_of_a_result(tmp_path: Path) -> None:
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    boxes = torch.tensor([[1.0, 2.0, 11.0, 22.0], [30.0, 0.0, 60.0, 40.0]])
+    result = Result(boxes, torch.tensor([2, 1]), torch.tensor([0.75, 0.5]), ("disc", "star"), image, Path("a.png"))
+    assert len(result) == 2 and result.names == ["star", "disc"] and result.size == (40, 60)
+    assert repr(result) == "Result(a.png, 60 x 40: 1 star, 1 disc)"
+    star = {"label": "star", "score": 0.75, "box": [1.0, 2.0, 11.0, 22.0]}
+    disc = {"label": "disc", "score": 0.5, "box": [30.0, 0.0, 60.0, 40.0]}
+    assert json.loads(result.to_json()) == {"file": "a.png", "width": 60, "height": 40, "detections": [star, disc]}
+    assert result.to_coco(7, [10, 20])[0] == {
+        **{"image_id": 7, "category_id": 20, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.75},
+    }
+    drawing = result.plot(tmp_path / "drawing.jpg")
+    assert drawing.size == (60, 40) and (tmp_path / "drawing.jpg").stat().st_size > 0
+    assert np.asarray(drawing).any()
+
+
+def test_a_result_becomes_supervision_detections(detector: Detector, pixels: np.ndarray) -> None:
+    pytest.importorskip("supervision")
+    result = detector.predict(pixels, score_threshold=0.3)
+    assert isinstance(result, Result)
+    detections = result.to_supervision()
+    assert np.array_equal(detections.xyxy, result.boxes.numpy())
+    assert list(detections.data["class_name"]) == result.names
