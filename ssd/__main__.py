@@ -12,6 +12,7 @@ from ssd.errors import near_name
 COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
     "predict": ("ssd.predict", "detect objects in images"),
+    "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
     "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export)"),
     "convert": ("ssd.convert", "convert weights from one SSD system to another"),
     "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),

@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
             base = {**(recorded_settings(resume) or {}), **values} if resume else values
             for name in _FREE_FORM:
                 if name in given:
-                    given[name] = {**base.get(name, {}), **dict(_key_value(name, item) for item in given[name])}
+                    given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}
             values.update(given)
             config = TrainConfig.of(with_data(resumed_settings(resume, values) if resume else values))
             config.check()
@@ -189,7 +189,7 @@ _READERS: dict[str, Any] = {
 }
 
 
-def _key_value(name: str, item: str) -> tuple[str, Any]:
+def key_value(name: str, item: str) -> tuple[str, Any]:
     """Split KEY=VALUE; the value is JSON where it can be read as JSON, else the text itself."""
     key, equals, value = item.partition("=")
     if not equals or not key:

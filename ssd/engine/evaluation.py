@@ -89,7 +89,7 @@ def report(
         folder.survive(
             "loss.png", lambda: plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
         )
-    found = {c.name: _curve(c) for c in curves.classes if c.objects}
+    found = {c.name: curve_of(c) for c in curves.classes if c.objects}
     folder.survive("pr.png", lambda: plot_precision_recall(found, folder.path / "pr.png"))
     if config.pictures:
         folder.survive("detections.png", lambda: draw_pictures(evaluator, dataset, config.pictures, folder))
@@ -113,7 +113,8 @@ def remarks(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[s
 
 def best_thresholds(curves: VOCResult) -> dict[str, float]:
     """The score from which to show the detections of each class: that of the best F1, where anything was found."""
-    return {c.name: round(c.score, 4) for c in curves.classes if c.tp}
+    # rounded down, so that the detection at the threshold is shown too
+    return {c.name: math.floor(c.score * 1e4) / 1e4 for c in curves.classes if c.tp}
 
 
 def metric_of(config: TrainConfig) -> str:
@@ -159,5 +160,6 @@ def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, flo
     return {"AP50": curves.mean_ap, **{title: c.ap for title, c in zip(titles, curves.classes, strict=True)}}
 
 
-def _curve(result: ClassResult) -> tuple[np.ndarray, np.ndarray, float]:
+def curve_of(result: ClassResult) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns recall, precision and AP of a class, for `plot_precision_recall`."""
     return result.recall, result.precision, result.ap

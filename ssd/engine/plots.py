@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LISTED = 20  # classes in a legend
+_NUMBERED = 31  # rows of a confusion matrix whose counts are written
 _POINTS = 1000  # of a curve; more are not seen, and take long
 
 
@@ -52,6 +53,31 @@ def plot_precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray, flo
         if curves:
             more = f"\n{len(curves) - _LISTED} more classes" if len(curves) > _LISTED else ""
             figure.legend(loc="outside right upper", fontsize="small", title=f"AP by class{more}")
+
+
+def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Draws a confusion matrix, colored by the share of each row: true classes down, found classes across.
+
+    Args:
+        matrix: `[C + 1, C + 1]` counts; row 0 are detections without an object, column 0 missed objects.
+        classes: Names without the background.
+        path: File to write.
+    """
+    order = [*range(1, len(matrix)), 0]
+    counts = matrix[np.ix_(order, order)]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(4 + 0.3 * len(counts), 24)
+    names = [shown(name, 20) for name in classes]
+    with _figure(path, side + 1, side) as figure:
+        axis = figure.add_subplot()
+        picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axis.set_xticks(range(len(counts)), [*names, "missed"], rotation=90)
+        axis.set_yticks(range(len(counts)), [*names, "no object"])
+        axis.set(xlabel="found", ylabel="truth")
+        for row, column in zip(*np.nonzero(counts), strict=True) if len(counts) <= _NUMBERED else ():
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize="small")
+        figure.colorbar(picture, label="share of the row", shrink=0.6)
 
 
 @contextlib.contextmanager

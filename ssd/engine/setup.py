@@ -31,7 +31,7 @@ from ssd.priors.fit import fit_prior_sizes
 
 # Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
 # right nor wrong there, as in the devkits of VOC and COCO.
-_TRAINING_ONLY = ("difficult", "crowd", "empty")
+TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
 def choose_device(name: str, world: World | None = None) -> torch.device:
@@ -57,7 +57,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         config.val_split,
         config.val_share,
         config.dataset_options,
-        _TRAINING_ONLY,
+        TRAINING_ONLY,
     )
     if train_set.classes != val_set.classes:
         raise ConfigError(
