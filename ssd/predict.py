@@ -4,36 +4,35 @@
     python ssd/predict.py SSD300_VGG16_Weights.COCO_V1 photos/
 
 draws the detections into predictions/ and writes them as predictions/detections.json: for each image its file, width,
-height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}. Pictures are turned as their EXIF orientation says,
-boxes and sizes are those of the turned picture; a model that was trained without turning gets them as they are stored.
+height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}. --save adds CSV, or labels as COCO, YOLO and PASCAL
+VOC have them, which annotation tools import and ssd/train.py reads. Images are rotated as their EXIF orientation says,
+boxes and sizes are those of the rotated image; a model that was trained on images as they are stored gets them so.
+
+    python ssd/predict.py runs/x photos/ --save csv,yolo --classes person,car --score-threshold 0.5
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ssd.class_names import shown
 from ssd.console import console_program, program_name
-from ssd.errors import DataError
+from ssd.errors import DataError, unknown
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
 if TYPE_CHECKING:
     from ssd.inference.detector import Detector
-    from ssd.inference.result import Result
 
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn on as JPEG
-_SECONDS = 30  # between writings of detections.json
-_LONGEST_STEM = 120  # bytes of a picture's name
+FORMATS = ("images", "csv", "coco", "yolo", "voc")
 # names of weights that torchvision publishes
 TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
@@ -58,10 +57,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("-b", "--batch-size", type=int, default=8, help="images at once (default: 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--no-pictures", action="store_true", help="write detections.json only")
+    parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
+    parser.add_argument("--nms-threshold", type=float, help="IoU above which NMS suppresses (default: the model's)")
+    parser.add_argument(
+        "--save",
+        metavar="FORMAT,...",
+        default="images",
+        help=f"what to write beside detections.json: {', '.join(FORMATS)} (default: images, with the boxes drawn)",
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="draw no images")
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
+    if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
+        parser.error(f"--nms-threshold must lie in 0..1, got {args.nms_threshold}")
+    args.save = [name for name in args.save.split(",") if name not in ("", "json")]
+    for name in args.save:
+        if name not in FORMATS:
+            parser.error(f"--save: {unknown('format', name, FORMATS)}")
+    if args.no_pictures and "images" in args.save:
+        args.save.remove("images")
+    args.classes = args.classes.split(",") if args.classes is not None else None
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
     if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
@@ -131,6 +147,11 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         detector = load(args.checkpoint, choose_device(args.device))
+        for name in args.classes or ():
+            if name not in detector.classes:
+                raise DataError(f"--classes: {unknown('class', name, detector.classes)}")
+        if args.nms_threshold is not None:
+            detector.model.preset = replace(detector.model.preset, nms_iou_threshold=args.nms_threshold)
         failed = predict(detector, args)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
@@ -147,76 +168,28 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    remove_results(args.output_dir)
+    from ssd.inference.output import Output
+
+    output = Output(args.output_dir, args.save, detector.classes, args.files)
     if args.score_threshold is None and detector.thresholds:
         scores = [f"{shown(name)} {score:g}" for name, score in detector.thresholds.items()]
         more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""
         print(
             f"detections are kept from these scores up: {', '.join(scores[:20])}{more}; --score-threshold sets one for all"
         )
-    results: list[dict[str, Any]] = []
-    failed, written = 0, time.monotonic()
-    found_in = detector.stream(args.files, score_threshold=args.score_threshold, batch_size=args.batch_size)
+    failed = 0
+    options = {"score_threshold": args.score_threshold, "classes": args.classes, "batch_size": args.batch_size}
+    results = detector.stream(args.files, **options)
     try:
-        for number, found in enumerate(tqdm(found_in, total=len(args.files), unit="image", mininterval=0.5), start=1):
-            error, name = found.error, None
-            if error is None and not args.no_pictures:
-                # numbered, since files of several folders may share a name
-                name = f"{number:0{len(str(len(args.files)))}d}-{picture_name(found.file or Path())}"
-                error = try_to_draw(found, args.output_dir / name)
-            if error is not None:
-                tqdm.write(f"{shown(str(found.file), 300)}: {error}", file=sys.stderr)
+        for result in tqdm(results, total=len(args.files), unit="image", mininterval=0.5):
+            if (error := output.add(result)) is not None:
+                tqdm.write(f"{shown(str(result.file), 300)}: {error}", file=sys.stderr)
                 failed += 1
-            if found.error is None:
-                picture = {"picture": name} if name is not None and error is None else {}
-                results.append({**found.to_dict(), **picture})
-            if time.monotonic() - written > _SECONDS:
-                write_results(results, args.output_dir)
-                written = time.monotonic()
     finally:
-        write_results(results, args.output_dir)
-    objects = sum(len(entry["detections"]) for entry in results)
-    print(f"{objects} objects in {len(results)} images: {args.output_dir / 'detections.json'}")
+        output.close()
+    objects = sum(len(entry["detections"]) for entry in output.entries)
+    print(f"{objects} objects in {len(output.entries)} images: {args.output_dir / 'detections.json'}")
     return failed
-
-
-def picture_name(file: Path) -> str:
-    """Returns the name of an image's picture: JPEG for photographs, else PNG; short enough for any file system."""
-    stem = os.fsencode(file.stem)[:_LONGEST_STEM].decode(errors="ignore")
-    return stem + (".jpg" if file.suffix.lower() in _JPEG else ".png")
-
-
-def try_to_draw(result: Result, path: Path) -> str | None:
-    """Writes the image with its detections drawn; returns why that failed, or None."""
-    options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}
-    try:
-        result.plot().save(path, **options)
-    except (OSError, ValueError) as error:  # the disk is full; JPEG has at most 65,500 pixels a side
-        path.unlink(missing_ok=True)
-        return f"picture {path} cannot be written: {getattr(error, 'strerror', None) or error}"
-    return None
-
-
-def write_results(results: list[dict[str, Any]], folder: Path) -> None:
-    """Writes detections.json; the file that was there stays whole until then."""
-    temporary = folder / "detections.json.part"
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / "detections.json")
-
-
-def remove_results(folder: Path) -> None:
-    """Removes the detections.json of an earlier command and the pictures that it names."""
-    file = folder / "detections.json"
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        pictures = [str(entry["picture"]) for entry in entries if "picture" in entry]
-    except (OSError, ValueError, TypeError, KeyError):
-        return  # none there, or of another program
-    for name in pictures:
-        if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
-    file.unlink()
 
 
 if __name__ == "__main__":

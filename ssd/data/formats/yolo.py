@@ -102,6 +102,8 @@ def _add_image(
 
 def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tuple[Box | None, int, str, str]:
     # (box in pixels or None, label, kind of the fault or "", its detail)
+    if len(fields) == 6:
+        del fields[5]  # the confidence of a prediction, as ultralytics and `ssd predict --save yolo` write it
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
         detail = f"expected 'class cx cy width height' or a polygon, got {len(fields)} numbers"
         return None, 0, "line malformed", detail

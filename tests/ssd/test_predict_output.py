@@ -1,0 +1,114 @@
+"""The formats that `ssd predict --save` writes: read again, they hold the same detections."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ssd.data import DetectionDataset, open_dataset
+from ssd.inference.output import Output
+from ssd.inference.result import Result
+from ssd.predict import main
+
+CLASSES = ("disc", 'star, "big"')
+FORMATS = ("images", "csv", "coco", "yolo", "voc")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[Result]:
+    """Two images of one stem in two folders, one without detections, and one that could not be read."""
+    boxes = torch.tensor([[1.0, 2.0, 11.0, 22.0], [30.25, 0.0, 60.0, 40.0]])
+    made = []
+    for number, name in enumerate(("x/a.png", "y/a.jpg", "empty.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+        found = boxes[: 2 - number]
+        labels, scores = torch.tensor([2, 1])[: len(found)], torch.tensor([0.75, 0.5])[: len(found)]
+        image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+        made.append(Result(found, labels, scores, CLASSES, image, tmp_path / name))
+    nothing = torch.zeros(0)
+    made.append(Result(nothing.view(0, 4), nothing.long(), nothing, CLASSES, None, tmp_path / "b.png", "it is empty"))
+    return made
+
+
+def write(folder: Path, results: list[Result], formats: tuple[str, ...] = FORMATS) -> list[str | None]:
+    output = Output(folder, formats, CLASSES, [result.file for result in results if result.file])
+    errors = [output.add(result) for result in results]
+    output.close()
+    return errors
+
+
+def objects(dataset: DetectionDataset) -> list[tuple[str, list[float]]]:
+    found = []
+    for index in range(len(dataset)):
+        target = dataset.target(index)
+        boxes = target["boxes"]
+        names = [dataset.classes[label - 1] for label in target["labels"].tolist()]
+        found += [(name, [round(x, 1) for x in box]) for name, box in zip(names, boxes.tolist(), strict=True)]
+    return sorted(found)
+
+
+def test_predict_output_lists_files_and_reports_unreadable_images(tmp_path: Path, results: list[Result]) -> None:
+    assert write(tmp_path / "out", results) == [None, None, None, "it is empty"]
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {
+        *("1-a.png", "2-a.jpg", "3-empty.png", "detections.json", "detections.csv", "coco.json", "yolo/data.yaml"),
+        *(f"yolo/labels/{stem}.txt" for stem in ("1-a", "2-a", "empty")),
+        *(f"voc/Annotations/{stem}.xml" for stem in ("1-a", "2-a", "empty")),
+    }
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [len(entry["detections"]) for entry in entries] == [2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["csv", "coco", "yolo", "voc"])
+def test_predict_output_is_read_as_a_data_set(name: str, tmp_path: Path, results: list[Result]) -> None:
+    out, data = tmp_path / "out", tmp_path / "data"
+    write(out, results[:1], (name,))
+    (data / "images").mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(data / "images" / "a.png")
+    if name == "csv":
+        shutil.copy(out / "detections.csv", data / "train.csv")
+        source = data / "train.csv"
+    elif name == "coco":
+        source = data
+        (data / "annotations").mkdir()
+        coco = json.loads((out / "coco.json").read_text())
+        coco["images"][0]["file_name"] = "a.png"
+        (data / "annotations" / "instances_train.json").write_text(json.dumps(coco))
+    elif name == "yolo":
+        source = data
+        shutil.copytree(out / "yolo", data, dirs_exist_ok=True)
+    else:
+        source = data
+        shutil.copytree(out / "voc", data, dirs_exist_ok=True)
+    dataset = open_dataset(name, source, "train" if name in ("coco", "yolo") else "all")
+    assert objects(dataset) == sorted([(CLASSES[1], [1, 2, 11, 22]), (CLASSES[0], [30.2, 0, 60, 40])])
+
+
+def test_predict_overwrite_removes_only_earlier_results(tmp_path: Path, results: list[Result]) -> None:
+    write(tmp_path / "out", results)
+    (tmp_path / "out" / "mine.txt").touch()
+    write(tmp_path / "out", results[:1], ())
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        "detections.json",
+        "mine.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--save", "jsno"], "--save: unknown format 'jsno'. Known: coco, csv, images, voc, yolo"),
+        (["--save", "yoloo"], "did you mean 'yolo'"),
+        (["--nms-threshold", "2"], "--nms-threshold must lie in 0..1, got 2"),
+    ],
+)
+def test_predict_refuses_wrong_flags(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([".", "README.md", *flags])
+    assert words in capsys.readouterr().err
