@@ -102,6 +102,20 @@ def test_lower_layers_do_not_import_upper_layers(lower: str, upper: str) -> None
     assert not found
 
 
+@pytest.mark.parametrize(
+    "folder, below", [("core", ()), ("cpu", ("core",)), ("cuda", ("core",)), ("ops", ("core", "cpu", "cuda"))]
+)
+def test_csrc_includes_own_folder_and_those_below_only(folder: str, below: tuple[str, ...]) -> None:
+    crossing = [
+        f"{name_of(path)}: {target}"
+        for path in (ROOT / "csrc" / folder).rglob("*")
+        if path.is_file()
+        for target in re.findall(r'#include "(\w+)/', path.read_text())
+        if target not in (folder, *below, "ssd_ops")
+    ]
+    assert not crossing
+
+
 def test_file_names_in_comments_exist() -> None:
     exist = {path.name for path in SOURCES} | NAMES_OF_OTHERS
     missing = [

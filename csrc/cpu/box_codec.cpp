@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "box_grad.h"
-#include "cpu/vec_math.h"
+#include "core/box_grad.h"
+#include "cpu/common/vec_math.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {

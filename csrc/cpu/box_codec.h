@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "box.h"
+#include "core/box.h"
 #include "cpu/dispatch/dispatch.h"
 
 namespace ssd_ops::cpu {

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cpu/load.h"
-#include "cpu/scratch.h"
+#include "cpu/common/load.h"
+#include "cpu/common/scratch.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {

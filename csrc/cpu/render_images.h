@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "core/render.h"
 #include "cpu/dispatch/dispatch.h"
-#include "render.h"
 
 // Output rows begin .. end - 1 of the B * size rows; all three channels of each.
 SSD_OPS_CPU_KERNEL(void, render_rows, const RenderTask& task, int64_t begin, int64_t end)

@@ -5,9 +5,9 @@
 // slice of L. Lane k takes every `lanes`-th row of the slice, in order, keeps the sum of its prior's gradient in double
 // in registers and writes the gradients of the boxes as it goes. The lanes of a prior are then added in order through
 // shared memory, and the slices in order by a second kernel: no atomics, so the same input gives the same bits.
-#include "box_grad.h"
+#include "core/box_grad.h"
 #include "cuda/box_codec.h"
-#include "cuda/load.cuh"
+#include "cuda/common/load.cuh"
 
 namespace ssd_ops {
 namespace {

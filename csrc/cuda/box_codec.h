@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "box.h"
-#include "cuda/dtype.h"
+#include "core/box.h"
+#include "core/dtype.h"
 
 namespace ssd_ops {
 

@@ -2,7 +2,7 @@
 // so that a warp writes 32 neighbors of each plane and its reads lie together. What a column is made of is found once
 // for all four. A thread computes its weights itself, which is cheaper than to share them, and reads bytes through the
 // cache, where its neighbors find them again. No shared memory.
-#include "cuda/load.cuh"
+#include "cuda/common/load.cuh"
 #include "cuda/render_images.h"
 
 namespace ssd_ops {

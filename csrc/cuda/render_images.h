@@ -1,7 +1,7 @@
 // Crop, resize, flip, colors and normalization of a batch of images on the GPU; torch-free.
 #pragma once
 
-#include "render.h"
+#include "core/render.h"
 
 namespace ssd_ops {
 

@@ -1,12 +1,12 @@
 // box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
-#include "cpu/box_iou.h"
+#include "cpu/iou/box_iou.h"
 
 #include <algorithm>
 
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/box_iou.h"
+#include "cuda/iou/box_iou.h"
 #include "ops/cuda_route.h"
 #endif
 

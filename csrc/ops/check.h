@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-#include "suppression.h"
+#include "core/suppression.h"
 
 namespace ssd_ops {
 

@@ -1,7 +1,7 @@
 // What glue hands to launchers: the dtype of a tensor without torch's name for it.
 #pragma once
 
-#include "cuda/dtype.h"
+#include "core/dtype.h"
 #include "ops/check.h"
 
 namespace ssd_ops {

@@ -1,9 +1,9 @@
 // detect: checks, allocation, and the way to the kernels.
-#include "cpu/detect.h"
+#include "cpu/select/detect.h"
 
 #include "ops/detections.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/detect.h"
+#include "cuda/select/detect.h"
 #endif
 
 namespace ssd_ops {

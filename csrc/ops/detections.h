@@ -5,7 +5,7 @@
 #include <memory>
 #include <tuple>
 
-#include "cpu/detections.h"
+#include "core/detections.h"
 #include "ops/cuda_route.h"
 #include "ops/glue.h"
 
@@ -58,7 +58,7 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t
 }
 
 template <typename T>
-cpu::DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
+DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
   return {
       static_cast<T*>(std::get<0>(result).mutable_data_ptr()), static_cast<T*>(std::get<1>(result).mutable_data_ptr()),
       std::get<2>(result).mutable_data_ptr<int64_t>(),         std::get<3>(result).mutable_data_ptr<int64_t>(),
@@ -66,8 +66,8 @@ cpu::DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
 }
 
 template <typename T>
-cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, double suppress_above, double min_size,
-                               int64_t candidates_per_class, cpu::DetectionsOut<T> out) {
+SelectTask<T> select_task(const Tensor& scores, double score_threshold, double suppress_above, double min_size,
+                          int64_t candidates_per_class, DetectionsOut<T> out) {
   return {scores.const_data_ptr(),
           dtype_of(scores),
           scores.size(1),
@@ -84,7 +84,7 @@ cpu::SelectTask<T> select_task(const Tensor& scores, double score_threshold, dou
 // Runs `finish(begin, end)` over the images; where they are fewer than the threads, `scan(begin, end)` over parts of
 // them before.
 template <typename T, typename Scan, typename Finish>
-void over_images(cpu::SelectTask<T>& task, int64_t batch, Scan&& scan, Finish&& finish) {
+void over_images(SelectTask<T>& task, int64_t batch, Scan&& scan, Finish&& finish) {
   chosen_isa();
   const int64_t threads = torch::stable::get_num_threads();
   struct Free {
@@ -93,7 +93,7 @@ void over_images(cpu::SelectTask<T>& task, int64_t batch, Scan&& scan, Finish&& 
   std::unique_ptr<void, Free> lists;
   if (batch < threads && task.rows * task.classes > 100000) {
     task.parts = (threads + batch - 1) / batch;
-    lists.reset(std::aligned_alloc(64, static_cast<size_t>(batch * task.parts * cpu::part_bytes())));
+    lists.reset(std::aligned_alloc(64, static_cast<size_t>(batch * task.parts * part_bytes())));
     if (!lists) fail("out of memory");
     task.lists = static_cast<char*>(lists.get());
     torch::stable::parallel_for(0, batch * task.parts, 1, scan);

@@ -1,10 +1,10 @@
 // grad_box_iou: the gradients of the IoU family's matrices; checks, allocation, and the way to the kernels.
-#include "cpu/grad_box_iou.h"
+#include "cpu/iou/grad_box_iou.h"
 
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/grad_box_iou.h"
+#include "cuda/iou/grad_box_iou.h"
 #include "ops/cuda_route.h"
 #endif
 

@@ -1,11 +1,11 @@
 // match_priors: checks, allocation, and the way to the kernels.
-#include "cpu/match_priors.h"
+#include "cpu/match/match_priors.h"
 
 #include <algorithm>
 
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/match_priors.h"
+#include "cuda/match/match_priors.h"
 #include "ops/cuda_route.h"
 #endif
 

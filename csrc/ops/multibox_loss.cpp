@@ -1,15 +1,15 @@
 // multibox_loss and its gradient: checks, allocation, and the way to the kernels.
-#include "cpu/multibox_loss.h"
+#include "cpu/loss/multibox_loss.h"
 
 #include <algorithm>
 #include <atomic>
 
-#include "cpu/grad_multibox_loss.h"
+#include "cpu/loss/grad_multibox_loss.h"
 #include "ops/cuda_route.h"
 #include "ops/glue.h"
 #include "ops/huge_pages.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/multibox_loss.h"
+#include "cuda/loss/multibox_loss.h"
 #endif
 
 namespace ssd_ops {

@@ -1,9 +1,9 @@
 // multiclass_nms: checks, allocation, and the way to the kernels.
-#include "cpu/multiclass_nms.h"
+#include "cpu/select/multiclass_nms.h"
 
 #include "ops/detections.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/multiclass_nms.h"
+#include "cuda/select/multiclass_nms.h"
 #endif
 
 namespace ssd_ops {

@@ -1,5 +1,5 @@
 // nms and batched_nms: checks, allocation, and the way to the kernels.
-#include "cpu/nms.h"
+#include "cpu/nms/nms.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/nms.h"
+#include "cuda/nms/nms.h"
 #include "ops/cuda_route.h"
 #endif
 

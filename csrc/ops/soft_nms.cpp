@@ -1,9 +1,9 @@
 // soft_nms: checks, allocation, and the way to the kernels.
-#include "cpu/soft_nms.h"
+#include "cpu/select/soft_nms.h"
 
 #include "ops/detections.h"
 #ifdef SSD_OPS_WITH_CUDA
-#include "cuda/soft_nms.h"
+#include "cuda/select/soft_nms.h"
 #endif
 
 namespace ssd_ops {
@@ -29,7 +29,7 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
   const Tensor taken_rows = empty(scores, {batch, classes, room}, ScalarType::Int);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    const cpu::SoftTask<T> task{
+    const SoftTask<T> task{
         read_scores.const_data_ptr(),
         dtype_of(read_scores),
         rows,

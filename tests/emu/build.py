@@ -76,11 +76,10 @@ def _plan() -> str:
         "ops",
         f"-O1 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
     )
-    glue += _objects(lines, (csrc / "cpu").glob("*.cpp"), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
-    glue += _objects(lines, (csrc / "cpu/dispatch").glob("*.cpp"), "cpu", "-O0")
+    glue += _objects(lines, (csrc / "cpu").rglob("*.cpp"), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
     for variant in VARIANTS:
         emulator = _objects(lines, HERE.glob("*.cpp"), f"{variant}/emulator", EMULATOR_FLAGS[variant])
-        kernels = _objects(lines, (csrc / "cuda").glob("*.cu"), f"{variant}/cuda", KERNEL_FLAGS[variant])
+        kernels = _objects(lines, (csrc / "cuda").rglob("*.cu"), f"{variant}/cuda", KERNEL_FLAGS[variant])
         flags = f"-shared -L{torch_home}/lib -ltorch_cpu"
         _link(lines, variant, "libssd_ops_emu.so", glue + kernels + emulator, flags)
         for source in (HERE / "kernels").glob("*.cu"):

@@ -138,8 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", help="files of csrc/cuda, all without any")
     parser.add_argument("--update", action="store_true", help="rewrite resources.json")
     options = parser.parse_args(arguments)
-    sources = [Path(f) if Path(f).exists() else ROOT / "csrc/cuda" / f for f in options.files]
-    sources = sources or sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    sources = [Path(f) if Path(f).exists() else next((ROOT / "csrc/cuda").rglob(f), Path(f)) for f in options.files]
+    sources = sources or sorted((ROOT / "csrc/cuda").rglob("*.cu"))
     if options.update and options.files:
         parser.error("--update needs all files")
     nvcc = find_nvcc()

@@ -7,7 +7,7 @@ import re
 from tests.emu.build import ROOT
 
 SOURCES = {
-    path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")) if path.name != "launch.cuh"
+    path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")) if path.name != "launch.cuh"
 }
 
 

@@ -1,4 +1,4 @@
-"""csrc/cpu/vec_math.h: exp and log within 2 units of the last place, with the same bits on every instruction set."""
+"""csrc/cpu/common/vec_math.h: exp and log within 2 units of the last place, with the same bits on every instruction set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETS = {"baseline": [], "avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw"
 # Walks through all floats by their bits in steps of a prime, in chunks, so that the loops become vectors.
 SOURCE = r"""
 #include <cstdio>
-#include "cpu/vec_math.h"
+#include "cpu/common/vec_math.h"
 using namespace ssd_ops::cpu;
 constexpr int kChunk = 4096;
 float x[kChunk], e[kChunk], l[kChunk], f[kChunk];

@@ -1,5 +1,5 @@
 // A kernel with static shared memory outside of an anonymous namespace, which the sanitized build refuses.
-#include "cuda/launch.cuh"
+#include "cuda/common/launch.cuh"
 
 template <typename T>
 __global__ void linked_kernel(T* out) {

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/launch.cuh"
+#include "cuda/common/launch.cuh"
 
 namespace ssd_ops {
 namespace {

@@ -1,0 +1,78 @@
+#include "cpu/iou/box_iou.h"
+
+#include "cpu/common/box_arrays.h"
+
+namespace ssd_ops::cpu::SSD_OPS_ISA {
+namespace {
+
+// One row and where its results go.
+template <IouMetric metric, typename T>
+struct Row {
+  Box<T> box;
+  T area, angle;
+  T* __restrict out;
+
+  Row(const T* row, T* results)
+      : box{row[0], row[1], row[2], row[3]},
+        area(ssd_ops::area(box)),
+        angle(metric == IouMetric::complete ? aspect_angle(box) : T(0)),
+        out(results) {}
+
+  inline __attribute__((always_inline)) T with(const Box<T>& b, T area_b, [[maybe_unused]] T angle_b) const {
+    if constexpr (metric == IouMetric::iou) return iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::generalized) return generalized_iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::distance) return distance_iou(box, b, area, area_b);
+    if constexpr (metric == IouMetric::complete) return complete_iou(box, b, area, area_b, angle, angle_b);
+  }
+};
+
+// Some rows against the columns of a strip [6, kIouColumns], which are read once for all of them; the compiler makes
+// vectors of the loop.
+template <typename T, typename... Rows>
+void together(const T* __restrict strip, int64_t columns, Rows... rows) {
+  const T* __restrict x1 = strip, * __restrict y1 = x1 + kIouColumns, * __restrict x2 = y1 + kIouColumns;
+  const T* __restrict y2 = x2 + kIouColumns, * __restrict areas = y2 + kIouColumns, * __restrict angles = areas + kIouColumns;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < columns; ++j) {
+    const Box<T> b{x1[j], y1[j], x2[j], y2[j]};
+    ((rows.out[j] = rows.with(b, areas[j], angles[j])), ...);
+  }
+}
+
+template <IouMetric metric, typename T>
+void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
+  const int64_t row_tiles = (task.n + kIouRows - 1) / kIouRows, strips = (task.m + kIouColumns - 1) / kIouColumns;
+  alignas(64) T strip[6 * kIouColumns];
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t batch = tile / row_tiles / strips, first = tile / row_tiles % strips * kIouColumns;
+    const int64_t columns = task.m - first < kIouColumns ? task.m - first : kIouColumns;
+    if (tile == begin || tile % row_tiles == 0)
+      split_boxes(task.columns + 4 * (batch * task.m + first), columns, kIouColumns, metric == IouMetric::complete,
+                  strip);
+    const auto row = [&](int64_t n) {
+      const int64_t place = batch * task.n + n;
+      return Row<metric, T>(task.rows + 4 * place, task.out + place * task.m + first);
+    };
+    int64_t n = tile % row_tiles * kIouRows;
+    const int64_t last = task.n - n < kIouRows ? task.n : n + kIouRows;
+    for (; n + 4 <= last; n += 4) together(strip, columns, row(n), row(n + 1), row(n + 2), row(n + 3));
+    for (; n < last; ++n) together(strip, columns, row(n));
+  }
+}
+
+template <typename T>
+void any_metric(const IouTask<T>& task, int64_t begin, int64_t end) {
+  switch (task.metric) {
+    case IouMetric::iou: return tiles<IouMetric::iou>(task, begin, end);
+    case IouMetric::generalized: return tiles<IouMetric::generalized>(task, begin, end);
+    case IouMetric::distance: return tiles<IouMetric::distance>(task, begin, end);
+    case IouMetric::complete: return tiles<IouMetric::complete>(task, begin, end);
+  }
+}
+
+}  // namespace
+
+void iou_tiles(const IouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void iou_tiles(const IouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+
+}  // namespace ssd_ops::cpu::SSD_OPS_ISA

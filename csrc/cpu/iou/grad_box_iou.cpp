@@ -1,0 +1,167 @@
+#include "cpu/iou/grad_box_iou.h"
+
+#include <algorithm>
+
+#include "core/box_grad.h"
+#include "cpu/common/box_arrays.h"
+
+namespace ssd_ops::cpu::SSD_OPS_ISA {
+namespace {
+
+constexpr int64_t kLanes =
+    16;  // partial sums of a row: the same for all instruction sets, so that their bits are equal
+
+template <typename T>
+struct alignas(64) RowSums {
+  T x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes], angle[kLanes];
+};
+
+template <typename T>
+struct alignas(64) ColumnSums {
+  T x1[kColumnChunk], y1[kColumnChunk], x2[kColumnChunk], y2[kColumnChunk], area[kColumnChunk], angle[kColumnChunk];
+};
+
+template <typename T>
+struct Row {
+  Box<T> box;
+  T area, angle;
+};
+
+// One row with `lanes` columns, at most kLanes, from `column` on; `place` is that column's place in its chunk.
+template <IouMetric metric, typename T>
+__attribute__((always_inline)) inline void some_pairs(const GradIouTask<T>& task, const T* __restrict grad,
+                                                      const Row<T>& row, int64_t column, int64_t place, int64_t lanes,
+                                                      RowSums<T>& __restrict of_row,
+                                                      ColumnSums<T>& __restrict of_columns) {
+  const T* __restrict x1 = task.columns + column;
+  const T* __restrict y1 = x1 + task.m, * __restrict x2 = y1 + task.m, * __restrict y2 = x2 + task.m;
+  const T* __restrict areas = y2 + task.m;
+  [[maybe_unused]] const T* __restrict angles = areas + task.m;
+#pragma GCC ivdep
+  for (int64_t l = 0; l < lanes; ++l) {
+    const Box<T> b{x1[l], y1[l], x2[l], y2[l]};
+    const T angle_b = metric == IouMetric::complete ? angles[l] : T(0);
+    PairGrad<T> da, db;
+    pair_gradient<metric>(grad[l], row.box, b, row.area, areas[l], row.angle, angle_b, &da, &db);
+    of_row.x1[l] += da.x1;
+    of_row.y1[l] += da.y1;
+    of_row.x2[l] += da.x2;
+    of_row.y2[l] += da.y2;
+    of_row.area[l] += da.area;
+    of_columns.x1[place + l] += db.x1;
+    of_columns.y1[place + l] += db.y1;
+    of_columns.x2[place + l] += db.x2;
+    of_columns.y2[place + l] += db.y2;
+    of_columns.area[place + l] += db.area;
+    if constexpr (metric == IouMetric::complete) {
+      of_row.angle[l] += da.angle;
+      of_columns.angle[place + l] += db.angle;
+    }
+  }
+}
+
+// Adds the lanes of a row, in order, to its sums.
+template <typename T>
+void add_row(const RowSums<T>& of_row, double* sums, int64_t stride) {
+  const T* numbers[kGradNumbers] = {of_row.x1, of_row.y1, of_row.x2, of_row.y2, of_row.area, of_row.angle};
+  for (int k = 0; k < kGradNumbers; ++k) {
+    double sum = 0;
+    for (int64_t l = 0; l < kLanes; ++l) sum += static_cast<double>(numbers[k][l]);
+    sums[k * stride] += sum;
+  }
+}
+
+template <typename T>
+void add_columns(const ColumnSums<T>& of_columns, int64_t count, double* sums, int64_t stride) {
+  const T* numbers[kGradNumbers] = {of_columns.x1, of_columns.y1,   of_columns.x2,
+                                    of_columns.y2, of_columns.area, of_columns.angle};
+  for (int k = 0; k < kGradNumbers; ++k)
+    for (int64_t j = 0; j < count; ++j) sums[k * stride + j] += static_cast<double>(numbers[k][j]);
+}
+
+// Rows first .. last - 1, at most kRowChunk, with `count` columns from `column` on, at most kColumnChunk.
+template <IouMetric metric, typename T>
+void chunk(const GradIouTask<T>& task, int64_t first, int64_t last, int64_t column, int64_t count, double* row_sums,
+           double* column_sums) {
+  ColumnSums<T> of_columns = {};
+  for (int64_t n = first; n < last; ++n) {
+    const T* r = task.rows + 4 * n;
+    const Box<T> box{r[0], r[1], r[2], r[3]};
+    const Row<T> row{box, area(box), metric == IouMetric::complete ? aspect_angle(box) : T(0)};
+    const T* grad = task.grad + n * task.m + column;
+    RowSums<T> of_row = {};
+    int64_t j = 0;
+    for (; j + kLanes <= count; j += kLanes)
+      some_pairs<metric>(task, grad + j, row, column + j, j, kLanes, of_row, of_columns);
+    if (j < count) some_pairs<metric>(task, grad + j, row, column + j, j, count - j, of_row, of_columns);
+    add_row(of_row, row_sums + n, task.n);
+  }
+  add_columns(of_columns, count, column_sums + column, task.m);
+}
+
+template <IouMetric metric, typename T>
+void tiles(const GradIouTask<T>& task, int64_t begin, int64_t end) {
+  const int64_t column_blocks = (task.m + task.column_block - 1) / task.column_block;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row_index = tile / column_blocks, column_index = tile % column_blocks;
+    const int64_t first = row_index * task.row_block, last = std::min(task.n, first + task.row_block);
+    const int64_t left = column_index * task.column_block, right = std::min(task.m, left + task.column_block);
+    double* row_sums = task.row_sums + column_index * kGradNumbers * task.n;
+    double* column_sums = task.column_sums + row_index * kGradNumbers * task.m;
+    for (int k = 0; k < kGradNumbers; ++k) {
+      std::fill(row_sums + k * task.n + first, row_sums + k * task.n + last, 0.0);
+      std::fill(column_sums + k * task.m + left, column_sums + k * task.m + right, 0.0);
+    }
+    for (int64_t column = left; column < right; column += kColumnChunk)
+      for (int64_t n = first; n < last; n += kRowChunk)
+        chunk<metric>(task, n, std::min(last, n + kRowChunk), column, std::min(kColumnChunk, right - column), row_sums,
+                      column_sums);
+  }
+}
+
+template <typename T>
+void any_metric(const GradIouTask<T>& task, int64_t begin, int64_t end) {
+  switch (task.metric) {
+    case IouMetric::iou: return tiles<IouMetric::iou>(task, begin, end);
+    case IouMetric::generalized: return tiles<IouMetric::generalized>(task, begin, end);
+    case IouMetric::distance: return tiles<IouMetric::distance>(task, begin, end);
+    case IouMetric::complete: return tiles<IouMetric::complete>(task, begin, end);
+  }
+}
+
+template <typename T>
+void boxes_from_sums(const double* sums, int64_t blocks, int64_t count, const T* boxes, T* grads) {
+  for (int64_t i = 0; i < count; ++i) {
+    double total[kGradNumbers] = {};
+    for (int64_t b = 0; b < blocks; ++b)
+      for (int k = 0; k < kGradNumbers; ++k) total[k] += sums[(b * kGradNumbers + k) * count + i];
+    const PairGrad<T> sum{static_cast<T>(total[0]), static_cast<T>(total[1]), static_cast<T>(total[2]),
+                          static_cast<T>(total[3]), static_cast<T>(total[4]), static_cast<T>(total[5])};
+    const T* r = boxes + 4 * i;
+    const Box<T> grad = box_gradient(sum, Box<T>{r[0], r[1], r[2], r[3]});
+    grads[4 * i] = grad.x1;
+    grads[4 * i + 1] = grad.y1;
+    grads[4 * i + 2] = grad.x2;
+    grads[4 * i + 3] = grad.y2;
+  }
+}
+
+}  // namespace
+
+void grad_iou_tiles(const GradIouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void grad_iou_tiles(const GradIouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const float* boxes, float* grads) {
+  boxes_from_sums(sums, blocks, count, boxes, grads);
+}
+void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const double* boxes, double* grads) {
+  boxes_from_sums(sums, blocks, count, boxes, grads);
+}
+
+void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) {
+  split_boxes(boxes, m, m, angles, columns);
+}
+void iou_columns(const double* boxes, int64_t m, bool angles, double* columns) {
+  split_boxes(boxes, m, m, angles, columns);
+}
+
+}  // namespace ssd_ops::cpu::SSD_OPS_ISA

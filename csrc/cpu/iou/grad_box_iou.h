@@ -1,0 +1,39 @@
+// The gradients of the IoU family's matrices on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/iou/box_iou.h"
+
+namespace ssd_ops::cpu {
+
+constexpr int kGradNumbers = 6;        // the numbers of a PairGrad
+constexpr int64_t kColumnChunk = 512;  // columns whose sums stay in the L1 cache
+constexpr int64_t kRowChunk = 64;      // rows that are summed in T before they join the sums in double
+
+// One [N, M] matrix, cut into tiles of row_block x column_block, whatever the number of threads. A tile sums up what
+// its pairs give to its rows and to its columns; sums of several tiles are added in order by grad_iou_boxes.
+template <typename T>
+struct GradIouTask {
+  const T* grad;        // [N, M]
+  const T* rows;        // [N, 4] xyxy
+  const T* columns;     // [6, M], see iou_columns
+  double* row_sums;     // [column blocks, 6, N]
+  double* column_sums;  // [row blocks, 6, M]
+  int64_t n, m, row_block, column_block;
+  IouMetric metric;
+};
+
+}  // namespace ssd_ops::cpu
+
+// Tiles begin .. end - 1; tile t has the rows of block t / (column blocks) and the columns of the rest.
+SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<double>& task, int64_t begin, int64_t end)
+// grads [count, 4] of boxes [count, 4] from sums [blocks, 6, count].
+SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const float* boxes,
+                   float* grads)
+SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const double* boxes,
+                   double* grads)
+// Fills columns [6, M]: x1, y1, x2, y2, area, aspect angle (where `angles`), from boxes [M, 4].
+SSD_OPS_CPU_KERNEL(void, iou_columns, const float* boxes, int64_t m, bool angles, float* columns)
+SSD_OPS_CPU_KERNEL(void, iou_columns, const double* boxes, int64_t m, bool angles, double* columns)

@@ -1,0 +1,95 @@
+#include "cpu/loss/grad_multibox_loss.h"
+
+#include <cstring>
+
+#include "cpu/common/load.h"
+#include "cpu/common/vec_math.h"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+namespace ssd_ops::cpu::SSD_OPS_ISA {
+namespace {
+
+// Zeros around the caches: whoever reads the gradient comes after far more of it than a cache holds, and a plain store
+// would first read the line that it overwrites.
+void fill_zero(char* begin, char* end) {
+#ifdef __SSE2__
+  const auto misaligned = reinterpret_cast<uintptr_t>(begin) % 64;
+  if (end - begin >= 1024) {
+    if (misaligned != 0) {
+      std::memset(begin, 0, 64 - misaligned);
+      begin += 64 - misaligned;
+    }
+    const __m128i zero = _mm_setzero_si128();
+    for (; end - begin >= 64; begin += 64)
+      for (int k = 0; k < 4; ++k) _mm_stream_si128(reinterpret_cast<__m128i*>(begin) + k, zero);
+  }
+#endif
+  std::memset(begin, 0, static_cast<size_t>(end - begin));
+}
+
+// share * (softmax - one-hot) of one row.
+template <typename In, typename T>
+void fill_row(const In* __restrict logits, int64_t classes, T lse, T share, int64_t label, In* __restrict grad) {
+  for (int64_t c = 0; c < classes; ++c) grad[c] = narrow<In>(share * vec_exp(widen(logits[c]) - lse));
+  if (label < 0 || label >= classes) return;
+  const T target = vec_exp(widen(logits[label]) - lse) - T(1);
+  grad[label] = narrow<In>(share * target);
+}
+
+template <typename In>
+void fill_logits(const GradLossTask& task, int64_t begin, int64_t end) {
+  using T = compute_t<In>;
+  const int64_t classes = task.forward.classes;
+  const In* logits = static_cast<const In*>(task.forward.logits);
+  const T* lse = static_cast<const T*>(task.forward.lse);
+  const T* weight = static_cast<const T*>(task.forward.weight);
+  const T grad_loss = *static_cast<const T*>(task.grad_cls_loss);
+  In* grad = static_cast<In*>(task.grad_logits);
+  int64_t zeros = begin;  // first row of the run that has yet to be filled
+  for (int64_t r = begin; r < end; ++r) {
+    const T share = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
+    if (share == 0) continue;
+    fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
+    fill_row(logits + r * classes, classes, lse[r], share, task.forward.labels[r], grad + r * classes);
+    zeros = r + 1;
+  }
+  fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + end * classes));
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
+
+template <typename Loc, typename T>
+void fill_loc(const GradLossTask& task, int64_t begin, int64_t end) {
+  const T* weight = static_cast<const T*>(task.forward.weight);
+  const T grad_loss = *static_cast<const T*>(task.grad_loc_loss);
+  Loc* grad = static_cast<Loc*>(task.grad_loc);
+  for (int64_t r = begin; r < end; ++r) {
+    T loc[4], target[4], slope[4] = {};
+    if (task.forward.labels[r] > 0) {
+      load_four(task.forward.loc_type, task.forward.loc, r, loc);
+      load_four(task.forward.target_type, task.forward.loc_targets, r, target);
+      const T share = weight[r] * grad_loss;
+      for (int k = 0; k < 4; ++k) slope[k] = share * smooth_l1_slope(loc[k] - target[k]);
+    }
+    for (int k = 0; k < 4; ++k) grad[4 * r + k] = narrow<Loc>(static_cast<compute_t<Loc>>(slope[k]));
+  }
+}
+
+}  // namespace
+
+void grad_loss_rows(const GradLossTask& task, int64_t begin, int64_t end) {
+  dispatch_dtype(task.forward.logits_type, [&](auto zero) { fill_logits<decltype(zero)>(task, begin, end); });
+  dispatch_dtype(task.forward.loc_type, [&](auto zero) {
+    using Loc = decltype(zero);
+    if (task.forward.logits_type == Dtype::f64) {
+      fill_loc<Loc, double>(task, begin, end);
+    } else {
+      fill_loc<Loc, float>(task, begin, end);
+    }
+  });
+}
+
+}  // namespace ssd_ops::cpu::SSD_OPS_ISA

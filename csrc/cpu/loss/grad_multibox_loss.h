@@ -1,0 +1,10 @@
+// The gradient of the training loss on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "core/loss.h"
+#include "cpu/dispatch/dispatch.h"
+
+// Fills both gradients of rows begin .. end - 1 of the B * P rows.
+SSD_OPS_CPU_KERNEL(void, grad_loss_rows, const GradLossTask& task, int64_t begin, int64_t end)

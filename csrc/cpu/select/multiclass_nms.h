@@ -1,0 +1,23 @@
+// Detections from scores and boxes on the CPU.
+#pragma once
+
+#include "core/detections.h"
+#include "cpu/dispatch/dispatch.h"
+
+namespace ssd_ops::cpu {
+
+template <typename T>
+struct MulticlassTask {
+  SelectTask<T> select;
+  const Box<T>* boxes;  // [B, N], or [B, N, C]
+  bool boxes_by_class;
+};
+
+}  // namespace ssd_ops::cpu
+
+// See SelectTask::parts; begin and end count the parts of all images.
+SSD_OPS_CPU_KERNEL(void, scan_scores, const MulticlassTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, scan_scores, const MulticlassTask<double>& task, int64_t begin, int64_t end)
+// Fills the detections of images begin .. end - 1.
+SSD_OPS_CPU_KERNEL(void, multiclass_nms, const MulticlassTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, multiclass_nms, const MulticlassTask<double>& task, int64_t begin, int64_t end)
