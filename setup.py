@@ -1,4 +1,4 @@
-"""Builds the kernels by calling CMake; what to build is decided in csrc/plan/build_plan.py, how in CMakeLists.txt."""
+"""Builds the kernels with CMake. csrc/plan/build_plan.py determines what to build, CMakeLists.txt how."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ OUTPUTS = ("libssd_ops.so", "_C.*.so", REASON)
 
 
 def find_program(name: str) -> str | None:
-    """Finds a program on PATH or beside this Python, where pip puts it in an environment that is not activated."""
+    """Returns the path of a program on PATH, or in the scripts folder of a virtual environment that is not activated."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)]))
 
 
 def cmake_is_recent() -> bool:
-    """Says whether there is a CMake that reads our CMakeLists.txt."""
+    """Returns whether CMake is recent enough for CMakeLists.txt."""
     program = find_program("cmake")
     answer = subprocess.run([program, "--version"], capture_output=True, text=True).stdout if program else ""
     return tuple(int(number) for number in re.findall(r"\d+", answer)[:2]) >= (3, 22)
 
 
 def build_requirements() -> list[str]:
-    """Lists what an isolated build has to install first, beyond setuptools: only what the machine does not have."""
+    """Returns the requirements of an isolated build, in addition to setuptools, that the machine does not have."""
     try:
         find_cxx(os.environ)
     except BuildProblem:
@@ -47,7 +47,7 @@ def build_requirements() -> list[str]:
 
 
 def parallel_jobs() -> str:
-    """Chooses how many compilers run at once: MAX_JOBS, else the cores as far as each has 2 GiB of free memory."""
+    """Returns the number of parallel compilers: MAX_JOBS, else one per core and per 2 GiB of free memory."""
     if asked := os.environ.get("MAX_JOBS"):
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -57,11 +57,11 @@ def parallel_jobs() -> str:
 
 
 def run_cmake(plan: Plan, build: Path, target: Path) -> None:
-    """Configures, compiles and installs into `target`; what the last build left in `build` is used where it fits."""
+    """Configures, compiles and installs into `target`; builds incrementally in `build` if its settings match."""
     cmake, ninja = find_program("cmake"), find_program("ninja")
     if not cmake or not ninja or not cmake_is_recent():
         raise BuildProblem(
-            "cmake (3.22 or newer) or ninja is missing: pip install cmake ninja, or leave out --no-build-isolation."
+            "cmake (3.22 or newer) or ninja is missing: pip install cmake ninja, or omit --no-build-isolation."
         )
     *launchers, compiler = command_words(plan.cxx)  # "ccache g++" is a launcher and a compiler
     flags = [word for word in shlex.split(plan.cxx) if word.startswith("-")]
@@ -73,7 +73,7 @@ def run_cmake(plan: Plan, build: Path, target: Path) -> None:
         "CMAKE_INSTALL_PREFIX": str(target),
         "SSD_OPS_WERROR": os.environ.get("SSD_OPS_WERROR", "1"),
     }
-    # CMake cannot change these in an existing folder; every other definition is simply given anew.
+    # CMake cannot change these in an existing build folder; all other definitions can change.
     fixed = "\n".join([str(ROOT), compiler, plan.nvcc or "no nvcc", definitions.get("CMAKE_CUDA_HOST_COMPILER", "")])
     stamp = build / "made_with.txt"
     if build.exists() and not (stamp.exists() and stamp.read_text() == fixed):
@@ -87,7 +87,7 @@ def run_cmake(plan: Plan, build: Path, target: Path) -> None:
 
 
 class CMakeBuild(build_ext):
-    """Puts libssd_ops.so and _C into the package: in the source tree for an editable install, else in the wheel."""
+    """Builds libssd_ops.so and _C into the package: in the source tree for an editable install, else in the wheel."""
 
     def target(self) -> Path:
         editable = self.inplace or getattr(self, "editable_mode", False)
@@ -110,12 +110,12 @@ class CMakeBuild(build_ext):
             raise SystemExit(f"\nssd_ops: {problem}\n") from None
         except subprocess.CalledProcessError as error:
             raise SystemExit(
-                f"\nssd_ops: {' '.join(error.cmd[:2])} failed with status {error.returncode}; the compiler's own words "
-                "are above. A warning of a compiler newer than we know is let pass with SSD_OPS_WERROR=0.\n"
+                f"\nssd_ops: {' '.join(error.cmd[:2])} failed with status {error.returncode}; see the messages "
+                "of the compiler above. SSD_OPS_WERROR=0 ignores warnings of an unknown, newer compiler.\n"
             ) from None
 
     def install_reason(self, target: Path, reason: str) -> None:
-        """Installs without kernels and leaves the reason where the import finds it."""
+        """Installs without kernels, and writes the reason to a file that `import ssd_ops` reads."""
         for output in self.built(target):
             output.unlink()
         (target / REASON).write_text(reason + "\n")
@@ -135,12 +135,12 @@ class CMakeBuild(build_ext):
 
 
 def check_setuptools() -> None:
-    """Stops early where setuptools cannot make a wheel: Python 3.10 and 3.11 put such a one in a new environment."""
+    """Exits early if setuptools is too old to build a wheel, as in new environments of Python 3.10 and 3.11."""
     making_wheel = {"dist_info", "editable_wheel", "bdist_wheel"} & set(sys.argv)
     if making_wheel and not find_spec("setuptools.command.bdist_wheel") and not find_spec("wheel"):
         raise SystemExit(
             f"\nssd_ops: setuptools {setuptools.__version__} cannot make a wheel by itself. Upgrade it (pip install "
-            "--upgrade 'setuptools>=77'), or leave out --no-build-isolation.\n"
+            "--upgrade 'setuptools>=77'), or omit --no-build-isolation.\n"
         )
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks of the ops against torchvision, on one harness; each file runs by itself."""
+"""Benchmarks of the ops against torchvision on one harness; each file is a program."""

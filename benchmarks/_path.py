@@ -1,4 +1,4 @@
-"""Lets `python benchmarks/bench_x.py` find the packages of the checkout, installed or not."""
+"""Puts the checkout on sys.path, so that `python benchmarks/bench_x.py` runs without an installation."""
 
 import sys
 from pathlib import Path

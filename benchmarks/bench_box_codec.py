@@ -1,4 +1,4 @@
-"""Encode and decode: the boxes of a batch against the priors of SSD300.
+"""`encode_boxes` and `decode_boxes`: the boxes of a batch and the priors of SSD300.
 
 python benchmarks/bench_box_codec.py [--quick] [--json FILE]
 """
@@ -15,10 +15,10 @@ from benchmarks.peers import CODER
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     batch = 1 if quick else 32
     priors = ssd300_priors().to(device)
-    repeated = priors.repeat(batch, 1)  # the peer's form: one row of priors for each row of boxes
+    repeated = priors.repeat(batch, 1)  # torchvision needs one prior for each box
     moved = 4 * 4 * (2 * batch * len(priors) + len(priors))
 
     def boxes(generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor]:

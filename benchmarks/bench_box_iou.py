@@ -1,4 +1,4 @@
-"""The IoU matrix: ground truths by priors, and box sets as a tracker or an evaluator compares them.
+"""`box_iou`: ground truth against priors, and larger sets as in tracking or evaluation.
 
 python benchmarks/bench_box_iou.py [--quick] [--json FILE]
 """
@@ -15,7 +15,7 @@ from benchmarks.inputs import uniform_boxes
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     fresh = [(10, 8732)] if quick else [(10, 8732), (100, 8732), (1000, 8732), (5000, 5000)]
     reused = [(100, 1000)] if quick else [(100, 8732), (1000, 8732)]
     return [*(_fresh(n, m) for n, m in fresh), *(_reused(n, m, device) for n, m in reused)]

@@ -1,13 +1,14 @@
-"""Training input, images a second on one core: decode, SSD augmentation, and both into a batch.
+"""Training input pipeline, images per second on one core: decoding, SSD augmentation, and both with batching.
 
 python benchmarks/bench_data.py [--quick] [--json FILE]
 
-With `--device-augmentation` a worker only decodes, draws and packs, and the device renders: the last two cases. The peer
-has no such way, so its workers do all, and its chain of transforms runs on the device. (On a GPU, 32 images a call.)
+The last two cases are the two halves of `--device-augmentation`: the worker decodes images, samples the augmentation and
+packs the pixels; the device renders them. torchvision has no such mode: its worker runs all transforms in the first of
+these cases, and its transforms run on the device in the second. On a GPU, the second case has 32 images per call.
 
-Each call takes 8 images of 500 x 375, drawn with the spectrum of photographs and saved as JPEG of about VOC's size.
-The peer is torchvision's own chain of v2 transforms on tensors; the same on PIL images, the default of its training
-script, stands beside it.
+Each call processes 8 synthetic images of 500 x 375 with the power spectrum of photographs, saved as JPEG of about the
+size of VOC's. The peer is torchvision's chain of v2 transforms on tensors, and the same chain on PIL images, which is the
+default of its training script.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Sample = tuple[Any, dict[str, Any]]
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; one preset where it should only show that it runs."""
+    """Returns the cases of this benchmark; a single augmentation for --quick."""
     augments = [_augment_case(name, side) for name, side in (("ssd", 300), ("ssdlite", 320), ("hflip", 300))]
     split = [_worker_case(), _render_case(device, COUNT if device.type == "cpu" else 4 * COUNT)]
     return [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case(), *split]
@@ -114,10 +115,10 @@ def _render_case(device: torch.device, count: int) -> Case:
             return packed.render(MEAN, STD)
 
     def check(result: Tensor | tuple[Tensor], expected: Tensor) -> None:
-        if isinstance(result, tuple):  # other draws, other pixels
+        if isinstance(result, tuple):  # another random sample has other pixels
             assert result[0].shape == expected.shape and bool(result[0].isfinite().all())
         else:
-            assert torch.equal(result, expected), "not the same bits"
+            assert torch.equal(result, expected), "not bit-equal"
 
     candidates = {
         "ssd": lambda packed, *_: packed.render(MEAN, STD),
@@ -129,7 +130,7 @@ def _render_case(device: torch.device, count: int) -> Case:
 
 
 def _pipelines(side: int, *, deferred: bool) -> dict[str, Callable[..., Any]]:
-    """Return what makes batches of files."""
+    """Returns the candidates that load and batch image files."""
     ours, chain = build_transforms("ssd", side, train=True, deferred=deferred), v2_chain("ssd", side)
 
     def batch(load: Callable[[Path, dict[str, Any]], Sample]) -> Callable[..., Any]:
@@ -143,7 +144,7 @@ def _pipelines(side: int, *, deferred: bool) -> dict[str, Callable[..., Any]]:
 
 
 def v2_chain(name: str, side: int) -> Callable[[Any, dict[str, Any]], Sample]:
-    """Return the preset of torchvision's reference training with its v2 transforms, and the resize to the input."""
+    """Returns the augmentation of torchvision's reference training in v2 transforms, and the resize to the input size."""
     ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=dict.fromkeys((tv_tensors.Image, Image.Image), FILL))]
     crop: list[Any] = {"ssd": [*ssd, v2.RandomIoUCrop()], "ssdlite": [v2.RandomIoUCrop()], "hflip": []}[name]
     clean = v2.SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))
@@ -162,17 +163,17 @@ def _case(
     make: Callable[..., Any],
     candidates: dict[str, Any],
     check: Callable[[Any, Any], None],
-    standard: str = "torchvision",
+    check_against: str = "torchvision",
     count: int = COUNT,
 ) -> Case:
     def inputs(generator: torch.Generator, _: torch.device) -> tuple[Any, ...]:
         return make([_photo(generator) for _ in range(COUNT)], [_target(generator, i) for i in range(COUNT)])
 
-    return Case(name, inputs, candidates, check, standard=standard, items=count, item="image")
+    return Case(name, inputs, candidates, check, check_against=check_against, items=count, item="image")
 
 
 def _photo(generator: torch.Generator) -> Path:
-    """Write noise whose amplitudes fall with frequency as in photographs, its color_matrices going together."""
+    """Writes a JPEG of noise with the power spectrum and the color correlation of photographs."""
     down, across = torch.fft.fftfreq(HEIGHT)[:, None], torch.fft.rfftfreq(WIDTH)[None]
     frequency = (down**2 + across**2).sqrt()
     frequency[0, 0] = 1.0
@@ -188,7 +189,7 @@ def _photo(generator: torch.Generator) -> Path:
 
 
 def _target(generator: torch.Generator, image_id: int) -> dict[str, Any]:
-    """Draw 3 objects of 40 to 240 pixels, about what an image of VOC has."""
+    """Samples 3 objects of 40 to 240 pixels, about as many as an image of VOC has."""
     size = 40 + torch.rand(3, 2, generator=generator) * 200
     corner = torch.rand(3, 2, generator=generator) * (torch.tensor([WIDTH, HEIGHT]) - size)
     labels = torch.randint(1, 21, (3,), generator=generator)
@@ -205,7 +206,7 @@ def _check_equal(images: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def _check_samples(side: int) -> Callable[[Any, Any], None]:
-    """Check what random samples have in common; that their distributions agree is for tests/ssd to show."""
+    """Checks invariants of random samples; tests/ssd compares their distributions."""
 
     def check(samples: list[Sample], _: Any) -> None:
         for image, target in samples:

@@ -1,4 +1,4 @@
-"""The post-process: softmax, threshold, decode and NMS per class, of SSD300 with 91 classes.
+"""`detect`: softmax, threshold, decoding and per-class NMS of SSD300 with 91 classes.
 
 python benchmarks/bench_detect.py [--quick] [--json FILE]
 """
@@ -18,7 +18,7 @@ SCORE, IOU, TOP, MOST = 0.01, 0.45, 400, 200
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     if quick:
         return [_case("trained-like", 1, 21, device)]
     return [_case(kind, batch, 91, device) for kind in ("trained-like", "worst") for batch in (1, 8, 32)]
@@ -29,7 +29,7 @@ def _case(kind: str, batch: int, classes: int, device: torch.device) -> Case:
 
     def make(generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         loc = torch.randn(batch, len(priors), 4, generator=generator) * 0.5
-        if kind == "worst":  # nearly every prior stands above the threshold in some classes
+        if kind == "worst":  # nearly every prior exceeds the threshold in some classes
             logits = torch.randn(batch, len(priors), classes, generator=generator)
         else:
             logits = trained_logits(batch, len(priors), classes, 200, generator)
@@ -55,12 +55,12 @@ def _case(kind: str, batch: int, classes: int, device: torch.device) -> Case:
         check,
         bytes_moved=4 * batch * len(priors) * (classes + 4),
         input_sets=2,
-        standard="reference" if batch == 1 else "torchvision",
+        check_against="reference" if batch == 1 else "torchvision",
     )
 
 
 def as_detections(found: list[dict[str, Tensor]]) -> ssd_ops.Detections:
-    """Pad the peer's lists as `ssd_ops.detect` does."""
+    """Pads torchvision's lists of detections like `ssd_ops.detect`."""
     counts = torch.tensor([len(image["scores"]) for image in found], device=found[0]["scores"].device)
     pad = torch.nn.utils.rnn.pad_sequence
     parts = [pad([image[name] for image in found], batch_first=True) for name in ("boxes", "scores", "labels")]
@@ -68,7 +68,7 @@ def as_detections(found: list[dict[str, Tensor]]) -> ssd_ops.Detections:
 
 
 def check(result: ssd_ops.Detections, expected: ssd_ops.Detections) -> None:
-    """Scores must agree to rounding; labels and boxes wherever scores are not within rounding of each other."""
+    """Checks that scores agree up to rounding, and 90% of labels and boxes: close scores may be in another order."""
     for b in range(len(expected.counts)):
         count, found = int(expected.counts[b]), int(result.counts[b])
         assert abs(found - count) <= 1 + count // 100, f"{found} detections, {count} expected"

@@ -1,13 +1,13 @@
-"""Whole detectors against torchvision's with the same weights: inference, a training step, and the parts of both.
+"""Whole detectors against torchvision's with the same weights: inference, training step, and their parts.
 
 python benchmarks/bench_detector.py [--models NAME ...] [--batches N ...] [--variants compile graph channels_last amp ...]
                                     [--filter inference|training|backbone|...] [--quick] [--json FILE]
 
-`compiled` is this project's detector with its compiled ops, called as torchvision's is: a list of images in, a list of
-detections or a dict of losses out. The variants are the same detector under torch.compile(fullgraph=True), replayed from a
-CUDA graph, in channels_last, and with autocast in bfloat16, or several of these at once (graph+channels_last+amp);
-torchvision's runs in those that it can. Weights are random; the classification heads are scaled so that a few hundred
-candidates an image pass the threshold, as in a trained detector. Images have 1 to 15 objects.
+`compiled` is this project's detector with its compiled ops, called like torchvision's: it takes a list of images and
+returns a list of detections or a dict of losses. Variants are the same detector with torch.compile(fullgraph=True), as a
+CUDA graph, in channels_last, with bfloat16 autocast, or a combination (graph+channels_last+amp). torchvision's detector
+runs in the variants that it supports. Weights are random; the classification heads are scaled such that a few hundred
+candidates per image pass the threshold, like in a trained detector. Images have 1 to 15 objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import detector_variants as variants
-from benchmarks.detector_pair import CLASSES, PEERS, Pair, alike, close, same_losses, same_matches
+from benchmarks.detector_pair import CLASSES, PEERS, Pair, close, same_losses, same_matches, similar_detections
 from benchmarks.harness import Case, command_line, run
 from benchmarks.peers import match_and_encode
 
@@ -30,7 +30,7 @@ GPU_VARIANTS = (*variants.NAMES, "graph+channels_last+amp")
 
 
 def main() -> None:
-    """Run the cases that the command line asks for."""
+    """Runs the selected cases."""
     parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS)[::-1])
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 4 32 on a GPU; on a CPU 1 and 4")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """Make the cases one by one, so that the memory of one is free again for the next; on a CPU some minutes' worth."""
+    """Yields the cases one by one, so that the memory of one is freed before the next."""
     device = torch.device(arguments.device)
     gpu = device.type == "cuda"
     models = arguments.models[:1] if arguments.quick else arguments.models
@@ -70,7 +70,7 @@ def _case(
     check: Callable[[Any, Any], None],
     images: int = 0,
 ) -> Case:
-    return Case(title, make, candidates, check, input_sets=2, standard="torchvision", items=images, item="image")
+    return Case(title, make, candidates, check, input_sets=2, check_against="torchvision", items=images, item="image")
 
 
 def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str]) -> Case:
@@ -80,13 +80,13 @@ def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str
         return (pair().images(batch, generator),)
 
     candidates = _candidates(variants.inference, pair, chosen)
-    return _case(f"inference, {name}, batch {batch}", make, candidates, alike, images=batch)
+    return _case(f"inference, {name}, batch {batch}", make, candidates, similar_detections, images=batch)
 
 
 def _candidates(
     way: Callable[..., Callable[..., Any]], pair: Callable[[], Pair], chosen: Sequence[str]
 ) -> dict[str, Callable[..., Any]]:
-    """Both detectors as they are, and in the variants."""
+    """Returns both detectors, unchanged and in the chosen variants."""
     found = {"compiled": way(lambda: pair().ours), "torchvision": way(lambda: pair().peer)}
     for variant in chosen:
         found[f"compiled, {variant}"] = way(lambda: pair().ours, variant)
@@ -128,7 +128,7 @@ def _parts_of_inference(name: str, batch: int, device: torch.device) -> list[Cas
     return [
         _case(f"backbone, {at}", images, {k: no_grad(v) for k, v in backbones.items()}, close),
         _case(f"heads, {at}", features, {k: no_grad(v) for k, v in heads.items()}, close),
-        _case(f"post-process, {at}", raw, {k: no_grad(v) for k, v in posts.items()}, alike),
+        _case(f"post-process, {at}", raw, {k: no_grad(v) for k, v in posts.items()}, similar_detections),
     ]
 
 

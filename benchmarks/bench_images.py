@@ -1,4 +1,4 @@
-"""The input of a batch from uint8 images: crop, resize, flip and normalize; crops as SSD's augmentation draws them.
+"""`render_images`: crop, resize, flip and normalize uint8 images into a batch, with crops like those of SSD augmentation.
 
 python benchmarks/bench_images.py [--quick] [--json FILE] [--device cuda]
 """
@@ -19,7 +19,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; a small one where it should only show that it runs."""
+    """Returns the cases of this benchmark; a small one for --quick."""
     if quick:
         return [_case(2, 60, antialias=True)]
     return [_case(32, 300, antialias=True), _case(32, 300, antialias=False), _case(32, 512, antialias=True)]
@@ -30,14 +30,14 @@ def _case(batch: int, size: int, *, antialias: bool) -> Case:
         sides = [(375, 500) if i % 3 else (500, 333) for i in range(batch)]
         images = [torch.randint(0, 256, (3, *side), generator=generator).to(torch.uint8).to(device) for side in sides]
         heights, widths = torch.tensor(sides).T
-        shares = torch.rand(4, batch, generator=generator)
-        wide, high = (((0.3 + 0.7 * s) * side).long() for s, side in zip(shares[:2], (widths, heights), strict=True))
-        left, top = ((widths - wide) * shares[2]).long(), ((heights - high) * shares[3]).long()
+        fractions = torch.rand(4, batch, generator=generator)
+        wide, high = (((0.3 + 0.7 * s) * side).long() for s, side in zip(fractions[:2], (widths, heights), strict=True))
+        left, top = ((widths - wide) * fractions[2]).long(), ((heights - high) * fractions[3]).long()
         crops = torch.stack([left, top, left + wide, top + high], dim=1)
         flip = torch.rand(batch, generator=generator) < 0.5
-        there = torch.cat([image.flatten() for image in images]), crops.float().to(device), flip.to(device)
+        on_device = torch.cat([image.flatten() for image in images]), crops.float().to(device), flip.to(device)
         starts = torch.tensor([0, *(3 * h * w for h, w in sides)]).cumsum(0)[:-1].to(device)
-        return images, crops.tolist(), flip.tolist(), *there, starts, torch.tensor(sides).to(device)
+        return images, crops.tolist(), flip.tolist(), *on_device, starts, torch.tensor(sides).to(device)
 
     def render(function: Any, dtype: torch.dtype = torch.float32) -> Any:
         options = {"antialias": antialias, "mean": MEAN, "std": STD, "dtype": dtype}
@@ -65,7 +65,7 @@ def _case(batch: int, size: int, *, antialias: bool) -> Case:
 
 def _check(result: Tensor | tuple[Tensor], expected: Tensor) -> None:
     if isinstance(result, Tensor):
-        assert torch.equal(result, expected.to(result.dtype)), "not the same bits"
+        assert torch.equal(result, expected.to(result.dtype)), "not bit-equal"
         return
     # torchvision rounds to bytes after the resize (with antialias after each direction), by up to 1 in all.
     torch.testing.assert_close(result[0], expected, rtol=0, atol=1.25 / min(STD))

@@ -1,4 +1,4 @@
-"""The SSD loss with its gradient: batch 32 of SSD300 with 91 classes, and smaller.
+"""`multibox_loss` and its gradient: SSD300 with up to 91 classes and batch size 32.
 
 python benchmarks/bench_loss.py [--quick] [--json FILE]
 """
@@ -18,7 +18,7 @@ from benchmarks.peers import compute_loss
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     return [
         _case(batch, classes, backward, device)
         for batch, classes in (((1, 21),) if quick else ((8, 21), (8, 91), (32, 91)))
@@ -67,12 +67,12 @@ def _with_gradient(losses: tuple[Tensor, Tensor], loc: Tensor, logits: Tensor) -
 
 
 def _check(result: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    # The peer sums in float32 and mines ties in another order; a swapped negative changes a gradient by its whole share.
+    # torchvision sums in float32 and orders ties differently: another hard negative changes whole rows of the gradient.
     for value, target in zip(result[:2], expected[:2], strict=True):
         torch.testing.assert_close(value, target, rtol=1e-4, atol=1e-5)
     for value, target in zip(result[2:], expected[2:], strict=True):
         apart = (value - target).abs()
-        assert apart.sum() <= 1e-3 * target.abs().sum() + 1e-6, f"gradients differ by {apart.sum():g} in all"
+        assert apart.sum() <= 1e-3 * target.abs().sum() + 1e-6, f"gradients differ by {apart.sum():g} in total"
 
 
 if __name__ == "__main__":

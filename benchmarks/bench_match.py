@@ -1,4 +1,4 @@
-"""Matching and encoding: the ground truths of a batch of 32 with the priors of SSD300.
+"""`match_priors` with encoding: the ground truth of 32 images and the priors of SSD300.
 
 python benchmarks/bench_match.py [--quick] [--json FILE]
 """
@@ -17,7 +17,7 @@ from benchmarks.peers import match_and_encode
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     return [_case(2, 4, device)] if quick else [_case(32, objects, device) for objects in (8, 20, 100)]
 
 
@@ -54,7 +54,7 @@ def _case(batch: int, objects: int, device: torch.device) -> Case:
 
 def _check(result: Any, expected: ssd_ops.PriorMatches) -> None:
     if isinstance(result, ssd_ops.PriorMatches) and not torch.equal(result.gt_index, expected.gt_index):
-        # the greedy rule gives contested priors to other objects; a crowd has some, and nothing else may differ
+        # the greedy rule differs only where several objects have the same best prior
         differing = (result.gt_index != expected.gt_index).float().mean().item()
         assert differing < 0.01, f"{differing:.2%} of the matches differ"
         return

@@ -1,9 +1,9 @@
-"""Non-maximum suppression: single sets, uniform and crowded, and sets of many classes.
+"""`nms` and `batched_nms`: uniform and clustered boxes, and many classes.
 
 python benchmarks/bench_nms.py [--quick] [--json FILE]
 
-Where powerboxes is installed (pip install powerboxes), its R-tree takes part: a peer in linear time that keeps the same
-boxes. At 100,000 uniform boxes, where torchvision takes half a minute a call, it is the only one.
+If powerboxes is installed (pip install powerboxes), its R-tree NMS is timed too; it keeps the same boxes. At 100,000
+uniform boxes, where a call of torchvision takes half a minute, it is the only other candidate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THRESHOLD = 0.5
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return the cases of this benchmark; small ones where it should only show that it runs."""
+    """Returns the cases of this benchmark; small ones for --quick."""
     uniform = (8, 100, 1_000) if quick else (8, 100, 1_000, 5_000, 20_000)
     crowded = (1_000,) if quick else (1_000, 20_000, 100_000)
     classes = (1_000,) if quick else (1_000, 10_000, 36_000)
@@ -78,8 +78,8 @@ def _batched(count: int) -> Case:
 
 
 def _case(name: str, make: Any, candidates: dict[str, Any], count: int) -> Case:
-    standard = "reference" if "reference" in candidates else "powerboxes"
-    return Case(name, make, candidates, _check, input_sets=2 if count >= 20_000 else 4, standard=standard)
+    check_against = "reference" if "reference" in candidates else "powerboxes"
+    return Case(name, make, candidates, _check, input_sets=2 if count >= 20_000 else 4, check_against=check_against)
 
 
 def _check(result: torch.Tensor, expected: torch.Tensor) -> None:

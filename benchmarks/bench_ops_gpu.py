@@ -1,11 +1,12 @@
-"""Every op on a GPU beside its floor and its goal: CUDA graph replay with a cold and a warm L2 cache, and eager calls.
+"""Time of every op on a GPU with its lower bound and its goal: CUDA graph replay with cold and warm L2 cache, eager calls.
 
 python benchmarks/bench_ops_gpu.py [--filter NAME] [--seconds 0.15] [--json FILE]
 
-The floor is the bytes that must move at least once over the bandwidth of a plain copy, measured in the same run. `cold`:
-a buffer larger than L2 is written before each replay. `warm`: one input set, replayed again and again; inputs larger than
-L2 are read from DRAM there too. `eager`: a call from Python, launches and allocations included; the only figure of nms,
-whose result has a length that the host must learn. Results are compared with those of the CPU before anything is timed.
+`floor` is the number of bytes that must be moved at least once, divided by the bandwidth of a plain copy in the same run.
+`cold`: a buffer larger than L2 is written before each replay. `warm`: repeated replays with the same inputs, of which
+those larger than L2 come from DRAM. `eager`: calls from Python, including launches and allocations; the only figure for
+nms, which synchronizes to learn the number of kept boxes. Results are compared with those of the CPU before anything is
+timed.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from benchmarks.gpu_rows import Row, rows
 from benchmarks.harness import command_line
 from benchmarks.machine import copy_bandwidth, describe
 
-FLUSHED = 256 << 20  # bytes, more than any L2 cache
-CALLS_AHEAD = 3e3  # microseconds of work that are queued between two events
+FLUSH_BYTES = 256 << 20  # larger than any L2 cache
+QUEUED_MICROSECONDS = 3e3  # work queued between two events
 
 
 @dataclass
 class Figures:
-    """Microseconds of one row; None where it was not measured."""
+    """Microseconds of one row; None if not measured."""
 
     name: str
     floor: float
@@ -45,7 +46,7 @@ class Figures:
 
 
 def main() -> None:
-    """Measure all rows, print them one by one, and write the report after each."""
+    """Measures the selected rows, prints them and writes the report after each."""
     arguments = command_line(__doc__.splitlines()[0]).parse_args()
     if not torch.cuda.is_available():
         sys.exit("bench_ops_gpu.py needs a GPU; the other benchmarks run on the CPU too")
@@ -68,30 +69,30 @@ def _chosen(all_rows: Iterator[Row], part: str) -> Iterator[Row]:
 
 
 def measure(row: Row, device: torch.device, bandwidth: float, seconds: float) -> Figures:
-    """Check one row against the CPU and time it."""
+    """Checks one row against the CPU and times it."""
     generator = torch.Generator().manual_seed(3)
     inputs = row.make(generator)
-    on_gpu = tuple(_moved(value, device) for value in inputs)
-    row.check(_moved(row.call(*on_gpu), torch.device("cpu")), row.call(*inputs))
+    on_gpu = tuple(_to_device(value, device) for value in inputs)
+    row.check(_to_device(row.call(*on_gpu), torch.device("cpu")), row.call(*inputs))
     figures = Figures(row.name, row.bytes_moved / bandwidth * 1e6, row.goal)
-    figures.eager = _per_call(lambda: row.call(*on_gpu), seconds)
+    figures.eager = _time_per_call(lambda: row.call(*on_gpu), seconds)
     if row.graphed:
-        replay = _captured(row, on_gpu)
-        figures.warm, figures.cold = _per_call(replay, seconds), _after_flush(replay, device, seconds)
+        replay = _capture(row, on_gpu)
+        figures.warm, figures.cold = _time_per_call(replay, seconds), _cold_time(replay, device, seconds)
     best = figures.warm or figures.eager
     figures.share_of_copy = figures.floor / best if row.bytes_moved else None
     figures.share_of_goal = row.goal / best if row.goal else None
     return figures
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to(device).requires_grad_(value.requires_grad)
-    return tuple(_moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+    return tuple(_to_device(v, device) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _captured(row: Row, inputs: tuple[Any, ...]) -> Callable[[], None]:
-    """Return what replays one call. The graph owns the results, which live as long as it does."""
+def _capture(row: Row, inputs: tuple[Any, ...]) -> Callable[[], None]:
+    """Captures one call as a CUDA graph and returns its replay function. The graph owns the results."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -104,7 +105,7 @@ def _captured(row: Row, inputs: tuple[Any, ...]) -> Callable[[], None]:
 
 
 def _elapsed(call: Callable[[], Any], times: int, before: Callable[[], Any] | None = None) -> float:
-    """Return the microseconds on the GPU from the first of `times` calls to the end of the last."""
+    """Returns the GPU time of `times` calls in microseconds."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     if before is not None:
@@ -124,14 +125,14 @@ def _median(sample: Callable[[], float], seconds: float) -> float:
     return statistics.median(samples)
 
 
-def _per_call(call: Callable[[], Any], seconds: float) -> float:
+def _time_per_call(call: Callable[[], Any], seconds: float) -> float:
     once = min(_elapsed(call, 3) / 3 for _ in range(2))
-    times = max(3, min(400, int(CALLS_AHEAD / max(once, 1e-3))))
+    times = max(3, min(400, int(QUEUED_MICROSECONDS / max(once, 1e-3))))
     return _median(lambda: _elapsed(call, times) / times, seconds)
 
 
-def _after_flush(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    buffer = torch.zeros(FLUSHED // 4, device=device)
+def _cold_time(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    buffer = torch.zeros(FLUSH_BYTES // 4, device=device)
     return _median(lambda: _elapsed(call, 1, before=lambda: buffer.add_(1)), seconds)
 
 

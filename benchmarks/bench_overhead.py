@@ -1,7 +1,7 @@
-"""The host's share of every op: inputs so small that a call takes what Python, the dispatcher and autograd take.
+"""Host overhead of every op: inputs so small that Python, the dispatcher and autograd determine the time of a call.
 
-That holds on a GPU too, where small kernels wait for the host. A call is meant to take at most 15 us forward, and with its
-backward pass at most 40 us more than `torch.mul` takes with its own, which is in the table for comparison.
+This also holds on a GPU, where small kernels are bound by the host. Goals are 15 us for a forward call, and for forward and
+backward at most 40 us more than `torch.mul`, which is in the table for comparison.
 
 python benchmarks/bench_overhead.py [--quick] [--json FILE]
 """
@@ -25,7 +25,7 @@ Call = Callable[..., Any]
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
-    """Return a case of every op forward, and of those with a kernel for the gradient one with it."""
+    """Returns a forward case of every op, and a case with backward of every op that has a gradient kernel."""
     found = []
     for name, (call, inputs, leaves) in _calls().items():
         found.append(_case(f"{name} forward", call, inputs, 0))
@@ -35,7 +35,7 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
 
 
 def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
-    """Return of each op how a module's function is called, with what, and how many of the inputs have a gradient."""
+    """Returns for each op a call, its inputs, and how many of the inputs require a gradient."""
     boxes = torch.tensor([[i, i, i + 4, i + 3] for i in range(ROWS)], dtype=torch.float32) / 10
     other, scores, loc = boxes + 0.03, torch.linspace(0.1, 0.9, ROWS), torch.zeros(1, ROWS, 4)
     logits = (1.7 * torch.arange(ROWS * CLASSES)).cos().view(1, ROWS, CLASSES)
@@ -66,16 +66,16 @@ def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
 
 def _case(name: str, call: Call, inputs: tuple[Tensor, ...], leaves: int) -> Case:
     def make(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
-        there = [tensor.to(device, copy=True) for tensor in inputs]
-        return tuple(tensor.requires_grad_(i < leaves) for i, tensor in enumerate(there))
+        on_device = [tensor.to(device, copy=True) for tensor in inputs]
+        return tuple(tensor.requires_grad_(i < leaves) for i, tensor in enumerate(on_device))
 
     def of(module: ModuleType) -> Call:
         if not leaves:
-            return lambda *there: call(module, *there)
+            return lambda *tensors: call(module, *tensors)
 
-        def with_backward(*there: Tensor) -> Any:
-            results = call(module, *there)
-            return torch.autograd.grad(results, there[:leaves], [torch.ones_like(r) for r in _several(results)])
+        def with_backward(*tensors: Tensor) -> Any:
+            results = call(module, *tensors)
+            return torch.autograd.grad(results, tensors[:leaves], [torch.ones_like(r) for r in _as_tuple(results)])
 
         return with_backward
 
@@ -85,12 +85,12 @@ def _case(name: str, call: Call, inputs: tuple[Tensor, ...], leaves: int) -> Cas
     return Case(name, make, candidates, _check, input_sets=2)
 
 
-def _several(results: Any) -> tuple[Tensor, ...]:
+def _as_tuple(results: Any) -> tuple[Tensor, ...]:
     return (results,) if isinstance(results, Tensor) else tuple(results)
 
 
 def _check(result: Any, expected: Any) -> None:
-    for value, target in zip(_several(result), _several(expected), strict=True):
+    for value, target in zip(_as_tuple(result), _as_tuple(expected), strict=True):
         torch.testing.assert_close(value, target, rtol=1e-4, atol=1e-5)
 
 

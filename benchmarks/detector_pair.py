@@ -1,4 +1,4 @@
-"""A detector of this project and torchvision's with the same weights, and what their results have in common."""
+"""A detector of this project and torchvision's with the same weights, their inputs, and checks of their results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from ssd.models import SSD, build_model
 
 CLASSES = 91
-CANDIDATES = 300  # scores above the threshold, an image
-MOST_OBJECTS = 15  # an image
+CANDIDATES = 300  # scores above the threshold per image
+MAX_OBJECTS = 15  # per image
 PEERS: dict[str, Callable[..., torch.nn.Module]] = {
     "ssd300_vgg16": detection.ssd300_vgg16,
     "ssdlite320_mobilenet_v3_large": detection.ssdlite320_mobilenet_v3_large,
 }
 
 
-@cache  # made when the first case that needs it is run
+@cache  # built when the first case that needs it runs
 class Pair:
     """A detector of this project, torchvision's with the same weights, and inputs for both."""
 
@@ -31,13 +31,13 @@ class Pair:
         self.peer: Any = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES).to(device)
         self.device, self.size = device, self.ours.image_size
         if not training:
-            self._act_trained()
+            self._calibrate_scores()
         self.peer.load_state_dict(self.ours.state_dict())
         self.ours.train(training), self.peer.train(training)
 
     @torch.no_grad()
-    def _act_trained(self) -> None:
-        """Let logits spread around 0, then raise the background's until CANDIDATES an image pass the score threshold."""
+    def _calibrate_scores(self) -> None:
+        """Centers the logits, then raises the background bias until CANDIDATES scores per image pass the threshold."""
         images = self.ours.eval().normalize(self.images(2, torch.Generator().manual_seed(1)))
         head, features = self.ours.head.classification_head, self.ours.backbone(images)
         final = [[m for m in level.modules() if isinstance(m, torch.nn.Conv2d)][-1] for level in head.module_list]
@@ -52,15 +52,15 @@ class Pair:
             found = (raised.softmax(-1)[..., 1:] > self.ours.preset.score_threshold).sum() / len(images)
             low, high = ((low + high) / 2, high) if found > CANDIDATES else (low, (low + high) / 2)
         for layer in final:
-            layer.bias.view(-1, CLASSES)[:, 0] += high  # the background of each prior of a cell
+            layer.bias.view(-1, CLASSES)[:, 0] += high  # the background logit of each prior of a cell
 
     def images(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, 3, self.size, self.size, generator=generator).to(self.device)
 
     def targets(self, batch: int, generator: torch.Generator) -> list[dict[str, Tensor]]:
-        """Make objects near priors: where several priors are equally good, torchvision's pixels round another way."""
+        """Samples objects close to priors: with equally good priors, the match would depend on rounding."""
         targets = []
-        for count in torch.randint(1, MOST_OBJECTS + 1, (batch,), generator=generator).tolist():
+        for count in torch.randint(1, MAX_OBJECTS + 1, (batch,), generator=generator).tolist():
             near = self.ours.priors.cpu()[torch.randint(0, len(self.ours.priors), (count,), generator=generator)]
             side = (near[:, 2:] - near[:, :2]).repeat(1, 2)
             boxes = near + 0.05 * side * torch.rand(count, 4, generator=generator)
@@ -69,8 +69,8 @@ class Pair:
         return targets
 
 
-def alike(result: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:
-    """Find four in five of the detections again; all of them but for rounding, which in bfloat16 turns some of NMS."""
+def similar_detections(result: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:
+    """Checks that 80% of the detections agree: bfloat16 rounding changes some decisions of NMS."""
     for ours, theirs in zip(result, expected, strict=True):
         assert len(theirs["scores"]), "nothing is detected"
         scores = theirs["scores"].float()
@@ -78,28 +78,28 @@ def alike(result: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) ->
         same &= (ours["scores"][:, None].float() - scores).abs() <= 0.02 + 0.05 * scores
         same &= (ours["boxes"][:, None] - theirs["boxes"]).abs().amax(-1) <= 10  # pixels
         share = same.any(0).float().mean() if len(ours["scores"]) else torch.zeros(())
-        assert share >= 0.8, f"only {share:.0%} of the detections are found"
+        assert share >= 0.8, f"only {share:.0%} of the expected detections were found"
 
 
 def close(result: Any, expected: Any) -> None:
-    """Compare tensors one by one."""
+    """Checks that tensors are close."""
     for value, target in zip(result, expected, strict=True):
         torch.testing.assert_close(value, target, rtol=1e-3, atol=1e-3)
 
 
 def same_losses(result: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    """Compare losses, which bfloat16 moves by some hundredths."""
+    """Checks that losses agree up to bfloat16 rounding."""
     for value, target in zip(result, expected, strict=True):
         torch.testing.assert_close(value.float(), target.float(), rtol=6e-2, atol=1e-2)
 
 
 def same_matches(result: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    """Compare labels and encoded boxes prior by prior.
+    """Checks labels and encoded boxes of every prior.
 
-    On a GPU torchvision is not deterministic where two objects claim one prior: the prior may have either of them, and
-    the object that loses it then has none or another.
+    On a GPU, torchvision is not deterministic if two objects have the same best prior: the prior may be assigned to either
+    of them, and the other object gets another prior or none.
     """
     labels, boxes = result
     other = (labels != expected[0]) | ~torch.isclose(boxes, expected[1], rtol=1e-3, atol=1e-3).all(dim=-1)
     contested = 2 * len(labels) if labels.is_cuda else 0
-    assert int(other.sum()) <= contested, f"{int(other.sum())} priors are matched otherwise, {contested} may be"
+    assert int(other.sum()) <= contested, f"{int(other.sum())} priors have another match, at most {contested} expected"

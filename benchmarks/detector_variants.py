@@ -1,8 +1,8 @@
-"""The same detector run in other ways, for bench_detector.py: compiled graphs, CUDA graphs, channels_last and autocast.
+"""Variants of a detector for bench_detector.py: torch.compile, CUDA graph, channels_last and autocast.
 
-A variant is one of NAMES, or several joined by +. Each runs a copy of the detector of its own, so that no other one
-changes its weights, gradients or momentum. channels_last and amp are run as torchvision's detectors are called, with
-lists, so that torchvision's can be run the same way; compile and graph take tensors, which is all that they can hold.
+A variant is one of NAMES, or several joined by +. Each runs on its own copy of the detector, so that variants share no
+weights, gradients or momentum. channels_last and amp are called with lists like torchvision's detectors, which can
+therefore run in them too; compile and graph take tensors only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import ssd_ops
-from benchmarks.detector_pair import MOST_OBJECTS
+from benchmarks.detector_pair import MAX_OBJECTS
 from benchmarks.peers import compute_loss
 from ssd.models import SSD
 from ssd.models.torchvision_io import split_detections
@@ -28,7 +28,7 @@ GetModel = Callable[[], Any]
 
 
 def variant(text: str) -> str:
-    """Return a variant as it is named everywhere, or refuse it."""
+    """Returns the canonical name of a variant. Raises ArgumentTypeError if it is unknown."""
     parts = text.split("+")
     if unknown := [part for part in parts if part not in NAMES]:
         raise ArgumentTypeError(f"a variant is one of {', '.join(NAMES)}, or some joined by +; got {unknown[0]!r}")
@@ -36,27 +36,27 @@ def variant(text: str) -> str:
 
 
 def takes_lists(variant: str) -> bool:
-    """Whether a detector runs so on lists, and torchvision's therefore too."""
+    """Returns whether the variant takes lists, so that torchvision's detectors can run in it."""
     return not {"compile", "graph"} & {*variant.split("+")}
 
 
 def as_lists(detections: ssd_ops.Detections, side: int) -> list[dict[str, Tensor]]:
-    """Return padded detections as torchvision returns them, in pixels."""
+    """Returns padded detections in torchvision's format, in pixels."""
     return split_detections(detections, [(side, side)] * len(detections.counts))
 
 
 def inference(get_model: GetModel, variant: str = "") -> Callable[[Tensor], Any]:
-    """Return a function of images `[B, 3, S, S]` that gives lists of detections."""
+    """Returns a function from images `[B, 3, S, S]` to lists of detections."""
     made: list[Callable[[Tensor], Any]] = []
 
     @torch.no_grad()
     def call(images: Tensor) -> list[dict[str, Tensor]]:
         if not made:
-            model = _own(get_model(), variant)
+            model = _variant_copy(get_model(), variant)
             if takes_lists(variant):
                 made.append(lambda batch: _autocast(variant, batch, lambda: model(list(batch))))
             else:
-                padded = _recorded(variant, _detector(model, variant), [images])
+                padded = _with_first_call(variant, _detector(model, variant), [images])
                 made.append(lambda batch: as_lists(padded(batch), batch.shape[-1]))
         return made[0](images)
 
@@ -71,28 +71,28 @@ def _detector(model: SSD, variant: str) -> Callable[[Tensor], ssd_ops.Detections
 
 
 def training_step(get_model: GetModel, variant: str = "") -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return a function of images and targets that makes a step of SGD and gives both losses.
+    """Returns a function of images and targets that runs a step of SGD and returns both losses.
 
-    The learning rate is so small that all candidates keep the same weights, however many steps each has made.
+    The learning rate is so small that the weights of all candidates stay equal, however many steps each has run.
     """
     made: list[Callable[..., tuple[Tensor, Tensor]]] = []
 
     def call(images: Tensor, targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
         arguments: Any = (images, targets) if takes_lists(variant) else _packed(variant, images, targets)
         if not made:
-            model = _own(get_model(), variant)
+            model = _variant_copy(get_model(), variant)
             if takes_lists(variant):
                 made.append(_step(model, lambda x, t: _autocast(variant, x, lambda: tuple(model(list(x), t).values()))))
             else:
-                made.append(_recorded(variant, _step(model, _losses(model, variant)), arguments))
+                made.append(_with_first_call(variant, _step(model, _losses(model, variant)), arguments))
         loc, cls = made[0](*arguments)
-        return loc.clone(), cls.clone()  # a replay writes the next losses to the same place
+        return loc.clone(), cls.clone()  # the next replay overwrites them
 
     return call
 
 
 def _step(model: torch.nn.Module, losses: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return a step. Gradients are dropped first: a CUDA graph then keeps those that it makes in memory of its own."""
+    """Returns a training step. It sets gradients to None first: a CUDA graph then allocates them in its private pool."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
 
     def step(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -115,19 +115,19 @@ def _losses(model: SSD, variant: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _packed(variant: str, images: Tensor, targets: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Return images, boxes `[G, 4]` in shares of the image, labels `[G]` and offsets `[B + 1]`."""
+    """Returns images, normalized boxes `[G, 4]`, labels `[G]` and offsets `[B + 1]`."""
     counts = [0, *(len(target["boxes"]) for target in targets)]
     boxes = torch.cat([target["boxes"] for target in targets]) / images.shape[-1]
     labels = torch.cat([target["labels"] for target in targets])
-    if "compile" in variant:  # another number of objects is not compiled again
+    if "compile" in variant:  # the number of objects must not cause recompilation
         torch._dynamo.mark_dynamic(boxes, 0)
         torch._dynamo.mark_dynamic(labels, 0)
     offsets = torch.tensor(counts).cumsum(0)
     return [images, boxes, labels, offsets.to(images.device, non_blocking=True)]
 
 
-def _own(model: torch.nn.Module, variant: str) -> Any:
-    """Return the model itself where it runs as it is, else a copy; in channels_last the weights say so to all layers."""
+def _variant_copy(model: torch.nn.Module, variant: str) -> Any:
+    """Returns the model itself without a variant, else a copy, with weights in channels_last if that is in the variant."""
     if not variant:
         return model
     own = copy.deepcopy(model)
@@ -149,35 +149,35 @@ def _autocast(variant: str, images: Tensor, call: Callable[[], Any]) -> Any:
 def _compiled(call: Callable[..., Any], variant: str) -> Callable[..., Any]:
     if "compile" not in variant:
         return call
-    torch._dynamo.config.recompile_limit = 64  # this function is compiled for each model, batch and variant
+    torch._dynamo.config.recompile_limit = 64  # compiled once per model, batch size and variant
     return torch.compile(call, fullgraph=True, dynamic=False)
 
 
-def _recorded(variant: str, call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Make the first call, which may take minutes, and record it as a CUDA graph if that is the variant."""
+def _with_first_call(variant: str, call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Runs the first call, which may take minutes, and captures a CUDA graph if that is in the variant."""
     start = time.perf_counter()
     print(f"  {variant}: the first call ...", end="", file=sys.stderr, flush=True)
     try:
         if "graph" in variant:
-            return _graphed(call, inputs)
+            return _capture_graph(call, inputs)
         call(*inputs)
         return call
     finally:
         print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
-def _graphed(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Record a call once and replay it on copies of later inputs.
+def _capture_graph(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Captures a call and replays it on later inputs, copied to static buffers.
 
-    Objects vary in number: their boxes and labels have buffers with room. Offsets end where the objects do, so that what is
-    left behind them from other calls belongs to no image.
+    The number of objects varies, so that boxes and labels have buffers of fixed capacity. The last offset is the number of
+    objects: rows after it, left over from other calls, belong to no image.
     """
     images, *truths = inputs
     static = [images.clone()]
     if truths:
         boxes, labels, offsets = truths
-        room = MOST_OBJECTS * len(images)
-        static += [boxes.new_zeros(room, 4), labels.new_ones(room), offsets.clone()]
+        capacity = MAX_OBJECTS * len(images)
+        static += [boxes.new_zeros(capacity, 4), labels.new_ones(capacity), offsets.clone()]
 
     def load(arguments: Sequence[Tensor]) -> None:
         for target, source in zip(static, arguments, strict=True):
@@ -186,7 +186,9 @@ def _graphed(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[...
     load(inputs)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what the first calls make (momentum, plans of cuDNN, code) must not be recorded
+    with torch.cuda.stream(
+        side
+    ):  # warm-up: creates momentum buffers, cuDNN plans and compiled code outside of the capture
         for _ in range(3):
             call(*static)
     torch.cuda.current_stream().wait_stream(side)
@@ -197,9 +199,9 @@ def _graphed(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[...
 
 
 class _Replay(NamedTuple):
-    """A recorded call, which it holds: the graph reads weights, and they live as long as the model inside the call."""
+    """A captured call. It keeps the call alive, because the graph reads the weights of its model."""
 
-    recorded: Callable[..., Any]
+    captured: Callable[..., Any]
     graph: torch.cuda.CUDAGraph
     load: Callable[[Sequence[Tensor]], None]
     result: Any
@@ -211,7 +213,7 @@ class _Replay(NamedTuple):
 
 
 def loss_and_gradient(get_model: GetModel, get_priors: Callable[[], Tensor] | None = None) -> Any:
-    """Return a function of raw outputs and matches that gives both losses; torchvision's own where priors are given."""
+    """Returns a function from raw outputs and matches to both losses; with `get_priors`, torchvision's loss."""
 
     def call(loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, truths: Any) -> tuple[Tensor, Tensor]:
         if get_priors is None:

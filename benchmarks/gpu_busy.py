@@ -1,4 +1,4 @@
-"""How long a GPU works on a call, from torch's profiler: the rest of the call it waits for the host."""
+"""Measures with torch's profiler how long the GPU is busy during a call; the rest of the time it waits for the host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def busy_seconds(call: Callable[[], Any], repeats: int = 3, rows: int = 0) -> float:
-    """Return the seconds of a call in which a kernel or a copy ran; `rows` kernels that take longest are printed."""
+    """Returns the seconds per call in which a kernel or a copy ran; prints the `rows` slowest kernels."""
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
@@ -24,11 +24,11 @@ def busy_seconds(call: Callable[[], Any], repeats: int = 3, rows: int = 0) -> fl
         for event in found.events() or ()
         if event.device_type == torch.autograd.DeviceType.CUDA
     )
-    return covered(spans) / 1e6 / repeats
+    return union_length(spans) / 1e6 / repeats
 
 
-def covered(spans: list[tuple[float, float]]) -> float:
-    """Return the length of sorted spans together, counting once where they overlap, as kernels of two streams do."""
+def union_length(spans: list[tuple[float, float]]) -> float:
+    """Returns the length of the union of sorted spans: kernels of two streams may overlap."""
     length, until = 0.0, float("-inf")
     for start, end in spans:
         length += max(0.0, end - max(start, until))

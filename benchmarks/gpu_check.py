@@ -1,10 +1,10 @@
-"""Check everything on a GPU in one go: build, tests, compute-sanitizer and benchmarks, into one JSON file.
+"""Checks everything on a GPU: build, tests, compute-sanitizer and benchmarks, with one JSON report.
 
 python benchmarks/gpu_check.py [--json FILE] [--minutes 9] [--stages build,tests,...] [--commit HASH]
 
-Stages run in the order of their value, each within its own limit and all within the minutes given; the file is written anew
-after every stage, so that a run that is cut off keeps what it has. Commit the file to benchmarks/results/ and run
-`python benchmarks/readme_tables.py`: the README's tables of GPU results are made from it.
+The most important stages run first. Each has its own time limit, and all together have `--minutes`. The report is written
+after every stage, so that an interrupted run keeps its finished stages. Commit the file to benchmarks/results/ and run
+`python benchmarks/readme_tables.py`, which generates the README's tables of GPU results from it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from benchmarks.stages import Stage, find_program, output_of, run_stages
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("nms", "detect", "loss", "match", "box_iou", "box_codec", "images", "overhead")
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# What a benchmark needs beside its timings: torch's start, inputs, and the check of every candidate against the reference,
-# which takes seconds a call where it suppresses boxes. Cases that have ended stay in the report of a stopped benchmark.
+# Time limits include the import of torch, the creation of inputs, and the check of every candidate against the reference,
+# whose NMS takes seconds per call. The report of a stopped benchmark keeps its finished cases.
 BENCHMARK_SECONDS = dict.fromkeys(BENCHMARKS, 30) | {"nms": 60, "detect": 60, "overhead": 60}
-DETECTOR_SECONDS = 300  # torch.compile takes minutes; what has ended stays in its report
+DETECTOR_SECONDS = 300  # torch.compile takes minutes; the report keeps finished cases
 SANITIZER_SECONDS = 45
 
 
@@ -39,11 +39,13 @@ def build_stage() -> Stage:
 
 def test_stage(name: str, limit: float, *what: str) -> Stage:
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    return Stage(name, [*command, *what], limit, {"COLUMNS": "300"}, read=read_tests)  # or it cuts the reasons
+    return Stage(
+        name, [*command, *what], limit, {"COLUMNS": "300"}, read=read_tests
+    )  # a narrow terminal truncates the reasons
 
 
 def read_tests(text: str) -> dict[str, Any]:
-    """Read pytest -v, which says of each test when it ends how it ended: complete up to a cut."""
+    """Parses the output of pytest -v, which may be truncated: it has a line for each finished test."""
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     failures = []
     for test, outcome in re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, flags=re.MULTILINE):
@@ -61,18 +63,18 @@ def read_tests(text: str) -> dict[str, Any]:
 
 
 def sanitizer_stage(tool: str) -> Stage:
-    """One small call of every op. Only memory that torch's allocator hands out piece by piece has ends to overrun."""
+    """Returns a stage with small calls of every op, without torch's caching allocator, which would hide overruns."""
     command = [find_program("compute-sanitizer") or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":
-        command += ["--report-api-errors", "no"]  # torch asks for what a machine may not have, and goes on
-    if tool != "initcheck":  # which must see torch's kernels write what ours read
+        command += ["--report-api-errors", "no"]  # torch probes for features that a machine may lack
+    if tool != "initcheck":  # initcheck must see torch's kernels initialize our inputs
         command += ["--kernel-name", "kernel_substring=ssd_ops"]
     command += [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases", "--cuda"]
     return Stage(tool, command, SANITIZER_SECONDS, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, read=read_sanitizer)
 
 
 def read_sanitizer(text: str) -> dict[str, Any]:
-    """Read the summary, and the first line of each report."""
+    """Parses the summary, and the first line of each report."""
     summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
     ran = re.findall(r"^(\w+): ran$", text, flags=re.MULTILINE)
     kinds = "Invalid|Uninitialized|Misaligned|Barrier|Race reported|Potential"
@@ -106,7 +108,7 @@ def benchmark_stage(name: str, folder: Path, limit: float) -> Stage:
 
 
 def all_stages(folder: Path) -> list[Stage]:
-    """Return every stage, the most valuable first: a check of what is measured comes before the measurement."""
+    """Returns all stages, most important first: checks before measurements."""
     properties = "tests/ops/properties"
     tests = test_stage("tests", 170, "tests/ops", "tests/ssd", f"--ignore={properties}")
     checks = [build_stage(), tests, *map(sanitizer_stage, SANITIZERS[:2])]
@@ -116,11 +118,11 @@ def all_stages(folder: Path) -> list[Stage]:
 
 
 def machine(commit: str | None) -> dict[str, Any]:
-    """Return what the results were made on, as far as programs beside Python tell it."""
+    """Returns a description of the machine, without importing torch."""
     asked = output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
     if not asked:
         sys.exit(
-            "gpu_check.py needs an NVIDIA GPU, and nvidia-smi shows none. Without one, pytest runs the kernels on the "
+            "gpu_check.py needs an NVIDIA GPU, and nvidia-smi shows none. Without a GPU, pytest runs the kernels on the "
             "emulator, and python tests/emu/check_resources.py compiles them."
         )
     gpus = [[cell.strip() for cell in line.split(",")] for line in asked.splitlines()]
@@ -143,14 +145,14 @@ def machine(commit: str | None) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None, stages: Callable[[Path], list[Stage]] = all_stages) -> int:
-    """Run the stages asked for; 0 where all of them passed."""
+    """Runs the selected stages; returns 0 if all passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-NAME.json")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything together (default: 9)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="total time limit (default: 9)")
     parser.add_argument(
-        "--stages", default="", help="comma-separated; all by default: build, tests, memcheck, bench_nms, ..."
+        "--stages", default="", help="comma-separated: build, tests, memcheck, bench_nms, ... (default: all)"
     )
-    parser.add_argument("--commit", help="the commit, where the checkout has no .git")
+    parser.add_argument("--commit", help="commit hash, if the checkout has no .git")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         chosen = stages(Path(folder))

@@ -1,4 +1,4 @@
-"""What bench_ops_gpu.py measures: each op at the sizes of real detectors, with its bytes and its goal on an H100."""
+"""Rows of bench_ops_gpu.py: each op at the sizes of real detectors, with its bytes and its goal on an H100."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class Row:
 
     name: str
     make: Callable[[Generator], tuple[Any, ...]]
-    """Makes the inputs on the CPU."""
+    """Creates the inputs on the CPU."""
     call: Callable[..., Any]
     bytes_moved: int = 0
-    """Bytes that must be read or written at least once; 0 where memory is not the limit."""
+    """Bytes that must be read or written at least once; 0 if the op is not memory-bound."""
     goal: float | None = None
-    """Microseconds on an H100: of a graph's replay, of an eager call where there is none."""
+    """Goal on an H100 in microseconds, for a graph replay if the op can be captured, else for an eager call."""
     graphed: bool = True
     check: Callable[[Any, Any], None] = _close
-    """Raises AssertionError where the GPU's result differs from the CPU's."""
+    """Raises AssertionError if the result of the GPU differs from that of the CPU."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Yield all rows, or one small one of each op."""
+    """Yields all rows, or one small row per op."""
     yield from _detect(quick)
     yield from _loss(quick)
     yield from _match(quick)

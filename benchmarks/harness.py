@@ -1,15 +1,15 @@
-"""The one harness of all benchmarks: check first, then time all candidates in turn on fresh inputs.
+"""Benchmark harness: checks the results of all candidates, then times them in rotation on several input sets.
 
-* Nothing is timed before its results were checked: on every input set each candidate is compared with the
-  reference (with the peer where the reference would take minutes).
-* Several input sets take turns, so that it is not a cache that is measured; candidates take turns within a round, each
-  round begins with the next of them, so that a busy machine or a heap that grows slows all of them alike.
-* A CPU is timed by the clock, a GPU by events around many calls; the table shows medians and the middle half of samples.
-* The heap is that of a process that has run for a while: glibc takes blocks of up to 32 MB from it, and does not hand its
-  end back after each call, once one of that size was freed. Before that the first cases would measure page faults.
-* Peak memory is that of one call, its results included (see memory.py); it is measured last, because it trims the heap.
-* `GB/s` counts the bytes that must move at least once; `of copy` is their share of the bandwidth of a plain copy, measured
-  in the same run.
+* Results are checked before anything is timed: on every input set, each candidate is compared with the reference (with the
+  peer where the reference would take minutes).
+* Calls rotate over several input sets, so that inputs are not always in cache. Candidates rotate too: each round starts
+  with another one, so that load on the machine and heap growth affect all of them equally.
+* CPU calls are timed with the wall clock, GPU calls with CUDA events around many calls. Tables show median and quartiles.
+* The heap is warmed up first: after one large block was freed, glibc serves blocks of up to 32 MB from the heap and no
+  longer returns its top to the system. Otherwise the first cases would measure page faults.
+* Peak memory is that of one call, including its results (see memory.py). It is measured last, because it trims the heap.
+* `GB/s` counts the bytes that must be moved at least once; `of copy` is that rate relative to a plain copy, measured in the
+  same run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.table import headline, table
 
 Call = Callable[..., Any]
 PEER = "torchvision"
-SLOW = 1.0  # seconds of a call from which on three samples must do
+SLOW = 1.0  # seconds per call above which three samples are enough
 
 
 @dataclass
@@ -42,20 +42,20 @@ class Case:
 
     name: str
     make: Callable[[torch.Generator, torch.device], tuple[Any, ...]]
-    """Makes one input set."""
+    """Creates one input set."""
     candidates: dict[str, Call]
-    """Name -> function of an input set; the peer's name is `torchvision`."""
+    """Name -> function of an input set; the peer is named `torchvision`."""
     check: Callable[[Any, Any], None]
-    """Raises AssertionError where a result differs from the reference's."""
+    """Raises AssertionError if a result differs from the expected one."""
     bytes_moved: int = 0
-    """Bytes that must be read or written at least once; 0 where memory is not the limit."""
+    """Bytes that must be read or written at least once; 0 if the op is not memory-bound."""
     input_sets: int = 4
-    standard: str = "reference"
-    """The candidate that the others are compared with: the peer where the reference would take minutes."""
+    check_against: str = "reference"
+    """The candidate whose results are the expected ones: the peer where the reference would take minutes."""
     items: int = 0
-    """What a call works through, to be shown as a rate; 0 for none."""
+    """Number of items that a call processes, shown as a rate; 0 for none."""
     item: str = "item"
-    """The name of one of them."""
+    """Name of one item."""
 
 
 @dataclass
@@ -67,55 +67,55 @@ class Timing:
     high: float
     samples: int
     peak_memory: int | None = None
-    """Bytes of one call at its highest, its results included."""
+    """Peak memory of one call in bytes, including its results."""
     ratio: float | None = None
     gb_per_second: float | None = None
     share_of_copy: float | None = None
     busy: float | None = None
-    """Share of the time of a call in which a GPU had work; of whole detectors only."""
+    """Fraction of a call in which the GPU was busy; whole detectors only."""
     note: str = ""
 
 
 @dataclass
 class Report:
-    """All timings of a run, with the machine."""
+    """All timings of a run, with a description of the machine."""
 
     machine: dict[str, Any]
     copy_bandwidth: float
     cases: dict[str, dict[str, Timing]] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        """Return the whole report as JSON."""
+        """Returns the whole report as JSON."""
         return json.dumps(asdict(self), indent=1)
 
 
 def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]], threads: int = 2) -> None:
-    """Run the cases of a benchmark as the command line says."""
+    """Parses the command line and runs the cases of a benchmark."""
     arguments = command_line(title, threads).parse_args()
     run(title, arguments, make_cases(torch.device(arguments.device), arguments.quick))
 
 
 def command_line(title: str, threads: int = 2) -> argparse.ArgumentParser:
-    """Return what all benchmarks take."""
+    """Returns the argument parser shared by all benchmarks."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--threads", type=int, default=threads, help=f"CPU threads of all candidates (default: {threads})"
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each candidate (default: 1)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds spent on each candidate (default: 1)")
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
     parser.add_argument(
-        "--quick", action="store_true", help="small cases, few samples: shows that it runs, not how fast"
+        "--quick", action="store_true", help="small cases, few samples: a smoke test, not a measurement"
     )
     parser.add_argument("--json", type=Path, help="write machine, command and all timings to this file")
     return parser
 
 
 def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> None:
-    """Run the cases that the command line asks for, print them and write them."""
+    """Runs the selected cases, prints their timings and writes the report."""
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    torch.empty(30 << 20, dtype=torch.uint8)  # settles the heap
+    torch.empty(30 << 20, dtype=torch.uint8)  # warms up the heap
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
     for case in cases:
@@ -123,19 +123,19 @@ def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> Non
             seconds = 0.02 if arguments.quick else arguments.seconds
             report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
             print(table(case.name, report.cases[case.name]), flush=True)
-            if arguments.json:  # after each case and in one step: a run that is stopped keeps what it has
+            if arguments.json:  # after each case and atomically: an interrupted run keeps its finished cases
                 partial = arguments.json.with_suffix(".partial")
                 partial.write_text(report.as_json() + "\n", encoding="utf-8")
                 partial.replace(arguments.json)
 
 
 def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float) -> dict[str, Timing]:
-    """Check every candidate on every input set, then time them in turn."""
+    """Checks every candidate on every input set, then times them in rotation."""
     generator = torch.Generator().manual_seed(0)
     inputs = [case.make(generator, device) for _ in range(case.input_sets)]
     checked = _check(case, inputs, device)
     timings: dict[str, Timing] = {}
-    once = {  # what is slow was warmed up by the check
+    once = {  # slow candidates were warmed up by the check
         name: checked[name] if checked[name] > SLOW else _warm_up(call, inputs, device)
         for name, call in case.candidates.items()
     }
@@ -143,15 +143,15 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
     samples: dict[str, list[float]] = {name: [] for name in case.candidates}
     deadline = time.perf_counter() + seconds * len(case.candidates)
     names = list(case.candidates)
-    turn, least = 0, 3 if max(once.values()) > SLOW else 5
-    while turn < least or time.perf_counter() < deadline:
+    turn, min_rounds = 0, 3 if max(once.values()) > SLOW else 5
+    while turn < min_rounds or time.perf_counter() < deadline:
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if name == "reference" and once[name] > 0.2 and samples[name]:
-                continue  # the specification is not meant to be fast: one sample tells enough
+                continue  # the reference is not meant to be fast: one sample is enough
             samples[name].append(_sample(case.candidates[name], inputs, turn, loops[name], device))
         turn += 1
-        if turn >= least and max(once.values()) > seconds:
+        if turn >= min_rounds and max(once.values()) > seconds:
             break
     peaks = {name: _peak_memory(call, inputs[0], device, once[name]) for name, call in case.candidates.items()}
     for name, values in samples.items():
@@ -171,27 +171,27 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
 
 
 def _check(case: Case, inputs: list[tuple[Any, ...]], device: torch.device) -> dict[str, float]:
-    """Compare all candidates with the standard on every input set; return the seconds of the fastest call of each."""
+    """Checks all candidates on every input set; returns the seconds of the fastest call of each."""
     seconds: dict[str, float] = {}
     for arguments in inputs:
         expected = None
-        for name in sorted(case.candidates, key=lambda name: name != case.standard):  # the standard first
+        for name in sorted(case.candidates, key=lambda name: name != case.check_against):  # the expected results first
             start = time.perf_counter()
             result = case.candidates[name](*arguments)
             synchronize(device)
             seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
-            expected = result if name == case.standard else expected
+            expected = result if name == case.check_against else expected
             try:
                 case.check(result, expected)
             except AssertionError as error:
                 raise SystemExit(
-                    f"{case.name}: {name} differs from {case.standard}, nothing is timed: {error}"
+                    f"{case.name}: {name} differs from {case.check_against}, nothing is timed: {error}"
                 ) from error
     return seconds
 
 
 def _warm_up(call: Call, inputs: list[tuple[Any, ...]], device: torch.device) -> float:
-    """Call twice and return the seconds of one call, from which follows how many make up a sample."""
+    """Calls twice and returns the seconds of one call, which sets the number of calls in a sample."""
     synchronize(device)
     start = time.perf_counter()
     for arguments in inputs[:2]:
@@ -201,13 +201,13 @@ def _warm_up(call: Call, inputs: list[tuple[Any, ...]], device: torch.device) ->
 
 
 def _peak_memory(call: Call, arguments: tuple[Any, ...], device: torch.device, once: float) -> int | None:
-    """Return the lower of two peaks: the first call may also load code or start threads."""
+    """Returns the lower of two peaks: the first call may also load code or start threads."""
     peaks = [memory.peak_memory(lambda: call(*arguments), device) for _ in range(2 if once < 0.5 else 1)]
     return min((peak for peak in peaks if peak is not None), default=None)
 
 
 def _sample(call: Call, inputs: list[tuple[Any, ...]], turn: int, loops: int, device: torch.device) -> float:
-    """Return the seconds of one call, averaged over `loops` calls on rotating inputs."""
+    """Returns the seconds of one call, averaged over `loops` calls on rotating inputs."""
     sets = [inputs[(turn + i) % len(inputs)] for i in range(loops)]
     if device.type == "cuda":
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

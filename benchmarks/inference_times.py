@@ -1,10 +1,10 @@
-"""Inference of whole detectors: the engine against the model called with a list, images on the host, detections too.
+"""Inference time of whole detectors: InferenceEngine against the plain model, from host images to host detections.
 
 python benchmarks/inference_times.py [--device cuda] [--models NAME ...] [--batches N ...] [--compile] [--cudnn-benchmark]
 
-Each line: milliseconds a batch and images a second. `list` is `model(images)`; `predict` is `InferenceEngine.predict` of
-uint8 images of 375 x 500; `batches` is `InferenceEngine.detect_all` over uint8 batches of the network's size, of which the
-next one is on its way while one is computed.
+Each line shows milliseconds per batch and images per second. `list` is `model(images)`; `predict` is
+`InferenceEngine.predict` of uint8 images of 375 x 500; `batches` is `InferenceEngine.detect_all` over uint8 batches of the
+network's input size, where the copy of the next batch overlaps with the computation of the current one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ssd.models import SSD
 
 
 def main() -> None:
-    """Time what the command line asks for."""
+    """Times the selected models and batch sizes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", nargs="+", choices=PEERS, default=list(PEERS)[::-1])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--compile", action="store_true", help="also the engine with torch.compile")
-    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms first")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each line")
+    parser.add_argument("--compile", action="store_true", help="also time the engine with torch.compile")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN benchmark its algorithms first")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds spent on each line (default: 1)")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     for name in arguments.models:
-        model = Pair(name, device, False).ours  # with a few hundred candidates an image, as in a trained detector
+        model = Pair(name, device, False).ours  # with a few hundred candidates per image, like a trained detector
         engines = {"": InferenceEngine(model), " float32": InferenceEngine(model, dtype=torch.float32)}
         if arguments.compile:
             engines[" compile"] = InferenceEngine(model, compile=True)

@@ -1,4 +1,4 @@
-"""Inputs of the benchmarks: boxes, priors, ground truths and logits as real detectors have them."""
+"""Benchmark inputs: boxes, priors, ground truth and logits with the statistics of real detectors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ssd.priors import PriorConfig, make_priors
 
 
 def uniform_boxes(count: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
-    """Return boxes `[N, 4]` of 10 to 110 pixels anywhere in an image."""
+    """Returns boxes `[N, 4]` of 10 to 110 pixels, uniformly distributed over an image."""
     corner = torch.rand(count, 2, generator=generator) * side
     size = 10 + torch.rand(count, 2, generator=generator) * 100
     return torch.cat([corner, corner + size], dim=1)
 
 
 def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
-    """Return boxes `[N, 4]` that crowd around some objects, as a detector's do before suppression."""
+    """Returns boxes `[N, 4]` clustered around some objects, like the output of a detector before NMS."""
     truth = uniform_boxes(objects, generator, side)
     which = torch.randint(0, objects, (count,), generator=generator)
     size = (truth[which, 2:] - truth[which, :2]).repeat(1, 2)
@@ -24,12 +24,12 @@ def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: 
 
 
 def distinct_scores(count: int, generator: torch.Generator) -> Tensor:
-    """Return scores `[N]` in 0 .. 1 without ties, which torchvision's `batched_nms` orders at random."""
+    """Returns scores `[N]` in 0 .. 1 without ties: torchvision's `batched_nms` does not define the order of ties."""
     return (1 + torch.randperm(count, generator=generator)) / count
 
 
 def ssd300_priors() -> Tensor:
-    """Return the 8732 priors of SSD300 with COCO sizes, `[P, 4]` xyxy in 0 .. 1."""
+    """Returns the 8732 priors of SSD300 with COCO sizes, `[P, 4]` xyxy in 0 .. 1."""
     sizes = (21, 45, 99, 153, 207, 261, 315)
     grids = [(n, n) for n in (38, 19, 10, 5, 3, 1)]
     ratios = [(2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)]
@@ -37,7 +37,7 @@ def ssd300_priors() -> Tensor:
 
 
 def ground_truths(batch: int, objects: int, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Return boxes `[G, 4]` in 0 .. 1 and labels `[G]` of each image, sizes spread evenly on a log scale."""
+    """Returns boxes `[G, 4]` in 0 .. 1 and labels `[G]` of each image, with log-uniform sizes."""
     boxes, labels = [], []
     for _ in range(batch):
         size = torch.exp(torch.rand(objects, 2, generator=generator) * 2.3 - 3.0)  # 5 % to 50 % of the image
@@ -48,7 +48,7 @@ def ground_truths(batch: int, objects: int, generator: torch.Generator) -> tuple
 
 
 def trained_logits(batch: int, priors: int, classes: int, candidates: int, generator: torch.Generator) -> Tensor:
-    """Return logits `[B, P, C]` of a trained detector: sure of the background but for about `candidates` rows an image."""
+    """Returns logits `[B, P, C]` like a trained detector's: background except for about `candidates` priors per image."""
     logits = torch.randn(batch, priors, classes, generator=generator)
     logits[..., 0] += 12
     rows = torch.randint(0, priors, (batch, candidates), generator=generator)

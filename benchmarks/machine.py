@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, GPU, versions, commit, command, and the bandwidth of a plain copy."""
+"""Describes the machine of a measurement: CPU, GPU, versions, commit, command, and the bandwidth of a plain copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """Return all that a reader needs to judge or repeat a measurement."""
+    """Returns what a reader needs to judge or reproduce a measurement."""
     info: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": shlex.join(["python", *_relative(sys.orig_argv[1:])]),
@@ -41,7 +41,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Return the bytes per second, read and written together, that a large copy moves."""
+    """Returns the bandwidth of a large copy in bytes per second, reads and writes together."""
     source = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
     target = torch.zeros_like(source)
     best = float("inf")
@@ -55,13 +55,13 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
+    """Synchronizes with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _relative(arguments: list[str]) -> list[str]:
-    """Cut the path of the checkout from the arguments."""
+    """Removes the path of the checkout from the arguments."""
     return [argument.replace(f"{_ROOT}/", "") for argument in arguments]
 
 

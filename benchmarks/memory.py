@@ -1,8 +1,8 @@
-"""How much memory a call takes beyond what was there before it: results and scratch together, at their highest.
+"""Peak memory of a call beyond what was allocated before it: results and temporaries together.
 
-On a GPU torch's allocator counts. On Linux the kernel does: the process's peak of resident memory is reset, the call is
-made, and the peak is read. Freed memory is given back first, so that what the call takes is new to the process. Pages
-are counted, so below some 100 KB the number means "next to nothing".
+On a GPU, torch's allocator reports it. On Linux, the peak resident set size of the process is reset, the call is made, and
+the peak is read. Free memory is returned to the system first, so that all memory the call uses is newly mapped. The unit is
+a page, so that values below some 100 KB are not meaningful.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes that a call takes at its highest, its results included; None where nothing counts them."""
+    """Returns the peak memory of a call in bytes, including its results; None where it cannot be measured."""
     if device.type == "cuda":
         import torch
 
@@ -32,7 +32,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)
         _RESET.write_text("5")
-    except (AttributeError, OSError):  # another C library, or another system
+    except (AttributeError, OSError):  # another C library or operating system
         return None
     before = _highest_resident()
     call()
@@ -40,7 +40,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def shown(size: float) -> str:
-    """Return bytes in the unit that fits."""
+    """Returns a size in bytes as text, with a suitable unit."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"

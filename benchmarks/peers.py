@@ -1,4 +1,4 @@
-"""torchvision's own code for the steps that it has no op for: matching, loss and post-process of its SSD."""
+"""torchvision's own code for the steps that it has no op for: matching, loss and post-processing of its SSD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
 
 def match_and_encode(boxes: list[Tensor], labels: list[Tensor], priors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return labels `[B, P]` and encoded boxes `[B, P, 4]`, image by image as `SSD.forward` and `compute_loss` do."""
+    """Returns labels `[B, P]` and encoded boxes `[B, P, 4]`, image by image as `SSD.forward` and `compute_loss` do."""
     matcher = SSDMatcher(0.5)
     all_labels, all_targets = [], []
     for box, label in zip(boxes, labels, strict=True):
@@ -32,7 +32,7 @@ def match_and_encode(boxes: list[Tensor], labels: list[Tensor], priors: Tensor) 
 def compute_loss(
     loc: Tensor, logits: Tensor, targets: list[dict[str, Tensor]], priors: list[Tensor], matched: list[Tensor]
 ) -> dict[str, Tensor]:
-    """Run torchvision's `SSD.compute_loss` itself."""
+    """Calls torchvision's `SSD.compute_loss`."""
     owner = SimpleNamespace(box_coder=CODER, neg_to_pos_ratio=3.0)
     return SSD.compute_loss(owner, targets, {"bbox_regression": loc, "cls_logits": logits}, priors, matched)  # type: ignore[arg-type]
 
@@ -46,7 +46,7 @@ def postprocess(
     topk: int,
     detections: int,
 ) -> list[dict[str, Tensor]]:
-    """Run torchvision's `SSD.postprocess_detections` itself, on an image of side 1."""
+    """Calls torchvision's `SSD.postprocess_detections` with an image size of 1."""
     owner = SimpleNamespace(
         box_coder=CODER,
         score_thresh=score_threshold,

@@ -1,9 +1,9 @@
-"""Write the README's tables of results from the JSON files in benchmarks/results.
+"""Generates the README's tables of results from the JSON files in benchmarks/results.
 
 python benchmarks/readme_tables.py [--check]
 
-Each table stands between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu) and
-`<!-- end -->`. What was not measured there is named below. `gpu_check.py` leaves one file for all of a GPU.
+Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu) and
+`<!-- end -->`. Cases without a measurement are listed below the table. `gpu_check.py` writes one file for a whole GPU.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _INPUT = ("ssd", "torchvision", "torchvision on PIL")  # columns of the input pi
 
 
 def files() -> list[dict[str, Any]]:
-    """Return all files of results."""
+    """Returns the contents of all result files."""
     paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def load(kind: str) -> list[dict[str, Any]]:
-    """Return the reports of one kind of device, `cpu` or `gpu`, oldest first."""
+    """Returns the reports of one kind of device, `cpu` or `gpu`, oldest first."""
     reports = []
     for report in [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]:
         if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
@@ -58,7 +58,7 @@ def load(kind: str) -> list[dict[str, Any]]:
 
 
 def table(kind: str) -> str:
-    """Return one table as Markdown, with the machines and commands below."""
+    """Returns one table as Markdown, followed by machines and commands."""
     reports = load(kind)
     cases: dict[str, dict[str, Any]] = {}
     reports = [report for report in reports if not report["cases"].keys().isdisjoint(CASES)]
@@ -68,7 +68,7 @@ def table(kind: str) -> str:
     missing: list[str] = []
     for name in CASES:
         timings = cases.get(name, {})
-        # a size at which torchvision takes minutes is compared with the fastest other library
+        # where torchvision would take minutes, the fastest other library is the peer
         rival = next((key for key in ("torchvision", "powerboxes") if key in timings), "")
         ours, peer = timings.get("compiled"), timings.get(rival)
         if ours is None or peer is None:
@@ -82,12 +82,12 @@ def table(kind: str) -> str:
 
 
 def _sentence(missing: list[str]) -> list[str]:
-    """Returns what no machine of this kind has measured, as a sentence after the table."""
+    """Returns the lines that list the cases without a measurement."""
     return ["", f"Not measured: {'; '.join(missing)}."] if missing else []
 
 
 def data() -> str:
-    """Return the table of the input pipeline, images a second, from the newest report that has it."""
+    """Returns the table of the input pipeline in images per second, from the newest report that has it."""
     lines = [
         "| one core, images a second | ssd | torchvision | torchvision on PIL | ratio |",
         "| --- |" + " ---: |" * 4,
@@ -101,9 +101,9 @@ def data() -> str:
 
 
 def detector(kind: str) -> str:
-    """Return the table of whole detectors: one column for each variant that was measured.
+    """Returns the table of whole detectors: one column for each measured variant.
 
-    The parts are those of the largest batch that was measured of a detector; the files have them all.
+    Parts of a detector are shown for its largest batch only; the result files have all of them.
     """
     whole = ("inference, ", "training step, ")
     reports = [report for report in load(kind) if any(name.startswith(whole) for name in report["cases"])]
@@ -135,7 +135,7 @@ def _batch(name: str) -> int:
 
 
 def _both(timings: dict[str, Any], variant: str) -> str:
-    """Our time, and torchvision's where it runs so too."""
+    """Returns our time, and torchvision's if it was measured."""
     found = [timings[who + variant] for who in ("compiled", "torchvision") if who + variant in timings]
     return " / ".join(_time(timing["median"]) for timing in found)
 
@@ -144,7 +144,7 @@ CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "
 
 
 def checks() -> str:
-    """Return the table of what the newest check on a GPU found, with the machine below."""
+    """Returns the table of the newest gpu_check.py report, followed by the machine."""
     reports = sorted((f for f in files() if "stages" in f), key=lambda f: f["machine"]["date"])
     lines = ["| on a GPU | found | |", "| --- | --- | --- |"]
     stages = {stage["name"]: stage for stage in reports[-1]["stages"]} if reports else {}
@@ -168,7 +168,7 @@ def checks() -> str:
 
 
 def _notes(reports: list[dict[str, Any]]) -> list[str]:
-    """One line for each machine and commit, with the commands that ran there."""
+    """Returns one line for each machine and commit, with the commands that ran there."""
     commands: dict[str, list[str]] = {}
     for machine in (report["machine"] for report in reports):
         where = machine.get("gpu") or f"{machine['cpu']}, {_counted(machine['threads'], 'thread')}"
@@ -183,7 +183,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _memory(ours: dict[str, Any], peer: dict[str, Any]) -> str:
-    """Both peaks, or nothing for results that hold none."""
+    """Returns both peaks, or "" if they were not measured."""
     peaks = (ours.get("peak_memory"), peer.get("peak_memory"))
     return " / ".join(memory_shown(peak) for peak in peaks) if None not in peaks else ""
 
@@ -196,7 +196,7 @@ def _time(seconds: float) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md, or with --check say whether it is up to date."""
+    """Rewrites README.md; with --check, fails if it is not up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
     readme = ROOT / "README.md"

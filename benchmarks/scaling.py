@@ -1,10 +1,10 @@
-"""How time and memory grow with the input: NMS, matching and detect against torchvision, as pictures and JSON.
+"""Scaling of time and memory with the input size: nms, match_priors and detect against torchvision, as SVG and JSON.
 
 python benchmarks/scaling.py [--quick] [--results FOLDER]
 
-Writes scaling-nms, scaling-match and scaling-detect, each as .json and .svg. torchvision is stopped where its next call
-would take more than `--limit` seconds, judged by how its last two calls grew; the picture says where and why. Results are
-checked equal wherever both run; torchvision's NMS is checked with scores without ties. A point is the fastest of its calls.
+Writes scaling-nms, scaling-match and scaling-detect, each as .json and .svg. torchvision is stopped when its next call is
+predicted to take more than `--limit` seconds, extrapolated from the last two sizes; the figure shows where. Results are
+compared wherever both run; scores have no ties. A point is the fastest of several calls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OURS, PEER = "ssd_ops", "torchvision"
 
 @dataclass
 class Point:
-    """One size: seconds of a call, and the bytes that it takes at its highest, results included."""
+    """Seconds and peak memory in bytes of a call at one size."""
 
     size: int
     seconds: float
@@ -43,7 +43,7 @@ class Point:
 
 @dataclass
 class Sweep:
-    """One op over rising sizes."""
+    """One op at increasing sizes."""
 
     name: str
     axis: str
@@ -56,11 +56,11 @@ class Sweep:
 
 
 def sweeps(quick: bool) -> list[Sweep]:
-    """Return the three sweeps; short ones where they should only show that they run."""
+    """Returns the three sweeps; short ones for --quick."""
     priors = inputs.ssd300_priors()
 
     def boxes(count: int, generator: torch.Generator) -> tuple[Any, ...]:
-        side = 1000 * math.sqrt(count / 1000)  # as crowded at every size
+        side = 1000 * math.sqrt(count / 1000)  # the same density at every size
         return inputs.uniform_boxes(count, generator, side), inputs.distinct_scores(count, generator)
 
     def objects(count: int, generator: torch.Generator) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ def _equal(result: torch.Tensor, expected: torch.Tensor, share: float = 0.0) -> 
 
 
 def run(sweep: Sweep, limit: float, seconds: float, device: torch.device) -> None:
-    """Fill in the points, each of calls for so many seconds, until a candidate's call would take over the limit."""
+    """Measures all points, each for `seconds`, and stops torchvision when a call would exceed `limit` seconds."""
     for size in sweep.sizes:
         gc.collect()
         arguments = sweep.make(size, torch.Generator().manual_seed(size))
@@ -152,7 +152,7 @@ def _measure(
 
 
 def next_seconds(points: list[Point], size: int) -> float:
-    """Continue the line through the last two points on logarithmic axes, at least proportionally to the size."""
+    """Extrapolates the time of the next size on log-log axes, with a slope of at least 1."""
     if len(points) < 2:
         return 0.0
     before, last = points[-2:]
@@ -161,11 +161,11 @@ def next_seconds(points: list[Point], size: int) -> float:
 
 
 def draw(sweep: Sweep, note: str, path: Path) -> None:
-    """Draw time and memory against the size, both axes logarithmic."""
+    """Plots time and memory against size on log-log axes."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "ssd_ops", "svg.fonttype": "none"})  # the same file for the same data
+    matplotlib.rcParams.update({"svg.hashsalt": "ssd_ops", "svg.fonttype": "none"})  # reproducible files
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -186,12 +186,12 @@ def draw(sweep: Sweep, note: str, path: Path) -> None:
 
 
 def main() -> None:
-    """Run, write and draw all sweeps."""
+    """Runs, writes and plots all sweeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of both (default: 2)")
-    parser.add_argument("--limit", type=float, default=8.0, help="longest call of torchvision, seconds (default: 8)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the pictures and JSON files")
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs")
+    parser.add_argument("--limit", type=float, default=8.0, help="longest call of torchvision in seconds (default: 8)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="output folder of figures and JSON files")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a smoke test")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cpu")

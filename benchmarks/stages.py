@@ -1,4 +1,4 @@
-"""Runs commands in turn within limits of time, and keeps what came of each in a JSON file, written after every one."""
+"""Runs commands one after another with time limits, and writes their results to a JSON file after each of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TAIL = 3000  # characters that are kept of the output of a stage that did not pass
-LEAST = 5.0  # seconds below which a stage is not started
+TAIL = 3000  # characters of output kept for a stage that did not pass
+MIN_STAGE_SECONDS = 5.0  # a stage is not started with less time left
 
 
 @dataclass
@@ -27,20 +27,20 @@ class Stage:
     name: str
     command: list[str]
     limit: float
-    """Seconds after which it is stopped, with all processes that it started."""
+    """Seconds after which it is killed, with all its child processes."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables beside those of this process."""
+    """Environment variables in addition to those of this process."""
     read: Callable[[str], dict[str, Any]] | None = None
-    """From its output, more for its result; `failures`, a list of lines, makes it fail."""
+    """Parses its output into details of the result; a nonempty list `failures` marks the stage as failed."""
     report: Path | None = None
-    """A JSON file that it writes, to be kept under `benchmarks`."""
+    """A JSON file that it writes, included in the report under `benchmarks`."""
     essential: bool = False
-    """Whether no other stage makes sense where this one failed."""
+    """Whether the remaining stages are skipped if this one fails."""
 
 
 @dataclass
 class Result:
-    """What came of a stage."""
+    """Result of a stage."""
 
     name: str
     command: str
@@ -54,7 +54,7 @@ class Result:
 
 
 def run_stages(stages: list[Stage], machine: dict[str, Any], path: Path, seconds: float) -> dict[str, Any]:
-    """Run the stages within `seconds` together; the report is also in the file at `path`, from the start on."""
+    """Runs the stages within a total of `seconds`; the file at `path` always holds the report so far."""
     start = time.monotonic()
     report: dict[str, Any] = {"machine": machine, "seconds": 0.0, "passed": False, "stages": [], "benchmarks": {}}
     results = [Result(stage.name, _shown(stage)) for stage in stages]
@@ -62,7 +62,7 @@ def run_stages(stages: list[Stage], machine: dict[str, Any], path: Path, seconds
     for stage, result in zip(stages, results, strict=True):
         _write(report, results, path, time.monotonic() - start)
         left = seconds - (time.monotonic() - start)
-        if broken or left < LEAST:
+        if broken or left < MIN_STAGE_SECONDS:
             result.failures = [f"{broken} failed" if broken else "no time was left"]
             continue
         print(f"{stage.name} (at most {min(stage.limit, left):.0f} s): {result.command}", flush=True)
@@ -82,7 +82,7 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
     result.limit, begin = round(limit, 1), time.monotonic()
     environment = {**os.environ, "SSD_OPS_REQUIRE": "1", "PYTHONUNBUFFERED": "1", **stage.environment}
     code = None
-    with tempfile.TemporaryFile() as file:  # not a pipe: what was written before a stop stays
+    with tempfile.TemporaryFile() as file:  # not a pipe: keeps what was written before a kill
         try:
             process = subprocess.Popen(
                 stage.command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
@@ -95,7 +95,7 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            if code is None:  # also where this process is interrupted
+            if code is None:  # also if this process is interrupted
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         file.seek(0)
@@ -116,7 +116,7 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
 
 
 def _write(report: dict[str, Any], results: list[Result], path: Path, seconds: float) -> None:
-    """Replace the file in one step, so that there is always a whole one."""
+    """Replaces the file atomically, so that it is always complete."""
     report["seconds"] = round(seconds, 1)
     report["stages"] = [asdict(result) for result in results]
     report["passed"] = all(result.status == "passed" for result in results)
@@ -130,20 +130,20 @@ def _write(report: dict[str, Any], results: list[Result], path: Path, seconds: f
 
 
 def _shown(stage: Stage) -> str:
-    """Return the command as one would type it in the checkout."""
+    """Returns the command as typed in the checkout."""
     environment = [f"{name}={value}" for name, value in stage.environment.items()]
     words = ["python" if word == sys.executable else word for word in stage.command]
     return " ".join([*environment, *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def find_program(name: str) -> str | None:
-    """Return a program of the CUDA toolkit: on PATH, or in CUDA_HOME or /usr/local/cuda."""
+    """Returns the path of a CUDA toolkit program: from PATH, CUDA_HOME, CUDA_PATH or /usr/local/cuda."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     return shutil.which(name) or next((p for home in homes if home and (p := shutil.which(f"{home}/bin/{name}"))), None)
 
 
 def output_of(*command: str) -> str:
-    """Return what a command prints, nothing where it fails or is missing."""
+    """Returns the output of a command, or "" if it fails or is missing."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):

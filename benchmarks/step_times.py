@@ -1,9 +1,9 @@
-"""Training steps of whole detectors on a GPU: eager and as one CUDA graph, and how much of each the GPU is busy.
+"""Time of a training step of whole detectors on a GPU, eager and as a CUDA graph, and how long the GPU is busy.
 
 python benchmarks/step_times.py [--steps N] [--filter TEXT] [--ways off on] [--cudnn-benchmark] [--profile]
 
-Each line: milliseconds and images per second of `train_step`, and the share of the time in which the GPU had work,
-from torch's profiler. Batches lie on the GPU and hold 8 objects an image.
+Each line shows milliseconds and images per second of `train_step`, and the fraction of that time in which the GPU is busy
+according to torch's profiler. Batches are on the GPU and have 8 objects per image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BCCD_MODEL = {"min_stride": 8, "fpn_width": 96}
 
 
 class Row(NamedTuple):
-    """A detector, its batch and the settings of its training."""
+    """A detector, its batch size and its training settings."""
 
     model: str
     classes: int
@@ -53,16 +53,18 @@ ROWS = (
 
 
 def main() -> None:
-    """Time the rows that the command line asks for."""
+    """Times the selected rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--steps", type=int, default=20, help="number of timed steps (default: 20)")
     parser.add_argument("--filter", default="", help="only rows whose name contains this")
-    parser.add_argument("--ways", nargs="+", choices=("off", "on"), default=("off", "on"), help="of --cuda-graph")
-    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms first")
-    parser.add_argument("--profile", action="store_true", help="also list the kernels that take longest")
+    parser.add_argument(
+        "--ways", nargs="+", choices=("off", "on"), default=("off", "on"), help="values of --cuda-graph to time"
+    )
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN benchmark its algorithms first")
+    parser.add_argument("--profile", action="store_true", help="also list the slowest kernels")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.error("there is no GPU")
+        parser.error("step_times.py needs a GPU")
     torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for row in ROWS:
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def _time(row: Row, name: str, way: str, arguments: argparse.Namespace) -> None:
-    gc.collect()  # of the row before
+    gc.collect()  # frees the previous row
     torch.cuda.empty_cache()
     torch.manual_seed(0)
     config = replace(TrainConfig(), cuda_graph=way, **row.settings)

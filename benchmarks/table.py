@@ -1,4 +1,4 @@
-"""The timings of a benchmark as text."""
+"""Formats the timings of a benchmark as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def headline(report: Report) -> str:
-    """Return one line on machine and versions."""
+    """Returns one line that describes machine and versions."""
     machine = report.machine
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     return (
@@ -21,7 +21,7 @@ def headline(report: Report) -> str:
 
 
 def table(name: str, timings: dict[str, Timing]) -> str:
-    """Return the timings of one case as text."""
+    """Returns the timings of one case as text."""
     lines, width = [name], max(22, *map(len, timings))
     for candidate, timing in timings.items():
         cells = [
@@ -40,7 +40,7 @@ def table(name: str, timings: dict[str, Timing]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the unit that fits."""
+    """Returns a duration in seconds as text, with a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"

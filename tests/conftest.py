@@ -1,8 +1,8 @@
-"""Which tests run: those of a GPU where there is one; in how many processes; how many cases the property tests draw.
+"""Pytest configuration: selection of GPU tests, number of processes, and number of property cases.
 
-`ci`, the default, draws the same cases on every run, so that no change fails for a case that has nothing to do with it.
-`pytest tests/ops/properties --hypothesis-profile=long` draws above 100,000, new ones each time, and prints how to repeat
-one that fails: mend the op, and keep the case as an `@example` of its test.
+The default profile `ci` draws the same cases on every run, so that a change does not fail for an unrelated case.
+`pytest tests/ops/properties --hypothesis-profile=long` draws more than 100,000 new cases each time and prints how to
+reproduce a failure: fix the op, and keep the case as an `@example` of its test.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Building inputs takes longer than drawing the few numbers that describe them; the fixtures hold no state of a case.
-UNJUDGED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+# Building inputs is slower than drawing the few numbers that describe them; fixtures keep no state between cases.
+SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 
 settings.register_profile(
-    "ci", max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=UNJUDGED
+    "ci", max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=SUPPRESSED
 )
 settings.register_profile(
-    "long", max_examples=1500, deadline=None, database=None, print_blob=True, suppress_health_check=UNJUDGED
+    "long", max_examples=1500, deadline=None, database=None, print_blob=True, suppress_health_check=SUPPRESSED
 )
 settings.load_profile("ci")
 
@@ -43,7 +43,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str | None:
-    return None if torch.cuda.is_available() else "no GPU: tests marked cuda are left out, or skipped with -m cuda"
+    return None if torch.cuda.is_available() else "no GPU: tests marked cuda are deselected, or skipped with -m cuda"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,8 @@
-"""Other Python processes, forked from one that has imported torch: they start in a moment instead of seconds.
+"""Runs Python processes forked from one that has imported torch: they start in milliseconds instead of seconds.
 
-`run_python` does what `python ...` does in a folder; `run_processes` calls a function in several processes that find
-each other as those of torchrun do. Whatever a test says of the start itself (what is imported, an environment variable
-that torch or the loader reads) needs `subprocess` instead.
+`run_python` is like `python ...` in a folder; `run_processes` calls a function in several processes with the environment
+that torchrun sets. Tests of the start of a process (imports, environment variables that torch or the dynamic loader reads)
+need `subprocess` instead.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# It has computed nothing, so no thread is lost by a fork; and imported nothing of ours, which tests replace.
+# The server has no threads that a fork would lose, and has not imported this project, which tests replace.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torchvision", "matplotlib", "PIL.Image", "yaml"])
-_SECONDS = 200  # that a process may take
-_PATIENCE = 5  # seconds until one that has failed ends the others; they may still have been starting
+_SECONDS = 200  # time limit of a process
+_PATIENCE = 5  # seconds between the failure of one process and the end of the others, which may still be starting
 
 
 @dataclass
 class Ended:
-    """How a process ended."""
+    """Exit code and output of a process."""
 
     code: int
     out: str
@@ -39,12 +39,12 @@ class Ended:
 def run_python(
     *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script, ``-c CODE`` or ``-m MODULE``, with its arguments, in `folder`.
+    """Runs a script, `-c CODE` or `-m MODULE` with arguments in a folder.
 
     Args:
-        *arguments: what would stand behind `python`.
-        folder: where it runs.
-        environment: all variables; None takes those of this process.
+        *arguments: command line after `python`.
+        folder: working directory.
+        environment: all environment variables; None for those of this process.
     """
     with tempfile.TemporaryDirectory() as said:
         given = dict(os.environ if environment is None else environment)
@@ -59,7 +59,7 @@ def run_python(
 
 
 def run_processes(folder: Path, function: Callable[..., None], *args: Any, size: int = 2) -> list[Ended]:
-    """Call function(*args) in `size` processes with torchrun's environment; once one has failed, end the others."""
+    """Calls function(*args) in `size` processes with torchrun's environment; ends the others if one fails."""
     folder.mkdir(parents=True, exist_ok=True)
     port = str(free_port())
     started, said = [], []
@@ -83,14 +83,14 @@ def run_processes(folder: Path, function: Callable[..., None], *args: Any, size:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Returns an unused TCP port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def _files(folder: Path, prefix: str = "") -> tuple[Path, Path]:
-    """Make empty files for what a process says: one that ends before it enters leaves them so."""
+    """Creates empty output files: they stay empty if the process ends before it redirects its output."""
     out, err = folder / f"{prefix}out", folder / f"{prefix}err"
     out.write_text(""), err.write_text("")
     return out, err
@@ -118,7 +118,7 @@ def _interpret(folder: Path, arguments: tuple[str, ...]) -> None:
     os.chdir(folder)
     what, *rest = arguments
     first = str((folder / what).parent) if what not in ("-c", "-m") else ""
-    start = sys.path.index(str(Path(os.__file__).parent))  # the standard library: what stands before is the tests'
+    start = sys.path.index(str(Path(os.__file__).parent))  # entries before the standard library are those of the tests
     sys.path[:start] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [what, *(rest if first else rest[1:])]
     if first:

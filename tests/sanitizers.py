@@ -1,12 +1,12 @@
-"""The op tests on CPU kernels and glue that are built with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Runs the op tests with AddressSanitizer and UndefinedBehaviorSanitizer in the CPU kernels and op bindings.
 
-    python -m tests.sanitizers            the op tests, for each instruction set that this CPU has (a stage of .ci/run)
-    python -m tests.sanitizers --long     above 100,000 property cases for each, new ones every time (some hours)
-    python -m tests.sanitizers tests/ops/test_nms.py -x     with arguments: pytest tests/ops/test_nms.py -x for each
+    python -m tests.sanitizers            op tests for each instruction set of this CPU (a stage of .ci/run)
+    python -m tests.sanitizers --long     more than 100,000 new property cases for each (some hours)
+    python -m tests.sanitizers tests/ops/test_nms.py -x     pytest tests/ops/test_nms.py -x for each
 
-csrc/ops and csrc/cpu are built with GCC in build/sanitized (minutes, later only what has changed), and the tests run in
-a copy of the tree whose library is that one. The first error ends the process that met it: pytest names the test, and
-the report of the sanitizer stands above. The CUDA kernels have sanitizers of their own, see tests/emu.
+csrc/ops and csrc/cpu are built with GCC in build/sanitized (minutes at first, then incrementally), and the tests run in a
+copy of the source tree with that library. The first error ends the process: pytest names the test, after the report of
+the sanitizer. For the sanitizers of the CUDA kernels, see tests/emu.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FOLDER = ROOT / "build" / "sanitized"
 TREE = FOLDER / "tree"
 COPIED = ("csrc", "ssd_ops", "tests", "pyproject.toml")
 FLAGS = f"-O1 -g1 -fno-omit-frame-pointer {SANITIZERS}"
-# Tests of the other implementations, of the plain build's machine code, and what compares and traces without kernels.
+# Excludes other implementations, the machine code of the plain build, and tests that do not run kernels.
 CPU_ONLY = "not [reference and not [emulated and not [cuda and not no_contraction and not opcheck and not vec_math"
 ALL_TESTS, PROPERTIES = ["tests/ops"], ["tests/ops/properties"]
 
 
 def build() -> None:
-    """Builds the library and puts it into a fresh copy of the tree."""
+    """Builds the library and installs it into a fresh copy of the source tree."""
     for name in COPIED:
         source, copy = ROOT / name, TREE / name
         if source.is_dir():
@@ -43,10 +43,10 @@ def build() -> None:
         "CMAKE_BUILD_TYPE": "None",
         "CMAKE_CXX_FLAGS": FLAGS,
         "CMAKE_INSTALL_PREFIX": str(TREE / "ssd_ops"),
-        "SSD_OPS_WERROR": "OFF",  # instrumented code gets warnings of its own
+        "SSD_OPS_WERROR": "OFF",  # instrumentation causes additional warnings
     }
     configure = ["cmake", "-S", str(ROOT), "-B", str(FOLDER / "cmake"), "-G", "Ninja"]
-    # GCC, whose sanitizers' libraries are loaded first; as a definition, CMake would forget the others the second time
+    # GCC, whose sanitizer runtime is preloaded; a changed CMAKE_CXX_COMPILER would make CMake drop other definitions
     environment = {**os.environ, "SSD_OPS_CUDA": "0", "CXX": "g++"}
     options = [f"-D{name}={value}" for name, value in definitions.items()]
     subprocess.run([*configure, *options], check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -55,12 +55,12 @@ def build() -> None:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def instruction_sets() -> list[str]:
-    """Return the names of the instruction sets that this CPU has, the best first."""
+    """Returns the instruction sets of this CPU, widest first."""
     code = "import ssd_ops; print(ssd_ops.build_info()['compiled']['isa_chosen'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), cwd=TREE, capture_output=True, text=True)
     if done.returncode != 0:
@@ -70,7 +70,7 @@ def instruction_sets() -> list[str]:
 
 
 def environment(instruction_set: str = "") -> dict[str, str]:
-    """Return the environment in which the sanitized library is loaded, and must be."""
+    """Returns an environment that loads and requires the sanitized library."""
     return {
         **sanitizer_environment(),
         "SSD_OPS_REQUIRE": "1",
@@ -90,17 +90,17 @@ def run(instruction_set: str, *arguments: str) -> bool:
 
 
 def main() -> int:
-    """Runs the tests that were asked for; returns the exit status."""
+    """Runs the selected tests; returns the exit status."""
     build()
     spread = ["-n", str(cores())]
     passed = True
-    for place, name in enumerate(instruction_sets()):
+    for index, name in enumerate(instruction_sets()):
         if sys.argv[1:] == ["--long"]:
             passed &= run(name, *PROPERTIES, "--hypothesis-profile=long", *spread)
         elif sys.argv[1:]:
             passed &= run(name, *sys.argv[1:])
-        else:  # all tests once; for the others those that reach most of the kernels
-            passed &= run(name, *(ALL_TESTS if place == 0 else PROPERTIES), *spread)
+        else:  # all tests for the first; the property tests, which cover most of the kernels, for the others
+            passed &= run(name, *(ALL_TESTS if index == 0 else PROPERTIES), *spread)
     return 0 if passed else 1
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house that a program can check: sizes, imports without circles, file names in comments that exist."""
+"""Tests rules of the code base: file and function length, no circular imports, valid file names in comments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES = sorted(
     p for folder in CODE for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".h", ".cpp", ".cuh", ".cu")
 )
 PYTHON = [path for path in SOURCES if path.suffix == ".py"]
-# What the standard library, torch, CUDA and other projects call their files.
+# File names of the standard library, torch, CUDA and other projects.
 NAMES_OF_OTHERS = {"ssd.py", "version.py", "pybind11.h", "Python.h", "ssd_pascal.py", "build_config.h", "library.h"}
 LAYERS = [("ssd_ops", "ssd")]
 TORCH_FREE = (
@@ -37,7 +37,7 @@ def name_of(path: Path) -> str:
 
 
 def lines_of(function: ast.AST) -> int:
-    """Lines of a function without its docstring and without the functions inside it."""
+    """Returns the number of lines of a function without its docstring and nested functions."""
     assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
     lines = function.end_lineno - function.lineno + 1
     if ast.get_docstring(function) is not None:
@@ -63,7 +63,7 @@ def test_python_function_length_limit() -> None:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Modules that a file imports, those inside its functions and for type checking included."""
+    """Yields the modules that a file imports, including imports inside functions and for type checking."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -84,7 +84,7 @@ def test_no_circular_imports_between_packages(package: str) -> None:
     while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
         for name in leaves:
             del arrows[name]
-    assert not arrows, "these import each other in a circle, or import what does"
+    assert not arrows, "circular imports among (or below) these packages"
 
 
 @pytest.mark.parametrize("lower, upper", LAYERS)

@@ -1,4 +1,4 @@
-"""What the tests' processes say, how they end, and what they find: as `python` would, and as torchrun's do."""
+"""Tests run_python and run_processes: output, exit codes and sys.path are those of `python` and torchrun."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_run_processes_keeps_output_of_all_failures(tmp_path: Path) -> None:
 
 
 class EndsOnArrival:
-    """Ends the process that it is sent to, before that has begun."""
+    """Ends the process that unpickles it, before its function is called."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (5,)

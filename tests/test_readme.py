@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, and its commands name what exists."""
+"""Tests that the README's examples run, and that files, tests and recipes named in it exist."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Decides what to build on this machine: finds torch, the compiler and CUDA, and explains what is missing.
+"""Determines what to build on this machine: finds torch, the compiler and CUDA, and explains what is missing.
 
-`setup.py` imports it; `CMakeLists.txt` runs it when it is called directly. It does not import torch. Every obstacle is
-a `BuildProblem`: one paragraph with the cause and the remedy.
+`setup.py` imports it; `CMakeLists.txt` runs it if CMake is called directly. It does not import torch. Every obstacle is
+a `BuildProblem`: one paragraph with the cause and a fix.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 from cuda_plan import architectures, cuda_obstacle, find_nvcc, gpu_capabilities, nvcc_capabilities
 from probe import BuildProblem, NoCompiler, command_words, compile_probe, host_compiler, version_pair
 
-TORCH_FLOOR = (2, 11)
+MIN_TORCH = (2, 11)
 Environment = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Torch:
-    path: Path  # the package's folder
+    path: Path  # folder of the package
     version: str  # "2.15.0+cu132"
     cuda: str | None  # "13.2", or None for a build without CUDA
 
@@ -37,14 +37,14 @@ class Torch:
 @dataclass(frozen=True)
 class Plan:
     torch: Torch
-    cxx: str  # command of the C++ compiler, perhaps with a launcher ("ccache g++")
+    cxx: str  # command of the C++ compiler, may have a launcher ("ccache g++")
     pybind11: Path  # include folder
     nvcc: str | None  # None: CPU kernels only
-    architectures: tuple[str, ...]  # as CMake writes them: "80-real", "120-virtual"
-    cuda_note: str  # why there are no CUDA kernels, "" when there are
+    architectures: tuple[str, ...]  # in CMake's notation: "80-real", "120-virtual"
+    cuda_note: str  # why there are no CUDA kernels, "" if there are
 
     def definitions(self) -> dict[str, str]:
-        """Returns the CMake variables that carry the plan."""
+        """Returns the plan as CMake variables."""
         values = {
             "SSD_OPS_TORCH_DIR": self.torch.path.as_posix(),
             "SSD_OPS_TORCH_VERSION": self.torch.version,
@@ -62,25 +62,27 @@ class Plan:
 
 
 # --- torch ----------------------------------------------------------------------------------------------------------
-# An isolated build sees only its own packages; -E drops the variables by which pip arranges that, so that the torch
-# the user has is the one that is built against.
-_ASK_TORCH = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+# pip's isolated build hides the user's packages by environment variables, which -E ignores: the library is built against
+# the torch that the user has installed.
+_PRINT_TORCH = (
+    "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+)
 
 
 def find_torch() -> Torch | None:
-    """Finds the user's torch, or else the one that was installed for this build; None when there is neither."""
+    """Returns the user's torch, else the one installed for this build; None if there is neither."""
     with tempfile.TemporaryDirectory() as empty:
-        asked = subprocess.run([sys.executable, "-E", "-c", _ASK_TORCH], capture_output=True, text=True, cwd=empty)
+        asked = subprocess.run([sys.executable, "-E", "-c", _PRINT_TORCH], capture_output=True, text=True, cwd=empty)
     places = [asked.stdout.strip()]
     spec = find_spec("torch")
     places += list(spec.submodule_search_locations or []) if spec else []
     found = [read_torch(Path(place)) for place in places if place and (Path(place) / "version.py").is_file()]
-    recent = [torch for torch in found if version_pair(torch.version) >= TORCH_FLOOR]
+    recent = [torch for torch in found if version_pair(torch.version) >= MIN_TORCH]
     return next(iter(recent or found), None)
 
 
 def read_torch(path: Path) -> Torch:
-    """Reads what torch says about itself without importing it, which takes seconds and may fail."""
+    """Reads the version file of torch without importing torch, which takes seconds and may fail."""
     about = runpy.run_path(str(path / "version.py"))
     return Torch(path, str(about["__version__"]), about.get("cuda"))
 
@@ -90,16 +92,16 @@ def check_torch(torch: Torch | None) -> Torch:
     if torch is None:
         raise BuildProblem(
             "torch is not installed in the environment of this build. Install it first (pip install 'torch>=2.11'), or "
-            "let pip do it by leaving out --no-build-isolation."
+            "omit --no-build-isolation, so that pip installs it."
         )
-    if version_pair(torch.version) < TORCH_FLOOR:
+    if version_pair(torch.version) < MIN_TORCH:
         raise BuildProblem(
             f"torch {torch.version} in {torch.path} is too old: ssd_ops needs 2.11 or newer. Upgrade it with "
             "pip install --upgrade 'torch>=2.11' torchvision."
         )
     if not (torch.path / "include/torch/csrc/stable/library.h").is_file():
         raise BuildProblem(
-            f"torch {torch.version} in {torch.path} came without its C++ headers (include/torch/csrc/stable/library.h "
+            f"torch {torch.version} in {torch.path} has no C++ headers (include/torch/csrc/stable/library.h "
             "is missing). Install the official wheel: pip install --force-reinstall torch."
         )
     return torch
@@ -107,13 +109,13 @@ def check_torch(torch: Torch | None) -> Torch:
 
 # --- C++ compiler ---------------------------------------------------------------------------------------------------
 def find_cxx(env: Environment) -> str:
-    """Finds the C++ compiler: $CXX, or c++, g++, clang++ on PATH. Raises NoCompiler when there is none."""
+    """Returns the C++ compiler: $CXX, or c++, g++, clang++ on PATH. Raises NoCompiler if there is none."""
     if platform.system() == "Windows":
-        raise NoCompiler("The kernels are not built on Windows yet; use WSL 2 to have them.")
+        raise NoCompiler("The kernels cannot be built on Windows yet; use WSL 2.")
     asked = env.get("CXX", "").strip()
     if asked:
         if any(shutil.which(word, path=env.get("PATH")) is None for word in command_words(asked)):
-            raise BuildProblem(f"CXX={asked} was asked for, and there is no such program. Correct CXX or unset it.")
+            raise BuildProblem(f"CXX={asked} is set, but there is no such program. Correct CXX or unset it.")
         return asked
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name, path=env.get("PATH")):
@@ -125,17 +127,17 @@ def find_cxx(env: Environment) -> str:
 
 
 def find_pybind11(torch: Torch) -> Path:
-    """Finds the headers of pybind11: torch brings them along; the package pybind11 has them too."""
+    """Returns the include folder of pybind11, from torch or from the package pybind11."""
     spec = find_spec("pybind11")
     homes = [torch.path, *(Path(place) for place in (spec.submodule_search_locations or [] if spec else []))]
     for home in homes:
         if (home / "include/pybind11/pybind11.h").is_file():
             return home / "include"
-    raise BuildProblem(f"{torch.path}/include is without the headers of pybind11. Install them: pip install pybind11.")
+    raise BuildProblem(f"{torch.path}/include has no headers of pybind11. Install them: pip install pybind11.")
 
 
 def check_headers(cxx: str) -> None:
-    """Compiles the C++17 and Python headers that the sources include. Raises BuildProblem when they are missing."""
+    """Compiles the C++17 and Python headers that the sources include. Raises BuildProblem if they are missing."""
     command = [*shlex.split(cxx), "-std=c++17", "-c", f"-I{sysconfig.get_path('include')}"]
     complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
     if complaint:
@@ -145,14 +147,14 @@ def check_headers(cxx: str) -> None:
         )
     if compile_probe(command, "#include <Python.h>\n", ".cpp"):
         raise BuildProblem(
-            f"Python.h is missing in {sysconfig.get_path('include')}: this Python was installed without its headers. "
-            "Install them (apt install python3-dev, dnf install python3-devel) or use a Python that has them."
+            f"Python.h is missing in {sysconfig.get_path('include')}: this Python has no headers. Install "
+            "them (apt install python3-dev, dnf install python3-devel) or use a Python that has them."
         )
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
 def make_plan(env: Environment = os.environ) -> Plan:
-    """Returns what to build here. Raises BuildProblem, or NoCompiler when only the reference can be had."""
+    """Returns the build plan. Raises BuildProblem, or NoCompiler if only the reference can be installed."""
     mode = env.get("SSD_OPS_CUDA", "").strip().lower() or "auto"
     if mode not in ("auto", "1", "0"):
         raise BuildProblem(f"SSD_OPS_CUDA={mode}: it must be auto, 1 (CUDA or fail) or 0 (CPU only).")
@@ -163,7 +165,7 @@ def make_plan(env: Environment = os.environ) -> Plan:
     nvcc = find_nvcc(env)
     note = "SSD_OPS_CUDA=0 was set." if mode == "0" else cuda_obstacle(torch.version, torch.cuda, nvcc, cxx)
     present = gpu_capabilities(env)
-    # A GPU and both a CUDA torch and an nvcc that do not fit together: somebody wants CUDA, so say it aloud.
+    # With a GPU, a CUDA build of torch and an nvcc that do not match, the user expects CUDA: raise instead of a note.
     if note and (mode == "1" or (mode == "auto" and present and nvcc and torch.cuda)):
         raise BuildProblem(f"CUDA kernels cannot be built. {note} SSD_OPS_CUDA=0 builds for the CPU only.")
     if note or nvcc is None:
@@ -173,7 +175,7 @@ def make_plan(env: Environment = os.environ) -> Plan:
 
 
 def main() -> None:
-    """Prints the plan as CMake code, for a direct call of CMake."""
+    """Prints the plan as CMake code, for a direct CMake build."""
     try:
         plan = make_plan()
     except BuildProblem as problem:

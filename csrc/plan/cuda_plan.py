@@ -1,4 +1,4 @@
-"""Decides whether CUDA kernels can be built here, and for which GPUs."""
+"""Determines whether CUDA kernels can be built on this machine, and for which GPUs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def find_nvcc(env: Mapping[str, str]) -> str | None:
-    """Finds nvcc: $CUDACXX, $CUDA_HOME, $CUDA_PATH, PATH, /usr/local/cuda."""
+    """Returns the path of nvcc from $CUDACXX, $CUDA_HOME, $CUDA_PATH, PATH or /usr/local/cuda; None if missing."""
     homes = [env[name] for name in ("CUDA_HOME", "CUDA_PATH") if env.get(name)]
     wanted = [env.get("CUDACXX", ""), *(f"{home}/bin/nvcc" for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
     return next((path for name in wanted if name and (path := shutil.which(name, path=env.get("PATH")))), None)
 
 
 def gpu_capabilities(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the compute capabilities of the GPUs present, such as ("9.0",), in rising order."""
+    """Returns the compute capabilities of the GPUs present, such as ("9.0",), in ascending order."""
     program = shutil.which("nvidia-smi", path=env.get("PATH"))
     lines = run_text(program, "--query-gpu=compute_cap", "--format=csv,noheader").split() if program else []
     return tuple(sorted({line for line in lines if re.fullmatch(r"\d+\.\d", line)}, key=version_pair))
 
 
 def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, cxx: str) -> str:
-    """Returns the paragraph that says why CUDA kernels cannot be built, "" when they can."""
+    """Returns a paragraph that explains why CUDA kernels cannot be built, "" if they can."""
     if torch_cuda is None:
-        return f"torch {torch_version} is a build without CUDA. Install a CUDA build of torch to have CUDA kernels."
+        return f"torch {torch_version} is a build without CUDA. Install a CUDA build of torch for CUDA kernels."
     major = version_pair(torch_cuda)[0]
     if nvcc is None:
         return (
-            f"torch {torch_version} has CUDA {torch_cuda}, and no nvcc was found (in CUDACXX, CUDA_HOME, PATH, "
+            f"torch {torch_version} has CUDA {torch_cuda}, but no nvcc was found (in CUDACXX, CUDA_HOME, PATH, "
             f"/usr/local/cuda). Install the CUDA {major} toolkit, or point CUDA_HOME at it, and run pip install again."
         )
     release = re.search(r"release (\d+)\.(\d+)", run_text(nvcc, "--version"))
     if release is None:
-        return f"{nvcc} --version does not answer as nvcc does. Point CUDA_HOME at a complete CUDA toolkit."
+        return f"{nvcc} --version does not print a version of nvcc. Point CUDA_HOME at a complete CUDA toolkit."
     if int(release[1]) != major:
         return (
             f"{nvcc} is of CUDA {release[1]}.{release[2]} and torch {torch_version} of CUDA {torch_cuda}: the major "
@@ -48,7 +48,7 @@ def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, 
     complaint = compile_probe([nvcc, "-std=c++17", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
     if complaint:
         return (
-            f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit came without its headers "
+            f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit has no headers "
             "(install cuda-cudart-dev or the whole toolkit), or it does not support this C++ compiler (set CUDAHOSTCXX "
             "to an older g++)."
         )
@@ -56,18 +56,18 @@ def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, 
 
 
 def nvcc_capabilities(nvcc: str) -> tuple[str, ...]:
-    """Returns the compute capabilities that this nvcc can compile for, in rising order."""
+    """Returns the compute capabilities that this nvcc can compile for, in ascending order."""
     numbers = re.findall(r"^compute_(\d+)(\d)$", run_text(nvcc, "--list-gpu-arch"), re.MULTILINE)
     return tuple(sorted((f"{major}.{minor}" for major, minor in numbers), key=version_pair))
 
 
 def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Chooses what to compile CUDA kernels for, in CMake's notation.
+    """Returns the architectures to compile CUDA kernels for, in CMake's notation.
 
     Args:
-        asked: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" when unset.
+        asked: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" if unset.
         present: compute capabilities of the GPUs in this machine.
-        known: compute capabilities that nvcc can compile for, in rising order.
+        known: compute capabilities that nvcc can compile for, in ascending order.
     """
     entries = [entry for entry in re.split(r"[;,\s]+", asked) if entry]
     for entry in entries:
@@ -81,7 +81,7 @@ def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> t
     if not entries:
         entries = [capability for capability in present if capability in known]
         if any(version_pair(capability) > version_pair(known[-1]) for capability in present):
-            entries.append(f"{known[-1]}+PTX")  # newer than this nvcc: the driver compiles the PTX at load
+            entries.append(f"{known[-1]}+PTX")  # newer than this nvcc: the driver compiles the PTX when it is loaded
     if not entries:
         entries = [capability for capability in DEFAULT_ARCHITECTURES if capability in known]
         entries[-1] += "+PTX"

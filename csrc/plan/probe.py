@@ -1,4 +1,4 @@
-"""Small questions to the machine, and the two ways in which the answer can stop a build."""
+"""Probes of the machine, and the errors that stop a build."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 
 class BuildProblem(Exception):
-    """Something that stops the build: one paragraph that names the cause and the remedy."""
+    """An obstacle to the build: one paragraph with the cause and a fix."""
 
 
 class NoCompiler(BuildProblem):
-    """There is no C++ compiler at all: the package installs without kernels and runs on the reference."""
+    """There is no C++ compiler: the package is installed without kernels and runs on the reference."""
 
 
 def version_pair(text: str) -> tuple[int, int]:
@@ -31,12 +31,12 @@ def command_words(cxx: str) -> list[str]:
 
 
 def host_compiler(cxx: str) -> str:
-    """Returns the compiler itself, without a launcher before it, as nvcc -ccbin needs it."""
+    """Returns the compiler without a launcher, as nvcc -ccbin needs it."""
     return os.environ.get("CUDAHOSTCXX") or command_words(cxx)[-1]
 
 
 def compile_probe(command: Sequence[str], source: str, suffix: str) -> str:
-    """Compiles a few lines and returns the last lines of what the compiler complains of, "" when it does not."""
+    """Compiles a few lines; returns the first error lines of the compiler, "" on success."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"probe{suffix}"
         path.write_text(source)
@@ -46,7 +46,7 @@ def compile_probe(command: Sequence[str], source: str, suffix: str) -> str:
 
 
 def run_text(*command: str) -> str:
-    """Returns what a program prints, "" when it is missing or fails."""
+    """Returns the output of a program, "" if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):

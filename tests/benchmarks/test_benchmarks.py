@@ -1,4 +1,4 @@
-"""Every benchmark runs, checks before it times, and leaves a complete report; no time is judged."""
+"""Tests that benchmarks run, check results before timing, and write complete reports. Times are not asserted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPTS = sorted(s for s in (ROOT / "benchmarks").glob("bench_*.py") if s.stem !
 
 
 def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark with small cases."""
+    """Runs a benchmark with small cases."""
     options = ["--quick", "--device", "cpu", "--threads", "1", "--json", str(report)]
     if script.stem == "bench_detector":
         options += ["--filter", "post-process"]  # networks take seconds
@@ -33,7 +33,7 @@ def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:
 def quick_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Path, tuple[subprocess.CompletedProcess[str], Path]]:
-    """Of each script that is asked for, how it ended and its report; two at a time."""
+    """Runs the selected scripts, two at a time; returns the process and the report of each."""
     asked = [item.callspec.params.get("script") for item in request.session.items if hasattr(item, "callspec")]
     scripts = [script for script in SCRIPTS if script in asked]
     folder = tmp_path_factory.mktemp("reports")
@@ -64,7 +64,7 @@ def test_quick_run_writes_report(
 
 @pytest.fixture
 def gpu_rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The rows of the GPU table, imported as a script does it."""
+    """The module with the rows of the GPU table, imported like in a script."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("benchmarks.gpu_rows")
 

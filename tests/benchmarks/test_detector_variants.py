@@ -1,4 +1,4 @@
-"""Every way to run a detector that needs no GPU gives what the plain one gives, with images and objects that change."""
+"""Tests that detector variants equal the plain detector on changing images and objects, as far as no GPU is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import detector_variants as variants
-from benchmarks.detector_pair import alike
+from benchmarks.detector_pair import similar_detections
 from ssd.models import SSD, build_model
 from tests.ssd.test_no_synchronization import Watch
 
@@ -22,7 +22,7 @@ VARIANTS = ["compile", "channels_last", "amp", "compile+channels_last+amp"]
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> SSD:
-    """A small detector with confident heads; code for it is traced and not generated, which would take a minute."""
+    """A small detector with confident heads; torch.compile only traces it, since code generation would take a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 4, image_size=64)
@@ -48,7 +48,7 @@ def test_variant_inference_equals_plain(model: SSD, variant: str) -> None:
     model.eval()
     plain, other = variants.inference(lambda: model), variants.inference(lambda: model, variant)
     for seed in (1, 2):
-        alike(other(images(seed)), plain(images(seed)))
+        similar_detections(other(images(seed)), plain(images(seed)))
     assert not model.training and next(model.parameters()).is_contiguous()
 
 
@@ -56,7 +56,7 @@ def test_variant_inference_equals_plain(model: SSD, variant: str) -> None:
 def test_variant_training_step_equals_plain(model: SSD, variant: str) -> None:
     plain, other = variants.training_step(lambda: model), variants.training_step(lambda: model, variant)
     seen = []
-    for seed, counts in ((1, (3, 5)), (2, (7, 2)), (1, (3, 5))):  # 8, then 9 objects: another size, no new graph
+    for seed, counts in ((1, (3, 5)), (2, (7, 2)), (1, (3, 5))):  # 8, then 9 objects
         expected = plain(images(seed), targets(*counts))
         seen.append(other(images(seed), targets(*counts)))
         torch.testing.assert_close(seen[-1], expected, rtol=0.05 if "amp" in variant else 1e-4, atol=0)
@@ -73,7 +73,7 @@ def test_number_of_objects_does_not_recompile(model: SSD) -> None:
 
 
 def test_channels_last_reaches_every_layer(model: SSD) -> None:
-    own = variants._own(model.eval(), "channels_last")
+    own = variants._variant_copy(model.eval(), "channels_last")
     seen = []
     for module in own.modules():
         if isinstance(module, nn.Conv2d):
@@ -86,7 +86,7 @@ def test_channels_last_reaches_every_layer(model: SSD) -> None:
 
 
 class Recorder:
-    """Stands for torch.cuda where there is no GPU: what is recorded runs once, and must not wait or keep gradients."""
+    """Mock of torch.cuda: a captured function runs once; it must not synchronize and must allocate new gradients."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model: SSD | None = None
@@ -113,7 +113,7 @@ class Recorder:
 def test_training_step_can_be_captured(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     model = model.to("meta")
-    monkeypatch.setattr(variants, "_own", lambda given, variant: given)
+    monkeypatch.setattr(variants, "_variant_copy", lambda given, variant: given)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # which meta does not have
     recorder.model = model
     step = variants.training_step(lambda: model, "graph")

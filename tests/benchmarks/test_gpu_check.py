@@ -1,4 +1,4 @@
-"""The check of everything on a GPU: its stages, limits and report, with commands that need no GPU."""
+"""Tests gpu_check.py: its stages, time limits and report, with commands that need no GPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_stage_timeout_kills_child_processes(tmp_path: Path) -> None:
 
 
 def test_stages_are_skipped_without_time_or_build(tmp_path: Path) -> None:
-    report = run_stages([python("slow", ""), python("other", "")], {}, tmp_path / "report.json", stages.LEAST / 2)
+    report = run_stages(
+        [python("slow", ""), python("other", "")], {}, tmp_path / "report.json", stages.MIN_STAGE_SECONDS / 2
+    )
     assert {stage["status"] for stage in report["stages"]} == {"not started"}
     assert report["failures"] == ["slow: no time was left", "other: no time was left"]
     steps = [python("build", "raise SystemExit(3)", essential=True), python("tests", "")]
@@ -133,7 +135,7 @@ def test_gpu_check_help_without_torch_and_no_gpu_error(monkeypatch: pytest.Monke
 
 
 def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From fake stages, one of them a real benchmark on the CPU, to the README's text."""
+    """Runs fake stages and generates the README's tables from their report."""
     answers = {"nvidia-smi": "NVIDIA Fake 100, 570.1, 80000 MiB, 9.0"}
     monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], "abc"))
     timing = {"median": 1e-3, "low": 1e-3, "high": 1e-3}

@@ -1,4 +1,4 @@
-"""Fake machines for the tests of the build: programs on a PATH of their own, torch packages that are only a folder."""
+"""Fixtures for the tests of the build: fake programs on PATH, fake torch packages, a clean source tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def root() -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Makes `program(name, shell_code)`, an executable in the folder `tmp_path / "bin"`."""
+    """Returns `program(name, shell_code)`, which creates an executable in the folder `tmp_path / "bin"`."""
 
     def make(name: str, code: str) -> Path:
         path = tmp_path / "bin" / name
@@ -39,7 +39,7 @@ def program(tmp_path: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture
 def torch_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder that looks like an installed torch: its version file, and the headers that are looked for."""
+    """Returns a function that creates a fake torch package: its version file and the headers that the build needs."""
 
     def make(version: str = "2.12.1+cu130", cuda: str | None = "13.0", headers: bool = True) -> Path:
         home = tmp_path / "torch"
@@ -55,7 +55,7 @@ def torch_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def source_tree(tmp_path: Path) -> Path:
-    """A copy of what a build needs, with nothing built in it."""
+    """A copy of the files that a build needs, without build products."""
     tree = tmp_path / "tree"
     for name in ("csrc", "ssd_ops"):
         shutil.copytree(
@@ -70,7 +70,7 @@ def source_tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs this Python in a folder, with extra environment variables and none of the project's own."""
+    """Returns a function that runs Python in a folder, with extra environment variables and without SSD_OPS_*."""
 
     def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command, env = [sys.executable, *arguments], _environment(folder, variables)
@@ -81,7 +81,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def run_torch() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same, but torch has been imported, which takes a process seconds."""
+    """Like run_python, forked from a process that has already imported torch, which saves seconds."""
 
     def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return processes.run_python(*arguments, folder=folder, environment=_environment(folder, variables))

@@ -1,4 +1,4 @@
-"""Which GPUs the CUDA kernels are compiled for."""
+"""Tests the choice of GPU architectures that CUDA kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EVERY = ("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120
         ("", (), CUDA_12_0, (*EVERY[:5], "90-virtual")),
         ("", ("9.0",), CUDA_13, ("90-real",)),
         ("", ("8.0", "8.6"), CUDA_13, ("80-real", "86-real")),
-        ("", ("12.0",), CUDA_12_0, ("90-real", "90-virtual")),  # newer than nvcc: PTX, which the driver compiles
-        ("", ("7.0",), CUDA_13, EVERY),  # nvcc has dropped it: as if there were none
+        ("", ("12.0",), CUDA_12_0, ("90-real", "90-virtual")),  # newer than nvcc: PTX, compiled by the driver
+        ("", ("7.0",), CUDA_13, EVERY),  # no longer supported by nvcc: as without a GPU
         ("8.0;8.6", ("9.0",), CUDA_13, ("80-real", "86-real")),
         ("9.0+PTX", (), CUDA_13, ("90-real", "90-virtual")),
         ("8.0, 9.0a 12.0+PTX", (), CUDA_13, ("80-real", "90a-real", "120-real", "120-virtual")),

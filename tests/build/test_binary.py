@@ -1,4 +1,4 @@
-"""What the compiler made of the exactness and the instruction-set rules, read from the disassembled library."""
+"""Tests the disassembled library: no fused multiply-add, and AVX code only where it is allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def instructions() -> list[tuple[str, str]]:
-    """Every instruction of the library with the demangled name of its function."""
+    """All instructions of the library, each with the demangled name of its function."""
 
     def walk() -> Iterator[tuple[str, str]]:
         command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", str(LIBRARY)]
@@ -43,7 +43,7 @@ def test_library_has_no_fused_multiply_add(instructions: list[tuple[str, str]]) 
 def test_avx_code_is_limited_to_its_namespace(instructions: list[tuple[str, str]]) -> None:
     wide = {function for function, code in instructions if re.search(r"%[yz]mm", code)}
     strays = {function for function in wide if "::avx2::" not in function and "::avx512::" not in function}
-    assert not strays, "put these in namespace SSD_OPS_ISA, or a CPU without AVX may meet them"
+    assert not strays, "put these in namespace SSD_OPS_ISA, or a CPU without AVX may execute them"
     assert not [f for f, code in instructions if "%zmm" in code and "::avx512::" not in f]
     assert wide, "the wide instruction sets were not compiled in at all"
 

@@ -1,4 +1,4 @@
-"""Importing ssd_ops with and without its compiled library."""
+"""Tests the import of ssd_ops with and without its compiled library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(ssd_ops.build_info()["backend"], len(ssd_ops.box_iou(torch.rand(2, 4), tor
 
 
 def one_warning(result: subprocess.CompletedProcess[str]) -> str:
-    """Checks that the import warned once and that the reference then answered; returns the warning."""
+    """Checks that the import warned once and that the reference ran; returns the warning."""
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["reference", "2"]
     warnings = [line for line in result.stderr.splitlines() if "Warning" in line]

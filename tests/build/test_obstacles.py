@@ -1,4 +1,4 @@
-"""Every obstacle to a build is one paragraph with its cause and its remedy."""
+"""Tests that every obstacle to a build raises one paragraph with its cause and a fix."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ esac"""
 def machine(
     tmp_path: Path, program: Program, torch_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Machine:
-    """A machine with a compiler, a CUDA 13.0 torch and a working nvcc 13.0, as changed by the arguments."""
+    """Returns a function that sets up a fake machine: by default a compiler, torch for CUDA 13.0 and nvcc 13.0."""
 
     def make(cxx: str | None = "exit 0", nvcc: str | None = WORKING_NVCC, gpu: str | None = None, **torch: object):
         for name, code in (("c++", cxx), ("nvcc", nvcc), ("nvidia-smi", gpu and f"echo {gpu}")):
             if code is not None:
                 program(name, code)
-        # The real nvcc of this machine, in the place that is looked at last, is none of this machine's.
+        # The last place where nvcc is searched, /usr/local/cuda, may exist on the real machine.
         real_which = shutil.which
         monkeypatch.setattr(
             shutil, "which", lambda name, path=None: None if name[:5] == "/usr/" else real_which(name, path=path)
@@ -61,8 +61,8 @@ def test_missing_compiler_raises(machine: Machine) -> None:
 
 
 def test_missing_compiler_of_cxx_variable_raises(machine: Machine) -> None:
-    assert "CXX=g++-99 was asked for" in problem_of(machine() | {"CXX": "g++-99"})
-    assert "CXX=sccache c++ was asked for" in problem_of(machine() | {"CXX": "sccache c++"})
+    assert "CXX=g++-99 is set" in problem_of(machine() | {"CXX": "g++-99"})
+    assert "CXX=sccache c++ is set" in problem_of(machine() | {"CXX": "sccache c++"})
 
 
 def test_compiler_without_standard_headers_raises(machine: Machine) -> None:
@@ -100,7 +100,7 @@ def test_torch_without_headers_raises(machine: Machine) -> None:
         ({"version": "2.15.0+cpu", "cuda": None}, "is a build without CUDA", "Install a CUDA build of torch"),
         ({"nvcc": None}, "no nvcc was found", "Install the CUDA 13 toolkit"),
         ({"cuda": "12.8"}, "the major versions must be equal", "Point CUDA_HOME at a CUDA 12 toolkit"),
-        ({"nvcc": "echo 13"}, "does not answer as nvcc does", "Point CUDA_HOME at a complete CUDA toolkit"),
+        ({"nvcc": "echo 13"}, "does not print a version of nvcc", "Point CUDA_HOME at a complete CUDA toolkit"),
         (
             {"nvcc": f"{WORKING_NVCC}\necho 'cuda_runtime.h: No such file' >&2\n[ $# = 1 ]"},
             "cuda_runtime.h: No such file",
@@ -112,7 +112,7 @@ def test_missing_cuda_is_noted_and_raises_only_if_required(
     machine: Machine, options: dict[str, object], cause: str, remedy: str
 ) -> None:
     env = machine(**options)
-    plan = build_plan.make_plan(env)  # auto: built for the CPU, with a note
+    plan = build_plan.make_plan(env)  # auto: CPU kernels only, with a note
     assert plan.nvcc is None and plan.architectures == ()
     assert cause in plan.cuda_note and remedy in plan.cuda_note
     text = problem_of(env | {"SSD_OPS_CUDA": "1"})
@@ -136,5 +136,5 @@ def test_unknown_ssd_ops_cuda_value_raises(machine: Machine) -> None:
 def test_find_torch_prefers_installed_torch(torch_folder: Callable[..., Path]) -> None:
     import torch
 
-    found = build_plan.find_torch()  # this Python's own, although an isolated build may have put another on its path
+    found = build_plan.find_torch()  # that of this Python, even if an isolated build has another one on sys.path
     assert found is not None and found.version == torch.__version__ and found.cuda == torch.version.cuda

@@ -1,4 +1,4 @@
-"""setup.py on machines where the build cannot succeed, and what it leaves behind."""
+"""Tests setup.py on machines where the build fails, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILD = ("setup.py", "build_ext", "--inplace")
 
 
 def test_setup_without_compiler_installs_and_writes_reason(source_tree: Path, run_python: Run) -> None:
-    (source_tree / "ssd_ops/libssd_ops.so").touch()  # of an earlier build; it must not outlive this one
+    (source_tree / "ssd_ops/libssd_ops.so").touch()  # of an earlier build; it must be removed
     result = run_python(source_tree, *BUILD, PATH=str(source_tree), CXX="")
     assert result.returncode == 0, result.stderr
     assert "No C++ compiler was found" in (source_tree / "ssd_ops/_not_built.txt").read_text()
@@ -30,7 +30,7 @@ def test_setup_without_compiler_fails_if_library_required(source_tree: Path, run
 def test_build_problem_is_printed_without_traceback(source_tree: Path, run_python: Run) -> None:
     result = run_python(source_tree, *BUILD, CXX="no-such-compiler")
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert "\nssd_ops: CXX=no-such-compiler was asked for, and there is no such program." in result.stderr
+    assert "\nssd_ops: CXX=no-such-compiler is set, but there is no such program." in result.stderr
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
