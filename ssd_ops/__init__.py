@@ -29,7 +29,7 @@ from ssd_ops.images import render_images
 from ssd_ops.loss import multibox_loss
 from ssd_ops.matching import match_priors
 from ssd_ops.overlap import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
-from ssd_ops.reference import Detections, PriorMatches, SoftDetections
+from ssd_ops.results import Detections, PriorMatches, SoftDetections
 from ssd_ops.soft_suppression import soft_nms
 from ssd_ops.suppression import batched_nms, multiclass_nms, nms
 

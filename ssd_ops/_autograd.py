@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from ssd_ops import _transforms, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
+from ssd_ops._schemas import SCHEMAS, Schema, call_by_name
 from ssd_ops.reference import kept
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
@@ -35,19 +36,20 @@ def call(name: str, *args: Any) -> Any:
         raise
 
 
-def register(namespace: str, library: torch.library.Library, names: list[str]) -> None:
+def register(namespace: str, library: torch.library.Library) -> None:
     """Register what autograd does with each op of `namespace`."""
     calls = _calls[namespace] = {}
     derivatives = _derivatives(calls)
-    for name in names:
+    for name, schema in SCHEMAS.items():
         op = getattr(getattr(torch.ops, namespace), name).default
         if name in derivatives:
             function: Any = function_of(name, op, derivatives[name])
             apply = function.at_one_level.apply
             calls[name] = _differentiable(op, apply, function.apply)
-            library.impl(name, _differentiable(op, apply, function.in_dispatcher), "Autograd")
+            in_dispatcher = _differentiable(op, apply, function.in_dispatcher)
+            library.impl(name, _completed(schema, in_dispatcher), "Autograd")
         elif name in _transforms.GUARDS:
-            calls[name] = _guarded(op, _transforms.GUARDS[name])
+            calls[name] = _guarded(op, schema, _transforms.GUARDS[name])
             library.impl(name, calls[name], "Autograd")
         else:
             calls[name] = op
@@ -70,9 +72,16 @@ def _differentiable(op: Any, apply: Callable[..., Any], apply_transformed: Calla
     return call
 
 
-def _guarded(op: Callable[..., Any], guard: Callable[..., None]) -> Callable[..., Any]:
+def _completed(schema: Schema, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        guard(*args)
+        return function(*schema.complete(args))
+
+    return call
+
+
+def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        call_by_name(guard, schema.by_name(args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
@@ -173,7 +182,9 @@ def _grad_loss_formula(args: Args, results: Args) -> Formula:
 
 
 def _targets_formula(args: Args, results: Args) -> Formula:
-    return lambda boxes, priors: (kept.targets_of_matches(boxes, priors, args[2], results[1], args[8]),)
+    given = SCHEMAS["match_priors"].by_name(args)
+    offsets, variances = given["offsets"], given["variances"]
+    return lambda boxes, priors: (kept.targets_of_matches(boxes, priors, offsets, results[1], variances),)
 
 
 def _multiclass_formula(args: Args, results: Args) -> Formula:
@@ -181,12 +192,14 @@ def _multiclass_formula(args: Args, results: Args) -> Formula:
 
 
 def _soft_formula(args: Args, results: Args) -> Formula:
-    options = {"method": args[2], "sigma": args[3], "iou_threshold": args[4], "suppress_equal": args[7]}
-    return lambda boxes, scores: kept.kept_softly(boxes, scores, *results[2:], **options)
+    options = SCHEMAS["soft_nms"].by_name(args)
+    labels, counts, rows = results[2:]
+    return lambda boxes, scores: kept.kept_softly(boxes, scores, labels, counts, rows, options)
 
 
 def _detect_formula(args: Args, results: Args) -> Formula:
-    options = {"variances": args[7], "clip": args[8]}
+    given = SCHEMAS["detect"].by_name(args)
+    options = {"variances": given["variances"], "clip": given["clip"]}
     return lambda loc, logits, priors: kept.detected(loc, logits, priors, *results[2:], **options)
 
 

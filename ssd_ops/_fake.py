@@ -1,203 +1,92 @@
-"""Fake kernels: the checks of every op, and shapes and dtypes of its results, for meta tensors and for tracing."""
+"""Fake kernels: input validation of every op, and shapes and dtypes of its results, for meta tensors and for tracing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ssd_ops import checks
+from ssd_ops._schemas import Schema, call_by_name
+from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference import codec, detection, images, loss, matching, overlap, soft_suppression, suppression
-from ssd_ops.reference.numbers import compute_dtype
 
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
 Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    overlap.checked(boxes1, boxes2)
-    shape = (*boxes1.shape[:-1], boxes2.shape[-2])
-    return boxes1.new_empty(shape, dtype=compute_dtype(boxes1, boxes2))
+class _Fake(NamedTuple):
+    """What stands for an op; each function takes those arguments of the op that it names."""
+
+    checks: tuple[Callable[..., Any], ...]
+    results: Callable[..., Any]
 
 
-generalized_box_iou = distance_box_iou = complete_box_iou = box_iou
+def implementation(schema: Schema) -> Callable[..., Any]:
+    """Returns the fake kernel of an op."""
+    fake = _FAKES[schema.name]
+
+    def kernel(*args: Any) -> Any:
+        arguments = schema.by_name(args)
+        for check in fake.checks:
+            call_by_name(check, arguments)
+        return call_by_name(fake.results, arguments)
+
+    return kernel
 
 
-def box_iou_out(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
-    boxes1, boxes2 = overlap.checked(boxes1, boxes2)
-    overlap.check_out(out, boxes1, boxes2)
-    return None
+def _iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    return boxes1.new_empty((*boxes1.shape[:-1], boxes2.shape[-2]), dtype=compute_dtype(boxes1, boxes2))
 
 
-def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def _check_iou_out(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
+    overlap.check_out(out, *overlap.checked(boxes1, boxes2))
+
+
+def _check_iou_grad(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> None:
     checks.one_of("metric", metric, overlap.METRICS)
-    checks.gradient(grad, "boxes1", boxes1, box_iou(boxes1, boxes2).shape)
-    return _like(boxes1), _like(boxes2)
+    checks.gradient(grad, "boxes1", boxes1, _iou(boxes1, boxes2).shape)
 
 
-def encode_boxes(boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> Tensor:
+def _check_coded(boxes: Tensor, priors: Tensor, variances: list[float], code_type: str) -> None:
     codec.check("boxes", boxes, priors, variances, code_type)
-    return boxes.new_empty(boxes.shape, dtype=compute_dtype(boxes, priors))
 
 
-def decode_boxes(deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> Tensor:
+def _check_deltas(deltas: Tensor, priors: Tensor, variances: list[float], code_type: str) -> None:
     codec.check("deltas", deltas, priors, variances, code_type)
-    return deltas.new_empty(deltas.shape, dtype=compute_dtype(deltas, priors))
 
 
-def grad_encode_boxes(
-    grad: Tensor, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
-) -> tuple[Tensor, Tensor]:
-    codec.check("boxes", boxes, priors, variances, code_type)
-    checks.gradient(grad, "boxes", boxes, boxes.shape)
-    return _like(boxes), _like(priors)
-
-
-def grad_decode_boxes(
-    grad: Tensor, deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
-) -> tuple[Tensor, Tensor]:
-    codec.check("deltas", deltas, priors, variances, code_type)
-    checks.gradient(grad, "deltas", deltas, deltas.shape)
-    return _like(deltas), _like(priors)
-
-
-def match_priors(
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    offsets: Tensor,
-    ignore: Tensor | None,
-    priors: Tensor,
-    iou_threshold: float,
-    rule: str,
-    match_equal: bool,
-    variances: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor]:
-    matching.check(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, match_equal, variances)
+def _matches(gt_boxes: Tensor, gt_labels: Tensor, offsets: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = (offsets.shape[0] - 1, priors.shape[0])
     index = gt_labels.new_empty(shape)
     return index, torch.empty_like(index), gt_boxes.new_empty((*shape, 4), dtype=compute_dtype(gt_boxes, priors))
 
 
-def multibox_loss(
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
-    neg_pos_ratio: float,
-    normalizer: str,
-    min_negatives: int,
-    mining: str,
-) -> Four:
-    loss.check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
+def _losses(loc: Tensor, logits: Tensor, loc_targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = compute_dtype(loc, logits, loc_targets)
     scalar, per_prior = loc.new_empty((), dtype=dtype), loc.new_empty(loc.shape[:2], dtype=dtype)
     return scalar, torch.empty_like(scalar), per_prior, torch.empty_like(per_prior)
 
 
-def grad_multibox_loss(
-    grad_loc_loss: Tensor,
-    grad_cls_loss: Tensor,
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
-    lse: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _check_loss_grad(
+    loc: Tensor, logits: Tensor, loc_targets: Tensor, labels: Tensor, lse: Tensor, weight: Tensor
+) -> None:
     others = {"logits": logits, "loc_targets": loc_targets, "labels": labels, "lse": lse, "weight": weight}
     for name, tensor in others.items():
         checks.same_device(name, tensor, "loc", loc)
-    return _like(loc), _like(logits)
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
-    suppression.check_nms(boxes, scores, iou_threshold, suppress_equal)
-    return _kept("nms", boxes)
+def _kept_of(name: str) -> Callable[[Tensor], Tensor]:
+    def kept(boxes: Tensor) -> Tensor:
+        if boxes.device.type == "meta" and not isinstance(boxes, FakeTensor):
+            checks.fail(
+                f"{name} keeps a number of boxes that depends on their values, which tensors on meta do not have"
+            )
+        return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
 
-
-def _kept(name: str, boxes: Tensor) -> Tensor:
-    if boxes.device.type == "meta" and not isinstance(boxes, FakeTensor):
-        checks.fail(f"{name} keeps a number of boxes that depends on their values, which tensors on meta do not have")
-    kept = torch.library.get_ctx().new_dynamic_size()
-    return boxes.new_empty((kept,), dtype=torch.int64)
-
-
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
-    suppression.check_nms(boxes, scores, iou_threshold, suppress_equal)
-    suppression.check_idxs(idxs, boxes)
-    return _kept("batched_nms", boxes)
-
-
-def multiclass_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    suppress_equal: bool,
-    min_size: float,
-) -> Found:
-    suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    suppression.check_candidates(candidates_per_class, suppress_equal, min_size)
-    return _detections(scores, max_detections, compute_dtype(boxes, scores))
-
-
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    score_threshold: float,
-    max_detections: int,
-    suppress_equal: bool,
-    keep_equal: bool,
-) -> Found:
-    suppression.check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
-    soft_suppression.check_decay(method, sigma, suppress_equal, keep_equal)
-    return _detections(scores, max_detections, compute_dtype(boxes, scores))
-
-
-def detect(
-    loc: Tensor,
-    logits: Tensor,
-    priors: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    variances: Sequence[float],
-    clip: bool,
-    suppress_equal: bool,
-    multi_label: bool,
-    min_size: float,
-) -> Found:
-    detection.check_raw(loc, logits, priors, variances, multi_label)
-    suppression.check_thresholds(score_threshold, iou_threshold, max_detections)
-    suppression.check_candidates(candidates_per_class, suppress_equal, min_size)
-    return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
-
-
-def render_images(
-    pixels: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    crops: Tensor,
-    flip: Tensor | None,
-    color_matrices: Tensor | None,
-    hue: Tensor | None,
-    size: int,
-    antialias: bool,
-    fill: Sequence[float],
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: str,
-) -> Tensor:
-    images.check(pixels, offsets, sizes, crops, flip, color_matrices, hue, size)
-    return pixels.new_empty((crops.shape[0], 3, size, size), dtype=getattr(torch, dtype))
+    return kept
 
 
 def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Found:
@@ -212,5 +101,56 @@ def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Foun
     )
 
 
-def _like(tensor: Tensor) -> Tensor:
-    return tensor.new_empty(tensor.shape)
+def _scored(boxes: Tensor, scores: Tensor, max_detections: int) -> Found:
+    return _detections(scores, max_detections, compute_dtype(boxes, scores))
+
+
+def _detected(loc: Tensor, logits: Tensor, priors: Tensor, max_detections: int) -> Found:
+    return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
+
+
+def _images(crops: Tensor, images: Tensor, size: int, dtype: str) -> Tensor:
+    return images.new_empty((crops.shape[0], 3, size, size), dtype=getattr(torch, dtype))
+
+
+def _as_encoded(boxes: Tensor, priors: Tensor) -> Tensor:
+    return boxes.new_empty(boxes.shape, dtype=compute_dtype(boxes, priors))
+
+
+def _as_decoded(deltas: Tensor, priors: Tensor) -> Tensor:
+    return deltas.new_empty(deltas.shape, dtype=compute_dtype(deltas, priors))
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
+_IOU = _Fake((overlap.checked,), _iou)
+_OPTIONS_OF_NMS = (suppression.check_thresholds, suppression.check_candidates)
+_FAKES: dict[str, _Fake] = {
+    "box_iou": _IOU,
+    "box_iou_out": _Fake((_check_iou_out,), lambda: None),
+    "generalized_box_iou": _IOU,
+    "distance_box_iou": _IOU,
+    "complete_box_iou": _IOU,
+    "grad_box_iou": _Fake((overlap.checked, _check_iou_grad), lambda boxes1, boxes2: _like(boxes1, boxes2)),
+    "encode_boxes": _Fake((_check_coded,), _as_encoded),
+    "grad_encode_boxes": _Fake(
+        (_check_coded, lambda grad, boxes: checks.gradient(grad, "boxes", boxes, boxes.shape)),
+        lambda boxes, priors: _like(boxes, priors),
+    ),
+    "decode_boxes": _Fake((_check_deltas,), _as_decoded),
+    "grad_decode_boxes": _Fake(
+        (_check_deltas, lambda grad, deltas: checks.gradient(grad, "deltas", deltas, deltas.shape)),
+        lambda deltas, priors: _like(deltas, priors),
+    ),
+    "match_priors": _Fake((matching.check,), _matches),
+    "multibox_loss": _Fake((loss.check,), _losses),
+    "grad_multibox_loss": _Fake((_check_loss_grad,), lambda loc, logits: _like(loc, logits)),
+    "nms": _Fake((suppression.check_nms,), _kept_of("nms")),
+    "batched_nms": _Fake((suppression.check_nms, suppression.check_idxs), _kept_of("batched_nms")),
+    "multiclass_nms": _Fake((suppression.check_scored, *_OPTIONS_OF_NMS), _scored),
+    "soft_nms": _Fake((suppression.check_scored, soft_suppression.check_decay), _scored),
+    "detect": _Fake((detection.check_raw, *_OPTIONS_OF_NMS), _detected),
+    "render_images": _Fake((images.check,), _images),
+}

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils import _pytree
 
 from ssd_ops import scripting
-from ssd_ops.reference import Detections, PriorMatches, SoftDetections
+from ssd_ops.results import Detections, PriorMatches, SoftDetections
 
 
 def register(functions: dict[str, Any]) -> None:

@@ -35,10 +35,10 @@ def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def _refuse_vmap(name: str) -> Callable[..., None]:
-    def guard(*args: Any) -> None:
+    def guard(boxes: Tensor, scores: Tensor, idxs: Tensor | None = None) -> None:
         if not torch._C._are_functorch_transforms_active():
             return
-        if any(isinstance(arg, Tensor) and _is_mapped(arg) for arg in args):
+        if any(tensor is not None and _is_mapped(tensor) for tensor in (boxes, scores, idxs)):
             checks.fail(
                 f"{name} keeps a number of boxes that depends on the data, so torch.vmap cannot stack its results: "
                 "call multiclass_nms, whose results are padded, or loop"
@@ -56,8 +56,8 @@ def _is_mapped(tensor: Tensor) -> bool:
     return False
 
 
-def _refuse_derivative(pixels: Tensor, *args: Any) -> None:
-    checks.no_derivative("render_images", crops=args[2], color_matrices=args[4], hue=args[5])
+def _refuse_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor | None) -> None:
+    checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
 
 
 def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
@@ -67,7 +67,7 @@ def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
         torch.autograd.graph.increment_version(out)
 
 
-# What is looked at before an op without a derivative runs.
+# Checked before an op without a derivative runs; each takes those arguments of the op that it names.
 GUARDS: dict[str, Callable[..., None]] = {
     "nms": _refuse_vmap("nms"),
     "batched_nms": _refuse_vmap("batched_nms"),

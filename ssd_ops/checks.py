@@ -192,6 +192,12 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> None:
         fail(f"{name} must be one of {', '.join(choices)}, got {value}")
 
 
+def four_variances(variances: Sequence[float]) -> list[float]:
+    """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
+    values = reals("variances", variances, "2 or 4 numbers above 0")
+    return [values[0], values[0], values[1], values[1]] if len(values) == 2 else values
+
+
 def variances(value: Sequence[float]) -> None:
     """Refuse variances that are not four numbers above 0."""
     if len(value) != 4 or not all(v > 0 for v in value):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssd_ops import checks
 from ssd_ops._autograd import call
-from ssd_ops.reference.numbers import floating, four_variances
+from ssd_ops.dtypes import floating
 
 
 def encode_boxes(
@@ -35,7 +36,7 @@ def encode_boxes(
     Source: `EncodeBBox` of Caffe SSD; `center_size` is the code of every SSD.
     """
     boxes, priors = _aligned("boxes", boxes, priors)
-    result: Tensor = call("encode_boxes", boxes, priors, four_variances(variances), code_type)
+    result: Tensor = call("encode_boxes", boxes, priors, checks.four_variances(variances), code_type)
     return result
 
 
@@ -61,7 +62,7 @@ def decode_boxes(
     Source: `DecodeBBox` of Caffe SSD; the clamp is that of torchvision's `BoxCoder`.
     """
     deltas, priors = _aligned("deltas", deltas, priors)
-    result: Tensor = call("decode_boxes", deltas, priors, four_variances(variances), code_type)
+    result: Tensor = call("decode_boxes", deltas, priors, checks.four_variances(variances), code_type)
     return result
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
-from ssd_ops.reference.numbers import floating, four_variances
-from ssd_ops.reference.suppression import Detections
+from ssd_ops.dtypes import floating
+from ssd_ops.results import Detections
 
 
 def detect(
@@ -67,7 +67,7 @@ def detect(
         checks.real("iou_threshold", iou_threshold),
         checks.integer("candidates_per_class", candidates_per_class),
         checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
-        four_variances(variances),
+        checks.four_variances(variances),
         checks.boolean("clip", clip),
         checks.boolean("suppress_equal", suppress_equal),
         checks.boolean("multi_label", multi_label),

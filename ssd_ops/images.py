@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
+from ssd_ops.dtypes import floating
 from ssd_ops.packing import pack_images
-from ssd_ops.reference.numbers import floating
 
 
 def render_images(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
-from ssd_ops.reference.numbers import floating
+from ssd_ops.dtypes import floating
 
 
 def multibox_loss(

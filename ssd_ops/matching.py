@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
+from ssd_ops.dtypes import floating
 from ssd_ops.packing import pack_ground_truths
-from ssd_ops.reference.matching import PriorMatches
-from ssd_ops.reference.numbers import floating, four_variances
+from ssd_ops.results import PriorMatches
 
 
 def match_priors(
@@ -71,6 +71,6 @@ def match_priors(
         # A list of empty tensors says nothing of the device.
         boxes, labels, offsets = boxes.to(priors.device), labels.to(priors.device), offsets.to(priors.device)
         flags = None if flags is None else flags.to(priors.device)
-    values = four_variances(variances)
+    values = checks.four_variances(variances)
     threshold, equal = checks.real("iou_threshold", iou_threshold), checks.boolean("match_equal", match_equal)
     return PriorMatches(*call("match_priors", boxes, labels, offsets, flags, priors, threshold, rule, equal, values))

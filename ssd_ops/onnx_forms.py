@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks, reference
+from ssd_ops._schemas import SCHEMAS
 
 PLAIN = (
     "box_iou",
@@ -24,18 +25,19 @@ def call(name: str, *args: Any) -> Any:
     """Return the results of an op by functions that ONNX has."""
     if name in PLAIN:
         return getattr(reference, name)(*args)
-    if name == "nms":
-        return _nms(*args)
-    if name == "batched_nms":
-        boxes, scores, idxs, *options = args
-        return _nms(_apart(boxes, idxs), scores, *options)
+    if name in ("nms", "batched_nms"):
+        return _nms(**SCHEMAS[name].by_name(args))
     checks.fail(f"ssd_ops.{name} has no form in ONNX: export what leads to it, or use torch.export.save")
 
 
-def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
+def _nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool, idxs: Tensor | None = None
+) -> Tensor:
     """Return the kept indices; both exporters of torch know torchvision's op."""
     if suppress_equal:
         checks.fail("suppress_equal must be False in a program that is exported to ONNX, which has no such NMS")
+    if idxs is not None:
+        boxes = _apart(boxes, idxs)
     _import_torchvision()
     return torch.ops.torchvision.nms(boxes, scores, iou_threshold)  # type: ignore[no-any-return]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssd_ops import checks, reference
 from ssd_ops._autograd import call
-from ssd_ops.reference.numbers import compute_dtype, floating
+from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.overlap import EPSILON, as_corners
 
 

@@ -1,4 +1,4 @@
-"""Ragged ground truths and images: a list with one tensor an image, or one packed tensor with offsets."""
+"""Inputs in several forms: ragged ground truths and images, as lists or packed, and boxes of one image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import floating
+from ssd_ops.dtypes import floating
+from ssd_ops.results import Detections, SoftDetections
 
 
 def pack_ground_truths(
@@ -109,3 +110,30 @@ def pack_images(
     places = (torch.tensor(starts, dtype=torch.int64, device="cpu"), sides)
     starts_there, sides_there = (tensor.to(device, non_blocking=True) for tensor in places)
     return pixels.to(device), starts_there, sides_there
+
+
+def as_batch(boxes: Tensor, scores: Tensor, max_detections: int | None) -> tuple[Tensor, Tensor, int, bool]:
+    """Return boxes `[B, N, 4]`, scores `[B, N, C]`, D, and whether boxes `[N, 4]` and scores `[N]` came in.
+
+    The boxes of a single set are those of class 1 of one image.
+    """
+    boxes, scores = floating("boxes", boxes), floating("scores", scores)
+    is_single = scores.dim() == 1
+    if is_single:
+        checks.shape("boxes", boxes, f"[{len(scores)}, 4]", boxes.shape == (len(scores), 4))
+        boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
+    if max_detections is None:
+        max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1
+    return (
+        boxes,
+        scores,
+        checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
+        is_single,
+    )
+
+
+def soft_detections(found: Detections, rows: Tensor, is_single: bool) -> SoftDetections:
+    """Return the result as the caller's form of input asks; `rows` is 0 behind the last detection."""
+    place = torch.arange(rows.shape[1], device=rows.device)
+    result = SoftDetections(*found, torch.where(place < found.counts[:, None], rows, -1))
+    return SoftDetections(*(tensor[0] for tensor in result)) if is_single else result

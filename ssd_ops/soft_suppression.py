@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
-from ssd_ops.reference.soft_suppression import SoftDetections, batch_of, soft_detections
-from ssd_ops.reference.suppression import Detections
+from ssd_ops.packing import as_batch, soft_detections
+from ssd_ops.results import Detections, SoftDetections
 
 
 def soft_nms(
@@ -50,7 +50,7 @@ def soft_nms(
 
     Source: Bodla et al. 2017.
     """
-    boxes, scores, most, is_single = batch_of(boxes, scores, max_detections)
+    boxes, scores, max_detections, is_single = as_batch(boxes, scores, max_detections)
     *found, rows = call(
         "soft_nms",
         boxes,
@@ -59,7 +59,7 @@ def soft_nms(
         checks.real("sigma", sigma),
         checks.real("iou_threshold", iou_threshold),
         checks.real("score_threshold", score_threshold),
-        most,
+        max_detections,
         checks.boolean("suppress_equal", suppress_equal),
         checks.boolean("keep_equal", keep_equal),
     )

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
-from ssd_ops.reference.numbers import class_ids, floating
-from ssd_ops.reference.suppression import Detections
+from ssd_ops.dtypes import class_ids, floating
+from ssd_ops.results import Detections
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_equal: bool = False) -> Tensor:

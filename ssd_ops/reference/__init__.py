@@ -3,8 +3,8 @@
 from ssd_ops.reference.codec import decode_boxes, encode_boxes, grad_decode_boxes, grad_encode_boxes
 from ssd_ops.reference.detection import detect
 from ssd_ops.reference.images import render_images
-from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss, multibox_loss_parts
-from ssd_ops.reference.matching import PriorMatches, match_priors
+from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss
+from ssd_ops.reference.matching import match_priors
 from ssd_ops.reference.overlap import (
     box_iou,
     complete_box_iou,
@@ -12,13 +12,10 @@ from ssd_ops.reference.overlap import (
     generalized_box_iou,
     grad_box_iou,
 )
-from ssd_ops.reference.soft_suppression import SoftDetections, soft_nms
-from ssd_ops.reference.suppression import Detections, batched_nms, multiclass_nms, nms
+from ssd_ops.reference.soft_suppression import soft_nms
+from ssd_ops.reference.suppression import batched_nms, multiclass_nms, nms
 
 __all__ = [
-    "Detections",
-    "PriorMatches",
-    "SoftDetections",
     "batched_nms",
     "box_iou",
     "complete_box_iou",
@@ -33,7 +30,6 @@ __all__ = [
     "grad_multibox_loss",
     "match_priors",
     "multibox_loss",
-    "multibox_loss_parts",
     "multiclass_nms",
     "nms",
     "render_images",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
+from ssd_ops.dtypes import compute_dtype, floating
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
 # torchvision's clamp: no decoded box is more than 62.5 times its prior. At the maximum itself the gradient passes.
@@ -35,7 +35,7 @@ def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], 
     checks.same_device("priors", priors, name, boxes)
     if priors.dim() > boxes.dim() or boxes.shape[boxes.dim() - priors.dim() :] != priors.shape:
         checks.fail(f"priors must have the last dimensions of {name}, {list(boxes.shape)}, got {list(priors.shape)}")
-    values = four_variances(variances)
+    values = checks.four_variances(variances)
     checks.variances(values)
     checks.one_of("code_type", code_type, CODE_TYPES)
     return values

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.codec import decode_boxes
-from ssd_ops.reference.numbers import compute_dtype, floating, four_variances
-from ssd_ops.reference.suppression import Detections, multiclass_nms_parts
+from ssd_ops.reference.outputs import all_outputs, first, returns
+from ssd_ops.reference.suppression import multiclass_nms
+from ssd_ops.results import Detections
 
 
+@returns(first)
 def detect(
     loc: Tensor,
     logits: Tensor,
@@ -27,59 +30,32 @@ def detect(
     suppress_equal: bool = False,
     multi_label: bool = True,
     min_size: float = 0.0,
-) -> Detections:
-    """Return the detections of a batch; see `ssd_ops.detect`."""
-    return detect_parts(
-        loc,
-        logits,
-        priors,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        variances,
-        clip,
-        suppress_equal,
-        multi_label,
-        min_size,
-    )[0]
-
-
-def detect_parts(
-    loc: Tensor,
-    logits: Tensor,
-    priors: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    variances: Sequence[float],
-    clip: bool,
-    suppress_equal: bool,
-    multi_label: bool,
-    min_size: float,
 ) -> tuple[Detections, Tensor]:
-    """Return the detections, and of each the prior that it came from: int64 `[B, D]`, 0 behind the last."""
+    """Returns the detections of a batch; see `ssd_ops.detect`.
+
+    The second of all outputs is the prior that each detection came from: int64 `[B, D]`, zero-padded.
+    """
     loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
     check_raw(loc, logits, priors, variances, multi_label)
     dtype = compute_dtype(loc, logits, priors)
-    boxes = decode_boxes(loc.to(dtype), priors.to(dtype), four_variances(variances))
+    boxes = decode_boxes(loc.to(dtype), priors.to(dtype), checks.four_variances(variances))
     if checks.boolean("clip", clip):
         boxes = boxes.clamp(0, 1)
     scores = torch.softmax(logits.to(dtype), dim=2)
     if not multi_label:
         best = logits.to(dtype).argmax(dim=2, keepdim=True)  # the first of equals
         scores = torch.full_like(scores, torch.nan).scatter(2, best, scores.gather(2, best))  # NaN is no candidate
-    return multiclass_nms_parts(
+    found: tuple[Detections, Tensor] = all_outputs(multiclass_nms)(
         boxes,
         scores,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        suppress_equal,
-        min_size,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        candidates_per_class=candidates_per_class,
+        max_detections=max_detections,
+        suppress_equal=suppress_equal,
+        min_size=min_size,
     )
+    return found
 
 
 def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], multi_label: bool) -> None:
@@ -95,4 +71,4 @@ def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[f
     checks.same_device("logits", logits, "loc", loc)
     checks.same_device("priors", priors, "loc", loc)
     checks.boolean("multi_label", multi_label)
-    checks.variances(four_variances(variances))
+    checks.variances(checks.four_variances(variances))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops.dtypes import floating
 from ssd_ops.packing import pack_images
-from ssd_ops.reference.numbers import divided, floating
+from ssd_ops.reference.arithmetic import divided
 
 MOST_SIDE = 32767  # centers of pixels are exact in float32
 DTYPES = ("float32", "float16", "bfloat16")
@@ -145,7 +146,7 @@ def _check_three(name: str, values: Sequence[float], *, positive: bool) -> None:
 
 
 def check(
-    pixels: Tensor,
+    images: Tensor,
     offsets: Tensor,
     sizes: Tensor,
     crops: Tensor,
@@ -154,10 +155,10 @@ def check(
     hue: Tensor | None,
     size: int,
 ) -> None:
-    checks.shape("images", pixels, "[N]", pixels.dim() == 1)
-    checks.dtype("images", pixels, torch.uint8)
+    checks.shape("images", images, "[N]", images.dim() == 1)
+    checks.dtype("images", images, torch.uint8)
     checks.boxes("crops", crops, "[B, 4]", 2)
-    checks.same_device("crops", crops, "images", pixels)
+    checks.same_device("crops", crops, "images", images)
     batch = crops.shape[0]
     for name, tensor, shape, dtype in (
         ("offsets", offsets, (batch,), torch.int64),
@@ -173,11 +174,11 @@ def check(
             checks.floating(name, tensor)
         else:
             checks.dtype(name, tensor, dtype)
-        checks.same_device(name, tensor, "images", pixels)
+        checks.same_device(name, tensor, "images", images)
     checks.at_least_one("size", size)
     checks.label_range("sizes", sizes, 0, MOST_SIDE + 1)
-    if checks.has_values(pixels):
-        _check_places(len(pixels), offsets.tolist(), sizes.tolist())
+    if checks.has_values(images):
+        _check_places(len(images), offsets.tolist(), sizes.tolist())
 
 
 def _check_places(total: int, offsets: list[int], sizes: list[list[int]]) -> None:

@@ -6,16 +6,17 @@ repeats what is computed of the chosen, so that it can be differentiated as ofte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference.codec import decode_boxes, encode_boxes
 from ssd_ops.reference.loss import _lse_and_cross_entropy
-from ssd_ops.reference.numbers import compute_dtype
-from ssd_ops.reference.soft_suppression import decay
+from ssd_ops.reference.soft_suppression import DECAY, decay
 
 
 def losses_of_chosen(
@@ -69,11 +70,7 @@ def kept_softly(
     labels: Tensor,
     counts: Tensor,
     rows: Tensor,
-    *,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    suppress_equal: bool,
+    options: Mapping[str, Any],  # of soft_nms
 ) -> tuple[Tensor, Tensor]:
     """Return boxes `[B, D, 4]` and scores `[B, D]` of `soft_nms`, given class and row of each detection.
 
@@ -82,7 +79,7 @@ def kept_softly(
     kept, first_scores = kept_by_class(boxes, scores, labels, counts, rows)
     place = torch.arange(labels.shape[1], device=labels.device)
     lowers = (labels[:, :, None] == labels[:, None, :]) & (place[:, None] < place)  # [B, D, D]: d lowers e
-    weights = torch.where(lowers, decay(kept, kept, method, sigma, iou_threshold, suppress_equal), 1)
+    weights = torch.where(lowers, decay(kept, kept, **{name: options[name] for name in DECAY}), 1)
     return kept, torch.where(_there(labels, counts), first_scores * weights.prod(dim=1), 0)
 
 

@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype, floating
+from ssd_ops.dtypes import compute_dtype, floating
+from ssd_ops.reference.outputs import returns
 
 NORMALIZERS = ("batch", "image", "batch_size")
 MINING = ("image", "batch")
 
 
+def _both_losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return outputs[:2]
+
+
+@returns(_both_losses)
 def multibox_loss(
     loc: Tensor,
     logits: Tensor,
@@ -23,29 +29,13 @@ def multibox_loss(
     normalizer: str = "batch",
     min_negatives: int = 0,
     mining: str = "image",
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`."""
-    loc_loss, cls_loss, _, _ = multibox_loss_parts(
-        loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining
-    )
-    return loc_loss, cls_loss
-
-
-def multibox_loss_parts(
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
-    neg_pos_ratio: float,
-    normalizer: str,
-    min_negatives: int,
-    mining: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return both losses, and what the gradient needs of each prior: `lse [B, P]` and `weight [B, P]`.
+    """Returns the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`.
 
-    `lse` is the log of the sum of exponentials of its logits, `weight` its share in the loss: 1 over the normalizer for
-    positives and mined negatives, else 0. A row of logits with NaN, with inf at its target, or with nothing but -inf
-    has a cross entropy of NaN; inf elsewhere gives inf. A label out of range (a GPU cannot look) makes both losses NaN.
+    All outputs have what the gradient needs of each prior, too: `lse [B, P]`, the log of the sum of exponentials of its
+    logits, and `weight [B, P]`, its factor in the loss: 1 over the normalizer for positives and mined negatives, else 0.
+    A row of logits with NaN, with inf at its target, or with nothing but -inf has a cross entropy of NaN; inf elsewhere
+    gives inf. A label out of range (not validated on a GPU) makes both losses NaN.
     """
     loc, logits, loc_targets = (
         floating(name, value) for name, value in (("loc", loc), ("logits", logits), ("loc_targets", loc_targets))

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.packing import pack_ground_truths
+from ssd_ops.reference.arithmetic import passes
 from ssd_ops.reference.codec import encode_boxes
-from ssd_ops.reference.numbers import compute_dtype, floating, four_variances, passes
 from ssd_ops.reference.overlap import box_iou
+from ssd_ops.results import PriorMatches
 
 RULES = ("greedy", "last", "none")
-
-
-class PriorMatches(NamedTuple):
-    """What every prior of every image learns."""
-
-    labels: Tensor
-    """int64 `[B, P]`: the label of its object, 0 background, -1 takes no part."""
-    gt_index: Tensor
-    """int64 `[B, P]`: `gt_index[b, p] = g` means that prior p learns object g of image b, -1 none."""
-    loc_targets: Tensor
-    """`[B, P, 4]`: the encoded box of its object, 0 where there is none."""
 
 
 def match_priors(
@@ -43,7 +33,7 @@ def match_priors(
     """Match and encode, image by image; see `ssd_ops.match_priors`."""
     priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
-    values = four_variances(variances)
+    values = checks.four_variances(variances)
     check(boxes, labels, offsets, flags, priors, iou_threshold, rule, match_equal, values)
     dtype = compute_dtype(boxes, priors)
     boxes, priors = boxes.to(dtype), priors.to(dtype)
@@ -110,8 +100,8 @@ def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
 
 
 def check(
-    boxes: Tensor,
-    labels: Tensor,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
     offsets: Tensor,
     ignore: Tensor | None,
     priors: Tensor,
@@ -120,22 +110,22 @@ def check(
     match_equal: bool,
     variances: Sequence[float],
 ) -> None:
-    checks.boxes("gt_boxes", boxes, "[sum G, 4]", 2)
-    total = boxes.shape[0]
-    checks.shape("gt_labels", labels, f"[{total}]", labels.shape == (total,))
-    checks.int64("gt_labels", labels)
-    checks.same_device("gt_labels", labels, "gt_boxes", boxes)
-    checks.same_device("offsets", offsets, "gt_boxes", boxes)
+    checks.boxes("gt_boxes", gt_boxes, "[sum G, 4]", 2)
+    total = gt_boxes.shape[0]
+    checks.shape("gt_labels", gt_labels, f"[{total}]", gt_labels.shape == (total,))
+    checks.int64("gt_labels", gt_labels)
+    checks.same_device("gt_labels", gt_labels, "gt_boxes", gt_boxes)
+    checks.same_device("offsets", offsets, "gt_boxes", gt_boxes)
     checks.offsets(offsets, total)
     if ignore is not None:
         checks.shape("ignore", ignore, f"[{total}]", ignore.shape == (total,))
         if ignore.dtype != torch.bool:
             checks.fail(f"ignore must be bool, got {checks.dtype_name(ignore.dtype)}")
-        checks.same_device("ignore", ignore, "gt_boxes", boxes)
+        checks.same_device("ignore", ignore, "gt_boxes", gt_boxes)
     checks.boxes("priors", priors, "[P, 4]", 2)
-    checks.same_device("priors", priors, "gt_boxes", boxes)
+    checks.same_device("priors", priors, "gt_boxes", gt_boxes)
     checks.positive("iou_threshold", iou_threshold)
     checks.one_of("rule", rule, RULES)
     checks.boolean("match_equal", match_equal)
     checks.variances(variances)
-    checks.label_range("gt_labels", labels, 1, None)
+    checks.label_range("gt_labels", gt_labels, 1, None)

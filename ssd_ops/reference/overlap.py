@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype, floating
+from ssd_ops.dtypes import compute_dtype, floating
 
 EPSILON = 1e-7  # torchvision's, in the denominators of distance and complete IoU
 FORMATS = ("xyxy", "xywh", "cxcywh")

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import compute_dtype, divided, floating, passes
+from ssd_ops.dtypes import compute_dtype
+from ssd_ops.packing import as_batch, soft_detections
+from ssd_ops.reference.arithmetic import divided, passes
+from ssd_ops.reference.outputs import returns
 from ssd_ops.reference.overlap import intersection_and_union, ratio
-from ssd_ops.reference.suppression import Detections, check_scored, each_class
+from ssd_ops.reference.suppression import check_scored, each_class
+from ssd_ops.results import Detections, SoftDetections
 
 METHODS = ("linear", "gaussian")
+DECAY = ("method", "sigma", "iou_threshold", "suppress_equal")  # the options that `decay` takes
 
 
-class SoftDetections(NamedTuple):
-    """The detections of a batch, as `Detections`, and where they came from; without `B` for a single set of boxes."""
-
-    boxes: Tensor
-    """`[B, D, 4]`, xyxy; 0 behind the last detection."""
-    scores: Tensor
-    """`[B, D]`, lowered; 0 behind the last detection."""
-    labels: Tensor
-    """int64 `[B, D]`; 0, the background, behind the last detection."""
-    counts: Tensor
-    """int64 `[B]`: how many detections an image has."""
-    indices: Tensor
-    """int64 `[B, D]`: `indices[b, d] = n` means that detection d of image b is its box n; -1 behind the last detection."""
+def _as_given(outputs: tuple[Detections, Tensor, bool]) -> SoftDetections:
+    return soft_detections(*outputs)
 
 
+@returns(_as_given)
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -41,55 +34,13 @@ def soft_nms(
     max_detections: int | None = None,
     suppress_equal: bool = False,
     keep_equal: bool = False,
-) -> SoftDetections:
-    """Return the best boxes of every class and image, scores lowered by overlap; see `ssd_ops.soft_nms`."""
-    boxes, scores, most, is_single = batch_of(boxes, scores, max_detections)
-    found, rows = soft_nms_parts(
-        boxes, scores, method, sigma, iou_threshold, score_threshold, most, suppress_equal, keep_equal
-    )
-    return soft_detections(found, rows, is_single)
+) -> tuple[Detections, Tensor, bool]:
+    """Returns the best boxes of every class and image, with decayed scores; see `ssd_ops.soft_nms`.
 
-
-def batch_of(boxes: Tensor, scores: Tensor, max_detections: int | None) -> tuple[Tensor, Tensor, int, bool]:
-    """Return boxes `[B, N, 4]`, scores `[B, N, C]`, D, and whether boxes `[N, 4]` and scores `[N]` came in.
-
-    The boxes of a single set are those of class 1 of one image.
+    All outputs are the detections and the row of `boxes` that each came from, int64 `[B, D]`, zero-padded, as a batch,
+    and whether a single set came in.
     """
-    boxes, scores = floating("boxes", boxes), floating("scores", scores)
-    is_single = scores.dim() == 1
-    if is_single:
-        checks.shape("boxes", boxes, f"[{len(scores)}, 4]", boxes.shape == (len(scores), 4))
-        boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
-    if max_detections is None:
-        max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1
-    return (
-        boxes,
-        scores,
-        checks.less_than("max_detections", checks.integer("max_detections", max_detections), 2**31),
-        is_single,
-    )
-
-
-def soft_detections(found: Detections, rows: Tensor, is_single: bool) -> SoftDetections:
-    """Return the result as the caller's form of input asks; `rows` is 0 behind the last detection."""
-    place = torch.arange(rows.shape[1], device=rows.device)
-    result = SoftDetections(*found, torch.where(place < found.counts[:, None], rows, -1))
-    return SoftDetections(*(tensor[0] for tensor in result)) if is_single else result
-
-
-def soft_nms_parts(
-    boxes: Tensor,
-    scores: Tensor,
-    method: str,
-    sigma: float,
-    iou_threshold: float,
-    score_threshold: float,
-    max_detections: int,
-    suppress_equal: bool,
-    keep_equal: bool,
-) -> tuple[Detections, Tensor]:
-    """Return the detections, and of each the row of `boxes` that it came from, as `multiclass_nms_parts`."""
-    boxes, scores = floating("boxes", boxes), floating("scores", scores)
+    boxes, scores, max_detections, is_single = as_batch(boxes, scores, max_detections)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     check_decay(method, sigma, suppress_equal, keep_equal)
     dtype = compute_dtype(boxes, scores)
@@ -110,7 +61,7 @@ def soft_nms_parts(
         chosen = torch.stack(kept) if kept else waiting
         return chosen, score[chosen]
 
-    return each_class(boxes, scores, max_detections, one_class)
+    return *each_class(boxes, scores, max_detections, one_class), is_single
 
 
 def check_decay(method: str, sigma: float, suppress_equal: bool, keep_equal: bool) -> None:

@@ -1,29 +1,18 @@
-"""Non-maximum suppression: one set of boxes, boxes of several classes, padded batches, and soft-NMS."""
+"""Non-maximum suppression: one set of boxes, boxes of several classes, and padded batches."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssd_ops import checks
-from ssd_ops.reference.numbers import above, at_or_above, class_ids, compute_dtype, floating, passes
+from ssd_ops.dtypes import class_ids, compute_dtype, floating
+from ssd_ops.reference.arithmetic import above, at_or_above, passes
+from ssd_ops.reference.outputs import first, returns
 from ssd_ops.reference.overlap import intersection_and_union
-
-
-class Detections(NamedTuple):
-    """The detections of a batch, by falling score, padded to the same number for every image."""
-
-    boxes: Tensor
-    """`[B, D, 4]`, xyxy; 0 behind the last detection."""
-    scores: Tensor
-    """`[B, D]`; 0 behind the last detection."""
-    labels: Tensor
-    """int64 `[B, D]`; 0, the background, behind the last detection."""
-    counts: Tensor
-    """int64 `[B]`: how many detections an image has."""
+from ssd_ops.results import Detections
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_equal: bool = False) -> Tensor:
@@ -58,6 +47,7 @@ def batched_nms(
     return order[keep[order]]
 
 
+@returns(first)
 def multiclass_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -68,31 +58,11 @@ def multiclass_nms(
     max_detections: int,
     suppress_equal: bool = False,
     min_size: float = 0.0,
-) -> Detections:
-    """Return the best boxes of every class and image; see `ssd_ops.multiclass_nms`."""
-    return multiclass_nms_parts(
-        boxes,
-        scores,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        suppress_equal,
-        min_size,
-    )[0]
-
-
-def multiclass_nms_parts(
-    boxes: Tensor,
-    scores: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    suppress_equal: bool,
-    min_size: float,
 ) -> tuple[Detections, Tensor]:
-    """Return the detections, and of each the row of `boxes` that it came from: int64 `[B, D]`, 0 behind the last."""
+    """Returns the best boxes of every class and image; see `ssd_ops.multiclass_nms`.
+
+    The second of all outputs is the row of `boxes` that each detection came from: int64 `[B, D]`, zero-padded.
+    """
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     check_candidates(candidates_per_class, suppress_equal, min_size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssd_ops.reference.loss import multibox_loss_parts
+from ssd_ops.reference import multibox_loss
+from ssd_ops.reference.outputs import all_outputs
 from tests.ops.conftest import Implementation
 
 
@@ -34,8 +35,9 @@ def parts(
     mining: str = "image",
 ) -> list[Tensor]:
     """Return loc_loss, cls_loss, lse and weight."""
-    op = multibox_loss_parts if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
-    return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), ratio, norm, least, mining)]
+    op = all_outputs(multibox_loss) if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
+    options = {"neg_pos_ratio": ratio, "normalizer": norm, "min_negatives": least, "mining": mining}
+    return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), **options)]
 
 
 def gradients(

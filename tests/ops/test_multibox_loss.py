@@ -12,7 +12,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 
 from ssd_ops import reference
-from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss_parts
+from ssd_ops.reference import grad_multibox_loss, multibox_loss
+from ssd_ops.reference.outputs import all_outputs
 from tests.ops.conftest import Implementation
 from tests.ops.losses import batch, gradients, parts
 
@@ -63,7 +64,7 @@ def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
     inputs = batch(2, priors, classes)
     check_equal_to_reference(impl, *inputs)
     found = gradients(impl, *inputs, loc=2.0, cls=0.5)
-    *_, lse, weight = multibox_loss_parts(*inputs, 3.0, "batch", 0, "image")
+    *_, lse, weight = all_outputs(multibox_loss)(*inputs)
     expected = grad_multibox_loss(torch.tensor(2.0), torch.tensor(0.5), *inputs, lse, weight)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], **tolerance(torch.float32))

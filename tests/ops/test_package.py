@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import ssd_ops
-from ssd_ops import _autograd, _fake, _fallback, _register
+from ssd_ops import _autograd
+from ssd_ops._schemas import SCHEMAS, Schema
+from ssd_ops.checks import four_variances
 from tests.emu import emulated_ops
-from tests.ops.boxes import random_boxes
+from tests.ops.boxes import assert_equal, random_boxes
 from tests.ops.samples import sample_arguments
 from tests.processes import run_python
 
-NAMES = [schema.split("(", 1)[0] for schema in _register.schemas()]
+NAMES = list(SCHEMAS)
 ROOT = Path(__file__).parents[2]
 # What the public functions of the package are, beside `reference` and the two kinds of results.
 PUBLIC = [name for name in NAMES if not name.startswith("grad_") and name != "box_iou_out"]
 
 
 def test_schemas_parse() -> None:
-    assert len(NAMES) == len(set(NAMES)) == len(sample_arguments())
-    for schema, name in zip(_register.schemas(), NAMES, strict=True):
-        parsed = torch._C.parse_schema(f"ssd_ops::{schema}")
+    assert set(NAMES) == set(sample_arguments())
+    for name, schema in SCHEMAS.items():
+        parsed = torch._C.parse_schema(f"ssd_ops::{schema.text}")
         registered = getattr(torch.ops.ssd_ops, name).default._schema
         assert parsed.name == registered.name == f"ssd_ops::{name}"
         assert str(registered) == str(parsed), "the compiled library was built with another list"
@@ -31,18 +36,42 @@ def test_schemas_parse() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_op_has_all_its_parts(name: str) -> None:
-    assert callable(getattr(_fallback, name)) and callable(getattr(_fake, name))
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops::{name}", "CompositeExplicitAutograd")
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops::{name}", "Autograd")
     assert torch._library.simple_registry.singleton.find(f"ssd_ops::{name}").fake_impl.kernel is not None
     if name in PUBLIC:
         public, twin = getattr(ssd_ops, name), getattr(ssd_ops.reference, name)
         assert name in ssd_ops.__all__ and public.__doc__ and twin.__doc__
-        assert (
-            public.__code__.co_varnames[: public.__code__.co_argcount]
-            == (twin.__code__.co_varnames[: twin.__code__.co_argcount])
-        )
-        assert public.__kwdefaults__ == twin.__kwdefaults__ and public.__defaults__ == twin.__defaults__
+        parameters = inspect.signature(public).parameters
+        assert parameters == inspect.signature(twin).parameters
+        assert_defaults_agree(parameters, SCHEMAS[name])
+
+
+def assert_defaults_agree(parameters: Mapping[str, inspect.Parameter], schema: Schema) -> None:
+    """Compare the defaults of a public function with those of its op's schema."""
+    defaults = dict(zip(reversed(schema.arguments), reversed(schema.defaults), strict=False))
+    for key, default in defaults.items():
+        expected = parameters[key].default
+        if key == "variances":
+            expected = four_variances(expected)
+        elif key == "dtype":
+            expected = str(expected).removeprefix("torch.")
+        assert default == (list(expected) if isinstance(expected, tuple) else expected), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_may_be_left_out(name: str) -> None:
+    """Of the ops, as saved programs do that were written before an option was added; the dispatcher leaves them out."""
+    schema, arguments = SCHEMAS[name], sample_arguments()[name]
+    required = arguments[: len(arguments) - len(schema.defaults)]
+    assert schema.complete(required) == (*required, *schema.defaults)
+    results, expected = (getattr(torch.ops.ssd_ops, name)(*args) for args in (required, schema.complete(required)))
+    for one, other in zip(as_tuple(results), as_tuple(expected), strict=True):
+        assert_equal(one, other)
+
+
+def as_tuple(results: Any) -> tuple[torch.Tensor, ...]:
+    return results if isinstance(results, tuple) else () if results is None else (results,)
 
 
 # nms and batched_nms return as many indices as they keep: AOT tracing cannot check such shapes against real ones.
@@ -86,9 +115,10 @@ def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
 def test_a_gpu_without_kernels_is_named_once() -> None:
     """Where there is no GPU: what the reference does when a tensor of one comes to it."""
     code = (
-        "import warnings, types, ssd_ops; from ssd_ops import _register; warnings.simplefilter('always');"
+        "import warnings, types, ssd_ops; from ssd_ops import _fallback, _schemas; warnings.simplefilter('always');"
         "far = types.SimpleNamespace(device=types.SimpleNamespace(type='cuda'));"
-        "call = _register._of_last_resort(lambda tensor, more: more); print(call(far, 1), call(far, 2))"
+        "ssd_ops.reference.nms = lambda **arguments: arguments['scores'];"
+        "call = _fallback.implementation(_schemas.SCHEMAS['nms']); print(call(far, 1, 0.5), call(far, 2, 0.5))"
     )
     done = run_python("-c", code, folder=ROOT)
     assert done.stdout.split() == ["1", "2"], done.stderr

@@ -12,7 +12,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssd_ops.reference.loss import grad_multibox_loss, multibox_loss_parts
+from ssd_ops.reference import grad_multibox_loss, multibox_loss
+from ssd_ops.reference.outputs import all_outputs
 from tests.ops.boxes import assert_equal
 from tests.ops.conftest import Implementation
 from tests.ops.losses import gradients, parts
@@ -61,7 +62,7 @@ def row_error(lse: Tensor, classes: int) -> Tensor:
 @cases(inputs=batch(), options=RULES)
 def test_multibox_loss(other: Implementation, inputs: list[Tensor], options: dict[str, Any]) -> None:
     loc_loss, cls_loss, lse, weight = parts(other, *inputs, **options)
-    expected = multibox_loss_parts(*inputs, *(options[name] for name in PARTS))
+    expected = all_outputs(multibox_loss)(*inputs, **{PARTS[name]: value for name, value in options.items()})
     error = row_error(expected[2], inputs[1].shape[2])
     assert_equal(weight, expected[3])
     if lse.dtype == torch.float32:  # sums in float64, rounded once
@@ -75,7 +76,7 @@ def test_multibox_loss(other: Implementation, inputs: list[Tensor], options: dic
 
 @cases(inputs=batch(), options=RULES)
 def test_gradients(other: Implementation, inputs: list[Tensor], options: dict[str, Any]) -> None:
-    lse, weight = multibox_loss_parts(*inputs, *(options[name] for name in PARTS))[2:]
+    lse, weight = all_outputs(multibox_loss)(*inputs, **{PARTS[name]: value for name, value in options.items()})[2:]
     expected = grad_multibox_loss(torch.tensor(2.0), torch.tensor(0.5), *inputs, lse, weight)
     found = gradients(other, *inputs, loc=2.0, cls=0.5, **{PARTS[name]: value for name, value in options.items()})
     assert_equal(found[0], expected[0])

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ssd_ops import reference
+from ssd_ops.checks import four_variances
 from ssd_ops.reference.codec import MAX_LOG_SIZE
-from ssd_ops.reference.numbers import four_variances
 
 
 def assert_within(found: Tensor, expected: Tensor, error: Tensor, anything: Tensor | bool = False) -> None:

@@ -1,8 +1,7 @@
-"""Which numbers the ops compute with, and how they compare a score or an overlap with a threshold."""
+"""Which dtype an op reads an argument as, and which it computes in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,29 +37,3 @@ def class_ids(name: str, value: Any) -> Tensor:
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """Return float64 where any tensor is float64, else float32: half precision is read as it is and computed in float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def above(values: Tensor, threshold: float) -> Tensor:
-    """Return `values > threshold`, compared in float64 so that a threshold is never rounded. NaN is not above."""
-    return values.double() > threshold
-
-
-def at_or_above(values: Tensor, threshold: float) -> Tensor:
-    """Return `values >= threshold`, compared in float64. NaN is not above."""
-    return values.double() >= threshold
-
-
-def passes(values: Tensor, threshold: float, equal: bool) -> Tensor:
-    """Return `values >= threshold` where `equal` is true, else `values > threshold`; in float64. NaN does not pass."""
-    return at_or_above(values, threshold) if equal else above(values, threshold)
-
-
-def divided(values: Tensor, divisor: float) -> Tensor:
-    """Return `values / divisor`, rounded once on every device: by a Python number CUDA multiplies with the reciprocal."""
-    return values / values.new_full((), divisor)
-
-
-def four_variances(variances: Sequence[float]) -> list[float]:
-    """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
-    values = checks.reals("variances", variances, "2 or 4 numbers above 0")
-    return [values[0], values[0], values[1], values[1]] if len(values) == 2 else values
