@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
     "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export)"),
     "convert": ("ssd.convert", "convert weights from one SSD system to another"),
+    "data": ("ssd.data_commands", "check a data set"),
     "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),
     "bench": ("ssd.bench", "time an op against its peers (in a checkout of the sources)"),
 }

@@ -112,12 +112,22 @@ def prior_coverage(
         raise ValueError(f"boxes must be normalized to their image (0..1), got a coordinate of {flat.max().item():g}")
     if label.numel() and not 1 <= int(label.min()) <= int(label.max()) <= len(names):
         raise ValueError(f"labels must lie in 1..{len(names)}, got {int(label.min())}..{int(label.max())}")
-    chunk = max(1, _CELLS // max(1, len(priors)))
-    best = [ssd_ops.box_iou(part, priors).amax(dim=1) for part in flat.split(chunk)] if len(flat) else []
-    iou = torch.cat(best) if best else flat.new_zeros(0)
+    iou = best_ious(priors, flat)
     found = iou >= iou_threshold
     objects = torch.bincount(label, minlength=len(names) + 1)[1:].tolist()
     matched = torch.bincount(label[found], minlength=len(names) + 1)[1:].tolist()
     missed = (flat[:, 2:] - flat[:, :2])[~found].clamp(min=0).cpu()
     mean = iou.mean().item() if len(iou) else 0.0
     return PriorCoverage(iou_threshold, tuple(objects), tuple(matched), tuple(names), missed, mean)
+
+
+def best_ious(priors: Tensor, boxes: Tensor) -> Tensor:
+    """Returns the IoU of each box with its best prior, float32 [G].
+
+    Args:
+        priors: float [P, 4] xyxy, normalized to the image.
+        boxes: float [G, 4] likewise.
+    """
+    chunk = max(1, _CELLS // max(1, len(priors)))
+    best = [ssd_ops.box_iou(part, priors).amax(dim=1) for part in boxes.split(chunk)] if len(boxes) else []
+    return torch.cat(best) if best else boxes.new_zeros(0)

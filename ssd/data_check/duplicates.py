@@ -1,0 +1,76 @@
+"""Images that occur more than once: the same bytes, or nearly the same picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ssd.data import Fault
+from ssd.data_check.images import ImageFacts
+
+_NEAR = 3  # bits in which the hashes of one picture may differ; four 16-bit parts then have one in common
+_ALIKE = 0.985  # correlation of the thumbnails of one picture
+_FLAT = 3.0  # gray levels: standard deviation below which a picture has nothing to be recognized by
+_COMPARED = 100  # neighbors that an image is compared with in a group with one part of the hash in common
+
+
+def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Fault]:
+    """Yields a fault for each image that was met before, in its split or in another.
+
+    Args:
+        splits: Split -> its images.
+    """
+    images = [(split, facts) for split, found in splits.items() for facts in found if facts.thumbnail is not None]
+    first: dict[bytes, tuple[str, ImageFacts]] = {}
+    distinct: list[tuple[str, ImageFacts]] = []
+    for split, facts in images:
+        if facts.digest not in first:
+            first[facts.digest] = (split, facts)
+            distinct.append((split, facts))
+            continue
+        before, other = first[facts.digest]
+        same = "it is the same file" if facts.file == other.file else f"the same bytes as {other.file}"
+        if before == split:
+            yield Fault(facts.file, "duplicate image", f"{same}, in {split}")
+        else:
+            yield Fault(facts.file, "image in two splits", f"{same}, in {before}; this one is in {split}")
+    for one, two in _near_pairs([facts for _, facts in distinct]):
+        (before, other), (split, facts) = distinct[one], distinct[two]
+        kind = "near-duplicate" if before == split else "near-duplicate in two splits"
+        where = f"in {split}" if before == split else f"in {before}; this one is in {split}"
+        yield Fault(facts.file, kind, f"nearly the picture {other.file}, {where}")
+
+
+def _near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
+    # each image with the first one before it that it is nearly equal to
+    thumbnails = [_standardized(facts.thumbnail) for facts in images]
+    found: dict[int, int] = {}
+    for shift in range(0, 64, 16):
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row, facts in enumerate(images):
+            if thumbnails[row] is not None:
+                groups[facts.perceptual_hash >> shift & 0xFFFF].append(row)
+        for rows in groups.values():
+            for place, two in enumerate(rows):
+                for one in rows[max(0, place - _COMPARED) : place]:
+                    if one < found.get(two, two) and _is_near(images, thumbnails, one, two):
+                        found[two] = one
+    yield from ((one, two) for two, one in sorted(found.items()))
+
+
+def _is_near(images: Sequence[ImageFacts], thumbnails: Sequence[np.ndarray | None], one: int, two: int) -> bool:
+    if (images[one].perceptual_hash ^ images[two].perceptual_hash).bit_count() > _NEAR:
+        return False
+    first, second = thumbnails[one], thumbnails[two]
+    assert first is not None and second is not None
+    return float((first * second).mean()) >= _ALIKE
+
+
+def _standardized(thumbnail: np.ndarray | None) -> np.ndarray | None:
+    if thumbnail is None or thumbnail.std() < _FLAT:
+        return None
+    values = thumbnail.astype(np.float32).ravel()
+    standardized: np.ndarray = (values - values.mean()) / values.std()
+    return standardized

@@ -1,0 +1,138 @@
+"""Mistakes of a whole data set that its statistics give away: numbers in another order or unit, classes off by one.
+
+A single box rarely tells; of many boxes, all of which would be right under another reading, chance is ruled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ssd.data import COCODataset, DataError, DetectionDataset, Fault, YOLODataset
+from ssd.data.formats.coco_json import read_coco_json
+from ssd.data.formats.field_values import as_int
+from ssd.data.formats.yolo_layout import label_file
+from ssd.file_tree import read_text
+
+_ENOUGH = 20  # boxes, below which statistics are no proof
+_SLACK = 0.005  # of the image's side: rounding
+_SHARE = 0.1  # of the boxes that must be wrong as they are read
+
+
+def find_encoding_mistakes(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
+    """Yields what is wrong with the data set as a whole.
+
+    Args:
+        dataset: As its reader has read it.
+        source: What the faults are named after.
+    """
+    if isinstance(dataset, YOLODataset):
+        yield from _of_yolo(dataset, source)
+    elif isinstance(dataset, COCODataset):
+        yield from _of_coco(dataset)
+    else:
+        yield from _of_corners(dataset, source)
+    yield from _fractions_for_pixels(dataset, source)
+
+
+def _of_yolo(dataset: YOLODataset, source: str) -> Iterator[Fault]:
+    rows = _yolo_rows(dataset)
+    if len(rows) < _ENOUGH:
+        return
+    ids, values = rows[:, 0], rows[:, 1:]
+    count = len(dataset.classes)
+    if ids.min() == 1 and ids.max() == count:
+        detail = f"classes run from 1 to {count}, YOLO counts them from 0; subtract 1 from every class"
+        yield Fault(source, "classes off by one", detail)
+    if (values > 1 + _SLACK).any(axis=1).mean() > 0.5:
+        detail = f"coordinates reach {values.max():g}, YOLO has fractions of the image's sides; divide by them"
+        yield Fault(source, "pixels for fractions", detail)
+        return
+    a, b, c, d = values.T
+    outside = np.minimum(a - c / 2, b - d / 2) < -_SLACK
+    outside |= np.maximum(a + c / 2, b + d / 2) > 1 + _SLACK
+    if outside.mean() < _SHARE:
+        return
+    if ((c > a) & (d > b)).all():
+        yield Fault(
+            source, "xyxy for cxcywh", "numbers are x1 y1 x2 y2 in every line; YOLO has the center and the sides"
+        )
+    elif (np.maximum(a + c, b + d) <= 1 + _SLACK).all():
+        yield Fault(source, "xywh for cxcywh", "numbers begin with the upper left corner; YOLO has the center")
+
+
+def _yolo_rows(dataset: YOLODataset) -> np.ndarray:
+    # class and four numbers of every line with a box, as they are written
+    rows = []
+    for file in dataset.annotations.files.tolist():
+        try:
+            lines = read_text(label_file(Path(file))).splitlines()
+        except (DataError, OSError):
+            continue
+        for line in lines:
+            fields = line.split()
+            try:
+                numbers = [float(field) for field in fields] if len(fields) == 5 else []
+            except ValueError:
+                continue
+            if numbers and np.isfinite(numbers).all():
+                rows.append(numbers)
+    return np.array(rows).reshape(-1, 5)
+
+
+def _of_coco(dataset: COCODataset) -> Iterator[Fault]:
+    file = str(dataset.annotation_file)
+    data = read_coco_json(dataset.annotation_file)
+    known = {as_int(category.get("id")) for category in data["categories"]}
+    ids = {as_int(item.get("category_id")) for item in data["annotations"] if isinstance(item, dict)}
+    numbers = sorted(key for key in known if key is not None)
+    used = sorted(key for key in ids if key is not None)
+    for shift, words in ((1, "from one less than"), (-1, "from one more than")):
+        if used and not set(used) <= set(numbers) and {key + shift for key in used} <= set(numbers):
+            detail = f"category_id of annotations counts {words} the id of categories: {used[0]} .. {used[-1]}, "
+            yield Fault(file, "classes off by one", f"{detail}categories {numbers[0]} .. {numbers[-1]}")
+    boxes, sides = _coco_boxes(dataset, data)
+    if len(boxes) < _ENOUGH:
+        return
+    slack = _SLACK * sides
+    outside = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1).mean() >= _SHARE
+    if outside and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sides + slack).all():
+        yield Fault(file, "xyxy for xywh", "every bbox is x1, y1, x2, y2; COCO has x, y, width, height")
+
+
+def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) -> tuple[np.ndarray, np.ndarray]:
+    # bbox as it is written, and width and height of its image
+    notes = dataset.annotations
+    places = {int(image_id): index for index, image_id in enumerate(notes.image_ids)}
+    boxes, sides = [], []
+    for item in data["annotations"]:
+        place = places.get(as_int(item.get("image_id")) or -1) if isinstance(item, dict) else None
+        box = item.get("bbox") if place is not None else None
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            continue
+        boxes.append(box)
+        sides.append(notes.sizes[place][::-1])
+    values = np.array(boxes, dtype=float).reshape(-1, 4)
+    finite = np.isfinite(values).all(axis=1)
+    return values[finite], np.array(sides, dtype=float).reshape(-1, 2)[finite]
+
+
+def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
+    # the reader takes x1, y1, x2, y2; of boxes x, y, width, height it keeps those with width > x and height > y
+    notes = dataset.annotations
+    lost = dataset.log.counts["box without area"]
+    if len(notes.boxes) + lost < _ENOUGH or lost < _SHARE * (len(notes.boxes) + lost):
+        return
+    sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
+    if (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():
+        detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as x, y, width, height all lie inside their images"
+        yield Fault(source, "xywh for xyxy", detail)
+
+
+def _fractions_for_pixels(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
+    boxes = dataset.annotations.boxes
+    if len(boxes) >= _ENOUGH and boxes.max() <= 1 + _SLACK:
+        detail = f"no coordinate is above {boxes.max():g} pixels; multiply by the sides of the images"
+        yield Fault(source, "fractions for pixels", detail)

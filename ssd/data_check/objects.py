@@ -1,0 +1,137 @@
+"""What single objects have against them: annotated twice, or out of the reach of every prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd.class_names import shown
+from ssd.data import DetectionDataset, Fault
+from ssd.evaluate.records import box_iou
+from ssd.models import SSD, build_model
+from ssd.priors.coverage import PriorCoverage, best_ious, prior_coverage
+from ssd.priors.fit import fit_prior_sizes
+
+_TWICE = 0.95  # IoU of two boxes of one object
+_BANDS = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))  # pixels of the input
+
+
+def find_repeated_objects(dataset: DetectionDataset) -> Iterator[Fault]:
+    """Yields the objects whose box and class another object of their image has."""
+    notes = dataset.annotations
+    for index in range(len(notes)):
+        rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
+        boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
+        if len(boxes) < 2:
+            continue
+        alike = (box_iou(boxes, boxes) >= _TWICE) & (labels[:, None] == labels[None, :])
+        for two in np.flatnonzero(np.tril(alike, -1).any(axis=1)).tolist():
+            detail = f"{shown(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} is there before"
+            yield Fault(str(notes.files[index]), "object annotated twice", detail)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How many objects the priors of a model match, and which they do not."""
+
+    coverage: PriorCoverage
+    model: str
+    image_size: int
+    by_size: tuple[tuple[str, int, int], ...]  # (words, matched, objects)
+    faults: tuple[Fault, ...]
+    better_sizes: tuple[float, ...] = ()
+    better_share: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} with input {self.image_size}: {self.coverage}"]
+        lines += [
+            f"  {words}: {found} of {count} ({found / count:.1%})" for words, found, count in self.by_size if count
+        ]
+        if self.better_sizes:
+            sizes = ", ".join(f"{size:g}" for size in self.better_sizes)
+            lines.append(f"  prior sizes {sizes} would match {self.better_share:.1%} (--fit-priors in training)")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the numbers for JSON."""
+        names = zip(self.coverage.names, self.coverage.matched, self.coverage.objects, strict=True)
+        return {
+            "model": self.model,
+            "image_size": self.image_size,
+            "share": self.coverage.share,
+            "by_class": {name: {"matched": found, "objects": count} for name, found, count in names},
+            "by_size": {words: {"matched": found, "objects": count} for words, found, count in self.by_size},
+            "better_prior_sizes": list(self.better_sizes),
+            "better_share": self.better_share,
+        }
+
+
+def reach_of_priors(
+    datasets: Sequence[DetectionDataset], name: str, image_size: int | None, **options: Any
+) -> Reach | None:
+    """Holds the priors of a model against all objects that are to be learned.
+
+    Args:
+        datasets: Splits with the same classes.
+        name: Of the model.
+        image_size: Side of its input, None for the usual one.
+        **options: Of the model.
+
+    Returns:
+        What they reach, None without objects.
+    """
+    boxes, labels, places = _objects(datasets)
+    if not len(boxes):
+        return None
+    classes = datasets[0].classes
+    model = build_model(name, len(classes) + 1, image_size=image_size, **options)
+    threshold = float(model.preset.match_iou_threshold)
+    coverage = prior_coverage(model.priors, [boxes], [labels], classes, threshold)
+    is_found = best_ious(model.priors, boxes) >= threshold
+    sides = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt() * model.image_size).tolist()
+    by_size = []
+    for low, high in _BANDS:
+        inside = torch.tensor([low <= side < high for side in sides])
+        words = f"sides of {low:g} to {high:g} px" if high < float("inf") else f"sides from {low:g} px"
+        by_size.append((words, int(is_found[inside].sum()), int(inside.sum())))
+    rows = zip(places, sides, is_found.tolist(), strict=True)
+    faults = tuple(_unreached(place, side, model) for place, side, ok in rows if not ok)
+    if coverage.advice(image_size=model.image_size) is None:
+        return Reach(coverage, name, model.image_size, tuple(by_size), faults)
+    sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
+    better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
+    share = prior_coverage(better.priors, [boxes], [labels], classes, threshold).share
+    return Reach(coverage, name, model.image_size, tuple(by_size), faults, sizes, share)
+
+
+def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    # boxes as fractions, labels, and (file, words) of the objects that count
+    boxes, labels, places = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], []
+    for dataset in datasets:
+        for index in range(len(dataset)):
+            target = dataset.target(index)
+            height, width = (float(side) for side in dataset.annotations.sizes[index])
+            rows = torch.nonzero(~target["ignore"]).flatten()
+            boxes.append(target["boxes"][rows] / torch.tensor([width, height, width, height]))
+            labels.append(target["labels"][rows])
+            file = str(dataset.annotations.files[index])
+            for row in rows.tolist():
+                name = shown(dataset.classes[int(target["labels"][row]) - 1])
+                places.append((file, f"{name} at {_words(target['boxes'][row].tolist())}"))
+    return torch.cat(boxes), torch.cat(labels), places
+
+
+def _unreached(place: tuple[str, str], side: float, model: SSD) -> Fault:
+    file, words = place
+    detail = f"{words}, {side:.3g} px of the input of {model.image_size}"
+    return Fault(file, "object that no prior matches", detail)
+
+
+def _words(box: Sequence[float] | np.ndarray) -> str:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"

@@ -1,0 +1,191 @@
+"""Runs all checks of a data set, and reports them as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from ssd.class_names import shown
+from ssd.config import TrainConfig
+from ssd.data import DetectionDataset, Fault
+from ssd.data_check.duplicates import find_duplicates
+from ssd.data_check.encodings import find_encoding_mistakes
+from ssd.data_check.images import ImageFacts, examine_images
+from ssd.data_check.objects import Reach, find_repeated_objects, reach_of_priors
+from ssd.data_check.splits import open_all
+from ssd.engine.auto_settings import Facts, choose_model, choose_settings
+from ssd.engine.setup import choose_device, mistakes, normalized_objects
+
+# Kinds of fault that may be meant, or that training can live with; all others are problems.
+WARNINGS = (
+    "duplicate image",
+    "near-duplicate",
+    "near-duplicate in two splits",
+    "object annotated twice",
+    "object that no prior matches",
+    "classes without objects",
+)
+_LISTED = 5  # faults of each kind in the text
+_NAMED = 20  # classes in a message
+
+
+@dataclass
+class CheckReport:
+    """What was found.
+
+    Args:
+        datasets: Split -> data set, whose logs hold the faults of its reader and of its images.
+        images: Split -> what is known of its images.
+        remarks: For the reader.
+        faults: Each once, those of readers first.
+        counts: Faults by kind; more than are in `faults` where a data set has very many.
+        reach: Of the priors; None where not asked for, or without objects.
+    """
+
+    datasets: dict[str, DetectionDataset]
+    images: dict[str, list[ImageFacts]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    reach: Reach | None = None
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether anything was found that is no warning."""
+        return any(kind not in WARNINGS for kind in self.counts)
+
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Adds faults and counts them."""
+        for fault in faults:
+            self.faults.append(fault)
+            self.counts[fault.kind] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything for JSON."""
+        found = [
+            {"severity": _severity(fault.kind), **{key: v for key, v in vars(fault).items() if v is not None}}
+            for fault in self.faults
+        ]
+        return {
+            "well": not self.has_problems,
+            "splits": {split: self._counts_of(split) for split in self.datasets},
+            "counts": dict(self.counts),
+            "findings": found,
+            "remarks": self.remarks,
+            "priors": None if self.reach is None else self.reach.as_dict(),
+        }
+
+    def _counts_of(self, split: str) -> dict[str, Any]:
+        summary, facts = self.datasets[split].summary(), self.images[split]
+        return {
+            "images": summary.images,
+            "images_listed": self.datasets[split].num_listed,
+            "images_unreadable": sum(image.fault is not None for image in facts),
+            "images_without_objects": summary.empty_images,
+            "images_with_exif_orientation": sum(image.orientation > 1 for image in facts),
+            "objects": summary.objects,
+            "objects_ignored": summary.ignored,
+            "classes": summary.per_class,
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for split, dataset in self.datasets.items():
+            lines.append(str(dataclasses.replace(dataset.summary(), faults={}, report=())))
+            counts = self._counts_of(split)
+            readable = counts["images"] - counts["images_unreadable"]
+            turned = counts["images_with_exif_orientation"]
+            exif = f", {turned} with an EXIF orientation" if turned else ""
+            lines.append(f"  {readable} of {counts['images']} images decoded{exif}")
+        lines += [f"note: {remark}" for remark in self.remarks]
+        for severity in ("problem", "warning"):
+            for kind in (kind for kind in self.counts if _severity(kind) == severity):
+                lines.append(f"{severity}: {kind} ({self.counts[kind]})")
+                faults = [fault for fault in self.faults if fault.kind == kind]
+                lines += [f"  {fault}" for fault in faults[:_LISTED]]
+                if self.counts[kind] > _LISTED:
+                    lines.append(f"  ... and {self.counts[kind] - _LISTED} more (--json names them)")
+        if self.reach is not None:
+            lines.append(str(self.reach))
+        problems = sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
+        lines.append(f"{problems} problems, {self.counts.total() - problems} warnings")
+        return "\n".join(lines)
+
+
+def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, with_priors: bool = True) -> CheckReport:
+    """Checks a data set.
+
+    Args:
+        config: Its format, folder and options, and the model whose priors are held against its objects.
+        splits: Names of splits; those that are found where empty.
+        workers: Threads that decode images.
+        with_priors: Hold the priors of the model against the objects.
+
+    Raises:
+        DataError: It cannot be opened at all.
+    """
+    datasets, remarks = open_all(config.dataset, str(config.data_path), splits, config.dataset_options)
+    report = CheckReport(datasets, remarks=remarks)
+    for split, dataset in datasets.items():
+        bar = tqdm(
+            total=len(dataset), desc=f"images of {split}", unit="image", mininterval=0.5, disable=None, leave=False
+        )
+        report.images[split] = []
+        for facts in examine_images(dataset, workers):
+            report.images[split].append(facts)
+            if facts.fault is not None:
+                dataset.log.add(facts.fault)
+            bar.update()
+        bar.close()
+    _add_reader_faults(report)
+    for split, dataset in datasets.items():
+        source = f"{config.data_path}, {split}"
+        report.add(find_encoding_mistakes(dataset, source))
+        report.add(_classes_without_objects(dataset, source))
+        report.add(find_repeated_objects(dataset))
+    report.add(find_duplicates(report.images))
+    if with_priors:
+        report.reach = _reach(config, datasets)
+        report.add(report.reach.faults if report.reach is not None else ())
+    return report
+
+
+def _add_reader_faults(report: CheckReport) -> None:
+    # a file of two splits has its faults once
+    seen: set[Fault] = set()
+    for dataset in report.datasets.values():
+        new = [fault for fault in dataset.log.faults if fault not in seen]
+        report.add(new)
+        seen.update(new)
+        for kind, count in dataset.log.counts.items():  # of very many faults, only the first are kept by name
+            report.counts[kind] += count - sum(fault.kind == kind for fault in dataset.log.faults)
+    report.counts = +report.counts
+
+
+def _classes_without_objects(dataset: DetectionDataset, source: str) -> Iterable[Fault]:
+    unused = getattr(dataset, "unused_labels", ())
+    counts = enumerate(dataset.class_counts().items(), start=1)
+    missing = [shown(name) for label, (name, count) in counts if not count and label not in unused]
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        yield Fault(source, "classes without objects", ", ".join(missing[:_NAMED]) + more)
+
+
+def _reach(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> Reach | None:
+    first = next(iter(datasets.values()))
+    alike = [dataset for dataset in datasets.values() if dataset.classes == first.classes]
+    choices = choose_model(config)
+    boxes = normalized_objects(first)[0]
+    choose_settings(choices, Facts.of(len(first), boxes, choose_device(config.device)))
+    options = {key: value for key, value in config.model_options.items() if key != "trainable_layers"}
+    with mistakes():
+        return reach_of_priors(alike, config.model, config.image_size, preset=config.preset, **options)
+
+
+def _severity(kind: str) -> str:
+    return "warning" if kind in WARNINGS else "problem"

@@ -1,0 +1,97 @@
+"""Look after a data set, in any format that training reads.
+
+    ssd data check FOLDER
+
+decodes every image and judges every box: faults with file and line or object, duplicates and images in two splits,
+pictures with an EXIF orientation, numbers in another order or unit than the format has, classes off by one, objects
+that no prior of the model can match.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ssd.command_line import key_value, with_data
+from ssd.config import TrainConfig
+from ssd.config.choices import FILE_DATASETS, MODELS
+from ssd.console import console_program, program_name
+from ssd.errors import ConfigError
+
+_CHECK = """Check a data set: every image is decoded, every box judged.
+
+Ends with exit code 0 where nothing is wrong (there may be warnings), with 1 after problems.
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
+    """Reads the command line; mistakes are answered before torch is imported."""
+    raw: Any = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "check", help="check images, boxes, splits and priors", description=_CHECK, formatter_class=raw
+    )
+    check.add_argument("data_path", metavar="FOLDER", help="folder of the data set, or its data.yaml, JSON or CSV file")
+    check.add_argument(
+        "--dataset", choices=("auto", *FILE_DATASETS), default="auto", help="its format (default: found out)"
+    )
+    check.add_argument(
+        "--dataset-option", action="append", metavar="KEY=VALUE", help="option of its reader, repeatable"
+    )
+    check.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="splits to check (default: all)")
+    check.add_argument(
+        "--model", choices=MODELS, help="model whose priors are judged (default: that training would choose)"
+    )
+    check.add_argument("--image-size", type=int, metavar="N", help="side of its input (default: likewise)")
+    check.add_argument("--no-priors", action="store_true", help="do not judge priors")
+    check.add_argument("--json", metavar="FILE", help="file for everything that was found")
+    check.add_argument("-j", "--workers", type=int, help="threads that decode images (default: one for each core)")
+    args = parser.parse_args(argv)
+    if args.workers is not None and args.workers < 1:
+        check.error(f"--workers must be at least 1, got {args.workers}")
+    if args.image_size is not None and args.image_size < 1:
+        check.error(f"--image-size must be at least 1, got {args.image_size}")
+    values: dict[str, Any] = {"data_path": args.data_path, "dataset": args.dataset}
+    values |= {name: getattr(args, name) for name in ("model", "image_size") if getattr(args, name) is not None}
+    try:
+        options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
+        if not os.path.exists(args.data_path):
+            raise ConfigError(f"{args.data_path}: there is no such folder or file")
+        config = TrainConfig.of(with_data({**values, "dataset_options": options}))
+        config.check()
+    except (ConfigError, TypeError) as error:
+        check.error(str(error))
+    return args, config
+
+
+@console_program
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; exits with 1 after problems."""
+    args, config = parse_args(argv)
+    from ssd.data_check import check_data
+    from ssd.data_check.images import usable_cores
+    from ssd.errors import DataError
+
+    try:
+        workers = args.workers or usable_cores()
+        report = check_data(config, tuple(args.splits), workers, with_priors=not args.no_priors)
+        print(report)
+        if args.json:
+            Path(args.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or args.json}: {error.strerror or error}")
+    sys.exit(1 if report.has_problems else 0)
+
+
+if __name__ == "__main__":
+    main()
