@@ -1,4 +1,4 @@
-"""The program `ssd`, also run by `python -m ssd`: its first argument names the command that the rest goes to."""
+"""The program `ssd` (or `python -m ssd`): dispatches to the command named by its first argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 from ssd.console import console_program, package_version
 from ssd.errors import near_name
 
-# Command -> the module whose main() it runs, and what it does.
+# Command -> (module whose main() it runs, description).
 COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
     "predict": ("ssd.predict", "detect objects in images"),

@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never half of it, whatever happens while they are written."""
+"""Atomic file writes: a file has either its old or its new content, even if writing is interrupted."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY: Windows alone
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY: Windows only
 
 
 class WriteError(OSError):
-    """A file could not be written; the message names the file, the reason and what to do. The old file is unchanged."""
+    """A file could not be written; the message names the file and the reason. The previous file is unchanged."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], size: int | None = None) -> None:
-    """Write a file next to its final place, flush it to the disk, then rename it.
+    """Writes a temporary file in the same folder, flushes it to disk, then renames it over the target.
 
     Args:
-        path: the file; what is there is replaced at the end and is whole until then.
-        write: writes the content to the binary file that it is given.
-        size: bytes that the content needs, for the message of a full disk.
+        path: Target file; keeps its previous content until the rename.
+        write: Writes the content to the given binary file.
+        size: Size of the content in bytes, for the error message if the disk is full.
+
     Raises:
-        WriteError: the disk is full, the folder is read-only, ...; the unfinished file is removed.
+        WriteError: The disk is full, the folder is read-only or similar; the temporary file is removed.
     """
     part = path.with_name(path.name + ".part")
-    watched = None
+    recorder = None
     try:
-        part.unlink(missing_ok=True)  # of a process that was killed; a link is removed, not followed
+        part.unlink(missing_ok=True)  # left by a killed process; a link is removed, not followed
         with open(os.open(part, _NEW_FILE, 0o666), "wb") as file:
-            watched = _Watched(file)
-            write(watched)  # type: ignore[arg-type]
+            recorder = _ErrorRecorder(file)
+            write(recorder)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -40,19 +41,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], size: int | 
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        reason = watched.error if watched and watched.error else error  # torch.save hides the reason behind its own
-        if isinstance(reason, OSError):
-            raise WriteError(_explain(path, reason, size)) from error
+        cause = recorder.error if recorder and recorder.error else error  # torch.save raises an error of its own
+        if isinstance(cause, OSError):
+            raise WriteError(_message(path, cause, size)) from error
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Writes a UTF-8 text file atomically."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
-class _Watched:
-    """A file that remembers the error of a write."""
+class _ErrorRecorder:
+    """A file that keeps the error of a failed write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -69,20 +70,20 @@ class _Watched:
         self.file.flush()
 
 
-def _explain(path: Path, error: OSError, size: int | None) -> str:
+def _message(path: Path, error: OSError, size: int | None) -> str:
     message = f"cannot write {path}: {error.strerror or error}"
     with contextlib.suppress(OSError):
-        message += f" ({_mega(size)} needed, " if size is not None else " ("
-        message += f"{_mega(shutil.disk_usage(path.parent).free)} free in {path.parent})"
+        message += f" ({_megabytes(size)} needed, " if size is not None else " ("
+        message += f"{_megabytes(shutil.disk_usage(path.parent).free)} free in {path.parent})"
     return message + (f"; the previous {path.name} is unchanged" if path.is_file() else "")
 
 
-def _mega(size: int) -> str:
+def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure, where the system can."""
+    """Makes a rename durable across a power failure, if the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

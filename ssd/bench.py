@@ -1,10 +1,10 @@
-"""Time an op against its peers: runs benchmarks/bench_<op>.py of a checkout of the sources.
+"""Benchmark an op against other implementations: runs benchmarks/bench_<op>.py of a source checkout.
 
-    ssd bench                 lists the ops
-    ssd bench nms --help      arguments of one
+    ssd bench                 list the ops
+    ssd bench nms --help      show the arguments of a benchmark
     ssd bench nms
 
-An installed package has no benchmarks; run it in the source tree.
+The installed package does not contain the benchmarks; run this in a source checkout.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Runs a benchmark with the arguments behind its name; exits as it does."""
+    """Runs a benchmark with the arguments that follow its name, and exits with its exit code."""
     parser = argparse.ArgumentParser(
         prog=program_name("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("op", nargs="?", help="what to time; listed where left out")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the benchmark")
+    parser.add_argument("op", nargs="?", help="op to benchmark (default: list the ops)")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark")
     args = parser.parse_args(argv)
     known = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
     if not known:
-        parser.error(f"there are no benchmarks in {FOLDER}; run this in a checkout of the sources")
+        parser.error(f"there are no benchmarks in {FOLDER}; run this in a source checkout")
     if args.op is None:
         print("\n".join(known))
         return

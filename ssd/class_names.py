@@ -1,21 +1,21 @@
-"""Class names as texts for people: whatever a data set calls its classes, tables and pictures stay readable."""
+"""Formats class names for display, so that tables and plots stay readable whatever the names contain."""
 
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 40  # characters
+_MAX_LENGTH = 40
 
 
-def shown(name: str, longest: int = _LONGEST) -> str:
-    """Returns a name on one line: characters that cannot be printed are escaped, and the end of a long name is cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[: longest + 1])
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+def display_name(name: str, max_length: int = _MAX_LENGTH) -> str:
+    """Returns a name on one line, with unprintable characters escaped and long names truncated."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[: max_length + 1])
+    return text if len(text) <= max_length else text[: max_length - 3] + "..."
 
 
-def columns(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """Returns a column title for each name, no two alike and none of those `taken`."""
-    used, titles = set(taken), []
+def column_titles(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+    """Returns a unique column title for each name, distinct from the reserved ones."""
+    used, titles = set(reserved), []
     for name in names:
-        title = text = shown(name)
+        title = text = display_name(name)
         number = 1
         while title in used:
             number += 1

@@ -1,4 +1,4 @@
-"""The command line of `ssd/train.py`, made of the fields of the configuration. Standard library only."""
+"""The command line of `ssd/train.py`, generated from the fields of `TrainConfig`. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from ssd import recipes
-from ssd.config import TrainConfig, check_folder, flag
+from ssd.config import TrainConfig, check_folder, flag, flag_of
+from ssd.config.choices import CHOICES
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
-from ssd.config.setting_checks import check_path, check_paths, meant
-from ssd.config.torchvision_flags import add_torchvision_flags, notes
+from ssd.config.setting_checks import check_path, check_paths, suggestion
+from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_flags
 from ssd.console import package_version, program_name
 from ssd.dataset_format import resolve_dataset
 from ssd.errors import ConfigError
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
-# Where people keep a data set; the last is where torchvision's script looks for COCO.
-PLACES = {
+# Common locations of a data set; the last is the default of torchvision's script.
+_COMMON_LOCATIONS = {
     "coco": ("coco", "data/coco", "/datasets01/COCO/022719"),
     "voc": ("VOCdevkit", "data/VOCdevkit", "voc", "data/voc"),
 }
 
 
 def parse_args(argv: list[str] | None = None, description: str = "") -> TrainConfig:
-    """Make a configuration of the command line; flags win over `--config`, which wins over the defaults."""
-    parser = _parser(description)
-    with quiet_but_on_first():
-        found, unknown = parser.parse_known_args(argv)
+    """Returns the configuration for a command line: flags take precedence over `--config`, and that over defaults."""
+    parser = _build_parser(description)
+    with silence_other_ranks():
+        parsed, unknown = parser.parse_known_args(argv)
         if unknown:
-            parser.error(f"unknown argument {unknown[0][:60]}{meant(unknown[0], list(parser._option_string_actions))}")
-        given = vars(found)
+            hint = suggestion(unknown[0], list(parser._option_string_actions))
+            parser.error(f"unknown argument {unknown[0][:60]}{hint}")
+        given = vars(parsed)
         source, trusted = given.pop("config"), given.pop("trust_config") or "dataset" in given
-        for note in notes(given):
-            print(note)
-            given.setdefault("defaults", "torchvision")  # a command written for its script
+        for notice in pop_torchvision_flags(given):
+            print(notice)
+            given.setdefault("defaults", "torchvision")  # the command was written for its script
         try:
             check_path("--config", source or "")
             check_paths(given)
@@ -49,84 +51,86 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
                 if name in given:
                     given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}
             values.update(given)
-            config = TrainConfig.of(with_data(resumed_settings(resume, values) if resume else values))
+            config = TrainConfig.of(with_data_settings(resumed_settings(resume, values) if resume else values))
             config.check()
             if not trusted:
-                refuse_code(config.dataset)
+                reject_code(config.dataset)
         except (ConfigError, TypeError) as error:
             parser.error(str(error))
     return config
 
 
-def refuse_code(dataset: str) -> None:
-    """Raise ConfigError for a data set that a file names as code to be run, as module:function."""
+def reject_code(dataset: str) -> None:
+    """Raises ConfigError if a configuration file sets the data set to module:function, which would run that code."""
     if ":" in dataset:
         raise ConfigError(
-            f"the configuration file names the data set {dataset!r}, which is code that would run. If you know it, say so "
-            f"with --trust-config, or give --dataset {dataset}"
+            f"the configuration file sets the data set to {dataset!r}, which would run code of that module. If you trust "
+            f"it, add --trust-config or --dataset {dataset}"
         )
 
 
-class quiet_but_on_first:
-    """Keeps the processes of torchrun from all saying the same: only the first of each machine speaks."""
+class silence_other_ranks:
+    """Discards the output of all processes of torchrun on a machine but the first, which would repeat it."""
 
     def __enter__(self) -> None:
-        self.kept = sys.stdout, sys.stderr
+        self.streams = sys.stdout, sys.stderr
         if os.environ.get("LOCAL_RANK", "0") != "0":
             sys.stdout = sys.stderr = open(os.devnull, "w")
 
     def __exit__(self, *_: object) -> None:
-        sys.stdout, sys.stderr = self.kept
+        sys.stdout, sys.stderr = self.streams
 
 
-def with_data(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the data set's folder and format in them, on which the other defaults depend.
+def with_data_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings with the folder and format of the data set filled in; other defaults depend on them.
 
     Raises:
-        ConfigError: there is no such folder, or it has no known format.
+        ConfigError: The folder does not exist or has no known format.
     """
-    asked = TrainConfig(dataset=values.get("dataset", "auto"), data_path=values.get("data_path"))
-    asked.data_path = asked.data_path or find_data(asked.dataset)
-    check_folder(asked.data_path)
-    resolve_dataset(asked)
+    data = TrainConfig(dataset=values.get("dataset", "auto"), data_path=values.get("data_path"))
+    data.data_path = data.data_path or find_data(data.dataset)
+    check_folder(data.data_path)
+    resolve_dataset(data)
     options = dict(values.get("dataset_options", {}))
-    if asked.dataset == "coco" and "_Weights.COCO" in (values.get("weights") or ""):
-        options.setdefault("labels", "ids")  # torchvision's detectors have COCO's ids as labels, 91 classes
-    return {**values, "dataset": asked.dataset, "data_path": asked.data_path, "dataset_options": options}
+    if data.dataset == "coco" and "_Weights.COCO" in (values.get("weights") or ""):
+        options.setdefault("labels", "ids")  # torchvision's detectors use COCO's category ids as labels, 91 classes
+    return {**values, "dataset": data.dataset, "data_path": data.data_path, "dataset_options": options}
 
 
 def find_data(dataset: str) -> str | None:
-    """The folder of a data set that no flag names: $SSD_DATA_PATH, or the first usual place that exists.
+    """Returns the folder of a data set without --data-path: $SSD_DATA_PATH, or the first common location that exists.
 
     Raises:
-        ConfigError: there is none; the message lists where it was looked for.
+        ConfigError: Neither exists; the message lists the locations.
     """
-    if dataset not in PLACES:
+    if dataset not in _COMMON_LOCATIONS:
         return None
     if path := os.environ.get("SSD_DATA_PATH"):
         return path
-    for place in PLACES[dataset]:
-        if Path(place).is_dir():
-            return place
+    for location in _COMMON_LOCATIONS[dataset]:
+        if Path(location).is_dir():
+            return location
     raise ConfigError(
-        f"--data-path must name the folder of the data set {dataset!r}, got none; neither $SSD_DATA_PATH nor "
-        f"{', '.join(PLACES[dataset])} is there"
+        f"--data-path is required for --dataset {dataset}: $SSD_DATA_PATH is not set, and none of "
+        f"{', '.join(_COMMON_LOCATIONS[dataset])} exists"
     )
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program_name("train"),
-        usage="%(prog)s [--config RECIPE] [flags]",
+        usage="%(prog)s [--config RECIPE] [options]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="RECIPE", help="name of a recipe, a file, or another run's folder")
+    parser.add_argument(
+        "--config", metavar="RECIPE", help="name of a recipe, configuration file, or folder of a previous run"
+    )
     parser.add_argument(
         "--trust-config",
         action="store_true",
-        help="let the configuration file name code to run: a data set module:function",
+        help="allow the configuration file to run code, as a data set module:function does",
     )
     parser.add_argument("--version", action="version", version=f"ssd {package_version()}")
     parser.add_argument(
@@ -134,10 +138,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
         action=_ListOptions,
         nargs=0,
         default=argparse.SUPPRESS,
-        help="list the KEYs of --model-option, --dataset-option and --augmentation-option, and stop",
+        help="list the options of models, data sets and augmentation, and exit",
     )
     parser.add_argument(
-        "--list-recipes", action=_ListRecipes, nargs=0, default=argparse.SUPPRESS, help="list the recipes and stop"
+        "--list-recipes", action=_ListRecipes, nargs=0, default=argparse.SUPPRESS, help="list the recipes and exit"
     )
     group: Any = parser
     for f in dataclasses.fields(TrainConfig):
@@ -149,7 +153,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _add_flag(parser: Any, f: dataclasses.Field[Any]) -> None:
-    """Add the flag of one field; absent flags leave no trace, so that the config file shows through."""
+    """Adds the flag of one field; an absent flag leaves no value, so that the configuration file applies."""
     names = [n for n in (f.metadata.get("short"), f.metadata.get("flag", flag(f.name))) if n]
     options: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"] + _default(f)}
     kind = str(f.type)
@@ -160,27 +164,31 @@ def _add_flag(parser: Any, f: dataclasses.Field[Any]) -> None:
     elif kind.startswith("list"):
         options |= {"type": int, "nargs": "+", "metavar": "N"}
     else:
-        options |= {"type": _READERS.get(kind, str), "metavar": f.name.upper()}
+        metavar = "X" if "float" in kind else "N" if "int" in kind else "NAME" if f.name in CHOICES else f.name.upper()
+        options |= {"type": _PARSERS.get(kind, str), "metavar": f.metadata.get("metavar", metavar)}
     parser.add_argument(*names, **options)
 
 
 def _default(f: dataclasses.Field[Any]) -> str:
-    """The default as --help shows it: the demo's, and torchvision's where it differs."""
-    shown = "" if isinstance(f.default, (dataclasses._MISSING_TYPE, type(None))) else f"{f.default}"
+    """Returns the default as --help shows it; where it depends on the data set, with the demo's and torchvision's."""
     if "torchvision" in f.metadata:
-        shown = f"{f.default} for shapes, else chosen; torchvision: {f.metadata['torchvision']}".replace("None", "none")
-    return f" (default: {shown})".replace("%", "%%") if shown else ""
+        text = f"auto; shapes: {f.default}; torchvision: {f.metadata['torchvision']}".replace("None", "none")
+    elif f.default is dataclasses.MISSING or f.default is None or f.default is False:
+        return ""
+    else:
+        text = str(f.default)
+    return f" (default: {text})".replace("%", "%%")
 
 
 def _or_none(kind: type) -> Any:
-    def read(text: str) -> Any:
+    def parse(text: str) -> Any:
         return None if text.lower() in ("none", "") else kind(text)
 
-    read.__name__ = kind.__name__  # argparse names it in "invalid float value"
-    return read
+    parse.__name__ = kind.__name__  # argparse prints it: "invalid float value"
+    return parse
 
 
-_READERS: dict[str, Any] = {
+_PARSERS: dict[str, Any] = {
     "int": int,
     "float": float,
     "int | None": _or_none(int),
@@ -190,11 +198,10 @@ _READERS: dict[str, Any] = {
 
 
 def key_value(name: str, item: str) -> tuple[str, Any]:
-    """Split KEY=VALUE; the value is JSON where it can be read as JSON, else the text itself."""
+    """Splits KEY=VALUE; the value is parsed as JSON if possible, otherwise it is a string."""
     key, equals, value = item.partition("=")
     if not equals or not key:
-        named = next(f.metadata["flag"] for f in dataclasses.fields(TrainConfig) if f.name == name)
-        raise ConfigError(f"{named} must be KEY=VALUE, got {item!r}")
+        raise ConfigError(f"{flag_of(name)} must be KEY=VALUE, got {item!r}")
     try:
         return key.replace("-", "_"), json.loads(value)
     except (ValueError, RecursionError):

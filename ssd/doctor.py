@@ -1,9 +1,9 @@
-"""Show what is installed and compiled here, whether it works, and what to do where it does not.
+"""Check the installation: versions, compiled kernels and devices, with a fix for every problem found.
 
     ssd doctor
     ssd doctor --json
 
-Ends with exit code 0 when all is well, with 1 after problems. Reports of bugs are best opened with its output.
+Exits with 0 if there are no problems, with 1 otherwise. Please include its output in bug reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssd.console import console_program, program_name
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Prints the diagnosis; exits with 1 where there are problems."""
+    """Prints the diagnosis; exits with 1 if there are problems."""
     parser = argparse.ArgumentParser(
         prog=program_name("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Errors of the user's data and settings, and the hint at the nearest known name. Standard library only."""
+"""Exceptions for invalid data and settings, and suggestions for misspelled names. Standard library only."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# What other programs call an option of the model here.
-_OPTIONS_ELSEWHERE = {
+# Names that other programs use for an option of the model.
+_FOREIGN_OPTIONS = {
     "pretrained": "weights_backbone",
     "weights": "weights_backbone",
     "backbone_weights": "weights_backbone",
@@ -14,27 +14,28 @@ _OPTIONS_ELSEWHERE = {
 
 
 class ConfigError(ValueError):
-    """An invalid setting; the message names it, what was expected and what came."""
+    """An invalid configuration value; the message names the setting, the expected and the given value."""
 
 
 class DataError(ValueError):
-    """An error in the user's data or in how it was asked for; its text names the file and the remedy."""
+    """Invalid data or data options; the message names the file and how to fix it."""
 
 
 class NoSplitError(DataError):
-    """A data set has no split of the name asked for.
+    """The data set has no split with the requested name.
 
     Attributes:
-        splits: names of the splits that were found; none where the data set is not split at all.
+        splits: Names of the existing splits; empty if the data set is not split.
     """
 
     def __init__(self, message: str, splits: tuple[str, ...] = ()) -> None:
+        """Initializes the error with its message and the existing splits."""
         super().__init__(message)
         self.splits = splits
 
 
 def near_name(word: object, known: Iterable[str]) -> str | None:
-    """Returns the known name that a word was probably meant for: at most two letters are wrong, or a quarter of them."""
+    """Returns the closest known name, or None if more than two letters and more than a quarter of them differ."""
     folded = {_fold(name): name for name in known}
     typed = _fold(str(word))
     for close in difflib.get_close_matches(typed, folded, n=3, cutoff=0.6):
@@ -45,10 +46,10 @@ def near_name(word: object, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Writes "unknown KIND 'name', did you mean 'near'? Known: a, b" without a near one if nothing is near."""
+    """Returns the message `unknown KIND 'name', did you mean 'near'? Known: a, b`; the question only if one is close."""
     names = sorted(known)
-    meant = _OPTIONS_ELSEWHERE.get(str(name))
-    near = meant if meant in names else near_name(name, names)
+    translated = _FOREIGN_OPTIONS.get(str(name))
+    near = translated if translated in names else near_name(name, names)
     hint = f", did you mean {near!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"
 

@@ -1,4 +1,4 @@
-"""Walking through folders of the user's and reading their text files; standard library only."""
+"""Walks folders of the user and reads their text files. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from pathlib import Path
 
 from ssd.errors import DataError
 
-# What PIL reads without running other programs (as it would for EPS); of two files with one stem the first here is taken.
+# Formats that PIL decodes without running other programs (as for EPS), in order of preference for files of one stem.
 READABLE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga"),
 )
-# Pictures that need another package. They are listed as images, so that each is named as unreadable and none vanishes.
+# Formats that need another package. They count as images, so that each is reported as unreadable and none is skipped.
 NEEDS_PACKAGE = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"), "rawpy"),
 }
 IMAGE_SUFFIXES = (*READABLE_SUFFIXES, *NEEDS_PACKAGE)
 
-_MOST_FILES = 2_000_000
-_MOST_FOLDERS = 50_000
-_MOST_DEEP = 32
-_MOST_TEXT = 1 << 30  # bytes
+_MAX_FILES = 2_000_000
+_MAX_FOLDERS = 50_000
+_MAX_DEPTH = 32
+_MAX_TEXT_BYTES = 1 << 30
 
 
-def walk(root: Path, *, deep: int = _MOST_DEEP) -> Iterator[Path]:
-    """Yields the files below a folder, sorted, links followed; hidden files and folders are left out.
+def walk(root: Path, *, max_depth: int = _MAX_DEPTH) -> Iterator[Path]:
+    """Yields the files below a folder in sorted order, following links and skipping hidden files and folders.
 
     Args:
-        root: the folder.
-        deep: levels of folders below `root` that are entered.
+        root: Folder to start from.
+        max_depth: Number of folder levels below `root` to enter.
 
     Raises:
-        DataError: the walk does not end: more files than any data set has.
+        DataError: There are more files or folders than any data set has.
     """
     stack: list[tuple[str, int, tuple[tuple[int, int], ...]]] = [(str(root), 0, ())]
     files = folders = 0
@@ -46,7 +46,7 @@ def walk(root: Path, *, deep: int = _MOST_DEEP) -> Iterator[Path]:
         except OSError:
             continue
         here = (status.st_dev, status.st_ino)
-        if here in parents:  # a link to a folder around it
+        if here in parents:  # a link to one of its own parents
             continue
         folders += 1
         below = []
@@ -58,32 +58,34 @@ def walk(root: Path, *, deep: int = _MOST_DEEP) -> Iterator[Path]:
             else:
                 files += 1
                 yield Path(entry.path)
-        if level < deep:
+        if level < max_depth:
             stack += reversed(below)
-        if files > _MOST_FILES or folders > _MOST_FOLDERS:
-            raise DataError(f"{root} holds more than {files} files in {folders} folders; name the folder of the data")
+        if files > _MAX_FILES or folders > _MAX_FOLDERS:
+            raise DataError(
+                f"{root} contains more than {files} files in {folders} folders; give the folder of the data set itself"
+            )
 
 
 def images_below(root: Path, **options: int) -> list[Path]:
-    """Returns the image files below a folder, by their suffixes; see `walk`."""
+    """Returns the image files below a folder, recognized by their suffix; the options are those of `walk`."""
     return [path for path in walk(root, **options) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def is_within(path: Path, root: Path) -> bool:
-    """Whether a path stays in a folder, `..` taken out; links in the folder may lead anywhere."""
+    """Returns whether a path is inside a folder after resolving `..`; links are not resolved."""
     inner, outer = os.path.abspath(path), os.path.abspath(root)
     return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file: UTF-8, or UTF-16 or UTF-32 where its first bytes (the byte order mark) say so.
+    """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it cannot be read, or is in another encoding; with the line.
+        FileNotFoundError: The file does not exist.
+        DataError: The file cannot be read or has another encoding; the message names the line.
     """
     try:
-        if path.stat().st_size > _MOST_TEXT:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
             raise DataError(f"{path} is larger than 1 GiB")
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -1,24 +1,27 @@
-"""Train an SSD detector.
+"""Train an SSD object detector.
 
-With no arguments: draws a data set of shapes, trains a small model on it and leaves a run folder with metrics, curves,
-pictures of detections, the checkpoint and the exact configuration. A few minutes on two CPU cores:
+Without arguments, generate a data set of colored shapes, train a small model on it (a few minutes on two CPU cores) and
+write a run folder with metrics, plots, sample detections, checkpoints and the configuration:
 
     python ssd/train.py
 
-On real data: a recipe, that is the settings with which a known system reached a known result, or flags of your own.
-Commands for torchvision's references/detection/train.py run as they stand; settings that neither names are that
-script's.
+On your own data, the format is detected, and settings are chosen for the data and the machine:
+
+    python ssd/train.py --data-path my_data
+    python ssd/train.py --data-path VOC2007 --model ssd300_vgg16 --weights-backbone vgg16_features.pth
+
+Recipes reproduce published results of known SSD systems. Commands for torchvision's references/detection/train.py run
+unchanged; --defaults torchvision uses the defaults of that script:
 
     python ssd/train.py --list-recipes
     python ssd/train.py --config torchvision_ssd300_coco --data-path coco
-    python ssd/train.py --dataset voc --data-path VOC2007 --model ssd300_vgg16 --weights-backbone vgg16_features.pth
 
-On many GPUs or CPUs, --batch-size counting the images of each process:
+On several GPUs or CPUs; --batch-size is per process:
 
     torchrun --nproc_per_node=8 ssd/train.py --config torchvision_ssd300_coco --data-path coco
 
-Ctrl-C and SIGTERM save where training is; a kill costs at most --save-minutes. A run goes on from its folder, with its
-own settings and what is given beside it; with those settings a new run begins:
+Ctrl-C and SIGTERM save a checkpoint before the program exits. Resume a run with its own settings, override some of them,
+or start a new run with the same settings:
 
     python ssd/train.py --resume runs/NAME
     python ssd/train.py --resume runs/NAME --epochs 40 --lr 0.0005
@@ -40,10 +43,10 @@ from ssd.console import console_program
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says; exits with 1 after an error, with 130 or 143 where a signal ended training."""
+    """Trains a detector; exits with 1 after an error, with 130 or 143 after Ctrl-C or SIGTERM."""
     config = parse_args(argv, __doc__ or "")
-    from ssd.engine.distributed import end, is_loss_of_contact, plain
-    from ssd.engine.loop import run  # imports torch: after help and mistakes have been answered
+    from ssd.engine.distributed import as_user_error, exit_with_error, is_peer_failure
+    from ssd.engine.loop import run  # imports torch, which --help and configuration errors do not need
     from ssd.engine.signals import Interrupted
 
     try:
@@ -54,13 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if is_loss_of_contact(error):
-            sys.exit(1)  # the process that ended first has told why
-        if (told := plain(error)) is None:
+        if is_peer_failure(error):
+            sys.exit(1)  # the process that failed has printed the cause
+        if (user_error := as_user_error(error)) is None:
             raise
-        end(told)
+        exit_with_error(user_error)
     if folder.failures:
-        sys.exit(f"error: training is done, but {', '.join(folder.failures)} failed (see {folder.path / 'log.txt'})")
+        sys.exit(f"error: training finished, but {', '.join(folder.failures)} failed (see {folder.path / 'log.txt'})")
 
 
 __all__ = ["TrainConfig", "main"]

@@ -1,5 +1,6 @@
-"""The configuration of a run: fields, files, command line and checks. Importing it does not import torch."""
+"""The configuration of a training run: fields, files and checks. Importing it does not import torch."""
 
-from ssd.config.train_config import TrainConfig, check_folder, flag, flag_of, load_config, near, torchvision_defaults
+from ssd.config.setting_checks import did_you_mean, flag
+from ssd.config.train_config import TrainConfig, check_folder, flag_of, load_config, torchvision_defaults
 
-__all__ = ["TrainConfig", "check_folder", "flag", "flag_of", "load_config", "near", "torchvision_defaults"]
+__all__ = ["TrainConfig", "check_folder", "did_you_mean", "flag", "flag_of", "load_config", "torchvision_defaults"]

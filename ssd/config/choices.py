@@ -1,4 +1,4 @@
-"""The names that settings choose among. Standard library only."""
+"""Allowed values of the settings that are chosen by name. Standard library only."""
 
 FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
 DATASETS = ("auto", "shapes", *FILE_DATASETS)
@@ -16,7 +16,7 @@ SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
 OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")
 DEFAULTS = ("auto", "torchvision")
 FREEZE = ("none", "features", "backbone")
-CHOICES = {  # by setting
+CHOICES = {  # setting -> allowed values
     "dataset": DATASETS,
     "model": MODELS,
     "preset": PRESETS,

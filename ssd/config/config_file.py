@@ -1,4 +1,4 @@
-"""Reading a configuration file: JSON, YAML or TOML, by its suffix. Standard library only, but for YAML."""
+"""Reads configuration files: JSON, YAML or TOML, by suffix. Standard library only, except for YAML."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 
 from ssd.errors import ConfigError
 
-_LARGEST_FILE = 1 << 20  # bytes
+_MAX_FILE_BYTES = 1 << 20
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Read the keys and values of a configuration file.
+    """Reads the keys and values of a configuration file.
 
     Raises:
-        ConfigError: it cannot be read, is not of its format, or holds no mapping.
+        ConfigError: The file cannot be read or parsed, or its top level is not a mapping.
     """
     where = f"--config {path}"
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(
-                f"{where}: a configuration has less than {_LARGEST_FILE} bytes, got {path.stat().st_size}"
+                f"{where}: a configuration file has at most {_MAX_FILE_BYTES} bytes, got {path.stat().st_size}"
             )
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{where} must be a text file in UTF-8, got other bytes") from None
+        raise ConfigError(f"{where} must be a text file in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror or error}") from error
     try:
@@ -38,10 +38,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{where} is nested too deeply") from None
     except ConfigError:
         raise
-    except Exception as error:  # each format has errors of its own; all are of the file
-        raise ConfigError(f"{where} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # each parser raises its own types; all of them mean a malformed file
+        raise ConfigError(f"{where} cannot be parsed: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} must hold settings as names and values at its top, got a {type(values).__name__}")
+        raise ConfigError(f"{where} must contain a mapping of settings at the top level, got a {type(values).__name__}")
     return values
 
 
@@ -51,7 +51,7 @@ def _reader(path: Path) -> Callable[[str], Any]:
         return _read_yaml
     if suffix == ".toml":
         if importlib.util.find_spec("tomllib") is None:
-            raise ConfigError(f"--config {path}: TOML needs Python 3.11 or newer; JSON and YAML do not")
+            raise ConfigError(f"--config {path}: TOML needs Python 3.11 or newer; use JSON or YAML instead")
         import tomllib
 
         return tomllib.loads
@@ -61,12 +61,12 @@ def _reader(path: Path) -> Callable[[str], Any]:
 def _read_yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Reads 1e-4 as a number, as YAML 1.2 does."""
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+        """Parses 1e-4 as a number, as YAML 1.2 does, and rejects aliases."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise ConfigError("aliases (*name) are not read in a configuration")  # a few make gigabytes
+                raise ConfigError("aliases (*name) are not allowed")  # a few nested ones expand to gigabytes
             return super().compose_node(parent, index)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("+-0123456789"))

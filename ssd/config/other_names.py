@@ -1,4 +1,4 @@
-"""Settings under the names that other programs give them, and what to use here. Standard library only."""
+"""Maps the names that other programs use for a setting to the flag here. Standard library only."""
 
 from __future__ import annotations
 
@@ -50,24 +50,22 @@ _FLAGS = {
         "cuda",
         "accelerator",
     ),
-    "--resume to go on with a run, or --weights to start from its weights": (
+    "--resume to continue a run, or --weights to start from its weights": (
         *("checkpoint", "ckpt", "load", "load_from", "resume_from", "pretrained", "trained_model", "resume_net"),
     ),
     "--model-option score_threshold=0.01": ("conf", "conf_thres", "conf_threshold", "score_thresh", "score_threshold"),
 }
-_MEANT = {name: flag for flag, names in _FLAGS.items() for name in names}
-_SENTENCES = {
-    "num_classes": "the number of classes comes from the data set; --dataset-option classes=a,b chooses among them",
-    "patience": "there is no early stopping; best.pt is the checkpoint of the best evaluation",
+_FLAG_BY_NAME = {name: flag for flag, names in _FLAGS.items() for name in names}
+_ADVICE = {
+    "num_classes": "the number of classes comes from the data set; --dataset-option classes=a,b selects a subset",
+    "patience": "there is no early stopping; best.pt is the checkpoint with the best evaluation",
 }
-_SENTENCES |= {
-    name: _SENTENCES["num_classes"] for name in ("classes", "n_classes", "nc", "class_names", "names", "labels")
-}
+_ADVICE |= {name: _ADVICE["num_classes"] for name in ("classes", "n_classes", "nc", "class_names", "names", "labels")}
 
 
-def meaning(name: str) -> str | None:
-    """What to use here for a flag or key of another program, in words; None for a name that none is known to have."""
+def advice_for(name: str) -> str | None:
+    """Returns what to use here for a flag or key of another program, or None if the name is not known."""
     key = name.lstrip("-").partition("=")[0].lower().replace("-", "_")
-    if key in _SENTENCES:
-        return _SENTENCES[key]
-    return f"use {_MEANT[key]}" if key in _MEANT else None
+    if key in _ADVICE:
+        return _ADVICE[key]
+    return f"use {_FLAG_BY_NAME[key]}" if key in _FLAG_BY_NAME else None

@@ -1,6 +1,6 @@
-"""Options of files that were written before an option was renamed, under today's names. Standard library only.
+"""Translates renamed options in files written by earlier versions. Standard library only.
 
-A config.json or a checkpoint stays readable this way; a command line and Python know today's names alone.
+This keeps an old config.json or checkpoint readable; the command line and Python accept the current names only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DATASET_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {"faults": ("on_error",
 
 
 def renamed(options: Mapping[str, Any], names: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Returns options with today's names and values, in their order; a value that no version wrote stays as it is."""
+    """Returns the options under their current names and values, in the same order; unknown values stay unchanged."""
     result: dict[str, Any] = {}
     for key, value in options.items():
         name, values = names.get(key, (key, {}))
@@ -30,7 +30,7 @@ def renamed(options: Mapping[str, Any], names: Mapping[str, tuple[str, dict[str,
 
 
 def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a configuration file with the options in them under today's names."""
+    """Returns the settings of a configuration file with all renamed options translated."""
     tables = {"model_options": MODEL_OPTIONS, "dataset_options": DATASET_OPTIONS}
     return {
         key: renamed(value, tables[key]) if key in tables and isinstance(value, dict) else value

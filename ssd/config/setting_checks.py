@@ -1,47 +1,49 @@
-"""What a setting may be: types and ranges, each with an error that names it. Standard library only."""
+"""Checks types and ranges of settings; every error names the setting. Standard library only."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ssd.config.other_names import meaning
+from ssd.config.other_names import advice_for
 from ssd.errors import ConfigError, near_name
 
-_WORDS = {
-    "str": "a text",
-    "int": "a whole number",
+_TYPE_NAMES = {
+    "str": "a string",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
-    "list[int]": "a list of whole numbers",
+    "list[int]": "a list of integers",
     "dict[str, Any]": "a mapping of names to values",
 }
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
 _BELOW_1 = ("momentum", "ema_decay", "val_share")
 _PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")
-_LARGEST = 2**53  # up to it floats and integers are the same; no setting is meant to be larger
+_MAX_INT = 2**53  # every integer up to here is exact as a float
 
 
 def check_type(name: str, kind: str, value: Any) -> None:
-    """Raise ConfigError for a value that is not of a field's type.
+    """Checks that a value has the type of its field.
 
     Args:
-        name: of the setting, as the user wrote it.
-        kind: annotation of the field, such as ``"float | None"``.
-        value: as it came from a file or from Python.
+        name: Name of the setting, as the user wrote it.
+        kind: Annotation of the field, such as `"float | None"`.
+        value: Value from a file or from Python.
+
+    Raises:
+        ConfigError: The value has another type.
     """
     base, _, optional = kind.partition(" | ")
     if value is None and optional:
         return
     if not _is_of(base, value):
-        words = _WORDS[base] + (" or null" if optional else "")
-        hint = (
-            ", without quotes" if isinstance(value, str) and base in ("int", "float", "bool") and _reads(value) else ""
-        )
-        raise ConfigError(f"{name} must be {words}{hint}, got {_repr(value)}")
+        expected = _TYPE_NAMES[base] + (" or null" if optional else "")
+        is_quoted = isinstance(value, str) and base in ("int", "float", "bool") and _is_literal(value)
+        hint = ", without quotes" if is_quoted else ""
+        raise ConfigError(f"{name} must be {expected}{hint}, got {_repr(value)}")
 
 
 def _is_of(base: str, value: Any) -> bool:
@@ -55,14 +57,14 @@ def _is_of(base: str, value: Any) -> bool:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raise ConfigError for a number that is out of the range of its setting."""
+    """Raises ConfigError if a number is out of the range of its setting."""
     for number in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             _check_range(name, number)
 
 
 def _check_range(name: str, value: int | float) -> None:
-    if not math.isfinite(value) if isinstance(value, float) else abs(value) > _LARGEST:
+    if not math.isfinite(value) if isinstance(value, float) else abs(value) > _MAX_INT:
         raise ConfigError(f"{flag(name)} must be a finite number, got {_repr(value)}")
     if name in _AT_LEAST_1 and value < 1:
         raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
@@ -75,23 +77,23 @@ def _check_range(name: str, value: int | float) -> None:
 
 
 def check_path(name: str, value: str) -> None:
-    """Raise ConfigError for a text that can name no file: too long, with a NUL, or where nothing may be looked at."""
+    """Raises ConfigError if a path cannot be valid: too long, with a NUL byte, or without permission to look it up."""
     try:
-        os.stat(value)
+        Path(value).stat()
     except (FileNotFoundError, NotADirectoryError):
-        pass  # what must exist is checked where it is read
+        pass  # whether it must exist is checked by its reader
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name} {_repr(value)}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def check_paths(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a path among settings that can name no file."""
+    """Raises ConfigError if one of the path settings cannot be a valid path; see `check_path`."""
     for name in _PATHS:
         if isinstance(value := values.get(name), str):
             check_path(flag(name), value)
 
 
-def _reads(text: str) -> bool:
+def _is_literal(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -100,24 +102,24 @@ def _reads(text: str) -> bool:
 
 
 def _repr(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
-        return "a number of more than 15 digits"  # Python refuses to write out thousands of them
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _MAX_INT:
+        return "a number of more than 15 digits"  # Python refuses to convert huge integers to strings
     text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def flag(name: str) -> str:
-    """The flag of a field."""
+    """Returns the default flag of a field, such as `--batch-size` for `batch_size`."""
     return "--" + name.replace("_", "-")
 
 
-def near(word: object, known: Iterable[str]) -> str:
-    """A hint at the known word that is nearest, if one is near."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Returns ` (did you mean 'NAME'?)` with the closest known name, or an empty string if none is close."""
     close = near_name(word, known)
     return f" (did you mean {close!r}?)" if close else ""
 
 
-def meant(word: str, known: Iterable[str]) -> str:
-    """A hint at what an unknown flag or key was meant for: a typo, or the name that another program has for it."""
-    words = meaning(word)
-    return f" ({words})" if words else near(word, known)
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Returns a hint for an unknown flag or key: another program's name for a setting, or a typo."""
+    advice = advice_for(word)
+    return f" ({advice})" if advice else did_you_mean(word, known)

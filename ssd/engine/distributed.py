@@ -1,4 +1,4 @@
-"""The processes of a training run under torchrun: who they are, what they add up, and how they end together."""
+"""Distributed training under torchrun: process group, reductions, and a common exit after an error."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssd.engine.error_messages import SharedError, TrainingError, plain
+from ssd.engine.error_messages import SharedError, TrainingError, as_user_error
 from ssd.errors import ConfigError
 from ssd.models.frozen import FrozenBatchNorm2d
 
-__all__ = ["SharedError", "TrainingError", "World", "end", "is_loss_of_contact", "plain", "synchronize_batch_norm"]
+__all__ = [
+    "SharedError",
+    "TrainingError",
+    "World",
+    "as_user_error",
+    "exit_with_error",
+    "is_peer_failure",
+    "synchronize_batch_norm",
+]
 
-# Others wait this long for a process, as for the first one while it computes COCO's numbers.
-_PATIENCE = timedelta(hours=2)
+_TIMEOUT = timedelta(hours=2)  # the others wait while the first process computes COCO metrics
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; one alone is a world of size 1, where nothing below communicates.
+    """The process group of a run; in a world of size 1 no method communicates.
 
     Args:
-        rank: number of this process among `size`; 0 prints, and writes the run folder.
-        size: number of processes.
-        local_rank: number of this process on its machine, which is also the number of its GPU.
+        rank: Rank of this process; rank 0 prints and writes the run folder.
+        size: Number of processes.
+        local_rank: Rank of this process on its machine, which is also its GPU index.
     """
 
     rank: int = 0
@@ -42,9 +49,9 @@ class World:
 
     @classmethod
     def join(cls, device: str = "auto", dist_url: str = "env://") -> World:
-        """Join the processes that torchrun started (it says so in the environment), or be alone.
+        """Initializes the process group from torchrun's environment variables; without them the world has size 1.
 
-        Tensors on GPUs are summed by NCCL, those on CPUs by gloo. All processes but the first are silenced.
+        NCCL reduces tensors on GPUs, gloo those on CPUs. All ranks but 0 discard their standard output.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
@@ -53,8 +60,8 @@ class World:
         if cuda:
             if world.local_rank >= torch.cuda.device_count():
                 raise ConfigError(
-                    f"--nproc_per_node must be at most the number of GPUs here, {torch.cuda.device_count()}, or else "
-                    "give --device cpu"
+                    f"--nproc_per_node must be at most the number of GPUs on this machine, {torch.cuda.device_count()}; "
+                    "--device cpu has no such limit"
                 )
             torch.cuda.set_device(world.local_rank)
         dist.init_process_group(
@@ -62,32 +69,32 @@ class World:
             init_method=dist_url,
             rank=world.rank,
             world_size=world.size,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
         if not world.is_first:
-            sys.stdout = open(os.devnull, "w")  # until the process ends
+            sys.stdout = open(os.devnull, "w")  # stays open until the process exits
             warnings.simplefilter("ignore")
         return world
 
     @property
     def is_first(self) -> bool:
-        """Whether this process prints and writes."""
+        """Whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
     def leave(self) -> None:
-        """Take leave of the others at the end of a run."""
+        """Destroys the process group at the end of a run."""
         if self.size > 1:
             dist.destroy_process_group()
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum of a tensor over all processes; the host does not wait for the device."""
+        """Returns the sum of a tensor over all processes, without synchronizing with the device."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """The objects of all processes, on all of them."""
+        """Returns the objects of all processes, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -95,7 +102,7 @@ class World:
         return values
 
     def gather_on_first(self, value: Any) -> list[Any]:
-        """The objects of all processes on the first one, nothing on the others."""
+        """Returns the objects of all processes on rank 0, and an empty list on the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_first else None
@@ -103,33 +110,34 @@ class World:
         return values or []
 
     def from_first(self, value: Any) -> Any:
-        """The object that the first process has; the others wait for it."""
+        """Returns the object of rank 0 on every process."""
         if self.size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give all processes the running statistics of the first one, so that all evaluate one model."""
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Broadcasts the running statistics of rank 0, so that all processes evaluate the same model."""
         if self.size > 1:
-            learned = {name for name, _ in model.named_parameters()}  # the same on all processes
+            parameters = {name for name, _ in model.named_parameters()}  # equal on all processes
             for name, value in model.state_dict().items():
-                if name not in learned:
+                if name not in parameters:
                     dist.broadcast(value, 0)
 
     def loss_factor(self, labels: Tensor, normalizer: str) -> Tensor | None:
-        """What to multiply this process's loss with, so that DDP's mean is the gradient of one process on all images.
+        """Returns the factor on this process's loss that makes DDP's mean equal the gradient of the whole batch.
 
-        Each process divides its loss by its own positives (or images), at least 1, and DDP then takes the mean over
-        processes; the loss of the joint batch is divided by the sum of positives. No process waits on its host.
+        Each process divides its loss by its own number of positives (or images), at least 1, and DDP averages over
+        processes; the loss of the whole batch is divided by the total number. Does not synchronize with the device.
 
         Args:
-            labels: int64 [B, P] of ssd_ops.match_priors.
-            normalizer: "batch" (positives), "image" or "batch_size", of ssd_ops.multibox_loss. Its mining="batch" looks
-                at the images of this process alone.
+            labels: int64 `[B, P]` of `ssd_ops.match_priors`.
+            normalizer: "batch" (positives), "image" or "batch_size", as in `ssd_ops.multibox_loss`. Its mining="batch"
+                covers the images of this process only.
+
         Returns:
-            a scalar float64 on the device of `labels`; None for one process alone.
+            A float64 scalar on the device of `labels`, or None in a world of size 1.
         """
         if self.size == 1:
             return None
@@ -140,8 +148,12 @@ class World:
         return self.size * own.clamp(min=1) / self.sum(own).clamp(min=1)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """A stretch of work that succeeds on all processes or ends all of them, with the first error, told once."""
+    def fail_together(self) -> Iterator[None]:
+        """Makes a block succeed on all processes, or raises the first error on all of them.
+
+        Raises:
+            SharedError: The block failed on at least one of several processes.
+        """
         if self.size == 1:
             yield
             return
@@ -150,16 +162,16 @@ class World:
             yield
         except Exception as caught:
             error = caught
-        said = self.gather(None if error is None else _told(error))
-        failed = [i for i, text in enumerate(said) if text is not None]
+        messages = self.gather(None if error is None else _message(error))
+        failed = [rank for rank, message in enumerate(messages) if message is not None]
         if not failed:
             return
         where = "" if len(failed) == self.size else f" (process {failed[0]} of {self.size})"
-        raise SharedError(said[failed[0]] + where) from error
+        raise SharedError(messages[failed[0]] + where) from error
 
     @contextlib.contextmanager
-    def first_before_others(self) -> Iterator[None]:
-        """Lets the first process of each machine go first, as for a download that the others then find done."""
+    def local_first(self) -> Iterator[None]:
+        """Runs a block on the first process of each machine before the others, such as a download they then reuse."""
         if self.size == 1:
             yield
         elif self.local_rank > 0:
@@ -172,8 +184,8 @@ class World:
                 dist.barrier()
 
 
-def end(error: Exception) -> NoReturn:
-    """End this process with the message of an error, which names the process where there are several."""
+def exit_with_error(error: Exception) -> NoReturn:
+    """Prints an error, with the rank if there are several processes, and exits with 1."""
     if not dist.is_initialized():
         sys.exit(f"error: {error}")
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -181,12 +193,12 @@ def end(error: Exception) -> NoReturn:
         sys.exit(f"error in process {rank} of {size}: {error}")
     if rank == 0:
         print(f"error: {error}", file=sys.stderr, flush=True)
-    dist.barrier()  # torchrun ends the others as soon as one has ended, so nobody leaves before it is told
+    dist.barrier()  # torchrun kills all processes when one exits, so none may exit before rank 0 has printed
     sys.exit(1)
 
 
-def is_loss_of_contact(error: Exception) -> bool:
-    """Whether an error only says that another process has ended, whose own message tells why."""
+def is_peer_failure(error: Exception) -> bool:
+    """Returns whether an error only means that another process exited, which prints the cause itself."""
     return (
         dist.is_initialized()
         and not isinstance(error, OSError)
@@ -194,19 +206,21 @@ def is_loss_of_contact(error: Exception) -> bool:
     )
 
 
-def _told(error: Exception) -> str:
-    """What a user needs of an error: its text, or the trace of one that nobody expected."""
-    if (told := plain(error)) is not None:
-        return str(told)
+def _message(error: Exception) -> str:
+    # The text of an expected error, the traceback of any other.
+    if (user_error := as_user_error(error)) is not None:
+        return str(user_error)
     return "".join(traceback.format_exception(error)).rstrip()
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm of a model that learns take its statistics over all processes, in place."""
+    """Replaces every BatchNorm of a model that is not frozen by SyncBatchNorm, in place.
+
+    Raises:
+        ConfigError: The device is a CPU.
+    """
     if device.type == "cpu":
-        raise ConfigError(
-            "--sync-bn needs GPUs (torch's SyncBatchNorm has no CPU version); leave it out on --device cpu"
-        )
+        raise ConfigError("--sync-bn needs GPUs (torch's SyncBatchNorm has no CPU version); omit it with --device cpu")
     for name, child in model.named_children():
         if not isinstance(child, nn.modules.batchnorm._BatchNorm):
             synchronize_batch_norm(child, device)

@@ -1,4 +1,4 @@
-"""Errors of a run as a user needs them: one line with the cause and the remedy, where the original words lack it."""
+"""Turns errors of a run into messages for the user: one line with the cause and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ssd.models.detector import BatchSizeError
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
+    """Training cannot continue; the message names the cause and how to fix it."""
 
 
 class SharedError(TrainingError):
-    """An error that every process knows of; the first one tells it."""
+    """An error raised on all processes; rank 0 prints it."""
 
 
 _EXPECTED = (ConfigError, DataError, TrainingError, BatchSizeError)
@@ -23,44 +23,44 @@ _NO_SHARED_MEMORY = (
     "unable to allocate shared memory",
     "unable to open shared memory",
     "unable to mmap",
-    "out of shared memory",  # of a loader's worker that a bus error has ended
+    "out of shared memory",  # a data loading worker was killed by a bus error
 )
 
 
-def plain(error: Exception) -> Exception | None:
-    """The error as a user needs it, where the original words leave out what to do; None for one that nobody expected."""
+def as_user_error(error: Exception) -> Exception | None:
+    """Returns an error with a message for the user, or None for an unexpected one, which needs its traceback."""
     text = str(error)
     if isinstance(error, _EXPECTED):
         return error
     if isinstance(error, torch.OutOfMemoryError):
-        return TrainingError(f"the GPU's memory is full: a smaller --batch-size or --amp needs less. {_first(text)}")
-    if any(words in text for words in _NO_SHARED_MEMORY):
+        return TrainingError(f"GPU out of memory: use a smaller --batch-size, or --amp. {_first_line(text)}")
+    if any(pattern in text for pattern in _NO_SHARED_MEMORY):
         return TrainingError(
-            "shared memory (/dev/shm), which --workers hand batches over in, is full: fewer --workers or a smaller "
-            f"--batch-size need less, docker run --shm-size=1g gives more. {_last(text)}"
+            "out of shared memory (/dev/shm), which --workers use to pass batches: use fewer --workers or a smaller "
+            f"--batch-size, or start docker with --shm-size=1g. {_last_line(text)}"
         )
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+    if isinstance(error, MemoryError) or any(pattern in text for pattern in _NO_MEMORY):
         return TrainingError(
-            "the memory of this machine is full: a smaller --batch-size or --image-size, or fewer --workers need less. "
-            f"{_last(text)}"
+            "out of memory: use a smaller --batch-size, a smaller --image-size or fewer --workers. "
+            f"{_last_line(text)}"
         )
     if "DataLoader timed out" in text:
         return TrainingError(
-            "no batch has come from the --workers for minutes: they are stuck on the disk, on shared memory (docker run "
-            f"--shm-size=1g) or in the data set's own code; --workers 0 shows where. {_first(text)}"
+            "timed out waiting for a batch from --workers: the disk, shared memory (docker run --shm-size=1g) or the code "
+            f"of the data set may be blocked; --workers 0 shows where. {_first_line(text)}"
         )
     if ("DataLoader worker" in text and "Caught" not in text) or isinstance(error, (ConnectionError, EOFError)):
         return TrainingError(
-            "a process that loads images ended, mostly for lack of memory: fewer --workers need less. "
-            f"{_first(text) or type(error).__name__}"
+            "a data loading worker exited, usually because it ran out of memory: use fewer --workers. "
+            f"{_first_line(text) or type(error).__name__}"
         )
-    return TrainingError(_first(text)) if isinstance(error, OSError) else None
+    return TrainingError(_first_line(text)) if isinstance(error, OSError) else None
 
 
-def _first(text: str) -> str:
+def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _last(text: str) -> str:
-    """The last line: of an error in a worker process, which is behind its traceback."""
+def _last_line(text: str) -> str:
+    # Errors in a worker process begin with its traceback.
     return text.strip().rpartition("\n")[2]

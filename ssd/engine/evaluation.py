@@ -51,13 +51,13 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
         AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; NaN where there is no object to judge by.
     """
     world, dataset = folder.world, loader.dataset
-    world.share_buffers(model)
+    world.broadcast_buffers(model)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    with world.together():
+    with world.fail_together():
         detect_all(model, progress_bar(loader, world.is_first, desc="evaluation", leave=False), evaluator)
     value = math.nan
     gathered = world.gather_on_first((evaluator.records, dataset.report))
-    with world.together():
+    with world.fail_together():
         if world.is_first:
             for records, faults in gathered[1:]:
                 evaluator.records.merge(records)

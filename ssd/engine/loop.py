@@ -144,7 +144,7 @@ def prepare(
     config: TrainConfig, world: World, folder: RunFolder, choices: Choices | None = None
 ) -> tuple[State, Loader, Loader]:
     """Data sets, model and all that a checkpoint holds; a mistake met here ends all processes with one message."""
-    with world.together():
+    with world.fail_together():
         folder.check(config)
         changes = changed_settings(config.resume, config) if config.resume else []
         checkpoint = read(config.resume) if config.resume else None
@@ -154,7 +154,7 @@ def prepare(
         choices = choices or Choices(config)
         choose_settings(choices, Facts.of(len(train_set), normalized_objects(train_set)[0], device, world.size))
         print(choices, end="")
-        with world.first_before_others():
+        with world.local_first():
             model = make_model(config, train_set, checkpoint)
         model = model.to(device)
         if config.channels_last:

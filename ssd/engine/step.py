@@ -87,7 +87,7 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
     optimizer = build_optimizer(config, model, world.size)
     network: Callable[[Tensor], tuple[Tensor, Tensor]] = model.forward_raw
     if world.size > 1:
-        # Running statistics are not broadcast at each step: they do not act in training, and share_buffers gives all
+        # Running statistics are not broadcast at each step: they do not act in training, and broadcast_buffers gives all
         # processes those of the first before they matter, the same ones that a broadcast would give.
         ddp: Any = nn.parallel.DistributedDataParallel
         names = inspect.signature(ddp).parameters

@@ -1,6 +1,6 @@
-"""Recipes: the configurations with which known systems reached known results, as JSON files beside this one.
+"""Recipes: configurations that reproduce results of known SSD systems, as JSON files in this folder.
 
-The first key of each, `about`, tells what it is, the command, the result, and who reached it. Standard library only.
+The first key of each, `about`, documents the system, the command, the result and its source. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssd.config import near
+from ssd.config import did_you_mean
 from ssd.errors import ConfigError
 
 _FOLDER = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    """The names of all recipes."""
+    """Returns the names of all recipes."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
 def about(name: str) -> dict[str, Any]:
-    """What a recipe says of itself: what, command, result, by, source, differs."""
+    """Returns the documentation of a recipe: what, command, result, by, source, differs."""
     return dict(json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))["about"])
 
 
 def find(source: str) -> Path:
-    """The file of a recipe, given by its name, as a file, or as the folder of a run.
+    """Returns the configuration file for the name of a recipe, a file or the folder of a run.
 
     Raises:
-        ConfigError: there is neither; the near name is suggested.
+        ConfigError: None of them exists; the message suggests the closest name.
     """
     path = Path(source)
     if path.is_file():
@@ -40,15 +40,15 @@ def find(source: str) -> Path:
         return _FOLDER / f"{source}.json"
     raise ConfigError(
         f"--config must be a file, a run folder or one of the recipes {', '.join(names())}, got {source!r}"
-        f"{near(source, names())}"
+        f"{did_you_mean(source, names())}"
     )
 
 
 def listing() -> str:
-    """All recipes, for people."""
+    """Returns a list of all recipes for printing."""
     blocks = []
     for name in names():
-        said = about(name)
-        lines = [name, f"  {said['what']}", f"  {said['command']}", f"  {said['by']}: {said['result']}"]
+        facts = about(name)
+        lines = [name, f"  {facts['what']}", f"  {facts['command']}", f"  {facts['by']}: {facts['result']}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
