@@ -23,7 +23,7 @@ _KEYS = {
     "supervisely": (rb'"objects"\s*:\s*\[', rb'"size"\s*:\s*\{'),
     "labelme": (rb'"shapes"\s*:\s*\[', rb'"imagePath"\s*:'),
 }
-_DEEP = 3  # levels of folders that are looked into for a sign
+_MAX_DEPTH = 3  # folder levels searched for signs
 _LOOKED_AT = 5000  # files, likewise
 
 
@@ -171,7 +171,7 @@ def _class_file_sign(root: Path) -> Path | None:
     if named is None:
         return None
     has_folders = any((root / name).is_dir() for name in ("images", "labels", "obj_train_data", "data", "train"))
-    is_flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in walk(root, deep=0))
+    is_flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in walk(root, max_depth=0))
     return named if has_folders or is_flat or any(root.glob("*/labels")) else None
 
 
@@ -182,7 +182,7 @@ def _csv_sign(root: Path) -> Path | None:
 
 def _files(root: Path, suffix: str) -> list[Path]:
     found: list[Path] = []
-    for number, path in enumerate(walk(root, deep=_DEEP)):
+    for number, path in enumerate(walk(root, max_depth=_MAX_DEPTH)):
         if path.suffix.lower() == suffix:
             found.append(path)
         if number == _LOOKED_AT or len(found) == 20:
@@ -196,7 +196,7 @@ def _hint(root: Path) -> str:
         if folder.is_dir() and (inside := next(iter(find_formats(folder)), None)):
             return f"Its folder {folder} is {inside}: --data-path {folder}"
     count: dict[str, int] = {}
-    for _, path in zip(range(_LOOKED_AT), walk(root, deep=_DEEP), strict=False):
+    for _, path in zip(range(_LOOKED_AT), walk(root, max_depth=_MAX_DEPTH), strict=False):
         count[path.suffix.lower() or path.name] = count.get(path.suffix.lower() or path.name, 0) + 1
     found = ", ".join(f"{number} {name}" for name, number in sorted(count.items(), key=lambda item: -item[1])[:6])
     if ".txt" in count:

@@ -25,7 +25,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.command_line import key_value, refuse_code, with_data
+from ssd.command_line import key_value, reject_code, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
@@ -99,8 +99,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if "data_path" not in values and values.get("dataset", "auto") == "auto":
         raise ConfigError(f"--data-path must name the data set to evaluate on; {args.checkpoint} has recorded none")
     if args.dataset is None and not args.trust_config:
-        refuse_code(values.get("dataset", "auto"))
-    config = TrainConfig(**with_data(values))
+        reject_code(values.get("dataset", "auto"))
+    config = TrainConfig(**with_data_settings(values))
     config.check()
     return config
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.console import console_program, program_name
 from ssd.errors import DataError, unknown
 from ssd.file_tree import IMAGE_SUFFIXES, walk
@@ -172,7 +172,7 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
 
     output = Output(args.output_dir, args.save, detector.classes, args.files)
     if args.score_threshold is None and detector.thresholds:
-        scores = [f"{shown(name)} {score:g}" for name, score in detector.thresholds.items()]
+        scores = [f"{display_name(name)} {score:g}" for name, score in detector.thresholds.items()]
         more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""
         print(
             f"detections are kept from these scores up: {', '.join(scores[:20])}{more}; --score-threshold sets one for all"
@@ -183,7 +183,7 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     try:
         for result in tqdm(results, total=len(args.files), unit="image", mininterval=0.5):
             if (error := output.add(result)) is not None:
-                tqdm.write(f"{shown(str(result.file), 300)}: {error}", file=sys.stderr)
+                tqdm.write(f"{display_name(str(result.file), 300)}: {error}", file=sys.stderr)
                 failed += 1
     finally:
         output.close()

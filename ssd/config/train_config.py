@@ -110,7 +110,8 @@ class TrainConfig:
 
     epochs: int = _option(20, "number of passes over the training images", torchvision=26, group="optimizer")
     iterations: int = _option(
-        0, "number of training steps, instead of --epochs; --lr-steps and --lr-step-size then count steps. 0: use --epochs"
+        0,
+        "number of training steps, instead of --epochs; --lr-steps and --lr-step-size then count steps. 0: use --epochs",
     )
     batch_size: int = _option(16, "images per step and process", torchvision=2, short="-b")
     opt: str = _option("adamw", f"optimizer: {', '.join(OPTIMIZERS)}", torchvision="sgd")

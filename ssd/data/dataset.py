@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
 from ssd.data.loading.images import SizeError, read_image
@@ -38,7 +38,7 @@ class Summary:
     def __str__(self) -> str:
         ranked = sorted(self.per_class.items(), key=lambda item: -item[1])
         listed = self.per_class.items() if len(ranked) <= _LISTED_CLASSES else ranked[:_LISTED_CLASSES]
-        classes = ", ".join(f"{shown(name)} {count}" for name, count in listed)
+        classes = ", ".join(f"{display_name(name)} {count}" for name, count in listed)
         if len(ranked) > _LISTED_CLASSES:
             least = ranked[-1][1]
             classes = f"most objects have {classes}; the {len(ranked) - _LISTED_CLASSES} others down to {least}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssd.atomic_write import write_text
-from ssd.class_names import columns
+from ssd.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, build_loader
 from ssd.data.loading.shared_memory import fitting_workers
@@ -125,7 +125,7 @@ def save_judged(judged: Judged, folder: Path, *, worst: int = 24, score_threshol
 
 def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
     """Returns a confusion matrix as CSV: a row for each true class, then the false positives; missed objects last."""
-    titles = columns(classes, ("truth", "missed", "no object"))
+    titles = column_titles(classes, ("truth", "missed", "no object"))
     order = [*range(1, len(matrix)), 0]
     text = io.StringIO()
     writer = csv.writer(text)

@@ -41,8 +41,7 @@ def as_user_error(error: Exception) -> Exception | None:
         )
     if isinstance(error, MemoryError) or any(pattern in text for pattern in _NO_MEMORY):
         return TrainingError(
-            "out of memory: use a smaller --batch-size, a smaller --image-size or fewer --workers. "
-            f"{_last_line(text)}"
+            f"out of memory: use a smaller --batch-size, a smaller --image-size or fewer --workers. {_last_line(text)}"
         )
     if "DataLoader timed out" in text:
         return TrainingError(

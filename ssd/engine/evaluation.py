@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssd.atomic_write import write_text
-from ssd.class_names import columns
+from ssd.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader, PackedImages
 from ssd.data.faults import DataError
@@ -156,7 +156,7 @@ def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, flo
     """The columns of eval.csv: AP50 first, then COCO's numbers or AP by class."""
     if isinstance(result, COCOResult):
         return {"AP50": result.stats["AP50"], **{k: v for k, v in result.stats.items() if k != "AP50"}}
-    titles = columns([c.name for c in curves.classes], ("epoch", "step", "AP50"))
+    titles = column_titles([c.name for c in curves.classes], ("epoch", "step", "AP50"))
     return {"AP50": curves.mean_ap, **{title: c.ap for title, c in zip(titles, curves.classes, strict=True)}}
 
 

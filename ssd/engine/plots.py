@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.inference.drawing import color_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plot_precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray, flo
         for rank, (label, (name, (recall, precision, ap))) in enumerate(ranked):
             points = _thin(len(recall))
             # the number first: matplotlib leaves names that begin with "_" out of its legends
-            text = f"{ap:.3f} {shown(name, 24)}" if rank < _LISTED else None
+            text = f"{ap:.3f} {display_name(name, 24)}" if rank < _LISTED else None
             axis.plot(recall[points], precision[points], color=color_of(label), label=text)
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), title="IoU 0.5")
         if curves:
@@ -67,7 +67,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
     counts = matrix[np.ix_(order, order)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.3 * len(counts), 24)
-    names = [shown(name, 20) for name in classes]
+    names = [display_name(name, 20) for name in classes]
     with _figure(path, side + 1, side) as figure:
         axis = figure.add_subplot()
         picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

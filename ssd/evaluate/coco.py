@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.data.annotations import Annotations
 from ssd.data.faults import DataError
 from ssd.evaluate.coco_backends import evaluate_boxes
@@ -56,7 +56,7 @@ class COCOResult:
         }
 
     def __str__(self) -> str:
-        have = {shown(name): aps for name, aps in self.per_class.items() if not math.isnan(aps[0])}
+        have = {display_name(name): aps for name, aps in self.per_class.items() if not math.isnan(aps[0])}
         width = max([5, *map(len, have)])
         lines = [f"{name:<{width}} AP {ap:6.3f}  AP50 {ap50:6.3f}" for name, (ap, ap50) in have.items()]
         if len(have) < len(self.per_class):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.data.faults import DataError
 from ssd.evaluate.records import Records
 
@@ -88,4 +88,4 @@ def _key(name: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(shown, names[:_LISTED])) + more
+    return ", ".join(map(display_name, names[:_LISTED])) + more

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.data.faults import DataError
 from ssd.evaluate.errors import classify, gains
 from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes
@@ -78,12 +78,12 @@ class VOCResult:
         }
 
     def __str__(self) -> str:
-        width = max([5, *(len(shown(c.name)) for c in self.classes)])
+        width = max([5, *(len(display_name(c.name)) for c in self.classes)])
         lines = [f"{'class':<{width}}     AP  objects     TP     FP missed  score  what would raise AP, were it mended"]
         for c in self.classes:
             ap = "     -" if np.isnan(c.ap) else f"{c.ap:6.3f}"
             counts = f"{c.objects:8d} {c.tp:6d} {c.fp:6d} {c.missed:6d} {c.score:6.2f}"
-            lines.append(f"{shown(c.name):<{width}} {ap} {counts}  {c.limit() if c.objects else ''}".rstrip())
+            lines.append(f"{display_name(c.name):<{width}} {ap} {counts}  {c.limit() if c.objects else ''}".rstrip())
         what = f"VOC {self.method}, IoU {self.iou_threshold:g}, {self.images} images"
         mean = "   n/a" if np.isnan(self.mean_ap) else f"{self.mean_ap:6.3f}"
         lines.append(f"{'mean':<{width}} {mean}  {what}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 
 _COLORS = (
     "#e6194b",
@@ -71,7 +71,7 @@ def draw_boxes(
     for row in rows:
         draw.rectangle(corners[row].tolist(), outline=color_of(int(labels[row])), width=line)
     for row in rows:
-        text = shown(classes[int(labels[row]) - 1], _LETTERS)
+        text = display_name(classes[int(labels[row]) - 1], _LETTERS)
         if isinstance(font, ImageFont.ImageFont):
             text = text.encode("latin-1", "replace").decode("latin-1")
         if scores is not None:

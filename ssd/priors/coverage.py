@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ssd_ops
-from ssd.class_names import shown
+from ssd.class_names import display_name
 
 _LISTED = 20  # classes in a printed report
 _CELLS = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
@@ -48,7 +48,7 @@ class PriorCoverage:
         ]
         rows = [row for row in zip(self.names, self.matched, self.objects, strict=True) if row[2]]
         worst = sorted(rows, key=lambda row: row[1] / row[2])[:_LISTED] if len(rows) > _LISTED else rows
-        lines += [f"  {shown(name)}: {found} of {count} ({found / count:.1%})" for name, found, count in worst]
+        lines += [f"  {display_name(name)}: {found} of {count} ({found / count:.1%})" for name, found, count in worst]
         if len(rows) > len(worst):
             lines.append(f"  {len(rows) - len(worst)} more classes, none lower")
         return "\n".join(lines)
@@ -67,7 +67,7 @@ class PriorCoverage:
         more = f", and {len(poor) - _LISTED} more" if len(poor) > _LISTED else ""
         return (
             f"the priors match only {self.share:.1%} of the objects"
-            + (f" (low: {', '.join(map(shown, poor[:_LISTED]))}{more})" if poor else "")
+            + (f" (low: {', '.join(map(display_name, poor[:_LISTED]))}{more})" if poor else "")
             + f"; the missed ones have sides around {middle} {unit} (80 % between {low} and {high}). Give prior_sizes "
             "that fit them (ssd.priors.fit suggests some), or a finer first level"
         )

@@ -13,7 +13,7 @@ from torch import nn
 
 from ssd.config import TrainConfig
 from ssd.data import Batch, DataError
-from ssd.engine.distributed import World, end, synchronize_batch_norm
+from ssd.engine.distributed import World, exit_with_error, synchronize_batch_norm
 from ssd.engine.loop import run
 from ssd.engine.run_folder import CsvLog, RunFolder
 from ssd.engine.step import backward, make_state
@@ -164,7 +164,7 @@ def fail_on_one() -> None:
             raise DataError("picture 7 is broken")
         world.sum(torch.zeros(1))
     except DataError as error:
-        end(error)
+        exit_with_error(error)
 
 
 def test_error_on_one_process_ends_all_and_names_rank(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_out_of_memory_error_suggests_settings(monkeypatch: pytest.MonkeyPatch, 
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
     monkeypatch.setattr(ssd.engine.loop, "train_epoch", failing)
-    with pytest.raises(SystemExit, match="fewer --workers need less"):
+    with pytest.raises(SystemExit, match="use fewer --workers"):
         command("--output-dir", str(tmp_path / "run"))
 
 

@@ -82,7 +82,7 @@ def test_another_data_set_takes_nothing_of_the_runs_data_settings(finished: Path
     ("arguments", "message"),
     [
         (["{file}"], "--data-path must name the data set to evaluate on; {file} has recorded none"),
-        (["{file}", "--data-path", "nowhere"], "--data-path must be a folder, or a file with the suffix"),
+        (["{file}", "--data-path", "nowhere"], "--data-path must be an existing folder, or a file with the suffix"),
         (["nowhere.pth"], "checkpoint nowhere.pth does not exist"),
         (["{file}", "--dataset", "vco", "--data-path", "."], "got 'vco' (did you mean 'voc'?)"),
         (["{file}", "--score-threshold", "2"], "--score-threshold must lie in 0..1"),
@@ -107,7 +107,7 @@ def test_a_recorded_data_set_that_is_code_needs_trust(tmp_path: Path, capsys: py
     (tmp_path / "last.pt").touch()
     with pytest.raises(SystemExit):
         program.parse_args([str(tmp_path)])
-    assert "which is code that would run" in capsys.readouterr().err
+    assert "which would run code" in capsys.readouterr().err
     assert program.parse_args([str(tmp_path), "--trust-config"])[1].dataset == "some.module:Data"
 
 

@@ -150,8 +150,8 @@ def test_walk_ends_on_circular_links(tmp_path, monkeypatch):
     (tmp_path / "a/.hidden").mkdir()
     save_image(tmp_path / "a/.hidden/y.jpg")
     assert [path.name for path in walk(tmp_path)] == ["x.jpg"]
-    monkeypatch.setattr("ssd.file_tree._MOST_FILES", 0)
-    with pytest.raises(DataError, match="name the folder of the data"):
+    monkeypatch.setattr("ssd.file_tree._MAX_FILES", 0)
+    with pytest.raises(DataError, match="give the folder of the data set itself"):
         list(walk(tmp_path))
 
 

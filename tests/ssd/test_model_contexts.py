@@ -62,7 +62,7 @@ def test_build_model_takes_numpy_numbers():
     for value in (4.0, "4", True, None):
         with pytest.raises(ValueError, match=f"num_classes must be a whole number, got {value!r}"):
             build_model("ssd_tiny", value)
-    with pytest.raises(ValueError, match=r"image_size must be a whole number, got 64\.5"):
+    with pytest.raises(ValueError, match=r"image_size must be an integer, got 64\.5"):
         build_model("ssd_tiny", 4, image_size=64.5)
 
 

@@ -15,17 +15,17 @@ from ssd.models import build_model
 @pytest.mark.parametrize(
     ("name", "option", "value", "words"),
     [
-        ("ssd_tiny", "width", "fast", "width must be a whole number, got 'fast'"),
-        ("ssd_tiny", "width", 1.5, "width must be a whole number, got 1.5"),
-        ("ssd_tiny", "width", True, "width must be a whole number, got True"),
+        ("ssd_tiny", "width", "fast", "width must be an integer, got 'fast'"),
+        ("ssd_tiny", "width", 1.5, "width must be an integer, got 1.5"),
+        ("ssd_tiny", "width", True, "width must be an integer, got True"),
         ("ssd_tiny", "width", 0, "width must be at least 1, got 0"),
-        ("ssd_tiny", "width", 10**400, "width must be a whole number, got a larger number"),
-        ("ssd_tiny", "levels", None, "levels must be a whole number, got None"),
+        ("ssd_tiny", "width", 10**400, "width must be an integer, got a number that is too large"),
+        ("ssd_tiny", "levels", None, "levels must be an integer, got None"),
         ("ssd_tiny", "aspect_ratios", "2", "aspect_ratios must be a list of lists of numbers or a list of numbers"),
         ("ssd_tiny", "aspect_ratios", [math.nan], "aspect_ratios must be a list of lists of numbers or"),
         ("ssdlite320_mobilenet_v2", "width_mult", math.inf, "width_mult must be a finite number, got inf"),
         ("ssdlite320_mobilenet_v2", "freeze_bn", "yes", "freeze_bn must be true or false or null"),
-        ("ssdlite320_mobilenet_v2", "extra_channels", ["a"], "extra_channels must be a list of whole numbers or null"),
+        ("ssdlite320_mobilenet_v2", "extra_channels", ["a"], "extra_channels must be a list of integers or null"),
         ("ssd300_resnet18", "freeze_bn", 1, "freeze_bn must be true or false, got 1"),
         ("ssd300_vgg16", "trainable_layers", -1, "trainable_layers must be at least 0, got -1"),
         ("ssd_tiny", "match_iou_threshold", "high", "match_iou_threshold must be a finite number, got 'high'"),
@@ -47,9 +47,9 @@ def test_numpy_numbers_and_json_lists_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("size", "[[", "data set 'shapes': size must be a whole number or null (None), got '[['"),
+        ("size", "[[", "data set 'shapes': size must be an integer or null (None), got '[['"),
         ("size", 0, "size must be at least 1, got 0"),
-        ("image_size", 1.5, "image_size must be a whole number, got 1.5"),
+        ("image_size", 1.5, "image_size must be an integer, got 1.5"),
         ("cache", 1, "cache must be true or false, got 1"),
         ("seed", -1, "seed must be at least 0, got -1"),
     ],
@@ -62,7 +62,7 @@ def test_dataset_option_type_error_messages(option: str, value: Any, words: str)
 
 def test_reader_option_type_error_messages() -> None:
     for name in ("voc", "coco", "yolo", "csv", "labelme"):
-        with pytest.raises(DataError, match=rf"data set '{name}': on_error must be a text, got 3"):
+        with pytest.raises(DataError, match=rf"data set '{name}': on_error must be a string, got 3"):
             open_dataset(name, "nowhere", on_error=3)
-        with pytest.raises(DataError, match="classes must be a list of texts or null"):
+        with pytest.raises(DataError, match="classes must be a list of strings or null"):
             open_dataset(name, "nowhere", classes={"a": 1})

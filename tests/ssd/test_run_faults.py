@@ -23,7 +23,7 @@ from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.checkpoint import read
-from ssd.engine.error_messages import plain
+from ssd.engine.error_messages import as_user_error
 from ssd.engine.loop import run
 from ssd.engine.run_folder import CsvLog
 from ssd.errors import ConfigError
@@ -69,7 +69,7 @@ def test_checkpoint_is_saved_before_evaluation_that_fails(tmp_path: Path, monkey
 
     monkeypatch.setattr(training, "evaluate_model", failing)
     flags = "--dataset-option size=16 --dataset-option image_size=64 --image-size 64 --model-option width=4 -j 0 -b 8"
-    with pytest.raises(SystemExit, match="training is done, but evaluation, evaluation failed"):
+    with pytest.raises(SystemExit, match="training finished, but evaluation, evaluation failed"):
         main([*flags.split(), "--epochs", "2", "--eval-every", "1", "--device", "cpu", "--output-dir", str(folder)])
     assert read(folder)["epoch"] == 2 and not (folder / "best.pt").exists()
     assert "in failing" in (folder / "failed-evaluation.txt").read_text()
@@ -151,23 +151,23 @@ def test_num_workers_is_limited_by_shared_memory(
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory of this machine is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (
             MemoryError("Caught MemoryError in DataLoader worker process 0.\nTrace\nMemoryError"),
-            "memory of this machine",
+            "out of memory",
         ),
-        (ConnectionResetError(104, "Connection reset by peer"), "a process that loads images ended"),
-        (EOFError(), "a process that loads images ended"),
-        (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), "fewer --workers need less"),
+        (ConnectionResetError(104, "Connection reset by peer"), "a data loading worker exited"),
+        (EOFError(), "a data loading worker exited"),
+        (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), "use fewer --workers"),
         (RuntimeError("unable to allocate shared memory(shm) for file"), "--shm-size"),
         (RuntimeError("DataLoader timed out after 600 seconds"), "--workers 0 shows where"),
         (PermissionError(13, "Permission denied", "/data/a"), "Permission denied: '/data/a'"),
     ],
 )
 def test_system_error_is_one_line(error: Exception, said: str) -> None:
-    told = str(plain(error))
+    told = str(as_user_error(error))
     assert said in told and "\n" not in told
-    assert plain(RuntimeError("a fault of the program")) is None
+    assert as_user_error(RuntimeError("a fault of the program")) is None
 
 
 def test_console_encoding_replaces_unknown_characters(monkeypatch: pytest.MonkeyPatch) -> None:

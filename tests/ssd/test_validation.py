@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd.class_names import columns, shown
+from ssd.class_names import column_titles, display_name
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
 from ssd.engine.evaluation import report
@@ -110,9 +110,9 @@ def test_checkpoint_keeps_orientation_and_score_thresholds(tmp_path: Path) -> No
 
 
 def test_class_names_are_single_line_and_columns_unique() -> None:
-    assert shown("a\tb\x1b[31m\ud800") == "a\\tb\\x1b[31m\\ud800" and shown("x" * 41) == "x" * 37 + "..."
-    assert shown("x" * 40) == "x" * 40 and shown("日本") == "日本"
-    titles = columns(["a", "step", "x" * 50, "x" * 60, "a"], ("step",))
+    assert display_name("a\tb\x1b[31m\ud800") == "a\\tb\\x1b[31m\\ud800" and display_name("x" * 41) == "x" * 37 + "..."
+    assert display_name("x" * 40) == "x" * 40 and display_name("日本") == "日本"
+    titles = column_titles(["a", "step", "x" * 50, "x" * 60, "a"], ("step",))
     assert len({*titles, "step"}) == 6 and titles[0] == "a"
 
 

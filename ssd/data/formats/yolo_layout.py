@@ -88,7 +88,7 @@ def _label_folder(folder: Path) -> Path:
 def labels_without_image(images: Iterable[Path]) -> list[Path]:
     """Returns the label files beside those of the images that belong to no image."""
     expected = {label_file(image) for image in images}
-    beside = [path for folder in sorted({path.parent for path in expected}) for path in walk(folder, deep=0)]
+    beside = [path for folder in sorted({path.parent for path in expected}) for path in walk(folder, max_depth=0)]
     return [path for path in beside if path.suffix == ".txt" and path not in expected and _holds_a_box(path)]
 
 
