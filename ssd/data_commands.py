@@ -28,6 +28,10 @@ from ssd.errors import ConfigError
 _CHECK = """Check a data set: every image is decoded, every box judged.
 
 Ends with exit code 0 where nothing is wrong (there may be warnings), with 1 after problems.
+
+--fix leaves out what cannot be used (unreadable images, boxes without area, second copies of images and objects; of an
+image in two splits the one to train on), ends boxes at the border of their image, and stores pictures with an EXIF
+orientation as their boxes see them. Difficult objects become crowds, which are neither right nor wrong likewise.
 """
 
 
@@ -53,6 +57,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
     check.add_argument("--image-size", type=int, metavar="N", help="side of its input (default: likewise)")
     check.add_argument("--no-priors", action="store_true", help="do not judge priors")
     check.add_argument("--json", metavar="FILE", help="file for everything that was found")
+    check.add_argument(
+        "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"
+    )
     check.add_argument("-j", "--workers", type=int, help="threads that decode images (default: one for each core)")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
@@ -78,14 +85,19 @@ def main(argv: list[str] | None = None) -> None:
     args, config = parse_args(argv)
     from ssd.data_check import check_data
     from ssd.data_check.images import usable_cores
+    from ssd.data_check.repair import check_target, write_repaired
     from ssd.errors import DataError
 
     try:
+        if args.fix:
+            check_target(Path(args.fix), Path(args.data_path))
         workers = args.workers or usable_cores()
         report = check_data(config, tuple(args.splits), workers, with_priors=not args.no_priors)
         print(report)
         if args.json:
             Path(args.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        if args.fix:
+            print(write_repaired(report, Path(args.fix)))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:

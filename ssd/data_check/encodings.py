@@ -16,6 +16,15 @@ from ssd.data.formats.field_values import as_int
 from ssd.data.formats.yolo_layout import label_file
 from ssd.file_tree import read_text
 
+KINDS = (
+    "classes off by one",
+    "pixels for fractions",
+    "fractions for pixels",
+    "xyxy for cxcywh",
+    "xywh for cxcywh",
+    "xyxy for xywh",
+    "xywh for xyxy",
+)
 _ENOUGH = 20  # boxes, below which statistics are no proof
 _SLACK = 0.005  # of the image's side: rounding
 _SHARE = 0.1  # of the boxes that must be wrong as they are read

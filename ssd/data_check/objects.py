@@ -27,12 +27,17 @@ def find_repeated_objects(dataset: DetectionDataset) -> Iterator[Fault]:
     for index in range(len(notes)):
         rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
         boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
-        if len(boxes) < 2:
-            continue
-        alike = (box_iou(boxes, boxes) >= _TWICE) & (labels[:, None] == labels[None, :])
-        for two in np.flatnonzero(np.tril(alike, -1).any(axis=1)).tolist():
+        for two in sorted(repeated_rows(boxes, labels)):
             detail = f"{shown(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} is there before"
             yield Fault(str(notes.files[index]), "object annotated twice", detail)
+
+
+def repeated_rows(boxes: np.ndarray, labels: np.ndarray) -> set[int]:
+    """Returns the objects of an image, boxes `[G, 4]` and labels `[G]`, that repeat one before them."""
+    if len(boxes) < 2:
+        return set()
+    alike = (box_iou(boxes, boxes) >= _TWICE) & (labels[:, None] == labels[None, :])
+    return set(np.flatnonzero(np.tril(alike, -1).any(axis=1)).tolist())
 
 
 @dataclass(frozen=True)

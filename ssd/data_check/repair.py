@@ -1,0 +1,155 @@
+"""Writes a repaired copy of a data set, as COCO files; the original is only read.
+
+What is left out: images that cannot be read or have another size than annotated, second copies of an image (of one in
+two splits, that in the training split), boxes that the reader refuses, objects annotated twice. What is changed: boxes
+end at the border of their image, and pictures with an EXIF orientation are stored as their boxes see them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision.transforms.functional import to_pil_image
+
+from ssd.data import DataError, DetectionDataset
+from ssd.data_check.encodings import KINDS
+from ssd.data_check.images import ImageFacts
+from ssd.data_check.objects import repeated_rows
+from ssd.data_check.report import CheckReport
+
+_WRITTEN = {
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".png": {},
+    ".bmp": {},
+}
+
+
+@dataclass
+class Repairs:
+    """What was written and what was changed."""
+
+    folder: Path
+    images: int = 0
+    objects: int = 0
+    images_left_out: int = 0
+    copies_left_out: int = 0
+    repeated_objects: int = 0
+    turned: int = 0
+    files: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; left out "
+            f"{self.images_left_out} images that cannot be used, {self.copies_left_out} copies of images, "
+            f"{self.repeated_objects} objects annotated twice; {self.turned} pictures turned as their boxes see them"
+        )
+
+
+def check_target(folder: Path, data_path: Path) -> None:
+    """Raises `DataError` where a copy in this folder could touch the original or other files."""
+    source = data_path if data_path.is_dir() else data_path.parent
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"--fix {folder} lies inside the data set; name a folder outside of {source}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"--fix {folder} must be a new or empty folder")
+
+
+def write_repaired(report: CheckReport, folder: Path) -> Repairs:
+    """Writes `annotations/instances_SPLIT.json` and `SPLIT/` with the images of each split.
+
+    Args:
+        report: Of `check_data`.
+        folder: New or empty.
+
+    Raises:
+        DataError: The data set has a mistake as a whole, which a person has to mend first.
+    """
+    if mistakes := sorted(set(KINDS) & set(report.counts)):
+        raise DataError(
+            f"--fix cannot repair a mistake of the whole data set ({', '.join(mistakes)}, see above); mend that first"
+        )
+    repairs = Repairs(folder)
+    (folder / "annotations").mkdir(parents=True)
+    elsewhere = _digests_of_evaluation(report)
+    for split, dataset in report.datasets.items():
+        dropped = elsewhere if split == "train" else set()
+        data = _write_split(dataset, report.images[split], folder / split, dropped, repairs)
+        file = folder / "annotations" / f"instances_{split}.json"
+        file.write_text(json.dumps(data) + "\n", encoding="utf-8")
+        repairs.files.append(file)
+    return repairs
+
+
+def _digests_of_evaluation(report: CheckReport) -> set[bytes]:
+    others = (facts for split, images in report.images.items() if split != "train" for facts in images)
+    return {facts.digest for facts in others if facts.fault is None}
+
+
+def _write_split(
+    dataset: DetectionDataset, facts: Sequence[ImageFacts], folder: Path, dropped: set[bytes], repairs: Repairs
+) -> dict[str, Any]:
+    folder.mkdir()
+    seen, names = set(dropped), set[str]()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, about in enumerate(facts):
+        if about.fault is not None:
+            repairs.images_left_out += 1
+            continue
+        if about.digest in seen:
+            repairs.copies_left_out += 1
+            continue
+        seen.add(about.digest)
+        name = _write_image(dataset, index, about, folder, names)
+        repairs.turned += about.orientation > 1
+        height, width = (int(side) for side in dataset.annotations.sizes[index])
+        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+        rows, repeated = _rows(dataset, index)
+        repairs.repeated_objects += repeated
+        annotations += [_entry(dataset, row, len(annotations) + n, len(images)) for n, row in enumerate(rows, start=1)]
+    repairs.images += len(images)
+    repairs.objects += len(annotations)
+    unused = getattr(dataset, "unused_labels", ())
+    named = enumerate(dataset.classes, start=1)
+    categories = [{"id": label, "name": name} for label, name in named if label not in unused]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folder: Path, names: set[str]) -> str:
+    source = Path(about.file)
+    suffix = source.suffix if about.orientation <= 1 or source.suffix.lower() in _WRITTEN else ".jpg"
+    name, number = source.stem + suffix, 1
+    while name.casefold() in names:  # of two folders
+        number += 1
+        name = f"{source.stem}-{number}{suffix}"
+    names.add(name.casefold())
+    if about.orientation <= 1:
+        shutil.copyfile(source, folder / name)
+    else:
+        options: dict[str, Any] = _WRITTEN[suffix.lower()]
+        to_pil_image(dataset.load_image(index)).save(folder / name, **options)
+    return name
+
+
+def _rows(dataset: DetectionDataset, index: int) -> tuple[list[int], int]:
+    # the objects to keep, and how many are there twice
+    notes = dataset.annotations
+    first, end = (int(row) for row in notes.offsets[index : index + 2])
+    repeated = repeated_rows(notes.boxes[first:end].astype(float), notes.labels[first:end])
+    return [row for row in range(first, end) if row - first not in repeated], len(repeated)
+
+
+def _entry(dataset: DetectionDataset, row: int, number: int, image_id: int) -> dict[str, Any]:
+    notes = dataset.annotations
+    x1, y1, x2, y2 = (float(value) for value in np.round(notes.boxes[row].astype(float), 3))
+    box = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
+    area = box[2] * box[3] if notes.coco is None else float(notes.coco[row, 4])
+    entry = {"id": number, "image_id": image_id, "category_id": int(notes.labels[row]), "bbox": box}
+    return {**entry, "area": round(area, 3), "iscrowd": int(notes.ignore[row])}
