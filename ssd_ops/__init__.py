@@ -1,13 +1,14 @@
 """Box operations for anchor-based detectors: compiled for CPU and CUDA, with a plain PyTorch reference.
 
-Boxes are xyxy unless a name says cxcywh; 0 is the background class. `ssd_ops.reference` has a twin of every op.
+Boxes are xyxy unless a name says cxcywh. Class 0 is the background. `ssd_ops.reference` implements every op in plain
+PyTorch.
 
-Dtypes: inputs may be of any but complex and 8-bit floating ones, and need not be of one dtype. Half precision is read as it
-is and computed in float32, like bool and integers of 8 or 16 bits; integers of 32 and 64 bits are computed in float64,
-which holds them up to 2^53. What an op computes from several inputs is float64 where one of them is float64 or such an
-integer, else float32:
+Dtypes: inputs may have any dtype but complex and 8-bit floating ones, and need not have the same one. Half precision is
+read as it is and computed in float32, like bool and integers of 8 or 16 bits; integers of 32 and 64 bits are computed in
+float64, which is exact up to 2^53. A result of several inputs is float64 where one of them is float64 or such an integer,
+else float32:
 
-| op | result | inputs that decide |
+| op | result | inputs that decide its dtype |
 | --- | --- | --- |
 | `box_iou`, `generalized_`, `distance_`, `complete_box_iou` | IoU | `boxes1`, `boxes2` |
 | `encode_boxes`, `decode_boxes` | deltas, boxes | `boxes` or `deltas`, `priors` |

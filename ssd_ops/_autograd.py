@@ -1,4 +1,4 @@
-"""Which ops have derivatives, and the way of a call through autograd, `torch.func` and tracing to its op."""
+"""Which ops are differentiable, and how a call gets through autograd, `torch.func` and tracing to its op."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _calls: dict[str, dict[str, Callable[..., Any]]] = {}  # by namespace and name
 
 
 def call(name: str, *args: Any) -> Any:
-    """Call an op: through the dispatcher where a program is traced, else on the short way that Python knows."""
+    """Calls an op: through the dispatcher while a program is traced, else directly, which is faster."""
     ops = torch.ops.ssd_ops
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         if torch.onnx.is_in_onnx_export():
@@ -37,7 +37,7 @@ def call(name: str, *args: Any) -> Any:
 
 
 def register(namespace: str, library: torch.library.Library) -> None:
-    """Register what autograd does with each op of `namespace`."""
+    """Registers the autograd kernel of each op of `namespace`."""
     calls = _calls[namespace] = {}
     derivatives = _derivatives(calls)
     for name, schema in SCHEMAS.items():
@@ -58,7 +58,7 @@ def register(namespace: str, library: torch.library.Library) -> None:
 
 def _differentiable(op: Any, apply: Callable[..., Any], apply_transformed: Callable[..., Any]) -> Callable[..., Any]:
     any_requires_grad, is_grad_enabled = torch._C._any_requires_grad, torch.is_grad_enabled
-    direct, tensors = op._op, tensor_count(op)  # as op(*args), without a frame of Python between
+    direct, tensors = op._op, tensor_count(op)  # as op(*args), without a Python frame in between
     is_transformed, below_autograd = torch._C._are_functorch_transforms_active, torch._C._AutoDispatchBelowAutograd
 
     def call(*args: Any) -> Any:
@@ -89,7 +89,7 @@ def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None])
 
 
 def _derivatives(calls: dict[str, Callable[..., Any]]) -> dict[str, Derivative]:
-    """Return the derivatives of all ops that have one; `calls` are those of their namespace."""
+    """Returns the derivatives of all differentiable ops; `calls` are those of their namespace."""
     found = {}
     for metric in IOU_METRICS:
         found[metric] = _iou(metric, calls)
@@ -166,7 +166,7 @@ def _loss(calls: dict[str, Callable[..., Any]]) -> Derivative:
         return (*found, -found[0])
 
     def formula(args: Args, results: Args) -> Formula:
-        return lambda loc, logits, targets: kept.losses_of_chosen(loc, logits, targets, args[3], results[3])
+        return lambda loc, logits, targets: kept.losses_of_sampled(loc, logits, targets, args[3], results[3])
 
     return Derivative((0, 1, 2), (0, 1), formula, gradient)
 
@@ -175,7 +175,7 @@ def _grad_loss_formula(args: Args, results: Args) -> Formula:
     labels, weight = args[5], args[7]
 
     def formula(of_loc: Tensor, of_cls: Tensor, loc: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        _, pull = vjp(lambda a, b: kept.losses_of_chosen(a, b, targets, labels, weight), loc, logits)
+        _, pull = vjp(lambda a, b: kept.losses_of_sampled(a, b, targets, labels, weight), loc, logits)
         return pull((of_loc.to(weight.dtype), of_cls.to(weight.dtype)))  # type: ignore[no-any-return]
 
     return formula
@@ -204,4 +204,4 @@ def _detect_formula(args: Args, results: Args) -> Formula:
 
 
 DIFFERENTIABLE = {name: derivative.inputs for name, derivative in _derivatives({}).items()}
-"""By name of an op, which of its arguments have a derivative."""
+"""By name of an op, the indices of its differentiable arguments."""

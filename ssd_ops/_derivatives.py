@@ -1,7 +1,7 @@
 """Derivatives of an op in every mode of torch: backward and forward, of any order, under autograd and `torch.func`.
 
 An op has kernels for its values and at most for its first gradient. Everything else follows from its *formula*: a function
-in plain PyTorch that computes the same of what the op chose (see `reference/kept.py`).
+in plain PyTorch that computes the same results from what the op selected (see `reference/kept.py`).
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ vjp: Callable[..., Any] = torch.func.vjp  # torch's annotation knows the form wi
 
 @dataclass(frozen=True)
 class Derivative:
-    """What is differentiated in an op, and how."""
+    """Which arguments and results of an op are differentiable, and how."""
 
     inputs: tuple[int, ...]
-    """Which arguments have a derivative."""
+    """Indices of the differentiable arguments."""
     outputs: tuple[int, ...]
-    """Which results have one."""
+    """Indices of the differentiable results."""
     formula: Callable[[Args, Args], Formula]
-    """From all arguments and all results of a call: those results as a function of those arguments."""
+    """Maps all arguments and results of a call to a function from the differentiable arguments to the results."""
     gradient: Callable[[Args, Args, Args], Args] | None = None
-    """From all arguments, all results (None for those above) and the incoming gradients (None for none): the gradients
-    of the inputs. Without it the formula is differentiated."""
+    """Maps all arguments, all results (None for the differentiable ones) and the incoming gradients (None without one) to
+    the gradients of the inputs. Without it the formula is differentiated."""
     vmap: Callable[[int, Args, Args], Args] | None = None
-    """From the size of the mapped dimension, its place in each argument and the arguments: the arguments of one call that
-    stands for all, whose results have that dimension first. Without it there is a call for each."""
+    """Maps the size of the mapped dimension, its position in each argument and the arguments to the arguments of one call,
+    whose results have that dimension first. Without it there is one call per element."""
 
 
 def tensor_count(op: Any) -> int:
-    """Return how many arguments of an op are tensors; in every schema they come first."""
+    """Returns how many arguments of an op are tensors; they come first in every schema."""
     return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
 
 
 def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autograd.Function]:
-    """Return the autograd function of an op.
+    """Returns the autograd function of an op.
 
-    Its `at_one_level` is for autograd alone, where it spares the `apply` of Python, which takes longer than the op;
+    Its `at_one_level` is for autograd alone and skips the `apply` of Python, which takes longer than the op;
     `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself.
     """
     schema, tensors = op._schema, tensor_count(op)
@@ -62,7 +62,7 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
 
     def setup_context(ctx: Any, inputs: Args, output: Any) -> None:
         choices = tuple(output[i] for i in chosen)
-        ctx.set_materialize_grads(False)  # the gradients of choices need no zeros of their size
+        ctx.set_materialize_grads(False)  # the gradients of selections need no zeros of their size
         ctx.mark_non_differentiable(*choices)
         ctx.save_for_backward(*inputs[:tensors], *choices)
         if forward_ad._current_level >= 0:
@@ -70,7 +70,7 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
         ctx.options = inputs[tensors:]
 
     def saved(ctx: Any) -> tuple[Args, Args]:
-        found = ctx.saved_tensors  # read once: checkpointing unpacks them at every look
+        found = ctx.saved_tensors  # read once: checkpointing unpacks them on every access
         if not is_transformed():
             found = unwrap_dead_wrappers(found)
         others: list[Tensor | None] = [None] * count
@@ -86,7 +86,7 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
             if derivative.gradient is not None:
                 found = derivative.gradient(args, others, grads)
             else:
-                found = pulled_back(derivative.formula(args, others), [args[i] for i in derivative.inputs], grads)
+                found = formula_vjp(derivative.formula(args, others), [args[i] for i in derivative.inputs], grads)
             for i, grad in zip(derivative.inputs, found, strict=True):
                 result[i] = grad
         return tuple(result)
@@ -98,7 +98,7 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
             torch.zeros_like(x) if t is None else t
             for x, t in zip(inputs, (incoming[i] for i in derivative.inputs), strict=True)
         ]
-        found = pushed_forward(derivative.formula(args, others), inputs, tangents)
+        found = formula_jvp(derivative.formula(args, others), inputs, tangents)
         result: list[Tensor | None] = [None] * count
         for i, tangent in zip(derivative.outputs, found, strict=True):
             result[i] = tangent
@@ -129,8 +129,8 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
     return function  # type: ignore[no-any-return]
 
 
-def pulled_back(formula: Formula, inputs: list[Tensor], grads: Args) -> tuple[Tensor, ...]:
-    """Return the gradients of `inputs` for the gradients of the formula's results, None for none."""
+def formula_vjp(formula: Formula, inputs: list[Tensor], grads: Args) -> tuple[Tensor, ...]:
+    """Returns the vector-Jacobian product: gradients of `inputs` for gradients of the results (None without one)."""
     results, pull = vjp(formula, *inputs)
     found: tuple[Tensor, ...] = pull(
         tuple(torch.zeros_like(r) if g is None else g.to(r.dtype) for r, g in zip(results, grads, strict=True))
@@ -138,11 +138,11 @@ def pulled_back(formula: Formula, inputs: list[Tensor], grads: Args) -> tuple[Te
     return found
 
 
-def pushed_forward(formula: Formula, inputs: list[Tensor], tangents: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return the tangents of the formula's results.
+def formula_jvp(formula: Formula, inputs: list[Tensor], tangents: list[Tensor]) -> tuple[Tensor, ...]:
+    """Returns the Jacobian-vector product: tangents of the formula's results.
 
-    Pulling back is linear in the gradients that come in; the gradient of that is the tangent. `torch.func.jvp` would be
-    a second level of forward mode, which torch does not have.
+    A vjp is linear in its incoming gradients, and its own vjp is the jvp. `torch.func.jvp` would be a second level of
+    forward mode, which torch does not have.
     """
     results, pull = vjp(formula, *inputs)
     _, push = vjp(lambda *grads: pull(grads), *(torch.zeros_like(result) for result in results))

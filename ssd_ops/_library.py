@@ -1,4 +1,4 @@
-"""Loading of the compiled library, and what it is made of."""
+"""Loading of the compiled library, and information about its build."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import torch
 HOME = Path(__file__).parent
 LIBRARY = HOME / "libssd_ops.so"
 SCHEMAS = HOME / "schemas.def"
-REASON = HOME / "_not_built.txt"  # left by setup.py when it could not compile
+REASON = HOME / "_not_built.txt"  # written by setup.py when it could not compile
 REBUILD = "pip install -e . in the source tree (or pip install ssd_ops again) builds it"
 
 _reference_because: str | None = None
 
 
 def load_library() -> bool:
-    """Loads libssd_ops.so, which registers the ops with torch, and says whether it did.
+    """Loads libssd_ops.so, which registers the ops with torch, and returns whether it did.
 
-    False means that the ops are still to be registered from the reference. `SSD_OPS_BACKEND=reference` in the
-    environment asks for that; otherwise one warning says why.
+    If not, the ops are still to be registered from the reference: because `SSD_OPS_BACKEND=reference` is set in the
+    environment, or else with a warning that names the reason.
 
     Raises:
         ImportError: `SSD_OPS_REQUIRE=1` is set and there is no library that loads.
@@ -45,7 +45,7 @@ def load_library() -> bool:
     if os.environ.get("SSD_OPS_REQUIRE") == "1":
         raise ImportError(f"SSD_OPS_REQUIRE=1 is set, and ssd_ops has no compiled library: {_reference_because}")
     warnings.warn(
-        f"ssd_ops runs on its PyTorch reference, which is right but slow, for want of its compiled library: "
+        f"ssd_ops runs on its PyTorch reference, which is correct but slow, because its compiled library is missing: "
         f"{_reference_because}",
         RuntimeWarning,
         stacklevel=3,  # the line that imports ssd_ops
@@ -54,7 +54,7 @@ def load_library() -> bool:
 
 
 def _load() -> str | None:
-    """Loads the library; returns what prevents it, or None when it is loaded."""
+    """Loads the library; returns the reason if that fails, else None."""
     if not LIBRARY.exists():
         return REASON.read_text().strip() if REASON.exists() else f"It has not been built. {REBUILD}."
     info = _compiled_info()
@@ -70,10 +70,13 @@ def _load() -> str | None:
 
 @cache
 def warn_of_reference(device: str) -> None:
-    """Warns, once for each kind of device, that a compiled library runs its tensors on the reference all the same."""
+    """Warns, once for each type of device, that a compiled library has no kernels for it and the reference runs."""
     if _reference_because is not None:
-        return  # asked for, or said when ssd_ops was imported
-    text = f"ssd_ops runs {device} tensors on its PyTorch reference, which is right but slow, for want of {device} kernels."
+        return  # requested, or already reported when ssd_ops was imported
+    text = (
+        f"ssd_ops runs {device} tensors on its PyTorch reference, which is correct but slow, because it has no {device} "
+        "kernels."
+    )
     if device == "cuda":
         note = (_compiled_info() or {}).get("cuda_note")
         text += (
@@ -83,7 +86,7 @@ def warn_of_reference(device: str) -> None:
 
 
 def _compiled_info() -> dict[str, Any] | None:
-    """Returns what `ssd_ops._C` says of the build, or None where that module is missing (another Python, not built)."""
+    """Returns the build information of `ssd_ops._C`, or None without that module (another Python, not built)."""
     try:
         module = importlib.import_module("ssd_ops._C")
     except ImportError:
@@ -93,9 +96,9 @@ def _compiled_info() -> dict[str, Any] | None:
 
 
 def build_info() -> dict[str, Any]:
-    """Returns what is running here and what was compiled, for bug reports and benchmarks.
+    """Returns which backend runs and what was compiled, for bug reports and benchmarks.
 
-    Keys that are always there: `backend` ("compiled" or "reference"), `reference_because` (None or the reason), `torch`
+    Keys that are always present: `backend` ("compiled" or "reference"), `reference_because` (None or the reason), `torch`
     and `python` (the versions running). `compiled` is None without a compiled module, else a dict: `version`,
     `compiler`, `torch_built_with`, `torch_at_least`, `cuda` (version of nvcc, None for a CPU build),
     `cuda_architectures` (as CMake writes them: `90-real` is machine code, `120-virtual` is PTX), `cuda_note` (why there

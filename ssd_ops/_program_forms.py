@@ -1,4 +1,4 @@
-"""How functions and results of `ssd_ops` appear in programs that torch compiles to TorchScript or saves."""
+"""Forms of the functions and results of `ssd_ops` in TorchScript and in saved programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssd_ops.results import Detections, PriorMatches, SoftDetections
 
 
 def register(functions: dict[str, Any]) -> None:
-    """Tell TorchScript which function to compile for each of `functions` that has a form there, and name the results."""
+    """Registers the TorchScript form of each of `functions` that has one, and the names of the results."""
     for name, form in vars(scripting).items():
         if name in functions and not name.startswith("_") and callable(form):
             functions[name].__prepare_scriptable__ = lambda form=form: form

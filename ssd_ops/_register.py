@@ -1,7 +1,7 @@
-"""What Python adds to the ops: the reference as the implementation of last resort, and shapes for tracing.
+"""Registration of what Python adds to the ops: the reference as fallback, and fake kernels for tracing.
 
-The dispatcher chooses: a compiled kernel stands under the key CPU or CUDA and wins; the reference stands under
-CompositeExplicitAutograd and serves every device without one, and all devices when no library was compiled.
+The dispatcher chooses: a compiled kernel under the key CPU or CUDA wins; the reference under CompositeExplicitAutograd
+runs on every device without one, and on all devices when no library was compiled.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ssd_ops._schemas import SCHEMAS
 
 
 def register(namespace: str, *, defined: bool) -> torch.library.Library:
-    """Register reference, fake kernels and gradients of every op under `namespace`.
+    """Registers reference, fake kernels and gradients of every op under `namespace`.
 
     Args:
-        namespace: `ssd_ops`, or that of a second copy of the ops, which tests make.
-        defined: Whether a C++ library has defined the ops already.
+        namespace: `ssd_ops`, or that of a second copy of the ops, for tests.
+        defined: Whether a C++ library has already defined the ops.
 
     Returns:
-        The library object; the registrations live as long as it does.
+        The library object, which owns the registrations.
     """
     library = torch.library.Library(namespace, "FRAGMENT")
     for name, schema in SCHEMAS.items():

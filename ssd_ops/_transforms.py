@@ -1,4 +1,4 @@
-"""What `torch.vmap` and the other transforms do with ops: one call for all, or a clear refusal."""
+"""Batching rules of `torch.vmap`, and errors for transforms that an op does not support."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Args = tuple[Any, ...]
 
 
 def pairs_of_all(size: int, dims: Args, args: Args) -> Args:
-    """Return the arguments of one call of an op over pairs: the mapped dimension is one more leading dimension."""
+    """Returns the arguments of one call of a pairwise op: the mapped dimension becomes a leading dimension."""
     return tuple(
         _in_front(arg, dim, size) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, dims, strict=True)
     )
 
 
 def coded_of_all(size: int, dims: Args, args: Args) -> Args:
-    """Return the arguments of one call of `encode_boxes` or `decode_boxes`; priors that are not mapped stay shared."""
+    """Returns the arguments of one call of `encode_boxes` or `decode_boxes`; priors that are not mapped stay shared."""
     boxes, priors = _in_front(args[0], dims[0], size), args[1]
     if dims[1] is not None:
         priors = priors.movedim(dims[1], 0)
@@ -61,7 +61,7 @@ def _refuse_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor
 
 
 def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
-    """Count the write to `out`, of which what autograd has saved must know."""
+    """Records the write to `out`, so that autograd detects stale saved tensors."""
     checks.writable("out", out, boxes1=boxes1, boxes2=boxes2)
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)

@@ -1,6 +1,6 @@
-"""The checks at the door of the reference: one error that names the argument, what was expected and what came.
+"""Input validation: one error that names the argument, what was expected and what was given.
 
-`csrc/ops/check.h` says the same in C++, with the same words; `tests/ops/test_errors.py` runs both.
+`csrc/ops/check.h` does the same in C++, with the same messages; `tests/ops/test_errors.py` runs both.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def fail(message: str) -> None:
-    """Raise the one kind of error that bad input gets, the kind that torch's own ops raise."""
+    """Raises the error for invalid input, a RuntimeError as torch's own ops raise."""
     raise RuntimeError(message)
 
 
 def tensor(name: str, value: Any) -> None:
-    """Refuse what is no tensor, and one whose numbers do not lie in memory as its shape says."""
+    """Raises unless `value` is a dense tensor."""
     if not isinstance(value, Tensor):
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         raise TypeError(f"{name} must be a torch.Tensor, got {kind} (torch.as_tensor makes one)")
@@ -32,7 +32,7 @@ def tensor(name: str, value: Any) -> None:
 
 
 def integer(name: str, value: Any) -> int:
-    """Return a whole number of any kind (of Python, NumPy or a tensor) as it is; refuse all others."""
+    """Returns an integer (of Python, NumPy or a tensor); raises for anything else."""
     if isinstance(value, (int, torch.SymInt)):
         return value  # type: ignore[return-value]
     try:
@@ -42,7 +42,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def real(name: str, value: Any) -> float:
-    """Return a number of any kind (of Python, NumPy or a tensor) as it is; refuse all others."""
+    """Returns a real number (of Python, NumPy or a tensor); raises for anything else."""
     if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         return value  # type: ignore[return-value]
     if isinstance(value, str) or not hasattr(value, "__float__"):
@@ -54,7 +54,7 @@ def real(name: str, value: Any) -> float:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Return True or False of any kind (of Python, NumPy or a tensor without dimensions) as it is; refuse all others."""
+    """Returns a bool (of Python, NumPy or a tensor without dimensions); raises for anything else."""
     if isinstance(value, (bool, torch.SymBool)):
         return value  # type: ignore[return-value]
     if str(getattr(value, "dtype", "")) in ("bool", "torch.bool") and value.ndim == 0:
@@ -63,68 +63,68 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def less_than(name: str, value: int, limit: int) -> int:
-    """Return a number below `limit`; refuse any that no result could have room for."""
+    """Returns `value` if it is below `limit`, else raises."""
     if value >= limit:
         fail(f"{name} must be less than {limit}, got {value}")
     return value
 
 
 def reals(name: str, values: Any, expected: str) -> list[float]:
-    """Return a sequence of numbers as a list; `expected` says in words what it must be."""
+    """Returns a sequence of numbers as a list; `expected` describes it in the error."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} must be {expected}, got {values!r}")
     return [float(real(f"{name}[{i}]", value)) for i, value in enumerate(values)]
 
 
 def dtype_name(kind: torch.dtype) -> str:
-    """Return `float32` for `torch.float32`."""
+    """Returns `float32` for `torch.float32`."""
     return str(kind).removeprefix("torch.")
 
 
 def shape(name: str, tensor: Tensor, expected: str, matches: bool) -> None:
-    """Refuse `tensor` unless `matches`; `expected` is the shape in words, such as `[N, 4]`."""
+    """Raises unless `matches`; `expected` is the shape in the error, such as `[N, 4]`."""
     if not matches:
         fail(f"{name} must have shape {expected}, got {list(tensor.shape)}")
 
 
 def boxes(name: str, tensor: Tensor, expected: str, dim: int) -> None:
-    """Refuse a tensor that is not `dim`-dimensional with 4 numbers a row, or not floating."""
+    """Raises unless a tensor has `dim` dimensions, the last of size 4, and is floating."""
     shape(name, tensor, expected, tensor.dim() == dim and tensor.shape[-1] == 4)
     floating(name, tensor)
 
 
 def floating(name: str, tensor: Tensor) -> None:
-    """Refuse a dtype other than the four that the kernels read."""
+    """Raises unless the dtype is one of the four that kernels read."""
     if tensor.dtype not in FLOATS:
         fail(f"{name} must be float16, bfloat16, float32 or float64, got {dtype_name(tensor.dtype)}")
 
 
 def dtype(name: str, tensor: Tensor, expected: torch.dtype) -> None:
-    """Refuse a dtype other than the one expected."""
+    """Raises unless the dtype is the expected one."""
     if tensor.dtype != expected:
         fail(f"{name} must be {dtype_name(expected)}, got {dtype_name(tensor.dtype)}")
 
 
 def int64(name: str, tensor: Tensor) -> None:
-    """Refuse a dtype other than int64."""
+    """Raises unless the dtype is int64."""
     dtype(name, tensor, torch.int64)
 
 
 def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse two tensors on different devices."""
+    """Raises unless two tensors are on one device."""
     if tensor.device != other.device:
         fail(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
 def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[int]) -> None:
-    """Refuse an incoming gradient that does not have the shape of the result, is not floating or is elsewhere."""
+    """Raises unless an incoming gradient is floating and has the shape and device of the result."""
     shape("grad", tensor, str(list(expected)), list(tensor.shape) == list(expected))
     floating("grad", tensor)
     same_device("grad", tensor, other_name, other)
 
 
 def no_derivative(function: str, **inputs: Tensor | None) -> None:
-    """Refuse inputs that are differentiated by."""
+    """Raises if an input requires a gradient."""
     for name, tensor in inputs.items():
         if tensor is None:
             continue
@@ -134,7 +134,7 @@ def no_derivative(function: str, **inputs: Tensor | None) -> None:
 
 
 def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
-    """Refuse an `out` that autograd cannot follow: it or an input requires a gradient, or it is an inference tensor."""
+    """Raises if autograd cannot track `out`: it or an input requires a gradient, or it is an inference tensor."""
     if torch.is_grad_enabled():
         for key, tensor in ((name, out), *inputs.items()):
             if tensor.requires_grad:
@@ -144,7 +144,7 @@ def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
 
 
 def apart(name: str, out: Tensor, **inputs: Tensor) -> None:
-    """Refuse an `out` that shares memory with an input, which would be overwritten while it is read."""
+    """Raises if `out` shares memory with an input, which would be overwritten while it is read."""
     if out.device.type == "meta":
         return
     begin, end = _extent(out)
@@ -155,7 +155,7 @@ def apart(name: str, out: Tensor, **inputs: Tensor) -> None:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """Return the first address of a tensor's memory and the one behind its last."""
+    """Returns the first address of a tensor's memory and the one after its last."""
     if not tensor.numel():
         return 0, 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -163,62 +163,62 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def number(name: str, value: float) -> None:
-    """Refuse NaN."""
+    """Raises for NaN."""
     if math.isnan(real(name, value)):
         fail(f"{name} must be a number, got nan")
 
 
 def positive(name: str, value: float) -> None:
-    """Refuse NaN and anything that is not above 0."""
+    """Raises unless a number is above 0."""
     if not real(name, value) > 0:
         fail(f"{name} must be a number above 0, got {value:g}")
 
 
 def not_negative(name: str, value: float) -> None:
-    """Refuse NaN and negative numbers."""
+    """Raises unless a number is 0 or more."""
     if not real(name, value) >= 0:
         fail(f"{name} must be 0 or more, got {value:g}")
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse counts below 1."""
+    """Raises unless an integer is at least 1."""
     if integer(name, value) < 1:
         fail(f"{name} must be at least 1, got {value}")
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is not among `choices`."""
+    """Raises unless a string is among `choices`."""
     if value not in choices:
         fail(f"{name} must be one of {', '.join(choices)}, got {value}")
 
 
 def four_variances(variances: Sequence[float]) -> list[float]:
-    """Return 4 variances: `(center, size)` stands for `(center, center, size, size)`."""
+    """Returns 4 variances; `(center, size)` means `(center, center, size, size)`."""
     values = reals("variances", variances, "2 or 4 numbers above 0")
     return [values[0], values[0], values[1], values[1]] if len(values) == 2 else values
 
 
 def variances(value: Sequence[float]) -> None:
-    """Refuse variances that are not four numbers above 0."""
+    """Raises unless there are four variances above 0."""
     if len(value) != 4 or not all(v > 0 for v in value):
         fail(f"variances must be 2 or 4 numbers above 0, got [{', '.join(f'{v:g}' for v in value)}]")
 
 
 def as_many(name: str, tensor: Tensor, count: int) -> None:
-    """Refuse a tensor that does not have shape `[count]`; a traced program checks a length that is not known yet."""
+    """Raises unless a tensor has shape `[count]`; a traced program checks an unknown length when it runs."""
     shape(name, tensor, f"[{count}]", tensor.dim() == 1)
     torch._check(tensor.shape[0] == count, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Return whether values can be looked at: not on a GPU, where the host would wait, nor while a program is traced."""
+    """Returns whether values can be validated: not on a GPU, which would synchronize, nor while a program is traced."""
     return tensor.device.type == "cpu" and type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 def offsets(tensor: Tensor, total: int) -> None:
-    """Refuse offsets that do not start at 0, fall, or do not end at the number of boxes.
+    """Raises unless offsets start at 0, do not decrease and end at the number of boxes.
 
-    On a GPU the values are not looked at, because that would make the host wait.
+    Values on a GPU are not validated, because that would synchronize.
     """
     shape("offsets", tensor, "[B + 1]", tensor.dim() == 1 and tensor.shape[0] >= 1)
     int64("offsets", tensor)
@@ -227,13 +227,13 @@ def offsets(tensor: Tensor, total: int) -> None:
     values = tensor.tolist()
     for i, (low, high) in enumerate(zip(values, values[1:], strict=False)):
         if high < low:
-            fail(f"offsets must not fall, got offsets[{i}] = {low} and offsets[{i + 1}] = {high}")
+            fail(f"offsets must not decrease, got offsets[{i}] = {low} and offsets[{i + 1}] = {high}")
     if values[0] != 0 or values[-1] != total:
         fail(f"offsets must run from 0 to the number of boxes, {total}, got {values[0]} to {values[-1]}")
 
 
 def label_range(name: str, tensor: Tensor, low: int, high: int | None) -> None:
-    """Refuse labels outside `low .. high - 1`; as with offsets, on the CPU only."""
+    """Raises for labels outside `low .. high - 1`; validated on the CPU only, as offsets are."""
     if not has_values(tensor) or tensor.numel() == 0:
         return
     wrong = tensor < low if high is None else (tensor < low) | (tensor >= high)

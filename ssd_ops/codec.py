@@ -1,4 +1,4 @@
-"""Boxes as offsets from priors, and back."""
+"""Encoding of boxes as deltas from priors, and decoding."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from ssd_ops.dtypes import floating
 
 
 def encode_boxes(
-    boxes: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+    boxes: Tensor,  # [..., P, 4] xyxy
+    priors: Tensor,  # [P, 4] xyxy, or as boxes
+    variances: Sequence[float] = (0.1, 0.2),
+    code_type: str = "center_size",
 ) -> Tensor:
-    """Return the deltas that lead from priors to boxes.
+    """Encodes boxes as deltas from priors.
 
     `center_size`: center distance over prior size, and log of the size ratio; `corner`: distance of the corners;
     `corner_size`: distance of the corners over prior size. Each is divided by its variance. A box with no area gives
@@ -31,7 +34,7 @@ def encode_boxes(
         `[..., P, 4]`, float32 (float64 where an input is float64).
 
     Raises:
-        RuntimeError: A shape, dtype, device, variance or code type does not fit.
+        RuntimeError: Invalid shape, dtype, device, variance or code type.
 
     Source: `EncodeBBox` of Caffe SSD; `center_size` is the code of every SSD.
     """
@@ -41,11 +44,14 @@ def encode_boxes(
 
 
 def decode_boxes(
-    deltas: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+    deltas: Tensor,  # [..., P, 4]
+    priors: Tensor,  # [P, 4] xyxy, or as deltas
+    variances: Sequence[float] = (0.1, 0.2),
+    code_type: str = "center_size",
 ) -> Tensor:
-    """Return the boxes that deltas lead to from priors: the inverse of `encode_boxes`.
+    """Decodes deltas from priors into boxes: the inverse of `encode_boxes`.
 
-    In `center_size` the log of the size ratio is clamped at log(1000 / 16) from above, so that no exponential overflows.
+    In `center_size` the log of the size ratio is clamped to at most log(1000 / 16), so that no exponential overflows.
 
     Args:
         deltas: `[..., P, 4]`.
@@ -57,7 +63,7 @@ def decode_boxes(
         `[..., P, 4]`, xyxy, in the unit of the priors; float32 (float64 where an input is float64).
 
     Raises:
-        RuntimeError: A shape, dtype, device, variance or code type does not fit.
+        RuntimeError: Invalid shape, dtype, device, variance or code type.
 
     Source: `DecodeBBox` of Caffe SSD; the clamp is that of torchvision's `BoxCoder`.
     """
@@ -67,12 +73,12 @@ def decode_boxes(
 
 
 def _aligned(name: str, boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both floating, `boxes` expanded so that the shape of the priors is the end of its own."""
+    """Returns both floating, `boxes` expanded so that its last dimensions are those of the priors."""
     boxes, priors = floating(name, boxes), floating("priors", priors)
     if boxes.shape[boxes.dim() - priors.dim() :] != priors.shape or priors.dim() > boxes.dim():
         try:
             shape = torch.broadcast_shapes(boxes.shape, priors.shape)
         except RuntimeError:
-            return boxes, priors  # the op says what does not fit
+            return boxes, priors  # the op raises the error
         boxes, priors = boxes.expand(shape), priors.expand(shape)
     return boxes, priors

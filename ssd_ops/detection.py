@@ -1,4 +1,4 @@
-"""From the raw outputs of a detector to its detections, in one op."""
+"""Post-processing of a detector's raw outputs, in one op."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ssd_ops.results import Detections
 
 
 def detect(
-    loc: Tensor,
-    logits: Tensor,
-    priors: Tensor,
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    priors: Tensor,  # [P, 4] xyxy
     *,
     score_threshold: float = 0.01,
     iou_threshold: float = 0.45,
@@ -27,34 +27,34 @@ def detect(
     multi_label: bool = True,
     min_size: float = 0.0,
 ) -> Detections:
-    """Return the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best over classes.
+    """Returns the detections of a batch: softmax, score threshold, top-k, decode, clip, NMS per class, best of all classes.
 
-    Equal to `multiclass_nms` of the decoded boxes and the softmax; see there for the order of equals and for gradients.
-    The shapes of the
-    results do not depend on the data and the host never waits. Implementations may differ only where a score stands within
-    rounding of the threshold or of another score, or a side within rounding of `min_size`.
+    Equal to `multiclass_nms` of the decoded boxes and the softmax scores, which documents the order of ties and gradients.
+    Shapes of the results do not depend on the data and the call does not synchronize with the host. Implementations may
+    differ only where a score is within rounding of the threshold or of another score, or a side within rounding of
+    `min_size`.
 
     Args:
         loc: `[B, P, 4]`, deltas; any floating dtype, computed in float32 (float64 where an input is).
-        logits: `[B, P, C]`, class 0 is the background; any floating dtype. A prior with a NaN logit gives nothing.
-        priors: `[P, 4]`, xyxy, 0 .. 1 over the image.
+        logits: `[B, P, C]`, class 0 is the background; any floating dtype. A prior with a NaN logit gives no detection.
+        priors: `[P, 4]`, xyxy, normalized coordinates.
         score_threshold: Only scores strictly above it are candidates.
-        iou_threshold: A box is suppressed at IoU above this.
-        candidates_per_class: At least 1: how many of the best of a class enter its NMS.
+        iou_threshold: A box is suppressed at an IoU above this.
+        candidates_per_class: At least 1: how many of the highest-scoring priors of a class enter its NMS.
         max_detections: D, at least 1.
         variances: `(center, size)` or four numbers above 0, as in `decode_boxes`.
-        clip: Whether boxes are cut to 0 .. 1 before NMS.
+        clip: Whether boxes are clamped to 0 .. 1 before NMS.
         suppress_equal: As in `nms`.
         multi_label: Whether a prior is a candidate for every class whose score is above the threshold. If not, only for
-            the class with the highest logit (of equals the lowest), and for none where that is the background.
-        min_size: 0 or more, as in `multiclass_nms`; of the decoded and clipped box, so 1 / 300 is a pixel of SSD300.
+            the class with the highest logit (ties go to the lowest class), and for none where that is the background.
+        min_size: 0 or more, as in `multiclass_nms`, for the decoded and clipped box: 1 / 300 is one pixel of SSD300.
 
     Returns:
-        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, 0 behind the last detection; boxes are
-        xyxy, 0 .. 1 over the image.
+        `Detections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B])`, zero-padded; boxes are xyxy in normalized
+        coordinates.
 
     Raises:
-        RuntimeError: A shape, dtype, device or option does not fit.
+        RuntimeError: Invalid shape, dtype, device or option.
 
     Source: `DetectionOutput` of Caffe SSD; `SSD.postprocess_detections` of torchvision.
     """

@@ -13,10 +13,10 @@ NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16)  # int
 
 
 def floating(name: str, value: Any) -> Tensor:
-    """Return argument `name` as a tensor that the ops compute with.
+    """Returns an argument as a floating tensor.
 
-    bool and integers of 8 and 16 bits become float32, wider ones float64, quantized numbers what they stand for. Any other
-    tensor stays as it is: the ops refuse complex numbers, float8 and the like by name.
+    bool and integers of 8 and 16 bits become float32, wider ones float64, quantized tensors are dequantized. Any other
+    tensor stays as it is: the ops raise for complex numbers, float8 and the like.
     """
     checks.tensor(name, value)
     tensor: Tensor = value.dequantize() if value.is_quantized else value
@@ -26,7 +26,7 @@ def floating(name: str, value: Any) -> Tensor:
 
 
 def class_ids(name: str, value: Any) -> Tensor:
-    """Return class numbers of any dtype as int64 that are equal where those are: integers, or the bits of float64."""
+    """Returns class ids of any dtype as int64, equal where those are: integers, or the bits of float64."""
     checks.tensor(name, value)
     tensor: Tensor = value
     if tensor.is_complex() or not tensor.is_floating_point():
@@ -35,5 +35,5 @@ def class_ids(name: str, value: Any) -> Tensor:
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return float64 where any tensor is float64, else float32: half precision is read as it is and computed in float32."""
+    """Returns float64 where any tensor is float64, else float32: half precision is computed in float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

@@ -1,4 +1,4 @@
-"""The training loss of SSD in one op."""
+"""The training loss of SSD, in one op."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from ssd_ops.dtypes import floating
 
 
 def multibox_loss(
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    loc_targets: Tensor,  # [B, P, 4]
+    labels: Tensor,  # [B, P] int64
     *,
     neg_pos_ratio: float = 3.0,
     normalizer: str = "batch",
     min_negatives: int = 0,
     mining: str = "image",
 ) -> tuple[Tensor, Tensor]:
-    """Return smooth L1 over the positives and cross entropy over positives and mined hard negatives.
+    """Returns smooth L1 of the positives, and cross entropy of positives and mined hard negatives.
 
-    Of each image's background priors those with the highest cross entropy take part, `neg_pos_ratio` for each positive
-    but at least `min_negatives`, as far as there are any; of equal ones the lowest prior comes first, NaN counts as the
-    highest. With `mining="batch"` the batch is mined as if it were one image: `neg_pos_ratio` for each of its positives,
-    at least `min_negatives` times the number of images, wherever they are hardest; of equal ones the lowest image, then
-    the lowest prior comes first. A positive counts once. Sums run in float64 and in a fixed order: the result is
-    deterministic.
-    A batch of no images, or of images with nothing to learn, gives 0. A prior that takes part with NaN, with inf as its
-    target's logit or with nothing but -inf makes `cls_loss` NaN; those that take no part get a gradient of exactly 0.
-    Derivatives of every order leave out how mining would change.
+    Of each image's background priors those with the highest cross entropy are sampled: `neg_pos_ratio` for each positive
+    and at least `min_negatives`, as far as there are any; ties go to the lowest prior, and NaN counts as the highest. With
+    `mining="batch"` the batch is mined as if it were one image: `neg_pos_ratio` for each of its positives, at least
+    `min_negatives` times the number of images; ties go to the lowest image, then to the lowest prior. A positive counts
+    once. Sums are accumulated in float64 and in a fixed order: the result is deterministic.
+
+    An empty batch, or one in which nothing is sampled, gives 0. `cls_loss` is NaN if a sampled prior has a NaN logit, an
+    infinite target logit, or only -inf logits; priors that are not sampled get a gradient of exactly 0. The sampling has
+    no derivative of any order.
 
     Args:
         loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is).
         logits: `[B, P, C]`, class 0 is the background; any floating dtype.
-        loc_targets: `[B, P, 4]`, the deltas to learn (of positives only).
-        labels: int64 `[B, P]`: 1 .. C - 1 positive, 0 background, -1 takes no part.
+        loc_targets: `[B, P, 4]`, the target deltas (only those of positives are used).
+        labels: int64 `[B, P]`: 1 .. C - 1 positive, 0 background, -1 ignored.
         neg_pos_ratio: 0 or more.
         normalizer: `batch` divides by the positives of the batch, at least 1; `image` divides each image's losses by its
             positives, at least 1, and takes the mean over images (not with `mining="batch"`, whose negatives belong to no
             image's positives); `batch_size` divides by the number of images.
-        min_negatives: 0 or more, for each image; gives images without objects something to learn from.
-        mining: `image` or `batch`: among which priors the hardest negatives are looked for.
+        min_negatives: 0 or more, for each image; lets images without objects contribute to the loss.
+        mining: `image` or `batch`: where the hardest negatives are searched for.
 
     Returns:
         `(loc_loss, cls_loss)`, two scalars, differentiable for `loc`, `logits` and `loc_targets`.
 
     Raises:
-        RuntimeError: A shape, dtype, device or option does not fit, or (on the CPU; on a GPU the loss becomes NaN, because
-            looking would make the host wait) a label is out of range.
+        RuntimeError: Invalid shape, dtype, device or option; or a label out of range (on the CPU only, because validating
+            values would synchronize with a GPU: there, the losses become NaN).
 
     Source: `MultiBoxLoss` of Caffe SSD and of torchvision (without its double count of positives); mining over the batch
     and division by its size as in balancap's SSD-Tensorflow.

@@ -1,4 +1,4 @@
-"""What an export to ONNX holds in place of an op: the reference's own steps, and ONNX's NonMaxSuppression."""
+"""Forms of the ops in ONNX: the steps of the reference, and ONNX's NonMaxSuppression."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PLAIN = (
 
 
 def call(name: str, *args: Any) -> Any:
-    """Return the results of an op by functions that ONNX has."""
+    """Returns the results of an op, computed by functions that ONNX has."""
     if name in PLAIN:
         return getattr(reference, name)(*args)
     if name in ("nms", "batched_nms"):
         return _nms(**SCHEMAS[name].by_name(args))
-    checks.fail(f"ssd_ops.{name} has no form in ONNX: export what leads to it, or use torch.export.save")
+    checks.fail(f"ssd_ops.{name} has no form in ONNX: export the part before it, or use torch.export.save")
 
 
 def _nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool, idxs: Tensor | None = None
 ) -> Tensor:
-    """Return the kept indices; both exporters of torch know torchvision's op."""
+    """Returns the kept indices; both exporters of torch know torchvision's op."""
     if suppress_equal:
         checks.fail("suppress_equal must be False in a program that is exported to ONNX, which has no such NMS")
     if idxs is not None:
@@ -43,7 +43,7 @@ def _nms(
 
 
 def _import_torchvision() -> None:
-    """Import torchvision, which calls an op of its own when it is imported, outside of the trace."""
+    """Imports torchvision outside of the trace, because its import calls an op."""
     tracing: Any = torch._C
     state = tracing._get_tracing_state()
     tracing._set_tracing_state(None)
@@ -54,6 +54,6 @@ def _import_torchvision() -> None:
 
 
 def _apart(boxes: Tensor, idxs: Tensor) -> Tensor:
-    """Return boxes moved so far apart by class that those of different classes never overlap."""
+    """Returns boxes shifted by class so that those of different classes never overlap."""
     low, high = boxes.min(), boxes.max()
     return boxes - low + (idxs.to(boxes.dtype) * (high - low + 1))[:, None]

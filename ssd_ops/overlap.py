@@ -1,4 +1,4 @@
-"""Overlap of every box with every other: IoU and its three relatives."""
+"""Pairwise overlap of boxes: IoU and its three variants."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.overlap import EPSILON, as_corners
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | None = None) -> Tensor:
-    """Return intersection over union of every box of `boxes1` with every box of `boxes2`.
+def box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    fmt: str = "xyxy",
+    *,
+    out: Tensor | None = None,  # [..., N, M]
+) -> Tensor:
+    """Returns the intersection over union (IoU) of every box of `boxes1` with every box of `boxes2`.
 
     Two boxes whose union has no area have IoU 0, not NaN. A box with an inverted side overlaps nothing; a box with a NaN
-    gives NaN. No matrix but the result is made. Gradients are numbers as long as areas are: from coordinates of 1e19 on (in
-    float32) they may be NaN, also for the boxes that such a box is compared with.
+    gives NaN. No matrix but the result is allocated. Gradients are finite as long as areas are: for coordinates of 1e19
+    or more (in float32) they may be NaN, also for the boxes that such a box is compared with.
 
     Args:
-        boxes1: `[..., N, 4]`, any unit and dtype, see `ssd_ops` for that of the result.
+        boxes1: `[..., N, 4]`, any unit and dtype; see `ssd_ops` for the dtype of the result.
         boxes2: `[..., M, 4]`, same unit; leading dimensions broadcast against those of `boxes1`.
-        fmt: `xyxy`, `xywh` or `cxcywh`. The latter two become xyxy first, in the dtype of the result. Rotated boxes are
-            not supported.
-        out: `[..., N, M]`, contiguous, float32 (float64 for float64 boxes): where to write, to spare an allocation.
+        fmt: `xyxy`, `xywh` or `cxcywh`. The latter two are converted to xyxy first, in the dtype of the result. Rotated
+            boxes are not supported.
+        out: `[..., N, M]`, contiguous, float32 (float64 for float64 boxes): receives the result, to save an allocation.
             Gradients do not flow through it: no input may require one, and it may not share memory with an input.
 
     Returns:
         `[..., N, M]`: `iou[n, m]` belongs to box n of `boxes1` and box m of `boxes2`.
 
     Raises:
-        RuntimeError: A shape, dtype or device does not fit.
+        RuntimeError: Invalid shape, dtype or device.
         TypeError: An argument is no tensor, or a sparse one.
         ValueError: `fmt` is none of the three.
 
@@ -45,13 +51,21 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
     return out
 
 
-def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return IoU less the share of the smallest enclosing box that neither box covers, in -1 .. 1.
+def generalized_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+) -> Tensor:
+    """Returns the generalized IoU, in -1 .. 1: IoU minus the fraction of the enclosing box that neither box covers.
 
-    Args and Raises as in `box_iou`.
+    Args:
+        boxes1: As in `box_iou`.
+        boxes2: As in `box_iou`.
 
     Returns:
         `[..., N, M]`; 0 for two boxes that are the same point.
+
+    Raises:
+        RuntimeError: As in `box_iou`.
 
     Source: `torchvision.ops.generalized_box_iou`; Rezatofighi et al. 2019.
     """
@@ -59,13 +73,23 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return result
 
 
-def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
-    """Return IoU less the squared distance of the centers over the squared diagonal of the enclosing box plus `eps`.
+def distance_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    eps: float = EPSILON,
+) -> Tensor:
+    """Returns the distance IoU: IoU minus squared center distance over squared diagonal of the enclosing box plus `eps`.
 
-    Args and Raises as in `box_iou`; `eps` keeps the denominators above 0, and any other than 1e-7 runs as plain PyTorch.
+    Args:
+        boxes1: As in `box_iou`.
+        boxes2: As in `box_iou`.
+        eps: Keeps the denominator above 0; any other value than 1e-7 runs as plain PyTorch.
 
     Returns:
         `[..., N, M]`.
+
+    Raises:
+        RuntimeError: As in `box_iou`.
 
     Source: `torchvision.ops.distance_box_iou`; Zheng et al. 2020.
     """
@@ -76,13 +100,25 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
     return result
 
 
-def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
-    """Return distance IoU less a penalty for unlike aspect ratios, whose weight counts as a constant in gradients.
+def complete_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    eps: float = EPSILON,
+) -> Tensor:
+    """Returns the complete IoU: distance IoU minus a penalty for different aspect ratios.
 
-    Args and Raises as in `box_iou`; `eps` keeps the denominators above 0, and any other than 1e-7 runs as plain PyTorch.
+    The weight of the penalty is a constant in gradients.
+
+    Args:
+        boxes1: As in `box_iou`.
+        boxes2: As in `box_iou`.
+        eps: Keeps the denominators above 0; any other value than 1e-7 runs as plain PyTorch.
 
     Returns:
-        `[..., N, M]`; a box that is a point counts as one of aspect angle 0.
+        `[..., N, M]`; a box that is a point has the aspect angle 0.
+
+    Raises:
+        RuntimeError: As in `box_iou`.
 
     Source: `torchvision.ops.complete_box_iou`; Zheng et al. 2020.
     """
@@ -94,7 +130,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
 
 
 def _aligned(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
-    """Return both as xyxy in one floating dtype with equal leading dimensions."""
+    """Returns both as xyxy in one floating dtype with equal leading dimensions."""
     boxes1, boxes2 = floating("boxes1", boxes1), floating("boxes2", boxes2)
     if boxes1.dtype != boxes2.dtype and boxes1.dtype in checks.FLOATS and boxes2.dtype in checks.FLOATS:
         dtype = compute_dtype(boxes1, boxes2)
@@ -105,7 +141,7 @@ def _aligned(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor,
         try:
             leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
         except RuntimeError:
-            return boxes1, boxes2  # the op says what does not fit
+            return boxes1, boxes2  # the op raises the error
         boxes1 = boxes1.expand(*leading, *boxes1.shape[-2:])
         boxes2 = boxes2.expand(*leading, *boxes2.shape[-2:])
     return boxes1, boxes2

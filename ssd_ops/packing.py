@@ -14,14 +14,14 @@ from ssd_ops.results import Detections, SoftDetections
 
 
 def pack_ground_truths(
-    gt_boxes: Tensor | Sequence[Tensor],
-    gt_labels: Tensor | Sequence[Tensor],
-    offsets: Tensor | None,
-    ignore: Tensor | Sequence[Tensor] | None,
+    gt_boxes: Tensor | Sequence[Tensor],  # [sum G, 4] xyxy, or one [G_i, 4] per image
+    gt_labels: Tensor | Sequence[Tensor],  # [sum G] int64, or one [G_i] per image
+    offsets: Tensor | None,  # [B + 1] int64
+    ignore: Tensor | Sequence[Tensor] | None,  # [sum G] bool, or one [G_i] per image
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return packed boxes `[sum G, 4]`, labels `[sum G]`, offsets `[B + 1]` and ignore flags, whichever form came in.
+    """Returns packed boxes `[sum G, 4]`, labels `[sum G]`, offsets `[B + 1]` and ignore flags for either form of input.
 
-    The offsets of a list are made from the lengths alone, so no device is asked anything.
+    The offsets of a list come from its lengths, without synchronizing with a device.
     """
     if isinstance(gt_boxes, Tensor):
         if isinstance(gt_labels, (list, tuple)) or isinstance(ignore, (list, tuple)):
@@ -66,7 +66,7 @@ def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tens
 
 
 def _joined(values: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return all in one tensor; those without elements take `dtype`, since torch makes an empty list float32."""
+    """Returns all tensors concatenated; empty ones become `dtype`, because torch makes an empty list float32."""
     return torch.cat([value.reshape(0).to(dtype) if value.numel() == 0 else value for value in values])
 
 
@@ -76,11 +76,14 @@ def _require_list(name: str, value: object) -> None:
 
 
 def pack_images(
-    images: Tensor | Sequence[Tensor], offsets: Tensor | None, sizes: Tensor | None, device: torch.device
+    images: Tensor | Sequence[Tensor],  # [N] uint8, or one [3, H, W] per image
+    offsets: Tensor | None,  # [B] int64
+    sizes: Tensor | None,  # [B, 2] int64: height, width
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return packed bytes `[N]`, offsets `[B]` and sizes `[B, 2]`, whichever form came in.
+    """Returns packed bytes `[N]`, offsets `[B]` and sizes `[B, 2]` for either form of input.
 
-    `device` is that of an empty list, which says nothing of its own.
+    `device` is used for an empty list.
     """
     if isinstance(images, Tensor):
         checks.tensor("images", images)
@@ -107,15 +110,19 @@ def pack_images(
         if len(images)
         else torch.zeros(0, dtype=torch.uint8, device="cpu")
     )
-    places = (torch.tensor(starts, dtype=torch.int64, device="cpu"), sides)
-    starts_there, sides_there = (tensor.to(device, non_blocking=True) for tensor in places)
-    return pixels.to(device), starts_there, sides_there
+    layout = (torch.tensor(starts, dtype=torch.int64, device="cpu"), sides)
+    starts_on_device, sides_on_device = (tensor.to(device, non_blocking=True) for tensor in layout)
+    return pixels.to(device), starts_on_device, sides_on_device
 
 
-def as_batch(boxes: Tensor, scores: Tensor, max_detections: int | None) -> tuple[Tensor, Tensor, int, bool]:
-    """Return boxes `[B, N, 4]`, scores `[B, N, C]`, D, and whether boxes `[N, 4]` and scores `[N]` came in.
+def as_batch(
+    boxes: Tensor,  # [B, N, 4], [B, N, C, 4] or [N, 4] xyxy
+    scores: Tensor,  # [B, N, C] or [N]
+    max_detections: int | None,
+) -> tuple[Tensor, Tensor, int, bool]:
+    """Returns boxes `[B, N, 4]`, scores `[B, N, C]`, D, and whether a single set was given.
 
-    The boxes of a single set are those of class 1 of one image.
+    A single set becomes class 1 of one image.
     """
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     is_single = scores.dim() == 1
@@ -133,7 +140,7 @@ def as_batch(boxes: Tensor, scores: Tensor, max_detections: int | None) -> tuple
 
 
 def soft_detections(found: Detections, rows: Tensor, is_single: bool) -> SoftDetections:
-    """Return the result as the caller's form of input asks; `rows` is 0 behind the last detection."""
-    place = torch.arange(rows.shape[1], device=rows.device)
-    result = SoftDetections(*found, torch.where(place < found.counts[:, None], rows, -1))
+    """Returns detections with their indices, without B for a single set; `rows` is zero-padded."""
+    order = torch.arange(rows.shape[1], device=rows.device)
+    result = SoftDetections(*found, torch.where(order < found.counts[:, None], rows, -1))
     return SoftDetections(*(tensor[0] for tensor in result)) if is_single else result

@@ -1,6 +1,6 @@
-"""What `torch.jit.script` compiles where a program calls a function of `ssd_ops`: the same arguments, converted, to the op.
+"""TorchScript forms of the functions of `ssd_ops`, which `torch.jit.script` compiles in their place.
 
-TorchScript knows neither keyword-only defaults nor what the public functions do for eager calls.
+TorchScript supports neither keyword-only defaults nor what the public functions do for eager calls.
 """
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+    """See `ssd_ops.box_iou`."""
     if fmt != "xyxy":
         raise ValueError("fmt must be xyxy in TorchScript: convert the boxes first")
     boxes1, boxes2 = _pairs(boxes1, boxes2)
@@ -15,11 +16,13 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """See `ssd_ops.generalized_box_iou`."""
     boxes1, boxes2 = _pairs(boxes1, boxes2)
     return torch.ops.ssd_ops.generalized_box_iou(boxes1, boxes2)  # type: ignore[no-any-return]
 
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """See `ssd_ops.distance_box_iou`."""
     if eps != 1e-7:
         raise ValueError("eps must be 1e-7 in TorchScript")
     boxes1, boxes2 = _pairs(boxes1, boxes2)
@@ -27,6 +30,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """See `ssd_ops.complete_box_iou`."""
     if eps != 1e-7:
         raise ValueError("eps must be 1e-7 in TorchScript")
     boxes1, boxes2 = _pairs(boxes1, boxes2)
@@ -39,6 +43,7 @@ def encode_boxes(
     variances: list[float] | None = None,
     code_type: str = "center_size",
 ) -> Tensor:
+    """See `ssd_ops.encode_boxes`."""
     boxes, priors = _coded(boxes, priors)
     return torch.ops.ssd_ops.encode_boxes(boxes, priors, _four(variances), code_type)  # type: ignore[no-any-return]
 
@@ -49,11 +54,13 @@ def decode_boxes(
     variances: list[float] | None = None,
     code_type: str = "center_size",
 ) -> Tensor:
+    """See `ssd_ops.decode_boxes`."""
     deltas, priors = _coded(deltas, priors)
     return torch.ops.ssd_ops.decode_boxes(deltas, priors, _four(variances), code_type)  # type: ignore[no-any-return]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool = False) -> Tensor:
+    """See `ssd_ops.nms`."""
     boxes, scores = _floating(boxes), _floating(scores)
     return torch.ops.ssd_ops.nms(boxes, scores, iou_threshold, suppress_equal)  # type: ignore[no-any-return]
 
@@ -61,9 +68,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: boo
 def batched_nms(
     boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, suppress_equal: bool = False
 ) -> Tensor:
+    """See `ssd_ops.batched_nms`."""
     boxes, scores = _floating(boxes), _floating(scores)
     if idxs.is_floating_point():
-        idxs = torch._unique2(idxs, True, True)[1]  # numbers of the numbers
+        idxs = torch._unique2(idxs, True, True)[1]  # ids of the values
     idxs = idxs.to(torch.int64)
     return torch.ops.ssd_ops.batched_nms(boxes, scores, idxs, iou_threshold, suppress_equal)  # type: ignore[no-any-return]
 
@@ -99,7 +107,7 @@ def _coded(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _four(variances: list[float] | None) -> list[float]:
-    if variances is None:  # TorchScript takes no tuple for a list, nor a list as default
+    if variances is None:  # TorchScript accepts no tuple for a list, nor a list as default
         return [0.1, 0.1, 0.2, 0.2]
     if len(variances) == 2:
         return [variances[0], variances[0], variances[1], variances[1]]

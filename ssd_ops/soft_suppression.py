@@ -11,8 +11,8 @@ from ssd_ops.results import Detections, SoftDetections
 
 
 def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
+    boxes: Tensor,  # [B, N, 4], [B, N, C, 4] or [N, 4] xyxy
+    scores: Tensor,  # [B, N, C] or [N]
     *,
     method: str = "gaussian",
     sigma: float = 0.5,
@@ -22,31 +22,32 @@ def soft_nms(
     suppress_equal: bool = False,
     keep_equal: bool = False,
 ) -> SoftDetections:
-    """Return the best detections of every image, with scores lowered by overlap instead of boxes removed.
+    """Performs Soft-NMS: the scores of boxes that overlap a detection decay instead of the boxes being removed.
 
-    For each class the box with the highest score is taken (of equals the lowest box), the scores of the others are
-    multiplied by a weight that falls with their IoU with it, and those no longer above the threshold are dropped; again
-    until none is left or D are taken. `gaussian` weighs with exp(-IoU^2 / sigma), `linear` with 1 - IoU where IoU is above
-    `iou_threshold`. A NaN IoU lowers nothing. Results are ordered by falling final score, then class, then order of taking.
+    For each class the box with the highest score becomes a detection (ties go to the lowest box), the scores of the
+    remaining boxes are multiplied by a weight that falls with their IoU with it, and boxes whose score is no longer above
+    the threshold are dropped; this repeats until no box is left or there are D detections. The weight is
+    exp(-IoU^2 / sigma) for `gaussian`, and 1 - IoU where IoU is above `iou_threshold` for `linear`. A NaN IoU lowers
+    nothing. Detections are ordered by descending final score, then class, then the order in which they were found.
 
     Args:
         boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy. Or a single set, `[N, 4]`.
         scores: `[B, N, C]`, class 0 is the background and gives no detections. Or those of a single set, `[N]`.
         method: `gaussian` or `linear`.
-        sigma: Above 0; of the gaussian.
-        iou_threshold: Of the linear method.
-        score_threshold: Only scores above it live.
-        max_detections: D, at least 1; None is N.
+        sigma: Above 0; for `gaussian`.
+        iou_threshold: For `linear`.
+        score_threshold: Only boxes with a score above it remain.
+        max_detections: D, at least 1; None means N.
         suppress_equal: Whether an IoU equal to `iou_threshold` lowers a score, too.
         keep_equal: Whether a score equal to `score_threshold` is kept, too. mmcv has both.
 
     Returns:
-        `SoftDetections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B], indices [B, D])`, 0 behind the last
-        detection: `indices[b, d] = n` means that detection d of image b is its box n, -1 behind the last. Of a single set
-        the same without B, its class being 1: `found.indices[: found.counts]` are the kept boxes.
+        `SoftDetections(boxes [B, D, 4], scores [B, D], labels [B, D], counts [B], indices [B, D])`, zero-padded:
+        `indices[b, d] = n` means that detection d of image b is its box n; padded with -1. For a single set, whose class
+        is 1, the same without B: `found.indices[: found.counts]` are the kept boxes.
 
     Raises:
-        RuntimeError: A shape, dtype, device or option does not fit.
+        RuntimeError: Invalid shape, dtype, device or option.
 
     Source: Bodla et al. 2017.
     """

@@ -23,8 +23,8 @@ void check_offsets(const Tensor& offsets, int64_t total) {
   const int64_t last = offsets.size(0) - 1;
   for (int64_t i = 0; i < last; ++i)
     if (v[i + 1] < v[i])
-      fail("offsets must not fall, got offsets[" + std::to_string(i) + "] = " + std::to_string(v[i]) + " and offsets[" +
-           std::to_string(i + 1) + "] = " + std::to_string(v[i + 1]));
+      fail("offsets must not decrease, got offsets[" + std::to_string(i) + "] = " + std::to_string(v[i]) +
+           " and offsets[" + std::to_string(i + 1) + "] = " + std::to_string(v[i + 1]));
   if (v[0] != 0 || v[last] != total)
     fail("offsets must run from 0 to the number of boxes, " + std::to_string(total) + ", got " + std::to_string(v[0]) +
          " to " + std::to_string(v[last]));

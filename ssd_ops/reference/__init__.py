@@ -1,4 +1,4 @@
-"""Every op in plain PyTorch: the specification that all kernels equal, and the fallback where none is compiled."""
+"""Every op in plain PyTorch: the specification of all kernels, and the fallback where none is compiled."""
 
 from ssd_ops.reference.codec import decode_boxes, encode_boxes, grad_decode_boxes, grad_encode_boxes
 from ssd_ops.reference.detection import detect

@@ -1,4 +1,4 @@
-"""Encode and decode: boxes as offsets from priors, in the three codes of Caffe SSD."""
+"""Encoding of boxes as deltas from priors, and decoding, in the three code types of Caffe SSD."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
-# torchvision's clamp: no decoded box is more than 62.5 times its prior. At the maximum itself the gradient passes.
+# torchvision's clamp: no decoded box is more than 62.5 times its prior. At exactly the maximum the gradient passes.
 MAX_LOG_SIZE = math.log(1000 / 16)
 
 
 def _checked(
     name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `boxes` and `priors` in the dtype of the arithmetic, and the 4 variances as a tensor."""
+    """Returns `boxes` and `priors` in the computed dtype, and the 4 variances as a tensor."""
     boxes, priors = floating(name, boxes), floating("priors", priors)
     values = check(name, boxes, priors, variances, code_type)
     dtype = compute_dtype(boxes, priors)
@@ -27,7 +27,7 @@ def _checked(
 
 
 def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> list[float]:
-    """Refuse what encoding and decoding cannot take; return the 4 variances."""
+    """Validates the arguments of encoding and decoding; returns the 4 variances."""
     checks.shape(name, boxes, "[..., 4]", boxes.dim() >= 1 and boxes.shape[-1] == 4)
     checks.floating(name, boxes)
     checks.shape("priors", priors, "[..., 4]", priors.dim() >= 1 and priors.shape[-1] == 4)
@@ -42,14 +42,17 @@ def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], 
 
 
 def center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return centers and sizes, `[..., 2]` each."""
+    """Returns centers and sizes, `[..., 2]` each."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 
 def encode_boxes(
-    boxes: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+    boxes: Tensor,  # [..., P, 4] xyxy
+    priors: Tensor,  # [P, 4] xyxy, or as boxes
+    variances: Sequence[float] = (0.1, 0.2),
+    code_type: str = "center_size",
 ) -> Tensor:
-    """Return the deltas `[..., 4]` that lead from priors to boxes; see `ssd_ops.encode_boxes`."""
+    """Returns the deltas `[..., 4]` of boxes from priors; see `ssd_ops.encode_boxes`."""
     boxes, priors, variance = _checked("boxes", boxes, priors, variances, code_type)
     center, size = center_and_size(boxes)
     prior_center, prior_size = center_and_size(priors)
@@ -63,9 +66,12 @@ def encode_boxes(
 
 
 def decode_boxes(
-    deltas: Tensor, priors: Tensor, variances: Sequence[float] = (0.1, 0.2), code_type: str = "center_size"
+    deltas: Tensor,  # [..., P, 4]
+    priors: Tensor,  # [P, 4] xyxy, or as deltas
+    variances: Sequence[float] = (0.1, 0.2),
+    code_type: str = "center_size",
 ) -> Tensor:
-    """Return the boxes `[..., 4]` that deltas lead to from priors; see `ssd_ops.decode_boxes`."""
+    """Returns the boxes `[..., 4]` of deltas from priors; see `ssd_ops.decode_boxes`."""
     deltas, priors, variance = _checked("deltas", deltas, priors, variances, code_type)
     prior_center, prior_size = center_and_size(priors)
     step = deltas * variance
@@ -80,16 +86,24 @@ def decode_boxes(
 
 
 def grad_encode_boxes(
-    grad: Tensor, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+    grad: Tensor,  # [..., P, 4]
+    boxes: Tensor,  # [..., P, 4] xyxy
+    priors: Tensor,  # [P, 4] xyxy, or as boxes
+    variances: Sequence[float],
+    code_type: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `encode_boxes` for boxes and priors, each in its dtype."""
+    """Returns the gradients of `encode_boxes` for boxes and priors, each in its dtype."""
     return _grads(encode_boxes, "boxes", grad, boxes, priors, variances, code_type)
 
 
 def grad_decode_boxes(
-    grad: Tensor, deltas: Tensor, priors: Tensor, variances: Sequence[float], code_type: str
+    grad: Tensor,  # [..., P, 4]
+    deltas: Tensor,  # [..., P, 4]
+    priors: Tensor,  # [P, 4] xyxy, or as deltas
+    variances: Sequence[float],
+    code_type: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `decode_boxes` for deltas and priors, each in its dtype."""
+    """Returns the gradients of `decode_boxes` for deltas and priors, each in its dtype."""
     return _grads(decode_boxes, "deltas", grad, deltas, priors, variances, code_type)
 
 

@@ -1,4 +1,4 @@
-"""From raw outputs of a detector to detections: softmax, threshold, decode, clip, per-class NMS."""
+"""Post-processing of raw outputs: softmax, threshold, decode, clip, NMS per class."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ssd_ops.results import Detections
 
 @returns(first)
 def detect(
-    loc: Tensor,
-    logits: Tensor,
-    priors: Tensor,
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    priors: Tensor,  # [P, 4] xyxy
     *,
     score_threshold: float = 0.01,
     iou_threshold: float = 0.45,
@@ -43,7 +43,7 @@ def detect(
         boxes = boxes.clamp(0, 1)
     scores = torch.softmax(logits.to(dtype), dim=2)
     if not multi_label:
-        best = logits.to(dtype).argmax(dim=2, keepdim=True)  # the first of equals
+        best = logits.to(dtype).argmax(dim=2, keepdim=True)  # ties go to the lowest class
         scores = torch.full_like(scores, torch.nan).scatter(2, best, scores.gather(2, best))  # NaN is no candidate
     found: tuple[Detections, Tensor] = all_outputs(multiclass_nms)(
         boxes,
@@ -59,7 +59,7 @@ def detect(
 
 
 def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], multi_label: bool) -> None:
-    """Refuse tensors and options of `detect` that do not fit."""
+    """Validates tensors and options of `detect`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, count = loc.shape[:2]
     checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])

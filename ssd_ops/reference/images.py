@@ -14,27 +14,27 @@ from ssd_ops.dtypes import floating
 from ssd_ops.packing import pack_images
 from ssd_ops.reference.arithmetic import divided
 
-MOST_SIDE = 32767  # centers of pixels are exact in float32
+MAX_SIDE = 32767  # centers of pixels are exact in float32
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def render_images(
-    images: Tensor | Sequence[Tensor],
-    crops: Tensor,
+    images: Tensor | Sequence[Tensor],  # [N] uint8, or one [3, H, W] per image
+    crops: Tensor,  # [B, 4] xyxy in pixels
     size: int,
     *,
-    offsets: Tensor | None = None,
-    sizes: Tensor | None = None,
-    flip: Tensor | None = None,
-    color_matrices: Tensor | None = None,
-    hue: Tensor | None = None,
+    offsets: Tensor | None = None,  # [B] int64
+    sizes: Tensor | None = None,  # [B, 2] int64: height, width
+    flip: Tensor | None = None,  # [B] bool
+    color_matrices: Tensor | None = None,  # [B, 3, 4]
+    hue: Tensor | None = None,  # [B]
     antialias: bool = True,
     fill: Sequence[float] = (0.0, 0.0, 0.0),
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Render image by image; see `ssd_ops.render_images`."""
+    """Renders image by image; see `ssd_ops.render_images`."""
     crops = floating("crops", crops)
     pixels, offsets, sizes = pack_images(images, offsets, sizes, crops.device)
     color_matrices = None if color_matrices is None else floating("color_matrices", color_matrices)
@@ -56,7 +56,7 @@ def render_images(
         patch = _resized(image, across, down)
         if color_matrices is not None:
             patch = _recolored(patch, color_matrices[b].float())
-        patch = _cut(patch)
+        patch = _clamped(patch)
         if hue is not None and hue[b].float() != 0:
             patch = _shifted(patch, hue[b].float())
         patch = torch.where(down.shown[:, None] & across.shown, patch, background)
@@ -65,7 +65,7 @@ def render_images(
 
 
 class _Axis(NamedTuple):
-    """What output pixels are made of along one axis of an image."""
+    """The input pixels and weights of the output pixels along one axis of an image."""
 
     shown: Tensor  # bool [S]: whether the center lies in the image and in the window
     pixels: Tensor  # int64 [S, T]: the pixels
@@ -88,8 +88,8 @@ def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) ->
 
 
 def _image(pixels: Tensor, offset: int, height: int, width: int) -> Tensor:
-    """Return the planes `[3, H, W]`, `[3, 0, 0]` where they do not lie in `pixels`."""
-    inside = 0 <= height <= MOST_SIDE and 0 <= width <= MOST_SIDE
+    """Returns the planes `[3, H, W]`, `[3, 0, 0]` where they do not lie in `pixels`."""
+    inside = 0 <= height <= MAX_SIDE and 0 <= width <= MAX_SIDE
     if not inside or not 0 <= offset <= len(pixels) - 3 * height * width:
         return pixels.new_empty(3, 0, 0)
     return pixels[offset : offset + 3 * height * width].view(3, height, width)
@@ -103,7 +103,7 @@ def _resized(image: Tensor, across: _Axis, down: _Axis) -> Tensor:
 
 
 def _blended(values: Tensor, axis: _Axis) -> Tensor:
-    """Return the weighted sums `[..., S]` of `values [..., L]`, added in order of the pixels."""
+    """Returns the weighted sums `[..., S]` of `values [..., L]`, added in the order of the pixels."""
     total = torch.zeros(*values.shape[:-1], len(axis.pixels), dtype=values.dtype, device=values.device)
     for t in range(axis.pixels.shape[1]):
         total = total + axis.weights[:, t] * values[..., axis.pixels[:, t]]
@@ -111,28 +111,28 @@ def _blended(values: Tensor, axis: _Axis) -> Tensor:
 
 
 def _recolored(patch: Tensor, matrix: Tensor) -> Tensor:
-    # In this order, as a matrix product would round otherwise.
+    # In this order, because a matrix product would round differently.
     red, green, blue = patch
     return torch.stack([row[0] * red + row[1] * green + row[2] * blue + row[3] for row in matrix])
 
 
-def _cut(patch: Tensor) -> Tensor:
+def _clamped(patch: Tensor) -> Tensor:
     patch = torch.where(patch > 0, patch, 0.0)
     return torch.where(patch < 255, patch, 255.0)
 
 
 def _shifted(patch: Tensor, turns: Tensor) -> Tensor:
-    """Shift the hue; in sixths of the circle, each channel is full for two, empty for two and on its way for two."""
+    """Shifts the hue: of six sixths of the circle, each channel is at its maximum for two, at its minimum for two."""
     red, green, blue = patch
-    greatest, least = patch.amax(0), patch.amin(0)
-    depth = greatest - least
-    above = torch.where(greatest == red, green - blue, torch.where(greatest == green, blue - red, red - green))
-    sixth = torch.where(greatest == red, 0.0, torch.where(greatest == green, 2.0, 4.0))
-    sixth = sixth + above / torch.where(depth > 0, depth, 1.0) + 6.0 * turns
+    high, low = patch.amax(0), patch.amin(0)
+    chroma = high - low
+    above = torch.where(high == red, green - blue, torch.where(high == green, blue - red, red - green))
+    sixth = torch.where(high == red, 0.0, torch.where(high == green, 2.0, 4.0))
+    sixth = sixth + above / torch.where(chroma > 0, chroma, 1.0) + 6.0 * turns
     sixth = sixth - divided(sixth, 6.0).floor() * 6.0
-    shares = torch.stack([(sixth - 3.0).abs() - 1.0, 2.0 - (sixth - 2.0).abs(), 2.0 - (sixth - 4.0).abs()])
-    shares = torch.where(shares > 0, shares, 0.0)
-    return torch.minimum(torch.where(shares < 1, shares, 1.0) * depth + least, greatest)
+    ramps = torch.stack([(sixth - 3.0).abs() - 1.0, 2.0 - (sixth - 2.0).abs(), 2.0 - (sixth - 4.0).abs()])
+    ramps = torch.where(ramps > 0, ramps, 0.0)
+    return torch.minimum(torch.where(ramps < 1, ramps, 1.0) * chroma + low, high)
 
 
 def _check_three(name: str, values: Sequence[float], *, positive: bool) -> None:
@@ -146,15 +146,16 @@ def _check_three(name: str, values: Sequence[float], *, positive: bool) -> None:
 
 
 def check(
-    images: Tensor,
-    offsets: Tensor,
-    sizes: Tensor,
-    crops: Tensor,
-    flip: Tensor | None,
-    color_matrices: Tensor | None,
-    hue: Tensor | None,
+    images: Tensor,  # [N] uint8
+    offsets: Tensor,  # [B] int64
+    sizes: Tensor,  # [B, 2] int64: height, width
+    crops: Tensor,  # [B, 4] xyxy in pixels
+    flip: Tensor | None,  # [B] bool
+    color_matrices: Tensor | None,  # [B, 3, 4]
+    hue: Tensor | None,  # [B]
     size: int,
 ) -> None:
+    """Validates the arguments of the op but its lists of numbers."""
     checks.shape("images", images, "[N]", images.dim() == 1)
     checks.dtype("images", images, torch.uint8)
     checks.boxes("crops", crops, "[B, 4]", 2)
@@ -176,12 +177,12 @@ def check(
             checks.dtype(name, tensor, dtype)
         checks.same_device(name, tensor, "images", images)
     checks.at_least_one("size", size)
-    checks.label_range("sizes", sizes, 0, MOST_SIDE + 1)
+    checks.label_range("sizes", sizes, 0, MAX_SIDE + 1)
     if checks.has_values(images):
-        _check_places(len(images), offsets.tolist(), sizes.tolist())
+        _check_extents(len(images), offsets.tolist(), sizes.tolist())
 
 
-def _check_places(total: int, offsets: list[int], sizes: list[list[int]]) -> None:
+def _check_extents(total: int, offsets: list[int], sizes: list[list[int]]) -> None:
     for b, (offset, (height, width)) in enumerate(zip(offsets, sizes, strict=True)):
         if not 0 <= offset <= total - 3 * height * width:
             needed = f"3 x {height} x {width} bytes from offsets[{b}] = {offset} on"

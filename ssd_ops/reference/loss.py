@@ -20,10 +20,10 @@ def _both_losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor
 
 @returns(_both_losses)
 def multibox_loss(
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    loc_targets: Tensor,  # [B, P, 4]
+    labels: Tensor,  # [B, P] int64
     *,
     neg_pos_ratio: float = 3.0,
     normalizer: str = "batch",
@@ -52,18 +52,18 @@ def multibox_loss(
     positives = positive.sum(dim=1)  # [B]
     if mining == "image":
         negative = hardest_negatives(cross_entropy, labels, positives, neg_pos_ratio, min_negatives)
-    else:  # the batch as one image
-        least = min(min_negatives, labels.shape[1]) * len(labels)
+    else:  # the batch as if it were one image
+        count = min(min_negatives, labels.shape[1]) * len(labels)
         rows, row_labels = cross_entropy.reshape(1, -1), labels.reshape(1, -1)
-        negative = hardest_negatives(rows, row_labels, positives.sum()[None], neg_pos_ratio, least).view_as(labels)
+        negative = hardest_negatives(rows, row_labels, positives.sum()[None], neg_pos_ratio, count).view_as(labels)
     chosen = positive | negative
     norm = _normalizer(positives, normalizer).to(dtype)
     weight = chosen / norm[:, None]  # [B, P]
 
-    # What takes no part is replaced before it is differentiated: its gradient is 0, whatever it was.
+    # What is not sampled is replaced before it is differentiated: its gradient is 0, whatever its value.
     _, cross_entropy = _lse_and_cross_entropy(torch.where(chosen[..., None], logits, 0), target)
     loc, loc_targets = (torch.where(positive[..., None], t, 0) for t in (loc, loc_targets))
-    # Sums of each image run in float64, so that the order of priors does not show in the result.
+    # Sums of each image are accumulated in float64, so that the order of priors does not change the result.
     loc_sums = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=(1, 2))
     cls_sums = torch.where(chosen, cross_entropy.double(), 0).sum(dim=1)
     bad = ~in_range.all()
@@ -73,9 +73,9 @@ def multibox_loss(
 
 
 def _lse_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log of the sum of exponentials and the cross entropy of each row, `[B, P]` both.
+    """Returns the log of the sum of exponentials and the cross entropy of each row, `[B, P]` both.
 
-    Both terms of the cross entropy are taken relative to the row's highest logit: what a sure and right row loses is not
+    Both terms of the cross entropy are relative to the row's maximum logit: the loss of a confident, correct row is not
     rounded away, and no cross entropy is below 0.
     """
     highest = logits.detach().amax(dim=2)
@@ -86,7 +86,7 @@ def _lse_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tens
 
 
 def _normalizer(positives: Tensor, normalizer: str) -> Tensor:
-    """Return what the losses of each image are divided by, `[B]`; `positives` is `[B]`."""
+    """Returns the divisor of each image's losses, `[B]`; `positives` is `[B]`."""
     images = len(positives)
     if normalizer == "batch":
         return positives.sum().clamp(min=1).expand(images)
@@ -96,13 +96,16 @@ def _normalizer(positives: Tensor, normalizer: str) -> Tensor:
 
 
 def hardest_negatives(
-    cross_entropy: Tensor, labels: Tensor, positives: Tensor, neg_pos_ratio: float, min_negatives: int
+    cross_entropy: Tensor,  # [B, P]
+    labels: Tensor,  # [B, P] int64
+    positives: Tensor,  # [B]
+    neg_pos_ratio: float,
+    min_negatives: int,
 ) -> Tensor:
-    """Return the mask `[B, P]` of the background priors that take part: those with the highest cross entropy.
+    """Returns the mask `[B, P]` of the sampled background priors: those with the highest cross entropy.
 
-    Each row gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors.
-    Of equal ones the lowest prior comes first; NaN counts as the highest. A ratio of infinity takes them all, in images
-    that have an object.
+    Each row gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors. Ties go to
+    the lowest prior; NaN counts as the highest. A ratio of infinity samples all of them in images with an object.
     """
     count = labels.shape[1]
     wanted = (neg_pos_ratio * positives.double()).nan_to_num(0).clamp(max=count).long().clamp(min=min_negatives)
@@ -113,40 +116,41 @@ def hardest_negatives(
 
 
 def grad_multibox_loss(
-    grad_loc_loss: Tensor,
-    grad_cls_loss: Tensor,
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
-    lse: Tensor,
-    weight: Tensor,
+    grad_loc_loss: Tensor,  # scalar
+    grad_cls_loss: Tensor,  # scalar
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    loc_targets: Tensor,  # [B, P, 4]
+    labels: Tensor,  # [B, P] int64
+    lse: Tensor,  # [B, P]
+    weight: Tensor,  # [B, P]
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of both losses for `loc` and `logits`, in their dtypes.
+    """Returns the gradients of both losses for `loc` and `logits`, in their dtypes.
 
-    A prior without weight gets 0, whatever its logits and the incoming gradient are, and so does one whose weight times
-    the incoming gradient is 0.
+    The gradient of a prior without weight is 0, whatever its logits and the incoming gradient are, and so is that of one
+    whose weight times the incoming gradient is 0.
     """
     dtype = lse.dtype
     target = (torch.arange(logits.shape[2], device=labels.device) == labels[..., None]).to(dtype)
     per_prior = torch.where(weight == 0, 0, weight * grad_cls_loss)[..., None]
     grad_logits = torch.where(per_prior == 0, 0, per_prior * (torch.exp(logits.to(dtype) - lse[..., None]) - target))
     slope = (loc.to(dtype) - loc_targets.to(dtype)).clamp(-1, 1)
-    learns_box = (labels > 0)[..., None]
-    grad_loc = torch.where(learns_box, (weight * grad_loc_loss)[..., None] * slope, 0)
+    is_positive = (labels > 0)[..., None]
+    grad_loc = torch.where(is_positive, (weight * grad_loc_loss)[..., None] * slope, 0)
     return grad_loc.to(loc.dtype), grad_logits.to(logits.dtype)
 
 
 def check(
-    loc: Tensor,
-    logits: Tensor,
-    loc_targets: Tensor,
-    labels: Tensor,
+    loc: Tensor,  # [B, P, 4] deltas
+    logits: Tensor,  # [B, P, C]
+    loc_targets: Tensor,  # [B, P, 4]
+    labels: Tensor,  # [B, P] int64
     neg_pos_ratio: float,
     normalizer: str,
     min_negatives: int,
     mining: str,
 ) -> None:
+    """Validates the arguments of `multibox_loss`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     batch, priors = loc.shape[:2]
     checks.shape("logits", logits, f"[{batch}, {priors}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])

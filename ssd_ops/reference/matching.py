@@ -1,4 +1,4 @@
-"""Prior matching: which prior learns which ground truth, and the box deltas it learns."""
+"""Assignment of priors to ground truths, and the encoded boxes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ RULES = ("greedy", "last", "none")
 
 
 def match_priors(
-    gt_boxes: Tensor | Sequence[Tensor],
-    gt_labels: Tensor | Sequence[Tensor],
-    priors: Tensor,
+    gt_boxes: Tensor | Sequence[Tensor],  # [sum G, 4] xyxy, or one [G_i, 4] per image
+    gt_labels: Tensor | Sequence[Tensor],  # [sum G] int64, or one [G_i] per image
+    priors: Tensor,  # [P, 4] xyxy
     *,
-    offsets: Tensor | None = None,
-    ignore: Tensor | Sequence[Tensor] | None = None,
+    offsets: Tensor | None = None,  # [B + 1] int64
+    ignore: Tensor | Sequence[Tensor] | None = None,  # [sum G] bool, or one [G_i] per image
     iou_threshold: float = 0.5,
     rule: str = "greedy",
     match_equal: bool = True,
     variances: Sequence[float] = (0.1, 0.2),
 ) -> PriorMatches:
-    """Match and encode, image by image; see `ssd_ops.match_priors`."""
+    """Matches and encodes image by image; see `ssd_ops.match_priors`."""
     priors = floating("priors", priors)
     boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     values = checks.four_variances(variances)
@@ -58,16 +58,16 @@ def match_priors(
 
 
 def _match_image(iou: Tensor, threshold: float, rule: str, match_equal: bool) -> Tensor:
-    """Return for each prior the object `[P]` that it learns, -1 for none; `iou` is `[G, P]`."""
+    """Returns for each prior the assigned ground truth `[P]`, -1 for none; `iou` is `[G, P]`."""
     if iou.numel() == 0:
         return torch.full((iou.shape[1],), -1, dtype=torch.int64, device=iou.device)
-    best, matched = lowest_argmax(iou.T)  # over objects: [P]
+    best, matched = lowest_argmax(iou.T)  # over ground truths: [P]
     matched[~passes(best, threshold, match_equal)] = -1
     if rule == "last":
         best, prior = lowest_argmax(iou)  # over priors: [G]
         for g in range(len(iou)):
             if best[g] > 0:
-                matched[prior[g]] = g  # a later object takes a prior that an earlier one chose
+                matched[prior[g]] = g  # a later ground truth takes over the prior of an earlier one
     elif rule == "greedy":
         for g, p in _greedy_pairs(iou.clone()):
             matched[p] = g
@@ -75,7 +75,7 @@ def _match_image(iou: Tensor, threshold: float, rule: str, match_equal: bool) ->
 
 
 def lowest_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maximum of each row and the lowest column that has it."""
+    """Returns the maximum of each row and the lowest column that has it."""
     best = values.max(dim=1).values
     columns = torch.arange(values.shape[1], device=values.device)
     index = torch.where(values == best[:, None], columns, values.shape[1]).min(dim=1).values
@@ -83,13 +83,13 @@ def lowest_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
-    """Return Caffe's pairs (object, prior): again and again the best pair of which neither is taken, while one overlaps.
+    """Returns Caffe's pairs (ground truth, prior): repeatedly the pair with the highest IoU of which neither is taken.
 
-    Of equal pairs the one with the lowest prior comes first, then the one with the lowest object.
+    Ties go to the lowest prior, then to the lowest ground truth.
     """
     pairs = []
     for _ in range(min(iou.shape)):
-        by_prior = iou.T.flatten()  # index = prior * G + object
+        by_prior = iou.T.flatten()  # index = prior * G + ground truth
         best, index = lowest_argmax(by_prior[None])
         if not best.item() > 0:
             break
@@ -100,16 +100,17 @@ def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
 
 
 def check(
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    offsets: Tensor,
-    ignore: Tensor | None,
-    priors: Tensor,
+    gt_boxes: Tensor,  # [sum G, 4] xyxy
+    gt_labels: Tensor,  # [sum G] int64
+    offsets: Tensor,  # [B + 1] int64
+    ignore: Tensor | None,  # [sum G] bool
+    priors: Tensor,  # [P, 4] xyxy
     iou_threshold: float,
     rule: str,
     match_equal: bool,
     variances: Sequence[float],
 ) -> None:
+    """Validates the arguments of the op."""
     checks.boxes("gt_boxes", gt_boxes, "[sum G, 4]", 2)
     total = gt_boxes.shape[0]
     checks.shape("gt_labels", gt_labels, f"[{total}]", gt_labels.shape == (total,))

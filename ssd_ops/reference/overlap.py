@@ -1,4 +1,4 @@
-"""Overlap of boxes: areas, intersections, and the four measures of the IoU family, every box with every other."""
+"""Pairwise overlap of boxes: areas, intersections, and the four measures of the IoU family."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_i
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Return width times height, `[..., N]`; a box with one inverted side has a negative area."""
+    """Returns width times height, `[..., N]`; a box with one inverted side has a negative area."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def at_least_zero(sides: Tensor) -> Tensor:
-    """Return `sides`, 0 where negative; the gradient passes at 0 (`clamp` passes it or not, as the version of torch)."""
+    """Returns `sides`, 0 where negative; the gradient passes at 0 (with `clamp` that depends on the version of torch)."""
     return torch.where(sides < 0, 0, sides)
 
 
-def intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the areas `[..., N, M]` that two boxes share and that they cover together."""
+def intersection_and_union(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+) -> tuple[Tensor, Tensor]:
+    """Returns the areas `[..., N, M]` of intersection and union."""
     top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
     sides = at_least_zero(bottom_right - top_left)
@@ -36,20 +39,20 @@ def intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tens
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return the quotient, 0 where the denominator is 0 (and no NaN in its gradient)."""
+    """Returns the quotient, 0 where the denominator is 0 (and no NaN in its gradient)."""
     empty = denominator == 0
     return torch.where(empty, 0, numerator / torch.where(empty, 1, denominator))
 
 
 def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return width and height `[..., N, M, 2]` of the smallest box around two boxes."""
+    """Returns width and height `[..., N, M, 2]` of the smallest box that encloses two boxes."""
     top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
     return at_least_zero(bottom_right - top_left)
 
 
 def as_corners(name: str, boxes: Tensor, fmt: str) -> Tensor:
-    """Return boxes `[..., N, 4]` of one of the three formats as xyxy, in the dtype of the arithmetic."""
+    """Returns boxes `[..., N, 4]` of one of the three formats as xyxy, in the computed dtype."""
     if fmt not in FORMATS:
         raise ValueError(f"fmt must be one of {', '.join(FORMATS)}, got {fmt}")
     checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
@@ -57,13 +60,14 @@ def as_corners(name: str, boxes: Tensor, fmt: str) -> Tensor:
     if fmt == "xyxy":
         return boxes
     boxes = boxes.to(compute_dtype(boxes))
-    place, size = boxes[..., :2], boxes[..., 2:]
+    origin, size = boxes[..., :2], boxes[..., 2:]
     if fmt == "xywh":
-        return torch.cat([place, place + size], dim=-1)
-    return torch.cat([place - size / 2, place + size / 2], dim=-1)
+        return torch.cat([origin, origin + size], dim=-1)
+    return torch.cat([origin - size / 2, origin + size / 2], dim=-1)
 
 
 def checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Validates two sets of boxes; returns them in the computed dtype."""
     boxes1, boxes2 = floating("boxes1", boxes1), floating("boxes2", boxes2)
     for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
         checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
@@ -77,8 +81,14 @@ def checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     return boxes1.to(dtype), boxes2.to(dtype)
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | None = None) -> Tensor:
-    """Return intersection over union `[..., N, M]`; see `ssd_ops.box_iou`."""
+def box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    fmt: str = "xyxy",
+    *,
+    out: Tensor | None = None,  # [..., N, M]
+) -> Tensor:
+    """Returns intersection over union `[..., N, M]`; see `ssd_ops.box_iou`."""
     given1, given2 = boxes1, boxes2
     if fmt != "xyxy":
         boxes1, boxes2 = (
@@ -95,6 +105,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, out: Tensor | 
 
 
 def check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
+    """Validates the `out` of `box_iou` for boxes in the computed dtype."""
     expected = [*boxes1.shape[:-1], boxes2.shape[-2]]
     checks.shape("out", out, str(expected), list(out.shape) == expected)
     if out.dtype != boxes1.dtype:
@@ -104,8 +115,11 @@ def check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
         checks.fail(f"out must be contiguous, got strides {list(out.stride())}")
 
 
-def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return IoU less the share of the enclosing box that neither covers; see `ssd_ops.generalized_box_iou`."""
+def generalized_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+) -> Tensor:
+    """Returns IoU minus the fraction of the enclosing box that neither covers; see `ssd_ops.generalized_box_iou`."""
     boxes1, boxes2 = checked(boxes1, boxes2)
     inter, union = intersection_and_union(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
@@ -113,8 +127,12 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return ratio(inter, union) - ratio(enclosing - union, enclosing)
 
 
-def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
-    """Return IoU less the squared distance of the centers over the squared diagonal; see `ssd_ops.distance_box_iou`."""
+def distance_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    eps: float = EPSILON,
+) -> Tensor:
+    """Returns IoU minus squared center distance over squared diagonal; see `ssd_ops.distance_box_iou`."""
     boxes1, boxes2 = checked(boxes1, boxes2)
     sides = _enclosing_sides(boxes1, boxes2)
     diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + eps
@@ -125,21 +143,25 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Te
     return ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
 
 
-def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = EPSILON) -> Tensor:
-    """Return distance IoU less a penalty for unlike aspect ratios; see `ssd_ops.complete_box_iou`."""
+def complete_box_iou(
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    eps: float = EPSILON,
+) -> Tensor:
+    """Returns distance IoU minus a penalty for different aspect ratios; see `ssd_ops.complete_box_iou`."""
     boxes1, boxes2 = checked(boxes1, boxes2)
     iou = ratio(*intersection_and_union(boxes1, boxes2))
     angle1 = _aspect_angle(boxes1)[..., :, None]
     angle2 = _aspect_angle(boxes2)[..., None, :]
-    unlike = (4 / math.pi**2) * (angle1 - angle2) * (angle1 - angle2)
-    weight = (unlike / (1 - iou + unlike + eps)).detach()
-    return distance_box_iou(boxes1, boxes2, eps) - weight * unlike
+    difference = (4 / math.pi**2) * (angle1 - angle2) * (angle1 - angle2)
+    weight = (difference / (1 - iou + difference + eps)).detach()
+    return distance_box_iou(boxes1, boxes2, eps) - weight * difference
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
-    """Return atan(width / height) `[..., N]`; 0 for a box that is a point.
+    """Returns atan(width / height) `[..., N]`; 0 for a box that is a point.
 
-    The angle of a flat line is pi / 2 or -pi / 2. Its gradient is the limit of that of flat boxes, not the NaN of 0 / 0.
+    The angle of a horizontal line is pi / 2 or -pi / 2. Its gradient is the limit of that of flat boxes, not NaN.
     """
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
@@ -150,8 +172,13 @@ def _aspect_angle(boxes: Tensor) -> Tensor:
     return torch.where(line, lying, upright)
 
 
-def grad_box_iou(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """Return the gradients of one of the four measures for both sets of boxes, in the dtype of the boxes."""
+def grad_box_iou(
+    grad: Tensor,  # [..., N, M]
+    boxes1: Tensor,  # [..., N, 4] xyxy
+    boxes2: Tensor,  # [..., M, 4]
+    metric: str,
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of one of the four measures for both sets of boxes, in the dtype of the boxes."""
     checks.one_of("metric", metric, METRICS)
     measure = globals()[metric]
     with torch.enable_grad():

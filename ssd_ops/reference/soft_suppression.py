@@ -1,4 +1,4 @@
-"""Soft-NMS: scores lowered by overlap instead of boxes removed."""
+"""Soft-NMS: scores decay with overlap instead of boxes being removed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _as_given(outputs: tuple[Detections, Tensor, bool]) -> SoftDetections:
 
 @returns(_as_given)
 def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
+    boxes: Tensor,  # [B, N, 4], [B, N, C, 4] or [N, 4] xyxy
+    scores: Tensor,  # [B, N, C] or [N]
     *,
     method: str = "gaussian",
     sigma: float = 0.5,
@@ -47,25 +47,25 @@ def soft_nms(
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 
     def one_class(box: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        waiting = passes(score, score_threshold, keep_equal).nonzero()[:, 0]
+        remaining = passes(score, score_threshold, keep_equal).nonzero()[:, 0]
         score = score.clone()
         kept: list[Tensor] = []
-        while len(waiting) and len(kept) < max_detections:
-            place = int(score[waiting].sort(descending=True, stable=True).indices[0])
-            best = waiting[place]
+        while len(remaining) and len(kept) < max_detections:
+            index = int(score[remaining].sort(descending=True, stable=True).indices[0])
+            best = remaining[index]
             kept.append(best)
-            waiting = torch.cat([waiting[:place], waiting[place + 1 :]])
-            weights = decay(box[best][None], box[waiting], method, sigma, iou_threshold, suppress_equal)[0]
-            score[waiting] = score[waiting] * weights
-            waiting = waiting[passes(score[waiting], score_threshold, keep_equal)]
-        chosen = torch.stack(kept) if kept else waiting
+            remaining = torch.cat([remaining[:index], remaining[index + 1 :]])
+            weights = decay(box[best][None], box[remaining], method, sigma, iou_threshold, suppress_equal)[0]
+            score[remaining] = score[remaining] * weights
+            remaining = remaining[passes(score[remaining], score_threshold, keep_equal)]
+        chosen = torch.stack(kept) if kept else remaining
         return chosen, score[chosen]
 
     return *each_class(boxes, scores, max_detections, one_class), is_single
 
 
 def check_decay(method: str, sigma: float, suppress_equal: bool, keep_equal: bool) -> None:
-    """Refuse options of `soft_nms` that do not fit."""
+    """Validates options of `soft_nms`."""
     checks.one_of("method", method, METHODS)
     checks.positive("sigma", sigma)
     checks.boolean("suppress_equal", suppress_equal)
@@ -75,7 +75,7 @@ def check_decay(method: str, sigma: float, suppress_equal: bool, keep_equal: boo
 def decay(
     boxes1: Tensor, boxes2: Tensor, method: str, sigma: float, iou_threshold: float, suppress_equal: bool
 ) -> Tensor:
-    """Return by what `boxes1` multiply the scores of `boxes2`: `[..., N, M]`; a NaN IoU lowers nothing."""
+    """Returns the factors `[..., N, M]` by which `boxes1` lower the scores of `boxes2`; 1 for a NaN IoU."""
     iou = ratio(*intersection_and_union(boxes1, boxes2)).nan_to_num(0)
     if method == "gaussian":
         return torch.exp(divided(-(iou * iou), sigma))

@@ -15,25 +15,36 @@ from ssd_ops.reference.overlap import intersection_and_union
 from ssd_ops.results import Detections
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, suppress_equal: bool = False) -> Tensor:
-    """Return the indices of the kept boxes by falling score; see `ssd_ops.nms`."""
+def nms(
+    boxes: Tensor,  # [N, 4] xyxy
+    scores: Tensor,  # [N]
+    iou_threshold: float,
+    *,
+    suppress_equal: bool = False,
+) -> Tensor:
+    """Returns the indices of the kept boxes by descending score; see `ssd_ops.nms`."""
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_nms(boxes, scores, iou_threshold, suppress_equal)
     boxes = boxes.to(compute_dtype(boxes))
-    waiting = scores.sort(descending=True, stable=True).indices
+    remaining = scores.sort(descending=True, stable=True).indices
     kept = []
-    while len(waiting):
-        best, waiting = waiting[0], waiting[1:]
+    while len(remaining):
+        best, remaining = remaining[0], remaining[1:]
         kept.append(best)
-        inter, union = intersection_and_union(boxes[best][None], boxes[waiting])
-        waiting = waiting[~passes((inter / union)[0], iou_threshold, suppress_equal)]
-    return torch.stack(kept) if kept else waiting
+        inter, union = intersection_and_union(boxes[best][None], boxes[remaining])
+        remaining = remaining[~passes((inter / union)[0], iou_threshold, suppress_equal)]
+    return torch.stack(kept) if kept else remaining
 
 
 def batched_nms(
-    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, *, suppress_equal: bool = False
+    boxes: Tensor,  # [N, 4] xyxy
+    scores: Tensor,  # [N]
+    idxs: Tensor,  # [N]
+    iou_threshold: float,
+    *,
+    suppress_equal: bool = False,
 ) -> Tensor:
-    """Return the indices of the kept boxes by falling score, each class by itself; see `ssd_ops.batched_nms`."""
+    """Returns the indices of the kept boxes of each class by descending score; see `ssd_ops.batched_nms`."""
     boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.int64)
@@ -49,8 +60,8 @@ def batched_nms(
 
 @returns(first)
 def multiclass_nms(
-    boxes: Tensor,
-    scores: Tensor,
+    boxes: Tensor,  # [B, N, 4] or [B, N, C, 4] xyxy
+    scores: Tensor,  # [B, N, C]
     *,
     score_threshold: float,
     iou_threshold: float,
@@ -80,7 +91,7 @@ def multiclass_nms(
 
 
 def _large(boxes: Tensor, min_size: float) -> Tensor:
-    """Return whether both sides of each box are `min_size` or longer, `[N]`; 0 lets inverted and NaN boxes pass too."""
+    """Returns whether both sides of each box are at least `min_size`, `[N]`; 0 accepts inverted and NaN boxes, too."""
     sides = boxes[:, 2:] - boxes[:, :2]
     return at_or_above(sides, min_size).all(dim=1) | (min_size == 0)
 
@@ -88,7 +99,7 @@ def _large(boxes: Tensor, min_size: float) -> Tensor:
 def each_class(  # type: ignore[no-untyped-def]
     boxes: Tensor, scores: Tensor, max_detections: int, one_class
 ) -> tuple[Detections, Tensor]:
-    """Run `one_class` on each image and class but the background, and merge: score falling, then class, then its order."""
+    """Runs `one_class` on each image and foreground class; merges by descending score, then class, then its order."""
     batch, _, classes = scores.shape
     result = Detections(
         boxes.new_zeros(batch, max_detections, 4),
@@ -118,7 +129,7 @@ def each_class(  # type: ignore[no-untyped-def]
 
 
 def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> None:
-    """Refuse what `nms` cannot take."""
+    """Validates the arguments of `nms`."""
     checks.boxes("boxes", boxes, "[N, 4]", 2)
     checks.as_many("scores", scores, boxes.shape[0])
     checks.floating("scores", scores)
@@ -128,21 +139,21 @@ def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equa
 
 
 def check_idxs(idxs: Tensor, boxes: Tensor) -> None:
-    """Refuse class numbers that are not one int64 for each box."""
+    """Validates the class ids of `batched_nms`."""
     checks.as_many("idxs", idxs, boxes.shape[0])
     checks.int64("idxs", idxs)
     checks.same_device("idxs", idxs, "boxes", boxes)
 
 
 def check_candidates(candidates_per_class: int, suppress_equal: bool, min_size: float) -> None:
-    """Refuse options of `multiclass_nms` and `detect` that do not fit."""
+    """Validates options of `multiclass_nms` and `detect`."""
     checks.at_least_one("candidates_per_class", candidates_per_class)
     checks.boolean("suppress_equal", suppress_equal)
     checks.not_negative("min_size", min_size)
 
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
-    """Refuse the options that come with scores where they do not fit."""
+    """Validates the thresholds and limits of all ops on scores."""
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         checks.number(name, value)
         if math.isinf(value):
@@ -153,7 +164,7 @@ def check_thresholds(score_threshold: float, iou_threshold: float, max_detection
 def check_scored(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
 ) -> None:
-    """Refuse boxes, scores and options of the padded forms of NMS that do not fit."""
+    """Validates boxes, scores and options of `multiclass_nms` and `soft_nms`."""
     checks.shape("scores", scores, "[B, N, C]", scores.dim() == 3)
     checks.floating("scores", scores)
     batch, count, classes = scores.shape

@@ -73,7 +73,7 @@ match("priors must have shape [P, 4], got [4]", priors=torch.zeros(4), offsets=O
 match(f"priors must be {FLOATS}, got complex64", priors=COMPLEX, offsets=OFFSETS)
 match("offsets must have shape [B + 1], got [0]", offsets=torch.tensor([], dtype=torch.int64))
 match("offsets must be int64, got int32", offsets=OFFSETS.int())
-fall = "offsets must not fall, got offsets[1] = 2 and offsets[2] = 1"
+fall = "offsets must not decrease, got offsets[1] = 2 and offsets[2] = 1"
 match(fall, offsets=torch.tensor([0, 2, 1, 3]))
 match("offsets must run from 0 to the number of boxes, 3, got 0 to 2", offsets=torch.tensor([0, 2]))
 match("offsets must run from 0 to the number of boxes, 3, got 1 to 3", offsets=torch.tensor([1, 3]))
@@ -206,7 +206,7 @@ render("images[0] must be uint8, got float32", images=[one.float(), one], **list
 render("offsets must have shape [2], got [1]", images=[one], **lists)
 
 LOOKED_AT_BY_THE_CPU_ONLY = (
-    "offsets must not fall",
+    "offsets must not decrease",
     "offsets must run",
     "gt_labels must be 1",
     "labels must be between",
