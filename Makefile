@@ -1,4 +1,4 @@
-.PHONY: build test lint bench
+.PHONY: build test lint bench docs
 
 build:  ## compile the kernels and install in place
 	pip install -e ".[test]"
@@ -11,6 +11,10 @@ lint:
 	ruff format --check .
 	mypy
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs clang-format --dry-run -Werror
+
+docs:  ## build the site into site/
+	pip install -q -e ".[docs]"
+	mkdocs build
 
 bench:
 	python benchmarks/bench_nms.py

@@ -1,15 +1,14 @@
-"""Generates the README's tables of results from the JSON files in benchmarks/results.
+"""Generates the tables of results in README.md and docs/results.md from the JSON files in benchmarks/results.
 
 python benchmarks/readme_tables.py [--check]
 
-Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu) and
-`<!-- end -->`. Cases without a measurement are listed below the table. `gpu_check.py` writes one file for a whole GPU.
+Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu, headline)
+and `<!-- end -->`. Cases without a measurement are listed below the table. `gpu_check.py` writes one file for a whole GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.measured import duration, files, load, notes, times  # noqa: E402
 from benchmarks.memory import shown as memory_shown  # noqa: E402
 
 CASES = (
@@ -39,22 +39,16 @@ CASES = (
     "detect, trained-like, 32 x 8732 x 91",
     "detect, worst, 32 x 8732 x 91",
 )
+HEADLINE = (
+    "nms, 1000 boxes, uniform",
+    "box_iou 1000 x 8732, out=",
+    "match_priors, batch 32, 8 objects an image",
+    "encode_boxes 32 x 8732",
+    "multibox_loss forward + backward, 32 x 8732 x 91",
+    "detect, trained-like, 32 x 8732 x 91",
+)
+PAGES = ("README.md", "docs/results.md")
 _INPUT = ("ssd", "torchvision", "torchvision on PIL")  # columns of the input pipeline
-
-
-def files() -> list[dict[str, Any]]:
-    """Returns the contents of all result files."""
-    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def load(kind: str) -> list[dict[str, Any]]:
-    """Returns the reports of one kind of device, `cpu` or `gpu`, oldest first."""
-    reports = []
-    for report in [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]:
-        if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
-            reports.append(report)
-    return sorted(reports, key=lambda report: report["machine"]["date"])
 
 
 def table(kind: str) -> str:
@@ -76,9 +70,9 @@ def table(kind: str) -> str:
         else:
             ratio = peer["median"] / ours["median"]
             shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-            theirs = _time(peer["median"]) + (f" ({rival})" if rival != "torchvision" else "")
-            lines.append(f"| {name} | {_time(ours['median'])} | {theirs} | {shown} | {_memory(ours, peer)} |")
-    return "\n".join([*(lines if len(missing) < len(CASES) else []), *_sentence(missing), "", *_notes(reports)]).strip()
+            theirs = duration(peer["median"]) + (f" ({rival})" if rival != "torchvision" else "")
+            lines.append(f"| {name} | {duration(ours['median'])} | {theirs} | {shown} | {_memory(ours, peer)} |")
+    return "\n".join([*(lines if len(missing) < len(CASES) else []), *_sentence(missing), "", *notes(reports)]).strip()
 
 
 def _sentence(missing: list[str]) -> list[str]:
@@ -97,7 +91,7 @@ def data() -> str:
         rates = [timings.get(key, {}).get("note", "").partition(" ")[0] for key in _INPUT]
         ratio = timings["torchvision"]["median"] / timings["ssd"]["median"]
         lines.append(f"| {name} | {' | '.join(rates)} | {ratio:.1f} |")
-    return "\n".join([*lines, "", *_notes(reports[-1:])]).rstrip()
+    return "\n".join([*lines, "", *notes(reports[-1:])]).rstrip()
 
 
 def detector(kind: str) -> str:
@@ -127,7 +121,7 @@ def detector(kind: str) -> str:
         cells = [_both(timings, ""), f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}"]
         cells += [_both(timings, f", {variant}") for variant in variants]
         lines.append(f"| {part}, {model.partition('_')[0]}, {batch} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_notes(reports)]).rstrip()
+    return "\n".join([*lines, "", *notes(reports)]).rstrip()
 
 
 def _batch(name: str) -> int:
@@ -137,7 +131,7 @@ def _batch(name: str) -> int:
 def _both(timings: dict[str, Any], variant: str) -> str:
     """Returns our time, and torchvision's if it was measured."""
     found = [timings[who + variant] for who in ("compiled", "torchvision") if who + variant in timings]
-    return " / ".join(_time(timing["median"]) for timing in found)
+    return " / ".join(duration(timing["median"]) for timing in found)
 
 
 CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
@@ -167,54 +161,35 @@ def checks() -> str:
     return "\n".join(lines).strip()
 
 
-def _notes(reports: list[dict[str, Any]]) -> list[str]:
-    """Returns one line for each machine and commit, with the commands that ran there."""
-    commands: dict[str, list[str]] = {}
-    for machine in (report["machine"] for report in reports):
-        where = machine.get("gpu") or f"{machine['cpu']}, {_counted(machine['threads'], 'thread')}"
-        versions = f"torch {machine['torch']}, torchvision {machine['torchvision']}"
-        key = f"{where}; {versions}; commit {machine['commit']}; {machine['date']}"
-        commands.setdefault(key, []).append("`" + re.sub(r" --json \S+", "", machine["command"]) + "`")
-    return [f"{key}: {', '.join(sorted(ran))}" for key, ran in sorted(commands.items())]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _memory(ours: dict[str, Any], peer: dict[str, Any]) -> str:
     """Returns both peaks, or "" if they were not measured."""
     peaks = (ours.get("peak_memory"), peer.get("peak_memory"))
     return " / ".join(memory_shown(peak) for peak in peaks) if None not in peaks else ""
 
 
-def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"
-
-
 def main() -> None:
     """Rewrites README.md; with --check, fails if it is not up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
-    readme = ROOT / "README.md"
-    text = old = readme.read_text(encoding="utf-8")
     check = parser.parse_args().check
     made = {"cpu": lambda: table("cpu"), "gpu": lambda: table("gpu"), "checks": checks, "data": data}
     made |= {f"detector {kind}": lambda kind=kind: detector(kind) for kind in ("cpu", "gpu")}
+    made["headline"] = lambda: times(HEADLINE)
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    old = dict(texts)
     for kind, make in made.items():
         begin, end = f"<!-- results: {kind} -->", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), flags=re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"README.md has no table between {begin} and {end}")
+        page = next((page for page, text in texts.items() if pattern.search(text)), None)
+        if page is None:
+            raise SystemExit(f"{' and '.join(PAGES)} have no table between {begin} and {end}")
         replacement = f"{begin}\n{make()}\n{end}"
-        text = pattern.sub(lambda _, value=replacement: value, text)
-    if check and text != old:
-        raise SystemExit("README.md is not up to date: run python benchmarks/readme_tables.py")
+        texts[page] = pattern.sub(lambda _, value=replacement: value, texts[page])
+    if check and texts != old:
+        raise SystemExit("tables of results are not up to date: run python benchmarks/readme_tables.py")
     if not check:
-        readme.write_text(text, encoding="utf-8")
+        for page, text in texts.items():
+            (ROOT / page).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

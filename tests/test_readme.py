@@ -1,8 +1,10 @@
-"""Tests that the README's examples run, and that files, tests and recipes named in it exist."""
+"""Tests that the examples of README and docs run, and that files, tests, flags and recipes they name exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,33 +14,87 @@ from ssd.config import load_config
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+RUN_ALL = """
+import sys, traceback
+for number, block in enumerate(sys.stdin.read().split("\\0")):
+    try:
+        exec(compile(block, f"example {number}", "exec"), {"__name__": "__main__"})
+    except Exception:
+        sys.exit(f"{traceback.format_exc()}\\n{block}")
+"""
+# `ssd eval` and others are the programs of the same names in ssd/
+COMMAND = re.compile(
+    r"(?:python (?:ssd|benchmarks)/\w+\.py|(?<![\w./-])ssd (?:train|predict|eval|export|convert|doctor))(?: [^`\n]*)?"
+)
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_readme_examples_run(code: str) -> None:
-    done = run_python("-c", code, folder=ROOT)
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Command lines of programs, in blocks and in backticks; a backslash continues a line."""
+    text = re.sub(r"\\\n\s*", "", text)
+    lines = re.findall(r"^(?:    |\t)(?!\s)(.*)$", text, flags=re.MULTILINE)
+    lines += [line for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", text)
+    return [command.strip() for line in lines for command in COMMAND.findall(line.split(" && ")[-1])]
+
+
+@cache
+def help_of(program: str) -> str:
+    done = run_python(*program.split(), "--help", folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "pages", [["README.md"], [name for name in PAGES if name != "README.md"]], ids=["readme", "docs"]
+)
+def test_examples_run(pages: list[str], tmp_path: Path) -> None:
+    blocks = [block for page in pages for block in python_blocks(TEXTS[page])]
+    assert len(blocks) >= 3
+    script = tmp_path / "run_all.py"
+    script.write_text(RUN_ALL.replace("sys.stdin.read()", repr("\0".join(blocks))))
+    done = run_python(str(script), folder=ROOT, environment={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_readme_has_an_example_of_every_op() -> None:
+def test_docs_have_an_example_of_every_op() -> None:
     import ssd_ops
 
+    examples = "\n".join(block for text in TEXTS.values() for block in python_blocks(text))
+    pages = "\n".join(text for name, text in TEXTS.items() if name.startswith("docs/ops"))
     for name in ssd_ops.__all__:
-        if name.islower() and name != "reference":
-            assert f"ssd_ops.{name}(" in EXAMPLES[0], f"README shows no use of {name}"
+        if name.islower() and name not in ("reference", "build_info"):
+            assert re.search(rf"::: ssd_ops\.{name}\b", pages), f"docs/ops has no page for {name}"
+            assert f"ssd_ops.{name}(" in examples or name.endswith("_box_iou"), f"docs show no use of {name}"
 
 
-def test_readme_file_names_exist() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
-    for script in set(re.findall(r"python ((?:ssd|benchmarks)/\w+\.py)", README)):
-        assert (ROOT / script).is_file(), script
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page: str) -> None:
+    drawn_at_build = ("figures/",)
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXTS[page]):
+        if not target.startswith(drawn_at_build):
+            assert (PAGES[page].parent / target).exists(), target
 
 
-def test_readme_test_names_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README)
+def test_commands_name_flags_that_exist() -> None:
+    found = {command for text in TEXTS.values() for command in commands(text)}
+    assert len(found) >= 10
+    for command in found:
+        words = shlex.split(command.replace("...", ""))
+        program = words[1] if words[0] == "python" else f"ssd/{words[1]}.py"
+        assert (ROOT / program).is_file(), command
+        for flag in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
+            if flag not in ("--help",):
+                assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(program)), f"{command}: no flag {flag}"
+
+
+def test_test_names_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", "\n".join(TEXTS.values()))
     assert len(named) >= 7
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name

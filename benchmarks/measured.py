@@ -1,0 +1,79 @@
+"""What benchmarks have measured: the reports in benchmarks/results, and their cases as rows of Markdown tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def files() -> list[dict[str, Any]]:
+    """Returns the contents of all result files."""
+    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def load(kind: str) -> list[dict[str, Any]]:
+    """Returns the reports of one kind of device, `cpu` or `gpu`, oldest first."""
+    reports = []
+    for report in [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]:
+        if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
+            reports.append(report)
+    return sorted(reports, key=lambda report: report["machine"]["date"])
+
+
+def _newest(kind: str) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Returns the newest times of each case on one kind of device, and the reports that have any."""
+    cases: dict[str, dict[str, Any]] = {}
+    reports = load(kind)
+    for report in reports:
+        cases.update(report["cases"])
+    return cases, reports
+
+
+def _pair(timings: dict[str, Any]) -> str:
+    """Returns our time, torchvision's and their ratio as cells, or empty ones."""
+    if not {"compiled", "torchvision"} <= timings.keys():
+        return " | | "
+    ours, theirs = timings["compiled"]["median"], timings["torchvision"]["median"]
+    ratio = theirs / ours
+    return f"{duration(ours)} | {duration(theirs)} | {ratio:.{0 if ratio >= 10 else 1}f}"
+
+
+def times(prefixes: tuple[str, ...]) -> str:
+    """Returns the measured cases whose names begin with one of `prefixes`, CPU beside GPU, with their machines."""
+    (cpu, cpu_reports), (gpu, gpu_reports) = _newest("cpu"), _newest("gpu")
+    names = [name for prefix in prefixes for name in {**cpu, **gpu} if name.startswith(prefix)]
+    names = [name for name in names if _pair(cpu.get(name, {})).strip(" |") or _pair(gpu.get(name, {})).strip(" |")]
+    lines = [
+        "| case | CPU | torchvision | ratio | GPU | torchvision | ratio |",
+        "| --- |" + " ---: |" * 6,
+        *(f"| {name} | {_pair(cpu.get(name, {}))} | {_pair(gpu.get(name, {}))} |" for name in names),
+    ]
+    reports = [report for report in cpu_reports + gpu_reports if not report["cases"].keys().isdisjoint(names)]
+    return "\n".join([*lines, "", *notes(reports)])
+
+
+def notes(reports: list[dict[str, Any]]) -> list[str]:
+    """Returns one line for each machine and commit, with the commands that ran there."""
+    commands: dict[str, list[str]] = {}
+    for machine in (report["machine"] for report in reports):
+        where = machine.get("gpu") or f"{machine['cpu']}, {_counted(machine['threads'], 'thread')}"
+        versions = f"torch {machine['torch']}, torchvision {machine['torchvision']}"
+        key = f"{where}; {versions}; commit {machine['commit']}; {machine['date']}"
+        commands.setdefault(key, []).append("`" + re.sub(r" --json \S+", "", machine["command"]) + "`")
+    return [f"{key}: {', '.join(sorted(ran))}" for key, ran in sorted(commands.items())]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
