@@ -19,7 +19,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.command_line import key_value, with_data
+from ssd.command_line import key_value, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, MODELS
 from ssd.console import console_program, program_name
@@ -57,6 +57,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
     check.add_argument("--image-size", type=int, metavar="N", help="side of its input (default: likewise)")
     check.add_argument("--no-priors", action="store_true", help="do not judge priors")
     check.add_argument("--json", metavar="FILE", help="file for everything that was found")
+    check.add_argument("--pictures", metavar="FOLDER", help="draw label statistics, unmatched objects and duplicates")
     check.add_argument(
         "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"
     )
@@ -72,7 +73,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
         if not os.path.exists(args.data_path):
             raise ConfigError(f"{args.data_path}: there is no such folder or file")
-        config = TrainConfig.of(with_data({**values, "dataset_options": options}))
+        config = TrainConfig.of(with_data_settings({**values, "dataset_options": options}))
         config.check()
     except (ConfigError, TypeError) as error:
         check.error(str(error))
@@ -96,6 +97,10 @@ def main(argv: list[str] | None = None) -> None:
         print(report)
         if args.json:
             Path(args.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        if args.pictures:
+            from ssd.data_check.pictures import save_pictures
+
+            print(*save_pictures(report, Path(args.pictures)), sep="\n")
         if args.fix:
             print(write_repaired(report, Path(args.fix)))
     except (ConfigError, DataError) as error:

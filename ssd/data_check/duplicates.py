@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,38 @@ _FLAT = 3.0  # gray levels: standard deviation below which a picture has nothing
 _COMPARED = 100  # neighbors that an image is compared with in a group with one part of the hash in common
 
 
-def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Fault]:
-    """Yields a fault for each image that was met before, in its split or in another.
+@dataclass(frozen=True)
+class Duplicate:
+    """An image that was met before.
+
+    Args:
+        kind: Of the fault.
+        file, split: The image.
+        other, other_split: The one before it.
+    """
+
+    kind: str
+    file: str
+    split: str
+    other: str
+    other_split: str
+
+    @property
+    def fault(self) -> Fault:
+        """The fault to report."""
+        near = "near" in self.kind
+        what = f"{'nearly the picture' if near else 'the same bytes as'} {self.other}"
+        what = "it is the same file" if self.file == self.other else what
+        where = (
+            f"in {self.split}"
+            if self.split == self.other_split
+            else f"in {self.other_split}; this one is in {self.split}"
+        )
+        return Fault(self.file, self.kind, f"{what}, {where}")
+
+
+def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Duplicate]:
+    """Yields each image that was met before, in its split or in another.
 
     Args:
         splits: Split -> its images.
@@ -31,16 +62,12 @@ def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Faul
             distinct.append((split, facts))
             continue
         before, other = first[facts.digest]
-        same = "it is the same file" if facts.file == other.file else f"the same bytes as {other.file}"
-        if before == split:
-            yield Fault(facts.file, "duplicate image", f"{same}, in {split}")
-        else:
-            yield Fault(facts.file, "image in two splits", f"{same}, in {before}; this one is in {split}")
+        kind = "duplicate image" if before == split else "image in two splits"
+        yield Duplicate(kind, facts.file, split, other.file, before)
     for one, two in _near_pairs([facts for _, facts in distinct]):
         (before, other), (split, facts) = distinct[one], distinct[two]
         kind = "near-duplicate" if before == split else "near-duplicate in two splits"
-        where = f"in {split}" if before == split else f"in {before}; this one is in {split}"
-        yield Fault(facts.file, kind, f"nearly the picture {other.file}, {where}")
+        yield Duplicate(kind, facts.file, split, other.file, before)
 
 
 def _near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:

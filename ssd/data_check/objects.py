@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.data import DetectionDataset, Fault
 from ssd.evaluate.records import box_iou
-from ssd.models import SSD, build_model
+from ssd.models import build_model
 from ssd.priors.coverage import PriorCoverage, best_ious, prior_coverage
 from ssd.priors.fit import fit_prior_sizes
 
+UNMATCHED = "object that no prior matches"  # kind of fault
+_KEPT = 10_000  # unmatched objects that are named
 _TWICE = 0.95  # IoU of two boxes of one object
 _BANDS = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))  # pixels of the input
 
@@ -28,7 +30,7 @@ def find_repeated_objects(dataset: DetectionDataset) -> Iterator[Fault]:
         rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
         boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
         for two in sorted(repeated_rows(boxes, labels)):
-            detail = f"{shown(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} is there before"
+            detail = f"{display_name(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} is there before"
             yield Fault(str(notes.files[index]), "object annotated twice", detail)
 
 
@@ -41,6 +43,34 @@ def repeated_rows(boxes: np.ndarray, labels: np.ndarray) -> set[int]:
 
 
 @dataclass(frozen=True)
+class Unmatched:
+    """An object that no prior matches.
+
+    Args:
+        dataset: That it is of.
+        row: In the annotations of the data set.
+        side: Root of its area in pixels of the model's input.
+    """
+
+    dataset: DetectionDataset
+    row: int
+    side: float
+
+    @property
+    def image(self) -> int:
+        """Index of its image."""
+        return int(np.searchsorted(self.dataset.annotations.offsets, self.row, side="right")) - 1
+
+    @property
+    def fault(self) -> Fault:
+        """The fault to report."""
+        notes = self.dataset.annotations
+        name = display_name(self.dataset.classes[notes.labels[self.row] - 1])
+        detail = f"{name} at {_words(notes.boxes[self.row])}, {self.side:.3g} px of the model's input"
+        return Fault(str(notes.files[self.image]), UNMATCHED, detail)
+
+
+@dataclass(frozen=True)
 class Reach:
     """How many objects the priors of a model match, and which they do not."""
 
@@ -48,7 +78,7 @@ class Reach:
     model: str
     image_size: int
     by_size: tuple[tuple[str, int, int], ...]  # (words, matched, objects)
-    faults: tuple[Fault, ...]
+    unmatched: tuple[Unmatched, ...]  # the first of them
     better_sizes: tuple[float, ...] = ()
     better_share: float = 0.0
 
@@ -98,43 +128,34 @@ def reach_of_priors(
     threshold = float(model.preset.match_iou_threshold)
     coverage = prior_coverage(model.priors, [boxes], [labels], classes, threshold)
     is_found = best_ious(model.priors, boxes) >= threshold
-    sides = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt() * model.image_size).tolist()
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt() * model.image_size
     by_size = []
     for low, high in _BANDS:
-        inside = torch.tensor([low <= side < high for side in sides])
+        inside = (sides >= low) & (sides < high)
         words = f"sides of {low:g} to {high:g} px" if high < float("inf") else f"sides from {low:g} px"
         by_size.append((words, int(is_found[inside].sum()), int(inside.sum())))
-    rows = zip(places, sides, is_found.tolist(), strict=True)
-    faults = tuple(_unreached(place, side, model) for place, side, ok in rows if not ok)
+    missed = torch.nonzero(~is_found).flatten()[:_KEPT].tolist()
+    objects = tuple(Unmatched(datasets[places[row, 0]], int(places[row, 1]), float(sides[row])) for row in missed)
+    reach = Reach(coverage, name, model.image_size, tuple(by_size), objects)
     if coverage.advice(image_size=model.image_size) is None:
-        return Reach(coverage, name, model.image_size, tuple(by_size), faults)
+        return reach
     sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
     better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
     share = prior_coverage(better.priors, [boxes], [labels], classes, threshold).share
-    return Reach(coverage, name, model.image_size, tuple(by_size), faults, sizes, share)
+    return replace(reach, better_sizes=sizes, better_share=share)
 
 
-def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    # boxes as fractions, labels, and (file, words) of the objects that count
-    boxes, labels, places = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], []
-    for dataset in datasets:
-        for index in range(len(dataset)):
-            target = dataset.target(index)
-            height, width = (float(side) for side in dataset.annotations.sizes[index])
-            rows = torch.nonzero(~target["ignore"]).flatten()
-            boxes.append(target["boxes"][rows] / torch.tensor([width, height, width, height]))
-            labels.append(target["labels"][rows])
-            file = str(dataset.annotations.files[index])
-            for row in rows.tolist():
-                name = shown(dataset.classes[int(target["labels"][row]) - 1])
-                places.append((file, f"{name} at {_words(target['boxes'][row].tolist())}"))
-    return torch.cat(boxes), torch.cat(labels), places
-
-
-def _unreached(place: tuple[str, str], side: float, model: SSD) -> Fault:
-    file, words = place
-    detail = f"{words}, {side:.3g} px of the input of {model.image_size}"
-    return Fault(file, "object that no prior matches", detail)
+def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.ndarray]:
+    # boxes as fractions, labels, and (number of the data set, row in its annotations) of the objects that count
+    boxes, labels, places = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
+    for number, dataset in enumerate(datasets):
+        notes = dataset.annotations
+        rows = np.flatnonzero(~notes.ignore)
+        sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)[rows]
+        boxes.append((notes.boxes[rows] / np.tile(sides, 2)).astype(np.float32))
+        labels.append(notes.labels[rows])
+        places.append(np.stack([np.full(len(rows), number), rows], axis=1))
+    return torch.from_numpy(np.concatenate(boxes)), torch.from_numpy(np.concatenate(labels)), np.concatenate(places)
 
 
 def _words(box: Sequence[float] | np.ndarray) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssd.class_names import shown
+from ssd.class_names import display_name
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, Fault
-from ssd.data_check.duplicates import find_duplicates
+from ssd.data_check.duplicates import Duplicate, find_duplicates
 from ssd.data_check.encodings import find_encoding_mistakes
 from ssd.data_check.images import ImageFacts, examine_images
-from ssd.data_check.objects import Reach, find_repeated_objects, reach_of_priors
+from ssd.data_check.objects import UNMATCHED, Reach, find_repeated_objects, reach_of_priors
 from ssd.data_check.splits import open_all
 from ssd.engine.auto_settings import Facts, choose_model, choose_settings
 from ssd.engine.setup import choose_device, mistakes, normalized_objects
@@ -27,7 +27,7 @@ WARNINGS = (
     "near-duplicate",
     "near-duplicate in two splits",
     "object annotated twice",
-    "object that no prior matches",
+    UNMATCHED,
     "classes without objects",
 )
 _LISTED = 5  # faults of each kind in the text
@@ -44,6 +44,7 @@ class CheckReport:
         remarks: For the reader.
         faults: Each once, those of readers first.
         counts: Faults by kind; more than are in `faults` where a data set has very many.
+        duplicates: Images that occur twice; they are among the faults, too.
         reach: Of the priors; None where not asked for, or without objects.
     """
 
@@ -52,6 +53,7 @@ class CheckReport:
     remarks: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    duplicates: list[Duplicate] = field(default_factory=list)
     reach: Reach | None = None
 
     @property
@@ -148,10 +150,13 @@ def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, wi
         report.add(find_encoding_mistakes(dataset, source))
         report.add(_classes_without_objects(dataset, source))
         report.add(find_repeated_objects(dataset))
-    report.add(find_duplicates(report.images))
-    if with_priors:
-        report.reach = _reach(config, datasets)
-        report.add(report.reach.faults if report.reach is not None else ())
+    report.duplicates = list(find_duplicates(report.images))
+    report.add(duplicate.fault for duplicate in report.duplicates)
+    report.reach = _reach(config, datasets) if with_priors else None
+    if report.reach is not None:
+        report.add(unmatched.fault for unmatched in report.reach.unmatched)
+        missed = sum(report.reach.coverage.objects) - sum(report.reach.coverage.matched)
+        report.counts += Counter({UNMATCHED: missed - len(report.reach.unmatched)})
     return report
 
 
@@ -170,7 +175,7 @@ def _add_reader_faults(report: CheckReport) -> None:
 def _classes_without_objects(dataset: DetectionDataset, source: str) -> Iterable[Fault]:
     unused = getattr(dataset, "unused_labels", ())
     counts = enumerate(dataset.class_counts().items(), start=1)
-    missing = [shown(name) for label, (name, count) in counts if not count and label not in unused]
+    missing = [display_name(name) for label, (name, count) in counts if not count and label not in unused]
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         yield Fault(source, "classes without objects", ", ".join(missing[:_NAMED]) + more)

@@ -14,10 +14,8 @@ from ssd.data import DetectionDataset
 from ssd.data.faults import DataError
 from ssd.evaluate.confusion import Pair, found_of, truth_of
 from ssd.evaluate.records import Records
-from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
+from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 
-_CONTEXT = 1.0  # sides of the box that are shown around it
-_LEAST = 160  # pixels of a shown part
 _WIDTH = 640  # of a picture
 
 
@@ -86,25 +84,15 @@ def _describe(pair: Pair, records: Records, dataset: DetectionDataset) -> dict[s
 def _picture(pair: Pair, records: Records, dataset: DetectionDataset, lowest: np.ndarray) -> Tensor:
     image = dataset.load_image(dataset.index_of(records.image_ids[pair.image]))
     boxes, gt_boxes = records.boxes[pair.image], records.gt_boxes[pair.image]
-    left, top, right, bottom = _window(
-        boxes[pair.detection] if pair.detection >= 0 else gt_boxes[pair.gt], image.shape[1], image.shape[2]
-    )
-    part, offset = image[:, top:bottom, left:right].contiguous(), np.array([left, top, left, top])
+    box = boxes[pair.detection] if pair.detection >= 0 else gt_boxes[pair.gt]
+    part, cut = crop_around(image, torch.from_numpy(box))
+    offset = cut.numpy()
     labels, scores = records.labels[pair.image], records.scores[pair.image]
     # a wrong detection is shown alone, a missed object with all that was found around it
     rows = np.array([pair.detection]) if pair.detection >= 0 else np.flatnonzero(scores >= lowest[labels])
     truth = _drawn(part, gt_boxes - offset, records.gt_labels[pair.image], None, dataset)
     found = _drawn(part, boxes[rows] - offset, labels[rows], scores[rows], dataset)
     return resize(side_by_side(truth, found), _WIDTH)
-
-
-def _window(box: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    # a square around the box, moved into the image and cut where it is larger
-    x1, y1, x2, y2 = np.nan_to_num(box).clip(0, [width, height, width, height]).tolist()
-    side = max((1 + 2 * _CONTEXT) * max(x2 - x1, y2 - y1), _LEAST)
-    left = int(max(0, min((x1 + x2 - side) / 2, width - side)))
-    top = int(max(0, min((y1 + y2 - side) / 2, height - side)))
-    return left, top, int(min(width, left + side)), int(min(height, top + side))
 
 
 def _drawn(

@@ -27,7 +27,7 @@ def plot_losses(
     """Draw both losses by step and, on a second axis, AP50 by epoch."""
     steps = np.array([row["step"] for row in train_rows])
     points = _thin(len(steps))
-    with _figure(path, 8, 4.5) as figure:
+    with figure_file(path, 8, 4.5) as figure:
         axis = figure.add_subplot()
         for name, label in (("loc_loss", "boxes (smooth L1)"), ("cls_loss", "classes (cross entropy)")):
             axis.plot(steps[points], np.array([row[name] for row in train_rows])[points], label=label)
@@ -42,7 +42,7 @@ def plot_losses(
 def plot_precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], path: Path) -> None:
     """Draw a curve for each class: name -> (recall, precision, AP); the legend lists the first by falling AP."""
     ranked = sorted(enumerate(curves.items(), start=1), key=lambda item: -item[1][1][2])
-    with _figure(path, 8, 5) as figure:
+    with figure_file(path, 8, 5) as figure:
         axis = figure.add_subplot()
         for rank, (label, (name, (recall, precision, ap))) in enumerate(ranked):
             points = _thin(len(recall))
@@ -68,7 +68,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.3 * len(counts), 24)
     names = [display_name(name, 20) for name in classes]
-    with _figure(path, side + 1, side) as figure:
+    with figure_file(path, side + 1, side) as figure:
         axis = figure.add_subplot()
         picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axis.set_xticks(range(len(counts)), [*names, "missed"], rotation=90)
@@ -81,7 +81,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
 
 
 @contextlib.contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure in inches that is saved at the end; without pyplot, which keeps figures and chooses a window system."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -28,6 +28,7 @@ _COLORS = (
 )
 _GOLDEN = 0.618034  # steps of it around the circle of hues never come back to a hue
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where PIL was built without FreeType
+_LEAST_CROP = 160  # pixels
 _LETTERS = 30  # of a class name on a box
 
 
@@ -104,6 +105,27 @@ def _extent(draw: ImageDraw.ImageDraw, text: str, font: _Font) -> tuple[float, f
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
     _, top, _, bottom = draw.textbbox((0, 0), "Ag", font=font)
     return left, top, right, bottom
+
+
+def crop_around(image: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """Cuts the square surroundings of a box out of an image.
+
+    Args:
+        image: uint8 `[3, H, W]`.
+        box: `[4]` xyxy in its pixels.
+
+    Returns:
+        uint8 `[3, h, w]`, three times as large as the box and at least 160 pixels where the image has them, and the
+        offset `[4]` to subtract from boxes.
+    """
+    height, width = image.shape[1:]
+    limit = torch.tensor([width, height, width, height])
+    x1, y1, x2, y2 = box.float().nan_to_num(0.0).clamp(min=0).minimum(limit).tolist()
+    side = max(3 * max(x2 - x1, y2 - y1), _LEAST_CROP)
+    left = int(max(0, min((x1 + x2 - side) / 2, width - side)))
+    top = int(max(0, min((y1 + y2 - side) / 2, height - side)))
+    part = image[:, top : int(min(height, top + side)), left : int(min(width, left + side))]
+    return part.contiguous(), torch.tensor([left, top, left, top])
 
 
 def side_by_side(truth: Tensor, found: Tensor) -> Tensor:

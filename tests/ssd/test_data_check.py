@@ -139,7 +139,8 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path: Path) -> None:
         image.point(lambda level: level * 0.8).save(train / "zdark.png")
         Image.new("RGB", SIZE, "white").save(train / "flat1.png")
         Image.new("RGB", SIZE, "gray").save(train / "flat2.png")
-    found = list(find_duplicates({"train": facts_of(tmp_path, "train"), "val": facts_of(tmp_path, "val")}))
+    facts = {split: facts_of(tmp_path, split) for split in ("train", "val")}
+    found = [duplicate.fault for duplicate in find_duplicates(facts)]
     assert {(Path(fault.file).name, fault.kind) for fault in found} == {
         ("copy.png", "duplicate image"),
         ("leak.png", "image in two splits"),
@@ -172,7 +173,7 @@ def test_priors_are_held_against_objects(tmp_path: Path) -> None:
     reach = reach_of_priors([dataset], "ssd_tiny", None)
     assert reach is not None
     assert sum(count for _, _, count in reach.by_size) == 2 and sum(found for _, found, _ in reach.by_size) == 1
-    assert [fault.detail[:16] for fault in reach.faults] == ["cat at x 9 .. 12"]
+    assert [unmatched.fault.detail[:16] for unmatched in reach.unmatched] == ["cat at x 9 .. 12"]
     assert reach.better_sizes and "prior sizes" in str(reach)
     assert reach.as_dict()["by_class"] == {"cat": {"matched": 1, "objects": 2}}
 

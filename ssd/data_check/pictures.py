@@ -1,0 +1,117 @@
+"""Pictures of a data set: its labels in four charts, objects that no prior matches, images that occur twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd.class_names import display_name
+from ssd.data import DataError, DetectionDataset
+from ssd.data_check.objects import Unmatched
+from ssd.data_check.report import CheckReport
+from ssd.engine.plots import figure_file
+from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
+
+_CLASSES = 30  # that a chart has room for
+_COUNT = 24  # pictures of a grid
+_WIDTH = 320
+
+
+def save_pictures(report: CheckReport, folder: Path) -> list[Path]:
+    """Writes labels.png and, where there is something to show, unmatched.png and duplicates.png.
+
+    Args:
+        report: Of `check_data`.
+        folder: Made where it does not exist.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "labels.png"]
+    plot_labels(list(report.datasets.values()), written[0])
+    for name, pictures in (("unmatched.png", _unmatched(report)), ("duplicates.png", _duplicates(report))):
+        if shown_pictures := [picture for _, picture in zip(range(_COUNT), pictures, strict=False)]:
+            written.append(folder / name)
+            save_grid(shown_pictures, written[-1], columns=4 if name == "unmatched.png" else 2, width=_WIDTH)
+    return written
+
+
+def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
+    """Draws objects by class, sides and shapes of boxes, objects in an image, and where the centers lie.
+
+    Args:
+        datasets: Splits; classes are brought together by name.
+        path: File to write.
+    """
+    counts: dict[str, int] = {}
+    for dataset in datasets:
+        for name, count in dataset.class_counts().items():
+            counts[name] = counts.get(name, 0) + count
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    boxes = np.concatenate([_fractions(dataset) for dataset in datasets])
+    per_image = np.concatenate([dataset.annotations.trainable_counts() for dataset in datasets])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    with figure_file(path, 11, 8) as figure:
+        first, second, third, fourth = figure.subplots(2, 2).ravel()
+        first.bar([display_name(name, 16) for name, _ in ranked[:_CLASSES]], [count for _, count in ranked[:_CLASSES]])
+        more = f" ({len(ranked) - _CLASSES} more classes have fewer)" if len(ranked) > _CLASSES else ""
+        first.set(title=f"objects by class{more}", yscale="log" if len(ranked) > 2 else "linear")
+        first.tick_params(axis="x", rotation=90)
+        second.hist(np.sqrt(width * height), bins=50, range=(0, 1))
+        second.set(title="root of the box's share of its image", xlabel="1: the whole image")
+        third.hist(per_image, bins=np.arange(per_image.max(initial=0) + 2) - 0.5)
+        third.set(title="objects in an image")
+        centers = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+        fourth.hist2d(*centers, bins=40, range=[[0, 1], [0, 1]], cmap="Blues")
+        fourth.set(title="centers of boxes", aspect="equal")
+        fourth.invert_yaxis()
+
+
+def _fractions(dataset: DetectionDataset) -> np.ndarray:
+    notes = dataset.annotations
+    sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
+    fractions: np.ndarray = (notes.boxes / np.tile(sides, 2))[~notes.ignore]
+    return fractions
+
+
+def _unmatched(report: CheckReport) -> Iterator[Tensor]:
+    # a sample over the whole data set
+    objects = report.reach.unmatched if report.reach is not None else ()
+    for row in np.unique(np.linspace(0, len(objects) - 1, min(len(objects), _COUNT)).astype(int)).tolist():
+        try:
+            yield _surroundings(objects[row])
+        except DataError:
+            continue  # it is among the faults
+
+
+def _surroundings(unmatched: Unmatched) -> Tensor:
+    dataset, notes = unmatched.dataset, unmatched.dataset.annotations
+    box = torch.from_numpy(notes.boxes[unmatched.row])
+    part, offset = crop_around(dataset.load_image(unmatched.image), box)
+    label = torch.tensor([int(notes.labels[unmatched.row])])
+    return resize(draw_boxes(part, box[None] - offset, label, dataset.classes), _WIDTH)
+
+
+def _duplicates(report: CheckReport) -> Iterator[Tensor]:
+    places = {
+        (split, str(file)): index
+        for split, dataset in report.datasets.items()
+        for index, file in enumerate(dataset.annotations.files)
+    }
+    for found in report.duplicates:
+        halves = [
+            _with_truth(report.datasets[split], places[split, file])
+            for split, file in ((found.other_split, found.other), (found.split, found.file))
+        ]
+        height = min(half.shape[1] for half in halves)
+        yield side_by_side(*(half[:, :height] for half in halves))
+
+
+def _with_truth(dataset: DetectionDataset, index: int) -> Tensor:
+    target = dataset.target(index)
+    return resize(draw_boxes(dataset.load_image(index), target["boxes"], target["labels"], dataset.classes), _WIDTH)
