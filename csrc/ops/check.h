@@ -1,5 +1,5 @@
-// The checks at the door: one error that names the argument, what was expected and what came.
-// ssd_ops/checks.py says the same in Python, with the same words; tests/ops/test_errors.py runs both.
+// Input validation: one error that names the argument, what was expected and what was given.
+// ssd_ops/checks.py does the same in Python, with the same messages; tests/ops/test_errors.py runs both.
 #pragma once
 
 #include <torch/csrc/stable/device.h>

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def random_boxes(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return boxes `[*shape, 4]` in about 0 .. `scale`, all with an area, many of which overlap."""
+    """Returns boxes `[*shape, 4]` in about 0 .. `scale`, all with an area, many of which overlap."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(*shape, 2, generator=generator, dtype=torch.float64)
     size = torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * 0.3 + 0.02
@@ -17,13 +17,13 @@ def random_boxes(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dt
 
 
 def tied_boxes(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return boxes `[*shape, 4]` on a grid of 4 x 4 points: equal ones, touching ones, points, lines, inverted ones."""
+    """Returns boxes `[*shape, 4]` on a grid of 4 x 4 points: equal ones, touching ones, points, lines, inverted ones."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 4, (*shape, 4), generator=generator).to(dtype)
 
 
-def awkward_boxes(dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return boxes `[N, 4]` with NaN, inf, huge, tiny, subnormal and negative coordinates among plain ones."""
+def degenerate_boxes(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Returns boxes `[N, 4]` with NaN, inf, huge, tiny, subnormal and negative coordinates among plain ones."""
     nan, inf, big = float("nan"), float("inf"), torch.finfo(dtype).max
     tiny = torch.finfo(dtype).smallest_normal / 4
     return torch.tensor(

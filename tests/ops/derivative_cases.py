@@ -31,16 +31,16 @@ class Case:
         return self.name
 
     def results(self, module: ModuleType, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return all results."""
+        """Returns all results."""
         found = self.call(module, *inputs)
         return (found,) if isinstance(found, Tensor) else tuple(found)
 
     def smooth(self, module: ModuleType = ssd_ops) -> Callable[..., tuple[Tensor, ...]]:
-        """Return the function from the inputs to the results that have a derivative."""
+        """Returns the function from the inputs to the results that have a derivative."""
         return lambda *inputs: tuple(self.results(module, *inputs)[i] for i in self.differentiable)
 
     def number(self, module: ModuleType = ssd_ops) -> Callable[..., Tensor]:
-        """Return a scalar function of the inputs that depends on every such result."""
+        """Returns a scalar function of the inputs that depends on every such result."""
 
         def number(*inputs: Tensor) -> Tensor:
             total = inputs[0].new_zeros(())
@@ -53,7 +53,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return a case of every public function."""
+    """Returns a case of every public function."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:

@@ -13,7 +13,7 @@ from tests.ops.conftest import Implementation
 def batch(
     images: int, priors: int, classes: int, dtype: torch.dtype = torch.float32, positives: int = 3, seed: int = 0
 ) -> list[Tensor]:
-    """Return loc, logits, loc_targets and labels with objects, background and, in the first image, an ignored prior."""
+    """Returns loc, logits, loc_targets and labels with objects, background and, in the first image, an ignored prior."""
     generator = torch.Generator().manual_seed(seed)
     loc, targets = (2 * torch.randn(images, priors, 4, generator=generator) for _ in range(2))
     logits = 3 * torch.randn(images, priors, classes, generator=generator)
@@ -34,7 +34,7 @@ def parts(
     least: int = 0,
     mining: str = "image",
 ) -> list[Tensor]:
-    """Return loc_loss, cls_loss, lse and weight."""
+    """Returns loc_loss, cls_loss, lse and weight."""
     op = all_outputs(multibox_loss) if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
     options = {"neg_pos_ratio": ratio, "normalizer": norm, "min_negatives": least, "mining": mining}
     return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), **options)]

@@ -13,7 +13,7 @@ CLASSES, PRIORS = 5, 70
 
 
 def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
-    """Return for every op the positional arguments of one call that gives a result worth looking at."""
+    """Returns for every op the positional arguments of one call that gives a result worth looking at."""
     generator = torch.Generator().manual_seed(0)
     out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 

@@ -37,7 +37,7 @@ OPTIONS = {"multiclass_nms": NMS, "soft_nms": SOFT}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_no_tensor(impl: Implementation, name: str) -> None:
+def test_argument_that_is_no_tensor(impl: Implementation, name: str) -> None:
     values = [value for _, value in ARGUMENTS[name]]
     for place, (argument, value) in enumerate(ARGUMENTS[name]):
         if not argument:
@@ -70,7 +70,7 @@ def test_no_tensor(impl: Implementation, name: str) -> None:
         ("render_images", {"fill": 0.5}, "fill must be 3 numbers, got 0.5"),
     ],
 )
-def test_no_number(impl: Implementation, name: str, change: dict[str, Any], message: str) -> None:
+def test_option_that_is_no_number(impl: Implementation, name: str, change: dict[str, Any], message: str) -> None:
     values = [value for _, value in ARGUMENTS[name]]
     with pytest.raises(TypeError, match=message):
         getattr(impl, name)(*values, **{**OPTIONS.get(name, {}), **change})
@@ -81,7 +81,7 @@ def test_other_float_dtypes(impl: Implementation) -> None:
         impl.box_iou(BOXES.to(torch.float8_e4m3fn), BOXES)
 
 
-def test_numbers_of_numpy(impl: Implementation) -> None:
+def test_numpy_numbers(impl: Implementation) -> None:
     options = {"score_threshold": np.float32(0.125), "iou_threshold": np.float64(0.5), "min_size": 0}
     counts = {"candidates_per_class": np.int64(4), "max_detections": np.uint8(4)}
     found = impl.multiclass_nms(BATCH, LOGITS, **options, **counts)
@@ -94,7 +94,7 @@ def test_numbers_of_numpy(impl: Implementation) -> None:
     assert_equal(impl.decode_boxes(BOXES, BOXES, variances), impl.decode_boxes(BOXES, BOXES, (0.1, 0.2)))
 
 
-def test_labels_of_no_objects(impl: Implementation) -> None:
+def test_labels_of_images_without_objects(impl: Implementation) -> None:
     """torch.tensor([]) is float32; labels in a column belong to no packed form."""
     priors = torch.tensor([[0.0, 0, 1, 1]])
     found = impl.match_priors([priors[:0], priors], [torch.tensor([]), torch.tensor([3])], priors)

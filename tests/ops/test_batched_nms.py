@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 import ssd_ops
-from tests.ops.boxes import assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 SIZES = (0, 1, 63, 64, 65, 200)
@@ -31,11 +31,11 @@ def test_sizes(impl: Implementation, size: int, classes: int) -> None:
     compare(impl, random_boxes(size), torch.rand(size), torch.randint(classes, (size,)))
 
 
-def test_ties_and_awkward_boxes(impl: Implementation) -> None:
+def test_ties_and_degenerate_boxes(impl: Implementation) -> None:
     for threshold in (-0.1, 0.0, 0.5):
         scores = torch.randint(0, 3, (60,)).float()
         compare(impl, tied_boxes(60), scores, torch.randint(3, (60,)), threshold)
-        boxes = awkward_boxes().repeat(3, 1)
+        boxes = degenerate_boxes().repeat(3, 1)
         compare(impl, boxes, scores[: len(boxes)], torch.randint(2, (len(boxes),)), threshold)
 
 
@@ -44,7 +44,7 @@ def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
     compare(impl, random_boxes(80).to(dtype), torch.rand(80).to(dtype), torch.randint(3, (80,)))
 
 
-def test_class_ids_of_any_size(impl: Implementation) -> None:
+def test_large_class_ids(impl: Implementation) -> None:
     ids = torch.tensor([torch.iinfo(torch.int64).min, -1, 0, 3, 2**40, torch.iinfo(torch.int64).max])
     compare(impl, random_boxes(90), torch.rand(90), ids[torch.randint(6, (90,))])
 
@@ -60,7 +60,7 @@ def test_equals_nms_class_by_class(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("threads", (1, 2, 3))
-def test_threads(threads: int) -> None:
+def test_result_is_independent_of_threads(threads: int) -> None:
     boxes, scores, idxs = random_boxes(9000, scale=50), torch.rand(9000), torch.randint(30, (9000,))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -76,7 +76,7 @@ def test_threads(threads: int) -> None:
     assert (scores[keep].diff() <= 0).all()
 
 
-def test_as_torchvision() -> None:
+def test_equals_torchvision() -> None:
     boxes, scores, idxs = random_boxes(400), torch.rand(400), torch.randint(5, (400,))
     for threshold in (0.1, 0.5, 0.9):
         expected = torchvision.ops.batched_nms(boxes, scores, idxs, threshold)
@@ -99,7 +99,7 @@ def test_large_class_id_where_torchvision_is_wrong(impl: Implementation) -> None
     assert impl.batched_nms(boxes, scores, idxs, 0.8).tolist() == [0, 2]
 
 
-def test_half(impl: Implementation) -> None:
+def test_half_precision(impl: Implementation) -> None:
     boxes = (random_boxes(60, scale=600)).half()  # class 90 would be moved beyond the largest half
     scores, idxs = torch.rand(60).half(), torch.randint(0, 91, (60,))
     compare(impl, boxes, scores, idxs)

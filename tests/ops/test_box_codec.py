@@ -9,7 +9,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 
 import ssd_ops
-from tests.ops.boxes import assert_all_equal, assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
@@ -66,9 +66,9 @@ def test_sizes_and_dtypes(impl: Implementation, op: str, code_type: str) -> None
 
 @pytest.mark.parametrize("op", ["encode_boxes", "decode_boxes"])
 @pytest.mark.parametrize("code_type", CODE_TYPES)
-def test_awkward_boxes(impl: Implementation, op: str, code_type: str) -> None:
+def test_degenerate_and_non_finite_boxes(impl: Implementation, op: str, code_type: str) -> None:
     """NaN, inf, huge, subnormal, flat and inverted boxes and priors: what the reference makes of them."""
-    for boxes in (awkward_boxes(), tied_boxes(16)):
+    for boxes in (degenerate_boxes(), tied_boxes(16)):
         coded = boxes[:, None].expand(-1, len(boxes), 4)
         compare(impl, op, coded, boxes, code_type)
 
@@ -104,7 +104,7 @@ def test_decode_inverts_encode(impl: Implementation, code_type: str) -> None:
     torch.testing.assert_close(impl.decode_boxes(deltas, priors, VARIANCES, code_type), boxes, rtol=0, atol=1e-6)
 
 
-def test_torchvision(impl: Implementation) -> None:
+def test_equals_torchvision(impl: Implementation) -> None:
     boxes, priors = random_boxes(50, seed=1), random_boxes(50, seed=2)
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     deltas = impl.encode_boxes(boxes, priors)
@@ -159,7 +159,7 @@ def test_gradients(impl: Implementation, op: str, code_type: str) -> None:
             assert_all_equal(grads(impl, op, coded, priors, code_type), actual)  # the same bits again
 
 
-def test_threads_do_not_show(impl: Implementation) -> None:
+def test_result_is_independent_of_threads(impl: Implementation) -> None:
     if impl.name != "cpu":
         pytest.skip("of the CPU kernels")
     coded, priors = random_boxes(40, 700, seed=1), random_boxes(700, seed=2)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 import ssd_ops
-from tests.ops.boxes import assert_all_equal, assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 EXACT = ("box_iou", "generalized_box_iou", "distance_box_iou")
@@ -77,8 +77,8 @@ def test_batches_of_several_tiles(impl: Implementation, metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_awkward_boxes(impl: Implementation, metric: str, dtype: torch.dtype) -> None:
-    compare(impl, metric, awkward_boxes(dtype), awkward_boxes(dtype))
+def test_degenerate_and_non_finite_boxes(impl: Implementation, metric: str, dtype: torch.dtype) -> None:
+    compare(impl, metric, degenerate_boxes(dtype), degenerate_boxes(dtype))
 
 
 def test_degenerate_boxes_have_iou_0(impl: Implementation) -> None:
@@ -89,7 +89,7 @@ def test_degenerate_boxes_have_iou_0(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_torchvision(impl: Implementation, metric: str) -> None:
+def test_equals_torchvision(impl: Implementation, metric: str) -> None:
     boxes1, boxes2 = random_boxes(40, seed=1, scale=300), random_boxes(70, seed=2, scale=300)
     actual, expected = getattr(impl, metric)(boxes1, boxes2), getattr(torchvision.ops, metric)(boxes1, boxes2)
     if metric == "box_iou":
@@ -213,7 +213,7 @@ def test_gradient_of_flat_boxes_is_finite(impl: Implementation) -> None:
         compare_grads(one, other)
 
 
-def test_threads_do_not_show(impl: Implementation) -> None:
+def test_result_is_independent_of_threads(impl: Implementation) -> None:
     if impl.name != "cpu":
         pytest.skip("of the CPU kernels")
     boxes1, boxes2 = random_boxes(150, seed=1), random_boxes(1100, seed=2)

@@ -14,7 +14,7 @@ BOXES = random_boxes(5)
 
 
 @pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
-def test_writing_to_a_saved_tensor_is_found(module: type) -> None:
+def test_writing_to_a_saved_tensor_raises_in_backward(module: type) -> None:
     weights, out = torch.ones(5, 5, requires_grad=True), torch.ones(5, 5)
     product = (weights * out).sum()
     module.box_iou(BOXES, BOXES, out=out)
@@ -23,7 +23,7 @@ def test_writing_to_a_saved_tensor_is_found(module: type) -> None:
         product.backward()
 
 
-def test_memory_of_an_input_is_refused(impl: Implementation) -> None:
+def test_out_must_not_share_memory_with_an_input(impl: Implementation) -> None:
     memory = torch.zeros(25)
     boxes = memory[4:24].view(5, 4).copy_(BOXES)
     with pytest.raises(RuntimeError, match=r"^out must not share memory with boxes2$"):
@@ -34,7 +34,7 @@ def test_memory_of_an_input_is_refused(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
-def test_what_autograd_cannot_follow_is_refused(module: type) -> None:
+def test_out_must_be_trackable_by_autograd(module: type) -> None:
     leaf, boxes = torch.zeros(5, 5, requires_grad=True), BOXES.clone().requires_grad_()
     for name, arguments, out in (("out", (BOXES, BOXES), leaf), ("boxes1", (boxes, BOXES), torch.zeros(5, 5))):
         refused = f"^out cannot be written to where {name} requires a gradient"

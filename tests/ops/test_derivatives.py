@@ -99,7 +99,7 @@ def test_checkpointing(case: Case, device: str) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.differentiable], ids=repr)
-def test_functions_without_derivative_say_so(case: Case, device: str) -> None:
+def test_error_of_functions_without_derivative(case: Case, device: str) -> None:
     inputs = [x.to(device) for x in case.inputs]
     expected = case.results(ssd_ops, *inputs)
     stacks = [torch.stack([x, x]) for x in inputs]

@@ -81,7 +81,7 @@ def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
     compare(impl, loc, logits.float(), priors.float())
 
 
-def test_equal_scores(impl: Implementation) -> None:
+def test_tied_scores(impl: Implementation) -> None:
     """Equal logits give equal scores on every device, so ties are decided by class and prior, exactly."""
     logits, loc = torch.zeros(2, 40, 4), torch.zeros(2, 40, 4)
     found = impl.detect(loc, logits, random_boxes(40), candidates_per_class=30)
@@ -115,7 +115,7 @@ def test_non_contiguous(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("threshold", (-1.0, 0.01, 0.4, 0.6))
 @pytest.mark.parametrize("classes", (1, 2, 5, 33, 70))
-def test_best_class(impl: Implementation, classes: int, threshold: float) -> None:
+def test_multi_label_false(impl: Implementation, classes: int, threshold: float) -> None:
     loc, logits, priors = inputs(2, 60, classes, spread=6.0)
     found = compare(impl, loc, logits, priors, multi_label=False, score_threshold=threshold, max_detections=200)
     best = logits.argmax(2)
@@ -125,7 +125,7 @@ def test_best_class(impl: Implementation, classes: int, threshold: float) -> Non
         assert alone.counts.tolist() == (best > 0).sum(1).tolist()  # none suppressed, none below the threshold
 
 
-def test_best_class_of_equals_is_the_lowest(impl: Implementation) -> None:
+def test_multi_label_false_ties_go_to_the_lowest_class(impl: Implementation) -> None:
     logits = torch.zeros(1, 5, 40)
     logits[0, 1, [2, 3, 35]] = 1.0
     logits[0, 2, [33, 39]] = 1.0
@@ -161,8 +161,8 @@ def test_equals_multiclass_nms_of_decoded_boxes(impl: Implementation) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes)
 
 
-def test_more_candidates_than_are_held(impl: Implementation) -> None:
-    """The GPU leaves out what stands behind enough others (4096); in image 1 a crowd before them does not suffice."""
+def test_more_candidates_than_capacity(impl: Implementation) -> None:
+    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a retry pass necessary."""
     if impl.name == "reference":
         pytest.skip("compared with")
     loc, logits, priors = inputs(2, 3200, 4, spread=0.5)
@@ -175,7 +175,7 @@ def test_more_candidates_than_are_held(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("threads", (1, 2, 3))
-def test_threads_and_pages(threads: int) -> None:
+def test_threads_and_sorted_chunks(threads: int) -> None:
     """Nearly all scores of a large image are candidates: more than the CPU holds at once, in parts and whole."""
     loc, logits, priors = inputs(1, 3000, 60, spread=0.3)
     before = torch.get_num_threads()

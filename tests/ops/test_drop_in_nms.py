@@ -15,7 +15,7 @@ from tests.ops.conftest import Implementation
 
 
 def crowd(count: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """Return boxes within 100 pixels and scores; the last box overlaps the first by just more than the threshold."""
+    """Returns boxes within 100 pixels and scores; the last box overlaps the first by just more than the threshold."""
     g = torch.Generator().manual_seed(count)
     boxes = torch.rand(count, 4, generator=g) * 100
     boxes[:, 2:] += boxes[:, :2]
@@ -65,7 +65,7 @@ def test_float_classes_between_integers(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (0, 5), (3, 0), (0, 2, 2)])
-def test_nothing(impl: Implementation, shape: tuple[int, ...]) -> None:
+def test_empty_input(impl: Implementation, shape: tuple[int, ...]) -> None:
     """Whatever has no elements is no boxes, and torch.tensor([]) is float32."""
     boxes, nothing = torch.empty(shape), torch.tensor([])
     found = impl.batched_nms(boxes, nothing, nothing, 0.2)
@@ -81,7 +81,7 @@ def test_half_and_strides(impl: Implementation) -> None:
     assert_equal(impl.nms(half, scores, 0.4), impl.nms(half.float(), scores, 0.4))
 
 
-def test_refused_as_torchvision_does(impl: Implementation) -> None:
+def test_invalid_input_raises_as_in_torchvision(impl: Implementation) -> None:
     for boxes, scores in (
         (torch.rand(4), torch.rand(3)),
         (torch.rand(3, 5), torch.rand(3)),

@@ -1,4 +1,4 @@
-"""Bad input: one error at the door, with the same words in every implementation."""
+"""Input validation: one error for invalid input, with the same message in every implementation."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ render("images[1] must have shape [3, H, W], got [2, 2, 3]", images=[one, one.re
 render("images[0] must be uint8, got float32", images=[one.float(), one], **lists)
 render("offsets must have shape [2], got [1]", images=[one], **lists)
 
-LOOKED_AT_BY_THE_CPU_ONLY = (
+VALIDATED_ON_THE_CPU_ONLY = (
     "offsets must not decrease",
     "offsets must run",
     "gt_labels must be 1",
@@ -217,15 +217,15 @@ LOOKED_AT_BY_THE_CPU_ONLY = (
 
 @pytest.mark.parametrize(("name", "args", "kwargs", "error"), CASES, ids=[f"{c[0]}: {c[3]}" for c in CASES])
 def test_error(impl: Implementation, name: str, args: Any, kwargs: Any, error: str) -> None:
-    if impl.name in ("emulated", "cuda") and error.startswith(LOOKED_AT_BY_THE_CPU_ONLY):
-        pytest.skip("on a GPU looking at the values would make the host wait")
+    if impl.name in ("emulated", "cuda") and error.startswith(VALIDATED_ON_THE_CPU_ONLY):
+        pytest.skip("on a GPU validating the values would synchronize")
     with pytest.raises(RuntimeError) as raised:
         getattr(impl, name)(*args, **kwargs)
     assert str(raised.value) == error
 
 
 @pytest.mark.parametrize(("name", "args", "kwargs"), NO_BOOL)
-def test_no_bool(impl: Implementation, name: str, args: Any, kwargs: Any) -> None:
+def test_option_that_is_no_bool(impl: Implementation, name: str, args: Any, kwargs: Any) -> None:
     argument, value = list(kwargs.items())[-1]
     with pytest.raises(TypeError) as raised:
         getattr(impl, name)(*args, **kwargs)
@@ -233,7 +233,7 @@ def test_no_bool(impl: Implementation, name: str, args: Any, kwargs: Any) -> Non
 
 
 def test_device(impl: Implementation) -> None:
-    """Tensors on two devices; `meta` stands for the second one where there is no GPU."""
+    """Tensors on two devices; `meta` is the second one without a GPU."""
     if impl.name != "reference":
         pytest.skip("the dispatcher takes a meta tensor to the fake kernels")
     for name, args in (("box_iou", ()), ("encode_boxes", ()), ("nms", (0.5,))):

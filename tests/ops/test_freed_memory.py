@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# The first page of candidates ends with fewer kept boxes than are wanted, so the image is scanned again behind it.
+# The first chunk of candidates ends with fewer kept boxes than max_detections, so the image is scanned again after it.
 SCRIPT = """
 import torch, ssd_ops
 from ssd_ops import reference
@@ -26,7 +26,7 @@ assert all(map(torch.equal, found, reference.multiclass_nms(boxes, scores, **opt
 """
 
 
-def test_pages_of_candidates() -> None:
+def test_sorted_chunks_of_candidates() -> None:
     if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
         pytest.skip("no compiled library: ssd_ops runs on the reference")
     done = subprocess.run(

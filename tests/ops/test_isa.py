@@ -33,7 +33,7 @@ def run(script: str, isa: str) -> subprocess.CompletedProcess[str]:
     return run_python("-c", script, folder=Path(__file__).parents[2], environment={**os.environ, "SSD_OPS_ISA": isa})
 
 
-def test_same_bits() -> None:
+def test_instruction_sets_give_the_same_bits() -> None:
     if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
         pytest.skip("no compiled library: ssd_ops runs on the reference")
     outputs = {}
@@ -64,7 +64,7 @@ def test_no_contraction() -> None:
         pytest.skip("the library has no names of functions")
 
 
-def test_unknown_set_is_refused() -> None:
+def test_unknown_instruction_set_raises() -> None:
     if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
         pytest.skip("no compiled library: ssd_ops runs on the reference")
     done = run("import torch, ssd_ops; ssd_ops.box_iou(torch.zeros(1, 4), torch.zeros(1, 4))", "avx3")

@@ -11,7 +11,7 @@ from tests.ops.conftest import Implementation
 
 
 def nested(count: int, step: float) -> torch.Tensor:
-    """Return boxes one around the other, [count, 4]."""
+    """Returns boxes one around the other, [count, 4]."""
     i = torch.arange(count)[:, None]
     return torch.tensor([[0.3, 0.3, 0.7, 0.7]]) + i * torch.tensor([[-step, -step, step, step]])
 

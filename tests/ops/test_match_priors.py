@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 
 import ssd_ops
 from ssd_ops import PriorMatches, reference
-from tests.ops.boxes import assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 RULES = ("greedy", "last", "none")
@@ -98,11 +98,11 @@ def test_ties(impl: Implementation, rule: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_awkward_boxes(impl: Implementation, rule: str, dtype: torch.dtype) -> None:
-    awkward = awkward_boxes(dtype)
+def test_degenerate_and_non_finite_boxes(impl: Implementation, rule: str, dtype: torch.dtype) -> None:
+    degenerate = degenerate_boxes(dtype)
     plain = random_boxes(70, seed=3, dtype=dtype)
-    compare(impl, awkward, torch.cat([awkward, plain]), 5, rule=rule)
-    compare(impl, torch.cat([plain[:9], awkward]), plain, rule=rule, ignore=torch.arange(25) % 2 == 0)
+    compare(impl, degenerate, torch.cat([degenerate, plain]), 5, rule=rule)
+    compare(impl, torch.cat([plain[:9], degenerate]), plain, rule=rule, ignore=torch.arange(25) % 2 == 0)
     outside = compare(impl, random_boxes(4, seed=1, dtype=dtype) + 5, plain, rule=rule)
     assert (outside.labels == 0).all() and (outside.gt_index == -1).all()
 
@@ -121,7 +121,7 @@ def test_empty(impl: Implementation, rule: str) -> None:
     assert impl.match_priors([], [], priors).labels.shape == (0, 70)
 
 
-def test_crowd_keeps_every_object(impl: Implementation) -> None:
+def test_greedy_matches_every_object_of_a_crowd(impl: Implementation) -> None:
     centers = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))
     priors = torch.cat([centers - 1, centers + 1], dim=1)
     boxes = torch.tensor([[2.0, 2, 4, 4]]).repeat(8, 1) + torch.arange(8)[:, None] % 3 * 0.1
@@ -144,7 +144,7 @@ def test_many_objects_in_one_image(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_greedy_is_stable(impl: Implementation, seed: int) -> None:
+def test_greedy_is_a_stable_matching(impl: Implementation, seed: int) -> None:
     """No object and prior would both rather have each other than what they got."""
     boxes, priors = (tied_boxes if seed else random_boxes)(40, seed=seed), random_boxes(50, seed=9, scale=3)
     index = impl.match_priors([boxes], [labels_of(boxes)], priors, iou_threshold=2).gt_index[0]
@@ -169,7 +169,7 @@ def test_batch_equals_image_by_image(impl: Implementation, rule: str) -> None:
             assert_equal(batched[i], single[0])
 
 
-def test_threads() -> None:
+def test_result_is_independent_of_threads() -> None:
     priors, boxes = random_boxes(1000, seed=1), random_boxes(50, seed=2)
     threads = torch.get_num_threads()
     try:
@@ -219,16 +219,16 @@ def test_equals_torchvision(impl: Implementation) -> None:
         torch.testing.assert_close(actual.loc_targets[i][found], encoded, rtol=1e-5, atol=2e-5)
 
 
-def test_unsafe_offsets_of_a_device(impl: Implementation) -> None:
-    """Where values are not looked at, offsets are cut to 0 .. sum G and never fall, and labels are only copied."""
+def test_invalid_offsets_on_a_device(impl: Implementation) -> None:
+    """Where values are not validated, offsets are clamped to 0 .. sum G and never decrease, and labels are copied."""
     if impl.name in ("reference", "cpu"):
-        pytest.skip("looks at the values and refuses them, see test_errors")
+        pytest.skip("validates the values and raises, see test_errors")
     boxes, labels, priors = random_boxes(6, seed=1), torch.tensor([3, -7, 2**40, 0, 1, 2]), random_boxes(70, seed=2)
     for wrong, safe in (
         ([-5, 3, 2, 99], [0, 3, 3, 6]),
         ([4, -(2**62), 2**62], [4, 4, 6]),
         ([0, 6, 0, 5], [0, 6, 6, 6]),
-        ([0, 2, 4], [0, 2, 4]),  # room behind the last object, as buffers of a CUDA graph have
+        ([0, 2, 4], [0, 2, 4]),  # spare capacity after the last object, as buffers of a CUDA graph have
     ):
         for rule in RULES:
             actual = impl.match_priors(boxes, labels, priors, offsets=torch.tensor(wrong), rule=rule)
@@ -268,7 +268,7 @@ VALUES_ONLY_ON_CPU = ("offsets must not decrease", "offsets must run", "gt_label
 )
 def test_errors(impl: Implementation, change: dict[str, Any], message: str) -> None:
     if message.startswith(VALUES_ONLY_ON_CPU) and impl.name not in ("reference", "cpu"):
-        pytest.skip("looking at values would make the host wait")
+        pytest.skip("validating values would synchronize")
     arguments = {"gt_boxes": random_boxes(3), "priors": random_boxes(5), "gt_labels": torch.tensor([1, 2, 3])}
     options = {"offsets": torch.tensor([0, 1, 3]), **arguments, **change}
     with pytest.raises(RuntimeError, match="^" + message):

@@ -170,7 +170,7 @@ def test_nan_and_inf(impl: Implementation) -> None:
     assert parts(impl, *inputs, ratio=5.0)[3][0].tolist() == [1, 1, 1, 1, 1, 0, 0, 1]
 
 
-def test_ignored_priors_take_no_part(impl: Implementation) -> None:
+def test_ignored_priors_do_not_contribute(impl: Implementation) -> None:
     inputs = batch(2, 50, 4)
     before = impl.multibox_loss(*inputs)
     ignored = inputs[3] < 0
@@ -194,7 +194,7 @@ def test_non_contiguous(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "image"])
-def test_order_does_not_matter(impl: Implementation, norm: str) -> None:
+def test_result_is_independent_of_order(impl: Implementation, norm: str) -> None:
     inputs = batch(3, 150, 21)
     expected = impl.multibox_loss(*inputs, normalizer=norm)
     priors, images = torch.randperm(150), torch.tensor([2, 0, 1])
@@ -222,7 +222,7 @@ def torchvision_loss(
     return [losses["bbox_regression"], losses["classification"]]
 
 
-def test_torchvision(impl: Implementation) -> None:
+def test_equals_torchvision(impl: Implementation) -> None:
     generator = torch.Generator().manual_seed(1)
     corner, gt_corner = torch.rand(100, 2, generator=generator), torch.rand(2, 3, 2, generator=generator)
     priors, boxes = torch.cat([corner, corner + 0.3], 1), torch.cat([gt_corner, gt_corner + 0.2], 2)

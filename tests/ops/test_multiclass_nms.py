@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 import ssd_ops
-from tests.ops.boxes import assert_all_equal, assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 PLAIN = {"score_threshold": 0.3, "iou_threshold": 0.4, "candidates_per_class": 20, "max_detections": 10}
@@ -56,14 +56,14 @@ def test_limits(impl: Implementation, candidates: int, most: int) -> None:
 
 
 @pytest.mark.parametrize("threshold", (-9.0, -0.5, 0.0, 0.5))
-def test_ties_and_awkward_numbers(impl: Implementation, threshold: float) -> None:
+def test_ties_and_non_finite_scores(impl: Implementation, threshold: float) -> None:
     scores = torch.randint(-2, 3, (2, 60, 3)) / 2.0
     scores[0, :, 1] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45]).repeat(10)
     for iou_threshold in (-0.1, 0.0, 0.5):
         options = {"score_threshold": threshold, "iou_threshold": iou_threshold, "max_detections": 70}
         compare(impl, tied_boxes(2, 60), scores, **options)
         compare(impl, tied_boxes(2, 60), scores, **options, suppress_equal=True)
-        compare(impl, awkward_boxes().repeat(4, 1)[:60].expand(2, 60, 4), scores, **options)
+        compare(impl, degenerate_boxes().repeat(4, 1)[:60].expand(2, 60, 4), scores, **options)
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float16, torch.bfloat16))
@@ -84,12 +84,12 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
 @pytest.mark.parametrize("min_size", (0.0, 1e-300, 0.1, 1.0, 2.0, float("inf")))
 def test_min_size(impl: Implementation, min_size: float, candidates: int) -> None:
     options = {"min_size": min_size, "candidates_per_class": candidates, "score_threshold": -9.0, "max_detections": 150}
-    for boxes in (random_boxes(2, 70), tied_boxes(2, 70), awkward_boxes().repeat(5, 1)[:70].expand(2, 70, 4)):
+    for boxes in (random_boxes(2, 70), tied_boxes(2, 70), degenerate_boxes().repeat(5, 1)[:70].expand(2, 70, 4)):
         compare(impl, boxes, torch.rand(2, 70, 3), **options)
         compare(impl, boxes.double(), torch.rand(2, 70, 3), **options)
 
 
-def test_small_boxes_take_no_place(impl: Implementation) -> None:
+def test_small_boxes_are_no_candidates(impl: Implementation) -> None:
     # Box 0 is 0.1 wide, and float32(0.1) is a little more than 0.1; boxes 1 and 2 are not 0.1 high.
     boxes = torch.tensor([[[0.0, 0, 0.1, 1], [2, 2, 3, 2.05], [2, 2, 3, 2], [4, 4, 5, 5]]])
     scores = torch.tensor([[[0.0, 0.9], [0, 0.8], [0, 0.7], [0, 0.6]]])
@@ -113,15 +113,15 @@ def test_image_by_image(impl: Implementation) -> None:
     assert_all_equal(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
 
 
-def test_pages(impl: Implementation) -> None:
-    """More candidates than a page of the GPU's walk (1024) holds, with enough suppression to need several."""
+def test_sorted_chunks(impl: Implementation) -> None:
+    """More candidates than a sorted chunk of the GPU (1024) holds, with enough suppression to need several."""
     boxes = random_boxes(1, 700) * 0.2 + 0.4
     compare(impl, boxes, torch.rand(1, 700, 4), score_threshold=0, candidates_per_class=700, max_detections=400)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-def test_pages_of_awkward_scores(impl: Implementation, dtype: torch.dtype) -> None:
-    """The bound of a page lies where it is not expected: above 1, among equal scores, below 0."""
+def test_sorted_chunks_of_tied_scores(impl: Implementation, dtype: torch.dtype) -> None:
+    """The bound of a chunk is where it is not expected: above 1, among tied scores, below 0."""
     boxes = random_boxes(1, 700)
     options = {"candidates_per_class": 700, "iou_threshold": 0.3, "max_detections": 1500}
     for scores in (
@@ -137,8 +137,8 @@ def test_pages_of_awkward_scores(impl: Implementation, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 @pytest.mark.parametrize("threshold", (-5.0, 0.0, 0.25))
-def test_more_candidates_than_are_held(impl: Implementation, threshold: float, dtype: torch.dtype) -> None:
-    """The GPU leaves out what stands behind enough others (4096); in image 1 a crowd before them does not suffice."""
+def test_more_candidates_than_capacity(impl: Implementation, threshold: float, dtype: torch.dtype) -> None:
+    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a retry pass necessary."""
     boxes, scores = random_boxes(3, 2600).to(dtype), torch.rand(3, 2600, 3).to(dtype)
     boxes[1, 10:], scores[1, :10] = torch.tensor([5.0, 5, 6, 6]), 0.3 + torch.rand(10, 3) * 0.01
     scores[1, 10:] += 0.4
@@ -149,7 +149,7 @@ def test_more_candidates_than_are_held(impl: Implementation, threshold: float, d
 
 
 @pytest.mark.parametrize("threads", (1, 2, 5))
-def test_pages_and_threads_of_the_cpu(threads: int) -> None:
+def test_sorted_chunks_and_threads_of_the_cpu(threads: int) -> None:
     """More candidates than the CPU holds at once (8192), in whole images and in parts of one."""
     boxes, scores = random_boxes(1, 4000) * 0.1 + 0.4, torch.rand(1, 4000, 31)
     options = {"score_threshold": 0.0, "iou_threshold": 0.2, "candidates_per_class": 4000, "max_detections": 300}

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 import ssd_ops
-from tests.ops.boxes import assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -16,7 +16,7 @@ THRESHOLDS = (-0.1, 0.0, 0.1, 0.3, 0.45, 0.5, 0.7, 1.0)
 
 
 def random_scores(count: int, seed: int = 0) -> torch.Tensor:
-    """Return scores with ties, zeros of both signs, NaN and inf."""
+    """Returns scores with ties, zeros of both signs, NaN and inf."""
     generator = torch.Generator().manual_seed(seed)
     scores = (torch.randn(count, generator=generator) * 8).round() / 8
     odd = torch.randint(0, 12, (count,), generator=generator)
@@ -32,7 +32,7 @@ def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, thr
 
 
 def test_literal(impl: Implementation) -> None:
-    # Box 1 shares 2 of 6 with box 0 (IoU 1/3), box 2 shares all of its 2 with box 1 (IoU 1/2), box 3 stands alone.
+    # IoU of boxes 0 and 1 is 2/6 = 1/3, of boxes 1 and 2 2/4 = 1/2; box 3 overlaps none.
     boxes = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [2, 0, 3, 2], [5, 5, 6, 6]])
     scores = torch.tensor([0.5, 0.9, 0.7, 0.1])
     assert impl.nms(boxes, scores, 0.4).tolist() == [1, 0, 3]
@@ -51,10 +51,10 @@ def test_sizes(impl: Implementation, size: int) -> None:
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_ties_and_awkward_boxes(impl: Implementation, threshold: float) -> None:
+def test_ties_and_degenerate_boxes(impl: Implementation, threshold: float) -> None:
     for seed in range(3):
         compare(impl, tied_boxes(60, seed=seed), random_scores(60, seed), threshold)
-    boxes = awkward_boxes().repeat(3, 1)
+    boxes = degenerate_boxes().repeat(3, 1)
     compare(impl, boxes, random_scores(len(boxes)), threshold)
     compare(impl, boxes.double() * 1e-200, random_scores(len(boxes)).double(), threshold)
 
@@ -124,7 +124,7 @@ def test_scores_close_together_but_for_one(impl: Implementation, dtype: torch.dt
 def test_non_contiguous(impl: Implementation) -> None:
     boxes, scores = random_boxes(4, 60).transpose(0, 1)[:, 1], torch.rand(120)[::2]
     compare(impl, boxes, scores, 0.3)
-    wide = random_boxes(61).flatten()[1:241].view(60, 4)  # starts one number behind a box
+    wide = random_boxes(61).flatten()[1:241].view(60, 4)  # offset by one number from a box
     compare(impl, wide, scores, 0.3)
 
 
@@ -156,24 +156,24 @@ def test_several_tiles(impl: Implementation) -> None:
     compare(impl, boxes, torch.rand(2200), 0.3)
 
 
-def test_chains(impl: Implementation) -> None:
+def test_chains_of_suppression(impl: Implementation) -> None:
     """Each box is settled only after the one before it: what a GPU must not do all at once."""
     left = torch.arange(2200.0)[:, None]
     boxes = torch.cat([left, 0 * left, left + 3, 0 * left + 1], dim=1)  # IoU 0.5 with the next, 0.2 with the one after
-    falling, shuffled = 2200 - torch.arange(2200.0), torch.randperm(2200)
-    assert_equal(impl.nms(boxes, falling, 0.3), torch.arange(0, 2200, 2))
-    assert_equal(impl.nms(boxes, falling, 0.1), torch.arange(0, 2200, 3))
-    kept = impl.nms(boxes[shuffled], falling[shuffled], 0.3)
+    descending, shuffled = 2200 - torch.arange(2200.0), torch.randperm(2200)
+    assert_equal(impl.nms(boxes, descending, 0.3), torch.arange(0, 2200, 2))
+    assert_equal(impl.nms(boxes, descending, 0.1), torch.arange(0, 2200, 3))
+    kept = impl.nms(boxes[shuffled], descending[shuffled], 0.3)
     assert_equal(shuffled[kept], torch.arange(0, 2200, 2))
 
 
-def test_many_boxes_cell_by_cell(impl: Implementation) -> None:
+def test_many_boxes_in_grid_cells(impl: Implementation) -> None:
     """The GPU compares boxes that lie together above 12288; some lie nowhere."""
     if impl.name == "reference":
         pytest.skip("takes long")
     corner = torch.rand(12300, 2) * torch.tensor([1000.0, 300])
     boxes = torch.cat([corner, corner + 60 * torch.rand(12300, 2)], dim=1)
-    boxes[::80] = awkward_boxes().repeat(11, 1)[:154]
+    boxes[::80] = degenerate_boxes().repeat(11, 1)[:154]
     scores, idxs = torch.rand(12300), torch.arange(12300) % 2
     assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
     keep, expected = impl.batched_nms(boxes, scores, idxs, 0.2), []
@@ -182,8 +182,8 @@ def test_many_boxes_cell_by_cell(impl: Implementation) -> None:
     assert_equal(keep.sort().values, torch.cat(expected).sort().values)
 
 
-def test_many_boxes_that_stay(impl: Implementation) -> None:
-    """The GPU takes 2048 boxes that are alive at a time, and after eight times it asks whether any are left."""
+def test_many_kept_boxes(impl: Implementation) -> None:
+    """The GPU handles 2048 active boxes at a time, and after eight passes it checks whether any remain."""
     if impl.name == "reference":
         pytest.skip("takes long")
     cell = torch.arange(17000)
@@ -194,14 +194,14 @@ def test_many_boxes_that_stay(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_as_torchvision(threshold: float) -> None:
+def test_equals_torchvision(threshold: float) -> None:
     for seed in range(4):
-        for boxes in (random_boxes(300, seed=seed), tied_boxes(100, seed=seed), awkward_boxes()):
+        for boxes in (random_boxes(300, seed=seed), tied_boxes(100, seed=seed), degenerate_boxes()):
             scores = random_scores(len(boxes), seed)
             assert_equal(ssd_ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
 
 
-def test_half_where_torchvision_refuses(impl: Implementation) -> None:
+def test_half_precision(impl: Implementation) -> None:
     boxes, scores = random_boxes(50).half(), torch.rand(50).half()
     with pytest.raises(RuntimeError, match="Half"):
         torchvision.ops.nms(boxes, scores, 0.5)

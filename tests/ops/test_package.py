@@ -89,7 +89,7 @@ def test_opcheck(namespace: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_left_alone(name: str) -> None:
+def test_arguments_are_not_modified(name: str) -> None:
     given, kept = sample_arguments()[name], sample_arguments()[name]
     getattr(torch.ops.ssd_ops, name)(*given)
     for i, (one, other) in enumerate(zip(given, kept, strict=True)):
@@ -112,7 +112,7 @@ def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
                 assert torch.equal(one, other), name
 
 
-def test_a_gpu_without_kernels_is_named_once() -> None:
+def test_warns_once_of_a_gpu_without_kernels() -> None:
     """Where there is no GPU: what the reference does when a tensor of one comes to it."""
     code = (
         "import warnings, types, ssd_ops; from ssd_ops import _fallback, _schemas; warnings.simplefilter('always');"

@@ -55,7 +55,7 @@ def test_fake_kernels_check_shapes_and_options() -> None:
         )
 
 
-def test_defaults_of_torch_do_not_matter() -> None:
+def test_result_is_independent_of_torch_defaults() -> None:
     images, crops = [torch.arange(48, dtype=torch.uint8).view(3, 4, 4)], torch.tensor([[0.0, 0, 4, 4]])
     one, names = BOXES[:2].clone(), torch.tensor([1, 2])
 
@@ -177,7 +177,7 @@ def test_onnx(dynamo: bool) -> None:
         torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dtensors_are_refused_by_name() -> None:
+def test_dtensors_raise() -> None:
     distributed = pytest.importorskip("torch.distributed")
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore

@@ -43,7 +43,7 @@ def test_literal(impl: Implementation) -> None:
     assert_equal(compare(impl, [image], whole, 2)[0], image.float())
     mean = compare(impl, [image], whole, 1)
     assert_equal(mean, torch.full((1, 3, 1, 1), 80.0))
-    # Twice as wide as the image, which stands in its right half; flipped, in its left one. The fill keeps its color.
+    # Twice as wide as the image, which is in its right half; flipped, in its left one. The fill keeps its color.
     beyond, brighter = torch.tensor([[-2.0, 0, 2, 2]]), torch.eye(3, 4)[None] * 2
     out = compare(impl, [image], beyond, 4, fill=(7, 8, 9), color_matrices=brighter, flip=torch.tensor([True]))
     assert_equal(out[0, :, :, 2:], torch.tensor([7.0, 8, 9])[:, None, None].expand(3, 4, 2))
@@ -76,7 +76,7 @@ def test_hue_literal(impl: Implementation) -> None:
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 100, 100]), rtol=0, atol=1e-4)
 
 
-def test_hue_is_torchvisions(impl: Implementation) -> None:
+def test_hue_equals_torchvision(impl: Implementation) -> None:
     image = picture(20, 20)
     image[:, :5] = image[:1, :5]  # gray has no hue
     for turns in (-0.5, -0.05, 0.02, 0.4):
@@ -124,7 +124,7 @@ def test_packed_equals_list(impl: Implementation) -> None:
     assert_equal(out, impl.render_images(images, crops, 16))
 
 
-def test_awkward_windows(impl: Implementation) -> None:
+def test_degenerate_and_non_finite_crops(impl: Implementation) -> None:
     nan, inf = float("nan"), float("inf")
     rows = [
         [5, 5, 5, 9], [9, 2, 3, 8], [3, 8, 9, 2], [nan, 0, 9, 9], [0, 0, 9, nan], [0, -inf, 9, 9], [0, 0, inf, 9],
@@ -155,7 +155,7 @@ def test_batch_equals_image_by_image(impl: Implementation) -> None:
         assert_equal(whole[i], one[0])
 
 
-def test_threads() -> None:
+def test_result_is_independent_of_threads() -> None:
     images, crops = [picture(90, 70)] * 3, torch.tensor([[0.0, 0, 70, 90], [5, 5, 60, 80], [-30, -10, 90, 99]])
     threads = torch.get_num_threads()
     try:
@@ -182,10 +182,10 @@ def test_equals_torchvision(impl: Implementation, antialias: bool) -> None:
         torch.testing.assert_close(actual[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_unsafe_places_of_a_device(impl: Implementation) -> None:
-    """Where values are not looked at, an image that does not lie in the bytes shows the fill alone."""
+def test_invalid_offsets_on_a_device(impl: Implementation) -> None:
+    """Where values are not validated, an image outside of the bytes gives `fill` only."""
     if impl.name in ("reference", "cpu"):
-        pytest.skip("looks at the values and refuses them, see test_errors")
+        pytest.skip("validates the values and raises, see test_errors")
     packed = picture(10, 10).flatten()
     wrong = [(1, 10, 10), (-1, 5, 5), (0, -1, 5), (0, 5, 2**62), (2**62, 5, 5), (0, 40000, 0), (-(2**63), 1, 1)]
     places = torch.tensor(wrong)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ssd_ops
-from tests.ops.boxes import assert_all_equal, assert_equal, awkward_boxes, random_boxes, tied_boxes
+from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 PLAIN = {"method": "linear", "iou_threshold": 0.3, "score_threshold": 0.1, "max_detections": 12}
@@ -32,7 +32,7 @@ def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, **o
 
 
 def test_literal(impl: Implementation) -> None:
-    # Box 1 has IoU 1/2 with box 0; box 2 stands alone.
+    # Box 1 has IoU 1/2 with box 0; box 2 overlaps none.
     boxes = torch.tensor([[[0.0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6]]])
     scores = torch.tensor([[[0.0, 0.8], [0, 0.6], [0, 0.4]]])
     found = impl.soft_nms(boxes, scores, **PLAIN)
@@ -54,7 +54,7 @@ def test_sizes(impl: Implementation, method: str, count: int) -> None:
     compare(impl, random_boxes(1, count, 2), torch.rand(1, count, 2), method=method, max_detections=count)
 
 
-def test_more_classes_than_are_gathered_together(impl: Implementation) -> None:
+def test_many_classes(impl: Implementation) -> None:
     compare(impl, random_boxes(1, 20), torch.rand(1, 20, 35), max_detections=60)
 
 
@@ -64,10 +64,10 @@ def test_empty(impl: Implementation, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("threshold", (-9.0, -0.5, 0.0, 0.5))
-def test_ties_and_awkward_numbers(impl: Implementation, threshold: float) -> None:
+def test_ties_and_non_finite_scores(impl: Implementation, threshold: float) -> None:
     scores = torch.randint(-2, 3, (2, 48, 3)) / 2.0
     scores[0, :, 1] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45]).repeat(8)
-    for boxes in (tied_boxes(2, 48), awkward_boxes().repeat(3, 1).expand(2, 48, 4)):
+    for boxes in (tied_boxes(2, 48), degenerate_boxes().repeat(3, 1).expand(2, 48, 4)):
         compare(impl, boxes, scores, score_threshold=threshold)
 
 
@@ -82,7 +82,7 @@ def test_non_contiguous(impl: Implementation) -> None:
     compare(impl, random_boxes(40, 2).transpose(0, 1), torch.rand(3, 40, 2).permute(2, 1, 0))
 
 
-def test_never_raises_a_score(impl: Implementation) -> None:
+def test_final_scores_never_exceed_initial_scores(impl: Implementation) -> None:
     boxes, scores = random_boxes(1, 60), torch.rand(1, 60, 2)
     found = impl.soft_nms(boxes, scores, **{**PLAIN, "method": "gaussian", "max_detections": 60, "score_threshold": 0})
     place = (found.boxes[0, :, None] == boxes[0]).all(-1).int().argmax(1)

@@ -16,7 +16,7 @@ RULES = [(suppress_equal, keep_equal) for suppress_equal in (False, True) for ke
 def soft_nms_of_mmcv(
     boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, min_score: float
 ) -> tuple[list[int], list[float]]:
-    """Return kept indices and lowered scores, linear: weights from the threshold on, scores at the minimum are kept."""
+    """Returns kept indices and lowered scores, linear: weights from the threshold on, scores at the minimum are kept."""
     left, lowered, kept = list(range(len(boxes))), scores.clone(), []
     while left:
         best = max(left, key=lambda i: (lowered[i].item(), -i))
@@ -30,7 +30,7 @@ def soft_nms_of_mmcv(
     return kept, lowered[kept].tolist()
 
 
-def test_as_mmcv(impl: Implementation) -> None:
+def test_equals_mmcv(impl: Implementation) -> None:
     """Overlaps of exactly a third, scores of exactly the minimum: none of them is on the other side."""
     boxes = torch.tensor([[0.0, 0, 3, 1], [1.5, 0, 4.5, 1], [9, 0, 10, 1], [20, 0, 21, 1]])
     boxes = torch.cat([boxes, random_boxes(12, scale=8)])
@@ -50,7 +50,7 @@ def test_as_mmcv(impl: Implementation) -> None:
 
 
 @pytest.mark.parametrize(("suppress_equal", "keep_equal"), RULES)
-def test_as_the_reference(impl: Implementation, suppress_equal: bool, keep_equal: bool) -> None:
+def test_equals_reference(impl: Implementation, suppress_equal: bool, keep_equal: bool) -> None:
     """Ties: boxes of a grid, scores of a few levels, thresholds among them."""
     boxes, scores = tied_boxes(2, 40), torch.randint(-1, 4, (2, 40, 3)) / 4.0
     for threshold in (0.0, 0.25):
@@ -80,7 +80,7 @@ def test_single_set(impl: Implementation) -> None:
             impl.soft_nms(boxes, scores, **options, **{name: ">="})
 
 
-def test_gradient_under_other_rules(impl: Implementation) -> None:
+def test_gradient_with_suppress_equal(impl: Implementation) -> None:
     """Of the lowered scores for boxes and scores, by the rule that was asked for."""
     boxes = torch.tensor([[0.0, 0, 2, 1], [1, 0, 3, 1]], dtype=torch.float64)
     scores = torch.tensor([0.9, 0.8], dtype=torch.float64)

@@ -81,7 +81,7 @@ def supported() -> list[str]:
     return [name for name, options in SETS.items() if all(f"{flag[2:]}" in flags for flag in options)]
 
 
-def test_error_and_bits(tmp_path: Path) -> None:
+def test_error_bound_and_bits(tmp_path: Path) -> None:
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")

@@ -25,7 +25,7 @@ class Call:
     """From those inputs, all results; what it writes to, it gets as an input."""
 
     def inputs(self, seed: int, device: torch.device | str) -> list[Tensor]:
-        """Return inputs on a device."""
+        """Returns inputs on a device."""
         return [tensor.to(device) for tensor in self.make(seed)]
 
 
@@ -143,7 +143,7 @@ def _calls() -> list[Call]:
 
 
 CALLS = _calls()
-# Their results have lengths that depend on the data, for which the host waits.
+# Their results have lengths that depend on the data, so they synchronize.
 DROP_INS = [
     Call(
         "nms",

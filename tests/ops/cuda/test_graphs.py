@@ -12,7 +12,7 @@ from tests.ops.cuda.calls import Call
 
 
 def record(call: Call, buffers: list[Tensor]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-    """Return results and a function that computes them anew, in place, from what the buffers then hold.
+    """Returns results and a function that computes them anew, in place, from what the buffers then hold.
 
     On a GPU that is a captured graph. On the CPU it is another call: there the test shows that nothing is kept from one
     call to the next, and that shapes do not depend on data.

@@ -33,7 +33,7 @@ def need(gigabytes: float) -> None:
 
 
 def last_images(*tensors: Tensor) -> list[Tensor]:
-    """Copies of the last two images, which lie behind the 2^31st number."""
+    """Copies of the last two images, which lie past element 2^31."""
     return [tensor[-2:].clone() for tensor in tensors]
 
 

@@ -30,7 +30,7 @@ def no_waiting() -> Iterator[None]:
 
 @every_call
 def test_two_streams_at_once(call: Call, gpu: torch.device) -> None:
-    """Inputs arrive on each stream behind a delay, so that an op on another stream than its own would miss them."""
+    """Inputs arrive on each stream after a delay, so that an op on another stream than its own would miss them."""
     inputs = [call.inputs(seed, gpu) for seed in (1, 2)]
     expected = [call.run(*tensors) for tensors in inputs]
     buffers = [[torch.zeros_like(tensor) for tensor in tensors] for tensors in inputs]
@@ -87,7 +87,7 @@ def test_other_device(call: Call, gpu: torch.device) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_the_host_does_not_wait(call: Call, gpu: torch.device) -> None:
+def test_ops_do_not_synchronize(call: Call, gpu: torch.device) -> None:
     inputs = call.inputs(1, gpu)
     expected = call.run(*inputs)
     with no_waiting():
@@ -95,7 +95,7 @@ def test_the_host_does_not_wait(call: Call, gpu: torch.device) -> None:
     assert_all_equal(found, expected)
 
 
-def test_the_host_does_not_wait_for_lists(gpu: torch.device) -> None:
+def test_lists_do_not_synchronize(gpu: torch.device) -> None:
     boxes = [random_boxes(n, seed=n).to(gpu) for n in (3, 0, 7)]
     labels = [torch.ones(len(b), dtype=torch.int64, device=gpu) for b in boxes]
     priors = random_boxes(200).to(gpu)

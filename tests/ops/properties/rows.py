@@ -34,7 +34,7 @@ def pool(draw: st.DrawFn, classes: int, dtype: torch.dtype, *, exact: bool) -> T
 
 
 def apart(keys: Tensor, closest: float = 1e-4) -> Tensor:
-    """Return for each row the row `[R]` to use for it: an earlier one where their keys `[R, K]` nearly meet, else itself.
+    """Returns for each row the row `[R]` to use for it: an earlier one where their keys `[R, K]` nearly meet, else itself.
 
     The keys of a row are the numbers that an op compares with those of other rows. NaN meets nothing.
     """

@@ -49,7 +49,7 @@ def cases(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]
 
 
 def special(dtype: torch.dtype) -> Tensor:
-    """Return the numbers at which arithmetic of `dtype`, of float32 and of float16 turns: limits, subnormals, NaN, inf."""
+    """Returns the numbers at which arithmetic of `dtype`, of float32 and of float16 turns: limits, subnormals, NaN, inf."""
     info = torch.finfo(dtype)
     half = [65504.0, 65520.0, -65504.0, 2.0**-24, 2.0**-14, 1 + 2.0**-10]
     single = [3.4028234663852886e38, -3.4028234663852886e38, 1.8446744e19, 1.1754944e-38, 1e-45, -1e-45, 1 + 2.0**-23]

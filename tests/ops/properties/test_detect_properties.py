@@ -56,7 +56,7 @@ def test_exact_detect(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor
 
 
 def clear_of(values: Tensor, candidates: tuple[float, ...]) -> float:
-    """Return the first of the candidates that is near none of the values."""
+    """Returns the first of the candidates that is near none of the values."""
     clear = (c for c in candidates if not bool(((values - c).abs() < APART).any()))
     found = next(clear, None)
     assume(found is not None)
@@ -65,7 +65,7 @@ def clear_of(values: Tensor, candidates: tuple[float, ...]) -> float:
 
 @st.composite
 def rounded(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Random logits and deltas; scores of different rows stand apart; no score, IoU or side stands at its threshold."""
+    """Random logits and deltas; scores of different rows differ clearly; no score, IoU or side is at its threshold."""
     images, priors, classes = draw(SHAPES)
     generator, dtypes = torch.Generator().manual_seed(draw(ours.SEEDS)), [draw(DTYPES) for _ in range(3)]
     options = draw(st.fixed_dictionaries(PLAIN))

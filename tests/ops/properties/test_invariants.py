@@ -97,7 +97,7 @@ def test_boxes_image_by_image(
 
 
 @cases(count=ours.SIZES, data=st.data(), code_type=st.sampled_from(CODE_TYPES), variances=ours.variances())
-def test_decode_takes_back_what_encode_made(
+def test_decode_inverts_encode(
     impl: Implementation, count: int, data: st.DataObject, code_type: str, variances: tuple[float, ...]
 ) -> None:
     """Within 32 units of the last place of the largest coordinate, for boxes with sides that the clamp lets through."""

@@ -1,6 +1,6 @@
 """multibox_loss on inputs of all kinds: equal to the reference, and what it promises of order and of batches.
 
-Which priors take part, the losses of boxes and their gradients are compared exactly; what passes through exp and log within
+The sampled priors, the losses of boxes and their gradients are compared exactly; what passes through exp and log within
 the error that these have.
 """
 
@@ -94,7 +94,7 @@ def test_order_of_priors_and_images(
     assert_equal(found[0], expected[0])
     assert_equal(found[1], expected[1])
     assert_equal(found[2], expected[2][images][:, priors])
-    if options["mining"] == "image":  # of equal ones over the batch, those of the first image take part
+    if options["mining"] == "image":  # ties over the batch go to the first image
         assert_equal((found[3] > 0).sum(1), (expected[3] > 0).sum(1)[images])
 
 

@@ -71,13 +71,13 @@ def test_image_by_image(impl: Implementation, rule: str, drawn: dict[str, Any], 
 
 
 @cases(drawn=truths(), options=OPTIONS)
-def test_greedy_gives_every_object_a_prior_of_its_own(
+def test_greedy_gives_every_object_its_own_prior(
     impl: Implementation, drawn: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """An object without one overlaps only priors that learn objects which overlap them as much or more.
+    """An object without one overlaps only priors that are assigned to objects with the same or a higher IoU.
 
-    So an object that overlaps as many priors as its image has objects always has one; and what a prior learns without a
-    claim is the object that it overlaps most, at the threshold or above.
+    So an object that overlaps as many priors as its image has objects always has one; and a prior that no object takes as
+    its own is assigned to the object that it overlaps most, at the threshold or above.
     """
     found = impl.match_priors(**drawn, rule="greedy", **options)
     for b, (begin, end) in enumerate(pairwise(drawn["offsets"].tolist())):

@@ -56,7 +56,7 @@ def test_render_images(other: Implementation, drawn: dict[str, Any], options: di
 
 
 @cases(drawn=batches())
-def test_a_flip_mirrors(impl: Implementation, drawn: dict[str, Any]) -> None:
+def test_flip_mirrors(impl: Implementation, drawn: dict[str, Any]) -> None:
     every = torch.ones(len(drawn["crops"]), dtype=torch.bool)
     plain = impl.render_images(**{**drawn, "flip": None})
     assert_equal(impl.render_images(**{**drawn, "flip": every}), plain.flip(-1))

@@ -1,4 +1,4 @@
-"""The training loss: refused input, tracing and threads."""
+"""The training loss: invalid input, tracing and threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_refused_tensors(impl: Implementation, message: str) -> None:
+def test_invalid_tensors(impl: Implementation, message: str) -> None:
     change: Callable[[list[Tensor]], list[Tensor]] = BAD[message]
     with pytest.raises(RuntimeError) as error:
         impl.multibox_loss(*change(batch(2, 10, 3)))
@@ -46,7 +46,7 @@ def test_refused_tensors(impl: Implementation, message: str) -> None:
         ),
     ],
 )
-def test_refused_options(impl: Implementation, options: dict[str, float], message: str) -> None:
+def test_invalid_options(impl: Implementation, options: dict[str, float], message: str) -> None:
     with pytest.raises(RuntimeError) as error:
         impl.multibox_loss(*batch(2, 10, 3), **options)
     assert str(error.value) == message
@@ -104,7 +104,7 @@ def everything(impl: Implementation) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("impl", ["cpu"], indirect=True)
-def test_threads_do_not_matter(impl: Implementation) -> None:
+def test_result_is_independent_of_threads(impl: Implementation) -> None:
     before, threads = everything(impl), torch.get_num_threads()
     try:
         torch.set_num_threads(3 if threads != 3 else 2)
