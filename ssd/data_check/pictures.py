@@ -35,9 +35,9 @@ def save_pictures(report: CheckReport, folder: Path) -> list[Path]:
     written = [folder / "labels.png"]
     plot_labels(list(report.datasets.values()), written[0])
     for name, pictures in (("unmatched.png", _unmatched(report)), ("duplicates.png", _duplicates(report))):
-        if shown_pictures := [picture for _, picture in zip(range(_COUNT), pictures, strict=False)]:
+        if chosen := [picture for _, picture in zip(range(_COUNT), pictures, strict=False)]:
             written.append(folder / name)
-            save_grid(shown_pictures, written[-1], columns=4 if name == "unmatched.png" else 2, width=_WIDTH)
+            save_grid(chosen, written[-1], columns=4 if name == "unmatched.png" else 2, width=_WIDTH)
     return written
 
 
@@ -58,10 +58,15 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     with figure_file(path, 11, 8) as figure:
         first, second, third, fourth = figure.subplots(2, 2).ravel()
-        first.bar([display_name(name, 16) for name, _ in ranked[:_CLASSES]], [count for _, count in ranked[:_CLASSES]])
+        listed = ranked[:_CLASSES]
+        first.bar(range(len(listed)), [count for _, count in listed])
+        first.set_xticks(range(len(listed)), [display_name(name, 16) for name, _ in listed], rotation=90)
         more = f" ({len(ranked) - _CLASSES} more classes have fewer)" if len(ranked) > _CLASSES else ""
-        first.set(title=f"objects by class{more}", yscale="log" if len(ranked) > 2 else "linear")
-        first.tick_params(axis="x", rotation=90)
+        first.set(title=f"objects by class{more}")
+        if len(ranked) > 2 and ranked[0][1]:
+            first.set_yscale("log")
+            first.yaxis.set_major_formatter("{x:g}")  # powers would be written as formulas
+            first.yaxis.set_minor_formatter("")
         second.hist(np.sqrt(width * height), bins=50, range=(0, 1))
         second.set(title="root of the box's share of its image", xlabel="1: the whole image")
         third.hist(per_image, bins=np.arange(per_image.max(initial=0) + 2) - 0.5)

@@ -223,6 +223,18 @@ def test_files_without_splits_are_checked_once(tmp_path: Path, capsys: pytest.Ca
     assert "classes without objects (bottle, brush)" in out
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_pictures_show_labels_unmatched_objects_and_duplicates(tmp_path: Path, count: int) -> None:
+    root = tmp_path / "data"
+    objects = [voc_object(f"$class {number}", (10, 10, 12, 12)) for number in range(count)]
+    write_voc(root, {"a": objects, "b": objects})
+    shutil.copy(root / "JPEGImages" / "a.jpg", root / "JPEGImages" / "b.jpg")
+    check(root, "--pictures", tmp_path / "out", code=0)
+    for name in ("labels.png", "unmatched.png", "duplicates.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.width > 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
