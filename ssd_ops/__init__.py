@@ -37,6 +37,8 @@ from ssd_ops.suppression import batched_nms, multiclass_nms, nms
 _registrations = _register.register("ssd_ops", defined=_library.load_library())
 _program_forms.register(globals())
 
+from ssd_ops._torchvision import install, uninstall  # noqa: E402  # uses the functions above
+
 __all__ = [
     "Detections",
     "PriorMatches",
@@ -50,6 +52,7 @@ __all__ = [
     "distance_box_iou",
     "encode_boxes",
     "generalized_box_iou",
+    "install",
     "match_priors",
     "multibox_loss",
     "multiclass_nms",
@@ -57,4 +60,5 @@ __all__ = [
     "reference",
     "render_images",
     "soft_nms",
+    "uninstall",
 ]

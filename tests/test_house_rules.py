@@ -18,7 +18,17 @@ SOURCES = sorted(
 )
 PYTHON = [path for path in SOURCES if path.suffix == ".py"]
 # File names of the standard library, torch, CUDA and other projects.
-NAMES_OF_OTHERS = {"ssd.py", "version.py", "pybind11.h", "Python.h", "ssd_pascal.py", "build_config.h", "library.h"}
+NAMES_OF_OTHERS = {
+    "ssd.py",
+    "script.py",
+    "SCRIPT.py",
+    "version.py",
+    "pybind11.h",
+    "Python.h",
+    "ssd_pascal.py",
+    "build_config.h",
+    "library.h",
+}
 LAYERS = [("ssd_ops", "ssd"), ("csrc/cpu", "cuda"), ("csrc/cuda", "cpu"), ("csrc/core", "cpu"), ("csrc/core", "cuda")]
 TORCH_FREE = (
     "ssd",
