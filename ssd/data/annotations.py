@@ -136,6 +136,13 @@ class AnnotationsBuilder:
         )
 
 
+def bounding_box(xs: Sequence[float], ys: Sequence[float]) -> Box:
+    """Returns the bounding box of points; NaN where a coordinate is, which `min` and `max` may pass over."""
+    if any(map(math.isnan, (*xs, *ys))):
+        return (math.nan,) * 4
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
     """Clips a box to its image and says what was wrong with it.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ssd.errors import DataError
 
-__all__ = ["IMAGE_KINDS", "DataError", "Fault", "FaultLog", "check_choice", "list_faults", "shorten"]
+__all__ = ["IMAGE_KINDS", "DataError", "Fault", "FaultLog", "check_choice", "list_faults", "no_class", "shorten"]
 
 MODES = ("skip", "raise")
 _LISTED = 20  # faults spelled out in an error or a printed summary; the rest is counted
@@ -112,6 +112,11 @@ def shorten(text: object, limit: int = 200) -> str:
     """Returns a value as a text of limited length, for messages."""
     text = str(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def no_class(what: str, log: FaultLog) -> str:
+    """Returns the message of a data set without a class: `what` in words, and the first fault, which may be why."""
+    return f"{what}; the first of {log.counts.total()} faults: {log.faults[0]}" if log.faults else what
 
 
 def list_faults(faults: list[Fault], limit: int = _LISTED) -> str:

@@ -59,9 +59,10 @@ def open_splits(
             if train == val or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
                 _warn_of_overlap(name, train_set, val_set)
                 return train_set, val_set
-            missing = val
     whole = train_set if plain == dict(options) else open_dataset(name, path, train, **plain)
-    return _divided(train_set, whole, share, path or ".", f"{path} has no split {missing!r}")
+    same = f"the splits {train} and {val} of {path} are the same images"
+    why = f"{path} has no split {missing!r}" if missing else same
+    return _divided(train_set, whole, share, path or ".", why)
 
 
 def _divided(

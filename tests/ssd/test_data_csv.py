@@ -147,3 +147,24 @@ def test_csv_voc_and_coco_agree_on_real_images(tmp_path):
         assert found.classes == voc.classes and not found.report and len(found) == 87
         assert abs(found.annotations.boxes - voc.annotations.boxes).max() < 1e-3
         assert (found.annotations.labels == voc.annotations.labels).all()
+
+
+def test_csv_quote_that_is_not_closed_is_a_fault(tmp_path):
+    write_csv(
+        tmp_path,
+        "image,xmin,ymin,xmax,ymax,label",
+        'a.jpg,1,1,20,20,"cat',
+        "b.jpg,1,1,20,20,cat",
+        'b.jpg,1,1,9,9,"dog"',
+    )
+    (tmp_path / "train.csv").open("a").write("a.jpg,1,1,20,20,cat\n")
+    dataset = open_dataset("csv", tmp_path)
+    assert dataset.classes == ("cat",) and dataset.log.counts == {"line malformed": 1}
+
+
+def test_csv_without_a_class_names_the_first_fault(tmp_path):
+    write_csv(tmp_path, "image;xmin;ymin;xmax;ymax;label", "a.jpg;1,5;1;20;20;cat")
+    with pytest.raises(
+        DataError, match=r"no row of .* names a class; the first of 1 faults: .*line 2: box not a number"
+    ):
+        open_dataset("csv", tmp_path)

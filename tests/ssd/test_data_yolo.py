@@ -67,6 +67,7 @@ FAULTY = {
     "line malformed": "0 0.5 0.5 0.5",
     "box not a number": "0 0.5 x 0.5 0.5",
     "box not finite": "0 nan 0.5 0.5 0.5",
+    "box not finite in a polygon": "0 0.1 0.1 nan 0.5 0.9 0.1",
     "unknown class": "2 0.5 0.5 0.5 0.5",
     "box not normalized": "0 30 20 10 10",
     "box without area": "0 0.5 0.5 0 0.5",
@@ -78,7 +79,9 @@ FAULTY = {
 def test_yolo_bad_line_error_names_file_and_line(tmp_path, kind):
     write_yolo(tmp_path, {"good": SQUARE, "bad": f"{SQUARE}\n\n{FAULTY[kind]}\n"})
     dataset = open_dataset("yolo", tmp_path)
-    assert dataset.summary().faults == {kind: 1} and "bad.txt, line 3" in str(dataset.summary())
+    assert dataset.summary().faults == {kind.removesuffix(" in a polygon"): 1} and "bad.txt, line 3" in str(
+        dataset.summary()
+    )
     assert len(dataset.annotations.labels) == (3 if "clipped" in kind else 2)
     with pytest.raises(DataError, match=r"bad\.txt, line 3"):
         open_dataset("yolo", tmp_path, on_error="raise")

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ssd.data import DataError, build_loader, open_dataset, read_image
+from ssd.data.loading.images import image_size
+from ssd.inference.sources import read
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
 
@@ -18,6 +20,27 @@ def save_turned(path, stored=(60, 40), orientation=6):
     pixels[:8, :8] = (255, 0, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_every_format(tmp_path, suffix, orientation):
+    quadrants = np.zeros((40, 60, 3), dtype=np.uint8)
+    quadrants[:20, :30], quadrants[:20, 30:], quadrants[20:, :30] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    stored, exif = Image.fromarray(quadrants), Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    stored.save(path, **({"tiffinfo": exif} if suffix == "tif" else {"exif": exif, "quality": 95}))
+    turns = stored.copy()
+    turns.getexif()[0x0112] = orientation
+    for apply_exif, expected in ((False, stored), (True, ImageOps.exif_transpose(turns))):
+        expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1).float()
+        assert image_size(path, apply_exif=apply_exif) == tuple(expected.shape[1:])
+        by_size = read_image(path, size=tuple(expected.shape[1:]), either=True, apply_exif=apply_exif)
+        for image in (by_size, read_image(path, apply_exif=apply_exif), read(Image.open(path), apply_exif)):
+            assert (
+                image.shape == expected.shape and (image[:, 5::10, 5::10] - expected[:, 5::10, 5::10]).abs().max() < 16
+            )
 
 
 @pytest.mark.parametrize("annotated", [(40, 60), (60, 40)])
@@ -97,6 +120,7 @@ def test_image_suffixes_are_read_or_reported(tmp_path):
     (folder / "b.jpg").unlink()
     (folder / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     (folder / "c.jpg").unlink()
+    (tmp_path / "labels/train/c.txt").write_text("0 0.0 0.5 0.2 0.2 0.1 0.9")  # on the border
     dataset = open_dataset("yolo", tmp_path)
     text = str(dataset.summary())
     assert len(dataset) == 2 and dataset.num_listed == 4

@@ -13,6 +13,7 @@ from tests.ssd.test_data_yolo import SQUARE, write_yolo
 @pytest.mark.parametrize(
     ("value", "number"),
     [(1, 1), (1.0, 1), ("1", 1), ("1.0", 1), (1.5, None), ("x", None), (True, None), (None, None), (2**63, None),
+     ("1_1", None),
      (float("inf"), None), ("nan", None), ("9" * 50, None), (str(2**53 + 1), 2**53 + 1)],
 )  # fmt: skip
 def test_as_int_values_and_errors(value, number):

@@ -84,6 +84,15 @@ def test_same_training_and_evaluation_images_are_reported(tmp_path, capsys):
     assert "warning: 8 of the 8 images to evaluate on are also trained on" in capsys.readouterr().out
 
 
+def test_splits_of_the_same_images_are_divided(tmp_path, capsys):
+    images(tmp_path / "images", NAMES)
+    for split in ("train", "val"):
+        coco(tmp_path / f"annotations/{split}.json")
+    _, train, val = open_both(tmp_path)
+    assert (len(train), len(val)) == (6, 2)
+    assert f"since the splits train and val of {tmp_path} are the same images" in capsys.readouterr().out
+
+
 def test_dataset_with_other_splits_is_not_split(tmp_path):
     from ssd.data import DataError
 

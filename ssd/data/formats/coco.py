@@ -75,6 +75,7 @@ class COCODataset(DetectionDataset):
         reader = _Reader(self.annotation_file, self.category_ids, data["categories"], crowd, finder, log)
         reader.turned = bool(apply_exif)
         grouped = reader.group(data["images"], data["annotations"])
+        reader.find_images(data["images"])
         for index, item in enumerate(data["images"]):
             reader.add_image(item, index, grouped, builder)
         # labels that no category of the file has, where labels are ids
@@ -103,6 +104,7 @@ class _Reader:
         self.not_asked_for = 0
         self.crowd = crowd
         self.finder = finder
+        self.files: list[Path | None] = []
         self.turned = True  # whether sizes that the file lacks are those of the turned images
         self.log = log
 
@@ -122,6 +124,11 @@ class _Reader:
                 self.log.add(Fault(self.file, "annotation of no image", what, index))
         return grouped
 
+    def find_images(self, images: list[Any]) -> None:
+        """Finds the files of all images, in the order of the JSON's list."""
+        names = [item.get("file_name") if isinstance(item, dict) else None for item in images]
+        self.files = self.finder.find_all((name if isinstance(name, str) else "", self.near) for name in names)
+
     def add_image(
         self,
         item: Any,
@@ -138,7 +145,7 @@ class _Reader:
             self.log.add(Fault(self.file, "image listed twice", f"id {image_id}, {item['file_name']:.200}"))
             return
         objects = grouped.pop(image_id)
-        path = self.finder.find(item["file_name"], self.near)
+        path = self.files[index]
         if path is None:
             detail = f"image_id {image_id}, file_name {item['file_name']!r:.200}: no such file in the data set"
             self.log.add(Fault(self.file, "image missing", detail))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice, shorten
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice, no_class, shorten
 from ssd.data.formats.csv_table import Row, read_table
 from ssd.data.formats.field_values import as_names
 from ssd.data.formats.folders import describe_folder, split_path
@@ -76,13 +76,17 @@ class CSVDataset(DetectionDataset):
         classes = as_names(classes)
         if classes is None:
             classes = sorted({row.label for row in rows if row.label})
+            if not classes:
+                raise DataError(no_class(f"no row of {file} that can be read names a class", log))
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
             units = "shares" if _looks_normalized(rows) else "pixels"
         finder = _finder(root, file, split, images)
         reader = _Reader(file, tuple(classes), units == "shares", log)
-        for image_id, (name, objects) in enumerate(_by_image(rows).items()):
-            reader.add_image(name, image_id, finder.find(name, Path(split, name)), objects, builder, bool(apply_exif))
+        grouped = _by_image(rows)
+        files = finder.find_all((name, Path(split, name)) for name in grouped)
+        for image_id, ((name, objects), path) in enumerate(zip(grouped.items(), files, strict=True)):
+            reader.add_image(name, image_id, path, objects, builder, bool(apply_exif))
         source = f"csv {split} of {root}"
         notes = (f"coordinates read as {units} of the image",) if units == "shares" else ()
         super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)

@@ -76,6 +76,9 @@ def _rows(reader: Any, path: Path, log: FaultLog) -> Iterator[Row]:
         if len(cells) != width:
             log.add(Fault(str(path), "line malformed", f"expected {width} cells, got {len(cells)}", line=line))
             continue
+        if any("\n" in cell for cell in cells):  # it swallows the lines up to the next quote
+            log.add(Fault(str(path), "line malformed", "a quote is not closed in its line", line=line))
+            continue
         row = _row(cells, columns, path, line, log)
         if row is not None:
             yield row

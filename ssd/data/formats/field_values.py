@@ -18,8 +18,10 @@ def is_true(value: Any) -> bool:
 
 
 def as_int(value: Any) -> int | None:
-    """Returns an id or a size as a 64-bit whole number, None where it is none: 1, 1.0, "1" and "1.0" are, 1.5 is not."""
+    """Returns an id or a size as a 64-bit whole number, None where it is none: 1 and "1.0" are, 1.5 and "1_1" not."""
     if isinstance(value, str):
+        if "_" in value:  # which Python reads over: "1_1" is no 11
+            return None
         try:
             value = int(value) if len(value) < 40 else None
         except ValueError:

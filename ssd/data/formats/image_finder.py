@@ -2,8 +2,10 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.split_names import split_of_folder
@@ -36,34 +38,55 @@ class ImageFinder:
         self.folders = list(dict.fromkeys(folders))
         self._listed: dict[Path, frozenset[str]] = {}
 
-    def find(self, name: str, near: PurePath | None = None) -> Path | None:
-        """Returns the file of an image, None where there is none or where it lies outside of the data set.
+    def find_all(self, entries: Iterable[tuple[str, PurePath | None]]) -> list[Path | None]:
+        """Returns the files of images, None where there is none or where it lies outside of the data set.
+
+        A file that has the very name of one entry is that entry's alone, and one that two other entries merely resemble is
+        no one's: where images are missing, others of the same file name in another folder do not take their place.
 
         Args:
-            name: as the annotation has it, with or without folders and suffix.
-            near: place of the annotation file below `root`; of several images of one name, the one of its split is taken.
+            entries: of each image its name as the annotation has it, with or without folders and suffix, and the place of
+                the annotation file below `root` (of several images of one name, the one of its split is taken).
         """
-        clean = name.replace("\\", "/").split("://")[-1]
-        if "\0" in clean or not 0 < len(clean) <= 4096:
-            return None
-        parts = PurePath(clean).parts
-        for first in range(len(parts)):
-            for folder in self.folders:
-                path = Path(os.path.normpath(folder.joinpath(*parts[first:])))
-                if self._is_file(path) and any(is_within(path, place) for place in self.within):
-                    return path
-        return self._by_last_part(PurePath(clean), near)
+        names = [(_clean(name), near) for name, near in entries]
+        return _belonging([(name, *self._find(name, near)) for name, near in names])
 
-    def for_label(self, label: Path) -> Path | None:
-        """Returns the image of an annotation file that has the image's name: beside it, or in a folder for images."""
+    def for_labels(self, labels: Sequence[Path]) -> list[Path | None]:
+        """Returns the images of annotation files that have the image's name: beside it, or in a folder for images."""
+        return _belonging([(str(label), *self._of_label(label)) for label in labels])
+
+    def has(self, name: str) -> bool:
+        """Returns whether a name as it stands is a file below one of the folders."""
+        return self._at(PurePath(_clean(name)).parts) is not None
+
+    def _find(self, name: str, near: PurePath | None) -> tuple[Path | None, bool]:
+        # The file, and whether the whole name says so.
+        # Label Studio writes %20 and the like; where the locale is not UTF-8, Python spells names of files otherwise.
+        for spelled in dict.fromkeys((name, _clean(unquote(name)), os.fsdecode(name.encode(errors="surrogateescape")))):
+            parts = PurePath(spelled).parts
+            for first in range(len(parts)):
+                if (path := self._at(parts[first:])) is not None:
+                    return path, first == 0
+            if parts and (path := self._by_last_part(PurePath(spelled), near)) is not None:
+                return path, False
+        return None, False
+
+    def _at(self, parts: tuple[str, ...]) -> Path | None:
+        for folder in self.folders if parts else ():
+            path = Path(os.path.normpath(folder.joinpath(*parts)))
+            if self._is_file(path) and any(is_within(path, place) for place in self.within):
+                return path
+        return None
+
+    def _of_label(self, label: Path) -> tuple[Path | None, bool]:
         place = _place(label.relative_to(self.root))
         found = self._stems.get(label.stem, [])
         same = [image for image in found if _place(image.relative_to(self.root)) == place]
         if same:
-            return same[0]
+            return same[0], True
         split = split_of_folder(label.relative_to(self.root))
         alike = [image for image in found if split_of_folder(image.relative_to(self.root)) == split]
-        return alike[0] if len(alike) == 1 else None
+        return (alike[0] if len(alike) == 1 else None), False
 
     def _by_last_part(self, name: PurePath, near: PurePath | None) -> Path | None:
         found = self._names.get(name.name.lower(), []) or self._stems.get(name.name, [])
@@ -111,6 +134,25 @@ def check_inside(path: Path, root: Path, source: str) -> None:
             f"{source} names {shorten(path)}, outside of {root}, which is not followed; where it is meant, "
             "--dataset-option allow_outside=true follows it"
         )
+
+
+def _belonging(found: list[tuple[str, Path | None, bool]]) -> list[Path | None]:
+    # Of entries with name, file and whether the file has the whole name: the file where it can be of no other entry.
+    exact = {path for _, path, is_exact in found if is_exact}
+    guesses: dict[Path, set[str]] = defaultdict(set)
+    for name, path, is_exact in found:
+        if path is not None and not is_exact:
+            guesses[path].add(name)
+    return [
+        path if path is None or is_exact or (path not in exact and len(guesses[path]) == 1) else None
+        for _, path, is_exact in found
+    ]
+
+
+def _clean(name: str) -> str:
+    # "" where it can be no file's.
+    clean = name.replace("\\", "/").split("://")[-1]
+    return "" if "\0" in clean or len(clean) > 4096 else clean
 
 
 def _place(path: PurePath) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, shorten
+from ssd.data.faults import DataError, Fault, FaultLog, no_class, shorten
 from ssd.data.formats.field_values import as_names, as_side
 from ssd.data.formats.folders import split_path
 from ssd.data.formats.image_finder import ImageFinder
@@ -65,10 +65,11 @@ class JSONItemsDataset(DetectionDataset):
         names, items = PARSERS[kind](folder, chosen, log)
         names = as_names(classes) or names or _names_of(items)
         if not names:
-            raise DataError(f"{root}: no object of {kind} names a class")
+            raise DataError(no_class(f"no object of {kind} in {root} names a class", log))
         reader = _Reader(names, ImageFinder(folder, [folder / "images", folder]), bool(apply_exif), log)
-        for image_id, item in enumerate(items):
-            reader.add(item, image_id, builder)
+        paths = reader.finder.find_all(map(reader.name_of, items))
+        for image_id, (item, path) in enumerate(zip(items, paths, strict=True)):
+            reader.add(item, image_id, path, builder)
         super().__init__(f"{kind} {split} of {root}", names, builder, log, apply_exif=apply_exif)
 
 
@@ -77,12 +78,16 @@ class _Reader:
         self.labels = {name: label for label, name in enumerate(names, start=1)}
         self.finder, self.turned, self.log = finder, turned, log
 
-    def add(self, item: Item, image_id: int, builder: AnnotationsBuilder) -> None:
-        """Adds an image with its objects; one that is missing or broken is left out."""
+    def name_of(self, item: Item) -> tuple[str, PurePath]:
+        """Returns the name that the image of an item is looked for by, and the place of its file in the data set."""
         near = item.file.relative_to(self.finder.root)
-        beside = item.file.parent.parent / "img" / item.image  # of one name in several data sets of supervisely
-        path = self.finder.find(str(beside.relative_to(self.finder.root)), near) if beside.is_file() else None
-        path = path or self.finder.find(item.image, PurePath(item.file.stem) / "x" if len(near.parts) < 3 else near)
+        beside = f"{near.parent.parent.as_posix()}/img/{item.image}"  # of one name in several data sets of supervisely
+        if self.finder.has(beside):
+            return beside, near
+        return item.image, PurePath(item.file.stem) / "x" if len(near.parts) < 3 else near
+
+    def add(self, item: Item, image_id: int, path: Path | None, builder: AnnotationsBuilder) -> None:
+        """Adds an image with its objects; one that is missing or broken is left out."""
         if path is None:
             self.log.add(Fault(str(item.file), "image missing", f"no file {shorten(item.image)} in the data set"))
             return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from ssd.data.annotations import Box
+from ssd.data.annotations import Box, bounding_box
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.coco_json import read_json
 from ssd.data.formats.field_values import as_int, is_true
@@ -131,8 +131,7 @@ def _name(value: Any) -> str:
 
 
 def _bounds(xs: Sequence[Any], ys: Sequence[Any]) -> Box:
-    x, y = list(map(float, xs)), list(map(float, ys))
-    return min(x), min(y), max(x), max(y)
+    return bounding_box(list(map(float, xs)), list(map(float, ys)))
 
 
 PARSERS = {"datumaro": _datumaro, "supervisely": _supervisely, "labelme": _labelme}

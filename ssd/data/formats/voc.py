@@ -15,12 +15,12 @@ the mouse, not an object of one pixel.
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError, Fault, FaultLog, check_choice, shorten
+from ssd.data.faults import DataError, Fault, FaultLog, check_choice, no_class, shorten
 from ssd.data.formats.field_values import MAX_SIDE, as_names, is_true
 from ssd.data.formats.voc_layout import VOCImage, find_images
 from ssd.data.loading.images import image_size
@@ -194,16 +194,13 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 def _find_classes(files: Sequence[Path], root: Path) -> tuple[str, ...]:
     names: set[str] = set()
+    log = FaultLog()  # not that of the data set: the reader names the files that its split lists
     for path in files:
-        names.update(_names_in(path))
+        try:
+            names.update((item.findtext("name") or "").strip() for item in read_xml(path).iter("object"))
+        except (DataError, OSError) as error:
+            log.add(Fault(str(path), "annotation malformed", str(error)))
     names.discard("")
     if not names:
-        raise DataError(f"no annotation in {root} names an object; give the classes, or check the folder")
+        raise DataError(no_class(f"no annotation in {root} names an object: give classes, or check the folder", log))
     return tuple(sorted(names))
-
-
-def _names_in(path: Path) -> Iterable[str]:
-    try:
-        return [(item.findtext("name") or "").strip() for item in read_xml(path).iter("object")]
-    except (DataError, OSError):
-        return []  # the reader names the file if its split lists it

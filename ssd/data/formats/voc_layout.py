@@ -57,8 +57,8 @@ def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
             tuple(sorted(found)),
         )
     finder = ImageFinder(root, [root])
-    images = [VOCImage(path, str(image) if (image := finder.for_label(path)) else None) for path in chosen]
-    return images, files
+    pairs = zip(chosen, finder.for_labels(chosen), strict=True)
+    return [VOCImage(path, None if image is None else str(image)) for path, image in pairs], files
 
 
 def _listed(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:

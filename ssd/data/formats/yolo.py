@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, bounding_box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_names
@@ -119,6 +119,6 @@ def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tupl
         cx, cy, w, h = values
         x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     else:
-        x1, y1, x2, y2 = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        x1, y1, x2, y2 = bounding_box(values[::2], values[1::2])
     box, kind, detail = fit_box((x1 * width, y1 * height, x2 * width, y2 * height), height, width)
     return box, int(number) + 1, kind, detail

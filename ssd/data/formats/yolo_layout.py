@@ -96,7 +96,7 @@ def _holds_a_box(path: Path) -> bool:
     # Class names and lists of images are text files, too.
     try:
         first = read_text(path).split("\n", 1)[0].split()
-        return len(first) >= 5 and all(map(float, first[1:]))
+        return len(first) >= 5 and len([float(text) for text in first]) >= 5
     except ValueError:
         return False
 
@@ -205,14 +205,13 @@ def _listed(path: Path, root: Path, within: Path, base: str = "") -> list[Path]:
     # One image to a line, relative to the data set, or to the list where it begins with "./" (as Ultralytics has it).
     home = root / base
     finder = ImageFinder(root, [home, root, path.parent], within=within)
+    lines = [(number, name) for number, line in enumerate(read_text(path).splitlines(), 1) if (name := line.strip())]
     images = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if name := line.strip():
-            place = (path.parent if name.startswith("./") else home) / name
-            found = finder.find(name)
-            if found is None and _exists(place):
-                check_inside(place, within, f"{path}, line {number}")
-            images.append(found or place)
+    for (number, name), found in zip(lines, finder.find_all((name, None) for _, name in lines), strict=True):
+        place = (path.parent if name.startswith("./") else home) / name
+        if found is None and _exists(place):
+            check_inside(place, within, f"{path}, line {number}")
+        images.append(found or place)
     return images
 
 

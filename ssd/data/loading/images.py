@@ -32,6 +32,17 @@ except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL 
 
 _ORIENTATION = 0x0112  # EXIF tag
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of TIFF
+# What turns a picture that EXIF has turned back to how it is stored.
+_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 # Formats that PIL decodes by itself; for others, such as EPS, it would start other programs.
 _FORMATS = (
     *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA"),
@@ -157,9 +168,16 @@ def _header(file: object, path: str | os.PathLike[str]) -> Header:
     try:
         with _open(file) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
-            return Header(image.height, image.width, str(image.format), orientation if orientation in range(9) else 1)
+            height, width = _stored_size(image)
+            return Header(height, width, str(image.format), orientation if orientation in range(9) else 1)
     except Exception as error:  # PIL's plugins raise nearly anything on broken input
         raise DataError(_reason(error, path)) from None
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    # PIL tells the size of a TIFF file as turned, alone among the formats.
+    tags = getattr(image, "tag_v2", {})
+    return (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]) if image.format == "TIFF" else (image.height, image.width)
 
 
 # Raises where an image has more pixels than PIL allows, as the decoder of torchvision does not.
@@ -195,14 +213,19 @@ def _read_with_pil(raw: np.ndarray, apply_exif: bool, path: str | os.PathLike[st
 
 def pil_to_rgb(image: Image.Image, *, apply_exif: bool = False) -> np.ndarray:
     """Converts a PIL image of any mode to RGB, uint8 `[H, W, 3]`; modes are treated as `read_image` says."""
+    back = _BACK.get(image.getexif().get(_ORIENTATION, 1)) if image.format == "TIFF" else None
     if apply_exif:
         image = ImageOps.exif_transpose(image)
+    elif back is not None:  # PIL turns TIFF files when it decodes them
+        image = image.transpose(back)
     if image.mode.startswith("I") or image.mode == "F":
         # PIL's own conversion clips these to 255, which leaves a white image.
         gray = np.asarray(image)
         most = np.nanmax(gray, initial=0, where=np.isfinite(gray)) if gray.dtype.kind == "f" else gray.max()
         if gray.dtype.kind == "f":
-            gray = np.nan_to_num(gray) * (255.0 if most <= 1 else 1.0 if most <= 255 else 1 / 257)
+            gray = np.nan_to_num(gray, posinf=most, neginf=0) * (
+                255.0 if most <= 1 else 1.0 if most <= 255 else 1 / 257
+            )
         elif gray.dtype.itemsize == 2 or most > 255:
             gray = gray >> 8
         return np.repeat(gray.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
