@@ -1,11 +1,10 @@
-"""Convert a detector's weights from one SSD system's names and orders to another's.
+"""Convert the weights of a detector from the format of one SSD system to that of another.
 
     python ssd/convert.py ssd300_mAP_77.43_v2.pth for_torchvision.pth --to torchvision
     python ssd/convert.py runs/ssd300_vgg16-voc-1/best.pt for_amdegroot.pth --to amdegroot
 
-The input is a state dict, a training checkpoint or a run folder (its best.pt, or else last.pt); its system and its
-network are found out. The output is a state dict, in the format of torch.save (.pth, .pt, .bin, .tar) or, with the
-package safetensors, as .safetensors.
+The input is a state dict, a training checkpoint or a run folder (uses best.pt, else last.pt); its system and network are
+detected. The output is a state dict, written by torch.save (.pth, .pt, .bin, .tar) or safetensors (.safetensors).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ssd.console import console_program, program_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # of what torch.save writes
+SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # written by torch.save
 SYSTEMS = (
     "ssd",
     "torchvision",
@@ -40,32 +39,32 @@ SYSTEMS = (
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; mistakes are answered before torch is imported."""
+    """Parses and checks the command line, without importing torch."""
     parser = argparse.ArgumentParser(
         prog=program_name("convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", help="checkpoint of any known system, or a run folder")
-    parser.add_argument("output", help="file to write")
-    parser.add_argument("--to", required=True, choices=SYSTEMS, help="whose names and orders to write")
-    parser.add_argument("--system", choices=SYSTEMS, help="whose the input has (default: found out)")
+    parser.add_argument("input", help="checkpoint of any supported system, or run folder")
+    parser.add_argument("output", help="output file")
+    parser.add_argument("--to", required=True, choices=SYSTEMS, help="system of the output")
+    parser.add_argument("--system", choices=SYSTEMS, help="system of the input (default: auto-detect)")
     args = parser.parse_args(argv)
     if not Path(args.input).exists():
         parser.error(f"input {args.input} does not exist")
     output = Path(args.output)
     if output.exists():
-        parser.error(f"output {output} exists; remove it first")
+        parser.error(f"output {output} already exists; remove it first")
     if not output.parent.is_dir():
-        parser.error(f"output {output}: there is no folder {output.parent}")
+        parser.error(f"output {output}: folder {output.parent} does not exist")
     if output.suffix not in (*SUFFIXES, ".safetensors"):
-        parser.error(f"output {output} must end in {', '.join(SUFFIXES)} or .safetensors, which name what is written")
+        parser.error(f"output {output} must end in {', '.join(SUFFIXES)} or .safetensors")
     if output.suffix == ".safetensors" and find_spec("safetensors") is None:
-        parser.error(f"output {output}: pip install safetensors, or name a file that ends in .pth")
+        parser.error(f"output {output} needs the package safetensors: pip install safetensors, or write a .pth file")
     return args
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Converts as the command line says."""
+    """Runs the program."""
     args = parse_args(argv)
     from ssd.checkpoints import build_from_weights, export_weights
 
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(state: dict[str, Tensor], path: Path) -> None:
-    """Writes a state dict in the format that the suffix names."""
+    """Writes a state dict in the format of the suffix."""
     if path.suffix == ".safetensors":
         from safetensors.torch import save_file  # type: ignore[import-not-found]
 

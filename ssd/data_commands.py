@@ -36,7 +36,7 @@ orientation as their boxes see them. Difficult objects become crowds, which are 
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
-    """Reads the command line; mistakes are answered before torch is imported."""
+    """Parses and checks the command line, without importing torch."""
     raw: Any = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -5,12 +5,12 @@
     ssd eval SSD300_VGG16_Weights.COCO_V1 --data-path coco --split val2017
     ssd eval ssd300_mAP_77.43_v2.pth --data-path VOCdevkit --split 2007_test --metric voc07
 
-Prints the table that training prints: AP of each class and what would raise it most. A run folder knows its data set,
-splits and metric; what is given beside it wins. The classes of model and data are brought together by name.
+Prints the AP of each class and which kinds of errors cost the most AP. Data set, splits and metric of a run folder are
+those of the run; flags override them. Classes of the model and the data are matched by name.
 
---save writes eval.json, the precision-recall curves, the confusion matrix (picture and CSV), and the worst errors:
-false positives with the highest scores, objects taken for another class, the largest missed objects (errors.json and
-pictures, the truth left and the detections right).
+--save writes eval.json, precision-recall curves, the confusion matrix (image and CSV), and the worst errors: false
+positives with the highest scores, confused classes, and the largest missed objects (errors.json and images with ground
+truth on the left and detections on the right).
 """
 
 from __future__ import annotations
@@ -33,37 +33,53 @@ from ssd.console import console_program, program_name
 from ssd.errors import ConfigError
 from ssd.predict import TORCHVISION
 
-# What of a run's settings says how it is evaluated, and of that what belongs to its own data set.
-_RECORDED = ("model", "data_augmentation", "augmentation_options", "eval_metric", "batch_size", "workers")
-_OF_DATA = ("dataset", "data_path", "train_split", "val_split", "val_share", "dataset_options")
+# Settings of a run that affect its evaluation, and those that apply to its own data set only.
+_EVALUATION_SETTINGS = ("model", "data_augmentation", "augmentation_options", "eval_metric", "batch_size", "workers")
+_DATA_SETTINGS = ("dataset", "data_path", "train_split", "val_split", "val_share", "dataset_options")
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
-    """Reads the command line; mistakes are answered before torch is imported."""
+    """Parses and checks the command line, without importing torch."""
     parser = argparse.ArgumentParser(
         prog=program_name("eval"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "checkpoint",
-        help="run folder (its best.pt, or else last.pt), checkpoint of any known system, or torchvision's name",
+        help="run folder (uses best.pt, else last.pt), checkpoint of any supported system, or name of torchvision's "
+        "weights",
     )
-    parser.add_argument("--data-path", help="data set to evaluate on (default: that of the run)")
-    parser.add_argument("--dataset", help=f"its format: {', '.join(DATASETS)} (default: found out)")
+    parser.add_argument("--data-path", metavar="PATH", help="data set to evaluate on (default: that of the run)")
     parser.add_argument(
-        "--dataset-option", action="append", metavar="KEY=VALUE", help="option of its reader, repeatable"
+        "--dataset", metavar="NAME", help=f"format of the data set: {', '.join(DATASETS)} (default: auto-detect)"
     )
-    parser.add_argument("--split", help="split to evaluate on (default: what training would evaluate on)")
-    parser.add_argument("--metric", choices=CHOICES["eval_metric"], help="default: COCO's for COCO data, else VOC's")
-    parser.add_argument("--save", metavar="DIR", help="folder for curves, confusion matrix and the worst errors")
-    parser.add_argument("--json", metavar="FILE", help="file for the numbers")
+    parser.add_argument(
+        "--dataset-option", action="append", metavar="KEY=VALUE", help="option of the data set; repeatable"
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="split to evaluate on (default: the one that training evaluates on)"
+    )
+    parser.add_argument(
+        "--metric", choices=CHOICES["eval_metric"], help="metric (default: coco for COCO data, else voc)"
+    )
+    parser.add_argument("--save", metavar="DIR", help="folder for curves, confusion matrix and worst errors")
+    parser.add_argument("--json", metavar="FILE", help="JSON file for the metrics")
     parser.add_argument("--worst", type=int, default=24, metavar="N", help="errors of each kind to draw (default: 24)")
     parser.add_argument(
-        "--score-threshold", type=float, help="of the confusion matrix and errors (default: best F1 of each class)"
+        "--score-threshold",
+        type=float,
+        metavar="X",
+        help="score threshold of the confusion matrix and the errors (default: that with the best F1 of each class)",
     )
-    parser.add_argument("-b", "--batch-size", type=int, help="images at once (default: that of the run, or 16)")
-    parser.add_argument("-j", "--workers", type=int, help="processes that load images (default: that of the run, or 2)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--trust-config", action="store_true", help="let the run's configuration name code to run")
+    parser.add_argument(
+        "-b", "--batch-size", type=int, metavar="N", help="images per batch (default: that of the run, or 16)"
+    )
+    parser.add_argument(
+        "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
+    )
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
+    )
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
@@ -80,16 +96,16 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
 
 
 def configure(args: argparse.Namespace) -> TrainConfig:
-    """Joins what a run has recorded with what the command line gives, which wins.
+    """Merges the settings of a run with those of the command line, which take precedence.
 
     Raises:
-        ConfigError: There is no data set, or a setting cannot be meant.
+        ConfigError: There is no data set, or a configuration value is invalid.
     """
     is_file = os.path.exists(args.checkpoint)
     recorded = (recorded_settings(args.checkpoint) or {}) if is_file else {}
-    values: dict[str, Any] = {name: recorded[name] for name in _RECORDED if name in recorded}
+    values: dict[str, Any] = {name: recorded[name] for name in _EVALUATION_SETTINGS if name in recorded}
     if args.data_path is None or _same_path(args.data_path, recorded.get("data_path")):
-        values |= {name: recorded[name] for name in _OF_DATA if name in recorded}
+        values |= {name: recorded[name] for name in _DATA_SETTINGS if name in recorded}
     given = {"data_path": args.data_path, "dataset": args.dataset, "eval_metric": args.metric}
     given |= {"batch_size": args.batch_size, "workers": args.workers}
     values |= {name: value for name, value in given.items() if value is not None}
@@ -97,7 +113,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         options = dict(key_value("dataset_options", item) for item in args.dataset_option)
         values["dataset_options"] = {**values.get("dataset_options", {}), **options}
     if "data_path" not in values and values.get("dataset", "auto") == "auto":
-        raise ConfigError(f"--data-path must name the data set to evaluate on; {args.checkpoint} has recorded none")
+        raise ConfigError(f"--data-path is required: {args.checkpoint} does not record the data set of its run")
     if args.dataset is None and not args.trust_config:
         reject_code(values.get("dataset", "auto"))
     config = TrainConfig(**with_data_settings(values))
@@ -111,9 +127,9 @@ def _same_path(one: str, other: str | None) -> bool:
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Evaluates as the command line says."""
+    """Runs the program."""
     args, config = parse_args(argv)
-    from ssd.engine.checkpoint_evaluation import judge, open_split, save_judged
+    from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
     from ssd.engine.setup import choose_device
     from ssd.errors import DataError
     from ssd.inference.detector import load
@@ -122,14 +138,14 @@ def main(argv: list[str] | None = None) -> None:
         device = choose_device(args.device)
         dataset = open_split(config, args.split)
         print(dataset.summary())
-        dataset.log.new_entries()  # told by the summary
-        judged = judge(load(args.checkpoint, device), dataset, config)
-        print(judged)
+        dataset.log.new_entries()  # the summary contains them
+        report = evaluate_detector(load(args.checkpoint, device), dataset, config)
+        print(report)
         if args.json:
-            Path(args.json).write_text(json.dumps(judged.as_dict(), indent=2) + "\n", encoding="utf-8")
+            Path(args.json).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
         if args.save:
             folder = Path(args.save)
-            written = save_judged(judged, folder, worst=args.worst, score_threshold=args.score_threshold)
+            written = save_report(report, folder, worst=args.worst, score_threshold=args.score_threshold)
             print(f"{folder}: {', '.join(path.name for path in written)}")
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

@@ -1,20 +1,20 @@
-"""Export a trained model to a file for other runtimes.
+"""Export a trained model to ONNX or torch.export (.pt2).
 
     python ssd/export.py runs/ssd_tiny-shapes-1 model.onnx
     python ssd/export.py runs/ssd_tiny-shapes-1 model.pt2
     python ssd/export.py SSD300_VGG16_Weights.COCO_V1 model.onnx
 
-Both take images [B, 3, S, S], RGB float in 0..1 (normalization is inside), of any batch size. Resize as in training: the
-whole picture to S x S, bilinear with antialiasing, as PIL's Image.resize does with BILINEAR. cv2.resize has no
-antialiasing, and finds other objects in many pictures.
+Both take images [B, 3, S, S] of any batch size: RGB, float in 0..1 (the model normalizes them). Resize as in training:
+the whole image to S x S, bilinear with antialiasing, as PIL's Image.resize with BILINEAR. cv2.resize does not antialias,
+which changes the detections in many images.
 
-model.onnx gives boxes [B, P, 4] (xyxy, 0..1 of the image) and scores [B, P, C] (class 0 is the background), for the NMS of
-the runtime that loads it; it needs no Python. To write it: pip install onnx onnxscript.
-model.pt2 (torch.export) gives boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B] after NMS; it runs in PyTorch,
-in a program that has imported ssd_ops.
+model.onnx returns boxes [B, P, 4] (xyxy, normalized) and scores [B, P, C] (class 0 is background); apply the NMS of your
+runtime to them. To export it: pip install onnx onnxscript.
+model.pt2 returns boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B] after NMS; it runs in PyTorch, in a
+program that imports ssd_ops.
 
-What the file needs to be used is kept in it, as ONNX metadata or `classes.json` in the .pt2: the names of the classes,
-the side S, how to resize, whether photographs are turned as EXIF says, and the thresholds.
+The file contains, as ONNX metadata or as `classes.json` in the .pt2: class names, image size, how to resize, whether to
+apply the EXIF orientation, and the thresholds.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; mistakes are answered before torch is imported."""
+    """Parses and checks the command line, without importing torch."""
     parser = argparse.ArgumentParser(
         prog=program_name("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
+        "checkpoint", help="run folder (uses best.pt, else last.pt), checkpoint file, or name of torchvision's weights"
     )
-    parser.add_argument("output", help="file to write, ending in .onnx or .pt2")
+    parser.add_argument("output", help="output file, with the suffix .onnx or .pt2")
     args = parser.parse_args(argv)
     if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
         parser.error(f"checkpoint {args.checkpoint} does not exist")
@@ -56,13 +56,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.output.endswith(".onnx"):
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
-            parser.error(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
+            parser.error(f"ONNX export needs missing packages: pip install {' '.join(missing)}")
     return args
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Exports as the command line says."""
+    """Runs the program."""
     args = parse_args(argv)
     from ssd.data.faults import DataError
     from ssd.inference.detector import load
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(detector: Detector) -> dict[str, Any]:
-    """What a runtime must know besides the network."""
+    """Returns what a runtime needs to know besides the network: classes, preprocessing and thresholds."""
     rules = detector.model.preset
     return {
         "classes": list(detector.classes),
@@ -95,13 +95,13 @@ def describe(detector: Detector) -> dict[str, Any]:
         "candidates_per_class": rules.candidates_per_class,
         "max_detections": rules.max_detections,
         "show_from": dict(
-            zip(detector.classes, detector.lowest_scores(), strict=True)
+            zip(detector.classes, detector.score_thresholds(), strict=True)
         ),  # lowest score to show, by class
     }
 
 
 def export_onnx(detector: Detector, path: Path) -> None:
-    """Writes the network, softmax and box decoding as ONNX, with what `describe` says as metadata (JSON)."""
+    """Writes the network, softmax and box decoding as ONNX, with the result of `describe` as metadata (JSON)."""
     import torch
     from torch import nn
 
@@ -116,7 +116,7 @@ def export_onnx(detector: Detector, path: Path) -> None:
 
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             loc, logits = model.forward_raw(model.normalize(images))
-            # the reference: ONNX knows the functions that it is made of, and not our op
+            # The reference consists of operators that ONNX supports; the compiled op is not one of them.
             boxes = reference.decode_boxes(loc, model.priors, variances=model.preset.variances)
             return (boxes.clamp(0, 1) if model.preset.clip_boxes else boxes), logits.softmax(dim=-1)
 
@@ -136,7 +136,7 @@ def export_onnx(detector: Detector, path: Path) -> None:
 
 
 def export_pt2(detector: Detector, path: Path) -> None:
-    """Writes the network and the whole post-process as a torch.export program, with the class names beside it."""
+    """Writes the network and the post-processing as a torch.export program, with the result of `describe`."""
     import torch
     from torch import nn
 
@@ -160,7 +160,7 @@ def _example(detector: Detector) -> Tensor:
     import torch
 
     size = detector.model.image_size
-    return torch.zeros(2, 3, size, size)  # one image would be taken for a constant
+    return torch.zeros(2, 3, size, size)  # torch.export specializes on a batch size of 1
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python ssd/predict.py runs/ssd_tiny-shapes-1 photos/ another.jpg
     python ssd/predict.py SSD300_VGG16_Weights.COCO_V1 photos/
 
-draws the detections into predictions/ and writes them as predictions/detections.json: for each image its file, width,
-height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}. --save adds CSV, or labels as COCO, YOLO and PASCAL
-VOC have them, which annotation tools import and ssd/train.py reads. Images are rotated as their EXIF orientation says,
-boxes and sizes are those of the rotated image; a model that was trained on images as they are stored gets them so.
+Writes images with drawn detections and detections.json into predictions/. detections.json has for each image its file,
+width, height, and a list of {label, score, box: [x1, y1, x2, y2] in pixels}. --save adds CSV or the annotation formats
+of COCO, YOLO and PASCAL VOC, which annotation tools and ssd/train.py read:
 
     python ssd/predict.py runs/x photos/ --save csv,yolo --classes person,car --score-threshold 0.5
+
+The EXIF orientation of images is applied, and boxes refer to the rotated image, unless the model was trained without.
 """
 
 from __future__ import annotations
@@ -33,39 +34,42 @@ if TYPE_CHECKING:
     from ssd.inference.detector import Detector
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
-# names of weights that torchvision publishes
+# Names of torchvision's weights.
 TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; mistakes are answered before torch is imported."""
+    """Parses and checks the command line, without importing torch."""
     parser = argparse.ArgumentParser(
         prog=program_name("predict"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "checkpoint", help="run folder (its best.pt, or else last.pt), checkpoint, or a name of torchvision's weights"
+        "checkpoint", help="run folder (uses best.pt, else last.pt), checkpoint file, or name of torchvision's weights"
     )
-    parser.add_argument("images", nargs="+", help="image files, and folders that are searched for images")
+    parser.add_argument("images", nargs="+", help="image files, or folders to search for images")
     parser.add_argument(
-        "--output-dir", help="folder for the results (default: predictions, or predictions-2, ... if that is taken)"
+        "--output-dir", metavar="DIR", help="output folder (default: predictions, or predictions-2, ... if it exists)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the results that --output-dir holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace previous results in --output-dir")
     parser.add_argument(
         "--score-threshold",
         type=float,
-        help="lowest score to keep (default: that of each class with which the model's evaluation was best, or else 0.4)",
+        metavar="X",
+        help="minimum score of a detection (default: the best threshold of each class in the last evaluation, or 0.4)",
     )
-    parser.add_argument("-b", "--batch-size", type=int, default=8, help="images at once (default: 8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument("-b", "--batch-size", type=int, default=8, metavar="N", help="images per batch (default: 8)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
-    parser.add_argument("--nms-threshold", type=float, help="IoU above which NMS suppresses (default: the model's)")
+    parser.add_argument(
+        "--nms-threshold", type=float, metavar="X", help="IoU threshold of NMS (default: that of the model)"
+    )
     parser.add_argument(
         "--save",
         metavar="FORMAT,...",
         default="images",
-        help=f"what to write beside detections.json: {', '.join(FORMATS)} (default: images, with the boxes drawn)",
+        help=f"outputs besides detections.json: {', '.join(FORMATS)} (default: images, with drawn detections)",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="draw no images")
+    parser.add_argument("--no-pictures", action="store_true", help="do not write images with drawn detections")
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
@@ -91,12 +95,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(names: list[str]) -> list[Path]:
-    """Lists the files that were named, and the images inside the folders that were named, each once.
+    """Returns the given files and the images in the given folders, without duplicates.
 
-    A file that does not exist is in the list too, so that it is reported among the others.
+    Files that do not exist are included, so that they are reported with the other results.
 
     Raises:
-        DataError: a folder holds no images, or nothing that was named exists.
+        DataError: A folder contains no images, or none of the names exists.
     """
     files: dict[Path, None] = {}
     for name in names:
@@ -106,40 +110,40 @@ def find_images(names: list[str]) -> list[Path]:
         everything = list(walk(Path(name)))
         inside = [path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES]
         if not inside:
-            raise DataError(f"folder {name} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"folder {name} contains no images ({', '.join(IMAGE_SUFFIXES)})")
         if len(inside) < len(everything):
-            print(f"{name}: {len(inside)} images; {len(everything) - len(inside)} files of other kinds are left out")
+            print(f"{name}: {len(inside)} images; skipped {len(everything) - len(inside)} files of other types")
         files.update(dict.fromkeys(inside))
     if not any(os.path.exists(file) for file in files):
         raise DataError(f"image {names[0][:200]} does not exist")
     return list(files)
 
 
-def choose_folder(asked: str | None, overwrite: bool) -> Path:
-    """Chooses a folder for the results that holds nothing else.
+def choose_folder(output_dir: str | None, overwrite: bool) -> Path:
+    """Returns an empty or new folder for the results; with `overwrite` it may contain previous ones.
 
     Raises:
-        DataError: the folder asked for holds something and is not to be overwritten, or is a file.
+        DataError: `output_dir` is a file, or is not empty and `overwrite` is False.
     """
-    if asked is None:
+    if output_dir is None:
         number, folder = 1, Path("predictions")
         while folder.exists() and not overwrite and any(folder.iterdir()):
             number += 1
             folder = Path(f"predictions-{number}")
         return folder
-    folder = Path(asked)
+    folder = Path(output_dir)
     if os.path.exists(folder) and not folder.is_dir():
         raise DataError(f"--output-dir must be a folder, got the file {folder}")
     if os.path.isdir(folder) and not overwrite and any(folder.iterdir()):
         raise DataError(
-            f"--output-dir {folder} is not empty; name another, or replace the results in it with --overwrite"
+            f"--output-dir {folder} is not empty; use another folder, or --overwrite to replace its results"
         )
     return folder
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Detects as the command line says; exits with 1 if an image could not be read or written."""
+    """Runs the program; exits with 1 if an image could not be read or written."""
     args = parse_args(argv)
     from ssd.engine.setup import choose_device
     from ssd.errors import ConfigError
@@ -158,13 +162,13 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         sys.exit(f"error: {error.filename or args.output_dir}: {error.strerror or error}")
     if failed:
-        sys.exit(f"{failed} of {len(args.files)} images could not be read or written, see above")
+        sys.exit(f"{failed} of {len(args.files)} images could not be read or written (see above)")
 
 
 def predict(detector: Detector, args: argparse.Namespace) -> int:
-    """Detects in all files, writes pictures and detections.json; returns how many files failed.
+    """Runs the detector on all files and writes the results; returns the number of files that failed.
 
-    detections.json is written from time to time and, whatever ends the loop, at its end.
+    detections.json is also written periodically, and if an exception ends the loop.
     """
     from tqdm import tqdm
 
@@ -174,9 +178,7 @@ def predict(detector: Detector, args: argparse.Namespace) -> int:
     if args.score_threshold is None and detector.thresholds:
         scores = [f"{display_name(name)} {score:g}" for name, score in detector.thresholds.items()]
         more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""
-        print(
-            f"detections are kept from these scores up: {', '.join(scores[:20])}{more}; --score-threshold sets one for all"
-        )
+        print(f"score thresholds: {', '.join(scores[:20])}{more} (--score-threshold sets one for all classes)")
     failed = 0
     options = {"score_threshold": args.score_threshold, "classes": args.classes, "batch_size": args.batch_size}
     results = detector.stream(args.files, **options)

@@ -19,7 +19,7 @@ from ssd.data_check.images import ImageFacts, examine_images
 from ssd.data_check.objects import UNMATCHED, Reach, find_repeated_objects, reach_of_priors
 from ssd.data_check.splits import open_all
 from ssd.engine.auto_settings import Facts, choose_model, choose_settings
-from ssd.engine.setup import choose_device, mistakes, normalized_objects
+from ssd.engine.setup import as_config_error, choose_device, normalized_objects
 
 # Kinds of fault that may be meant, or that training can live with; all others are problems.
 WARNINGS = (
@@ -188,7 +188,7 @@ def _reach(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> Rea
     boxes = normalized_objects(first)[0]
     choose_settings(choices, Facts.of(len(first), boxes, choose_device(config.device)))
     options = {key: value for key, value in config.model_options.items() if key != "trainable_layers"}
-    with mistakes():
+    with as_config_error():
         return reach_of_priors(alike, config.model, config.image_size, preset=config.preset, **options)
 
 

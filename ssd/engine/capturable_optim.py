@@ -1,4 +1,4 @@
-"""Optimizers on a GPU: fused kernels that read their learning rates there, so that a CUDA graph can hold a step."""
+"""Fused optimizers that read their learning rates from GPU memory, so that a CUDA graph can capture a step."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Settings of param groups that say how a step is computed. They follow the device, not the checkpoint.
-_IMPLEMENTATION = ("fused", "foreach", "capturable")
+# Settings of param groups that select the implementation of a step. They depend on the device, not on the checkpoint.
+_IMPLEMENTATION_KEYS = ("fused", "foreach", "capturable")
 
 
 class DeviceRates:
-    """The learning rates of an optimizer as tensors, which its fused kernels read when they run.
+    """Learning rates of an optimizer as GPU tensors, which its fused kernels read when they run.
 
-    The param groups hold numbers at all other times: schedules and checkpoints are the same on every device.
+    Outside of a step the param groups hold floats, so that schedules and checkpoints are equal on every device.
 
     Args:
-        optimizer: Fused, all of its weights on one GPU.
+        optimizer: Fused optimizer with all parameters on one GPU.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self.numbers = [float(group["lr"]) for group in optimizer.param_groups]
+        self.values = [float(group["lr"]) for group in optimizer.param_groups]
         device = optimizer.param_groups[0]["params"][0].device
-        self.tensors = [torch.full((), rate, dtype=torch.float32, device=device) for rate in self.numbers]
+        self.tensors = [torch.full((), rate, dtype=torch.float32, device=device) for rate in self.values]
 
     def refresh(self) -> None:
-        """Write the rates that changed; before a step, outside of a CUDA graph."""
+        """Updates the tensors of rates that changed; call before each step, outside of a CUDA graph."""
         for i, group in enumerate(self.optimizer.param_groups):
-            if group["lr"] != self.numbers[i]:
-                self.numbers[i] = group["lr"]
+            if group["lr"] != self.values[i]:
+                self.values[i] = group["lr"]
                 self.tensors[i].fill_(group["lr"])
 
     @contextlib.contextmanager
-    def in_place_of_numbers(self) -> Iterator[None]:
-        """Let the optimizer's `step` read the tensors; while a CUDA graph is captured, groups also say they allow it."""
+    def applied(self) -> Iterator[None]:
+        """Puts the tensors into the param groups for one `step`, and sets `capturable` during a graph capture."""
         groups = self.optimizer.param_groups
         capturing = torch.cuda.is_current_stream_capturing()
         before: list[dict[str, Any]] = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in groups]
@@ -52,25 +52,25 @@ class DeviceRates:
                 group.update(values)
 
 
-def follow_the_device(optimizer: torch.optim.Optimizer) -> None:
-    """Make `load_state_dict` keep the optimizer's own kernels, whichever device or torch the checkpoint comes from."""
+def keep_implementation_on_load(optimizer: torch.optim.Optimizer) -> None:
+    """Makes `load_state_dict` keep the optimizer's implementation when a checkpoint is from another device or torch."""
     optimizer.register_load_state_dict_pre_hook(_keep_implementation)
-    optimizer.register_load_state_dict_post_hook(_share_strides)
+    optimizer.register_load_state_dict_post_hook(_match_strides)
 
 
 def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     saved = state_dict["param_groups"]
     if len(saved) != len(optimizer.param_groups):
-        return state_dict  # which load_state_dict refuses
+        return state_dict  # load_state_dict raises the error
     groups = [
-        {**group, **{name: own[name] for name in _IMPLEMENTATION if name in own}}
+        {**group, **{name: own[name] for name in _IMPLEMENTATION_KEYS if name in own}}
         for group, own in zip(saved, optimizer.param_groups, strict=True)
     ]
     return {**state_dict, "param_groups": groups}
 
 
-def _share_strides(optimizer: torch.optim.Optimizer) -> None:
-    # Fused kernels refuse momentum in another memory format than the weight's, as of a run without --channels-last.
+def _match_strides(optimizer: torch.optim.Optimizer) -> None:
+    # Fused kernels require the memory format of the weight; a checkpoint may be of a run without --channels-last.
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():

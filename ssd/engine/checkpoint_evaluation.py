@@ -1,4 +1,4 @@
-"""Evaluation of any checkpoint on any data set, by the means of the evaluation in a run."""
+"""Evaluation of a checkpoint on a data set, with the metrics of the evaluation in a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd.data.loading.shared_memory import fitting_workers
 from ssd.data.registry import open_dataset
 from ssd.data.splits import open_splits
 from ssd.engine.error_gallery import describe_errors, save_gallery
-from ssd.engine.evaluation import PICTURE_SCORE, best_thresholds, curve_of, detect_all, metric_of, remarks
+from ssd.engine.evaluation import DISPLAY_SCORE, best_thresholds, curve_of, detect_all, metric_of, notices
 from ssd.engine.plots import plot_confusion, plot_precision_recall
 from ssd.engine.progress import progress_bar
 from ssd.engine.setup import TRAINING_ONLY, batch_bytes
@@ -31,52 +31,52 @@ from ssd.transforms import build_transforms
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An evaluation: the numbers, what they were computed from, and remarks for the reader."""
+class EvaluationReport:
+    """Metrics of an evaluation, the records they were computed from, and notices for the user."""
 
     dataset: DetectionDataset
     records: Records
     result: VOCResult | COCOResult
     curves: VOCResult
-    remarks: tuple[str, ...]
+    notices: tuple[str, ...]
     images_left_out: int
     boxes_not_finite: int
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.dataset.name}:", str(self.result), *self.remarks])
+        return "\n".join([f"{self.dataset.name}:", str(self.result), *self.notices])
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the numbers as a run's eval.json has them."""
+        """Returns the metrics in the format of eval.json."""
         counts = {"images_left_out": self.images_left_out, "boxes_not_finite": self.boxes_not_finite}
         return {**self.result.as_dict(), **counts, "thresholds": best_thresholds(self.curves)}
 
-    def lowest_scores(self, score_threshold: float | None = None) -> np.ndarray:
-        """Returns the score from which detections of each label count, `[C + 1]`: of the best F1 where none is given."""
+    def score_thresholds(self, score_threshold: float | None = None) -> np.ndarray:
+        """Returns the score threshold of each label, `[C + 1]`; the one with the best F1 if none is given."""
         if score_threshold is not None:
             return np.array([1.0, *[score_threshold] * len(self.dataset.classes)])
         best = {c.name: c.score for c in self.curves.classes if c.tp}
-        return np.array([1.0, *(best.get(name, PICTURE_SCORE) for name in self.dataset.classes)])
+        return np.array([1.0, *(best.get(name, DISPLAY_SCORE) for name in self.dataset.classes)])
 
 
 def open_split(config: TrainConfig, split: str | None) -> DetectionDataset:
-    """Opens what to evaluate on: a split by its name, or else what training with this configuration would evaluate on."""
+    """Opens the named split, or the one that training with this configuration evaluates on."""
     if split is None:
-        share = (config.train_split, config.val_split, config.val_share)
-        return open_splits(config.dataset, config.data_path, *share, config.dataset_options, TRAINING_ONLY)[1]
+        splits = (config.train_split, config.val_split, config.val_share)
+        return open_splits(config.dataset, config.data_path, *splits, config.dataset_options, TRAINING_ONLY)[1]
     options = {key: value for key, value in config.dataset_options.items() if key not in TRAINING_ONLY}
     return open_dataset(config.dataset, config.data_path, split, **options)
 
 
-def judge(detector: Detector, dataset: DetectionDataset, config: TrainConfig) -> Judged:
-    """Runs a detector over a data set and judges what it finds.
+def evaluate_detector(detector: Detector, dataset: DetectionDataset, config: TrainConfig) -> EvaluationReport:
+    """Runs a detector on a data set and computes the metrics.
 
     Args:
-        detector: Its classes are brought together with those of the data set by name.
-        dataset: To evaluate on.
-        config: Batch size, worker processes, metric, and how images are resized.
+        detector: Detector; its classes are matched with those of the data set by name.
+        dataset: Data set to evaluate on.
+        config: Batch size, number of workers, metric and augmentation policy (which determines the resizing).
 
     Raises:
-        DataError: No class is known to both, or the data set refuses its faults.
+        DataError: Detector and data set have no class in common, or an image is invalid and `on_error` is "raise".
     """
     labels = map_classes(detector.classes, dataset.classes)
     size = detector.model.image_size
@@ -89,30 +89,32 @@ def judge(detector: Detector, dataset: DetectionDataset, config: TrainConfig) ->
     relabel(records, labels)
     result = evaluator.summarize()
     left_out, not_finite = dataset.num_listed - result.images, records.count_not_finite()
-    told = [*describe_map(labels, detector.classes, dataset.classes), *remarks(dataset, left_out, not_finite)]
+    messages = [*describe_map(labels, detector.classes, dataset.classes), *notices(dataset, left_out, not_finite)]
     curves = result if isinstance(result, VOCResult) else voc_ap(records, dataset.classes)
-    return Judged(dataset, records, result, curves, tuple(told), left_out, not_finite)
+    return EvaluationReport(dataset, records, result, curves, tuple(messages), left_out, not_finite)
 
 
-def save_judged(judged: Judged, folder: Path, *, worst: int = 24, score_threshold: float | None = None) -> list[Path]:
-    """Writes eval.json, pr.png, confusion.png, confusion.csv, errors.json and a picture of each kind of error.
+def save_report(
+    report: EvaluationReport, folder: Path, *, worst: int = 24, score_threshold: float | None = None
+) -> list[Path]:
+    """Writes eval.json, pr.png, confusion.png, confusion.csv, errors.json and an image grid of each kind of error.
 
     Args:
-        judged: Of `judge`.
-        folder: Made where it does not exist.
-        worst: Errors of each kind to list and draw.
-        score_threshold: Detections below it do not count in the confusion matrix; that of each class with the best F1
-            where None.
+        report: Result of `evaluate_detector`.
+        folder: Output folder; created if it does not exist.
+        worst: Maximum number of errors of each kind to list and draw.
+        score_threshold: Minimum score of the detections in the confusion matrix; None: the threshold with the best F1
+            of each class.
 
     Returns:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    records, dataset = judged.records, judged.dataset
-    write_text(folder / "eval.json", json.dumps(judged.as_dict(), indent=2, allow_nan=False) + "\n")
-    plot_precision_recall({c.name: curve_of(c) for c in judged.curves.classes if c.objects}, folder / "pr.png")
-    lowest = judged.lowest_scores(score_threshold)
-    pairs = list(pair_up(records, lowest))
+    records, dataset = report.records, report.dataset
+    write_text(folder / "eval.json", json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
+    plot_precision_recall({c.name: curve_of(c) for c in report.curves.classes if c.objects}, folder / "pr.png")
+    thresholds = report.score_thresholds(score_threshold)
+    pairs = list(pair_up(records, thresholds))
     matrix = confusion_matrix(records, pairs, len(dataset.classes))
     write_text(folder / "confusion.csv", confusion_csv(matrix, dataset.classes))
     plot_confusion(matrix, dataset.classes, folder / "confusion.png")
@@ -120,11 +122,11 @@ def save_judged(judged: Judged, folder: Path, *, worst: int = 24, score_threshol
     about = describe_errors(errors, records, dataset, worst)
     write_text(folder / "errors.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     names = ("eval.json", "pr.png", "confusion.csv", "confusion.png", "errors.json")
-    return [*(folder / name for name in names), *save_gallery(errors, records, dataset, lowest, folder, worst)]
+    return [*(folder / name for name in names), *save_gallery(errors, records, dataset, thresholds, folder, worst)]
 
 
 def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
-    """Returns a confusion matrix as CSV: a row for each true class, then the false positives; missed objects last."""
+    """Returns a confusion matrix as CSV: one row per ground truth class, then false positives; missed objects last."""
     titles = column_titles(classes, ("truth", "missed", "no object"))
     order = [*range(1, len(matrix)), 0]
     text = io.StringIO()

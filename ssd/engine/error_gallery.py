@@ -1,4 +1,4 @@
-"""Pictures of the worst errors of an evaluation: the surroundings of each, the truth left and the detections right."""
+"""Image crops of the worst errors of an evaluation, with ground truth on the left and detections on the right."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from ssd.evaluate.confusion import Pair, found_of, truth_of
 from ssd.evaluate.records import Records
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 
-_WIDTH = 640  # of a picture
+_WIDTH = 640  # of a drawn image, in pixels
 
 
 def save_gallery(
     errors: dict[str, list[Pair]],
     records: Records,
     dataset: DetectionDataset,
-    lowest: np.ndarray,
+    thresholds: np.ndarray,  # [C + 1]
     folder: Path,
     count: int,
 ) -> list[Path]:
-    """Writes a grid of pictures for each kind of error that occurred.
+    """Writes an image grid for each kind of error that occurred.
 
     Args:
-        errors: Of `worst_errors`.
-        records: Of the evaluation.
-        dataset: That was evaluated on.
-        lowest: `[C + 1]` lowest score of a detection that is drawn, by label.
-        folder: Where `KIND.png` is written.
-        count: Pictures of each kind.
+        errors: Result of `worst_errors`.
+        records: Records of the evaluation.
+        dataset: Evaluated data set.
+        thresholds: Minimum score of a detection to draw, by label.
+        folder: Output folder for the files `KIND.png`.
+        count: Maximum number of images of each kind.
 
     Returns:
         The files written.
     """
     written = []
     for kind, pairs in errors.items():
-        pictures: list[Tensor] = []
+        images: list[Tensor] = []
         for pair in pairs:
-            if len(pictures) == count:
+            if len(images) == count:
                 break
             try:
-                pictures.append(_picture(pair, records, dataset, lowest))
+                images.append(_draw_error(pair, records, dataset, thresholds))
             except DataError:
-                continue  # the image cannot be read now; named in the data set's report
-        if pictures:
+                continue  # the image has become unreadable; listed in the report of the data set
+        if images:
             path = folder / f"{kind}.png"
-            save_grid(pictures, path, width=_WIDTH)
+            save_grid(images, path, width=_WIDTH)
             written.append(path)
     return written
 
@@ -60,7 +60,7 @@ def save_gallery(
 def describe_errors(
     errors: dict[str, list[Pair]], records: Records, dataset: DetectionDataset, count: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the worst errors for JSON: file, classes, score, boxes in pixels."""
+    """Returns the worst errors as JSON values: file, classes, score, boxes in pixels."""
     return {
         kind: [_describe(pair, records, dataset) for pair in pairs[:count] if count] for kind, pairs in errors.items()
     }
@@ -81,27 +81,27 @@ def _describe(pair: Pair, records: Records, dataset: DetectionDataset) -> dict[s
     }
 
 
-def _picture(pair: Pair, records: Records, dataset: DetectionDataset, lowest: np.ndarray) -> Tensor:
+def _draw_error(pair: Pair, records: Records, dataset: DetectionDataset, thresholds: np.ndarray) -> Tensor:
     image = dataset.load_image(dataset.index_of(records.image_ids[pair.image]))
     boxes, gt_boxes = records.boxes[pair.image], records.gt_boxes[pair.image]
     box = boxes[pair.detection] if pair.detection >= 0 else gt_boxes[pair.gt]
-    part, cut = crop_around(image, torch.from_numpy(box))
-    offset = cut.numpy()
+    crop, origin = crop_around(image, torch.from_numpy(box))
+    offset = origin.numpy()
     labels, scores = records.labels[pair.image], records.scores[pair.image]
-    # a wrong detection is shown alone, a missed object with all that was found around it
-    rows = np.array([pair.detection]) if pair.detection >= 0 else np.flatnonzero(scores >= lowest[labels])
-    truth = _drawn(part, gt_boxes - offset, records.gt_labels[pair.image], None, dataset)
-    found = _drawn(part, boxes[rows] - offset, labels[rows], scores[rows], dataset)
-    return resize(side_by_side(truth, found), _WIDTH)
+    # A wrong detection is drawn alone, a missed object with all detections around it.
+    rows = np.array([pair.detection]) if pair.detection >= 0 else np.flatnonzero(scores >= thresholds[labels])
+    ground_truth = _draw_inside(crop, gt_boxes - offset, records.gt_labels[pair.image], None, dataset)
+    predictions = _draw_inside(crop, boxes[rows] - offset, labels[rows], scores[rows], dataset)
+    return resize(side_by_side(ground_truth, predictions), _WIDTH)
 
 
-def _drawn(
-    part: Tensor, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, dataset: DetectionDataset
+def _draw_inside(
+    crop: Tensor, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, dataset: DetectionDataset
 ) -> Tensor:
-    height, width = part.shape[1:]
+    height, width = crop.shape[1:]
     with np.errstate(invalid="ignore"):
         inside = (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (boxes[:, 0] < width) & (boxes[:, 1] < height)
-    shown_scores = None if scores is None else torch.from_numpy(scores[inside])
+    drawn_scores = None if scores is None else torch.from_numpy(scores[inside])
     return draw_boxes(
-        part, torch.from_numpy(boxes[inside]), torch.from_numpy(labels[inside]), dataset.classes, shown_scores
+        crop, torch.from_numpy(boxes[inside]), torch.from_numpy(labels[inside]), dataset.classes, drawn_scores
     )

@@ -1,4 +1,4 @@
-"""Evaluation of a model in a run: metrics, curves and pictures into the run folder."""
+"""Evaluation of a model in a run: writes metrics, plots and sample detections into the run folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
 from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD
 
-PICTURE_SCORE = 0.4  # detections below it are not drawn, where evaluation has found no better score for their class
+DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
 
 
 def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> None:
-    """Run the model over all batches, in float32, and gather its detections."""
+    """Runs the model in float32 on all batches and adds the detections to the evaluator."""
     engine = InferenceEngine(model.eval(), dtype=torch.float32)
     waiting: deque[Batch] = deque()
 
@@ -42,13 +42,13 @@ def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> No
 
 
 def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunFolder, epoch: int, step: int) -> float:
-    """Evaluate, print and write all that the run folder keeps of it.
+    """Evaluates the model, prints the result and writes it into the run folder.
 
-    Several processes each look at their share of the images; the first then judges all detections, in the order of the
-    data set, as one process alone would.
+    Each process runs the model on a part of the images; rank 0 then computes the metrics of all detections in the order
+    of the data set, so that the result does not depend on the number of processes.
 
     Returns:
-        AP50 (VOC metrics) or AP (COCO): what the best checkpoint is chosen by; NaN where there is no object to judge by.
+        AP50 (VOC metrics) or AP (COCO), which selects the best checkpoint; NaN if there is no object to evaluate.
     """
     world, dataset = folder.world, loader.dataset
     world.broadcast_buffers(model)
@@ -71,89 +71,89 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
 def report(
     evaluator: Evaluator, dataset: DetectionDataset, config: TrainConfig, folder: RunFolder, epoch: int, step: int
 ) -> float:
-    """Judge, print, write and draw; return the value that the best checkpoint is chosen by."""
+    """Computes the metrics, prints, writes and plots them; returns the value that selects the best checkpoint."""
     result = evaluator.summarize()
     print(f"epoch {epoch}, {dataset.name}:\n{result}")
     left_out, not_finite = dataset.num_listed - result.images, evaluator.records.count_not_finite()
-    for line in remarks(dataset, left_out, not_finite):
+    for line in notices(dataset, left_out, not_finite):
         print(line)
     curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)
     folder.thresholds = best_thresholds(curves)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.eval_log.add({"epoch": epoch, "step": step, **_columns(result, curves)})
     about = {"epoch": epoch, **result.as_dict(), "images_left_out": left_out, "boxes_not_finite": not_finite}
-    folder.survive(
+    folder.try_task(
         "eval.json", lambda: write_text(folder.path / "eval.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
     )
     if not config.test_only:
-        folder.survive(
+        folder.try_task(
             "loss.png", lambda: plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
         )
-    found = {c.name: curve_of(c) for c in curves.classes if c.objects}
-    folder.survive("pr.png", lambda: plot_precision_recall(found, folder.path / "pr.png"))
+    pr_curves = {c.name: curve_of(c) for c in curves.classes if c.objects}
+    folder.try_task("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
     if config.pictures:
-        folder.survive("detections.png", lambda: draw_pictures(evaluator, dataset, config.pictures, folder))
+        folder.try_task("detections.png", lambda: draw_samples(evaluator, dataset, config.pictures, folder))
     return result.mean_ap
 
 
-def remarks(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[str]:
-    """What a reader of an AP must know besides: images that it leaves out, with their faults, and boxes that are NaN."""
+def notices(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[str]:
+    """Returns notices about a metric: unreadable images that it does not include, and non-finite boxes."""
     lines = []
     if new := dataset.log.new_entries():
-        lines.append(f"faults met while reading the images:\n{new}")
+        lines.append(f"errors while reading the images:\n{new}")
     if left_out:
         total = dataset.num_listed
-        lines.append(f"AP of {total - left_out} of {total} images ({left_out} left out, named above)")
+        lines.append(f"AP of {total - left_out} of {total} images ({left_out} skipped, see above)")
     if not_finite:
         lines.append(
-            f"{not_finite} detections have boxes with NaN or inf; each counts as wrong. Has training diverged?"
+            f"{not_finite} detections have boxes with NaN or inf and count as wrong; training may have diverged"
         )
     return lines
 
 
 def best_thresholds(curves: VOCResult) -> dict[str, float]:
-    """The score from which to show the detections of each class: that of the best F1, where anything was found."""
-    # rounded down, so that the detection at the threshold is shown too
+    """Returns the score threshold with the best F1 of each class that has a correct detection."""
+    # Rounded down, so that the detection at the threshold is included.
     return {c.name: math.floor(c.score * 1e4) / 1e4 for c in curves.classes if c.tp}
 
 
 def metric_of(config: TrainConfig) -> str:
-    """The metric of a configuration; `auto` is COCO's for COCO data, else VOC's area."""
+    """Returns the metric of a configuration; `auto` is "coco" for COCO data, else "voc"."""
     if config.eval_metric != "auto":
         return config.eval_metric
     return "coco" if config.dataset == "coco" else "voc"
 
 
-def draw_pictures(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
-    """Save a grid of images, the truth left and the detections right."""
+def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
+    """Saves a grid of images with ground truth on the left and detections on the right."""
     records = evaluator.records
-    lowest = np.array([1.0, *(folder.thresholds.get(name, PICTURE_SCORE) for name in dataset.classes)])
-    pictures: list[Tensor] = []
+    thresholds = np.array([1.0, *(folder.thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
+    images: list[Tensor] = []
     step = max(1, len(records.image_ids) // count)
     for i in range(0, len(records.image_ids), step):
-        if len(pictures) == count:
+        if len(images) == count:
             break
         index = dataset.index_of(records.image_ids[i])
         try:
             image = dataset.load_image(index)
         except DataError:
-            continue  # named in the data set's report
-        target, sure = dataset.target(index), records.scores[i] >= lowest[records.labels[i]]
-        found = draw_boxes(
+            continue  # listed in the report of the data set
+        target, keep = dataset.target(index), records.scores[i] >= thresholds[records.labels[i]]
+        predictions = draw_boxes(
             image,
-            torch.from_numpy(records.boxes[i][sure]),
-            torch.from_numpy(records.labels[i][sure]),
+            torch.from_numpy(records.boxes[i][keep]),
+            torch.from_numpy(records.labels[i][keep]),
             dataset.classes,
-            torch.from_numpy(records.scores[i][sure]),
+            torch.from_numpy(records.scores[i][keep]),
         )
-        truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
-        pictures.append(resize(side_by_side(truth, found), 640))
-    if pictures:
-        save_grid(pictures, folder.path / "detections.png")
+        ground_truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
+        images.append(resize(side_by_side(ground_truth, predictions), 640))
+    if images:
+        save_grid(images, folder.path / "detections.png")
 
 
 def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, float]:
-    """The columns of eval.csv: AP50 first, then COCO's numbers or AP by class."""
+    """Returns the columns of eval.csv: AP50 first, then COCO's metrics or the AP of each class."""
     if isinstance(result, COCOResult):
         return {"AP50": result.stats["AP50"], **{k: v for k, v in result.stats.items() if k != "AP50"}}
     titles = column_titles([c.name for c in curves.classes], ("epoch", "step", "AP50"))

@@ -1,4 +1,4 @@
-"""The training loop: data, model, optimizer, epochs, evaluation, run folder; on one process or on many."""
+"""The training loop: data, model, optimizer, epochs, evaluation and run folder, in one process or many."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from ssd.engine.meter import LossMeter
 from ssd.engine.progress import TimeLeft, progress_bar
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import (
+    as_config_error,
     batch_bytes,
     choose_device,
     describe,
     make_model,
-    mistakes,
     normalized_objects,
     nothing_to_evaluate,
     open_datasets,
     priors_report,
 )
-from ssd.engine.signals import GO_ON, SAVE, STOP, Agreement, Interrupted, Interruption
+from ssd.engine.signals import CONTINUE, SAVE, STOP, Agreement, Interrupted, Interruption
 from ssd.engine.step import State, describe_step, make_state, train_step
 from ssd.transforms import build_transforms
 
@@ -45,18 +45,18 @@ __all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_
 
 
 def run(config: TrainConfig) -> RunFolder:
-    """Train and evaluate as configured; return the run folder.
+    """Trains and evaluates as configured; returns the run folder.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM, after saving where training had begun; its text says how to go on.
+        Interrupted: Ctrl-C or SIGTERM, after saving a checkpoint; the message contains the command that resumes the run.
     """
     resolve_dataset(config)
     if config.use_deterministic_algorithms:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS for determinism
         torch.use_deterministic_algorithms(True)
     if config.resume:
-        config.given = None  # type: ignore[misc]  # its settings have been chosen when it began
-    with mistakes():
+        config.given = None  # type: ignore[misc]  # its settings were chosen when it started
+    with as_config_error():
         choices = choose_model(config)
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
@@ -68,7 +68,7 @@ def run(config: TrainConfig) -> RunFolder:
             else:
                 train(config, state, loader, val_loader, folder, interruption)
     except Interrupted as error:
-        raise Interrupted(error.code - 128, "" if config.test_only else folder.how_to_go_on()) from None
+        raise Interrupted(error.code - 128, "" if config.test_only else folder.describe_resume()) from None
     print(f"run folder: {folder.path}")
     if not config.test_only:
         print(f"next: {how_to_run('predict')} {shlex.quote(str(folder.path))} PHOTOS")
@@ -84,36 +84,36 @@ def train(
     folder: RunFolder,
     interruption: Interruption,
 ) -> None:
-    """Run epochs; each is saved before it is evaluated, so that nothing which fails later costs it."""
+    """Trains epoch by epoch; each epoch is saved before its evaluation, so that a failing evaluation does not lose it."""
     epochs = epochs_of(config, len(loader))
     agreement, left = Agreement(state.world), TimeLeft(epochs * len(loader), state.epoch * len(loader) + state.batch)
     if state.epoch >= epochs:
-        folder.say(f"all {epochs} epochs are done; a larger --epochs goes on")
+        folder.log(f"all {epochs} epochs are done; set a larger --epochs to continue")
     while True:
         if 0 < state.epoch != state.evaluated and state.batch == 0 and is_evaluated(config, state.epoch, epochs):
             evaluate_and_keep_best(config, state, val_loader, folder, interruption)
         if state.epoch >= epochs:
             return
         with interruption.deferred():
-            said = train_epoch(config, state, loader, folder, interruption, agreement)
+            summary = train_epoch(config, state, loader, folder, interruption, agreement)
             state.epoch, state.batch = state.epoch + 1, 0
             save(state, folder)
             rate = max(state.schedule.get_last_lr())
-            folder.say_new_faults(loader.dataset.log)
-            folder.say(f"epoch {state.epoch}/{epochs}: {said}, lr {rate:.3g}, {left.at(state.epoch * len(loader))}")
-            if agreement.settle(STOP if interruption.signum else GO_ON) == STOP:
+            folder.log_new_faults(loader.dataset.log)
+            folder.log(f"epoch {state.epoch}/{epochs}: {summary}, lr {rate:.3g}, {left.at(state.epoch * len(loader))}")
+            if agreement.reduce(STOP if interruption.signum else CONTINUE) == STOP:
                 raise Interrupted(interruption.signum or signal.SIGTERM)
 
 
 def evaluate_and_keep_best(
     config: TrainConfig, state: State, loader: Loader, folder: RunFolder, interruption: Interruption
 ) -> None:
-    """Evaluate the state of a whole epoch; whatever fails, training goes on, unless ``on_error`` is ``"raise"``."""
+    """Evaluates after an epoch; training continues if that fails, unless the data set option `on_error` is "raise"."""
     raises = config.dataset_options.get("on_error") == "raise"
-    value = folder.survive(
+    value = folder.try_task(
         "evaluation",
         lambda: evaluate_model(state.best_model(), loader, config, folder, state.epoch, state.step),
-        but=(BrokenPipeError, DataError, SharedError) if raises else (BrokenPipeError,),
+        reraise=(BrokenPipeError, DataError, SharedError) if raises else (BrokenPipeError,),
     )
     state.evaluated = state.epoch
     if value is None:
@@ -126,16 +126,16 @@ def evaluate_and_keep_best(
 
 
 def save(state: State, folder: RunFolder) -> None:
-    """Save the last checkpoint, if its weights are finite.
+    """Saves last.pt if the weights are finite.
 
     Raises:
-        SharedError: they are not; the checkpoint before is kept.
+        SharedError: A weight is not finite; the previous checkpoint is kept.
     """
     finite = torch.stack([p.detach().isfinite().all() for p in state.model.parameters()])
     if not bool(finite.all()):
         raise SharedError(
-            f"weights are not finite after step {state.step}. {folder.saved_before()}Usual causes: a learning rate too "
-            "high (try --lr a tenth), or no limit on gradients (--clip-grad-norm 10)"
+            f"weights are not finite after step {state.step}. {folder.describe_saved()}Common causes: the learning rate is "
+            "too high (try a tenth of --lr), or no gradient clipping (--clip-grad-norm 10)"
         )
     folder.save("last.pt", state)
 
@@ -143,7 +143,7 @@ def save(state: State, folder: RunFolder) -> None:
 def prepare(
     config: TrainConfig, world: World, folder: RunFolder, choices: Choices | None = None
 ) -> tuple[State, Loader, Loader]:
-    """Data sets, model and all that a checkpoint holds; a mistake met here ends all processes with one message."""
+    """Returns the state and both data loaders; an error here ends all processes with one message."""
     with world.fail_together():
         folder.check(config)
         changes = changed_settings(config.resume, config) if config.resume else []
@@ -161,16 +161,16 @@ def prepare(
             model = model.to(memory_format=torch.channels_last)
         if config.sync_bn and world.size > 1:
             synchronize_batch_norm(model, device)
-        seed_everything(config.seed + world.rank)  # what a network draws in training differs between processes
+        seed_everything(config.seed + world.rank)  # random layers must differ between processes
         size = model.image_size
         deferred, options = config.device_augmentation, config.augmentation_options
-        with mistakes("--augmentation-option: "):
+        with as_config_error("--augmentation-option: "):
             augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
-        plain = build_transforms(config.augmentation, size, train=False, **options)
-        workers, said = fitting_workers(config.workers, batch_bytes(config, train_set, size))
-        share: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
-        loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **share)
-        val_loader = build_loader(val_set, plain, config.batch_size, train=False, **share)
+        resize = build_transforms(config.augmentation, size, train=False, **options)
+        workers, workers_notice = fitting_workers(config.workers, batch_bytes(config, train_set, size))
+        common: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
+        loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **common)
+        val_loader = build_loader(val_set, resize, config.batch_size, train=False, **common)
         state = make_state(config, model, len(loader), world)
         state.classes = train_set.classes
         state.apply_exif = train_set.apply_exif if config.dataset in FILE_DATASETS else None
@@ -182,17 +182,17 @@ def prepare(
         if not config.test_only:
             folder.start(config, state)
     resumed = describe_resumed(config, state, len(loader), changes) if config.resume else None
-    for note in filter(None, [said, nothing_to_evaluate(config, val_set), resumed]):
-        folder.say(note)
-    folder.say(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
+    for notice in filter(None, [workers_notice, nothing_to_evaluate(config, val_set), resumed]):
+        folder.log(notice)
+    folder.log(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
     print(priors_report(model, train_set))
     if device.type == "cuda" and not config.test_only:
-        folder.say(describe_step(config, state))
+        folder.log(describe_step(config, state))
     return state, loader, val_loader
 
 
 def describe_resumed(config: TrainConfig, state: State, batches: int, changes: list[str]) -> str:
-    """Says where a resumed run goes on, and with which settings changed."""
+    """Returns the position from which a run is resumed and the changed settings, as text."""
     at = f"batch {state.batch} of {batches} of epoch {state.epoch + 1}" if state.batch else f"epoch {state.epoch}"
     return f"--resume {config.resume}: after {at}{'; changed: ' if changes else ''}{', '.join(changes)}"
 
@@ -205,18 +205,21 @@ def train_epoch(
     interruption: Interruption,
     agreement: Agreement,
 ) -> str:
-    """Run one epoch from `state.batch` on, or what --iterations leaves of it; return its losses and pace in words.
+    """Trains one epoch from `state.batch` on, at most until --iterations.
 
-    The caller defers signals, which are acted on after a step.
+    The caller defers signals, so that they take effect after a step.
+
+    Returns:
+        Mean losses and images per second, as text.
 
     Raises:
-        Interrupted: by a signal; the state is saved.
+        Interrupted: By a signal, after saving the state.
     """
     state.model.train()
     loader.set_epoch(state.epoch, state.batch)
     steps = len(loader) - state.batch
     steps = min(steps, config.iterations - state.step) if config.iterations else steps
-    meter, taken = LossMeter(state.world, state.model.priors.device, folder.saved_before), 0
+    meter, taken = LossMeter(state.world, state.model.priors.device, folder.describe_saved), 0
     title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
     bar = progress_bar(islice(loader, steps), state.world.is_first, desc=title, total=steps)
     for batch in bar:
@@ -224,7 +227,7 @@ def train_epoch(
         meter.add(losses, state.step, batch.image_ids)
         taken, state.batch = taken + 1, loader.position
         is_due = config.save_minutes and taken < steps and time.perf_counter() - saved > 60 * config.save_minutes
-        action = agreement.reach(STOP if interruption.signum else SAVE if is_due else GO_ON)
+        action = agreement.reduce_async(STOP if interruption.signum else SAVE if is_due else CONTINUE)
         if action or state.batch % config.print_freq == 0 or taken == steps:
             row = meter.read()
             rate = max(state.schedule.get_last_lr())
@@ -236,7 +239,5 @@ def train_epoch(
         if action == STOP:
             raise Interrupted(interruption.signum or signal.SIGTERM)
     if taken < steps and state.world.size > 1:
-        raise TrainingError(
-            f"a batch of epoch {state.epoch + 1} held no image that can be read; mend or remove the images"
-        )
+        raise TrainingError(f"no image in a batch of epoch {state.epoch + 1} can be read; fix or remove the images")
     return str(meter.epoch)

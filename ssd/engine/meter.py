@@ -1,4 +1,4 @@
-"""The losses of the steps between two prints, kept on the device, so that no step waits for the host."""
+"""Loss statistics, accumulated on the device so that a training step does not synchronize."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ssd.engine.distributed import SharedError, World
 
 
 class EpochMeans:
-    """Mean losses and images per second over the readings of an epoch."""
+    """Mean losses and images per second of an epoch."""
 
     def __init__(self) -> None:
         self.loc = self.cls = self.images = self.seconds = 0.0
         self.steps = 0
 
     def add(self, row: dict[str, float], steps: int, seconds: float) -> None:
-        """Take in a reading of so many steps."""
+        """Adds the result of `LossMeter.read` over a number of steps."""
         self.loc += row["loc_loss"] * steps
         self.cls += row["cls_loss"] * steps
         self.images += row["images_per_second"] * seconds
@@ -34,48 +34,48 @@ class EpochMeans:
 
 
 class LossMeter:
-    """Sums losses and remembers the first step whose loss was not finite.
+    """Accumulates losses and records the first step with a non-finite loss.
 
     Args:
-        world: the processes; all of them must add as often and read together.
-        device: where the losses are.
-        saved: says what has been saved before, for the error.
+        world: Process group; all processes must call `add` equally often and `read` together.
+        device: Device of the losses.
+        saved: Returns a sentence about the last saved checkpoint, for the error message.
     """
 
     def __init__(self, world: World, device: torch.device, saved: Callable[[], str] = str) -> None:
         self.world = world
         self.saved = saved
         self.device = device
-        self.sums, self.first_bad = self._zeros()
+        self.sums, self.first_non_finite = self._zeros()
         self.seen: dict[int, list[int]] = {}
         self.start = time.perf_counter()
         self.epoch = EpochMeans()
 
     def add(self, losses: dict[str, Tensor], step: int, image_ids: list[int]) -> None:
-        """Take in the losses of a step and the images that it learned from; the host does not wait."""
+        """Adds the losses of a step and the ids of its images, without synchronizing with the device."""
         loc, cls = losses["loc"].double(), losses["cls"].double()
         self.sums += torch.stack([loc, cls])
         bad_here = torch.where(torch.isfinite(loc + cls), math.inf, float(step))
-        self.first_bad = torch.minimum(self.first_bad, bad_here)
+        self.first_non_finite = torch.minimum(self.first_non_finite, bad_here)
         self.seen[step] = image_ids
 
     def read(self) -> dict[str, float]:
-        """The mean losses over steps and processes since the last reading, and the images a second of all together.
+        """Returns the mean losses over steps and processes since the last call, and the total images per second.
 
         Raises:
-            SharedError: a loss was not finite; names the step, the process and its images.
+            SharedError: A loss was not finite; the message names the step, the process and its images.
         """
         images = sum(map(len, self.seen.values()))
-        own = torch.cat([self.sums, self.first_bad[None], self.sums.new_tensor([images])])
+        own = torch.cat([self.sums, self.first_non_finite[None], self.sums.new_tensor([images])])
         rows = [own]
         if self.world.size > 1:
             rows = [torch.empty_like(own) for _ in range(self.world.size)]
             dist.all_gather(rows, own)
-        values = torch.stack(rows).tolist()  # the one wait for the device
+        values = torch.stack(rows).tolist()  # the only synchronization with the device
         seconds = time.perf_counter() - self.start
         bad = [row[2] for row in values]
         if min(bad) < math.inf:
-            self._complain(int(min(bad)), bad.index(min(bad)))
+            self._raise_non_finite(int(min(bad)), bad.index(min(bad)))
         count = len(values) * len(self.seen)
         row = {
             "loc_loss": sum(row[0] for row in values) / count,
@@ -86,16 +86,16 @@ class LossMeter:
         self._clear()
         return row
 
-    def _complain(self, step: int, rank: int) -> None:
+    def _raise_non_finite(self, step: int, rank: int) -> None:
         ids = self.world.gather(self.seen.get(step, []))[rank]
         who = f" of process {rank} of {self.world.size}" if self.world.size > 1 else ""
         raise SharedError(
-            f"the loss{who} was not finite at step {step} (image ids {ids}). {self.saved()}Usual causes: a learning rate "
-            "too high (try --lr a tenth), no warm-up (--warmup-iters), or no limit on gradients (--clip-grad-norm 10)"
+            f"the loss{who} is not finite at step {step} (image ids {ids}). {self.saved()}Common causes: the learning rate "
+            "is too high (try a tenth of --lr), no warmup (--warmup-iters), or no gradient clipping (--clip-grad-norm 10)"
         )
 
     def _clear(self) -> None:
-        self.sums, self.first_bad = self._zeros()
+        self.sums, self.first_non_finite = self._zeros()
         self.seen = {}
         self.start = time.perf_counter()
 

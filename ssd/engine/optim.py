@@ -1,4 +1,4 @@
-"""Optimizer, learning rate schedule and running mean of weights."""
+"""Optimizer, learning rate schedule and exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd.config import TrainConfig
-from ssd.engine.capturable_optim import follow_the_device
+from ssd.engine.capturable_optim import keep_implementation_on_load
 from ssd.errors import ConfigError
 from ssd.models.tensor_slots import Slot, tensor_slots
 
@@ -18,15 +18,18 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalR
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
-    """Make SGD or AdamW over the weights that learn, on a GPU with fused kernels.
+    """Builds SGD or AdamW for the trainable parameters, fused on a GPU.
 
-    The backbone's own features, which may come pretrained, its extra levels, and the heads learn at rates of their own;
-    so do biases. Biases and normalization layers have a weight decay of their own.
+    The pretrained part of the backbone, its extra layers, the heads, and biases have their own learning rates; biases
+    and normalization layers have their own weight decay.
 
     Args:
-        config: rates and decays.
-        model: what learns.
-        world_size: processes, which share the images of a step, for --lr-batch-size.
+        config: Configuration of the run.
+        model: Model to train.
+        world_size: Number of processes, for --lr-batch-size.
+
+    Raises:
+        ConfigError: No parameter is trainable.
     """
     norms = {
         name
@@ -39,14 +42,14 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "norm" if name in norms else "bias" if name.endswith("bias") else "weight"
-            lr = rate * _share(config, name) * (config.bias_lr_factor if kind == "bias" else 1.0)
+            lr = rate * _lr_factor(config, name) * (config.bias_lr_factor if kind == "bias" else 1.0)
             groups.setdefault((lr, _decay(config, kind)), []).append(parameter)
     settings: list[dict[str, Any]] = [
         {"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()
     ]
     if not settings:
         raise ConfigError(
-            "no weight learns: --freeze, --trainable-backbone-layers and the model's options freeze them all"
+            "there are no trainable parameters: --freeze, --trainable-backbone-layers or --model-option freeze them all"
         )
     fused = True if settings[0]["params"][0].is_cuda else None
     optimizer: torch.optim.Optimizer
@@ -55,33 +58,33 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
     else:
         nesterov = config.opt == "sgd_nesterov"
         optimizer = torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    follow_the_device(optimizer)
+    keep_implementation_on_load(optimizer)
     return optimizer
 
 
 def base_rate(config: TrainConfig, world_size: int) -> float:
-    """The learning rate after the warm-up: --lr, in proportion to the images of a step where --lr-batch-size is set."""
+    """Returns the learning rate after warmup: --lr, scaled by the total batch size if --lr-batch-size is set."""
     if config.lr_batch_size:
         return config.lr * config.batch_size * world_size / config.lr_batch_size
     return config.lr
 
 
 def part_of(name: str) -> str:
-    """The part of a detector that a weight belongs to: "features" (which may come pretrained), "extra" or "head"."""
+    """Returns the part of a detector that a parameter belongs to: "features" (possibly pretrained), "extra" or "head"."""
     if ".features." in f".{name}":
         return "features"
     return "extra" if name.startswith("backbone.") else "head"
 
 
 def freeze(config: TrainConfig, model: nn.Module) -> None:
-    """Stop the weights from learning that --freeze names."""
+    """Freezes the parameters selected by --freeze."""
     parts = {"none": (), "features": ("features",), "backbone": ("features", "extra")}[config.freeze]
     for name, parameter in model.named_parameters():
         if part_of(name) in parts:
             parameter.requires_grad_(False)
 
 
-def _share(config: TrainConfig, name: str) -> float:
+def _lr_factor(config: TrainConfig, name: str) -> float:
     return {"features": config.backbone_lr_factor, "extra": config.extra_lr_factor, "head": 1.0}[part_of(name)]
 
 
@@ -93,10 +96,10 @@ def _decay(config: TrainConfig, kind: str) -> float:
 def build_schedule(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Make the schedule, step by step: linear warm-up times one of the decays of --lr-scheduler."""
+    """Builds the per-step schedule: linear warmup times the decay of --lr-scheduler."""
     total = config.iterations or config.epochs * steps_per_epoch
     warmup_iters = config.warmup_iters
-    if config.lr_update == "epoch":  # torchvision warms up in its first epoch alone
+    if config.lr_update == "epoch":  # torchvision warms up within the first epoch only
         warmup_iters = min(warmup_iters, steps_per_epoch - 1)
     start = 1 / (warmup_iters + 1) if config.warmup_factor is None else config.warmup_factor
 
@@ -116,48 +119,49 @@ def _decay_factor(config: TrainConfig, step: int, total: int, steps_per_epoch: i
     if config.lr_scheduler == "steplr":
         return config.lr_gamma ** (step // (config.lr_step_size * unit))
     if config.lr_scheduler == "polynomial":
-        return (1 - step / total) ** config.lr_power
+        return float((1 - step / total) ** config.lr_power)
     return 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-class RunningMean:
-    """The exponential running mean of a model's weights and buffers: the model that gets evaluated.
+class ModelEMA:
+    """Exponential moving average (EMA) of the weights and buffers of a model, which is the model that is evaluated.
 
-    The decay rises from 0.1 over the first steps, so that a short run is not judged by its start. Unlike torch's
-    AveragedModel it counts on the host, and no step waits for the GPU.
+    The decay ramps up from 0.1 over the first steps, so that the initial weights do not dominate a short run. Unlike
+    torch's AveragedModel it counts updates on the host, so that a step does not synchronize with the GPU.
 
     Args:
-        model: The model that learns.
-        decay: What remains of the mean at each step, below 1.
+        model: Model to average.
+        decay: Weight of the average in each update, below 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.updates = 0
-        self._means = tensor_slots(self.module)
-        self._values: tuple[nn.Module, list[Slot]] = (model, tensor_slots(model))
+        self._ema_slots = tensor_slots(self.module)
+        self._model_slots: tuple[nn.Module, list[Slot]] = (model, tensor_slots(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the mean towards the weights of `model`."""
+        """Moves the average towards the weights of `model`."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self._values[0] is not model:
-            self._values = (model, tensor_slots(model))
-        means: list[Tensor] = [tensors[name] for tensors, name in self._means]
-        values: list[Tensor] = [tensors[name] for tensors, name in self._values[1]]
-        pairs = [(mean, value) for mean, value in zip(means, values, strict=True) if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], 1 - decay)
-        counters = [(mean, value) for mean, value in zip(means, values, strict=True) if not mean.is_floating_point()]
+        if self._model_slots[0] is not model:
+            self._model_slots = (model, tensor_slots(model))
+        averages: list[Tensor] = [tensors[name] for tensors, name in self._ema_slots]
+        values: list[Tensor] = [tensors[name] for tensors, name in self._model_slots[1]]
+        pairs = list(zip(averages, values, strict=True))
+        floats = [(average, value) for average, value in pairs if average.is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], 1 - decay)
+        counters = [(average, value) for average, value in pairs if not average.is_floating_point()]
         if counters:
-            torch._foreach_copy_([mean for mean, _ in counters], [value for _, value in counters])
+            torch._foreach_copy_([average for average, _ in counters], [value for _, value in counters])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Returns the state for a checkpoint."""
         return {"module": self.module.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restores the state of a checkpoint."""
         self.module.load_state_dict(state["module"])
         self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""What --model-option, --dataset-option and --augmentation-option take, from the signatures and docstrings of the code."""
+"""The text of --list-options, generated from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def listing() -> str:
-    """All options with their defaults and meanings, for people."""
+    """Returns a list of all options with their defaults and descriptions for printing."""
     from ssd.data import (
         COCODataset,
         CSVDataset,
@@ -25,14 +25,14 @@ def listing() -> str:
     from ssd.transforms.augment import Augmentation
 
     blocks = [
-        "--model-option: rules, whose defaults are those of --preset (shown: of Caffe's SSD)",
+        "--model-option: rules; the defaults depend on --preset (shown here: Caffe's SSD)",
         _of(Preset, _all(Preset)),
     ]
     networks: dict[str, list[str]] = {}
     for name, entry in MODELS.items():
         networks.setdefault(_of(entry.builder, _keywords(entry.builder)), []).append(name)
     for text, models in networks.items():
-        blocks += [f"--model-option: network of {', '.join(models)}", text]
+        blocks += [f"--model-option: network ({', '.join(models)})", text]
     readers: dict[str, Callable[..., Any]] = {
         "voc": VOCDataset,
         "coco": COCODataset,
@@ -42,9 +42,9 @@ def listing() -> str:
     }
     readers |= {"datumaro, supervisely or labelme": JSONItemsDataset, "module:function": CustomDataset}
     for name, reader in readers.items():
-        blocks += [f"--dataset-option: of --dataset {name}", _of(reader, _keywords(reader))]
+        blocks += [f"--dataset-option: for --dataset {name}", _of(reader, _keywords(reader))]
     blocks += [
-        "--augmentation-option: defaults are those of --data-augmentation",
+        "--augmentation-option: the defaults depend on --data-augmentation",
         _of(Augmentation, _all(Augmentation)),
     ]
     return "\n\n".join(blocks)
@@ -59,9 +59,9 @@ def _keywords(source: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _of(source: Callable[..., Any], options: Iterable[inspect.Parameter]) -> str:
-    """The options as KEY=DEFAULT, and what the docstring says of its arguments."""
-    shown = [p.name if p.default is p.empty else f"{p.name}={_value(p.default)}" for p in options]
-    lines = [textwrap.fill(" ".join(shown) or "none", 118, initial_indent="  ", subsequent_indent="  ")]
+    """Returns the options as KEY=DEFAULT, followed by the Args section of the docstring."""
+    keys = [p.name if p.default is p.empty else f"{p.name}={_value(p.default)}" for p in options]
+    lines = [textwrap.fill(" ".join(keys) or "none", 118, initial_indent="  ", subsequent_indent="  ")]
     doc = inspect.getdoc(source) or ""
     if "Args:\n" in doc:
         body = doc.partition("Args:\n")[2]

@@ -1,4 +1,4 @@
-"""Curves of a run: losses by step, precision over recall by class. matplotlib is imported when the first is drawn."""
+"""Plots of losses, precision-recall curves and confusion matrices. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ssd.inference.drawing import color_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LISTED = 20  # classes in a legend
-_NUMBERED = 31  # rows of a confusion matrix whose counts are written
-_POINTS = 1000  # of a curve; more are not seen, and take long
+_MAX_LEGEND = 20  # classes in a legend
+_MAX_NUMBERED = 31  # rows of a confusion matrix with printed counts
+_MAX_POINTS = 1000  # of a curve; more are invisible and slow
 
 
 def plot_losses(
     train_rows: Sequence[Mapping[str, float]], eval_rows: Sequence[Mapping[str, float]], path: Path
 ) -> None:
-    """Draw both losses by step and, on a second axis, AP50 by epoch."""
+    """Plots both losses over steps and, on a second axis, AP50."""
     steps = np.array([row["step"] for row in train_rows])
     points = _thin(len(steps))
     with figure_file(path, 8, 4.5) as figure:
@@ -40,26 +40,31 @@ def plot_losses(
 
 
 def plot_precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], path: Path) -> None:
-    """Draw a curve for each class: name -> (recall, precision, AP); the legend lists the first by falling AP."""
+    """Plots the precision-recall curve of each class; the legend lists the classes with the highest AP.
+
+    Args:
+        curves: Class name -> (recall, precision, AP).
+        path: File to write.
+    """
     ranked = sorted(enumerate(curves.items(), start=1), key=lambda item: -item[1][1][2])
     with figure_file(path, 8, 5) as figure:
         axis = figure.add_subplot()
         for rank, (label, (name, (recall, precision, ap))) in enumerate(ranked):
             points = _thin(len(recall))
-            # the number first: matplotlib leaves names that begin with "_" out of its legends
-            text = f"{ap:.3f} {display_name(name, 24)}" if rank < _LISTED else None
+            # The AP comes first because matplotlib omits labels that begin with "_" from legends.
+            text = f"{ap:.3f} {display_name(name, 24)}" if rank < _MAX_LEGEND else None
             axis.plot(recall[points], precision[points], color=color_of(label), label=text)
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), title="IoU 0.5")
         if curves:
-            more = f"\n{len(curves) - _LISTED} more classes" if len(curves) > _LISTED else ""
+            more = f"\n{len(curves) - _MAX_LEGEND} more classes" if len(curves) > _MAX_LEGEND else ""
             figure.legend(loc="outside right upper", fontsize="small", title=f"AP by class{more}")
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Draws a confusion matrix, colored by the share of each row: true classes down, found classes across.
+    """Plots a confusion matrix normalized by row: ground truth classes as rows, predicted classes as columns.
 
     Args:
-        matrix: `[C + 1, C + 1]` counts; row 0 are detections without an object, column 0 missed objects.
+        matrix: `[C + 1, C + 1]` counts; row 0 counts false positives on background, column 0 missed objects.
         classes: Names without the background.
         path: File to write.
     """
@@ -74,7 +79,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
         axis.set_xticks(range(len(counts)), [*names, "missed"], rotation=90)
         axis.set_yticks(range(len(counts)), [*names, "no object"])
         axis.set(xlabel="found", ylabel="truth")
-        for row, column in zip(*np.nonzero(counts), strict=True) if len(counts) <= _NUMBERED else ():
+        for row, column in zip(*np.nonzero(counts), strict=True) if len(counts) <= _MAX_NUMBERED else ():
             color = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize="small")
         figure.colorbar(picture, label="share of the row", shrink=0.6)
@@ -82,11 +87,11 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
 
 @contextlib.contextmanager
 def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in inches that is saved at the end; without pyplot, which keeps figures and chooses a window system."""
+    """Yields a figure (size in inches) and saves it; avoids pyplot, which keeps figures and selects a GUI backend."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # class names are texts, never formulas, and may have characters that the font lacks
+    # Class names must not be parsed as formulas, and may contain characters that the font lacks.
     with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
         warnings.simplefilter("ignore")
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -95,5 +100,5 @@ def figure_file(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _thin(count: int) -> np.ndarray:
-    """Indices of at most `_POINTS` of the points of a curve, its ends among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _POINTS)).astype(np.int64)) if count else np.arange(0)
+    """Returns the indices of at most `_MAX_POINTS` points of a curve, including both ends."""
+    return np.unique(np.linspace(0, count - 1, min(count, _MAX_POINTS)).astype(np.int64)) if count else np.arange(0)

@@ -1,4 +1,4 @@
-"""What a run says of its progress: a bar on a terminal, one line an epoch anywhere, and the same lines in log.txt."""
+"""Progress of a run: a bar on a terminal, and the estimated time left."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _T = TypeVar("_T")
 
 
 def progress_bar(batches: Iterable[_T], is_first: bool, **options: Any) -> Any:
-    """Wrap batches in a bar; nothing is drawn where stderr is no terminal, or in processes that are not the first."""
+    """Wraps batches in a progress bar, which is hidden if stderr is not a terminal or this is not rank 0."""
     return tqdm(batches, unit="batch", mininterval=0.5, disable=None if is_first else True, **options)
 
 
 class TimeLeft:
-    """Estimates the time until the end of a run from what its share so far has taken, evaluation included.
+    """Estimates the time left in a run from the time taken so far, including evaluation.
 
     Args:
-        steps: of the whole run.
-        done: steps that were done before this process started.
+        steps: Number of steps of the whole run.
+        done: Number of steps done before this process started.
     """
 
     def __init__(self, steps: int, done: int) -> None:
@@ -29,7 +29,7 @@ class TimeLeft:
         self.start = time.perf_counter()
 
     def at(self, step: int) -> str:
-        """Return the time left after a step, in words."""
+        """Returns the estimated time left after a step, as text."""
         taken = time.perf_counter() - self.start
         if step >= self.steps:
             return f"{duration(taken)} in all"
@@ -37,7 +37,7 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration with its two largest units."""
+    """Formats a duration with its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

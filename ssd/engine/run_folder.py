@@ -1,4 +1,4 @@
-"""The folder of a run: configuration, log, metrics as CSV, checkpoints, curves and pictures."""
+"""The folder of a run: configuration, log, metrics as CSV, checkpoints and plots."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
     from ssd.engine.step import State
 
 _R = TypeVar("_R")
-# A folder with nothing but these holds a run that ended before its first checkpoint; another one may take it.
-_BEFORE_THE_FIRST = {"config.json", "train.csv", "log.txt", "last.pt.part"}
+# A folder with only these files is of a run that ended before its first checkpoint, and may be reused.
+_FILES_OF_UNSAVED_RUN = {"config.json", "train.csv", "log.txt", "last.pt.part"}
 
 
 class RunFolder:
-    """Names the files of a run and writes them; a file is replaced only when its successor is whole.
+    """Writes the files of a run atomically.
 
-    `config.json` (what runs; `config.1.json`, ... what ran before a change by --resume), `log.txt`, `train.csv` (losses
-    by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`, `detections.png`, `last.pt` and `best.pt`.
+    These are `config.json` (and `config.1.json`, ... from before --resume changed settings), `log.txt`, `train.csv`
+    (losses by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`, `detections.png`, `last.pt` and `best.pt`.
 
-    Of several processes the first writes; the same calls on the others do nothing, or wait for it.
+    Only rank 0 writes; the same calls on other processes do nothing, or wait for rank 0.
     """
 
     def __init__(self, path: Path, world: World | None = None) -> None:
         self.path = path
         self.world = world or World()
-        self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> score from which to show detections
+        self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> minimum score to display a detection
         self.train_log = CsvLog(path / "train.csv", self.world.is_first)
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
-        self.runs_code = False  # whether the configuration names a data set module:function
-        self.failures: list[str] = []  # what has failed without ending the run
+        self.runs_code = False  # whether the data set is module:function
+        self.failures: list[str] = []  # tasks that failed without ending the run
 
     @classmethod
     def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
-        """Choose the folder of a run: the one given, that of the run to resume, or a new one under runs/.
+        """Selects the folder of a run: --output-dir, that of the run to resume, or a new one under runs/.
 
-        What --test-only finds goes into a folder of its own, beside what training has found.
+        The results of --test-only go into a subfolder of the run.
         """
         if config.output_dir:
             return cls(Path(config.output_dir), world)
@@ -72,10 +72,10 @@ class RunFolder:
         return cls(path if world is None else world.from_first(path), world)
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse a folder with something else in it, before anything is read or written.
+        """Checks that the folder can be used, before anything is read or written.
 
         Raises:
-            ConfigError: it is a file, or holds another run or other files.
+            ConfigError: It is a file, is read-only, or contains another run or other files.
         """
         if not self.world.is_first:
             return
@@ -83,9 +83,7 @@ class RunFolder:
             raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not os.access(parent, os.W_OK):
-            raise ConfigError(
-                f"--output-dir {self.path} cannot be written ({parent} is read-only); name another folder"
-            )
+            raise ConfigError(f"--output-dir {self.path} cannot be written ({parent} is read-only); use another folder")
         if not self.path.is_dir() or config.test_only:
             return
         if config.resume and run_folder_of(config.resume).resolve() == self.path.resolve():
@@ -93,109 +91,118 @@ class RunFolder:
         names = {path.name for path in self.path.iterdir()}
         if "last.pt" in names:
             raise ConfigError(
-                f"--output-dir {self.path} holds another run; go on with it by --resume {self.path}, or name another folder"
+                f"--output-dir {self.path} contains another run; resume it with --resume {self.path}, or use another folder"
             )
-        if foreign := sorted(names - _BEFORE_THE_FIRST):
-            raise ConfigError(
-                f"--output-dir {self.path} holds other files ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''}); "
-                "name a new or an empty folder"
-            )
+        if foreign := sorted(names - _FILES_OF_UNSAVED_RUN):
+            examples = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
+            raise ConfigError(f"--output-dir {self.path} contains other files ({examples}); use a new or empty folder")
 
     def start(self, config: TrainConfig, state: State) -> None:
-        """Make the folder, write the configuration, and drop rows of steps that were lost and will be taken again."""
+        """Creates the folder, writes the configuration, and removes rows of steps after the last checkpoint."""
         if not self.world.is_first:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self.runs_code = ":" in config.dataset
         if not config.resume:
-            for name in _BEFORE_THE_FIRST:
+            for name in _FILES_OF_UNSAVED_RUN:
                 (self.path / name).unlink(missing_ok=True)
-        self._log(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}")
-        if kept := record(config, self.path):
-            self.say(f"the settings until now are kept as {kept.name}")
+        self._append(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}")
+        if previous := record(config, self.path):
+            self.log(f"the previous settings were saved as {previous.name}")
         self.train_log.drop(lambda row: row["step"] > state.step)
         self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
 
-    def say(self, text: str) -> None:
-        """Print a text and append it to log.txt."""
+    def log(self, text: str) -> None:
+        """Prints a message and appends it to log.txt."""
         print(text, flush=True)
-        self._log(text)
+        self._append(text)
 
-    def _log(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         if self.world.is_first and self.path.is_dir():
             with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
-    def say_new_faults(self, log: FaultLog) -> None:
-        """Name the training images that any process has met since the last call and could not use."""
+    def log_new_faults(self, log: FaultLog) -> None:
+        """Logs the training images that any process could not use since the last call."""
         for faults in self.world.gather_on_first(log.faults)[1:]:
             for fault in faults:
                 log.add(fault)
         if new := log.new_entries():
-            self.say(f"training images that cannot be used, others took their place:\n{new}")
+            self.log(f"training images that cannot be used and were replaced by others:\n{new}")
 
     def save(self, name: str, state: State) -> None:
-        """Write a checkpoint that `ssd.engine.checkpoint.restore` and `build_model(**build_args)` can go on from.
+        """Writes a checkpoint for `ssd.engine.checkpoint.restore` and `build_model(**build_args)`.
 
         Raises:
-            WriteError: the disk is full, ...; the checkpoint before is unchanged.
+            WriteError: The disk is full or similar; the previous checkpoint is unchanged.
         """
-        from ssd.engine.checkpoint import collect, random_streams, size_of
+        from ssd.engine.checkpoint import collect, get_rng_state, num_bytes
 
-        streams = self.world.gather_on_first(random_streams())
+        rng_states = self.world.gather_on_first(get_rng_state())
         if self.world.is_first:
-            checkpoint = {**collect(state, streams), "thresholds": self.thresholds}
-            write_atomically(self.path / name, lambda file: torch.save(checkpoint, file), size_of(checkpoint))
+            checkpoint = {**collect(state, rng_states), "thresholds": self.thresholds}
+            write_atomically(self.path / name, lambda file: torch.save(checkpoint, file), num_bytes(checkpoint))
 
-    def saved_before(self) -> str:
-        """Say which checkpoint there is, as a sentence before others."""
+    def describe_saved(self) -> str:
+        """Returns a sentence about the last saved checkpoint, for error messages."""
         path = self.path / "last.pt"
-        return f"{path} was saved before it. " if path.is_file() else "No checkpoint was saved before it. "
+        return f"The last checkpoint is {path}. " if path.is_file() else "No checkpoint was saved before. "
 
-    def how_to_go_on(self) -> str:
-        """Say what is saved, and how the run goes on from it."""
+    def describe_resume(self) -> str:
+        """Returns which checkpoint was saved and the command that resumes the run."""
         if not (self.path / "last.pt").is_file():
-            return "no checkpoint has been saved yet"
+            return "no checkpoint was saved"
         trust = " --trust-config" if self.runs_code else ""
         command = f"{how_to_run('train')} --resume {shlex.quote(str(self.path))}{trust}"
-        return f"saved in {self.path / 'last.pt'}; go on by: {command}"
+        return f"saved {self.path / 'last.pt'}; resume with: {command}"
 
-    def survive(
-        self, what: str, work: Callable[[], _R], but: tuple[type[Exception], ...] = (BrokenPipeError,)
+    def try_task(
+        self, name: str, task: Callable[[], _R], reraise: tuple[type[Exception], ...] = (BrokenPipeError,)
     ) -> _R | None:
-        """Do work whose failure must not end the run, but for some errors; return None where it fails, and say so."""
+        """Runs a task whose failure must not end the run.
+
+        Args:
+            name: Name of the task in the warning and in `failed-NAME.txt`, which gets the traceback.
+            task: Function to call.
+            reraise: Exceptions that do end the run.
+
+        Returns:
+            The result of the task, or None if it failed.
+        """
         try:
-            return work()
-        except but:
+            return task()
+        except reraise:
             raise
         except Exception as error:
-            file = self.path / f"failed-{what}.txt"
+            file = self.path / f"failed-{name}.txt"
             if self.world.is_first:
                 with contextlib.suppress(OSError):
                     write_text(file, "".join(traceback.format_exception(error)))
             first = (str(error).strip() or repr(error)).splitlines()[0][:300]
-            self.say(f"warning: {what} failed, training goes on: {type(error).__name__}: {first} (traceback in {file})")
-            self.failures.append(what)
+            self.log(
+                f"warning: {name} failed, training continues: {type(error).__name__}: {first} (traceback in {file})"
+            )
+            self.failures.append(name)
             return None
 
 
 def environment() -> str:
-    """Say what a run runs on."""
+    """Returns the versions and the device of a run, as text."""
     device = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
     ops = ssd_ops.build_info()["backend"]
     return f"Python {platform.python_version()}, torch {torch.__version__}, ssd_ops {ops}, {device}, {platform.node()}"
 
 
 class CsvLog:
-    """Appends rows to a CSV file; the first row decides the columns."""
+    """Appends rows to a CSV file; the first row determines the columns."""
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
-        self.writes = writes  # else `add` does nothing, in processes that are not the first
+        self.writes = writes  # False on ranks other than 0
         self.has_failed = False
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one row, with a header if the file is new; a disk that takes no more rows does not end the run."""
+        """Appends a row, with a header if the file is new; a write error is reported once and does not end the run."""
         if not self.writes:
             return
         try:
@@ -211,11 +218,11 @@ class CsvLog:
             self.has_failed = True
 
     def rows(self) -> list[dict[str, float]]:
-        """Read all rows back, as numbers; a row that was cut off, as by a kill, is left out."""
+        """Returns all rows as numbers, without incomplete ones, such as after a kill."""
         return [numbers for _, numbers in self._rows()]
 
     def drop(self, is_lost: Callable[[dict[str, float]], bool]) -> None:
-        """Remove the rows for which this holds."""
+        """Removes the rows for which a predicate is true."""
         if not self.writes or not self.path.exists():
             return
         header = self.path.read_text(encoding="utf-8").splitlines()[:1]

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: device, data sets, model, and a look at how priors and objects fit."""
+"""Setup of a run: device, data sets, model, and a report of how well the priors match the objects."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ssd.presets import Preset
 from ssd.priors.coverage import prior_coverage
 from ssd.priors.fit import fit_prior_sizes
 
-# Options of a data set that say what teaches. Evaluation keeps every image, and what is difficult or crowd is neither
-# right nor wrong there, as in the devkits of VOC and COCO.
+# Options of a data set that apply to training only. Evaluation keeps every image, and ignores difficult and crowd
+# objects, as the devkits of VOC and COCO do.
 TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
 def choose_device(name: str, world: World | None = None) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one, and each of several processes has its own GPU."""
+    """Returns the device with a name; `auto` is a GPU if there is one. Each process of a world has its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and world is not None and world.size > 1:
@@ -49,7 +49,7 @@ def choose_device(name: str, world: World | None = None) -> torch.device:
 
 
 def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDataset]:
-    """Open both splits and print what they hold."""
+    """Opens the training and evaluation splits and prints a summary of each."""
     train_set, val_set = open_splits(
         config.dataset,
         config.data_path,
@@ -66,32 +66,34 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         )
     for dataset in (train_set, val_set):
         print(dataset.summary())
-        dataset.log.new_entries()  # told by the summary
+        dataset.log.new_entries()  # the summary contains them
     if not config.test_only and not train_set.annotations.trainable_counts().any():
         raise ConfigError(
-            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn (ignored "
-            "ones do not count); "
-            "the lines above list what was left out"
+            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to train on (ignored "
+            "objects do not count); see above for what was skipped"
         )
     return train_set, val_set
 
 
 def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mapping[str, Any] | None = None) -> SSD:
-    """Build the model, with priors fitted to the data where asked; wrong options are configuration errors.
+    """Builds the model, with pretrained weights and fitted priors if configured.
 
     Args:
-        config: of the run.
-        dataset: whose classes it shall know.
-        checkpoint: of the run that goes on, which says how the model was built; files of pretrained weights are not read.
+        config: Configuration of the run.
+        dataset: Training set, which determines the classes.
+        checkpoint: Checkpoint to resume from; the model is then rebuilt as it was, without reading pretrained weights.
+
+    Raises:
+        ConfigError: An option or a weight file is invalid or does not match the model.
     """
     if checkpoint is not None:
         return rebuild_model(config, dataset, checkpoint["build_args"])
     options = dict(config.model_options)
     for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
         if name in options:
-            meant = {"name": "use --model", "preset": "use --preset", "image_size": "use --image-size"}
+            advice = {"name": "use --model", "preset": "use --preset", "image_size": "use --image-size"}
             raise ConfigError(
-                f"--model-option {name}: {meant.get(name, 'the number of classes comes from the data set')}, "
+                f"--model-option {name}: {advice.get(name, 'the number of classes comes from the data set')}, "
                 f"got {options[name]!r}"
             )
     if config.weights_backbone is not None:
@@ -105,15 +107,15 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
         learned_size = learned.pop("image_size")
         size = learned_size if size is None else size
         options = {**learned, **options}
-        print(f"network and priors as {weights.source} has learned them")
-    with mistakes():
+        print(f"network and priors are those of {weights.source}")
+    with as_config_error():
         model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
         if config.fit_priors:
             boxes, labels = normalized_objects(dataset)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of sizes that the search tries and drops
+                warnings.simplefilter("ignore")  # about sizes that the search tries and rejects
                 sizes = fit_prior_sizes(model.prior_config, boxes, labels)
-            print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px of the input")
+            print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px at the input size")
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
     if weights is not None:
@@ -123,18 +125,20 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
 
 
 def _read_weights(config: TrainConfig) -> Checkpoint:
-    """Read --weights; of this project's checkpoints, the model must be theirs."""
-    with mistakes(f"--weights {config.weights}: "):
+    """Reads --weights; a checkpoint of this project must be of the configured model."""
+    with as_config_error(f"--weights {config.weights}: "):
         weights = read_checkpoint(str(config.weights))
     name = config.model if weights.build_args is None else weights.build_args["name"]
     if name != config.model:
-        raise ConfigError(f"--weights {config.weights} holds {name}, not {config.model}; use --model {name}")
+        raise ConfigError(f"--weights {config.weights} is of {name}, not {config.model}; use --model {name}")
     return weights
 
 
 def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dict[str, Any]:
-    """What of a model its weights have learned: the network and the rules around it, of which loss and post-process are
-    none, nor are the prior sizes where they are fitted anew."""
+    """Returns the options that weights depend on: the network and the priors, but not loss and post-processing.
+
+    Prior sizes are left out if they are fitted again.
+    """
     rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNT)
     left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
     left_out |= {"prior_sizes"} if fits_priors else set()
@@ -142,43 +146,48 @@ def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dic
 
 
 def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
-    """Build the model of a checkpoint again; settings that say otherwise are configuration errors."""
-    with mistakes():
+    """Rebuilds the model of a checkpoint; raises ConfigError if the configuration differs from it."""
+    with as_config_error():
         build_args = checked_build_args(build_args, f"--resume {config.resume}")
-    asked = {"name": config.model, "preset": config.preset, "image_size": config.image_size, **config.model_options}
-    for name, value in asked.items():
+    configured = {
+        "name": config.model,
+        "preset": config.preset,
+        "image_size": config.image_size,
+        **config.model_options,
+    }
+    for name, value in configured.items():
         if value is not None and name in build_args and build_args[name] != value:
             raise ConfigError(
-                f"--resume {config.resume} does not fit this model and configuration: it was trained with {name} "
-                f"{build_args[name]!r}, asked for is {value!r}"
+                f"--resume {config.resume} does not match the configuration: it was trained with {name} "
+                f"{build_args[name]!r}, got {value!r}"
             )
-    with mistakes(f"--resume {config.resume}: "):
+    with as_config_error(f"--resume {config.resume}: "):
         model = build_model(**{**build_args, "num_classes": len(dataset.classes) + 1})
     freeze(config, model)
     return model
 
 
 def start_from(model: SSD, source: Source, classes: Sequence[str] | None = None, *, is_trained: bool = False) -> None:
-    """Load the weights of a whole detector, its classes by name, and print what became of them.
+    """Loads the weights of a whole detector, matching classes by name, and prints a report.
 
-    A model that is to be evaluated as it is (`is_trained`) must get the weights of all its classes.
+    A model to evaluate without training (`is_trained`) must get weights for all its classes.
     """
     where = source.source if isinstance(source, Checkpoint) else source
-    with mistakes(f"--weights {where}: "), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the report says the same
+    with as_config_error(f"--weights {where}: "), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report contains the same
         report = load_weights(model, source, classes=classes)
     print(report)
     if is_trained and (report.new_heads or report.new_classes or report.kept):
         unknown = few(report.new_classes or classes or ())
         raise ConfigError(
-            f"--test-only --weights {where}: the weights do not know the classes {unknown} of the data; evaluate them "
-            "on data of their own classes, or train first"
+            f"--test-only --weights {where}: the weights do not have the classes {unknown} of the data; evaluate on data "
+            "with the same classes, or train first"
         )
 
 
 @contextlib.contextmanager
-def mistakes(where: str = "") -> Iterator[None]:
-    """Makes configuration errors of options and weights that do not fit, and of downloads that fail."""
+def as_config_error(where: str = "") -> Iterator[None]:
+    """Turns errors about options, weights and downloads into ConfigError, with `where` before the message."""
     try:
         yield
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -190,7 +199,7 @@ def mistakes(where: str = "") -> Iterator[None]:
 
 
 def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes (0..1 of their image) and labels of all images, from the annotations alone; ignored objects are left out."""
+    """Returns the boxes (xyxy, normalized) and labels of all images, without ignored objects; reads no image."""
     boxes, labels = [], []
     for i in range(len(dataset)):
         target = dataset.target(i)
@@ -202,7 +211,7 @@ def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Te
 
 
 def priors_report(model: SSD, dataset: DetectionDataset) -> str:
-    """Say how many objects of the data set a prior matches, and what to do if they are few."""
+    """Returns how many objects of the data set are matched by a prior, with advice if they are few."""
     boxes, labels = normalized_objects(dataset)
     coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_iou_threshold)
     advice = coverage.advice(image_size=model.image_size)
@@ -210,7 +219,7 @@ def priors_report(model: SSD, dataset: DetectionDataset) -> str:
 
 
 def batch_bytes(config: TrainConfig, dataset: DetectionDataset, side: int) -> int:
-    """Bytes of a batch that a worker hands over: at most, where --device-augmentation leaves images as they are."""
+    """Returns the size of a batch in bytes; the maximum if --device-augmentation keeps the images' own sizes."""
     pixels = side * side
     if config.device_augmentation and len(dataset):
         pixels = max(int(height) * int(width) for height, width in dataset.annotations.sizes)
@@ -218,12 +227,12 @@ def batch_bytes(config: TrainConfig, dataset: DetectionDataset, side: int) -> in
 
 
 def nothing_to_evaluate(config: TrainConfig, dataset: DetectionDataset) -> str | None:
-    """What to say where no object of the evaluation split counts, so that no AP is defined; else None."""
+    """Returns a notice if no object of the evaluation split counts, so that AP is undefined; else None."""
     if any(not bool(dataset.target(i)["ignore"].all()) for i in range(len(dataset))):
         return None
     return (
-        f"--val-split {config.val_split}: none of its {len(dataset)} images has an object to evaluate on, so AP is not "
-        "defined; the last checkpoint counts as the best, and there will be no best.pt"
+        f"--val-split {config.val_split}: none of its {len(dataset)} images has an object to evaluate, so AP is undefined "
+        "and no best.pt is saved; use last.pt"
     )
 
 
@@ -235,13 +244,13 @@ def describe(
     epochs: int,
     folder: Path,
 ) -> str:
-    """A line on what is about to happen."""
+    """Returns a line that summarizes the run."""
     model, world = state.model, state.world
     weights = sum(p.numel() for p in model.parameters()) / 1e6
-    places = f"{world.size} processes, each with {config.batch_size} images a step" if world.size > 1 else "one process"
+    processes = f"{world.size} processes, {config.batch_size} images per step each" if world.size > 1 else "one process"
     task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {base_rate(config, world.size):g}"
     return (
-        f"{config.model}: {weights:.2f} M weights, {len(model.priors)} priors, input {model.image_size}; "
+        f"{config.model}: {weights:.2f} M parameters, {len(model.priors)} priors, input size {model.image_size}; "
         f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "
-        f"on {model.priors.device} ({places}); run folder {folder}"
+        f"on {model.priors.device} ({processes}); run folder {folder}"
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: the step at hand is finished and saved before the process ends."""
+"""Ctrl-C and SIGTERM during training: the current step is completed and saved before the process exits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import torch.distributed as dist
 
 from ssd.engine.distributed import World
 
-GO_ON, SAVE, STOP = range(3)  # what the processes agree on; the highest one asked for wins
+CONTINUE, SAVE, STOP = range(3)  # actions that the processes agree on; the highest request wins
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to end.
+    """Training was interrupted by a signal.
 
-    Not an Exception, so that nothing which survives errors survives it.
+    Derives from KeyboardInterrupt so that `except Exception` does not catch it.
 
     Args:
-        signum: the signal; the exit code is 128 + its number, as a shell reports it.
-        message: what is said at the end.
+        signum: Number of the signal; the exit code is 128 + signum, as in a shell.
+        message: Message to print on exit.
     """
 
     def __init__(self, signum: int, message: str = "") -> None:
@@ -37,8 +37,8 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """Listens for SIGINT and SIGTERM while training runs.
 
-    Inside `deferred` a signal is only noted, for the loop to ask for between two steps; anywhere else it raises
-    Interrupted at once. A second signal ends the process at once, wherever it is.
+    Inside `deferred` a signal is only recorded, and the loop checks for it between steps; anywhere else it raises
+    Interrupted. A second signal terminates the process immediately.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Interruption]:
-        """Handle both signals in this block; a no-op outside of the main thread, where Python allows no handlers."""
+        """Installs the handlers for a block; does nothing outside the main thread, where Python does not allow it."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -61,7 +61,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note signals in this block."""
+        """Only records signals in a block."""
         self._is_deferred = True
         try:
             yield
@@ -70,7 +70,7 @@ class Interruption:
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            return  # a worker process of a loader, forked with this handler; its parent tells it when to end
+            return  # a data loading worker inherited this handler; its parent process stops it
         if self.signum is not None:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
@@ -79,37 +79,37 @@ class Interruption:
         if not self._is_deferred:
             raise Interrupted(signum)
         name = signal.Signals(signum).name
-        with contextlib.suppress(OSError, RuntimeError):  # a closed pipe, or the signal came amid another print
-            print(f"\n{name}: saving after this step; a second one ends at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, RuntimeError):  # a closed pipe, or the signal interrupted another print
+            print(f"\n{name}: saving after this step; repeat it to exit immediately", file=sys.stderr, flush=True)
 
 
 class Agreement:
-    """Lets all processes save or stop after the same step, though each hears of it at another.
+    """Makes all processes save or stop after the same step, although each receives its signal at a different time.
 
-    What they ask for is summed up in the background of the next step, so no process waits for another.
+    The requests are reduced in the background of the next step, so no process waits for another.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def reach(self, wish: int) -> int:
-        """Return what to do now: alone, what is wished for; with others, the highest wish of the step before."""
+    def reduce_async(self, request: int) -> int:
+        """Returns the action for this step: the highest request of the previous step; `request` in a world of size 1."""
         if self.world.size == 1:
-            return wish
+            return request
         agreed = self._result()
-        values = torch.tensor(wish)
+        values = torch.tensor(request)
         self._pending = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True), values
         return agreed
 
-    def settle(self, wish: int) -> int:
-        """Return the highest wish of now or before, once all processes have told theirs, as at the end of an epoch."""
-        before, self._pending = self._result(), None
-        return max(before, *self.world.gather(wish), wish)
+    def reduce(self, request: int) -> int:
+        """Returns the highest pending or current request of all processes; waits for them, as at the end of an epoch."""
+        pending, self._pending = self._result(), None
+        return max(pending, *self.world.gather(request), request)
 
     def _result(self) -> int:
         if self._pending is None:
-            return GO_ON
+            return CONTINUE
         work, values = self._pending
         work.wait()
         return int(values)

@@ -1,4 +1,4 @@
-"""One step of training: forward, matching, loss, backward, update. Nothing in it makes the host wait for the device."""
+"""One training step: forward, matching, loss, backward, update; without synchronizing with the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.capturable_optim import DeviceRates
 from ssd.engine.distributed import World
-from ssd.engine.optim import RunningMean, build_optimizer, build_schedule
+from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule
 from ssd.engine.step_graph import GraphedStep
 from ssd.errors import ConfigError
 from ssd.models import SSD
@@ -24,44 +24,44 @@ from ssd.models import SSD
 
 @dataclass
 class State:
-    """What a checkpoint holds besides the model's arguments."""
+    """State of a training run; most of it is saved in checkpoints."""
 
     model: SSD
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
-    average: RunningMean | None
-    network: Callable[[Tensor], tuple[Tensor, Tensor]]  # forward_raw, with the processes' gradients averaged
+    ema: ModelEMA | None
+    network: Callable[[Tensor], tuple[Tensor, Tensor]]  # forward_raw, wrapped in DDP if there are several processes
     world: World = field(default_factory=World)
-    epoch: int = 0  # whole ones that are done
-    batch: int = 0  # batches of the epoch after those that are done
+    epoch: int = 0  # number of completed epochs
+    batch: int = 0  # number of completed batches in the current epoch
     step: int = 0
-    evaluated: int = 0  # the last epoch that has been evaluated
+    evaluated: int = 0  # the last epoch that was evaluated
     best: float = -1.0
     classes: tuple[str, ...] = ()
-    apply_exif: bool | None = None  # whether the training images are turned as EXIF says; None: unknown
-    rates: DeviceRates | None = None  # of a fused optimizer
-    graphed: GraphedStep | None = None  # None: each step is launched kernel by kernel
+    apply_exif: bool | None = None  # whether EXIF orientation is applied to the training images; None: unknown
+    rates: DeviceRates | None = None  # learning rates of a fused optimizer
+    graphed: GraphedStep | None = None  # None: steps run eagerly
     steps_per_epoch: int = 1
-    images_per_step: int = 1  # of all processes
+    images_per_step: int = 1  # over all processes
 
     def parts(self) -> dict[str, Any]:
-        """Everything with a state dict, by name."""
+        """Returns all parts with a state dict, by their keys in a checkpoint."""
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
-        return parts if self.average is None else {**parts, "average": self.average}
+        return parts if self.ema is None else {**parts, "average": self.ema}
 
     def best_model(self) -> SSD:
-        """The model to evaluate: the running mean of weights where there is one."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+        """Returns the model to evaluate: the EMA if there is one."""
+        return self.model if self.ema is None else self.ema.module  # type: ignore[return-value]
 
     def skip_to(self, epoch: int, steps_per_epoch: int) -> None:
-        """Count epochs as done that were not run, the schedule's too."""
+        """Counts epochs as completed without running them, and advances the schedule."""
         self.epoch = self.evaluated = epoch
         self.step = epoch * steps_per_epoch
         self.move_schedule(self.step)
 
     def move_schedule(self, step: int) -> None:
-        """Set the rates of a step of the schedule."""
+        """Sets the learning rates to those of a step of the schedule."""
         schedule = self.schedule
         rates = [base * of(step) for base, of in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
         schedule.last_epoch, schedule._step_count, schedule._last_lr = step, step + 1, rates
@@ -69,8 +69,8 @@ class State:
             group["lr"] = rate
 
 
-class _Raw(nn.Module):
-    """DDP averages the gradients of a module's forward; a detector's network is its forward_raw."""
+class _RawForward(nn.Module):
+    """Makes `forward_raw` of a detector the `forward` that DDP wraps."""
 
     def __init__(self, model: SSD) -> None:
         super().__init__()
@@ -81,19 +81,19 @@ class _Raw(nn.Module):
 
 
 def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: World | None = None) -> State:
-    """Optimizer, schedule, loss scaler and running mean of a model that is on its device."""
+    """Builds optimizer, schedule, loss scaler and EMA for a model that is already on its device."""
     world = world or World()
     device = next(model.parameters()).device
     optimizer = build_optimizer(config, model, world.size)
     network: Callable[[Tensor], tuple[Tensor, Tensor]] = model.forward_raw
     if world.size > 1:
-        # Running statistics are not broadcast at each step: they do not act in training, and broadcast_buffers gives all
-        # processes those of the first before they matter, the same ones that a broadcast would give.
+        # Running statistics need no broadcast at each step: training does not use them, and World.broadcast_buffers
+        # copies those of rank 0 before an evaluation.
         ddp: Any = nn.parallel.DistributedDataParallel
         names = inspect.signature(ddp).parameters
         no_broadcast = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # older torch
         network = ddp(
-            _Raw(model),
+            _RawForward(model),
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             **{no_broadcast: False},
@@ -103,56 +103,61 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         optimizer=optimizer,
         schedule=build_schedule(config, optimizer, steps_per_epoch),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp and amp_dtype(device) == torch.float16),
-        average=RunningMean(model, config.ema_decay) if config.ema_decay else None,
+        ema=ModelEMA(model, config.ema_decay) if config.ema_decay else None,
         network=network,
         world=world,
         rates=DeviceRates(optimizer) if device.type == "cuda" else None,
         steps_per_epoch=steps_per_epoch,
         images_per_step=config.batch_size * world.size,
     )
-    refusal = graph_refusal(config, device, world)
-    if refusal is None:
-        state.graphed = GraphedStep(partial(learn, config, state), model, optimizer, must=config.cuda_graph == "on")
+    reason = why_not_graphed(config, device, world)
+    if reason is None:
+        step = partial(optimize, config, state)
+        state.graphed = GraphedStep(step, model, optimizer, required=config.cuda_graph == "on")
     elif config.cuda_graph == "on":
-        raise ConfigError(f"--cuda-graph on cannot be: {refusal}")
+        raise ConfigError(f"--cuda-graph on is not possible: {reason}")
     return state
 
 
-def graph_refusal(config: TrainConfig, device: torch.device, world: World) -> str | None:
-    """Why a step cannot be a CUDA graph, or None."""
+def why_not_graphed(config: TrainConfig, device: torch.device, world: World) -> str | None:
+    """Returns why a training step cannot run as a CUDA graph, or None if it can."""
     if config.cuda_graph == "off":
         return "--cuda-graph off"
     if device.type != "cuda":
         return f"the device is {device}"
-    return f"{world.size} processes average their gradients in it" if world.size > 1 else None
+    return f"{world.size} processes average their gradients" if world.size > 1 else None
 
 
 def describe_step(config: TrainConfig, state: State) -> str:
-    """A line that says how the steps of a run are taken."""
+    """Returns a line about how training steps run: as a CUDA graph, or eagerly and why."""
     if state.graphed is not None:
         return f"training step: one CUDA graph, captured at step {state.step + state.graphed.eager_steps + 1}"
-    return f"training step: eager ({graph_refusal(config, state.model.priors.device, state.world)})"
+    return f"training step: eager ({why_not_graphed(config, state.model.priors.device, state.world)})"
 
 
 def train_step(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
-    """Take one step; return the detached losses, whose mean over the processes is the loss of all their images."""
+    """Runs one training step.
+
+    Returns:
+        The detached losses; their mean over the processes is the loss of the whole batch.
+    """
     if state.rates is not None:
         state.rates.refresh()
-    losses = learn(config, state, batch) if state.graphed is None else state.graphed(batch)
+    losses = optimize(config, state, batch) if state.graphed is None else state.graphed(batch)
     state.schedule.step()
-    if state.average is not None:
-        state.average.update(state.model)
+    if state.ema is not None:
+        state.ema.update(state.model)
     state.step += 1
     return losses
 
 
-def learn(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
-    """Compute losses and gradients of a batch and update the weights: all of a step that a CUDA graph holds."""
+def optimize(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
+    """Computes losses and gradients of a batch and updates the weights: the part of a step inside the CUDA graph."""
     losses = backward(config, state, batch)
     state.scaler.unscale_(state.optimizer)
     if config.clip_grad_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
-    with contextlib.nullcontext() if state.rates is None else state.rates.in_place_of_numbers():
+    with contextlib.nullcontext() if state.rates is None else state.rates.applied():
         state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -160,7 +165,7 @@ def learn(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
 
 
 def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
-    """Compute the losses of a batch and their gradients, as of one process that has the images of all."""
+    """Computes the losses of a batch and their gradients, scaled so that DDP's mean is that of the whole batch."""
     model, criterion = state.model, state.model.criterion
     device = batch.images.device
     matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
@@ -178,7 +183,7 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:
-    """The half precision of mixed precision: bfloat16 wherever it exists, since it needs no loss scaling."""
+    """Returns the dtype of mixed precision: bfloat16 if the device supports it, since it needs no loss scaling."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16

@@ -1,1 +1,1 @@
-"""Detection with a trained model: checkpoint and image files in, detections and drawings out."""
+"""Inference with a trained model: loading, detection, drawing and output formats."""

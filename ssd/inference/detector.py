@@ -1,4 +1,4 @@
-"""Detection with a trained model, in three lines:
+"""Inference with a trained model.
 
 detector = ssd.load("runs/x")
 result = detector.predict("photo.jpg")
@@ -30,17 +30,17 @@ from ssd.models import SSD
 from ssd.models.backbone_weights import is_torchvision_name
 from ssd.models.torchvision_io import split_detections
 
-SCORE_THRESHOLD = 0.4  # of a class for which no evaluation has found a better one
+SCORE_THRESHOLD = 0.4  # of a class without a threshold from an evaluation
 
 
 class Detector:
-    """A trained model in evaluation mode, and how its images and scores are to be taken.
+    """A trained model in evaluation mode with its classes, EXIF handling and score thresholds.
 
     Args:
-        model: The network with its post-process, in evaluation mode.
-        classes: Names without the background.
-        apply_exif: Whether images are rotated as their EXIF orientation says.
-        thresholds: Lowest score that is kept, by class name; 0.4 for a class that is not in it.
+        model: Network with post-processing, in evaluation mode.
+        classes: Class names without the background.
+        apply_exif: Whether to apply the EXIF orientation of images.
+        thresholds: Score threshold by class name; 0.4 for other classes.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Detector:
 
     @cached_property
     def engine(self) -> InferenceEngine:
-        """The engine that runs the model, made when it is first needed."""
+        """Engine that runs the model, created on first use."""
         return InferenceEngine(self.model)
 
     def predict(
@@ -69,25 +69,25 @@ class Detector:
         batch_size: int = 8,
         progress: bool = False,
     ) -> Result | list[Result] | Iterator[Result]:
-        """Detects objects in one image or in many.
+        """Detects objects in one or many images.
 
         Args:
             source: One image: a file, a PIL image of any mode, a uint8 array `[H, W, 3]` in RGB order, or a tensor
                 `[3, H, W]`, uint8 or floating in 0..1. Many: a list of these, a batch, a folder, a glob pattern, or a
                 generator.
-            score_threshold: Lowest score that is kept; None takes `thresholds`.
+            score_threshold: Minimum score of a detection; None uses `thresholds`.
             classes: Names of the classes to keep; None keeps all.
-            batch_size: Images that go through the network at once.
-            progress: Whether a bar shows images per second.
+            batch_size: Number of images per batch.
+            progress: Whether to show a progress bar.
 
         Returns:
             A `Result` for one image, a list of them for a list or a batch. For folders, patterns and generators an
-            iterator in constant memory, which reads while it is consumed.
+            iterator, which reads the images lazily and needs constant memory.
 
         Raises:
-            DataError: The one image cannot be read; an item is no image; a folder holds no images. Of many images, a
-                file that cannot be read gives a `Result` with `error` instead.
-            ValueError: An argument is out of range, or a class is not known.
+            DataError: A single image cannot be read, an item is not an image, or a folder contains no images. Among
+                many images, an unreadable file results in a `Result` with `error` instead.
+            ValueError: An argument is out of range, or a class does not exist.
         """
         results = self.stream(source, score_threshold=score_threshold, classes=classes, batch_size=batch_size)
         if is_one_image(source):
@@ -109,30 +109,30 @@ class Detector:
         classes: Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> Iterator[Result]:
-        """Yields the result of each image of a source in order; arguments are those of `predict`.
+        """Yields the results of a source in order; the arguments are those of `predict`.
 
-        The next batch is read while the device has the one before. An image that cannot be read gives a `Result` with
-        `error`.
+        The next batch is read while the device processes the current one. An unreadable image results in a `Result`
+        with `error`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
-        lowest = torch.tensor([2.0, *self.lowest_scores(score_threshold)])
+        thresholds = torch.tensor([2.0, *self.score_thresholds(score_threshold)])
         if classes is not None:
             for name in classes:
                 if name not in self.classes:
                     raise ValueError(unknown("class", name, self.classes))
-            lowest[1:][[name not in classes for name in self.classes]] = 2.0
-        return self._stream(images_of(source), lowest, batch_size)
+            thresholds[1:][[name not in classes for name in self.classes]] = 2.0  # above every score
+        return self._stream(images_of(source), thresholds, batch_size)
 
-    def lowest_scores(self, score_threshold: float | None = None) -> list[float]:
-        """Returns the lowest score that is kept of each class."""
+    def score_thresholds(self, score_threshold: float | None = None) -> list[float]:
+        """Returns the score threshold of each class; `score_threshold` overrides those of the detector."""
         if score_threshold is not None:
             return [score_threshold] * len(self.classes)
         return [self.thresholds.get(name, SCORE_THRESHOLD) for name in self.classes]
 
-    def _stream(self, images: Iterator[ImageLike], lowest: Tensor, batch_size: int) -> Iterator[Result]:
+    def _stream(self, images: Iterator[ImageLike], thresholds: Tensor, batch_size: int) -> Iterator[Result]:
         pending: deque[list[tuple[Path | None, Tensor | str]]] = deque()
         numbered = enumerate(images)
 
@@ -144,17 +144,17 @@ class Detector:
 
         for detections in self.engine.detect_all(batches()):
             while all(isinstance(image, str) for _, image in pending[0]):
-                yield from self._results(pending.popleft(), None, lowest)
-            yield from self._results(pending.popleft(), detections, lowest)
+                yield from self._results(pending.popleft(), None, thresholds)
+            yield from self._results(pending.popleft(), detections, thresholds)
         for rest in pending:
-            yield from self._results(rest, None, lowest)
+            yield from self._results(rest, None, thresholds)
 
     def _read(self, index: int, image: ImageLike) -> tuple[Path | None, Tensor | str]:
         file = Path(image) if isinstance(image, (str, os.PathLike)) else None
         try:
             return file, read(image, self.apply_exif)
         except DataError as error:
-            if file is None:  # a mistake of the caller, not of a file
+            if file is None:  # an invalid argument, not an unreadable file
                 raise DataError(f"image {index} of source: {error}") from None
             return file, str(error)
 
@@ -162,32 +162,32 @@ class Detector:
         self,
         batch: list[tuple[Path | None, Tensor | str]],
         detections: ssd_ops.Detections | None,
-        lowest: Tensor,
+        thresholds: Tensor,
     ) -> Iterator[Result]:
         sizes = [(image.shape[1], image.shape[2]) for _, image in batch if isinstance(image, Tensor)]
-        found = iter([] if detections is None else split_detections(detections, sizes))
+        outputs = iter([] if detections is None else split_detections(detections, sizes))
         for file, image in batch:
             if isinstance(image, str):
-                nothing = torch.zeros(0)
-                yield Result(nothing.view(0, 4), nothing.long(), nothing, self.classes, None, file, image)
+                empty = torch.zeros(0)
+                yield Result(empty.view(0, 4), empty.long(), empty, self.classes, None, file, image)
                 continue
-            each = next(found)
-            kept = each["scores"] >= lowest[each["labels"]]
-            boxes, labels, scores = (each[key][kept] for key in ("boxes", "labels", "scores"))
+            output = next(outputs)
+            keep = output["scores"] >= thresholds[output["labels"]]
+            boxes, labels, scores = (output[key][keep] for key in ("boxes", "labels", "scores"))
             yield Result(boxes, labels, scores, self.classes, image, file)
 
 
 def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
-    """Loads a trained detector; of a run with ModelEMA, the averaged weights.
+    """Loads a trained detector, with the EMA weights if the run has them.
 
     Args:
-        source: A run folder (its best.pt, or else last.pt), a checkpoint of this project or of any that
-            `ssd.load_weights` knows, or a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1". Classes are named
-            by their numbers where a file holds no names.
-        device: Where the model runs; "auto" is the first GPU if there is one.
+        source: A run folder (uses best.pt, else last.pt), a checkpoint of this project or of any system that
+            `ssd.load_weights` supports, or a name of torchvision's weights such as "SSD300_VGG16_Weights.COCO_V1". If
+            the file has no class names, the classes are named by their numbers.
+        device: Device of the model; "auto" is the first GPU if there is one.
 
     Raises:
-        DataError: There is no checkpoint, it fits no model, or the download failed.
+        DataError: The checkpoint does not exist or fits no model, or the download failed.
     """
     try:
         checkpoint = read_checkpoint(source)
@@ -202,7 +202,7 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
     classes = classes or tuple(str(label) for label in range(1, model.num_classes))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # photographs are shown upright: only a model trained on images as they are stored gets them so
+    # Unknown for foreign weights: apply it, because photos should be upright.
     apply_exif = True if checkpoint.apply_exif is None else checkpoint.apply_exif
     return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds)
 
@@ -212,4 +212,4 @@ def _names_of_torchvision(source: str) -> tuple[str, ...]:
         return ()
     from torchvision.models import get_weight
 
-    return tuple(get_weight(source).meta["categories"][1:])  # the first is the background
+    return tuple(get_weight(source).meta["categories"][1:])  # the first one is the background

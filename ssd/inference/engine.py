@@ -1,10 +1,10 @@
-"""A detector made ready for inference once: folded weights, channels_last, half precision and CUDA graphs.
+"""A detector optimized for inference: folded weights, channels_last, half precision and CUDA graphs.
 
     engine = ssd.InferenceEngine(model)
-    for found in engine.predict([image]): ...  # uint8 [3, H, W] of any sizes; dicts of boxes, labels and scores
+    detections = engine.predict([image])  # uint8 [3, H, W] of any sizes -> dicts of boxes, labels and scores
 
-`predict`, evaluation and the Python API run on it. Results differ from `model(images)` by rounding (on a GPU by that of
-bfloat16); `exact=True` gives those of `model(images)` bit for bit.
+`ssd predict`, evaluation and `Detector` use it. The results differ from `model(images)` by rounding (on a GPU by that of
+bfloat16); with `exact=True` they are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from ssd.transforms.device_augment import MOST_PIXELS, MOST_SIDE
 
 
 class InferenceEngine:
-    """Runs a detector for inference; one thread and one CUDA stream at a time.
+    """Runs a detector for inference; not safe for concurrent threads or CUDA streams.
 
-    Changed weights act: those that torch changes are noticed, after any other change call `refresh`.
+    Updates of the model's weights by torch are detected; call `refresh` after any other change.
 
     Args:
-        model: A detector; it is copied, except with `exact`.
-        exact: Run the model itself, eagerly in its own precision: the bits of `model(images)`.
-        dtype: Of weights and features; None takes bfloat16 on a GPU that has it, else float32.
-        compile: Run the network through torch.compile, which takes a minute at the first batch of each size.
-        antialias: Whether images are resized with antialiasing, as in training; `exact` resizes as `model(images)` does.
+        model: Detector; it is copied, except with `exact`.
+        exact: Run the model itself, eagerly and in its own precision, with results bit-equal to `model(images)`.
+        dtype: Type of weights and features; None is bfloat16 on a GPU that supports it, else float32.
+        compile: Use torch.compile, which takes a minute at the first batch of each size.
+        antialias: Whether to antialias when resizing images, as in training; `exact` resizes like `model(images)`.
+
+    Raises:
+        ValueError: `exact` is combined with `compile` or `dtype`, or the model is in training mode with `exact`.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class InferenceEngine:
         antialias: bool = True,
     ) -> None:
         if exact and (compile or dtype is not None):
-            raise ValueError("exact=True runs the model as it is; leave out compile and dtype")
+            raise ValueError("exact=True cannot be combined with compile or dtype")
         self.model = model
         self.exact = exact
         self.device = model.priors.device
@@ -64,25 +67,29 @@ class InferenceEngine:
         self._prepare()
 
     def refresh(self) -> None:
-        """Take over the model's weights as they are now."""
+        """Updates the engine to the current weights of the model."""
         if not self.exact and self.model.preset is self._preset:
             fresh = folded(self.model, self.dtype)
             old, new = ([*net.parameters(), *net.buffers()] for net in (self._net, fresh))
             if [t.shape for t in old] == [t.shape for t in new]:
                 with torch.inference_mode(False), torch.no_grad():
-                    torch._foreach_copy_(old, new)  # into the tensors that CUDA graphs read
+                    torch._foreach_copy_(old, new)  # in place, because CUDA graphs read these tensors
                 self._seen = self._versions()
                 return
         self._prepare()
 
     def predict(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Detect objects in images of any sizes.
+        """Detects objects in images of any sizes.
 
         Args:
-            images: uint8 RGB [3, H, W] each, on the CPU or on the model's device.
+            images: uint8 RGB `[3, H, W]` each, on the CPU or on the model's device.
+
         Returns:
-            for each image a dict of boxes [N, 4] xyxy in its pixels, labels [N], scores [N], by falling score; on the
-            CPU.
+            For each image a dict of boxes `[N, 4]` (xyxy in its pixels), labels `[N]` and scores `[N]` in descending
+            order of score, on the CPU.
+
+        Raises:
+            ValueError: An image has another shape or dtype.
         """
         for i, image in enumerate(images):
             if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3 or not image.numel():
@@ -90,14 +97,14 @@ class InferenceEngine:
         if not len(images):
             return []
         if self.exact:
-            return self._exactly(images)
+            return self._predict_exact(images)
         detections = self.detect(self.pack(images))
         return split_detections(detections, [(image.shape[1], image.shape[2]) for image in images])
 
     def pack(self, images: Sequence[Tensor]) -> WholeImages:
-        """Bring images of any sizes into the form that `detect` renders to the network's side.
+        """Packs images of any sizes for `detect`, which resizes them to the input size of the network.
 
-        An image with more than 16 times the network's pixels is resized here, which takes less than handing it on.
+        An image with more than 16 times the pixels of the input is resized here, which is faster than copying it.
         """
         side = self.model.image_size
         parts = []
@@ -109,18 +116,18 @@ class InferenceEngine:
         return WholeImages.of(parts, side, self.antialias, pin=self.device.type == "cuda")
 
     def detect(self, images: Images) -> ssd_ops.Detections:
-        """Return the padded detections of a batch on the CPU, boxes normalized to their image."""
+        """Returns the padded detections of a batch on the CPU, with boxes normalized to their image."""
         return next(self.detect_all([images]))
 
     def detect_all(self, batches: Iterable[Images]) -> Iterator[ssd_ops.Detections]:
-        """Yield the padded detections of each batch on the CPU; the GPU has the next batch by then."""
-        waiting: deque[Callable[[], ssd_ops.Detections]] = deque()
+        """Yields the padded detections of each batch on the CPU, after launching the next batch."""
+        pending: deque[Callable[[], ssd_ops.Detections]] = deque()
         for images in batches:
-            waiting.append(self._submit(images))
-            if len(waiting) > 1:
-                yield waiting.popleft()()
-        while waiting:
-            yield waiting.popleft()()
+            pending.append(self._submit(images))
+            if len(pending) > 1:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
 
     def _submit(self, images: Images) -> Callable[[], ssd_ops.Detections]:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -129,8 +136,8 @@ class InferenceEngine:
             if self._graphs is not None:
                 assert self._copies is not None
                 return self._graphs.submit(images, self._copies)
-            found = self._net.detect(*self._network(images.to(self.device)))
-            return lambda: ssd_ops.Detections(*(tensor.cpu() for tensor in found))
+            detections = self._net.detect(*self._network(images.to(self.device)))
+            return lambda: ssd_ops.Detections(*(tensor.cpu() for tensor in detections))
 
     def _prepare(self) -> None:
         self._preset = self.model.preset
@@ -153,10 +160,10 @@ class InferenceEngine:
         tensors = [slots[name] for slots, name in self._slots]
         return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
-    def _exactly(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    def _predict_exact(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         with torch.no_grad():
-            found: Any = self.model([image.to(self.device).float().div_(255) for image in images])
-        return [{name: value.cpu() for name, value in each.items()} for each in found]
+            outputs: Any = self.model([image.to(self.device).float().div_(255) for image in images])
+        return [{name: value.cpu() for name, value in output.items()} for output in outputs]
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

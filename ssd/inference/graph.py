@@ -1,7 +1,7 @@
-"""Network and post-process as CUDA graphs, one for each of a few batch sizes, and the way of images in and detections out.
+"""Network and post-processing as CUDA graphs, one for each of a few batch sizes, with asynchronous copies.
 
-A graph keeps alive all that it reads: the network, its input and its output. All graphs share one pool of memory, which
-is safe because they run one after the other and each output is copied out before the next replay.
+Each graph keeps the network, its input and its output alive. All graphs share one memory pool, which is safe because they
+run one after the other and each output is copied before the next replay.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ssd.data.loading.packed_images import PackedImages
 from ssd.data.loading.whole_images import WholeImages
 from ssd.models import SSD
 
-# uint8 [B, 3, S, S] of the network's side, or what such images are rendered from
+# uint8 [B, 3, S, S] at the input size of the network, or packed images that are rendered to it
 Images = Tensor | WholeImages | PackedImages
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-_SIZES = (1, 2, 4, 8, 16, 32)  # batches in between are padded, larger ones are cut
+_SIZES = (1, 2, 4, 8, 16, 32)  # other batches are padded, and larger ones split
 
 
 class DetectionGraphs:
-    """Detects on a GPU by replaying graphs, each captured when a batch of its size first comes.
+    """Runs detection on a GPU with CUDA graphs, each captured when a batch of its size first occurs.
 
     Args:
-        net: The detector in evaluation mode, in channels_last.
-        forward: Maps normalized images to loc and logits; `net.forward_raw` or a compiled form of it.
+        net: Detector in evaluation mode, in channels_last.
+        forward: Maps normalized images to loc and logits: `net.forward_raw`, possibly compiled.
     """
 
     def __init__(self, net: SSD, forward: Network) -> None:
@@ -41,19 +41,23 @@ class DetectionGraphs:
         self._stream = torch.cuda.Stream(self.device)
 
     def submit(self, images: Images, copies: torch.cuda.Stream) -> Callable[[], ssd_ops.Detections]:
-        """Queue a batch on the current stream, its copy to the GPU on `copies`; the function returned waits for it."""
+        """Launches a batch on the current stream, with its copy to the GPU on `copies`.
+
+        Returns:
+            A function that synchronizes and returns the detections.
+        """
         current = torch.cuda.current_stream(self.device)
         if images.device.type == "cpu":
             with torch.cuda.stream(copies):
-                there = on_device(images, self.device)
+                moved = to_device(images, self.device)
             current.wait_stream(copies)
-            for tensor in _tensors(there):
+            for tensor in _tensors(moved):
                 tensor.record_stream(current)
         else:
-            there = images
-        count = len(there.offsets) if isinstance(there, PackedImages) else len(there)
-        most = _SIZES[-1]
-        results = [self._detect(slice_of(there, i, min(i + most, count))) for i in range(0, max(count, 1), most)]
+            moved = images
+        count = len(moved.offsets) if isinstance(moved, PackedImages) else len(moved)
+        step = _SIZES[-1]
+        results = [self._detect(slice_of(moved, i, min(i + step, count))) for i in range(0, max(count, 1), step)]
         done = torch.cuda.Event()
         done.record(current)
 
@@ -84,33 +88,33 @@ class _Graph:
     def __init__(
         self, run: Callable[[Tensor], Tensor], x: Tensor, size: int, stream: torch.cuda.Stream, pool: Any
     ) -> None:
-        self.run = run  # holds the network, whose weights the graph reads
+        self.run = run  # keeps the network alive, whose weights the graph reads
         self.input = x.new_zeros(size, *x.shape[1:]).contiguous(memory_format=torch.channels_last)
         self.graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(stream):
-            for _ in range(2):  # chooses algorithms and makes what is made once
+            for _ in range(2):  # warm up: select algorithms, create lazy state
                 run(self.input)
         torch.cuda.current_stream(x.device).wait_stream(stream)
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.output = run(self.input)
 
 
-def on_device(images: Images, device: torch.device) -> Images:
-    """Bring a batch from the CPU to a GPU through pinned memory; the host does not wait."""
+def to_device(images: Images, device: torch.device) -> Images:
+    """Copies a batch from the CPU to a GPU through pinned memory, without synchronizing."""
     if not isinstance(images, WholeImages) and not _tensors(images)[0].is_pinned():
         images = images.pin_memory()
     return images.to(device, non_blocking=True)
 
 
 def slice_of(images: Images, start: int, end: int) -> Images:
-    """Images start .. end - 1 of a batch."""
+    """Returns images [start, end) of a batch."""
     if isinstance(images, Tensor):
         return images[start:end]
     if isinstance(images, WholeImages):
         return images.part(start, end)
     rows = {n: t[start:end] for n, t in vars(images).items() if isinstance(t, Tensor) and n != "pixels"}
-    return replace(images, **rows)  # type: ignore[arg-type]  # offsets point into the pixels of all images
+    return replace(images, **rows)  # type: ignore[arg-type]  # offsets index into the pixels of all images
 
 
 def _tensors(images: Images) -> list[Tensor]:
@@ -121,13 +125,13 @@ def _tensors(images: Images) -> list[Tensor]:
     )
 
 
-def _packed(found: ssd_ops.Detections) -> Tensor:
-    """One float32 row an image, for one copy to the host; labels and counts are small whole numbers."""
-    rows = [found.boxes.flatten(1), found.scores, found.labels, found.counts[:, None]]
+def _packed(detections: ssd_ops.Detections) -> Tensor:
+    # One float32 row per image, for a single copy to the host; labels and counts are small enough to be exact.
+    rows = [detections.boxes.flatten(1), detections.scores, detections.labels, detections.counts[:, None]]
     return torch.cat([row.float() for row in rows], dim=1)
 
 
 def _unpacked(rows: Tensor) -> ssd_ops.Detections:
-    most = (rows.shape[1] - 1) // 6
-    boxes, scores, labels, counts = rows.split([4 * most, most, most, 1], dim=1)
-    return ssd_ops.Detections(boxes.unflatten(1, (most, 4)), scores, labels.long(), counts[:, 0].long())
+    max_detections = (rows.shape[1] - 1) // 6
+    boxes, scores, labels, counts = rows.split([4 * max_detections, max_detections, max_detections, 1], dim=1)
+    return ssd_ops.Detections(boxes.unflatten(1, (max_detections, 4)), scores, labels.long(), counts[:, 0].long())

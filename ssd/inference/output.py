@@ -1,4 +1,4 @@
-"""The folder that `ssd predict` writes: detections.json, drawings, and the formats of annotation tools."""
+"""Output folder of `ssd predict`: detections.json, drawn images, and the formats of annotation tools."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import yaml
 from ssd.inference.result import Result
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn as JPEG
-_SECONDS = 30  # between writings of detections.json
-_LONGEST_STEM = 120  # bytes
+_WRITE_INTERVAL = 30  # seconds between writes of detections.json
+_MAX_STEM_BYTES = 120
 _COLUMNS = ("image", "width", "height", "label", "score", "xmin", "ymin", "xmax", "ymax")
 
 
 class Output:
-    """Writes results into a folder as they come; `close` completes the files that hold all of them.
+    """Writes results into a folder one by one; `close` completes the files that contain all of them.
 
-    detections.json is always written, from time to time and at the end. Drawings lie beside it. `ssd train` reads the
-    other formats when they lie beside the images:
+    detections.json is always written, periodically and at the end, and drawn images go into the same folder. `ssd train`
+    reads the other formats if the images are next to them:
 
     - csv: detections.csv, one detection per line.
     - coco: coco.json with images, categories and annotations, each with its score.
@@ -35,10 +35,11 @@ class Output:
     - voc: voc/Annotations/STEM.xml.
 
     Args:
-        folder: Where to write; results of an earlier command in it are removed.
-        formats: Of images, csv, coco, yolo and voc.
-        classes: Names without the background.
-        files: The images to come, in order, whose stems name the files; where stems repeat, numbers come before them.
+        folder: Output folder; results of a previous command are removed.
+        formats: Any of images, csv, coco, yolo and voc.
+        classes: Class names without the background.
+        files: Images whose results follow, in order. Output files have their stems, prefixed by a number if a stem
+            occurs more than once.
     """
 
     def __init__(self, folder: Path, formats: Sequence[str], classes: Sequence[str], files: Sequence[Path]) -> None:
@@ -65,7 +66,7 @@ class Output:
             (folder / "yolo" / "data.yaml").write_text(names, encoding="utf-8")
 
     def add(self, result: Result) -> str | None:
-        """Writes one result, the next of `files`; returns why its drawing could not be written, or None."""
+        """Writes the result of the next file; returns an error message if it could not be read or drawn, else None."""
         self._number += 1
         stem, error = self.stems[self._number - 1], result.error
         if error is not None:
@@ -73,7 +74,7 @@ class Output:
         entry = result.to_dict()
         if "images" in self.formats:
             suffix = ".jpg" if result.file is not None and result.file.suffix.lower() in _JPEG else ".png"
-            # numbered: the folder may be that of the images, which must not be written over
+            # Numbered, so that an image is not overwritten if it is in the same folder.
             name = f"{self._number:0{len(str(len(self.files)))}d}-{_short_stem(self.files[self._number - 1])}{suffix}"
             error = _try_to_draw(result, self.folder / name)
             entry |= {} if error else {"picture": name}
@@ -86,7 +87,7 @@ class Output:
             (self.folder / "yolo" / "labels" / f"{stem}.txt").write_text(_yolo_lines(result), encoding="utf-8")
         if "voc" in self.formats:
             _voc_tree(result).write(self.folder / "voc" / "Annotations" / f"{stem}.xml", encoding="utf-8")
-        if time.monotonic() - self._written > _SECONDS:
+        if time.monotonic() - self._written > _WRITE_INTERVAL:
             self._write_json()
             self._written = time.monotonic()
         return error
@@ -120,7 +121,7 @@ class Output:
 
 
 def _short_stem(file: Path) -> str:
-    return os.fsencode(file.stem)[:_LONGEST_STEM].decode(errors="ignore")
+    return os.fsencode(file.stem)[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def _unique_stems(files: Sequence[Path]) -> list[str]:
@@ -162,27 +163,27 @@ def _try_to_draw(result: Result, path: Path) -> str | None:
     options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}
     try:
         result.plot().save(path, **options)
-    except (OSError, ValueError) as error:  # the disk is full; JPEG has at most 65,500 pixels a side
+    except (OSError, ValueError) as error:  # the disk is full, or the image exceeds JPEG's 65,500 pixels per side
         path.unlink(missing_ok=True)
-        return f"picture {path} cannot be written: {getattr(error, 'strerror', None) or error}"
+        return f"image {path} cannot be written: {getattr(error, 'strerror', None) or error}"
     return None
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file; the one that was there stays whole until then."""
+    """Writes a file atomically."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 def remove_results(folder: Path) -> None:
-    """Removes what an earlier command has written into a folder, and nothing else."""
+    """Removes the results of a previous command from a folder, and nothing else."""
     file = folder / "detections.json"
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         drawings = [str(entry["picture"]) for entry in entries if "picture" in entry]
     except (OSError, ValueError, TypeError, KeyError):
-        return  # none there, or of another program
+        return  # there are none, or they are of another program
     for name in drawings:
         if Path(name).name == name:
             (folder / name).unlink(missing_ok=True)

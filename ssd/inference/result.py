@@ -1,4 +1,4 @@
-"""The detections of one image, and the forms in which other programs take them."""
+"""Detections of one image, with conversions to other formats."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ssd.inference.drawing import draw_boxes
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """Detections of one image, by descending score, on the CPU.
+    """Detections of one image in descending order of score, on the CPU.
 
     Attributes:
-        boxes: `[N, 4]` float32 xyxy in pixels of the image.
-        labels: `[N]` int64, 1 for the first class.
-        scores: `[N]` float32.
-        classes: Names of all classes that the detector knows, without the background.
-        image: uint8 `[3, H, W]`, as the detector saw it; None if it could not be read.
-        file: Where the image came from, if it is a file.
+        boxes: float32 `[N, 4]` xyxy in pixels of the image.
+        labels: int64 `[N]`, 1 for the first class.
+        scores: float32 `[N]`.
+        classes: Names of all classes of the detector, without the background.
+        image: uint8 `[3, H, W]`, with the EXIF orientation applied; None if it could not be read.
+        file: File of the image, if it has one.
         error: Why the image could not be read, or None.
     """
 
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
+    boxes: Tensor  # [N, 4] xyxy
+    labels: Tensor  # [N]
+    scores: Tensor  # [N]
     classes: tuple[str, ...]
-    image: Tensor | None
+    image: Tensor | None  # [3, H, W]
     file: Path | None = None
     error: str | None = None
 
@@ -62,7 +62,10 @@ class Result:
         """Draws the detections on a copy of the image.
 
         Args:
-            path: A file to write the drawing to as well.
+            path: File to save the drawing to.
+
+        Returns:
+            The drawing.
 
         Raises:
             ValueError: The image could not be read.
@@ -83,7 +86,7 @@ class Result:
         return {**entry, "width": width, "height": height, "detections": detections}
 
     def to_json(self) -> str:
-        """Returns `to_dict` as a line of JSON."""
+        """Returns `to_dict()` as one line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
@@ -91,7 +94,7 @@ class Result:
 
         Args:
             image_id: Id of the image in the data set.
-            category_ids: Id of each class in `classes`; None counts them from 1.
+            category_ids: Category id of each class in `classes`; None numbers them from 1.
         """
         ids = category_ids or range(1, len(self.classes) + 1)
         return [
@@ -107,7 +110,7 @@ class Result:
         ]
 
     def to_supervision(self) -> Any:
-        """Returns `supervision.Detections`, whose class ids count from 0.
+        """Returns `supervision.Detections`, whose class ids start at 0.
 
         Raises:
             ImportError: The package supervision is not installed.

@@ -1,4 +1,4 @@
-"""What a detector takes as images: files, folders, glob patterns, PIL images, arrays, tensors, and iterables of these."""
+"""Image sources of a detector: files, folders, glob patterns, PIL images, arrays, tensors, and iterables of these."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ def is_one_image(source: Source) -> bool:
 
 
 def images_of(source: Source) -> Iterator[ImageLike]:
-    """Yields the images of a source one by one, as they are: files are not read yet.
+    """Yields the images of a source one by one, without reading files.
 
     Args:
-        source: One image; a folder, which is searched with its subfolders; a glob pattern; a batch `[B, ...]` of arrays
-            or tensors; or an iterable of images, folders and patterns, which may be endless.
+        source: One image; a folder, which is searched recursively; a glob pattern; a batch `[B, ...]` of arrays or
+            tensors; or an iterable of images, folders and patterns, which may be infinite.
 
     Raises:
-        DataError: A folder holds no images, or a pattern matches none.
+        DataError: A folder contains no images, or a pattern matches none.
+        TypeError: The source has another type.
     """
     if isinstance(source, (str, os.PathLike)):
         yield from _files(Path(source))
@@ -56,7 +57,7 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         files = [file for file in walk(path) if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
-            raise DataError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"folder {path} contains no images ({', '.join(IMAGE_SUFFIXES)})")
         yield from files
     elif not path.exists() and glob.has_magic(str(path)):
         names = sorted(glob.glob(str(path), recursive=True))
@@ -72,9 +73,9 @@ def read(image: ImageLike, apply_exif: bool) -> Tensor:
     """Reads or converts one image.
 
     Args:
-        image: A file; a PIL image of any mode; uint8 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` of numpy in RGB
+        image: A file; a PIL image of any mode; a uint8 array `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` in RGB
             order; or a tensor `[3, H, W]` or `[1, H, W]`, uint8 or floating in 0..1.
-        apply_exif: Whether files and PIL images are rotated as their EXIF orientation says.
+        apply_exif: Whether to apply the EXIF orientation of files and PIL images.
 
     Returns:
         uint8 RGB `[3, H, W]` on the CPU.
@@ -87,7 +88,7 @@ def read(image: ImageLike, apply_exif: bool) -> Tensor:
     if isinstance(image, Image.Image):
         try:
             return torch.from_numpy(pil_to_rgb(image, apply_exif=apply_exif)).permute(2, 0, 1)
-        except (OSError, SyntaxError, ValueError) as error:  # PIL decodes a file when its pixels are first needed
+        except (OSError, SyntaxError, ValueError) as error:  # PIL decodes lazily
             raise DataError(f"PIL cannot decode it: {error}") from None
     if isinstance(image, np.ndarray):
         return _of_array(image)

@@ -71,7 +71,7 @@ def test_number_of_class_names_must_equal_num_classes():
 def test_evaluation_rejects_weights_without_the_classes(tmp_path):
     torch.save(checkpoint()[1], tmp_path / "w.pt")
     start_from(model(), str(tmp_path / "w.pt"), ("dog", "cat", "car"), is_trained=True)
-    with pytest.raises(ConfigError, match=r"--test-only --weights .*: the weights do not know the classes bird of the"):
+    with pytest.raises(ConfigError, match=r"--test-only --weights .*: the weights do not have the classes bird of the"):
         start_from(model(2), str(tmp_path / "w.pt"), ("bird", "dog"), is_trained=True)
 
 
@@ -92,7 +92,7 @@ def test_weights_set_network_and_priors(tmp_path):
     config.model_options = {"prior_sizes": [8.0, 20.0, 30.0, 45.0, 60.0]}  # what is asked for comes first
     assert not torch.equal(make_model(config, data).priors, trained.priors)
     config.model = "ssd300_vgg16"
-    with pytest.raises(ConfigError, match=r"--weights .* holds ssd_tiny, not ssd300_vgg16; use --model ssd_tiny"):
+    with pytest.raises(ConfigError, match=r"--weights .* is of ssd_tiny, not ssd300_vgg16; use --model ssd_tiny"):
         make_model(config, data)
 
 

@@ -75,7 +75,7 @@ def test_convert_error_messages(tmp_path, capsys):
     file = tmp_path / "in.pth"
     for arguments, message in (
         (["none.pth", "out.pth", "--to", "amdegroot"], "input none.pth does not exist"),
-        ([str(file), str(file), "--to", "amdegroot"], "exists; remove it first"),
+        ([str(file), str(file), "--to", "amdegroot"], "already exists; remove it first"),
         ([str(file), "out.pth", "--to", "keras"], "invalid choice: 'keras'"),
     ):
         torch.save(weights_of("qfgaohao mb2"), file)

@@ -108,7 +108,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pair") / "whole"
     ended = run_processes(path.parent / "said", train, replace(SMALL, batch_size=4, output_dir=str(path)))
     assert [p.code for p in ended] == [0, 0], ended
-    assert "2 processes, each with 4 images a step" in ended[0].out
+    assert "2 processes, 4 images per step each" in ended[0].out
     assert ended[1].out == ""
     return path
 
@@ -143,8 +143,8 @@ def test_non_finite_loss_is_reported_once_with_step_and_images(tmp_path: Path) -
     flags = ["--lr", "1e30", "--clip-grad-norm", "0", "--warmup-iters", "0", "-b", "2", "--opt", "sgd"]
     ended = run_processes(tmp_path, command, *flags, "--output-dir", str(tmp_path / "run"))
     assert [p.code for p in ended] == [1, 1]
-    assert "error: the loss of process" in ended[0].err and "was not finite at step" in ended[0].err
-    assert "image ids [" in ended[0].err and "Usual causes: a learning rate too high" in ended[0].err
+    assert "error: the loss of process" in ended[0].err and "is not finite at step" in ended[0].err
+    assert "image ids [" in ended[0].err and "Common causes: the learning rate is too high" in ended[0].err
     assert "Traceback" not in ended[0].err + ended[1].err and "error" not in ended[1].err
 
 

@@ -81,7 +81,7 @@ def test_another_data_set_takes_nothing_of_the_runs_data_settings(finished: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{file}"], "--data-path must name the data set to evaluate on; {file} has recorded none"),
+        (["{file}"], "--data-path is required: {file} does not record the data set of its run"),
         (["{file}", "--data-path", "nowhere"], "--data-path must be an existing folder, or a file with the suffix"),
         (["nowhere.pth"], "checkpoint nowhere.pth does not exist"),
         (["{file}", "--dataset", "vco", "--data-path", "."], "got 'vco' (did you mean 'voc'?)"),

@@ -68,7 +68,7 @@ def test_freezing_backbone_layers(kind: str, learning: tuple[str, ...]) -> None:
 
 
 def test_model_without_trainable_weights_raises() -> None:
-    with pytest.raises(ConfigError, match="no weight learns"):
+    with pytest.raises(ConfigError, match="there are no trainable parameters"):
         build_optimizer(PLAIN, nn.Linear(1, 1).requires_grad_(False))
 
 

@@ -80,7 +80,7 @@ def test_predict_folder_writes_images_and_json(
         main([str(run_folder), str(photos), "gone.jpg", *flags])
     said = capsys.readouterr()
     assert "broken.jpg: " in said.err and "gone.jpg: the file does not exist" in said.err
-    assert "5 images; 1 files of other kinds are left out" in said.out
+    assert "5 images; skipped 1 files of other types" in said.out
     entries = json.loads((out / "detections.json").read_text())
     assert [Path(entry["file"]).name[:9] for entry in entries] == ["a.png", "b.jpg", "n" * 9, "a.png"]
     assert len({entry["picture"] for entry in entries}) == 4
@@ -144,8 +144,8 @@ def test_predict_uses_best_score_thresholds(run_folder: Path, photos: Path, tmp_
     detector = load(tmp_path)
     (found,) = detector.stream([photos / "a.png"])
     assert len(found.labels) and set(found.labels.tolist()) == {1}
-    assert detector.lowest_scores() == [0.0, 1.0] and detector.lowest_scores(0.3) == [0.3, 0.3]
-    assert load(run_folder).lowest_scores() == [0.4, 0.4]
+    assert detector.score_thresholds() == [0.0, 1.0] and detector.score_thresholds(0.3) == [0.3, 0.3]
+    assert load(run_folder).score_thresholds() == [0.4, 0.4]
     torch.save({**checkpoint, "thresholds": {"disc": "high"}}, tmp_path / "last.pt")
     with pytest.raises(DataError, match=r"thresholds in 0 \.\. 1 by class"):
         load(tmp_path)
@@ -181,7 +181,7 @@ def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, w
         ([".", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         ([".", "n" * 300 + ".jpg"], "does not exist"),
         ([".", "README.md", "--output-dir", "README.md"], "--output-dir must be a folder, got the file README.md"),
-        ([".", "tests/ops"], "holds no images"),
+        ([".", "tests/ops"], "contains no images"),
         ([".", "README.md", "--score-threshold", "2"], "--score-threshold must lie in 0..1, got 2"),
         ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
     ],

@@ -16,7 +16,7 @@ import ssd.engine.loop as training
 from ssd.command_line import parse_args
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record
-from ssd.engine.checkpoint import collect, random_streams, read, restore
+from ssd.engine.checkpoint import collect, get_rng_state, read, restore
 from ssd.engine.distributed import World
 from ssd.engine.loop import prepare, run
 from ssd.engine.run_folder import CsvLog, RunFolder
@@ -78,7 +78,7 @@ def test_signal_saves_checkpoint_and_resuming_is_bit_equal(
     with pytest.MonkeyPatch.context() as patch:
         stop_at(where, signum, patch)
         with pytest.raises(
-            Interrupted, match=r"saved in .*last\.pt; go on by: python ssd/train\.py --resume "
+            Interrupted, match=r"saved .*last\.pt; resume with: python ssd/train\.py --resume "
         ) as stopped:
             run(replace(BASE, output_dir=str(tmp_path)))
     assert stopped.value.code == 128 + signum
@@ -183,7 +183,7 @@ def test_optimizer_state_is_matched_by_weight_name() -> None:
     for i, parameter in enumerate(model.parameters()):
         parameter.grad = torch.full_like(parameter, i)
     first.optimizer.step()
-    saved = collect(first, [random_streams()])
+    saved = collect(first, [get_rng_state()])
     second = make_state(TrainConfig(norm_weight_decay=None, bias_weight_decay=None), model, 4)
     restore(saved, "run", second)
     for i, parameter in enumerate(model.parameters()):
@@ -194,11 +194,11 @@ def test_resume_maps_reordered_classes_and_rejects_others() -> None:
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
     state = make_state(TrainConfig(), model, 4)
     state.classes = ("car", "dog")
-    saved, before = collect(state, [random_streams()]), model.forward_raw(torch.ones(1, 3, 64, 64))[1]
+    saved, before = collect(state, [get_rng_state()]), model.forward_raw(torch.ones(1, 3, 64, 64))[1]
     state.classes = ("dog", "car")
     restore(saved, "run", state)
     after = model.forward_raw(torch.ones(1, 3, 64, 64))[1]
     torch.testing.assert_close(after[..., 1], before[..., 2])
     state.classes = ("dog", "cat")
-    with pytest.raises(ConfigError, match=r"its classes are car, dog, those of the data dog, cat"):
+    with pytest.raises(ConfigError, match=r"it has the classes car, dog, the data dog, cat"):
         restore(saved, "run", state)

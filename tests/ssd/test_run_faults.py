@@ -73,7 +73,7 @@ def test_checkpoint_is_saved_before_evaluation_that_fails(tmp_path: Path, monkey
         main([*flags.split(), "--epochs", "2", "--eval-every", "1", "--device", "cpu", "--output-dir", str(folder)])
     assert read(folder)["epoch"] == 2 and not (folder / "best.pt").exists()
     assert "in failing" in (folder / "failed-evaluation.txt").read_text()
-    assert "training goes on: KeyError: 'category_id'" in (folder / "log.txt").read_text()
+    assert "training continues: KeyError: 'category_id'" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("fails", ["plot_losses", "plot_precision_recall"])
@@ -100,10 +100,10 @@ def test_test_only_leaves_training_results(tmp_path: Path) -> None:
 def test_empty_evaluation_is_reported_and_best_is_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "nothing_to_evaluate", lambda *_: "AP is not defined; the last checkpoint counts")
+    monkeypatch.setattr(training, "nothing_to_evaluate", lambda *_: "AP is undefined and no best.pt is saved")
     monkeypatch.setattr(training, "evaluate_model", lambda *_: float("nan"))
     run(replace(ONE, output_dir=str(tmp_path)))
-    assert "AP is not defined" in capsys.readouterr().out.partition("epochs 1 to 1")[0]
+    assert "AP is undefined" in capsys.readouterr().out.partition("epochs 1 to 1")[0]
     assert (tmp_path / "last.pt").is_file() and not (tmp_path / "best.pt").exists()
 
 
@@ -116,7 +116,7 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path, monkeypatch: pytest.Mo
         return {name: torch.zeros(()) for name in losses}
 
     monkeypatch.setattr(training, "train_step", spoil)
-    with pytest.raises(training.TrainingError, match=r"not finite after step 3\. No checkpoint was saved before it"):
+    with pytest.raises(training.TrainingError, match=r"not finite after step 3\. No checkpoint was saved before"):
         run(replace(ONE, output_dir=str(tmp_path)))
     assert not (tmp_path / "last.pt").exists()
 
@@ -130,7 +130,7 @@ def test_log_file_has_one_line_per_epoch(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds other files \(notes.txt\); name a new or an empty folder"):
+    with pytest.raises(ConfigError, match=r"contains other files \(notes.txt\); use a new or empty folder"):
         run(replace(ONE, output_dir=str(tmp_path)))
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ConfigError, match=r"notes.txt must be a folder, got a file"):

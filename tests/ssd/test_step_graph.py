@@ -81,8 +81,8 @@ def test_cpu_step_equals_plain_torch() -> None:
         for old, new in zip(mean.state_dict().values(), model.state_dict().values(), strict=True):
             old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
     assert_same(state.model.state_dict(), model.state_dict())
-    assert state.average is not None
-    assert_same(state.average.module.state_dict(), mean.state_dict())
+    assert state.ema is not None
+    assert_same(state.ema.module.state_dict(), mean.state_dict())
 
 
 def truths(batch: Batch) -> tuple[Tensor, ...]:
@@ -95,16 +95,16 @@ def test_static_buffers_hold_batch_and_report_overflow(deferred: bool) -> None:
     other = batch_of(1, (20, 1, 30), deferred)
     small, large = batch_of(2, (0, 0, 0), deferred), batch_of(3, (40, 1, 30), deferred)
     for batch in (other, small):
-        assert buffers.has_room_for(batch)
+        assert buffers.fits(batch)
         buffers.load(batch)
         count = len(batch.gt_labels)
         assert torch.equal(buffers.batch.gt_boxes[:count], batch.gt_boxes)
         assert torch.equal(buffers.batch.offsets, batch.offsets)
-    assert not buffers.has_room_for(large)
+    assert not buffers.fits(large)
 
 
 def test_cuda_graph_without_gpu_raises() -> None:
-    with pytest.raises(ConfigError, match="--cuda-graph on cannot be: the device is cpu"):
+    with pytest.raises(ConfigError, match="--cuda-graph on is not possible: the device is cpu"):
         make_state(replace(CONFIG, cuda_graph="on"), tiny(), 4)
     assert make_state(CONFIG, tiny(), 4).graphed is None
 
@@ -150,8 +150,8 @@ def assert_equal_steps(gpu: torch.device, batches: list[Batch], **options: Any) 
         expected, found = (train_step(*run, batch.to(gpu)) for run in (eager, graphed))
         assert_same(found, expected)
     assert_same(graphed[1].model.state_dict(), eager[1].model.state_dict())
-    if eager[1].average is not None and graphed[1].average is not None:
-        assert_same(graphed[1].average.module.state_dict(), eager[1].average.module.state_dict())
+    if eager[1].ema is not None and graphed[1].ema is not None:
+        assert_same(graphed[1].ema.module.state_dict(), eager[1].ema.module.state_dict())
     assert graphed[1].graphed is not None and len(graphed[1].graphed._graphs) > 0
     return graphed[1]
 
@@ -240,5 +240,5 @@ def test_step_that_cannot_be_captured_stays_eager(gpu: torch.device, capsys: pyt
     for step in range(6):
         for config, state in runs:
             train_step(config, state, batch_of(step).to(gpu))
-    assert "eager from now on, since it cannot be captured" in capsys.readouterr().out
+    assert "eager from now on, because it cannot be captured" in capsys.readouterr().out
     assert_same(runs[1][1].model.state_dict(), runs[0][1].model.state_dict())

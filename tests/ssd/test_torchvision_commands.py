@@ -92,7 +92,7 @@ def test_torchvision_command_runs_on_two_processes(
     told, mistakes = launch([*words, *few, "--output-dir", str(tmp_path / "run")], home, tmp_path)
     assert not mistakes, mistakes[-3000:]
     assert told.count("note: --aspect-ratio-group-factor has no effect") == 1
-    assert f"2 processes, each with {images} images a step" in told
+    assert f"2 processes, {images} images per step each" in told
     assert [row["step"] for row in CsvLog(tmp_path / "run" / "train.csv").rows()] == [1]
     assert 0 <= CsvLog(tmp_path / "run" / "eval.csv").rows()[0]["AP50"] <= 1
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize
 from ssd.config import TrainConfig
 from ssd.engine.distributed import World
 from ssd.engine.loop import TrainingError, prepare, run
-from ssd.engine.optim import RunningMean, build_schedule
+from ssd.engine.optim import ModelEMA, build_schedule
 from ssd.engine.run_folder import CsvLog, RunFolder
 from ssd.errors import ConfigError
 from ssd.models import build_model
@@ -130,7 +130,7 @@ def test_test_only_repeats_the_result(finished: Path, tmp_path: Path) -> None:
 
 
 def test_output_folder_with_another_run_raises(finished: Path) -> None:
-    with pytest.raises(ConfigError, match="holds another run; go on with it by --resume"):
+    with pytest.raises(ConfigError, match="contains another run; resume it with --resume"):
         run(replace(SMALL, output_dir=str(finished)))
 
 
@@ -141,7 +141,7 @@ def test_resume_rejects_checkpoint_of_another_model(finished: Path) -> None:
 
 def test_non_finite_loss_stops_training_and_keeps_checkpoint(tmp_path: Path) -> None:
     config = replace(SMALL, output_dir=str(tmp_path), lr=1e30, clip_grad_norm=0.0, warmup_iters=0, epochs=4)
-    with pytest.raises(TrainingError, match="Usual causes: a learning rate too high"):
+    with pytest.raises(TrainingError, match="Common causes: the learning rate is too high"):
         run(config)
 
 
@@ -186,7 +186,7 @@ def test_warmup_is_linear() -> None:
 def test_model_ema_by_hand() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    mean = RunningMean(model, 0.5)
+    mean = ModelEMA(model, 0.5)
     torch.nn.init.ones_(model.weight)
     mean.update(model)  # decay min(0.5, 2 / 11)
     assert mean.module.weight.item() == pytest.approx(1 - 2 / 11)
