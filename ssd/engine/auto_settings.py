@@ -24,7 +24,8 @@ SCRATCH_MODEL, SCRATCH_WIDTH = "ssd_tiny", 32
 _CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
 # Training images to see in all, by the side of the input and device: some ten minutes on two CPU cores.
 _IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
-_SCRATCH_IMAGES_SEEN = {224: 16000, 320: 8000, 416: 5000}
+_SCRATCH_IMAGES_SEEN = {160: 30000, 224: 16000, 320: 8000, 416: 5000}
+_CROWDED = 6  # objects per image from which a larger input pays, as for blood cells
 _MOST_EPOCHS = 200
 
 
@@ -143,10 +144,8 @@ def _choose_network(choices: Choices, facts: Facts, pretrained: bool) -> None:
     config = choices.config
     if not config.weights:
         if config.model == SCRATCH_MODEL:
-            small = _small_side(facts)
             if config.image_size is None:
-                size = next((s for s in _SCRATCH_IMAGES_SEEN if small * s >= 16), 416)
-                choices.set("image_size", size, f"a tenth of the objects are below {small * size:.0f} px in it")
+                choices.set("image_size", *_scratch_size(facts))
             choices.option("model_options", "enough channels for photographs", width=SCRATCH_WIDTH)
         elif config.model == PRETRAINED_MODEL:
             small = _small_side(facts) * (config.image_size or MODELS[config.model].image_size)
@@ -190,7 +189,7 @@ def _choose_length(choices: Choices, facts: Facts) -> None:
     if share < 32:
         batch, reason = max(2, share // 4), f"{share} images"
     elif share < 2000:
-        batch, reason = 8, "many steps from few images"
+        batch, reason = (16, "small images") if (config.image_size or 300) < 300 else (8, "many steps from few images")
     else:
         batch, reason = 32 if facts.device == "cuda" else 16, f"{share} images"
     choices.set("batch_size", batch, reason)
@@ -211,6 +210,15 @@ def _choose_machine(choices: Choices, facts: Facts) -> None:
     choices.set("channels_last", True, "faster convolutions on CPUs and GPUs")
     if facts.device == "cuda" and MODELS[config.model].family in ("vgg", "resnet"):
         choices.set("amp", True, "two to three times as fast on this GPU")
+
+
+def _scratch_size(facts: Facts) -> tuple[int, str]:
+    """Returns the input of the network that starts from random weights, and why: small ones allow longer training."""
+    small = _small_side(facts)
+    size = next((size for size in _SCRATCH_IMAGES_SEEN if small * size >= 16), 416)
+    if len(facts.sides) > _CROWDED * facts.images and size < 320:
+        return 320, f"{len(facts.sides) / facts.images:.0f} objects per image"
+    return size, f"a tenth of the objects are below {small * size:.0f} px in it"
 
 
 def _small_side(facts: Facts) -> float:

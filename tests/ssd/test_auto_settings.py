@@ -34,15 +34,15 @@ def no_downloaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_auto_settings_for_few_hundred_images_on_two_cores() -> None:
     config = chosen(Facts(205, BIG, "cpu", 2))
-    assert (config.model, config.image_size, config.opt) == ("ssd_tiny", 224, "adamw")
-    assert (config.batch_size, config.workers, config.epochs) == (8, 1, 78)
+    assert (config.model, config.image_size, config.opt) == ("ssd_tiny", 160, "adamw")
+    assert (config.batch_size, config.workers, config.epochs) == (16, 1, 146)
     assert config.clip_grad_norm == 10 and config.ema_decay == 0.99 and config.lr == 0.002
     assert config.fit_priors and config.channels_last and not config.amp
     assert config.model_options == {"rule": "greedy", "width": 32}
     assert config.backbone_lr_factor == 1.0 and config.weights_backbone is None
 
 
-@pytest.mark.parametrize(("images", "batch"), [(1, 2), (12, 3), (31, 7), (32, 8), (1999, 8), (2000, 16)])
+@pytest.mark.parametrize(("images", "batch"), [(1, 2), (12, 3), (31, 7), (32, 16), (1999, 16), (2000, 16)])
 def test_auto_batch_size_follows_number_of_images(images: int, batch: int) -> None:
     config = chosen(Facts(images, BIG, "cpu", 2))
     assert config.batch_size == batch
@@ -56,7 +56,10 @@ def test_auto_image_size_grows_for_small_objects() -> None:
         assert chosen(facts, **model, image_size=320).image_size == 320
     assert chosen(Facts(300, torch.full((50,), 0.06), "cpu", 2)).image_size == 320
     assert chosen(Facts(300, BIG, "cpu", 2), model="ssdlite320_mobilenet_v2").image_size is None
-    assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size == 224
+    assert chosen(Facts(300, torch.full((50,), 0.08), "cpu", 2)).image_size == 224
+    assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size == 160
+    crowded = chosen(Facts(205, torch.full((2804,), 0.15), "cpu", 2))
+    assert (crowded.image_size, crowded.batch_size, crowded.epochs) == (320, 8, 39)
 
 
 def test_auto_settings_respect_given_settings() -> None:
