@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.autograd import forward_ad
 
 from ssd_ops import _transforms, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
-from ssd_ops._schemas import SCHEMAS, Schema, call_by_name
+from ssd_ops._schemas import SCHEMAS, Schema, parameters
 from ssd_ops.reference import kept
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
@@ -80,8 +81,11 @@ def _completed(schema: Schema, function: Callable[..., Any]) -> Callable[..., An
 
 
 def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None]) -> Callable[..., Any]:
+    names = parameters(guard)  # of tensors, at least two, which no call leaves out
+    guarded = operator.itemgetter(*(schema.arguments.index(name) for name in names if name in schema.arguments))
+
     def call(*args: Any) -> Any:
-        call_by_name(guard, schema.by_name(args))
+        guard(*guarded(args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 

@@ -50,10 +50,11 @@ SCHEMAS: dict[str, Schema] = {
 
 
 @cache
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names of a function's parameters."""
     return tuple(inspect.signature(function).parameters)
 
 
 def call_by_name(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Calls a function with those of the arguments that it has parameters for."""
-    return function(**{name: arguments[name] for name in _parameters(function) if name in arguments})
+    return function(**{name: arguments[name] for name in parameters(function) if name in arguments})
