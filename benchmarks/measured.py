@@ -65,7 +65,7 @@ def notes(reports: list[dict[str, Any]]) -> list[str]:
         versions = f"torch {machine['torch']}, torchvision {machine['torchvision']}"
         key = f"{where}; {versions}; commit {machine['commit']}; {machine['date']}"
         commands.setdefault(key, []).append("`" + re.sub(r" --json \S+", "", machine["command"]) + "`")
-    return [f"{key}: {', '.join(sorted(ran))}" for key, ran in sorted(commands.items())]
+    return [f"* {key}: {', '.join(sorted(ran))}" for key, ran in sorted(commands.items())]
 
 
 def _counted(count: int, what: str) -> str:

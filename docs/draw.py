@@ -73,12 +73,12 @@ def match_priors() -> plt.Figure:
     figure, axes = panels('rule="greedy"', 'rule="last"', 'rule="none"')
     for one in axes:
         rule = one.get_title().split('"')[1]
-        found = ssd_ops.match_priors([gt], [torch.tensor([1, 2])], priors, rule=rule, iou_threshold=0.35)
+        found = ssd_ops.match_priors([gt], [torch.tensor([1, 2])], priors, rule=rule, iou_threshold=0.6)
         for prior, index in zip(priors, found.gt_index[0].tolist(), strict=True):
             color = DROPPED if index < 0 else (KEPT, PRIOR)[index]
             add_box(one, prior, color, width=0.5 if index < 0 else 1.5)
         for box, color in zip(gt, (KEPT, PRIOR), strict=True):
-            add_box(one, box, color, "ground truth", width=3)
+            add_box(one, box, color, width=3)
     return figure
 
 
@@ -93,7 +93,7 @@ def multibox_loss() -> plt.Figure:
     figure, one = plt.subplots(figsize=(7, 3))
     one.bar(range(6), losses[:6], color=GT, label="positives")
     one.bar(range(7, 7 + 18), losses[6:][order[:18]], color=KEPT, label="hard negatives: 3 for each positive")
-    one.bar(range(25, 25 + 36), losses[6:][order[18:]], color=DROPPED, label="negatives that are left out")
+    one.bar(range(25, 25 + 36), losses[6:][order[18:]], color=DROPPED, label="negatives that do not contribute")
     one.set(xlabel="priors of one image, negatives by descending loss", ylabel="cross entropy")
     one.legend()
     return figure
@@ -101,11 +101,10 @@ def multibox_loss() -> plt.Figure:
 
 def crowd() -> tuple[Tensor, Tensor]:
     """Boxes around two objects, with scores."""
-    generator = torch.Generator().manual_seed(1)
-    centers = torch.tensor([[0.35, 0.4], [0.65, 0.6]]).repeat_interleave(5, 0)
-    centers = centers + torch.randn(10, 2, generator=generator) * 0.03
-    sides = 0.3 + torch.rand(10, 2, generator=generator) * 0.06
-    scores = torch.rand(10, generator=generator)
+    offsets = torch.tensor([[0.0, 0.0], [0.05, -0.06], [-0.06, 0.06], [0.1, 0.02]])
+    centers = torch.cat([torch.tensor([0.32, 0.36]) + offsets, torch.tensor([0.62, 0.68]) - offsets])
+    sides = torch.tensor([[0.34, 0.36], [0.32, 0.32], [0.36, 0.32], [0.3, 0.34]]).repeat(2, 1)
+    scores = torch.tensor([0.92, 0.71, 0.55, 0.34, 0.86, 0.48, 0.77, 0.62])
     return torch.cat([centers - sides / 2, centers + sides / 2], dim=1), scores
 
 
@@ -129,10 +128,10 @@ def nms() -> plt.Figure:
 def multiclass_nms() -> plt.Figure:
     """NMS class by class: boxes of different classes do not suppress each other."""
     boxes, scores = crowd()
-    classes = torch.stack([torch.zeros(10), scores, scores.flip(0)], dim=1)
+    classes = torch.stack([torch.zeros(8), scores, scores.flip(0)], dim=1)
     figure, axes = panels("class 1", "class 2")
     found = ssd_ops.multiclass_nms(
-        boxes[None], classes[None], score_threshold=0.2, iou_threshold=0.4, candidates_per_class=10, max_detections=10
+        boxes[None], classes[None], score_threshold=0.2, iou_threshold=0.4, candidates_per_class=8, max_detections=8
     )
     count = int(found.counts[0])
     for box, score, label in zip(found.boxes[0, :count], found.scores[0, :count], found.labels[0, :count], strict=True):
@@ -146,10 +145,10 @@ def multiclass_nms() -> plt.Figure:
 def soft_nms() -> plt.Figure:
     """Scores before and after Soft-NMS."""
     boxes, scores = crowd()
-    options = {"score_threshold": 0.0, "max_detections": 10}
+    options = {"score_threshold": 0.0, "max_detections": 8}
     found = {
         method: ssd_ops.soft_nms(
-            boxes[None], torch.stack([torch.zeros(10), scores], dim=1)[None], method=method, **options
+            boxes[None], torch.stack([torch.zeros(8), scores], dim=1)[None], method=method, **options
         )
         for method in ("linear", "gaussian")
     }
@@ -165,8 +164,8 @@ def soft_nms() -> plt.Figure:
 def detect() -> plt.Figure:
     """From the outputs of a network to detections: softmax, threshold, decoding and NMS per class in one op."""
     boxes, scores = crowd()
-    logits = torch.stack([torch.zeros(10), scores * 6 - 2], dim=1)
-    found = ssd_ops.detect(torch.zeros(1, 10, 4), logits[None], boxes, score_threshold=0.5)
+    logits = torch.stack([torch.zeros(8), scores * 6 - 2], dim=1)
+    found = ssd_ops.detect(torch.zeros(1, 8, 4), logits[None], boxes, score_threshold=0.5)
     figure, axes = panels("priors and class probabilities", "detect(loc, logits, priors)")
     for box, probability in zip(boxes, logits.softmax(1)[:, 1], strict=True):
         add_box(axes[0], box, PRIOR, f"{float(probability):.2f}", width=1)
