@@ -53,6 +53,7 @@ _FLAGS = {
     "--resume to continue a run, or --weights to start from its weights": (
         *("checkpoint", "ckpt", "load", "load_from", "resume_from", "pretrained", "trained_model", "resume_net"),
     ),
+    "--model-option nms_iou_threshold=0.45": ("iou", "iou_thres", "nms_thresh", "nms_threshold", "iou_threshold"),
     "--model-option score_threshold=0.01": ("conf", "conf_thres", "conf_threshold", "score_thresh", "score_threshold"),
 }
 _FLAG_BY_NAME = {name: flag for flag, names in _FLAGS.items() for name in names}

@@ -1,4 +1,4 @@
-"""Boxes that the op tests share, and how results are compared."""
+"""Inputs and comparisons that the op tests share."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def degenerate_boxes(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
-    """Compare shape, dtype and every number exactly; NaN equals NaN, and 0 equals -0."""
+    """Asserts equal shape, dtype and values; NaN equals NaN, and 0 equals -0."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def assert_all_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Compare the results of an op with several, number by number."""
+    """Asserts that several results are equal."""
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         assert_equal(one, other)

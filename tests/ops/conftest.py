@@ -46,7 +46,7 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a tensor with its whole storage: a view keeps its strides and, with its place, its alignment."""
+    """Moves a tensor with its whole storage, so that a view keeps its strides and its alignment."""
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
     whole = tensor.as_strided((count,), (1,), 0).to(device)
     return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

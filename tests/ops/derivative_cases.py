@@ -1,4 +1,4 @@
-"""One call of every public function, as a function of the tensors that it is differentiated by."""
+"""One call of every public function, as a function of its differentiable inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One typical call of every op, with the arguments of its schema: for what must hold of all ops alike."""
+"""One typical call of every op, with the arguments of its schema, for tests of all ops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES, PRIORS = 5, 70
 
 
 def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
-    """Returns for every op the positional arguments of one call that gives a result worth looking at."""
+    """Returns for every op the positional arguments of one call with a nontrivial result."""
     generator = torch.Generator().manual_seed(0)
     out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 

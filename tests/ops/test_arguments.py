@@ -1,4 +1,4 @@
-"""Arguments that are no tensors or numbers of the right kind: one error that names them; numbers of NumPy are taken."""
+"""Arguments that are no tensors or numbers of the right kind: one error that names them; NumPy numbers are accepted."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_numpy_numbers(impl: Implementation) -> None:
 
 
 def test_labels_of_images_without_objects(impl: Implementation) -> None:
-    """torch.tensor([]) is float32; labels in a column belong to no packed form."""
+    """torch.tensor([]) is float32; labels in a column are not packed labels."""
     priors = torch.tensor([[0.0, 0, 1, 1]])
     found = impl.match_priors([priors[:0], priors], [torch.tensor([]), torch.tensor([3])], priors)
     assert found.labels.tolist() == [[0], [3]]

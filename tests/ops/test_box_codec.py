@@ -67,7 +67,7 @@ def test_sizes_and_dtypes(impl: Implementation, op: str, code_type: str) -> None
 @pytest.mark.parametrize("op", ["encode_boxes", "decode_boxes"])
 @pytest.mark.parametrize("code_type", CODE_TYPES)
 def test_degenerate_and_non_finite_boxes(impl: Implementation, op: str, code_type: str) -> None:
-    """NaN, inf, huge, subnormal, flat and inverted boxes and priors: what the reference makes of them."""
+    """NaN, inf, huge, subnormal, flat and inverted boxes and priors: as in the reference."""
     for boxes in (degenerate_boxes(), tied_boxes(16)):
         coded = boxes[:, None].expand(-1, len(boxes), 4)
         compare(impl, op, coded, boxes, code_type)
@@ -123,7 +123,7 @@ def test_flat_boxes_and_the_clamp(impl: Implementation) -> None:
 
 
 def test_gradient_at_the_clamp(impl: Implementation) -> None:
-    """At the maximum the gradient passes, above it and for NaN it does not."""
+    """The gradient passes at the maximum, but not above it nor for NaN."""
     limit = torch.tensor(ssd_ops.reference.codec.MAX_LOG_SIZE, dtype=torch.float32)
     above = limit.nextafter(torch.tensor(torch.inf))
     deltas = torch.tensor([[0, 0, log, log] for log in (limit, above, torch.nan)], requires_grad=True)

@@ -48,7 +48,7 @@ def test_literal(impl: Implementation) -> None:
     boxes2 = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 1], [5, 5, 6, 6]])
     iou = torch.tensor([[1 / 7, 1 / 2, 0], [0, 1 / 2, 0]])
     assert_equal(impl.box_iou(boxes1, boxes2), iou)
-    # Less the share of the enclosing box, 3 x 3, 2 x 2, 6 x 6 and 4 x 3, 4 x 1, 6 x 6, that neither covers.
+    # Minus the fraction of the enclosing box, 3 x 3, 2 x 2, 6 x 6 and 4 x 3, 4 x 1, 6 x 6, that neither covers.
     uncovered = torch.tensor([[2 / 9, 0, 31 / 36], [4 / 12, 0, 31 / 36]])
     torch.testing.assert_close(impl.generalized_box_iou(boxes1, boxes2), iou - uncovered)
     # Squared distances of the centers over squared diagonals.
@@ -193,7 +193,7 @@ def test_gradient_of_batches_is_that_of_each_image(impl: Implementation) -> None
 
 
 def test_gradient_at_ties(impl: Implementation) -> None:
-    """Two equal unit boxes: intersection and union meet all four corners half and half."""
+    """Two equal unit boxes: each gets half of the gradient of all four corners."""
     box = torch.tensor([[0.0, 0, 1, 1]])
     for grad in grads(impl, "box_iou", box, box, torch.ones(1, 1)):
         assert_equal(grad, torch.zeros(1, 4))

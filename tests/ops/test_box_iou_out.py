@@ -1,4 +1,4 @@
-"""`box_iou(out=)`: what autograd saved is known to be overwritten, and what would be wrong is refused."""
+"""`box_iou(out=)`: overwritten saved tensors are detected, and invalid uses raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public function under every way to differentiate and transform it: the reference's value, or a clear error."""
+"""Every public function under every derivative and transform of torch: the reference's value, or a clear error."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_error_of_functions_without_derivative(case: Case, device: str) -> None:
 
 
 def test_second_derivatives_of_the_dispatcher_and_first_of_torch_func() -> None:
-    """`torch.ops.ssd_ops` has the gradients too; of forward mode it says where it is."""
+    """`torch.ops.ssd_ops` has gradients too; its error for forward mode names the public function."""
     boxes1, boxes2 = SMOOTH[0].inputs
     op = torch.ops.ssd_ops.box_iou
     expected = torch.func.grad(lambda x: reference.box_iou(x, boxes2).sum())(boxes1)

@@ -1,6 +1,6 @@
-"""From raw outputs to detections. Scores and boxes pass through exp, which libraries round differently.
+"""Post-processing of raw outputs. Scores and boxes pass through exp, which libraries round differently.
 
-So inputs are random, where scores lie further apart than that: counts and labels must be equal, numbers close. Where no
+So inputs are random, where scores differ by more than that: counts and labels must be equal, numbers close. Where no
 exp decides (equal logits, zero size deltas) results are compared exactly.
 """
 
@@ -41,7 +41,7 @@ def test_literal(impl: Implementation) -> None:
     logits[0, 0, 0] = 0.0
     priors = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9], [0.1, 0.1, 0.3, 0.3]])
     loc = torch.zeros(1, 3, 4)
-    loc[0, 1, 0] = 20.0  # 20 * 0.1 * 0.4 to the right: 1.3 .. 1.7, cut to 1
+    loc[0, 1, 0] = 20.0  # 20 * 0.1 * 0.4 to the right: 1.3 .. 1.7, clamped to 1
     found = impl.detect(loc, logits, priors, score_threshold=0.2, max_detections=4)
     assert found.counts.tolist() == [2]
     assert found.labels.tolist() == [[1, 1, 0, 0]]
@@ -82,7 +82,7 @@ def test_dtypes(impl: Implementation, dtype: torch.dtype) -> None:
 
 
 def test_tied_scores(impl: Implementation) -> None:
-    """Equal logits give equal scores on every device, so ties are decided by class and prior, exactly."""
+    """Equal logits give equal scores on every device, so ties go to the lowest class, then prior."""
     logits, loc = torch.zeros(2, 40, 4), torch.zeros(2, 40, 4)
     found = impl.detect(loc, logits, random_boxes(40), candidates_per_class=30)
     expected = ssd_ops.reference.detect(loc, logits, random_boxes(40), candidates_per_class=30)

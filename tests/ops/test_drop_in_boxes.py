@@ -1,4 +1,4 @@
-"""box_iou and its relatives in the place of torchvision's: argument by argument, equal to torchvision itself."""
+"""box_iou and its variants as replacements for torchvision's: the same arguments and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nms and batched_nms in the place of torchvision's and detectron2's: argument by argument, equal to torchvision."""
+"""nms and batched_nms as replacements for torchvision's and detectron2's: the same arguments and results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_float_classes_between_integers(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (0, 5), (3, 0), (0, 2, 2)])
 def test_empty_input(impl: Implementation, shape: tuple[int, ...]) -> None:
-    """Whatever has no elements is no boxes, and torch.tensor([]) is float32."""
+    """Any input without elements means no boxes; torch.tensor([]) is float32."""
     boxes, nothing = torch.empty(shape), torch.tensor([])
     found = impl.batched_nms(boxes, nothing, nothing, 0.2)
     assert_equal(found, torchvision.ops.batched_nms(boxes, nothing, nothing, 0.2))
@@ -96,10 +96,10 @@ def test_invalid_input_raises_as_in_torchvision(impl: Implementation) -> None:
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # torch is about to remove them
 @pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this torch has no quantized tensors")
 def test_quantized_boxes(impl: Implementation) -> None:
-    """torchvision has an op of its own for them; boxes and scores are on one grid."""
+    """torchvision has a separate op for them; boxes and scores are on one grid."""
     boxes, scores = random_boxes(60, scale=40), torch.rand(60) * 40
     grid = (0.25, 0, torch.quint8)
     quantized, levels = torch.quantize_per_tensor(boxes, *grid), torch.quantize_per_tensor(scores, *grid)
-    if levels.int_repr().unique().numel() < 60:  # equals may come in any order in torchvision
+    if levels.int_repr().unique().numel() < 60:  # torchvision orders ties arbitrarily
         levels = torch.quantize_per_tensor(torch.randperm(60) * 0.25, *grid)
     assert_equal(impl.nms(quantized, levels, 0.3), torchvision.ops.nms(quantized, levels, 0.3))

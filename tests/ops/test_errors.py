@@ -32,7 +32,7 @@ def case(name: str, *args: Any, error: str, **kwargs: Any) -> None:
 
 
 def wrong_type(name: str, *args: Any, **kwargs: Any) -> None:
-    """Add a case whose last named argument is no bool."""
+    """Adds a case whose last named argument is no bool."""
     NO_BOOL.append((name, args, kwargs))
 
 
@@ -244,7 +244,7 @@ def test_device(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("name", ["grad_box_iou", "grad_encode_boxes", "grad_decode_boxes"])
 def test_gradients(impl: Implementation, name: str) -> None:
-    """The gradient ops are no public functions, but memory is at stake: their shapes are checked too."""
+    """The gradient ops are not public, but they access memory: their shapes are validated, too."""
     ops = ssd_ops.reference if impl.name == "reference" else torch.ops.ssd_ops
     options = ("box_iou",) if name == "grad_box_iou" else ([0.1, 0.1, 0.2, 0.2], "corner")
     shape = "[3, 3]" if name == "grad_box_iou" else "[3, 4]"

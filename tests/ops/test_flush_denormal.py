@@ -1,4 +1,4 @@
-"""Where the CPU takes subnormal numbers for 0 (torch.set_flush_denormal), a threshold of 0 keeps zeros out."""
+"""Where the CPU flushes subnormal numbers to 0 (torch.set_flush_denormal), a threshold of 0 excludes zeros."""
 
 from __future__ import annotations
 

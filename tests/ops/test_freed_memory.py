@@ -1,4 +1,4 @@
-"""No op reads memory that it has freed, where the allocator overwrites what is freed."""
+"""No op reads memory that it has freed, tested with an allocator that overwrites freed memory."""
 
 from __future__ import annotations
 

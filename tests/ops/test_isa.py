@@ -47,7 +47,7 @@ def test_instruction_sets_give_the_same_bits() -> None:
 
 
 def test_no_contraction() -> None:
-    """No fused multiply-add in our functions: GCC has made some in spite of its options."""
+    """No fused multiply-add in our functions: GCC has emitted some despite its options."""
     library, objdump = Path(ssd_ops.__file__).with_name("libssd_ops.so"), shutil.which("objdump")
     if not library.exists() or objdump is None:
         pytest.skip("no compiled library, or no objdump to look into it")

@@ -1,4 +1,4 @@
-"""Objects that all want the same priors: each is refused many times, and the matching stays Caffe's."""
+"""Objects that propose to the same priors: each is rejected many times, and the matching equals Caffe's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.ops.conftest import Implementation
 
 
 def nested(count: int, step: float) -> torch.Tensor:
-    """Returns boxes one around the other, [count, 4]."""
+    """Returns nested boxes `[count, 4]`."""
     i = torch.arange(count)[:, None]
     return torch.tensor([[0.3, 0.3, 0.7, 0.7]]) + i * torch.tensor([[-step, -step, step, step]])
 
 
 @pytest.mark.parametrize("step", (0.0, 1e-6, 1e-3))
 def test_nested_objects(impl: Implementation, step: float) -> None:
-    """More objects than the CPU remembers wishes of; equal ones (step 0) are refused by every prior but one."""
+    """More objects than the CPU caches proposals of; equal ones (step 0) are rejected by every prior but one."""
     if impl.name == "reference":
         pytest.skip("compared with")
     count = 300 if impl.name == "cpu" else 40
@@ -34,7 +34,7 @@ def test_nested_objects(impl: Implementation, step: float) -> None:
 
 @pytest.mark.skipif(ssd_ops.build_info()["backend"] == "reference", reason="minutes on the reference")
 def test_thousands_of_nested_objects() -> None:
-    """A minute of one core before refused objects remembered where they stopped."""
+    """Took a minute of one core before rejected objects resumed where they had stopped."""
     boxes, priors = nested(2000, 1e-6), random_boxes(4000, seed=4).clamp(0, 1)
     found = ssd_ops.match_priors([boxes], [torch.ones(2000, dtype=torch.int64)], priors, iou_threshold=2.0)
     learned = found.gt_index[0][found.gt_index[0] >= 0]

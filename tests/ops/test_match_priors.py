@@ -1,4 +1,4 @@
-"""Prior matching: labels, object numbers and encoded boxes of every prior."""
+"""Prior matching: label, ground truth and encoded box of every prior."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def assert_same(actual: PriorMatches, expected: PriorMatches) -> None:
 
 
 def compare(impl: Implementation, boxes: Tensor, priors: Tensor, *bounds: int, **options: Any) -> PriorMatches:
-    """Compare with the reference; `bounds` are the offsets between the first 0 and the number of boxes."""
+    """Compares with the reference; `bounds` are the offsets between the first 0 and the number of boxes."""
     offsets = torch.tensor([0, *bounds, len(boxes)])
     arguments = boxes, labels_of(boxes), priors
     actual = impl.match_priors(*arguments, offsets=offsets, **options)
@@ -145,7 +145,7 @@ def test_many_objects_in_one_image(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_is_a_stable_matching(impl: Implementation, seed: int) -> None:
-    """No object and prior would both rather have each other than what they got."""
+    """No object and prior overlap more than both of their assigned partners: the matching is stable."""
     boxes, priors = (tied_boxes if seed else random_boxes)(40, seed=seed), random_boxes(50, seed=9, scale=3)
     index = impl.match_priors([boxes], [labels_of(boxes)], priors, iou_threshold=2).gt_index[0]
     iou = reference.box_iou(boxes, priors)

@@ -19,7 +19,7 @@ from tests.ops.losses import batch, gradients, parts
 
 LN3 = math.log(3.0)
 
-# exp and log of the implementations stay within 2 units in the last place of each other, and a row's sum runs in
+# exp and log of the implementations differ by at most 2 ulp, and a row's sum runs in
 # another order: some units of the largest number involved, here below 32.
 UNITS = 32 * 8
 
@@ -33,7 +33,7 @@ def check_equal_to_reference(impl: Implementation, *inputs: Tensor, **options: f
     reference = SimpleNamespace(name="reference", device=torch.device("cpu"))
     expected = parts(reference, *inputs, **options)
     dtype = expected[2].dtype
-    # Sums of float32 numbers run in float64 and are rounded once, so no order shows; of float64 ones it does.
+    # Sums of float32 numbers run in float64 and are rounded once, so the order does not matter; for float64 it does.
     rtol = 0 if dtype == torch.float32 else 1e-14
     torch.testing.assert_close(found[0], expected[0], rtol=rtol, atol=0, equal_nan=True)
     torch.testing.assert_close(found[1], expected[1], rtol=UNITS * torch.finfo(dtype).eps, atol=0, equal_nan=True)
@@ -48,7 +48,7 @@ def test_example(impl: Implementation) -> None:
     targets[0, 0] = torch.tensor([-0.5, -2.0, 0.0, 1.0])
     loc_loss, cls_loss = impl.multibox_loss(loc, logits, targets, labels, neg_pos_ratio=2)
     assert loc_loss == 0.125 + 1.5 + 0 + 0.5
-    # Positive 0, and of the background 1 and 3; the ignored prior 4 does not count, though it is the surest of all.
+    # Positive 0, and of the background 1 and 3; the ignored prior 4 is not sampled, though its loss is the highest.
     assert cls_loss == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2), rel=1e-6)
     grad_loc, grad_logits = gradients(impl, loc, logits, targets, labels, neg_pos_ratio=2)
     assert torch.equal(grad_loc[0, 0], torch.tensor([0.5, 1.0, 0.0, -1.0])) and not grad_loc[0, 1:].any()
@@ -108,7 +108,7 @@ def test_options(impl: Implementation, ratio: float, norm: str, mining: str, lea
 
 
 def test_mining_over_the_batch(impl: Implementation) -> None:
-    # One positive in image 0; the two hardest negatives stand in image 1, then two equal ones in both images.
+    # One positive in image 0; the two hardest negatives are in image 1, then two tied ones in both images.
     logits = torch.tensor([[[0.0, 2], [0, 1], [0, 0]], [[0, 3], [0, 4], [0, 1]]])
     labels, loc = torch.tensor([[1, 0, 0], [0, 0, 0]]), torch.zeros(2, 3, 4)
     inputs = [loc, logits, loc, labels]

@@ -60,7 +60,7 @@ def test_label_out_of_range(impl: Implementation, label: int) -> None:
         with pytest.raises(RuntimeError) as error:
             impl.multibox_loss(*inputs)
         assert str(error.value) == f"labels must be between -1 and 2, got {label} at index 14"
-    else:  # nobody looks on a GPU, and nothing outside the row is read or written
+    else:  # not validated on a GPU, but nothing outside the row is read or written
         assert all(x.isnan() for x in impl.multibox_loss(*inputs))
         gradients(impl, *inputs)
 

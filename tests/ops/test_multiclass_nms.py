@@ -24,7 +24,7 @@ def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, **o
 
 
 def test_literal(impl: Implementation) -> None:
-    # Class 1: box 1 suppresses box 0, box 2 is below the threshold. Class 2: boxes 0 and 2 live side by side.
+    # Class 1: box 1 suppresses box 0, box 2 is below the threshold. Class 2: boxes 0 and 2 do not overlap.
     boxes = torch.tensor([[[0.0, 0, 1, 1], [0, 0, 1, 1.25], [3, 3, 4, 4]]])
     scores = torch.tensor([[[0.9, 0.5, 0.7], [0.9, 0.6, 0.3], [0.9, 0.2, 0.6]]])
     options = {"score_threshold": 0.3, "iou_threshold": 0.5, "candidates_per_class": 3, "max_detections": 4}

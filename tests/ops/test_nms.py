@@ -40,7 +40,7 @@ def test_literal(impl: Implementation) -> None:
     assert impl.nms(boxes, scores, 0.3).tolist() == [1, 3]
     assert impl.nms(boxes, scores, 0.5, suppress_equal=True).tolist() == [1, 0, 3]
     assert impl.nms(boxes, scores, 0.0, suppress_equal=True).tolist() == [1]  # 0 is at the threshold
-    point = torch.ones(2, 4)  # shares nothing with itself: 0 / 0
+    point = torch.ones(2, 4)  # has no intersection with itself: 0 / 0
     assert impl.nms(point, scores[:2], 0.0, suppress_equal=True).tolist() == [1, 0]
 
 
@@ -82,7 +82,7 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("scale", (1e-22, 1e-19, 1.0, 1e17))
 def test_thresholds_near_the_iou(impl: Implementation, scale: float) -> None:
-    # Every IoU that occurs is a threshold, and so are its neighbors. Areas are subnormal at the least scale.
+    # Every IoU that occurs is a threshold, and so are its neighbors. Areas are subnormal at the smallest scale.
     boxes = random_boxes(12, seed=3) * scale
     iou = ssd_ops.reference.box_iou(boxes, boxes)
     for value in iou[iou > 0][:8]:
@@ -111,7 +111,7 @@ def test_areas_whose_sum_is_infinite(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_scores_close_together_but_for_one(impl: Implementation, dtype: torch.dtype) -> None:
-    # The leading bits of the scores, by which the CPU sorts first, tell only two of them apart.
+    # The leading bits of the scores, by which the CPU sorts first, distinguish only two of them.
     for count, farthest in ((1000, 1e30), (1000, -1e-30), (2600, 1e30)):
         scores = 0.5 + 1e-4 * torch.rand(count, dtype=dtype)
         scores[count // 2 :: 7] = scores[0]
@@ -138,7 +138,7 @@ def test_result_is_a_fixed_point(impl: Implementation) -> None:
 
 
 def test_many_boxes() -> None:
-    """Past the sizes at which the CPU sorts by wide digits and asks a grid, and the GPU needs several tiles."""
+    """Larger than the sizes at which the CPU sorts by wide digits and uses a grid, and the GPU needs several tiles."""
     scores = torch.rand(6000)
     corner = torch.rand(6000, 2) * 1000
     sides = (20 * torch.rand(6000, 2), 20 * torch.randn(6000, 2).exp(), 300 * torch.rand(6000, 2) ** 8)
@@ -157,7 +157,7 @@ def test_several_tiles(impl: Implementation) -> None:
 
 
 def test_chains_of_suppression(impl: Implementation) -> None:
-    """Each box is settled only after the one before it: what a GPU must not do all at once."""
+    """Each box depends on the one before it, so a GPU cannot decide all of them in parallel."""
     left = torch.arange(2200.0)[:, None]
     boxes = torch.cat([left, 0 * left, left + 3, 0 * left + 1], dim=1)  # IoU 0.5 with the next, 0.2 with the one after
     descending, shuffled = 2200 - torch.arange(2200.0), torch.randperm(2200)
@@ -168,7 +168,7 @@ def test_chains_of_suppression(impl: Implementation) -> None:
 
 
 def test_many_boxes_in_grid_cells(impl: Implementation) -> None:
-    """The GPU compares boxes that lie together above 12288; some lie nowhere."""
+    """Above 12288 boxes the GPU compares those of nearby grid cells; some boxes are in none."""
     if impl.name == "reference":
         pytest.skip("takes long")
     corner = torch.rand(12300, 2) * torch.tensor([1000.0, 300])

@@ -1,4 +1,4 @@
-"""What must hold of the package and of every op alike."""
+"""Properties of the package and of every op."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.processes import run_python
 
 NAMES = list(SCHEMAS)
 ROOT = Path(__file__).parents[2]
-# What the public functions of the package are, beside `reference` and the two kinds of results.
+# The public functions that are ops.
 PUBLIC = [name for name in NAMES if not name.startswith("grad_") and name != "box_iou_out"]
 
 
@@ -48,7 +48,7 @@ def test_every_op_has_all_its_parts(name: str) -> None:
 
 
 def assert_defaults_agree(parameters: Mapping[str, inspect.Parameter], schema: Schema) -> None:
-    """Compare the defaults of a public function with those of its op's schema."""
+    """Compares the defaults of a public function with those of its op's schema."""
     defaults = dict(zip(reversed(schema.arguments), reversed(schema.defaults), strict=False))
     for key, default in defaults.items():
         expected = parameters[key].default
@@ -61,7 +61,7 @@ def assert_defaults_agree(parameters: Mapping[str, inspect.Parameter], schema: S
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_may_be_left_out(name: str) -> None:
-    """Of the ops, as saved programs do that were written before an option was added; the dispatcher leaves them out."""
+    """Programs saved before an option was added call ops without it, and the dispatcher omits defaults, too."""
     schema, arguments = SCHEMAS[name], sample_arguments()[name]
     required = arguments[: len(arguments) - len(schema.defaults)]
     assert schema.complete(required) == (*required, *schema.defaults)
@@ -81,7 +81,7 @@ def test_opcheck(namespace: str, name: str) -> None:
     op = getattr(emulated_ops() if namespace == "ssd_ops_emu" else torch.ops.ssd_ops, name)
     arguments = list(sample_arguments()[name])
     # Not of gradients, as torch does not trace a backward pass of a backward pass, nor of match_priors: opcheck adds up the
-    # results in the dtype of the first, which is int64. The walk over all functions and transformations has both.
+    # results in the dtype of the first, which is int64. test_derivatives.py has both.
     if name != "match_priors" and not name.startswith("grad_"):
         for i in _autograd.DIFFERENTIABLE.get(name, ()):
             arguments[i].requires_grad_()
@@ -113,7 +113,7 @@ def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_warns_once_of_a_gpu_without_kernels() -> None:
-    """Where there is no GPU: what the reference does when a tensor of one comes to it."""
+    """Runs without a GPU: the fallback is called with a tensor that claims to be on one."""
     code = (
         "import warnings, types, ssd_ops; from ssd_ops import _fallback, _schemas; warnings.simplefilter('always');"
         "far = types.SimpleNamespace(device=types.SimpleNamespace(type='cuda'));"

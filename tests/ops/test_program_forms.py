@@ -1,4 +1,4 @@
-"""Every public function without values, in a compiled, scripted, exported or saved program, and under other defaults."""
+"""Every public function on meta tensors, in compiled, scripted, exported and saved programs, and under other defaults."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_result_is_independent_of_torch_defaults() -> None:
     assert form(found) == form(expected[: len(found)])
 
 
-# The functions of boxes that there may be none of, and their inputs.
+# The functions that accept an empty set of boxes, and their inputs.
 EMPTY: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "box_iou": (lambda a, b: ssd_ops.box_iou(a, b), (BOXES[:0], OTHERS)),
     "encode_boxes": (lambda a, b: ssd_ops.encode_boxes(a, b), (BOXES[:0], OTHERS[:0])),

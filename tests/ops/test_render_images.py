@@ -47,7 +47,7 @@ def test_literal(impl: Implementation) -> None:
     beyond, brighter = torch.tensor([[-2.0, 0, 2, 2]]), torch.eye(3, 4)[None] * 2
     out = compare(impl, [image], beyond, 4, fill=(7, 8, 9), color_matrices=brighter, flip=torch.tensor([True]))
     assert_equal(out[0, :, :, 2:], torch.tensor([7.0, 8, 9])[:, None, None].expand(3, 4, 2))
-    assert out[0, 0, 0].tolist() == [200, 0, 7, 7] and out[0, 0, 3, 0] == 255  # 400, cut
+    assert out[0, 0, 0].tolist() == [200, 0, 7, 7] and out[0, 0, 3, 0] == 255  # 400, clamped
     shifted = compare(impl, [image], whole, 2, mean=(10, 20, 30), std=(2, 4, 8))
     assert_equal(shifted[0, :, 1, 1], torch.tensor([95.0, 45, 21.25]))
 
@@ -70,7 +70,7 @@ def test_hue_literal(impl: Implementation) -> None:
     expected = torch.tensor([green, blue, [200, 200, 80], [80, 200, 200], red, red, gray, gray, gray]).float()
     torch.testing.assert_close(out[:9], expected, rtol=0, atol=1e-4)  # thirds and sixths are no floats
     assert out[4].tolist() == red and (out >= 80).all() and (out <= 200).all()
-    # After the colors, which are cut: 100, 0, 0 has the hue that is shifted, not 100, -40, 0.
+    # After the colors, which are clamped: 100, 0, 0 has the hue that is shifted, not 100, -40, 0.
     color_matrices = torch.tensor([[[0.5, 0, 0, 0], [0, 0, 0, -40], [0, 0, 0, 0]]])
     out = compare(impl, [image], whole, 1, color_matrices=color_matrices, hue=torch.tensor([0.5]))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 100, 100]), rtol=0, atol=1e-4)
@@ -117,7 +117,7 @@ def test_dtypes_and_strides(impl: Implementation, dtype: torch.dtype) -> None:
 def test_packed_equals_list(impl: Implementation) -> None:
     images = [picture(20, 30, seed=1), picture(11, 7, seed=2)]
     crops = torch.tensor([[2.0, 3, 25, 19], [0, 0, 7, 11]])
-    gap = torch.full((13,), 99, dtype=torch.uint8)  # an odd place, and bytes that belong to no image
+    gap = torch.full((13,), 99, dtype=torch.uint8)  # an odd offset, and bytes that belong to no image
     packed = torch.cat([gap, images[1].flatten(), gap, images[0].flatten()])
     offsets, sizes = torch.tensor([13 + 231 + 13, 13]), torch.tensor([[20, 30], [11, 7]])
     out = impl.render_images(packed, crops, 16, offsets=offsets, sizes=sizes)
@@ -171,7 +171,7 @@ def test_result_is_independent_of_threads() -> None:
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_equals_torchvision(impl: Implementation, antialias: bool) -> None:
-    """On whole pixels this is resized_crop, flip and normalize; torchvision adds in another order."""
+    """On whole pixels this equals resized_crop, flip and normalize, but for torchvision's order of sums."""
     image = picture(90, 140)
     for x1, y1, x2, y2 in ((0, 0, 140, 90), (11, 7, 131, 50), (60, 60, 70, 72)):
         expected = tv.resized_crop(image.float(), y1, x1, y2 - y1, x2 - x1, [48, 48], antialias=antialias)

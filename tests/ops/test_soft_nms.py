@@ -24,7 +24,7 @@ def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, **o
     if options["method"] == "linear":
         assert_all_equal(found, expected)
         return
-    # Scores of random inputs lie further apart than exp differs, so the order is the same.
+    # Scores of random inputs differ by more than exp does, so the order is the same.
     assert_equal(found.counts, expected.counts)
     assert_equal(found.labels, expected.labels)
     assert_equal(found.boxes, expected.boxes)

@@ -16,7 +16,7 @@ RULES = [(suppress_equal, keep_equal) for suppress_equal in (False, True) for ke
 def soft_nms_of_mmcv(
     boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, min_score: float
 ) -> tuple[list[int], list[float]]:
-    """Returns kept indices and lowered scores, linear: weights from the threshold on, scores at the minimum are kept."""
+    """Returns kept indices and lowered scores, for `linear` with both comparisons inclusive."""
     left, lowered, kept = list(range(len(boxes))), scores.clone(), []
     while left:
         best = max(left, key=lambda i: (lowered[i].item(), -i))
@@ -31,7 +31,7 @@ def soft_nms_of_mmcv(
 
 
 def test_equals_mmcv(impl: Implementation) -> None:
-    """Overlaps of exactly a third, scores of exactly the minimum: none of them is on the other side."""
+    """With overlaps of exactly a third and scores of exactly the minimum."""
     boxes = torch.tensor([[0.0, 0, 3, 1], [1.5, 0, 4.5, 1], [9, 0, 10, 1], [20, 0, 21, 1]])
     boxes = torch.cat([boxes, random_boxes(12, scale=8)])
     scores = torch.cat([torch.tensor([0.9, 0.75, 0.25, 0.125]), torch.rand(12) * 0.8 + 0.1])
@@ -81,7 +81,7 @@ def test_single_set(impl: Implementation) -> None:
 
 
 def test_gradient_with_suppress_equal(impl: Implementation) -> None:
-    """Of the lowered scores for boxes and scores, by the rule that was asked for."""
+    """Gradients of the decayed scores follow the given rule."""
     boxes = torch.tensor([[0.0, 0, 2, 1], [1, 0, 3, 1]], dtype=torch.float64)
     scores = torch.tensor([0.9, 0.8], dtype=torch.float64)
     third = float(ssd_ops.reference.box_iou(boxes[:1], boxes[1:]))

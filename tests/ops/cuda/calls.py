@@ -1,4 +1,4 @@
-"""One call of every batched op on inputs of fixed shapes: what graphs, streams and devices are tested with."""
+"""One call of every batched op on inputs of fixed shapes, for tests of graphs, streams and devices."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _coded(seed: int) -> list[Tensor]:
 
 
 def _truths(seed: int) -> list[Tensor]:
-    """Packed ground truths of which the division among images changes with the seed."""
+    """Packed ground truths whose offsets change with the seed."""
     boxes, priors = random_boxes(OBJECTS, seed=seed), random_boxes(PRIORS, seed=seed + 1)
     labels = torch.arange(OBJECTS) % (CLASSES - 1) + 1
     offsets = torch.tensor([0, 5 + seed, 5 + seed, OBJECTS])
@@ -80,7 +80,7 @@ def _raw(seed: int) -> list[Tensor]:
 
 
 def _pictures(seed: int) -> list[Tensor]:
-    """Packed images of which sizes, crops and color_matrices change with the seed."""
+    """Packed images whose sizes, crops and color matrices change with the seed."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (IMAGES * 3 * 80 * 80,), generator=generator).to(torch.uint8)
     sizes = torch.randint(1, 81, (IMAGES, 2), generator=generator)

@@ -1,4 +1,4 @@
-"""What the tests of GPUs share."""
+"""Fixtures of the GPU tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA graphs hold every batched op, with its gradient: replayed on other inputs, they give what a fresh call gives."""
+"""CUDA graphs capture every batched op and its gradient; a replay on new inputs equals a fresh call."""
 
 from __future__ import annotations
 

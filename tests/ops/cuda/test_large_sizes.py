@@ -1,4 +1,4 @@
-"""Tensors of more than 2^31 numbers, where 32-bit indices would wrap: the end of each is what a small call gives."""
+"""Tensors of more than 2^31 numbers, where 32-bit indices would overflow: the end of each equals a small call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, CLASSES = 2704, 91  # as are these, times 8732 priors
 
 @pytest.fixture(autouse=True)
 def emptied(gpu: torch.device) -> Iterator[None]:
-    """Give the memory back between tests."""
+    """Frees the memory between tests."""
     torch.cuda.empty_cache()
     yield
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The reference gives the same on a GPU as on the CPU: it is the specification on both."""
+"""The reference gives the same results on a GPU and on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssd_ops
 from tests.ops.cuda import calls
 from tests.ops.cuda.calls import CALLS, DROP_INS, Call
 
-# Whose first result takes neither exp nor log nor atan, and no sum that a device may add up in another order.
+# The ops whose first result involves no exp, log or atan, and no sum whose order depends on the device.
 EXACT = {"box_iou", "generalized_box_iou", "distance_box_iou", "multiclass_nms", "soft_nms linear", "render_images"}
 EXACT |= {call.name for call in DROP_INS}
 

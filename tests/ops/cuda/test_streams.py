@@ -1,4 +1,4 @@
-"""Ops run on the current stream, on two at once, on the device of their inputs, and the host never waits for them."""
+"""Ops run on the current stream, on two at once, on the device of their inputs, without synchronizing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ every_call = pytest.mark.parametrize("call", [*CALLS, *DROP_INS], ids=lambda cal
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Make every wait of the host for the device an error."""
+    """Makes every synchronization with the device an error."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,4 +1,4 @@
-"""What the property tests share: an emulator that runs each case under a schedule of its own, and the count of cases."""
+"""Fixtures of the property tests: an emulator that runs each case under its own schedule, and the number of cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ops.properties import strategies
 
 
 class Scheduled(Implementation):
-    """The emulated kernels; order of threads and poison follow from the input, so that a case that fails fails again."""
+    """The emulated kernels; order of threads and poison follow from the input, so failures are reproducible."""
 
     def __getattr__(self, function: str) -> Callable[..., Any]:
         call = super().__getattr__(function)

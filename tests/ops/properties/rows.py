@@ -1,6 +1,6 @@
-"""Rows of logits for the ops that take their softmax, so made that rounding decides nothing.
+"""Rows of logits for ops with a softmax, built so that no result depends on rounding.
 
-Where two numbers lie within rounding of each other, implementations may order them differently. So the rows of a case come
+Where two numbers are within rounding of each other, implementations may order them differently. So the rows of a case come
 from a small pool, of which two either are the same row, and then equal in every implementation, or stand well apart; and
 there are rows whose softmax every implementation gets exactly.
 """
@@ -25,7 +25,7 @@ def pool(draw: st.DrawFn, classes: int, dtype: torch.dtype, *, exact: bool) -> T
         rows = torch.where(torch.rand(count, classes, generator=generator) < 0.5, level, -torch.inf)
     else:
         rows = torch.randn(count, classes, generator=generator) * draw(st.sampled_from((5.0, 1.0, 50.0)))
-        rows = (rows * 64).round() / 64  # of one row, too, numbers are equal or stand apart
+        rows = (rows * 64).round() / 64  # of one row, too, numbers are equal or differ clearly
     share = draw(st.sampled_from((0.0, 0.0, 0.02, 0.2)))
     if share:
         at = torch.rand(count, classes, generator=generator) < share
@@ -34,9 +34,9 @@ def pool(draw: st.DrawFn, classes: int, dtype: torch.dtype, *, exact: bool) -> T
 
 
 def apart(keys: Tensor, closest: float = 1e-4) -> Tensor:
-    """Returns for each row the row `[R]` to use for it: an earlier one where their keys `[R, K]` nearly meet, else itself.
+    """Returns the row to use for each row, `[R]`: an earlier one where their keys `[R, K]` are nearly equal, else itself.
 
-    The keys of a row are the numbers that an op compares with those of other rows. NaN meets nothing.
+    The keys of a row are the numbers that an op compares with those of other rows. NaN equals nothing.
     """
     use = torch.arange(len(keys))
     for r in range(1, len(keys)):

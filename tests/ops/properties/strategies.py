@@ -1,4 +1,4 @@
-"""Strategies of hypothesis for boxes, scores, priors and logits of every kind that has ever troubled an op.
+"""Strategies of hypothesis for boxes, scores, priors and logits of every kind that has revealed a bug.
 
 hypothesis draws sizes, kinds, options and a seed; torch fills the tensors from them, which is a hundred times faster than
 drawing every number. A kind comes earlier in its list the simpler it is, since a failing case shrinks towards the first.
@@ -34,7 +34,7 @@ judged = 0
 
 
 def cases(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `given`, and counts the cases that ran to their end."""
+    """As `given`, and counts the completed cases."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
@@ -49,7 +49,7 @@ def cases(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]
 
 
 def special(dtype: torch.dtype) -> Tensor:
-    """Returns the numbers at which arithmetic of `dtype`, of float32 and of float16 turns: limits, subnormals, NaN, inf."""
+    """Returns the numbers that are special in `dtype`, float32 and float16: limits, subnormals, NaN, inf."""
     info = torch.finfo(dtype)
     half = [65504.0, 65520.0, -65504.0, 2.0**-24, 2.0**-14, 1 + 2.0**-10]
     single = [3.4028234663852886e38, -3.4028234663852886e38, 1.8446744e19, 1.1754944e-38, 1e-45, -1e-45, 1 + 2.0**-23]
@@ -63,7 +63,7 @@ def _pick(values: Tensor, *shape: int, generator: torch.Generator) -> Tensor:
 
 
 def _scaled(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Random boxes, each times a power of two of its own."""
+    """Random boxes, each scaled by its own power of two."""
     span = 15 if dtype == torch.float16 else 120
     power = torch.randint(-span, span, (*shape, 1), generator=generator).double()
     return (random_boxes(*shape, seed=int(power.sum()) & 0xFFFF, dtype=torch.float64) * 2.0**power).to(dtype)
@@ -75,7 +75,7 @@ def _subnormal(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> T
 
 
 def _neighbors(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Boxes on a grid, each coordinate up to two units of the last place away."""
+    """Boxes on a grid, each coordinate off by up to two ulp."""
     steps = torch.randint(-2, 3, (*shape, 4), generator=generator) * torch.finfo(dtype).eps
     low = torch.randint(1, 4, (*shape, 2), generator=generator)
     size = torch.randint(1, 4, (*shape, 2), generator=generator)
@@ -83,7 +83,7 @@ def _neighbors(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> T
 
 
 def _inverted(*shape: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Boxes of which sides are inverted or empty as often as not: zero and negative areas."""
+    """Boxes with many inverted or empty sides: zero and negative areas."""
     return (torch.rand(*shape, 4, generator=generator) * 2 - 1).mul(4).round().div(4).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""detect and gaussian soft_nms, which pass through exp: equal to the reference wherever rounding decides nothing."""
+"""detect and gaussian soft_nms, which pass through exp: equal to the reference but where rounding decides the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAIN = {
 
 @st.composite
 def exact(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Logits of which each softmax is 1 / k, and deltas that change no size: exp meets nothing but 0 and -inf."""
+    """Logits whose softmax is 1 / k, and deltas that change no size: exp is called with 0 and -inf only."""
     images, priors, classes = draw(SHAPES)
     generator = torch.Generator().manual_seed(draw(ours.SEEDS))
     pool = draw(rows.pool(classes, draw(DTYPES), exact=True))
@@ -56,7 +56,7 @@ def test_exact_detect(other: Implementation, drawn: tuple[Tensor, Tensor, Tensor
 
 
 def clear_of(values: Tensor, candidates: tuple[float, ...]) -> float:
-    """Returns the first of the candidates that is near none of the values."""
+    """Returns the first candidate that is near none of the values."""
     clear = (c for c in candidates if not bool(((values - c).abs() < APART).any()))
     found = next(clear, None)
     assume(found is not None)
@@ -104,7 +104,7 @@ def compare(found: ssd_ops.Detections, expected: ssd_ops.Detections) -> None:
 
 @st.composite
 def soft(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Boxes on a lattice, of which IoUs are equal or stand apart, scores on levels, and a sigma at which no order hangs."""
+    """Boxes on a lattice, whose IoUs are equal or differ clearly, scores on levels, and a sigma that decides no order."""
     images, count, classes = draw(ours.IMAGES), draw(ours.SIZES), draw(st.sampled_from((2, 3, 2, 1)))
     generator = torch.Generator().manual_seed(draw(ours.SEEDS))
     lattice = (random_boxes(images, count, seed=draw(ours.SEEDS)) * 32).round() / 32

@@ -1,4 +1,4 @@
-"""Gradients of the IoU family and of the codec: those that autograd finds of the reference, ties and clamps included.
+"""Gradients of the IoU family and of the codec equal autograd's of the reference, ties and clamps included.
 
 Sums run in another order than autograd's, so numbers are compared relative to the sum of what they are made of, each term
 taken without its sign.
@@ -63,7 +63,7 @@ def test_iou(other: Implementation, metric: str, drawn: tuple[Tensor, Tensor], s
 
 @cases(drawn=pairs(PROPER), seed=ours.SEEDS)
 def test_complete_iou(other: Implementation, drawn: tuple[Tensor, Tensor], seed: int) -> None:
-    """Not of inverted boxes: an IoU above 1 makes the penalty's denominator as small as it likes."""
+    """Without inverted boxes: an IoU above 1 makes the penalty's denominator arbitrarily small."""
     compare_iou(other, "complete_box_iou", drawn, seed)
 
 

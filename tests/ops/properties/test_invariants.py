@@ -1,4 +1,4 @@
-"""What holds of every implementation, the reference included, whatever the input."""
+"""Invariants of every implementation, the reference included, for all inputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_nms_is_a_fixed_point(
 def test_order_of_boxes_up_to_ties(
     impl: Implementation, drawn: tuple[Tensor, Tensor, Tensor], options: dict[str, Any], seed: int
 ) -> None:
-    """Any order in which boxes with equal scores keep theirs gives the same boxes."""
+    """Any permutation that keeps the order of tied boxes gives the same boxes."""
     boxes, scores, idxs = drawn
     order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(seed))
     for value in scores.unique():
@@ -47,7 +47,7 @@ def test_order_of_boxes_up_to_ties(
 
 
 def check_images(call: Callable[..., ssd_ops.Detections], inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
-    """The batch equals its images one by one, and the padding holds nothing."""
+    """The batch equals its images one by one, and the padding is 0."""
     together = call(*inputs, **options)
     for b in range(len(inputs[0])):
         alone = call(*(t[b : b + 1] for t in inputs), **options)
@@ -100,7 +100,7 @@ def test_boxes_image_by_image(
 def test_decode_inverts_encode(
     impl: Implementation, count: int, data: st.DataObject, code_type: str, variances: tuple[float, ...]
 ) -> None:
-    """Within 32 units of the last place of the largest coordinate, for boxes with sides that the clamp lets through."""
+    """Within 32 units of the last place of the largest coordinate, for boxes with sides below the clamp."""
     dtype = data.draw(st.sampled_from((torch.float32, torch.float64)))
     scale = data.draw(st.sampled_from((1.0, 300.0, 1e-6, 1e6)))
     boxes, priors = (data.draw(ours.boxes(count, dtype=dtype, kinds=("uniform",))) * scale for _ in range(2))

@@ -1,4 +1,4 @@
-"""multibox_loss on inputs of all kinds: equal to the reference, and what it promises of order and of batches.
+"""multibox_loss on inputs of all kinds: equal to the reference; invariants of order and of batches.
 
 The sampled priors, the losses of boxes and their gradients are compared exactly; what passes through exp and log within
 the error that these have.

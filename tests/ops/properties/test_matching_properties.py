@@ -1,4 +1,4 @@
-"""match_priors on inputs of all kinds: equal to the reference, and what its rules promise."""
+"""match_priors on inputs of all kinds: equal to the reference; invariants of the rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = ("greedy", "last", "none")
 
 @st.composite
 def truths(draw: st.DrawFn) -> dict[str, Any]:
-    """Ground truths of some images, packed, and priors; some objects stand exactly on a prior."""
+    """Ground truths of some images, packed, and priors; some objects equal a prior."""
     counts = draw(st.lists(st.sampled_from((2, 1, 5, 0, 9, 20, 33, 65)), min_size=1, max_size=3))
     total, generator = sum(counts), torch.Generator().manual_seed(draw(ours.SEEDS))
     dtype = draw(ours.FEW_DTYPES)

@@ -1,4 +1,4 @@
-"""render_images on images, crops and color_matrices of all kinds: equal to the reference, and what it promises."""
+"""render_images on images, crops and color_matrices of all kinds: equal to the reference; invariants."""
 
 from __future__ import annotations
 

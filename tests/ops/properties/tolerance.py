@@ -1,4 +1,4 @@
-"""How far implementations may differ where a result passes through exp, log or atan, and nowhere else.
+"""Tolerances for results that pass through exp, log or atan; all others are compared exactly.
 
 Each of these functions is within 2 units of the last place (ulp) of the truth in every implementation (4 apart at most);
 what follows is how such an error grows on its way to the result.
@@ -18,7 +18,7 @@ from ssd_ops.reference.codec import MAX_LOG_SIZE
 
 
 def assert_within(found: Tensor, expected: Tensor, error: Tensor, anything: Tensor | bool = False) -> None:
-    """Compare with an error `[...]` (float64) for every number; NaN and inf must be the same, but where `anything` goes."""
+    """Asserts errors of at most `error [...]` (float64); NaN and inf must be the same, but where `anything` is true."""
     assert found.shape == expected.shape and found.dtype == expected.dtype
     difference = (found.double() - expected.double()).abs()
     same = (found == expected) | (found.isnan() & expected.isnan())
@@ -38,7 +38,7 @@ def encode_error(expected: Tensor) -> Tensor:
 
 
 def decode_error(deltas: Tensor, priors: Tensor, variances: Sequence[float], expected: Tensor) -> tuple[Tensor, Tensor]:
-    """exp of the same number times half a side, added to the same center and rounded once more; and where anything goes.
+    """exp of the same number times half a side, plus the same center, rounded once more; and where any value is accepted.
 
     The exponential of a large negative number is subnormal, where an ulp is large beside the number. Where the size is
     within rounding of the largest number, one implementation may have inf.
@@ -54,7 +54,7 @@ def decode_error(deltas: Tensor, priors: Tensor, variances: Sequence[float], exp
 
 
 def complete_iou_error(boxes1: Tensor, boxes2: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty is u^2 / (1 - iou + u), where u is the squared difference of two angles; and where anything goes.
+    """The penalty is u^2 / (1 - iou + u), where u is the squared difference of two angles; and where any value is accepted.
 
     IoUs of inverted boxes can be above 1, and where the denominator is about 0 the penalty can be any number.
     """
