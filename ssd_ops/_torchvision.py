@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -15,7 +16,8 @@ from torch import Tensor
 import ssd_ops
 
 FUNCTIONS = ("nms", "batched_nms", "box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
-_SCHEMA = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+# What torchvision's import needs of its extension; qnms, for quantized boxes, stays without a kernel.
+_SCHEMAS = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms"))
 _libraries: list[torch.library.Library] = []
 _originals: list[tuple[ModuleType, str, Callable[..., Any]]] = []
 
@@ -67,9 +69,10 @@ def _nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 @functools.cache
 def _definition() -> torch.library.Library:
-    """Defines the op for the rest of the process, where torchvision's extension did not."""
+    """Defines the ops for the rest of the process, where torchvision's extension did not."""
     library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define(_SCHEMA)
+    for schema in _SCHEMAS:
+        library.define(schema)
     return library
 
 
@@ -77,7 +80,7 @@ def _import_torchvision() -> Any:
     try:
         torchvision = importlib.import_module("torchvision")
     except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
+        if not re.search("operator torchvision::q?nms does not exist", str(error)):
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # imported by half

@@ -123,10 +123,12 @@ def test_install_where_torchvision_cannot_load_its_extension(tmp_path: Path) -> 
     """A stand-in fails at its import as torchvision does without its extension."""
     package = tmp_path / "torchvision"
     package.mkdir()
-    (package / "__init__.py").write_text(
-        "import torch\nfrom torchvision import broken\n@torch.library.register_fake('torchvision::nms')\n"
+    fakes = (
+        f"@torch.library.register_fake('torchvision::{name}')\n"
         "def fake(dets, scores, iou_threshold): return dets.new_empty(0, dtype=torch.long)\n"
+        for name in ("nms", "qnms")
     )
+    (package / "__init__.py").write_text(f"import torch\nfrom torchvision import broken\n{''.join(fakes)}")
     (package / "broken.py").write_text("")
     (package / "ops").mkdir()
     (package / "ops" / "__init__.py").write_text(
