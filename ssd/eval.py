@@ -40,46 +40,7 @@ _DATA_SETTINGS = ("dataset", "data_path", "train_split", "val_split", "val_share
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
     """Parses and checks the command line, without importing torch."""
-    parser = argparse.ArgumentParser(
-        prog=program_name("eval"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        help="run folder (uses best.pt, else last.pt), checkpoint of any supported system, or name of torchvision's "
-        "weights",
-    )
-    parser.add_argument("--data-path", metavar="PATH", help="data set to evaluate on (default: that of the run)")
-    parser.add_argument(
-        "--dataset", metavar="NAME", help=f"format of the data set: {', '.join(DATASETS)} (default: auto-detect)"
-    )
-    parser.add_argument(
-        "--dataset-option", action="append", metavar="KEY=VALUE", help="option of the data set; repeatable"
-    )
-    parser.add_argument(
-        "--split", metavar="NAME", help="split to evaluate on (default: the one that training evaluates on)"
-    )
-    parser.add_argument(
-        "--metric", choices=CHOICES["eval_metric"], help="metric (default: coco for COCO data, else voc)"
-    )
-    parser.add_argument("--save", metavar="DIR", help="folder for curves, confusion matrix and worst errors")
-    parser.add_argument("--json", metavar="FILE", help="JSON file for the metrics")
-    parser.add_argument("--worst", type=int, default=24, metavar="N", help="errors of each kind to draw (default: 24)")
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        metavar="X",
-        help="score threshold of the confusion matrix and the errors (default: that with the best F1 of each class)",
-    )
-    parser.add_argument(
-        "-b", "--batch-size", type=int, metavar="N", help="images per batch (default: that of the run, or 16)"
-    )
-    parser.add_argument(
-        "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
-    )
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
-    )
+    parser = _build_parser()
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
@@ -123,6 +84,50 @@ def configure(args: argparse.Namespace) -> TrainConfig:
 
 def _same_path(one: str, other: str | None) -> bool:
     return other is not None and Path(one).resolve() == Path(other).resolve()
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program_name("eval"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint",
+        help="run folder (uses best.pt, else last.pt), checkpoint of any supported system, or name of torchvision's "
+        "weights",
+    )
+    parser.add_argument("--data-path", metavar="PATH", help="data set to evaluate on (default: that of the run)")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help=f"format of the data set: {', '.join(DATASETS)} (default: auto-detect)"
+    )
+    parser.add_argument(
+        "--dataset-option", action="append", metavar="KEY=VALUE", help="option of the data set; repeatable"
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="split to evaluate on (default: the one that training evaluates on)"
+    )
+    parser.add_argument(
+        "--metric", choices=CHOICES["eval_metric"], help="metric (default: coco for COCO data, else voc)"
+    )
+    parser.add_argument("--save", metavar="DIR", help="folder for curves, confusion matrix and worst errors")
+    parser.add_argument("--json", metavar="FILE", help="JSON file for the metrics")
+    parser.add_argument("--worst", type=int, default=24, metavar="N", help="errors of each kind to draw (default: 24)")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="X",
+        help="score threshold of the confusion matrix and the errors (default: that with the best F1 of each class)",
+    )
+    parser.add_argument(
+        "-b", "--batch-size", type=int, metavar="N", help="images per batch (default: that of the run, or 16)"
+    )
+    parser.add_argument(
+        "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
+    )
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
+    )
+    return parser
 
 
 @console_program
