@@ -98,7 +98,7 @@ class Reach:
         return {
             "model": self.model,
             "image_size": self.image_size,
-            "share": self.coverage.share,
+            "share": self.coverage.recall,
             "by_class": {name: {"matched": found, "objects": count} for name, found, count in names},
             "by_size": {words: {"matched": found, "objects": count} for words, found, count in self.by_size},
             "better_prior_sizes": list(self.better_sizes),
@@ -141,7 +141,7 @@ def reach_of_priors(
         return reach
     sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
     better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
-    share = prior_coverage(better.priors, [boxes], [labels], classes, threshold).share
+    share = prior_coverage(better.priors, [boxes], [labels], classes, threshold).recall
     return replace(reach, better_sizes=sizes, better_share=share)
 
 

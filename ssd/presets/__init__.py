@@ -1,4 +1,4 @@
-"""The rules around a network (priors, matching, loss, post-process, input), and those of each known SSD system."""
+"""Presets: the rules around a network (priors, matching, loss, post-processing, input) of each known SSD system."""
 
 from ssd.presets.preset import Preset
 from ssd.presets.systems import PRESETS, get_preset

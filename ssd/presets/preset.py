@@ -1,6 +1,6 @@
-"""The rules around a network: priors, matching, loss, post-process and input; systems.py holds those of known systems.
+"""The rules around a network: priors, matching, loss, post-processing and input. systems.py defines the known systems.
 
-A preset holds rules only. The network, its prior sizes for other inputs and its weights are chosen by the model.
+A preset does not include the network, its weights, or prior sizes for other input sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ssd.priors import BoxOrder, Clip
 from ssd.priors.sizes import STEPS
 
 VGG_MEAN_RGB = (123 / 255, 117 / 255, 104 / 255)
-BYTE_STD = (1 / 255, 1 / 255, 1 / 255)  # undoes the scaling to 0..1: the network sees 0..255 minus the mean
+BYTE_STD = (1 / 255, 1 / 255, 1 / 255)  # undoes the scaling to 0..1: the network input is 0..255 minus the mean
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,25 @@ class Preset:
     """Rules of one SSD system.
 
     Args:
-        name: the system.
-        prior_sizes: "voc", "coco", "linear", "geometric", the sizes of a system, or sizes in pixels, one more than
-            levels (see prior_sizes.resolve_sizes).
-        steps: distance between the centers of each level in pixels, or whose (see prior_sizes.resolve_steps); None
-            takes image size / cells.
-        prior_order: order of the boxes in a cell (see PriorConfig).
-        clip: what of the priors is clamped to the image (see PriorConfig).
-        match_iou_threshold, rule, match_equal: matching (see ssd_ops.match_priors).
-        variances: of the box code, for center and size.
-        neg_pos_ratio, normalizer, min_negatives, mining: loss (see ssd_ops.multibox_loss).
-        loc_weight: factor of the localization loss.
+        name: Name of the system.
+        prior_sizes: "voc", "coco", "linear", "geometric", name of a system, or a list of sizes in pixels, one more than
+            there are levels (see `ssd.priors.sizes.resolve_sizes`).
+        steps: Distances between the centers of each level in pixels, or name of a system (see
+            `ssd.priors.sizes.resolve_steps`); None uses image size / cells.
+        prior_order: Order of the boxes in a cell (see `PriorConfig`).
+        clip: How priors are clamped to the image (see `PriorConfig`).
+        match_iou_threshold, rule, match_equal: Matching (see `ssd_ops.match_priors`).
+        variances: Variances of the box coding, for center and size.
+        neg_pos_ratio, normalizer, min_negatives, mining: Loss (see `ssd_ops.multibox_loss`).
+        loc_weight: Weight of the localization loss.
         score_threshold, nms_iou_threshold, suppress_equal, candidates_per_class, max_detections, clip_boxes, multi_label,
-            min_size: post-process (see ssd_ops.detect); candidates_per_class None takes all priors, max_detections None
-            sets no limit.
-        mean, std: of the input in 0..1, in the order of `channels`.
-        channels: order of the colors that the network sees; images are always given as RGB.
+            min_size: Post-processing (see `ssd_ops.detect`); candidates_per_class None keeps all priors, max_detections
+            None sets no limit.
+        mean, std: Mean and standard deviation of the input in 0..1, in the order of `channels`.
+        channels: Order of the color channels of the network input; images are always passed as RGB.
+
+    Raises:
+        ValueError: A field has an invalid value.
     """
 
     name: str
@@ -70,7 +73,7 @@ class Preset:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # as a configuration file gives it
+            if isinstance(value, list):  # from a configuration file
                 object.__setattr__(self, field.name, tuple(value))
         _check(self)
 
@@ -80,7 +83,7 @@ class Preset:
 
 
 def _check(preset: Preset) -> None:
-    """Raises ValueError naming the field, what it must be and what came."""
+    """Raises ValueError with the field, the expected and the given value."""
     for name in ("match_iou_threshold", "nms_iou_threshold", "score_threshold"):
         value = getattr(preset, name)
         if not 0 <= value <= 1:  # false for NaN too
@@ -99,13 +102,13 @@ def _check(preset: Preset) -> None:
         if getattr(preset, name) not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
     if preset.mining == "batch" and preset.normalizer == "image":
-        raise ValueError("normalizer must be batch or batch_size where mining is batch, got 'image'")
+        raise ValueError("normalizer must be batch or batch_size if mining is batch, got 'image'")
     if isinstance(preset.steps, str) and preset.steps not in STEPS:
         raise ValueError(f"steps must be distances in pixels, None or one of {', '.join(STEPS)}, got {preset.steps!r}")
     for name, length in (("mean", 3), ("std", 3), ("variances", 2)):
         value = getattr(preset, name)
         if not isinstance(value, Sequence) or len(value) != length or not all(math.isfinite(v) for v in value):
-            raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
+            raise ValueError(f"{name} must be {length} finite numbers, got {value}")
     for name in ("std", "variances"):
         if min(getattr(preset, name)) <= 0:
             raise ValueError(f"{name} must be positive, got {getattr(preset, name)}")

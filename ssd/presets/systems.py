@@ -1,27 +1,28 @@
-"""The presets: what each known SSD system does around the network, as data.
+"""Presets of the known SSD systems.
 
-A preset follows its system except in its faults and in what no rule here can say:
+A preset follows its system except for these bugs and details:
 
-amdegroot  takes COCO sizes for any number of classes but 21: here VOC sizes unless asked. Its limit of 200 boxes an
-           image has no effect (200 of each class come out): here it holds. Its loss divides by 0 and its matching fails
-           where a batch or image has no object, and log-sum-exp of one row depends on the others: not here. It has no
-           SSD512: here it has, by the same rules.
-balancap   chooses one negative more for each image, and drops all negatives that tie with the last one chosen: here there
-           are 3 for each positive, at least one for each image. It keeps 200 boxes of each class, here there is no
-           limit; scores equal to the threshold pass there, not here. L2Norm's weights start at 1, here at 20.
-caffe      cuts prior sizes to integers (SSD512 gets 35, 76, 153 ... for 35.84, 76.8, 153.6 ...): not here. An object
-           that overlaps no prior by more than 1e-6 gets none there; here by more than 0.
-lufficc    writes 537.65 as SSD512's last VOC size, where the rule gives 537.6: kept, since its weights learned it.
-nvidia     returns detections by rising score: here by falling. Its decoder writes into the network's output, so that
-           a second call differs: not here. Older versions count a prior twice that is positive and mined: not here.
-           Its evaluation suppresses at 0.5, which is taken here; its decoder's own default is 0.45.
-qfgaohao   divides by 0 in a batch without objects and fails in an image without them: not here. Its soft-NMS is
-           ssd_ops.soft_nms.
-torchvision counts positives twice in the classification loss of an image where 3 * positives exceed the negatives: not
-           here. Which object takes a prior that two claim is undefined there on CUDA: here the last one.
-all        but caffe and balancap let an object lose its only prior to a later one, and so does their preset (rule
-           "last"); under balancap's an object that no prior overlaps by more than 0.5 has none from the start. All but
-           torchvision decode sizes without a limit: here it is torchvision's, a factor of 1000 / 16, for all.
+amdegroot   uses COCO sizes unless there are 21 classes; here VOC sizes are the default. Its limit of 200 boxes per image
+            has no effect (it returns 200 of each class); here it applies. Its loss divides by 0 and its matching fails
+            for a batch or image without objects, and its log-sum-exp of a row depends on the other rows; not here. It
+            has no SSD512; here it exists, with the same rules.
+balancap    selects one negative more per image, and drops all negatives that tie with the last one; here there are 3
+            per positive, at least one per image. It keeps 200 boxes of each class, here there is no limit. It keeps
+            scores equal to the threshold, this preset does not. Its L2Norm weights start at 1, here at 20.
+caffe       truncates prior sizes to integers (35, 76, 153, ... instead of 35.84, 76.8, 153.6, ... in SSD512); not here.
+            It matches no prior to an object whose highest IoU is at most 1e-6; here only at 0.
+lufficc     has 537.65 as the last VOC size of SSD512, where the formula gives 537.6; kept, because its weights were
+            trained with it.
+nvidia      returns detections in ascending order of score; here in descending order. Its decoder modifies the network
+            output in place, so that a second call differs; not here. Older versions count a prior twice that is both
+            positive and mined; not here. The NMS threshold is 0.5, as in its evaluation; its decoder defaults to 0.45.
+qfgaohao    divides by 0 in a batch without objects and fails for an image without objects; not here. Its soft-NMS is
+            available as ssd_ops.soft_nms.
+torchvision counts positives twice in the classification loss of an image with fewer negatives than 3 * positives; not
+            here. On CUDA it is undefined there which of two objects a prior is matched to; here it is the last one.
+all         except caffe and balancap let a later object take the only prior of an earlier one, and so do their presets
+            (rule "last"). In balancap, an object whose IoU with every prior is at most 0.5 has no prior at all. All
+            except torchvision decode sizes without a limit; here all use torchvision's limit, a factor of 1000 / 16.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PRESETS: dict[str, Preset] = {
-    # torchvision.models.detection.ssd300_vgg16; its mean is given to five digits
+    # torchvision.models.detection.ssd300_vgg16, whose mean has five digits
     "torchvision": Preset(
         "torchvision",
         prior_sizes="coco",
@@ -93,8 +94,8 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# What a family of networks changes: its weights decide the input it expects, its authors the post-process. "*" stands for
-# presets that a family does not name.
+# Changes by network family: pretrained weights determine the input normalization, the authors the post-processing.
+# "*" applies to all presets that a family does not list.
 _SSDLITE_POST: dict[str, Any] = {
     "score_threshold": 0.001,
     "nms_iou_threshold": 0.55,
@@ -125,10 +126,10 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def get_preset(preset: str | Preset, family: str = "vgg", overrides: Mapping[str, Any] | None = None) -> Preset:
-    """Finds a preset by name, fits it to a family of networks, and applies the user's own values over it.
+    """Returns a preset by name, adapted to a network family, with the user's overrides applied.
 
     Raises:
-        ValueError: no preset of that name (names the near one), or a value that cannot be meant.
+        ValueError: The preset does not exist, or a value is invalid.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:

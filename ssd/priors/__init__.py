@@ -1,4 +1,4 @@
-"""Prior boxes: configuration, boxes, published sizes, sizes fitted to a data set, and how well they cover it."""
+"""Prior boxes: configuration, generation, published sizes, sizes fitted to a data set, and coverage of a data set."""
 
 from ssd.priors.boxes import BoxOrder, Clip, PriorConfig, make_priors
 

@@ -1,4 +1,4 @@
-"""How many objects of a data set the priors can reach: the question to ask before training, not after."""
+"""Coverage of a data set by the priors: how many objects they match, checked before training."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ from torch import Tensor
 import ssd_ops
 from ssd.class_names import display_name
 
-_LISTED = 20  # classes in a printed report
-_CELLS = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
+_MAX_CLASSES = 20  # in a printed report
+_MAX_IOU_ENTRIES = 1 << 18  # of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
 @dataclass(frozen=True)
 class PriorCoverage:
-    """Share of objects that some prior matches by its IoU alone, before rules that give every object its best prior.
+    """Numbers of objects that a prior matches by IoU alone, without rules that give every object its best prior.
 
     Args:
-        iou_threshold: of a match.
-        objects: number of objects of each class, in the order of names.
-        matched: number of them that a prior overlaps at the threshold or above.
-        names: of the classes.
-        missed_sizes: float32 [M, 2] width and height, relative to the image, of the objects that no prior matches.
-        mean_best_iou: mean over all objects of the IoU with their best prior; 0 without objects.
+        iou_threshold: IoU threshold of a match.
+        objects: Number of objects of each class, in the order of `names`.
+        matched: Number of objects of each class whose IoU with a prior is at least the threshold.
+        names: Names of the classes.
+        missed_sizes: float32, normalized width and height of the objects that no prior matches.
+        mean_best_iou: Mean IoU of the objects with their best prior; 0 without objects.
     """
 
     iou_threshold: float
     objects: tuple[int, ...]
     matched: tuple[int, ...]
     names: tuple[str, ...]
-    missed_sizes: Tensor
+    missed_sizes: Tensor  # [M, 2]
     mean_best_iou: float
 
     @property
-    def share(self) -> float:
-        """Matched objects over all objects; 1 without objects."""
+    def recall(self) -> float:
+        """Fraction of the objects that a prior matches; 1 without objects."""
         return sum(self.matched) / sum(self.objects) if sum(self.objects) else 1.0
 
     def __str__(self) -> str:
         lines = [
-            f"priors match {sum(self.matched)} of {sum(self.objects)} objects ({self.share:.1%}) at IoU >= "
+            f"priors match {sum(self.matched)} of {sum(self.objects)} objects ({self.recall:.1%}) at IoU >= "
             f"{self.iou_threshold:g}; mean best IoU {self.mean_best_iou:.3f}"
         ]
         rows = [row for row in zip(self.names, self.matched, self.objects, strict=True) if row[2]]
-        worst = sorted(rows, key=lambda row: row[1] / row[2])[:_LISTED] if len(rows) > _LISTED else rows
+        worst = sorted(rows, key=lambda row: row[1] / row[2])[:_MAX_CLASSES] if len(rows) > _MAX_CLASSES else rows
         lines += [f"  {display_name(name)}: {found} of {count} ({found / count:.1%})" for name, found, count in worst]
         if len(rows) > len(worst):
-            lines.append(f"  {len(rows) - len(worst)} more classes, none lower")
+            lines.append(f"  {len(rows) - len(worst)} more classes, none of them lower")
         return "\n".join(lines)
 
     def advice(self, lowest: float = 0.8, image_size: int = 1) -> str | None:
-        """Says what to do where the share of all objects, or of a class, is below `lowest`, with the sizes of those missed.
+        """Returns advice if the recall of all objects or of a class is below `lowest`, with the sizes of missed objects.
 
-        Classes without objects are left out.
+        Classes without objects are ignored.
         """
         poor = [n for n, m, c in zip(self.names, self.matched, self.objects, strict=True) if c and m / c < lowest]
-        if self.share >= lowest and not poor:
+        if self.recall >= lowest and not poor:
             return None
         sides = (self.missed_sizes.prod(dim=1).sqrt() * image_size).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-        unit = "px of the input" if image_size > 1 else "of the image"
+        unit = "px at the input size" if image_size > 1 else "of the image side"
         low, middle, high = (f"{side:.3g}" for side in sides)
-        more = f", and {len(poor) - _LISTED} more" if len(poor) > _LISTED else ""
+        more = f", and {len(poor) - _MAX_CLASSES} more" if len(poor) > _MAX_CLASSES else ""
         return (
-            f"the priors match only {self.share:.1%} of the objects"
-            + (f" (low: {', '.join(map(display_name, poor[:_LISTED]))}{more})" if poor else "")
-            + f"; the missed ones have sides around {middle} {unit} (80 % between {low} and {high}). Give prior_sizes "
-            "that fit them (ssd.priors.fit suggests some), or a finer first level"
+            f"the priors match only {self.recall:.1%} of the objects"
+            + (f" (low: {', '.join(map(display_name, poor[:_MAX_CLASSES]))}{more})" if poor else "")
+            + f"; the missed objects have a median size of {middle} {unit} (80% between {low} and {high}). Fit prior_sizes "
+            "to the data (ssd.priors.fit), or use a finer first level"
         )
 
     def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:
-        """Warns with `advice` where there is any; returns whether it warned."""
+        """Issues a warning if there is `advice`; returns whether it did."""
         text = self.advice(lowest, image_size)
         if text is not None:
             warnings.warn(text, stacklevel=2)
@@ -81,7 +81,7 @@ class PriorCoverage:
 
 
 def prior_coverage(
-    priors: Tensor,
+    priors: Tensor,  # [P, 4] xyxy
     boxes: Iterable[Tensor],
     labels: Iterable[Tensor],
     names: Sequence[str],
@@ -89,25 +89,27 @@ def prior_coverage(
 ) -> PriorCoverage:
     """Counts the objects of a data set that a prior matches.
 
-    Boxes without area overlap nothing and count as missed.
+    Boxes without area have no overlap and count as missed.
 
     Args:
-        priors: float [P, 4] xyxy, normalized to the image.
-        boxes: [G, 4] xyxy of each image, normalized to it.
-        labels: [G] of each image, 1..len(names).
-        names: of the classes without the background.
-        iou_threshold: of a match.
+        priors: Priors, normalized xyxy.
+        boxes: Boxes `[G, 4]` of each image, normalized xyxy.
+        labels: Labels `[G]` of each image, 1..len(names).
+        names: Names of the classes without the background.
+        iou_threshold: IoU threshold of a match.
+
     Returns:
-        counts over all images.
+        Counts over all images.
+
     Raises:
-        ValueError: boxes are not normalized (pixels are the usual mistake), or labels are out of range.
+        ValueError: The boxes are not normalized, or a label is out of range.
     """
     packed = [b.detach().reshape(-1, 4).to(priors.device, torch.float32) for b in boxes]
     flat = torch.cat(packed) if packed else priors.new_zeros(0, 4)
     classes = [label.detach().reshape(-1).to(priors.device) for label in labels]
     label = torch.cat(classes).long() if classes else flat.new_zeros(0, dtype=torch.int64)
     if len(label) != len(flat):
-        raise ValueError(f"labels must hold one for each box, {len(flat)}, got {len(label)}")
+        raise ValueError(f"labels must have one entry per box, {len(flat)}, got {len(label)}")
     if flat.numel() and flat.max() > 2:
         raise ValueError(f"boxes must be normalized to their image (0..1), got a coordinate of {flat.max().item():g}")
     if label.numel() and not 1 <= int(label.min()) <= int(label.max()) <= len(names):
@@ -121,13 +123,11 @@ def prior_coverage(
     return PriorCoverage(iou_threshold, tuple(objects), tuple(matched), tuple(names), missed, mean)
 
 
-def best_ious(priors: Tensor, boxes: Tensor) -> Tensor:
-    """Returns the IoU of each box with its best prior, float32 [G].
-
-    Args:
-        priors: float [P, 4] xyxy, normalized to the image.
-        boxes: float [G, 4] likewise.
-    """
-    chunk = max(1, _CELLS // max(1, len(priors)))
+def best_ious(
+    priors: Tensor,  # [P, 4] xyxy
+    boxes: Tensor,  # [G, 4] xyxy
+) -> Tensor:
+    """Returns the IoU of each box with its best prior, float32 `[G]`."""
+    chunk = max(1, _MAX_IOU_ENTRIES // max(1, len(priors)))
     best = [ssd_ops.box_iou(part, priors).amax(dim=1) for part in boxes.split(chunk)] if len(boxes) else []
     return torch.cat(best) if best else boxes.new_zeros(0)

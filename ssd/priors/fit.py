@@ -1,4 +1,4 @@
-"""Suggests prior sizes that fit the objects of a data set: a search for the sizes whose priors overlap them best."""
+"""Fits prior sizes to the objects of a data set, by searching for the sizes with the highest IoU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 import ssd_ops
 from ssd.priors.boxes import PriorConfig, level_priors
 
-_CELLS = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
+_MAX_IOU_ENTRIES = 1 << 18  # of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
 def fit_prior_sizes(
@@ -23,45 +23,47 @@ def fit_prior_sizes(
     objects_per_class: int = 300,
     rounds: int = 3,
 ) -> tuple[float, ...]:
-    """Searches sizes for the levels of a configuration, judged by the priors themselves on their real grids.
+    """Searches for the sizes of a configuration whose priors, on their actual grids, overlap the objects best.
 
-    A clustering of box sizes alone would put sizes on levels whose cells are too far apart for them. Here rising
-    geometric series are tried first, then single sizes are moved while that helps. The score of a class is the mean
-    over its objects of the best IoU, and 1 more for each object whose best IoU reaches 0.5; classes count alike, so
-    rare ones are not left behind. The sizes of `config` are the first candidate, so the result never scores below them.
-    Deterministic.
+    Clustering box sizes alone would assign sizes to levels whose cells are too far apart. This search tries ascending
+    geometric series first, then moves single sizes as long as the score increases. The score is the mean over the
+    objects of their best IoU, plus 1 for an IoU of at least 0.5; all classes have the same weight, so that rare ones
+    are not neglected. The sizes of `config` are the first candidate, so the result never scores below them. The search
+    is deterministic.
 
     Args:
-        config: grids, aspect ratios and clip; one min size for each level.
-        boxes: [G, 4] xyxy of each image, normalized to it. Boxes without area are left out.
-        labels: [G] of each image.
-        objects_per_class: evenly spaced sample that is judged.
-        rounds: passes over all sizes.
+        config: Grids, aspect ratios and clip; one min size per level.
+        boxes: Boxes `[G, 4]` of each image, normalized xyxy. Boxes without area are ignored.
+        labels: Labels `[G]` of each image.
+        objects_per_class: Number of evenly spaced objects to sample from each class.
+        rounds: Number of passes over all sizes.
+
     Returns:
-        levels + 1 rising sizes in pixels of the input, for PriorConfig.from_sizes or the option prior_sizes.
+        levels + 1 ascending sizes in pixels of the input, for `PriorConfig.from_sizes` or the option prior_sizes.
+
     Raises:
-        ValueError: no box has an area, or the configuration has several min sizes in a level.
+        ValueError: No box has an area, or a level has several min sizes.
     """
     if any(len(small) != 1 for small in config.min_sizes):
         raise ValueError(f"config must have one min size for each level, got {config.min_sizes}")
     sample, weight = _sample(boxes, labels, objects_per_class)
     last = config.max_sizes[-1]
     current = (*(small[0] for small in config.min_sizes), last[0] if last else config.image_size * 1.05)
-    levels: dict[tuple[int, float, float], Tensor] = {}  # a move changes two levels, the others are as they were
+    levels: dict[tuple[int, float, float], Tensor] = {}  # cache: a move changes two levels only
 
-    def best_of_level(tried: PriorConfig, level: int, sizes: Sequence[float]) -> Tensor:
+    def best_of_level(candidate: PriorConfig, level: int, sizes: Sequence[float]) -> Tensor:
         key = (level, sizes[level], sizes[level + 1])
         if key not in levels:
-            priors = torch.from_numpy(level_priors(tried, level)[1].astype(np.float32))
-            parts = sample.split(max(1, _CELLS // len(priors)))
+            priors = torch.from_numpy(level_priors(candidate, level)[1].astype(np.float32))
+            parts = sample.split(max(1, _MAX_IOU_ENTRIES // len(priors)))
             levels[key] = torch.cat([ssd_ops.box_iou(part, priors).amax(dim=1) for part in parts])
         return levels[key]
 
     def score(sizes: Sequence[float]) -> float:
-        maxima = tuple((s,) if kept else None for s, kept in zip(sizes[1:], config.max_sizes, strict=True))
-        tried = dataclasses.replace(config, min_sizes=tuple((s,) for s in sizes[:-1]), max_sizes=maxima)
-        found = torch.stack([best_of_level(tried, level, sizes) for level in range(len(maxima))])
-        best = found.amax(dim=0).double()
+        max_sizes = tuple((s,) if has_max else None for s, has_max in zip(sizes[1:], config.max_sizes, strict=True))
+        candidate = dataclasses.replace(config, min_sizes=tuple((s,) for s in sizes[:-1]), max_sizes=max_sizes)
+        ious = torch.stack([best_of_level(candidate, level, sizes) for level in range(len(max_sizes))])
+        best = ious.amax(dim=0).double()
         return ((best + (best >= 0.5)) * weight).sum().item()
 
     best, best_score = tuple(current), score(current)
@@ -78,14 +80,14 @@ def fit_prior_sizes(
 
 
 def _sample(boxes: Iterable[Tensor], labels: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Up to `count` boxes of each class, float32 [N, 4], and their weights, which give every class the same say."""
+    """Returns up to `count` boxes of each class, float32 `[N, 4]`, and weights that sum to 1 for each class."""
     packed = [b.detach().reshape(-1, 4).float() for b in boxes]
     flat = torch.cat(packed) if packed else torch.zeros(0, 4)
     label = torch.cat([x.detach().reshape(-1) for x in labels]) if packed else torch.zeros(0)
     solid = (flat[:, 2:] > flat[:, :2]).all(dim=1)
     flat, label = flat[solid], label[solid]
     if not len(flat):
-        raise ValueError("boxes must hold at least one box with an area, got none")
+        raise ValueError("boxes must contain at least one box with an area, got none")
     parts, weights = [], []
     for value in label.unique():
         own = flat[label == value]
@@ -96,7 +98,7 @@ def _sample(boxes: Iterable[Tensor], labels: Iterable[Tensor], count: int) -> tu
 
 
 def _series(sample: Tensor, count: int, image_size: int) -> list[tuple[float, ...]]:
-    """Geometric series of `count` sizes from below the smallest objects to the image, or to the largest objects."""
+    """Returns geometric series of `count` sizes, from the smallest objects to the largest ones or the image size."""
     sides = (sample[:, 2:] - sample[:, :2]).prod(dim=1).sqrt() * image_size
     low = sides.quantile(torch.tensor([0.02, 0.1, 0.25])).tolist()
     high = [max(sides.max().item(), 2 * low[-1]), image_size * 1.05]

@@ -1,18 +1,18 @@
-"""Prior sizes that published SSD detectors use, as data, and the rules that made them."""
+"""Prior sizes and steps of published SSD detectors, and the formulas behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# One number more than levels: level k has min size [k] and max size [k + 1]; pixels of the named input.
+# One entry more than there are levels: level k has min size [k] and max size [k + 1], in pixels of the published input.
 SSD300_VOC = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
 SSD300_COCO = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
 SSD512_VOC = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
 SSD512_COCO = (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
 
-# lufficc's last size of SSD512 is 537.65 where the rule gives 537.6
+# lufficc's last size of SSD512 is 537.65, where the formula gives 537.6.
 LUFFICC512_VOC = (*SSD512_VOC[:-1], 537.65)
-# one step of 45 on six levels: qfgaohao's MobileNets and SqueezeNet at an input of 300, lufficc's MobileNets at 320
+# Spaced by 45 on six levels: qfgaohao's MobileNets and SqueezeNet with input size 300, lufficc's MobileNets with 320.
 MOBILENET_45 = (60.0, 105.0, 150.0, 195.0, 240.0, 285.0, 330.0)
 
 SSD300_STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
@@ -30,7 +30,7 @@ _NAMED = {
     ("qfgaohao_mobilenet", 6): (MOBILENET_45, 300),
     ("lufficc_mobilenet", 6): (MOBILENET_45, 320),
 }
-# (name, levels, side of the input) -> distance between centers in pixels, where it is not the input / cells
+# (name, levels, image size) -> distance between centers in pixels, where it is not image size / cells.
 _STEPS = {
     ("ssd", 6, 300): SSD300_STEPS,
     ("ssd", 7, 512): SSD512_STEPS,
@@ -41,20 +41,23 @@ STEPS = tuple(dict.fromkeys(name for name, _, _ in _STEPS))
 
 
 def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> tuple[float, ...]:
-    """Spaces `levels` scales evenly and adds 1.0 as the last max size, as torchvision's SSDlite does.
+    """Returns evenly spaced scales, with 1.0 as the last max size, as in torchvision's SSDlite.
 
     Args:
-        levels: number of levels.
-        smallest, largest: scales of the first and last level, fractions of the image's side.
+        levels: Number of levels.
+        smallest: Scale of the first level, as a fraction of the image side.
+        largest: Scale of the last level, as a fraction of the image side.
+
     Returns:
         levels + 1 scales.
+
     Raises:
-        ValueError: the ends are not fractions; percents are the usual mistake.
+        ValueError: The scales are not fractions.
     """
     if not 0 < smallest <= largest <= 1:
         raise ValueError(
-            "smallest and largest must be fractions of the image's side with 0 < smallest <= largest <= 1, got "
-            f"{smallest:g} and {largest:g}" + ("; if these are percents, divide by 100" if largest > 1 else "")
+            "smallest and largest must be fractions of the image side with 0 < smallest <= largest <= 1, got "
+            f"{smallest:g} and {largest:g}" + ("; if these are percentages, divide by 100" if largest > 1 else "")
         )
     if levels == 1:
         return (smallest, largest)
@@ -62,14 +65,14 @@ def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> 
 
 
 def geometric_scales(levels: int, smallest: float = 0.08) -> tuple[float, ...]:
-    """Spaces levels by one factor from `smallest` to 1.0, the last max size: levels + 1 fractions of the image."""
+    """Returns levels + 1 geometrically spaced scales from `smallest` to 1.0, as fractions of the image side."""
     if not 0 < smallest < 1:
-        raise ValueError(f"smallest must be a fraction of the image's side in (0, 1), got {smallest:g}")
+        raise ValueError(f"smallest must be a fraction of the image side in (0, 1), got {smallest:g}")
     return (*(smallest ** (1 - k / levels) for k in range(levels)), 1.0)
 
 
 def ratios_of_levels(ratios: Sequence[Sequence[float]] | Sequence[float], levels: int) -> tuple[tuple[float, ...], ...]:
-    """One tuple of aspect ratios for each level, from one list for all levels or from one for each."""
+    """Returns a tuple of aspect ratios for each level, from one list for all levels or one list per level."""
     if all(isinstance(r, (int, float)) for r in ratios):
         return (tuple(float(r) for r in ratios),) * levels  # type: ignore[arg-type]
     return tuple(tuple(float(r) for r in level) for level in ratios)  # type: ignore[union-attr]
@@ -78,11 +81,14 @@ def ratios_of_levels(ratios: Sequence[Sequence[float]] | Sequence[float], levels
 def resolve_sizes(
     sizes: str | Sequence[float], levels: int, image_size: int, smallest: float = 0.2
 ) -> tuple[float, ...]:
-    """Turns a name or the user's own list into levels + 1 sizes in pixels of the input.
+    """Returns levels + 1 sizes in pixels of the input for a name or a list.
 
-    "voc" and "coco" are scaled from the published input size (300 for 6 levels, 512 for 7), and so are those named
-    after a system; "linear" spaces the levels evenly from `smallest` to 0.95 of the image (see linear_scales),
-    "geometric" by one factor from `smallest` to 1; a list is taken as it is.
+    "voc", "coco" and names of a system are scaled from the published input size (300 for 6 levels, 512 for 7). "linear"
+    is evenly spaced from `smallest` to 0.95 of the image side (see `linear_scales`), "geometric" geometrically spaced
+    from `smallest` to 1. A list is used as it is.
+
+    Raises:
+        ValueError: The name is not known for this number of levels.
     """
     if not isinstance(sizes, str):
         return tuple(float(s) for s in sizes)
@@ -100,9 +106,9 @@ def resolve_sizes(
 
 
 def resolve_steps(steps: str | Sequence[float] | None, levels: int, image_size: int) -> tuple[float, ...] | None:
-    """Turns a name or the user's own list into the steps of PriorConfig; None takes image size / cells.
+    """Returns the steps of `PriorConfig` for a name (one of `STEPS`) or a list; None means image size / cells.
 
-    A name (one of STEPS) holds at the input size that it was published for; at any other it is None.
+    A name applies to its published input size only; for any other the result is None.
     """
     if steps is None:
         return None

@@ -1,4 +1,4 @@
-"""What of torchvision's detectors is computed in fused form, and which models it is exact for."""
+"""Fused implementations of methods of torchvision's detectors, and checks for which models they are exact."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _PARTS = {
 }
 
 
-def obstacle(module: nn.Module) -> str | None:
-    """Why the exact fused form of a module cannot stand in for torchvision's now, or None if it can."""
+def why_not_fused(module: nn.Module) -> str | None:
+    """Returns why the fused implementation would not be exact for a module, or None if it is."""
     if isinstance(module, RoIHeads):
         matcher = module.proposal_matcher
         one_threshold = type(matcher) is Matcher and matcher.high_threshold == matcher.low_threshold
@@ -52,54 +52,60 @@ def obstacle(module: nn.Module) -> str | None:
     if module.box_coder.bbox_xform_clip != math.log(1000 / 16):
         return f"its box_coder clamps at {module.box_coder.bbox_xform_clip:g}, not at log(1000 / 16)"
     if not float(module.neg_to_pos_ratio).is_integer():
-        return f"its ratio of negatives to positives, {module.neg_to_pos_ratio:g}, is no whole number"
+        return f"its ratio of negatives to positives, {module.neg_to_pos_ratio:g}, is not an integer"
     return None
 
 
 def assign_targets_to_proposals(
     self: RoIHeads,
-    plain: Callable[..., Any],
-    proposals: list[Tensor],
-    gt_boxes: list[Tensor],
-    gt_labels: list[Tensor],
+    unfused: Callable[..., Any],
+    proposals: list[Tensor],  # [N, 4] xyxy each
+    gt_boxes: list[Tensor],  # [G, 4] xyxy each
+    gt_labels: list[Tensor],  # [G] each
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """For each image the object (0 where none) and the label (0 background) of each proposal, without IoU matrices."""
-    threshold = _as_compared(self.proposal_matcher.high_threshold)
+    """Returns for each image the matched object of each proposal (0 if none) and its label (0 is background).
+
+    Equals torchvision's method without its IoU matrices; `unfused` is that method, for thresholds that the op rejects.
+    """
+    threshold = _as_float32(self.proposal_matcher.high_threshold)
     if not 0 < threshold <= 1:
-        return plain(proposals, gt_boxes, gt_labels)
+        fallback: tuple[list[Tensor], list[Tensor]] = unfused(proposals, gt_boxes, gt_labels)
+        return fallback
     indices, labels = [], []
-    for boxes, objects, names in zip(proposals, gt_boxes, gt_labels, strict=False):
-        if not len(objects):  # whose labels are whatever the data set gives to an image without objects
+    for boxes, objects, object_labels in zip(proposals, gt_boxes, gt_labels, strict=False):
+        if not len(objects):  # the labels of an image without objects may have any shape
             indices.append(torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device))
             labels.append(torch.zeros_like(indices[-1]))
             continue
-        # all that is asked for is which object, not of which class
+        # Only the index of the object is needed, so any positive label will do.
         ones = torch.ones(len(objects), dtype=torch.int64, device=objects.device)
         (matched,) = ssd_ops.match_priors([objects], [ones], boxes, iou_threshold=threshold, rule="none").gt_index
         indices.append(matched.clamp(min=0))
-        labels.append(torch.where(matched >= 0, names.long()[indices[-1]], 0))
+        labels.append(torch.where(matched >= 0, object_labels.long()[indices[-1]], 0))
     return indices, labels
 
 
 def ssd_forward(
     self: TorchvisionSSD,
-    plain: Callable[..., Any],
-    images: list[Tensor],
+    unfused: Callable[..., Any],
+    images: list[Tensor],  # [3, H, W] each
     targets: list[dict[str, Tensor]] | None = None,
 ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-    """torchvision's SSD.forward with matching, loss and post-process each in one op for the batch.
+    """torchvision's SSD.forward with one op each for matching, loss and post-processing of the batch.
 
-    `plain` is the same without them, for options and labels that torchvision takes and the ops refuse.
+    `unfused` is torchvision's method, for options and labels that torchvision accepts and the ops reject.
     """
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     if self.training:
         _check_targets(targets)
-    elif not _are_options_usual(self):
-        return plain(images, targets)
-    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    batch, moved = self.transform(images, targets)
-    if moved is not None and not _are_labels_usual(moved) and self.training:
-        return plain(images, targets)
-    return _outputs(self, batch, sizes, moved)
+    is_supported = self.training or _are_options_supported(self)
+    if is_supported:
+        batch, resized_targets = self.transform(images, targets)
+        is_supported = resized_targets is None or _are_labels_supported(resized_targets) or not self.training
+    if not is_supported:
+        outputs: dict[str, Tensor] | list[dict[str, Tensor]] = unfused(images, targets)
+        return outputs
+    return _outputs(self, batch, sizes, resized_targets)
 
 
 def _outputs(
@@ -113,24 +119,24 @@ def _outputs(
     variances = [1 / weight for weight in self.box_coder.weights]
     if not self.training:
         height, width = batch.tensors.shape[-2:]
-        found = ssd_ops.detect(
+        detections = ssd_ops.detect(
             loc,
             logits,
             anchors / anchors.new_tensor([width, height, width, height]),
-            score_threshold=_as_compared(self.score_thresh),
+            score_threshold=_as_float32(self.score_thresh),
             iou_threshold=self.nms_thresh,
             candidates_per_class=self.topk_candidates,
             max_detections=self.detections_per_img,
             variances=variances,
         )
-        return split_detections(found, sizes)
+        return split_detections(detections, sizes)
     assert targets is not None
-    targets = targets[: len(sizes)]  # those of more images are left over
+    targets = targets[: len(sizes)]  # torchvision ignores surplus targets
     matches = ssd_ops.match_priors(
         [target["boxes"] for target in targets],
         [_labels(target) for target in targets],
         anchors,
-        iou_threshold=_as_compared(self.proposal_matcher.high_threshold),
+        iou_threshold=_as_float32(self.proposal_matcher.high_threshold),
         rule="last",
         variances=variances,
     )
@@ -141,15 +147,15 @@ def _outputs(
 
 
 def shared_anchors(generator: Callable[..., list[Tensor]], batch: ImageList, features: Sequence[Tensor]) -> Tensor:
-    """The anchors that all images share, in float32 also where the features are half precision."""
+    """Returns the anchors `[P, 4]` shared by all images, in float32 even if the features have half precision."""
     dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     one = torch.empty((), dtype=dtype, device=features[0].device)
-    stand_ins = [one.expand(f.shape) for f in features]  # torchvision asks them for their shape, dtype and device
-    return generator(ImageList(batch.tensors, batch.image_sizes[:1]), stand_ins)[0]
+    placeholders = [one.expand(f.shape) for f in features]  # torchvision reads only their shape, dtype and device
+    return generator(ImageList(batch.tensors, batch.image_sizes[:1]), placeholders)[0]
 
 
-def _as_compared(threshold: float) -> float:
-    """A threshold as torch compares it with float32 values: rounded to float32."""
+def _as_float32(threshold: float) -> float:
+    # torch compares float32 tensors with a threshold that is rounded to float32.
     return float(np.float32(threshold))
 
 
@@ -164,18 +170,18 @@ def _check_targets(targets: list[dict[str, Tensor]] | None) -> None:
             raise AssertionError(f"targets[{i}]['boxes'] must have shape [G, 4], got {list(boxes.shape)}")
 
 
-def _are_options_usual(self: TorchvisionSSD) -> bool:
-    """Whether the post-process has options that ssd_ops.detect takes; torchvision also takes 0 and negative ones."""
+def _are_options_supported(self: TorchvisionSSD) -> bool:
+    """Returns whether `ssd_ops.detect` supports the post-processing options; torchvision also accepts 0 and negatives."""
     counts, thresholds = (self.topk_candidates, self.detections_per_img), (self.score_thresh, self.nms_thresh)
     return min(counts) >= 1 and all(0 <= threshold <= 1 for threshold in thresholds)
 
 
-def _are_labels_usual(targets: list[dict[str, Tensor]]) -> bool:
-    """Whether all objects have labels of 1 or more; raises for a box without area, as torchvision does."""
+def _are_labels_supported(targets: list[dict[str, Tensor]]) -> bool:
+    """Returns whether all labels are at least 1; raises AssertionError for a box without area, as torchvision does."""
     boxes = torch.cat([target["boxes"] for target in targets])
     labels = torch.cat([_labels(target) for target in targets])
     flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
-    is_any_flat, is_any_low = torch.stack((flat.any(), (labels < 1).any())).tolist()  # the one wait for the device
+    is_any_flat, is_any_low = torch.stack((flat.any(), (labels < 1).any())).tolist()  # the only synchronization
     if not is_any_flat:
         return not is_any_low
     index = int(flat.nonzero()[0, 0])
@@ -187,5 +193,5 @@ def _are_labels_usual(targets: list[dict[str, Tensor]]) -> bool:
 
 
 def _labels(target: dict[str, Tensor]) -> Tensor:
-    """Labels of the objects; what a data set gives to an image without objects says nothing."""
+    # The labels of an image without objects may have any shape.
     return target["labels"].long() if len(target["boxes"]) else target["labels"].new_zeros(0, dtype=torch.int64)

@@ -22,7 +22,7 @@ def test_coverage_by_hand():
     ]
     labels = [torch.tensor([1, 1, 2]), torch.zeros(0, dtype=torch.int64), torch.tensor([2])]
     found = prior_coverage(PRIORS, boxes, labels, ("cat", "dog", "cow"))
-    assert found.objects == (2, 2, 0) and found.matched == (2, 0, 0) and found.share == 0.5
+    assert found.objects == (2, 2, 0) and found.matched == (2, 0, 0) and found.recall == 0.5
     assert found.mean_best_iou == pytest.approx((1 + 0.5 + 0.04) / 4, abs=1e-6)
     torch.testing.assert_close(found.missed_sizes, torch.tensor([[0.1, 0.1], [0.0, 0.7]]))
     assert str(found).splitlines() == [
@@ -30,7 +30,7 @@ def test_coverage_by_hand():
         "  cat: 2 of 2 (100.0%)",
         "  dog: 0 of 2 (0.0%)",
     ]
-    with pytest.warns(UserWarning, match=r"match only 50.0% of the objects \(low: dog\).*around 15 px"):
+    with pytest.warns(UserWarning, match=r"match only 50.0% of the objects \(low: dog\).*median size of 15 px"):
         assert found.warn(image_size=300)
 
 
@@ -42,7 +42,7 @@ def test_coverage_warns_of_poor_classes_only():
         assert not prior_coverage(PRIORS, [good], [label], ("a",)).warn()
         assert not prior_coverage(PRIORS, [], [], ("a",)).warn()
     mixed = prior_coverage(PRIORS, [good] * 9 + [bad], [label] * 9 + [label + 1], ("a", "b"))
-    assert mixed.share == 0.9
+    assert mixed.recall == 0.9
     with pytest.warns(UserWarning, match=r"only 90.0% of the objects \(low: b\)"):
         assert mixed.warn()
 
@@ -52,7 +52,7 @@ def test_coverage_in_chunks_equals_one_pass(monkeypatch):
     boxes = [torch.rand(7, 4).sort(dim=1).values[:, [0, 1, 2, 3]] for _ in range(5)]
     labels = [torch.randint(1, 3, (7,)) for _ in range(5)]
     whole = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
-    monkeypatch.setattr("ssd.priors.coverage._CELLS", 11)
+    monkeypatch.setattr("ssd.priors.coverage._MAX_IOU_ENTRIES", 11)
     pieces = prior_coverage(PRIORS, boxes, labels, ("a", "b"))
     assert pieces.matched == whole.matched and pieces.mean_best_iou == whole.mean_best_iou
 
@@ -63,7 +63,7 @@ def test_coverage_bad_input_error_messages():
         prior_coverage(PRIORS, box, [torch.tensor([1])], ("a",))
     with pytest.raises(ValueError, match=r"labels must lie in 1..1, got 2..2"):
         prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([2])], ("a",))
-    with pytest.raises(ValueError, match="one for each box, 1, got 2"):
+    with pytest.raises(ValueError, match="one entry per box, 1, got 2"):
         prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([1, 1])], ("a",))
 
 
@@ -105,6 +105,7 @@ def test_coverage_report_lists_worst_classes() -> None:
     names = tuple(f"class {i}" for i in range(80))
     coverage = PriorCoverage(0.5, (10,) * 80, tuple(i % 11 for i in range(80)), names, torch.full((9, 2), 0.1), 0.5)
     lines = str(coverage).splitlines()
-    assert len(lines) == 22 and "class 0: 0 of 10 (0.0%)" in lines[1] and lines[-1] == "  60 more classes, none lower"
+    assert len(lines) == 22 and "class 0: 0 of 10 (0.0%)" in lines[1]
+    assert lines[-1] == "  60 more classes, none of them lower"
     advice = coverage.advice(image_size=300)
     assert advice is not None and "and 39 more" in advice and len(advice) < 600

@@ -153,7 +153,7 @@ def test_single_prior_size_raises():
     sizes = torch.cat([pairs.clamp(0, 1) for pairs in wrong._wh_pairs])
     assert len(sizes.unique(dim=0)) == 1
     config = PriorConfig(300, (4, 2), (300, 300), (None, None), ((), ()), clip="wh")
-    with pytest.raises(ValueError, match=r"all 20 priors have one size, 300 x 300 px in an image of 300 px"):
+    with pytest.raises(ValueError, match=r"all 20 priors have the same size, 300 x 300 px in an image of 300 px"):
         make_priors(config)
 
 
@@ -175,9 +175,12 @@ def test_duplicate_priors_warn_with_counts():
         ({"steps": (0.08,)}, r"steps\[0\] = 0.08 px times 4 cells covers 0.0032 of the image.*about 25 px"),
         ({"clip": "both"}, "clip must be one of none, wh, all, corners, got 'both'"),
         ({"order": "caffe"}, "order must be one of pairs, grouped, got 'caffe'"),
-        ({"max_sizes": (10,)}, r"max_sizes\[0\] must hold one size above each of min_sizes \(20.0,\), got \(10.0,\)"),
-        ({"min_sizes": (math.nan,)}, r"min_sizes\[0\] must hold positive finite"),
-        ({"min_sizes": (-3,)}, r"min_sizes\[0\] must hold positive finite|pixels"),
+        (
+            {"max_sizes": (10,)},
+            r"max_sizes\[0\] must have one larger size for each of min_sizes \(20.0,\), got \(10.0,\)",
+        ),
+        ({"min_sizes": (math.nan,)}, r"min_sizes\[0\] must be positive finite"),
+        ({"min_sizes": (-3,)}, r"min_sizes\[0\] must be positive finite|pixels"),
         ({"aspect_ratios": ((0,),)}, r"aspect_ratios\[0\] must be positive"),
         ({"feature_sizes": (0,)}, r"feature_sizes\[0\] must be at least 1"),
     ],
@@ -206,5 +209,5 @@ def test_named_prior_sizes_scale_with_image_size():
         ValueError, match="list of 5 sizes in pixels, or for a model of 4 levels one of linear, geometric"
     ):
         resolve_sizes("voc", 4, 128)
-    with pytest.raises(ValueError, match="sizes must hold one number more than there are levels, 7, got 6"):
+    with pytest.raises(ValueError, match="sizes must have one entry more than there are levels, 7, got 6"):
         ssd300(SSD300_VOC[:-1])

@@ -219,10 +219,10 @@ def test_accelerate_leaves_custom_parts():
     model.__class__ = Mine
     arguments = [torch.rand(3, 64, 64)], [target((5, 5, 40, 40))]
     expected = model(*arguments)
-    with pytest.warns(UserWarning, match="Mine: it has its own compute_loss, so only its NMS and IoU are replaced"):
+    with pytest.warns(UserWarning, match="Mine: it has its own compute_loss; only NMS and IoU are replaced"):
         ssd.accelerate(model)
     assert model(*arguments) == expected and list(expected) == ["mine"]
-    with pytest.warns(UserWarning, match=r"SSD: its ratio of negatives to positives, 2.33333, is no whole number"):
+    with pytest.warns(UserWarning, match=r"SSD: its ratio of negatives to positives, 2.33333, is not an integer"):
         ssd.accelerate(tiny_ssd(positive_fraction=0.3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -239,9 +239,9 @@ def test_anchors_stay_float32_under_autocast():
 
 
 def test_accelerate_error_messages():
-    with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision \(SSD, .*\), got Stem"):
+    with pytest.raises(TypeError, match=r"model must be or contain a torchvision detector \(SSD, .*\), got Stem"):
         ssd.accelerate(Stem())
-    with pytest.raises(TypeError, match=r"model must be or hold a detector of torchvision .*, got str"):
+    with pytest.raises(TypeError, match=r"model must be or contain a torchvision detector .*, got str"):
         ssd.accelerate("ssd300_vgg16")
     model = ssd.accelerate(tiny_ssd())
     image = [torch.rand(3, 64, 64)]

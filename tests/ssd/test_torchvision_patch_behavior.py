@@ -187,7 +187,7 @@ def test_accelerated_training_on_images_without_objects(name, image):
 def test_scripting_error_message(make):
     model = ssd.accelerate(make().eval())
     with pytest.raises(
-        RuntimeError, match=r"torch.jit.script cannot read the accelerated .*; ssd.restore\(model\) first"
+        RuntimeError, match=r"torch.jit.script does not support the accelerated .*; call ssd.restore\(model\) first"
     ):
         torch.jit.script(model)
     torch.jit.script(ssd.restore(model))
