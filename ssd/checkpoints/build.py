@@ -16,15 +16,18 @@ from ssd.models import SSD, build_model
 
 
 def build_from_weights(source: Source, *, system: str | None = None, **options: Any) -> SSD:
-    """Builds the model that a checkpoint belongs to, with the preset that it was trained with, and loads it.
+    """Builds the model that a checkpoint belongs to, with the preset that it was trained with, and loads its weights.
 
     Args:
-        source, system: as in load_weights.
-        options: of build_model, over those that are found out, such as nms_iou_threshold=0.5.
+        source: See `load_weights`.
+        system: See `load_weights`.
+        options: Options of `build_model` that override the detected ones, such as `nms_iou_threshold=0.5`.
+
     Returns:
-        the model, in training mode.
+        The model, in training mode.
+
     Raises:
-        ValueError: as in load_weights, or the network cannot be told from the checkpoint.
+        ValueError: As in `load_weights`, or the network cannot be determined from the checkpoint.
     """
     checkpoint = read_checkpoint(source)
     layout = find_layout(checkpoint.state, system, checkpoint.source)
@@ -37,14 +40,14 @@ def build_from_weights(source: Source, *, system: str | None = None, **options: 
 
 
 def _check_size(args: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuses build_args of a model far larger than the weights beside them, before any memory is taken for it."""
+    """Rejects build_args of a model far larger than the stored weights, before memory is allocated for it."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted = sum(value.numel() for value in build_model(**args).state_dict().values())
+        expected = sum(value.numel() for value in build_model(**args).state_dict().values())
     storages = (value.untyped_storage() for value in checkpoint.state.values())
-    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # many may view one
-    if wanted > held:
+    stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())  # tensors may share one
+    if expected > stored:
         raise ValueError(
-            f"{checkpoint.source}: its build_args ask for {args['name']} with {wanted} weights, but it holds {held} bytes "
-            "of them: it is damaged"
+            f"{checkpoint.source} is damaged: its build_args describe {args['name']} with {expected} weights, but it holds "
+            f"only {stored} bytes of weights"
         )

@@ -30,15 +30,17 @@ def reorder_classes(
     """Permutes the class heads of a model from the saved order of its classes to the wanted one, in place.
 
     Args:
-        model: of build_model, with the weights of the checkpoint loaded.
-        saved: class names of the checkpoint, without the background.
-        wanted: class names of the data.
-        optimizer: of the model; what it keeps for each weight of the heads is permuted alike.
-        source: the checkpoint, for the error.
+        model: Of build_model, with the weights of the checkpoint loaded.
+        saved: Class names of the checkpoint, without the background.
+        wanted: Class names of the data.
+        optimizer: Of the model; what it keeps for each weight of the heads is permuted alike.
+        source: The checkpoint, for the error.
+
     Returns:
-        whether the order differed.
+        Whether the order differed.
+
     Raises:
-        WeightsError: the names are not the same; it lists those that only one of the two has.
+        WeightsError: The names are not the same; it lists those that only one of the two has.
     """
     if tuple(saved) == tuple(wanted):
         return False

@@ -17,10 +17,10 @@ class HeadRows:
     """The rows of one weight or bias: `boxes` times `columns` of them.
 
     Args:
-        boxes: boxes in a cell of the level.
-        columns: numbers for each box: 4, or the classes.
-        is_class: whether they are logits of classes.
-        level: of the pyramid.
+        boxes: Boxes in a cell of the level.
+        columns: Numbers for each box: 4, or the classes.
+        is_class: Whether they are logits of classes.
+        level: Of the pyramid.
     """
 
     boxes: int

@@ -34,17 +34,17 @@ class Layout:
     """The names and orders of one system.
 
     Args:
-        name: the system.
-        holds: the networks that it can hold, in words.
-        signature: matches a name that only this system has.
+        name: The system.
+        holds: The networks that it can hold, in words.
+        signature: Matches a name that only this system has.
         rules: (pattern of this project's name, the system's name for it); the first that matches decides.
-        columns_first: rows of a head are k * A + a (number k of box a, of A in a cell) instead of a * K + k.
-        box_order: order of the boxes of a cell; None has no order of its own.
-        scale_shape: of the weights of L2Norm.
-        dropped: matches names of buffers that carry nothing learned.
-        backbone_only: there are no heads.
-        preset, options: the preset that the weights were trained with, and what of it to change.
-        sizes: prior sizes by the number of classes with the background, 0 standing for any other; None leaves them to
+        columns_first: Rows of a head are k * A + a (number k of box a, of A in a cell) instead of a * K + k.
+        box_order: Order of the boxes of a cell; None has no order of its own.
+        scale_shape: Of the weights of L2Norm.
+        dropped: Matches names of buffers that carry nothing learned.
+        backbone_only: There are no heads.
+        preset, options: The preset that the weights were trained with, and what of it to change.
+        sizes: Prior sizes by the number of classes with the background, 0 standing for any other; None leaves them to
             the preset. amdegroot chooses by this number; elsewhere it only tells COCO's recipe from the default.
     """
 
@@ -223,7 +223,7 @@ def find_layout(keys: Iterable[str], system: str | None, source: str) -> Layout:
     """Finds the layout of a state dict by its names, or takes the one that the user named.
 
     Raises:
-        ValueError: an unknown name, or names of no known system.
+        ValueError: An unknown name, or names of no known system.
     """
     if system is not None:
         if system not in LAYOUTS:

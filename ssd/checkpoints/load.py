@@ -40,21 +40,23 @@ def load_weights(
     were trained with, and warns where the model's differ.
 
     Args:
-        model: of build_model.
+        model: Of build_model.
         source: a file with a state dict, bare or inside a training checkpoint, with or without "module.", "model." and
             the like; a run folder; a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1"; or the loaded mapping.
             Files are read with weights_only.
-        system: one of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
+        system: One of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
             alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "lufficc_v1" (its names of 2018), "caffe" (Caffe's
             names), "sgrvinod"; None finds it out by the names.
-        strict: whether weights that are missing, left over or of another shape are an error; else what fits is loaded.
-        classes: names of the model's classes, without the background; None takes the checkpoint's order as it is.
+        strict: Whether weights that are missing, left over or of another shape are an error; else what fits is loaded.
+        classes: Names of the model's classes, without the background; None takes the checkpoint's order as it is.
+
     Returns:
-        what became of every weight; print it.
+        What became of every weight; print it.
+
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: No such file.
         WeightsError (a ValueError): weights do not fit; its `report` lists all, and none is loaded.
-        ValueError: the source is no checkpoint, or of an unknown system.
+        ValueError: The source is no checkpoint, or of an unknown system.
     """
     if not isinstance(model, SSD):
         raise TypeError(f"model must be an ssd.SSD, as build_model makes them, got {type(model).__name__}")
@@ -85,10 +87,11 @@ def export_weights(model: SSD, system: str) -> dict[str, Tensor]:
     What loads them needs the rules of the model's preset too: the same priors, input and number of classes.
 
     Args:
-        model: of build_model.
-        system: one of LAYOUTS, such as "torchvision" or "amdegroot".
+        model: Of build_model.
+        system: One of LAYOUTS, such as "torchvision" or "amdegroot".
+
     Raises:
-        ValueError: an unknown system, or one that has no such network.
+        ValueError: An unknown system, or one that has no such network.
     """
     if system not in LAYOUTS:
         raise ValueError(unknown("system", system, LAYOUTS))

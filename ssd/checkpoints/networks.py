@@ -33,7 +33,7 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     """The arguments of build_model that make the network of a checkpoint.
 
     Raises:
-        ValueError: it is a backbone, or a network that the names do not tell.
+        ValueError: It is a backbone, or a network that the names do not tell.
     """
     if checkpoint.build_args is not None:
         return checkpoint.build_args

@@ -27,7 +27,7 @@ def checked_build_args(args: Any, source: str) -> dict[str, Any]:
     """Returns the arguments of build_model that a checkpoint holds, checked, with options under today's names.
 
     Raises:
-        ValueError: naming the checkpoint and the argument.
+        ValueError: Naming the checkpoint and the argument.
     """
     if not isinstance(args, dict) or not {"name", "num_classes"} <= args.keys():
         raise ValueError(f"{source}: its build_args must be a dict with name and num_classes, as this project saves it")
@@ -59,7 +59,7 @@ def check_classes(classes: Any, build_args: dict[str, Any] | None, source: str) 
     """The class names of a checkpoint, without the background, or None if it holds none.
 
     Raises:
-        ValueError: they are not as many as its build_args say.
+        ValueError: They are not as many as its build_args say.
     """
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
         return None
@@ -77,7 +77,7 @@ def check_thresholds(thresholds: Any, source: str) -> dict[str, float]:
     """Returns the scores from which detections are shown, by class; empty where the checkpoint holds none.
 
     Raises:
-        ValueError: they are not numbers in 0 .. 1 by name.
+        ValueError: They are not numbers in 0 .. 1 by name.
     """
     if thresholds is None:
         return {}

@@ -31,13 +31,13 @@ class Checkpoint:
     """A state dict and what this project keeps beside it.
 
     Args:
-        source: where it came from, in words.
-        state: names to tensors, without what wrappers put before the names.
-        build_args, classes: of the model, if this project saved it.
-        prefix: what was taken off every name.
-        outside: entries without the prefix, which `state` lacks.
-        apply_exif: whether the images that the model learned from were turned as EXIF says, if this project saved it.
-        thresholds: class name to the score from which its detections are shown, by the last evaluation.
+        source: Where it came from, in words.
+        state: Names to tensors, without what wrappers put before the names.
+        build_args, classes: Of the model, if this project saved it.
+        prefix: What was taken off every name.
+        outside: Entries without the prefix, which `state` lacks.
+        apply_exif: Whether the images that the model learned from were turned as EXIF says, if this project saved it.
+        thresholds: Class name to the score from which its detections are shown, by the last evaluation.
     """
 
     source: str
@@ -59,10 +59,11 @@ def read_checkpoint(source: Source) -> Checkpoint:
     Args:
         source: a file, a name of torchvision's weights such as "SSD300_VGG16_Weights.COCO_V1", the loaded mapping, or
             what this function has returned.
+
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, holds pickled objects besides tensors, no state dict, or build_args that are refused.
-        RuntimeError: the download failed.
+        FileNotFoundError: No such file.
+        ValueError: It is damaged, holds pickled objects besides tensors, no state dict, or build_args that are refused.
+        RuntimeError: The download failed.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -115,7 +116,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, t
     """Takes off what wrappers and training frameworks put before the names of a detector.
 
     Returns:
-        the state under the remaining names, what was before all of them, and the names of what was not in it.
+        The state under the remaining names, what was before all of them, and the names of what was not in it.
     """
     plain = {_WRAPPERS.sub("", key): value for key, value in state.items()}
     if len(plain) != len(state):  # two would get one name

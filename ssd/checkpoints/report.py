@@ -27,21 +27,21 @@ class LoadReport:
     """What load_weights did.
 
     Args:
-        source, system: where the weights came from, and whose names they have.
-        loaded: this project's names of the weights that were replaced.
-        renamed: how many of them have another name in the checkpoint.
-        missing: weights of the model that the checkpoint lacks, with the checkpoint's name for them.
-        left_over: weights of the checkpoint that the model has no place for.
-        other_shape: weights of another shape or of whole numbers, with both shapes or dtypes.
-        kept: weights that a checkpoint of a backbone does not hold; they are as they were.
-        new_heads: last layers of the class heads, left as they were because the number of classes changed.
-        new_classes: classes that the checkpoint does not name; their rows of the class heads are left as they were.
-        reordered: whether rows of the class heads were permuted to the order of the model's class names.
-        prefix: what a wrapper or framework had put before every name.
-        dropped: constants of the checkpoint that carry nothing learned, and entries without the prefix.
-        num_classes: of the checkpoint, with the background; None for a backbone.
-        preset, options: the preset that fits the weights, and what of it to change; None if unknown.
-        differences: rules that the weights have learned and in which the model differs.
+        source, system: Where the weights came from, and whose names they have.
+        loaded: This project's names of the weights that were replaced.
+        renamed: How many of them have another name in the checkpoint.
+        missing: Weights of the model that the checkpoint lacks, with the checkpoint's name for them.
+        left_over: Weights of the checkpoint that the model has no place for.
+        other_shape: Weights of another shape or of whole numbers, with both shapes or dtypes.
+        kept: Weights that a checkpoint of a backbone does not hold; they are as they were.
+        new_heads: Last layers of the class heads, left as they were because the number of classes changed.
+        new_classes: Classes that the checkpoint does not name; their rows of the class heads are left as they were.
+        reordered: Whether rows of the class heads were permuted to the order of the model's class names.
+        prefix: What a wrapper or framework had put before every name.
+        dropped: Constants of the checkpoint that carry nothing learned, and entries without the prefix.
+        num_classes: Of the checkpoint, with the background; None for a backbone.
+        preset, options: The preset that fits the weights, and what of it to change; None if unknown.
+        differences: Rules that the weights have learned and in which the model differs.
     """
 
     source: str

@@ -48,7 +48,7 @@ class Annotations:
         }
 
     def trainable_counts(self) -> np.ndarray:
-        """Returns the number of objects of each image that are not ignored: int64 ``[N]``."""
+        """Returns the number of objects of each image that are not ignored: int64 `[N]`."""
         counted = np.concatenate([[0], np.cumsum(~self.ignore)])
         return np.diff(counted[self.offsets])
 
@@ -71,7 +71,7 @@ class AnnotationsBuilder:
     """Gathers images one by one and packs them.
 
     Args:
-        empty: ``"keep"`` or ``"drop"`` images with no object to learn.
+        empty: `"keep"` or `"drop"` images with no object to learn.
 
     Raises:
         DataError: `empty` is neither.
@@ -118,7 +118,7 @@ class AnnotationsBuilder:
         """Packs everything added so far; `source` names the data set in messages.
 
         Raises:
-            DataError: there is a fault with ``on_error="raise"``, or no usable image.
+            DataError: There is a fault with `on_error="raise"`, or no usable image.
         """
         log.check(source)
         if not self._files:
@@ -148,8 +148,8 @@ def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
 
     Args:
         box: xyxy in pixels, finite or not.
-        height: of the image.
-        width: of the image.
+        height: Of the image.
+        width: Of the image.
 
     Returns:
         (box, kind, detail): the box to use, None where it must be skipped; the kind of its fault, empty where it has

@@ -70,27 +70,27 @@ class ImageError(DataError):
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """A detection data set that holds its annotations in memory and reads its images when asked.
 
-    ``dataset[i]`` is ``(image, target)``: image uint8 ``[3, H, W]`` RGB; target a dict with ``boxes`` float32
-    ``[G, 4]`` (xyxy in pixels, 0-based, right and bottom edges exclusive), ``labels`` int64 ``[G]`` (1 .. C - 1, 0 is
-    background), ``ignore`` bool ``[G]`` (difficult or crowd) and ``image_id`` int. An image that cannot be read
+    `dataset[i]` is `(image, target)`: image uint8 `[3, H, W]` RGB; target a dict with `boxes` float32
+    `[G, 4]` (xyxy in pixels, 0-based, right and bottom edges exclusive), `labels` int64 `[G]` (1 .. C - 1, 0 is
+    background), `ignore` bool `[G]` (difficult or crowd) and `image_id` int. An image that cannot be read
     raises `ImageError`; `build_loader` turns that into a skipped image and an entry in `report`.
 
     Args:
-        name: for messages, such as ``"voc train of /data/bccd"``.
-        classes: names without the background; label i is ``classes[i - 1]``.
-        builder: has gathered the annotations of all images.
-        log: the faults met while reading, and whether they are skipped or raised.
-        notes: remarks for the summary.
-        apply_exif: turn the images as their EXIF orientation says (True), never (False), or as the annotated sizes ask
-            for (``"auto"``).
+        name: For messages, such as `"voc train of /data/bccd"`.
+        classes: Names without the background; label i is `classes[i - 1]`.
+        builder: Has gathered the annotations of all images.
+        log: The faults met while reading, and whether they are skipped or raised.
+        notes: Remarks for the summary.
+        apply_exif: Turn the images as their EXIF orientation says (True), never (False), or as the annotated sizes ask
+            for (`"auto"`).
 
     Attributes:
-        apply_exif: whether images are turned where their annotated size leaves it open; pictures of the same origin
+        apply_exif: Whether images are turned where their annotated size leaves it open; pictures of the same origin
             are best read so in prediction.
-        num_listed: images that the files of the data set list, with those left out because of faults.
+        num_listed: Images that the files of the data set list, with those left out because of faults.
 
     Raises:
-        DataError: there is a fault with ``on_error="raise"``, or no usable image.
+        DataError: There is a fault with `on_error="raise"`, or no usable image.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return self._index_of[int(image_id)]
 
     def load_image(self, index: int) -> Tensor:
-        """Reads image `index`: uint8 ``[3, H, W]``.
+        """Reads image `index`: uint8 `[3, H, W]`.
 
         Raises:
-            ImageError: it cannot be read, or its size is not the one that the annotations declare, in which case the
-                boxes belong to some other picture. ``error.fault`` is the `Fault`.
+            ImageError: It cannot be read, or its size is not the one that the annotations declare, in which case the
+                boxes belong to some other picture. `error.fault` is the `Fault`.
         """
         file = str(self.annotations.files[index])
         height, width = (int(v) for v in self.annotations.sizes[index])
@@ -165,8 +165,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Returns a data set of some of the images, with a log of its own for the faults still to come.
 
         Args:
-            rows: indices of the images, in the order wanted.
-            name: for messages.
+            rows: Indices of the images, in the order wanted.
+            name: For messages.
         """
         part = copy.copy(self)
         part.name = name

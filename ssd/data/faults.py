@@ -28,11 +28,11 @@ class Fault:
     """One fault of one file.
 
     Args:
-        file: the file that holds the fault (an annotation file for a box, an image file for pixels).
-        kind: short name of the fault, the key under which it is counted, such as ``"box without area"``.
-        detail: what was found, with its values.
-        object_index: index of the object in its file, counted from 0; None for a fault of the whole file.
-        line: line of the file, counted from 1, where its format has one object to a line.
+        file: The file that holds the fault (an annotation file for a box, an image file for pixels).
+        kind: Short name of the fault, the key under which it is counted, such as `"box without area"`.
+        detail: What was found, with its values.
+        object_index: Index of the object in its file, counted from 0; None for a fault of the whole file.
+        line: Line of the file, counted from 1, where its format has one object to a line.
     """
 
     file: str
@@ -52,10 +52,10 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """Collects the faults of a data set, each once, and raises them where ``on_error`` is ``"raise"``.
+    """Collects the faults of a data set, each once, and raises them where `on_error` is `"raise"`.
 
     Args:
-        mode: ``"skip"`` leaves the faulty object or file out and goes on; ``"raise"`` makes ``check`` raise.
+        mode: `"skip"` leaves the faulty object or file out and goes on; `"raise"` makes `check` raise.
     """
 
     mode: str = "skip"
@@ -94,7 +94,7 @@ class FaultLog:
         return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
 
     def check(self, source: str) -> None:
-        """Raises `DataError` with the faults listed if there are any and the mode is ``"raise"``."""
+        """Raises `DataError` with the faults listed if there are any and the mode is `"raise"`."""
         if self.mode == "raise" and self.faults:
             raise DataError(
                 f"{source} has {sum(self.counts.values())} faults:\n{list_faults(self.faults)}\n"

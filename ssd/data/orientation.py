@@ -18,9 +18,9 @@ def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarra
     """Finds out whether images whose annotated size leaves it open (square, or turned by 180 degrees) are to be turned.
 
     Args:
-        apply_exif: True and False are answers; ``"auto"`` looks at the headers of some images.
-        files: paths ``[N]``.
-        sizes: annotated heights and widths ``[N, 2]``.
+        apply_exif: True and False are answers; `"auto"` looks at the headers of some images.
+        files: Paths `[N]`.
+        sizes: Annotated heights and widths `[N, 2]`.
 
     Returns:
         The answer, and a remark for the summary; "" where no image looked at has an orientation. An image turned by 90

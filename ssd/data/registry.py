@@ -30,20 +30,20 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
     """Opens a split of a data set.
 
     Args:
-        name: ``"voc"``, ``"coco"``, ``"yolo"``, ``"csv"``, ``"datumaro"``, ``"supervisely"``, ``"labelme"`` or
-            ``"shapes"``; or the import path of a data set of the
-            user's, ``"my_package.my_module:MyDataset"`` (see `ssd.data.formats.custom`).
-        path: folder of the data set; ``"shapes"`` has none, and one of the user's may have none.
-        split: such as ``"train"`` or ``"val"``.
-        **options: those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
+        name: `"voc"`, `"coco"`, `"yolo"`, `"csv"`, `"datumaro"`, `"supervisely"`, `"labelme"` or
+            `"shapes"`; or the import path of a data set of the
+            user's, `"my_package.my_module:MyDataset"` (see `ssd.data.formats.custom`).
+        path: Folder of the data set; `"shapes"` has none, and one of the user's may have none.
+        split: such as `"train"` or `"val"`.
+        **options: Those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
             `ShapesDataset` or `CustomDataset`.
 
     Returns:
-        The data set; ``print(dataset.summary())`` shows its counts and faults.
+        The data set; `print(dataset.summary())` shows its counts and faults.
 
     Raises:
-        DataError: unknown name or option, no such folder or split, no usable image, or a fault with
-            ``on_error="raise"``. The message lists what was expected and what was found.
+        DataError: Unknown name or option, no such folder or split, no usable image, or a fault with
+            `on_error="raise"`. The message lists what was expected and what was found.
     """
     if name == "shapes":
         _check_options(name, ShapesDataset, options)

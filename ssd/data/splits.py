@@ -27,16 +27,16 @@ def open_splits(
     """Opens what to train on and what to evaluate on, and prints how they were told apart where the data does not say.
 
     Args:
-        name: of the data set, as `open_dataset` takes it.
-        path: folder of the data set.
-        train: split to train on. Where neither it nor `val` exists and no other splits do, all images are divided.
-        val: split to evaluate on. Where it does not exist, `share` of the images of `train` is kept for it.
-        share: of the images, 0 .. 1; with 0, training images are evaluated on.
-        options: of the data set.
-        training_only: names of options that do not hold for evaluation.
+        name: Of the data set, as `open_dataset` takes it.
+        path: Folder of the data set.
+        train: Split to train on. Where neither it nor `val` exists and no other splits do, all images are divided.
+        val: Split to evaluate on. Where it does not exist, `share` of the images of `train` is kept for it.
+        share: Of the images, 0 .. 1; with 0, training images are evaluated on.
+        options: Of the data set.
+        training_only: Names of options that do not hold for evaluation.
 
     Raises:
-        DataError: as `open_dataset`; or only the validation split exists.
+        DataError: As `open_dataset`; or only the validation split exists.
     """
     plain = {key: value for key, value in options.items() if key not in training_only}
     try:
@@ -98,9 +98,9 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
     but never all, so that a class keeps images to learn from. Images that are added later move hardly any other.
 
     Args:
-        dataset: to choose from.
-        share: of the images.
-        root: folder that names are relative to, so that the choice stays when the data set is moved.
+        dataset: To choose from.
+        share: Of the images.
+        root: Folder that names are relative to, so that the choice stays when the data set is moved.
 
     Returns:
         Indices, ascending; at least one where `share` is above 0 and there are two images.

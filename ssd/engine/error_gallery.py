@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssd.data import DetectionDataset
 from ssd.data.faults import DataError
-from ssd.evaluate.confusion import Pair, found_of, truth_of
+from ssd.evaluate.confusion import Pair, detection_label, gt_label
 from ssd.evaluate.records import Records
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 
@@ -72,9 +72,9 @@ def _describe(pair: Pair, records: Records, dataset: DetectionDataset) -> dict[s
     found, gt = pair.detection, pair.gt
     return {
         "file": str(dataset.annotations.files[index]),
-        "truth": names[truth_of(records, pair)],
+        "truth": names[gt_label(records, pair)],
         "truth_box": None if gt < 0 else records.gt_boxes[pair.image][gt].round(2).tolist(),
-        "found": names[found_of(records, pair)],
+        "found": names[detection_label(records, pair)],
         "found_box": None if found < 0 else records.boxes[pair.image][found].round(2).tolist(),
         "score": None if found < 0 else round(float(records.scores[pair.image][found]), 4),
         "iou": round(pair.iou, 4),

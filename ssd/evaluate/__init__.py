@@ -1,4 +1,4 @@
-"""Evaluation: VOC and COCO average precision, gathered batch by batch, and what holds a class down."""
+"""Evaluation: VOC and COCO average precision, accumulated batch by batch, and an analysis of errors."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -30,15 +30,15 @@ METRICS = ("voc", "voc07", "coco")
 
 
 class Evaluator:
-    """Gathers detections batch by batch and judges them at the end.
+    """Accumulates detections batch by batch and computes the metric at the end.
 
     Args:
-        classes: names without background; label i is ``classes[i - 1]``.
-        metric: ``"voc"`` (area under the curve), ``"voc07"`` (11 points) or ``"coco"``.
-        iou_threshold: of the VOC metrics.
-        plus_one: the devkit's "+1" widths, only for boxes that name their last pixel.
-        truth: for the metric ``"coco"``, see `coco_ap`; the targets given to `update` where None.
-        unused_labels: labels that stand for no class, see `coco_ap`.
+        classes: Names without background; label i is `classes[i - 1]`.
+        metric: `"voc"` (area under the curve), `"voc07"` (11 points) or `"coco"`.
+        iou_threshold: Threshold of the VOC metrics.
+        plus_one: Use the devkit's "+1" widths, only for boxes with inclusive right and bottom edges.
+        ground_truth: For the metric `"coco"`, see `coco_ap`; if None, the targets passed to `update` are used.
+        unused_labels: Labels without a class, see `coco_ap`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Evaluator:
         *,
         iou_threshold: float = 0.5,
         plus_one: bool = False,
-        truth: Annotations | None = None,
+        ground_truth: Annotations | None = None,
         unused_labels: Collection[int] = (),
     ) -> None:
         if metric not in METRICS:
@@ -57,37 +57,37 @@ class Evaluator:
         self.metric = metric
         self.iou_threshold = iou_threshold
         self.plus_one = plus_one
-        self.truth = truth
+        self.ground_truth = ground_truth
         self.unused_labels = unused_labels
         self.records = Records()
 
     @classmethod
     def of(cls, dataset: DetectionDataset, metric: str = "voc", **options: Any) -> "Evaluator":
-        """Makes the evaluator of a data set, which judges by what the reader of its annotations has kept."""
+        """Returns the evaluator of a data set, with the annotations that its reader has kept as ground truth."""
         unused = getattr(dataset, "unused_labels", ())
-        options = {"truth": dataset.annotations, "unused_labels": unused, **options}
+        options = {"ground_truth": dataset.annotations, "unused_labels": unused, **options}
         return cls(dataset.classes, metric, **options)
 
     def reset(self) -> None:
-        """Forgets everything gathered."""
+        """Removes all images."""
         self.records = Records()
 
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
-        """Adds images: dicts boxes ``[D, 4]`` (xyxy, pixels), scores, labels, and the data set's targets."""
+        """Adds images: dicts of boxes `[D, 4]` (xyxy, pixels), scores and labels, and the data set's targets."""
         self.records.update(detections, targets)
 
     def update_batch(self, detections: Any, batch: Batch) -> None:
-        """Adds a batch: padded, normalized detections (`ssd_ops.Detections`) and the batch that they belong to."""
+        """Adds a batch: padded, normalized detections (`ssd_ops.Detections`) and their batch."""
         self.records.update(unpack_detections(detections, batch.sizes), batch.targets())
 
     def merge(self, other: "Evaluator") -> None:
-        """Adds what the evaluator of another process has gathered."""
+        """Adds the images of another process's evaluator."""
         self.records.merge(other.records)
 
     def summarize(self) -> VOCResult | COCOResult:
-        """Returns the result over all images gathered; AP is NaN where they have no object."""
+        """Returns the result over all images; the AP of a class without objects is NaN."""
         if self.metric == "coco":
-            return coco_ap(self.records, self.classes, truth=self.truth, unused_labels=self.unused_labels)
+            return coco_ap(self.records, self.classes, ground_truth=self.ground_truth, unused_labels=self.unused_labels)
         method = "11point" if self.metric == "voc07" else "area"
         return voc_ap(
             self.records, self.classes, iou_threshold=self.iou_threshold, method=method, plus_one=self.plus_one

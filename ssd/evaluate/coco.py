@@ -27,13 +27,13 @@ STATS = (
     "ARmedium",
     "ARlarge",
 )
-# Detections and objects larger than this count for no size, not even for "all"; no image is.
+# Larger detections and objects are in no size range, not even in "all"; no image is as large.
 _LARGEST_AREA = 1e10
 
 
 @dataclass(frozen=True)
 class COCOResult:
-    """COCO's twelve numbers, and AP and AP50 of each class; NaN where there is no object to judge by (COCO's -1)."""
+    """COCO's twelve metrics, and AP and AP50 of each class; NaN without ground truth (COCO's -1)."""
 
     stats: dict[str, float]
     per_class: dict[str, tuple[float, float]]  # name -> (AP, AP50)
@@ -70,34 +70,37 @@ def coco_ap(
     records: Records,
     classes: Sequence[str],
     *,
-    truth: Annotations | None = None,
+    ground_truth: Annotations | None = None,
     unused_labels: Collection[int] = (),
     backend: str | None = None,
 ) -> COCOResult:
     """Computes COCO's average precision over the images of `records`.
 
     Args:
-        records: detections of all images; their ground truths are used where `truth` is None.
-        classes: names without background; label i is ``classes[i - 1]``.
-        truth: ``annotations`` of a `COCODataset`. Needed for the published numbers: only there are crowd regions, the
-            area of an object's segment (which sorts it into small, medium, large) and full precision.
-        unused_labels: labels that stand for no class, which are not listed in the result.
-        backend: ``"faster_coco_eval"`` or ``"pycocotools"``, which give the same numbers; the first where it is
+        records: Detections of all images; their ground truths are used if `ground_truth` is None.
+        classes: Names without background; label i is `classes[i - 1]`.
+        ground_truth: `annotations` of a `COCODataset`. Needed to reproduce published numbers: only these have crowd
+            regions, segment areas (which decide between small, medium and large) and full precision.
+        unused_labels: Labels without a class, which are not listed in the result.
+        backend: `"faster_coco_eval"` or `"pycocotools"`, which compute the same numbers; default: the first if it is
             installed.
 
     Raises:
-        DataError: a label outside ``1 .. len(classes)``, or an image that `truth` does not have.
+        DataError: A label outside `1 .. len(classes)`, or an image that `ground_truth` does not have.
     """
     labels = range(1, len(classes) + 1)
-    objects = _objects_of_records(records) if truth is None or truth.coco is None else _objects_of(truth, records)
+    if ground_truth is None or ground_truth.coco is None:
+        objects = _objects_of_records(records)
+    else:
+        objects = _objects_of(ground_truth, ground_truth.coco, records)
     data: dict[str, Any] = {
         "images": [{"id": image_id} for image_id in records.image_ids],
         "categories": [{"id": label, "name": name} for label, name in zip(labels, classes, strict=True)],
     }
-    found = {**data, "annotations": _detections(records, len(classes))}
-    evaluation = evaluate_boxes({**data, "annotations": objects}, found, records.image_ids, labels, backend)
+    detections = {**data, "annotations": _detections(records, len(classes))}
+    evaluation = evaluate_boxes({**data, "annotations": objects}, detections, records.image_ids, labels, backend)
     stats = {name: _or_nan(value) for name, value in zip(STATS, evaluation.stats[: len(STATS)], strict=True)}
-    # [thresholds, recalls, classes, areas, max detections], -1 where a class has no object
+    # [thresholds, recalls, classes, areas, max detections], -1 for a class without objects
     precision = evaluation.eval["precision"][..., 0, -1]
     per_class = {
         name: (_mean(precision[:, :, label - 1]), _mean(precision[0, :, label - 1]))
@@ -107,20 +110,19 @@ def coco_ap(
     return COCOResult(stats, per_class, len(records.image_ids))
 
 
-def _objects_of(truth: Annotations, records: Records) -> list[dict[str, Any]]:
-    assert truth.coco is not None
-    places = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
-    missing = [image_id for image_id in records.image_ids if image_id not in places]
+def _objects_of(ground_truth: Annotations, coco: np.ndarray, records: Records) -> list[dict[str, Any]]:
+    index_of = {int(image_id): index for index, image_id in enumerate(ground_truth.image_ids)}
+    missing = [image_id for image_id in records.image_ids if image_id not in index_of]
     if missing:
         raise DataError(f"the ground truth has no image with id {missing[0]} ({len(missing)} such ids)")
     out: list[dict[str, Any]] = []
     for image_id in records.image_ids:
-        first, end = truth.offsets[places[image_id] : places[image_id] + 2].tolist()
+        first, end = ground_truth.offsets[index_of[image_id] : index_of[image_id] + 2].tolist()
         for row in range(first, end):
-            *box, area = truth.coco[row].tolist()
-            crowd = int(truth.ignore[row])
-            # The evaluator counts a match by the object's id and takes 0 for none, so ids start at 1.
-            entry = {"id": len(out) + 1, "image_id": image_id, "category_id": int(truth.labels[row])}
+            *box, area = coco[row].tolist()
+            crowd = int(ground_truth.ignore[row])
+            # The evaluators store a match as the object's id, with 0 for no match, so ids start at 1.
+            entry = {"id": len(out) + 1, "image_id": image_id, "category_id": int(ground_truth.labels[row])}
             out.append({**entry, "bbox": box, "area": area, "iscrowd": crowd})
     return out
 
@@ -146,10 +148,10 @@ def _detections(records: Records, num_classes: int) -> list[dict[str, Any]]:
 
 
 def _entry(image_id: int, label: int, box: np.ndarray, number: int) -> dict[str, Any]:
-    # A box that is not finite becomes a point, which overlaps nothing; NaN would pass for a hit in both libraries.
+    # A box that is not finite becomes a point, which overlaps nothing; both libraries would count NaN as a match.
     x1, y1, x2, y2 = box.tolist() if np.isfinite(box).all() else (0.0, 0.0, 0.0, 0.0)
     width, height = x2 - x1, y2 - y1
-    area = min(max(width, 0.0) * max(height, 0.0), _LARGEST_AREA)  # within the limits, so that it counts
+    area = min(max(width, 0.0) * max(height, 0.0), _LARGEST_AREA)  # so that it is in a size range
     return {"id": number, "image_id": image_id, "category_id": label, "bbox": [x1, y1, width, height], "area": area}
 
 

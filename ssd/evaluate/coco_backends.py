@@ -1,4 +1,4 @@
-"""The two libraries that compute COCO's numbers: faster-coco-eval (C++) where it is installed, else pycocotools."""
+"""The two libraries that compute COCO's metrics: faster-coco-eval (C++) if installed, else pycocotools."""
 
 import contextlib
 import importlib.util
@@ -12,37 +12,37 @@ BACKENDS = ("faster_coco_eval", "pycocotools")
 
 
 def default_backend() -> str:
-    """Returns the faster of the libraries that are installed."""
+    """Returns the faster of the installed libraries."""
     return BACKENDS[0] if importlib.util.find_spec(BACKENDS[0]) else BACKENDS[1]
 
 
 def evaluate_boxes(
-    truth: dict[str, Any],
-    found: dict[str, Any],
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
     image_ids: Sequence[int],
     category_ids: Sequence[int],
     backend: str | None = None,
 ) -> Any:
-    """Returns the finished ``COCOeval`` of either library; both print nothing and have the same members.
+    """Returns the finished `COCOeval` of either library; both print nothing and have the same attributes.
 
     Args:
-        truth: content of a COCO JSON. Annotations with the key ``ignored`` are neither right nor wrong, without being
-            crowds: their IoU is the ordinary one.
-        found: the same with the detections as annotations, each with a score.
-        image_ids: images to judge.
-        category_ids: categories to judge; ``eval`` has them by rising id.
-        backend: one of `BACKENDS`; `default_backend` where None.
+        ground_truth: Content of a COCO JSON. Detections that match annotations with the key `ignored` count neither as
+            true nor as false positives; unlike with crowds, the IoU is the usual one.
+        detections: The same with the detections as annotations, each with a score.
+        image_ids: Images to evaluate.
+        category_ids: Categories to evaluate; `eval` has them in ascending order.
+        backend: One of `BACKENDS`; None selects `default_backend`.
 
     Raises:
-        DataError: another backend.
-        ModuleNotFoundError: the backend asked for is not installed.
+        DataError: Unknown backend.
+        ModuleNotFoundError: The selected backend is not installed.
     """
     backend = backend or default_backend()
     check_choice("backend", backend, BACKENDS)
     coco, evaluator = _classes(backend)
     with contextlib.redirect_stdout(io.StringIO()):
         indexed = []
-        for data in (truth, found):
+        for data in (ground_truth, detections):
             index = coco()
             index.dataset = data
             index.createIndex()
@@ -61,7 +61,7 @@ def _classes(backend: str) -> tuple[Any, Any]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        class Evaluation(COCOeval):
+        class Evaluation(COCOeval):  # type: ignore[misc]  # untyped
             # Both libraries overwrite "ignore" with "iscrowd".
             def _prepare(self) -> None:
                 super()._prepare()
@@ -72,7 +72,7 @@ def _classes(backend: str) -> tuple[Any, Any]:
     from faster_coco_eval import COCO as FasterCOCO
     from faster_coco_eval import COCOeval_faster
 
-    class FasterEvaluation(COCOeval_faster):
+    class FasterEvaluation(COCOeval_faster):  # type: ignore[misc]  # untyped
         def _prepare(self) -> None:
             super()._prepare()
             _ignore(self.cocoGt.anns.values())

@@ -1,4 +1,4 @@
-"""Detections and ground truths of a whole evaluation, gathered image by image as numpy arrays."""
+"""Detections and ground truths of an evaluation, accumulated image by image as NumPy arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ssd.data.faults import DataError
 
 @dataclass
 class Records:
-    """Growing lists, one entry an image; `pack` joins them."""
+    """Lists with one entry per image."""
 
     image_ids: list[int] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)  # [D, 4] float64 each, xyxy pixels
@@ -26,16 +26,16 @@ class Records:
         """Adds one image.
 
         Args:
-            detections: boxes ``[D, 4]`` xyxy in pixels, scores ``[D]``, labels ``[D]``; tensors or arrays.
-            target: boxes ``[G, 4]``, labels ``[G]``, ignore ``[G]`` (none where absent), image_id.
+            detections: Boxes `[D, 4]` xyxy in pixels, scores `[D]`, labels `[D]`; tensors or arrays.
+            target: Boxes `[G, 4]`, labels `[G]`, ignore `[G]` (default: all False), image_id.
 
         Raises:
-            DataError: lengths that differ, a score that is NaN, an object whose box is not finite, or an image that was
+            DataError: The lengths differ, a score is NaN, an object has a box that is not finite, or the image was
                 added before.
         """
         image_id = int(target["image_id"])
         if image_id in self._seen:
-            raise DataError(f"image_id {image_id} was evaluated before; each image may count once")
+            raise DataError(f"image_id {image_id} was evaluated before; add each image once")
         boxes, scores = _box_array(detections["boxes"]), _array(detections["scores"], float)
         labels = _array(detections["labels"], int)
         gt_boxes, gt_labels = _box_array(target["boxes"]), _array(target["labels"], int)
@@ -51,7 +51,7 @@ class Records:
                 f"{len(gt_boxes)} boxes, {len(gt_labels)} labels, {len(ignore)} ignore flags"
             )
         if np.isnan(scores).any():
-            raise DataError(f"scores of image_id {image_id} contain NaN, so they have no order")
+            raise DataError(f"scores of image_id {image_id} contain NaN, so they cannot be sorted")
         if not np.isfinite(gt_boxes).all():
             row = int(np.flatnonzero(~np.isfinite(gt_boxes).all(axis=1))[0])
             raise DataError(f"the target of image_id {image_id}: box {row} is not finite, got {gt_boxes[row].tolist()}")
@@ -70,15 +70,15 @@ class Records:
             raise DataError(
                 f"update needs one target for each image's detections, got {len(detections)} and {len(targets)}"
             )
-        for found, target in zip(detections, targets, strict=True):
-            self.add(found, target)
+        for image_detections, target in zip(detections, targets, strict=True):
+            self.add(image_detections, target)
 
     def count_not_finite(self) -> int:
-        """Counts detections with NaN or inf in their box; each counts as wrong, for no object can be there."""
+        """Counts the detections with NaN or inf in their box, which are false positives."""
         return sum(int((~np.isfinite(boxes).all(axis=1)).sum()) for boxes in self.boxes)
 
     def sort(self, key: Callable[[int], int]) -> None:
-        """Puts the images in the order of key(image_id), such as that of the data set."""
+        """Sorts the images by key(image_id), for example into the order of the data set."""
         order = sorted(range(len(self.image_ids)), key=lambda index: key(self.image_ids[index]))
         for name in ("image_ids", "boxes", "scores", "labels", "gt_boxes", "gt_labels", "gt_ignore"):
             values = getattr(self, name)
@@ -99,12 +99,12 @@ class Records:
 
 
 def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]]:
-    """Turns padded, normalized detections into one dict for each image, in pixels of that image.
+    """Converts padded, normalized detections to one dict per image, with boxes in pixels of that image.
 
     Args:
-        detections: boxes ``[B, D, 4]`` in 0 .. 1, scores ``[B, D]``, labels ``[B, D]``, counts ``[B]``
+        detections: Boxes `[B, D, 4]` in 0 .. 1, scores `[B, D]`, labels `[B, D]`, counts `[B]`
             (`ssd_ops.Detections`).
-        sizes: ``[B, 2]`` height and width of each image.
+        sizes: `[B, 2]` height and width of each image.
     """
     boxes, scores, labels, counts = (
         _array(part, None) for part in (detections.boxes, detections.scores, detections.labels, detections.counts)
@@ -120,12 +120,12 @@ def unpack_detections(detections: Any, sizes: Any) -> list[dict[str, np.ndarray]
 
 
 def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> np.ndarray:
-    """Returns the IoU ``[N, M]`` in float64; 0 where the union is empty or a box is not finite.
+    """Returns the IoU `[N, M]` in float64; 0 if the union is empty or a box is not finite.
 
     Args:
-        boxes1: ``[N, 4]`` xyxy.
-        boxes2: ``[M, 4]`` xyxy.
-        plus_one: sides are max - min + 1, as in the VOC devkit, whose boxes name their last pixel.
+        boxes1: `[N, 4]` xyxy.
+        boxes2: `[M, 4]` xyxy.
+        plus_one: Use sides of max - min + 1, as the VOC devkit does, whose boxes include their last pixel.
     """
     extra = 1.0 if plus_one else 0.0
     low = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
@@ -137,7 +137,8 @@ def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> n
         area2 = (boxes2[:, 2:] - boxes2[:, :2] + extra).prod(axis=1)
         union = area1[:, None] + area2[None, :] - overlap
         iou = overlap / np.where(union > 0, union, np.inf)
-    return np.nan_to_num(iou, nan=0.0, posinf=0.0, neginf=0.0)
+    finite: np.ndarray = np.nan_to_num(iou, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite
 
 
 def _array(value: Any, dtype: Any) -> np.ndarray:

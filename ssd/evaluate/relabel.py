@@ -1,4 +1,4 @@
-"""Classes of a model and of a data set, brought together by name, so that the one can be judged on the other."""
+"""Maps the classes of a model to those of a data set by name, so that any model can be evaluated on any data set."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _LISTED = 10
 
 
 def map_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
-    """Finds the label of the data set for each label of a model.
+    """Maps each label of a model to a label of a data set.
 
-    Names are compared without regard to case, and VOC's names with COCO's. A model without names (its classes are
-    called "1", "2", ...) has the classes of a data set with as many.
+    The case of names is ignored, and VOC's names equal COCO's. A model without class names (they are "1", "2", ...) has
+    the classes of the data set if their number is the same.
 
     Args:
         model: Names of the model's classes, without the background.
-        data: Those of the data set.
+        data: Names of the data set's classes, without the background.
 
     Returns:
         int64 `[len(model) + 1]`; 0 for the background and for classes that the data set does not have.
 
     Raises:
-        DataError: No class is known to both.
+        DataError: The model and the data set have no class in common.
     """
     if tuple(model) == tuple(data):
         return np.arange(len(model) + 1)
@@ -44,22 +44,22 @@ def map_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
     if is_unnamed and len(model) == len(data):
         return np.arange(len(model) + 1)
     labels = {_key(name): label for label, name in reversed(list(enumerate(data, start=1)))}
-    found = np.array([0, *(labels.get(_key(name), 0) for name in model)], dtype=np.int64)
-    if not found.any():
+    mapped = np.array([0, *(labels.get(_key(name), 0) for name in model)], dtype=np.int64)
+    if not mapped.any():
         hint = " (torchvision's of COCO need --dataset-option labels=ids)" if is_unnamed and len(model) == 90 else ""
         raise DataError(
             f"the model and the data set have no class in common: {_some(model)} in the model, {_some(data)} in the data"
             + (f". The file of the model holds no class names{hint}" if is_unnamed else "")
         )
-    return found
+    return mapped
 
 
 def relabel(records: Records, labels: np.ndarray) -> None:
-    """Replaces the labels of all detections, in place; those that become 0 are left out.
+    """Replaces the labels of all detections in place, and drops detections with the new label 0.
 
     Args:
-        records: Of an evaluation.
-        labels: `[C]` of `map_classes`.
+        records: Detections of an evaluation.
+        labels: `[C]`, the new labels that `map_classes` returns.
     """
     for index, old in enumerate(records.labels):
         new = labels[old]
@@ -69,7 +69,7 @@ def relabel(records: Records, labels: np.ndarray) -> None:
 
 
 def describe_map(labels: np.ndarray, model: Sequence[str], data: Sequence[str]) -> list[str]:
-    """Returns what a reader must know of classes that only the model or only the data set has, in lines."""
+    """Returns one line on the classes that only the data set has, and one on those that only the model has."""
     known = set(labels.tolist())
     missing = [name for label, name in enumerate(data, start=1) if label not in known]
     unused = [name for name, label in zip(model, labels[1:].tolist(), strict=True) if not label]
@@ -77,7 +77,7 @@ def describe_map(labels: np.ndarray, model: Sequence[str], data: Sequence[str]) 
     if missing:
         lines.append(f"the model does not know {_some(missing)}: their objects count as missed")
     if unused:
-        lines.append(f"the data set does not have {_some(unused)}: their detections are left out")
+        lines.append(f"the data set does not have {_some(unused)}: their detections are dropped")
     return lines
 
 

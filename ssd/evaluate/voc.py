@@ -1,7 +1,7 @@
-"""Average precision as PASCAL VOC's devkit has it, and what keeps it from being 1.
+"""Average precision of the PASCAL VOC devkit, with an analysis of the errors.
 
 Widths: boxes of this package have exclusive right and bottom edges, so their plain IoU equals the devkit's IoU with its
-"+1" on the file's own numbers. `plus_one` is for boxes that name their last pixel.
+"+1" on the numbers in the file. `plus_one` is for boxes with inclusive edges.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from ssd.evaluate.errors import classify, gains
 from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes
 from ssd.evaluate.records import Records
 
-_NEAR = 0.1  # a wrong detection with at least this IoU with an object of its class is badly placed, else background
+_NEAR = 0.1  # min IoU with an object of the class at which a false positive is a localization error, not background
 
 
 @dataclass(frozen=True)
 class ClassResult:
     """The result of one class at one IoU threshold.
 
-    `tp`, `fp` and `missed` are counted at `score`, the threshold with the best F1 unless another was asked for.
-    `errors` says of what kind those `fp` are, `gains` by how much AP would rise were all errors of one kind, at any
-    score, mended.
+    `tp`, `fp` and `missed` are counted at the score threshold `score`, by default the one with the best F1. `errors`
+    counts those `fp` by kind of error; `gains` says how much AP would increase if all errors of one kind, at any score,
+    were fixed.
     """
 
     name: str
     ap: float  # NaN for a class without objects
-    recall: np.ndarray  # [D] after each detection by falling score
+    recall: np.ndarray  # [D] after each detection by descending score
     precision: np.ndarray  # [D]
     scores: np.ndarray  # [D]
     objects: int  # without the ignored ones
@@ -43,12 +43,12 @@ class ClassResult:
     gains: dict[str, float]  # the same and missed
 
     def limit(self) -> str:
-        """Returns in words what holds the class down most."""
+        """Returns as text the kinds of error that cost AP, the largest first."""
         ranked = sorted(self.gains.items(), key=lambda item: -item[1])
         parts = [f"{kind} +{gain:.3f}" for kind, gain in ranked if gain >= 0.0005]
         if parts:
             return ", ".join(parts)
-        return "nothing" if self.ap > 0.9995 else "no kind by itself"
+        return "nothing" if self.ap > 0.9995 else "no single kind"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class VOCResult:
 
     @property
     def mean_ap(self) -> float:
-        """Mean AP of the classes that have objects; NaN where none has."""
+        """Mean AP of the classes that have objects; NaN if none has."""
         values = [c.ap for c in self.classes if not np.isnan(c.ap)]
         return float(np.mean(values)) if values else float("nan")
 
@@ -79,7 +79,7 @@ class VOCResult:
 
     def __str__(self) -> str:
         width = max([5, *(len(display_name(c.name)) for c in self.classes)])
-        lines = [f"{'class':<{width}}     AP  objects     TP     FP missed  score  what would raise AP, were it mended"]
+        lines = [f"{'class':<{width}}     AP  objects     TP     FP missed  score  AP gain if fixed"]
         for c in self.classes:
             ap = "     -" if np.isnan(c.ap) else f"{c.ap:6.3f}"
             counts = f"{c.objects:8d} {c.tp:6d} {c.fp:6d} {c.missed:6d} {c.score:6.2f}"
@@ -102,15 +102,15 @@ def voc_ap(
     """Computes VOC average precision.
 
     Args:
-        records: detections and ground truths of all images.
-        classes: names without background; label i is ``classes[i - 1]``.
-        iou_threshold: a detection is right from this IoU up.
-        method: ``"area"`` under the curve (2010 on) or ``"11point"`` (2007).
-        plus_one: the devkit's "+1" widths, for boxes that name their last pixel.
-        score: count TP, FP and missed at this score; at each class's best F1 where None.
+        records: Detections and ground truths of all images.
+        classes: Names without background; label i is `classes[i - 1]`.
+        iou_threshold: Min IoU of a correct detection.
+        method: `"area"` under the curve (since 2010) or `"11point"` (2007).
+        plus_one: Use the devkit's "+1" widths, for boxes with inclusive right and bottom edges.
+        score: Score threshold at which TP, FP and missed are counted; None: that of each class's best F1.
 
     Raises:
-        DataError: unknown method, or a label outside ``1 .. len(classes)``.
+        DataError: Unknown method, or a label outside `1 .. len(classes)`.
     """
     return voc_ap_at(match_classes(records, len(classes), plus_one), records, classes, iou_threshold, method, score)
 
@@ -123,51 +123,52 @@ def voc_ap_at(
     method: str = "area",
     score: float | None = None,
 ) -> VOCResult:
-    """Computes the result at one threshold from matches, which serve any number of them."""
+    """Computes the result at one threshold; the same matches serve all thresholds."""
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     results = [
-        _class_result(name, found, iou_threshold, method, score) for name, found in zip(classes, matches, strict=True)
+        _class_result(name, of_class, iou_threshold, method, score)
+        for name, of_class in zip(classes, matches, strict=True)
     ]
     return VOCResult(iou_threshold, method, len(records.image_ids), tuple(results))
 
 
-def _class_result(name: str, found: Matches, threshold: float, method: str, score: float | None) -> ClassResult:
-    objects = int((~found.gt_ignore).sum())
-    kinds = classify(found, threshold, _NEAR)
+def _class_result(name: str, matches: Matches, threshold: float, method: str, score: float | None) -> ClassResult:
+    objects = int((~matches.gt_ignore).sum())
+    kinds = classify(matches, threshold, _NEAR)
     counted = kinds != "ignored"
-    right, scores = kinds[counted] == "right", found.scores[counted]
-    hits = np.cumsum(right)
-    ranks = np.arange(1, len(right) + 1)
+    correct, scores = kinds[counted] == "correct", matches.scores[counted]
+    hits = np.cumsum(correct)
+    ranks = np.arange(1, len(correct) + 1)
     if score is None:
         score = _best_f1(scores, hits, objects)
-    shown = scores >= score
-    tp = int(right[shown].sum())
-    wrong = kinds[counted][shown & ~right]
+    above = scores >= score
+    tp = int(correct[above].sum())
+    wrong = kinds[counted][above & ~correct]
     return ClassResult(
         name=name,
-        ap=average_precision(right, objects, method),
+        ap=average_precision(correct, objects, method),
         recall=hits / max(objects, 1),
         precision=hits / ranks,
         scores=scores,
         objects=objects,
-        ignored=len(found.gt_ignore) - objects,
-        detections=len(found.scores),
+        ignored=len(matches.gt_ignore) - objects,
+        detections=len(matches.scores),
         score=score,
         tp=tp,
-        fp=int(shown.sum()) - tp,
+        fp=int(above.sum()) - tp,
         missed=objects - tp,
         errors={kind: int((wrong == kind).sum()) for kind in ERRORS},
-        gains=gains(found, kinds, objects, method),
+        gains=gains(matches, kinds, objects, method),
     )
 
 
 def _best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> float:
-    # The score at which to cut; 0 without detections.
+    # The score threshold with the best F1; 0 without detections.
     if not len(scores):
         return 0.0
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + max(objects, 1))
-    # Of equal scores all or none pass a threshold: only the last of a run is a place to cut.
+    # A threshold passes all or none of equal scores, so only the last of them is a candidate.
     last = np.append(scores[1:] != scores[:-1], True)
     return float(scores[np.where(last, f1, -1.0).argmax()])
 

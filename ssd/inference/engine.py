@@ -24,7 +24,7 @@ from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.tensor_slots import tensor_slots
 from ssd.models.torchvision_io import split_detections
-from ssd.transforms.device_augment import MOST_PIXELS, MOST_SIDE
+from ssd.transforms.device_augment import MAX_PIXEL_RATIO, MAX_SIDE
 
 
 class InferenceEngine:
@@ -110,7 +110,7 @@ class InferenceEngine:
         parts = []
         for image in images:
             height, width = image.shape[1:]
-            if height * width > MOST_PIXELS * side**2 or max(height, width) > MOST_SIDE:
+            if height * width > MAX_PIXEL_RATIO * side**2 or max(height, width) > MAX_SIDE:
                 image = resize_image(image, [side, side], antialias=self.antialias)
             parts.append(image)
         return WholeImages.of(parts, side, self.antialias, pin=self.device.type == "cuda")

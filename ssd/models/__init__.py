@@ -61,17 +61,19 @@ def build_model(
     """Builds a detector by name.
 
     Args:
-        name: one of MODELS.
-        num_classes: classes of objects plus one for the background.
-        preset: rules of a known SSD system, by name, or the user's own.
-        image_size: side of the network's square input in pixels; None takes the model's own.
-        options: of the network (see model_options and the builder), and fields of Preset to change, such as
+        name: One of MODELS.
+        num_classes: Classes of objects plus one for the background.
+        preset: Rules of a known SSD system, by name, or the user's own.
+        image_size: Side of the network's square input in pixels; None takes the model's own.
+        options: Of the network (see model_options and the builder), and fields of Preset to change, such as
             rule="greedy".
+
     Returns:
-        the model, in training mode. Its `build_args` are the arguments that build the same network again, for a
+        The model, in training mode. Its `build_args` are the arguments that build the same network again, for a
         checkpoint: build_model(**args) then load_state_dict; the backbone's weights are left out of them.
+
     Raises:
-        ValueError: an unknown name, preset or option (the near one is suggested), or a value that cannot be meant.
+        ValueError: An unknown name, preset or option (the near one is suggested), or a value that cannot be meant.
     """
     known = model_options(name)
     for key in options:

@@ -32,17 +32,19 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     """Copies weights into a backbone.
 
     Args:
-        backbone: an extractor of this package; its weights are replaced in place, in its own dtype.
+        backbone: An extractor of this package; its weights are replaced in place, in its own dtype.
         source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
             dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
         kind: "vgg16", "resnet50" and its like, or any other for a backbone whose `features` are torchvision's own.
+
     Returns:
-        names of the backbone's weights that were loaded.
+        Names of the backbone's weights that were loaded.
+
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds no state dict, or keys are missing, left over or of another shape;
+        FileNotFoundError: No such file.
+        ValueError: The file holds no state dict, or keys are missing, left over or of another shape;
             the first of them are named.
-        RuntimeError: the download failed.
+        RuntimeError: The download failed.
     """
     state = _renamed(read_state_dict(source), kind)
     own = backbone.state_dict()
@@ -74,7 +76,7 @@ def model_of_backbone(source: str | Path) -> str:
     """Returns the detector that a backbone's weights are for, told from their name in torchvision or from their keys.
 
     Raises:
-        FileNotFoundError, ValueError: as in load_backbone, or no detector here has that backbone.
+        FileNotFoundError, ValueError: As in load_backbone, or no detector here has that backbone.
     """
     if is_torchvision_name(str(source)):
         kind = str(source).partition("_Weights.")[0].lower()
@@ -147,8 +149,8 @@ def download(name: str) -> Mapping[str, Tensor]:
     """Fetches weights of torchvision by name, once.
 
     Raises:
-        ValueError: no weights of that name (names the near ones).
-        RuntimeError: the download failed.
+        ValueError: No weights of that name (names the near ones).
+        RuntimeError: The download failed.
     """
     enum = name.partition(".")[0]
     known = {type_.__name__ for type_ in map(torchvision.models.get_model_weights, torchvision.models.list_models())}

@@ -30,10 +30,10 @@ class SSD(nn.Module):
     """Single-shot detector with torchvision's call convention, and the steps of it as methods for a training loop.
 
     Args:
-        backbone: maps [B, 3, S, S] to a list of features, fine to coarse; has `out_channels`.
-        head: maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors.
-        prior_config: where the priors lie; its image_size is the side S of the network's input.
-        preset: rules of matching, loss, post-process and input.
+        backbone: Maps [B, 3, S, S] to a list of features, fine to coarse; has `out_channels`.
+        head: Maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors.
+        prior_config: Where the priors lie; its image_size is the side S of the network's input.
+        preset: Rules of matching, loss, post-process and input.
         num_classes: C, with the background as class 0.
     """
 
@@ -116,13 +116,15 @@ class SSD(nn.Module):
 
         Args:
             images: [3, H, W] each, RGB float in 0..1, of any sizes.
-            targets: in training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
+            targets: In training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
                 wanted, ignore [G] bool (difficult or crowd). Left on the CPU, they are checked without a wait for the GPU.
+
         Returns:
-            in training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
+            In training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
             4] xyxy in its pixels, scores [N], labels [N], by descending score.
+
         Raises:
-            ValueError: targets missing, of another number or shape, a label out of range or a box with no area; the
+            ValueError: Targets missing, of another number or shape, a label out of range or a box with no area; the
                 message names the image and the box.
         """
         if self.training and targets is None:

@@ -14,8 +14,8 @@ class TopDown(Extractor):
     """Wraps an extractor: every level becomes `width` channels wide and gains the sum of all coarser levels (FPN-lite).
 
     Args:
-        body: maps images to features, fine to coarse; has `out_channels`.
-        width: channels of every level after it.
+        body: Maps images to features, fine to coarse; has `out_channels`.
+        width: Channels of every level after it.
     """
 
     def __init__(self, body: Extractor, width: int):

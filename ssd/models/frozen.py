@@ -70,8 +70,8 @@ def freeze_stages(layers: nn.Sequential, starts: Sequence[int], trainable: int |
     """Stops the gradients of all stages but the last `trainable`; None lets all learn.
 
     Args:
-        layers: the backbone.
-        starts: the index in `layers` at which each stage begins; 0 first.
+        layers: The backbone.
+        starts: The index in `layers` at which each stage begins; 0 first.
         trainable: 0..len(starts).
     """
     if trainable is None:

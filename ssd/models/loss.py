@@ -21,7 +21,7 @@ class MultiBoxLoss:
     Holds rules only, no parameters and no priors, so one object serves every model and device.
 
     Args:
-        preset: the rules: those of matching and loss, and the variances of the box code.
+        preset: The rules: those of matching and loss, and the variances of the box code.
     """
 
     preset: Preset

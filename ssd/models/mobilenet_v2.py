@@ -39,10 +39,10 @@ class MobileNetV2Extractor(Extractor):
     """MobileNetV2's features at strides 16 (block 14's expansion) and 32, and SSDlite's extra levels after them.
 
     Args:
-        features: torchvision's `mobilenet_v2().features`.
-        extra_channels: width of each extra level; each halves the resolution.
-        min_stride: stride of the finest level, 16, 8 or 4.
-        layout: whose levels (see ssdlite320_mobilenet_v2).
+        features: Torchvision's `mobilenet_v2().features`.
+        extra_channels: Width of each extra level; each halves the resolution.
+        min_stride: Stride of the finest level, 16, 8 or 4.
+        layout: Whose levels (see ssdlite320_mobilenet_v2).
     """
 
     def __init__(self, features: nn.Sequential, extra_channels: Sequence[int], min_stride: int, layout: Layout):
@@ -105,19 +105,19 @@ def ssdlite320_mobilenet_v2(
     finer than stride 16) to 0.95, as in SSDlite.
 
     Args:
-        num_classes: with the background.
-        image_size: side of the input.
-        preset: rules around the network.
-        aspect_ratios: besides 1; one list for all levels, or one for each.
+        num_classes: With the background.
+        image_size: Side of the input.
+        preset: Rules around the network.
+        aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with mobilenet_v2's weights, a name of torchvision, or None for a random start.
-        trainable_layers: stages of the backbone that learn, 0..7 from the last; None is all.
-        freeze_bn: keeps the backbone's BatchNorm at its loaded statistics; None does so when there are weights.
-        min_stride: stride of the finest level; 8 or 4 add levels for small objects.
-        width_mult: width of the backbone.
-        extra_channels: width of each level after stride 32; their number sets the number of levels. None is 512, 256,
+        trainable_layers: Stages of the backbone that learn, 0..7 from the last; None is all.
+        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics; None does so when there are weights.
+        min_stride: Stride of the finest level; 8 or 4 add levels for small objects.
+        width_mult: Width of the backbone.
+        extra_channels: Width of each level after stride 32; their number sets the number of levels. None is 512, 256,
             256 and then 128 (64 in the other layouts).
-        head_width: narrows each level to this width before its heads; None keeps it.
-        fpn_width: gives all levels this width and adds the coarse ones to the fine ones (FPN-lite); None leaves it out.
+        head_width: Narrows each level to this width before its heads; None keeps it.
+        fpn_width: Gives all levels this width and adds the coarse ones to the fine ones (FPN-lite); None leaves it out.
         layout: "torchvision": extra levels and heads of its SSDlite; "qfgaohao" (mb2-ssd-lite, at an input of 300) and
             "lufficc" (mobilenet_v2_ssd320): theirs, for their weights.
     """

@@ -19,8 +19,8 @@ class MobileNetV3Extractor(Extractor):
     """MobileNetV3's features at strides 16 (the last strided block's expansion) and 32, and SSDlite's extra levels.
 
     Args:
-        features: torchvision's `mobilenet_v3_large().features`.
-        extra_channels: width of each extra level; each halves the resolution.
+        features: Torchvision's `mobilenet_v3_large().features`.
+        extra_channels: Width of each extra level; each halves the resolution.
     """
 
     def __init__(self, features: nn.Sequential, extra_channels: Sequence[int]):
@@ -63,17 +63,17 @@ def ssdlite320_mobilenet_v3_large(
     """Builds torchvision's SSDlite on MobileNetV3-Large: 3234 priors at its own input size of 320.
 
     Args:
-        num_classes: with the background.
-        image_size: side of the input.
-        preset: rules around the network.
-        aspect_ratios: besides 1; one list for all levels, or one for each.
+        num_classes: With the background.
+        image_size: Side of the input.
+        preset: Rules around the network.
+        aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with mobilenet_v3_large's weights, a name of torchvision, or None for a random start.
-        trainable_layers: stages of the backbone that learn, 0..6 from the last; None is all.
-        freeze_bn: keeps the backbone's BatchNorm at its loaded statistics.
-        reduced_tail: halves the width of the last blocks (480 channels at stride 32 instead of 960). None does so
+        trainable_layers: Stages of the backbone that learn, 0..6 from the last; None is all.
+        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics.
+        reduced_tail: Halves the width of the last blocks (480 channels at stride 32 instead of 960). None does so
             without weights, as torchvision; torchvision's released detector has the reduced tail, its ImageNet weights
             the full one.
-        extra_channels: width of each level after stride 32; their number sets the number of levels.
+        extra_channels: Width of each level after stride 32; their number sets the number of levels.
     """
     reduced = weights_backbone is None if reduced_tail is None else reduced_tail
     net = mobilenet_v3_large(weights=None, norm_layer=LITE_NORM, reduced_tail=reduced, num_classes=1)

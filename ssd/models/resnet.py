@@ -30,8 +30,8 @@ class ResNetExtractor(Extractor):
     """A ResNet through layer3, kept at stride 8 (38 x 38 cells at an input of 300), and five extra levels.
 
     Args:
-        features: torchvision's layers by their names, conv1 to layer3.
-        extra_channels: width of each extra level.
+        features: Torchvision's layers by their names, conv1 to layer3.
+        extra_channels: Width of each extra level.
     """
 
     def __init__(self, features: nn.Sequential, extra_channels: Sequence[int]):
@@ -73,15 +73,15 @@ def ssd300_resnet(
     """Builds NVIDIA's SSD300 on a ResNet: six levels, 8732 priors at its own input size of 300.
 
     Args:
-        depth: one of DEPTHS.
-        num_classes: with the background.
-        image_size: side of the input.
-        preset: rules around the network.
-        aspect_ratios: besides 1; one list for all levels, or one for each.
+        depth: One of DEPTHS.
+        num_classes: With the background.
+        image_size: Side of the input.
+        preset: Rules around the network.
+        aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with the ResNet's weights, a name of torchvision, or None for a random start.
-        trainable_layers: stages of the ResNet that learn (conv1 with bn1, layer1, layer2, layer3), 0..4 from the last;
+        trainable_layers: Stages of the ResNet that learn (conv1 with bn1, layer1, layer2, layer3), 0..4 from the last;
             None is all.
-        freeze_bn: keeps the backbone's BatchNorm at its loaded statistics.
+        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics.
     """
     net = get_model(f"resnet{depth}", weights=None, num_classes=1)
     features = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in _LAYERS))

@@ -51,12 +51,12 @@ def ssd_tiny(
     """Builds a small SSD of plain convolutions, about 80 million multiply-adds at an input of 160.
 
     Args:
-        num_classes: with the background.
-        image_size: side of the input.
-        preset: rules around the network; its prior sizes are spaced by one factor from 0.1 of the image.
-        aspect_ratios: besides 1; one list for all levels, or one for each.
-        width: channels of the first layer.
-        levels: strides 8, 16, ...
+        num_classes: With the background.
+        image_size: Side of the input.
+        preset: Rules around the network; its prior sizes are spaced by one factor from 0.1 of the image.
+        aspect_ratios: Besides 1; one list for all levels, or one for each.
+        width: Channels of the first layer.
+        levels: Strides 8, 16, ...
     """
     backbone = TinyExtractor(width, levels)
     priors = build_priors(backbone, image_size, preset, aspect_ratios, smallest=0.1)

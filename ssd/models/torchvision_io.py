@@ -36,14 +36,16 @@ def pack_targets(
     on the CPU.
 
     Args:
-        targets: for each image a dict of boxes [G, 4] xyxy, labels [G], and ignore [G] if wanted.
+        targets: For each image a dict of boxes [G, 4] xyxy, labels [G], and ignore [G] if wanted.
         sizes: (height, width) of each image.
-        num_classes: with the background; labels must lie in 1..num_classes - 1.
-        device: where the result is wanted.
+        num_classes: With the background; labels must lie in 1..num_classes - 1.
+        device: Where the result is wanted.
+
     Returns:
-        boxes float32 [sum G, 4], labels int64 [sum G], offsets int64 [B + 1], ignore bool [sum G] or None.
+        Boxes float32 [sum G, 4], labels int64 [sum G], offsets int64 [B + 1], ignore bool [sum G] or None.
+
     Raises:
-        ValueError: naming the image and the object at fault.
+        ValueError: Naming the image and the object at fault.
     """
     if len(targets) != len(sizes):
         raise ValueError(f"targets must hold one dict for each of {len(sizes)} images, got {len(targets)}")

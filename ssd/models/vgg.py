@@ -82,7 +82,7 @@ class VGGExtractor(Extractor):
 
 
 def _vgg16_features() -> nn.Sequential:
-    """torchvision's VGG16 to pool5, initialized as there; its classifier, 123 of 138 million weights, is never made."""
+    """Returns torchvision's VGG16 up to pool5, initialized as there, without creating the large classifier."""
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
@@ -117,15 +117,15 @@ def _ssd_vgg16(
     ssd300_vgg16 has six levels, 8732 priors at its own input size of 300; ssd512_vgg16 a seventh, 24564 at 512.
 
     Args:
-        extras: the extra levels.
-        ratios: what aspect_ratios is if None.
-        num_classes: with the background.
-        image_size: side of the input.
-        preset: rules around the network.
-        aspect_ratios: besides 1; one list for all levels, or one for each; None takes the paper's.
-        weights_backbone: name of torchvision's weights, a file, or None for a random start.
-        trainable_layers: stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
-        norm: what scales the first level, conv4_3: "l2", each cell to unit length times a learned weight (the paper), or
+        extras: The extra levels.
+        ratios: What aspect_ratios is if None.
+        num_classes: With the background.
+        image_size: Side of the input.
+        preset: Rules around the network.
+        aspect_ratios: Besides 1; one list for all levels, or one for each; None takes the paper's.
+        weights_backbone: Name of torchvision's weights, a file, or None for a random start.
+        trainable_layers: Stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
+        norm: What scales the first level, conv4_3: "l2", each cell to unit length times a learned weight (the paper), or
             "batch", BatchNorm (qfgaohao).
     """
     vgg = _vgg16_features()

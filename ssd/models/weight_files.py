@@ -50,8 +50,8 @@ def load_file(path: str | Path) -> Any:
     Pickled objects besides tensors, numbers and texts are refused, and the checksums of the file are compared.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: in one line, with the file: it is cut off, damaged or something else, and what to do.
+        FileNotFoundError: No such file.
+        ValueError: In one line, with the file: it is cut off, damaged or something else, and what to do.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +73,7 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     """Checks that this is a state dict: names to dense tensors of numbers.
 
     Raises:
-        ValueError: naming the entry at fault.
+        ValueError: Naming the entry at fault.
     """
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         held = f"a mapping with {_shown(content)}" if isinstance(content, Mapping) else type(content).__name__

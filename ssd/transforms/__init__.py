@@ -1,4 +1,4 @@
-"""Transforms ``(image, target) -> (image, target)``, chosen by name; the last step always warps to S x S, uint8."""
+"""Transforms `(image, target) -> (image, target)`, selected by name; the output is always uint8, resized to S x S."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ _PRESETS = {
     "lsj": Augmentation(jitter=(0.1, 2.0), cut="keep"),
     "none": Augmentation(hflip=0.0),
 }
-# Named values of the options; mild ones suit pictures of one scale and one kind of light, as from a microscope.
+# Named values of the options; the mild ones suit images of one scale and constant light, as from a microscope.
 _CROPS = {
     "ssd": CropRule(),
     "mild": CropRule(min_ious=(0.3, 0.5, 0.7, 0.9, 1.0), scale=(0.6, 1.0), aspect=(0.75, 1.333), relative=True),
@@ -47,23 +47,23 @@ def build_transforms(
     """Builds the transform of a preset.
 
     Args:
-        name: those of torchvision's reference training, ``"ssd"`` (photometric distortion, zoom-out, IoU crop, flip),
-            ``"ssdlite"`` (crop, flip), ``"hflip"``, ``"multiscale"`` (a shorter side of 480, 512, ... 800 pixels, flip)
-            and ``"lsj"`` (large-scale jitter by 0.1 .. 2, flip); or ``"none"``. SSD's input is a fixed square, so after
-            ``"multiscale"`` every image is resized to it all the same, and at 300 x 300 little more than the flip is
-            left; sides below S, such as ``shortest=[75, 150, 300]``, teach pictures of poor resolution.
-        image_size: side S of the output in pixels.
-        train: False leaves only the resize, with the preset's `antialias`.
-        deferred: in training, leave the pixels to the device that trains (see `Deferred`).
-        **options: fields of `Augmentation` that differ from the preset. `crop` and `photometric` also take ``"ssd"``,
-            ``"mild"`` and ``"none"``.
+        name: Those of torchvision's reference training, `"ssd"` (photometric distortion, zoom-out, IoU crop, flip),
+            `"ssdlite"` (crop, flip), `"hflip"`, `"multiscale"` (a shorter side of 480, 512, ... 800 pixels, flip)
+            and `"lsj"` (large-scale jitter by 0.1 .. 2, flip); or `"none"`. The input of SSD is a fixed square, so
+            `"multiscale"` still resizes every image to it in the end, and at 300 x 300 little more than the flip
+            remains; sides below S, such as `shortest=[75, 150, 300]`, simulate images of low resolution.
+        image_size: Side S of the output in pixels.
+        train: If False, only the resize is done, with the preset's `antialias`.
+        deferred: In training, leaves rendering to the training device (see `Deferred`).
+        **options: Fields of `Augmentation` that differ from the preset. `crop` and `photometric` also accept `"ssd"`,
+            `"mild"` and `"none"`.
 
     Returns:
-        A callable ``(image uint8 [3, H, W], target) -> (image uint8 [3, S, S], target)``; the image that comes out is an
-        `ssd.data.Unrendered` where it is deferred.
+        A callable `(image uint8 [3, H, W], target) -> (image uint8 [3, S, S], target)`; with `deferred` the image it
+        returns is an `ssd.data.Unrendered`.
 
     Raises:
-        DataError: an unknown name or option, or a value out of range.
+        DataError: Unknown name or option, or a value out of range.
     """
     if name not in _PRESETS:
         raise DataError(unknown("augmentation", name, _PRESETS))
@@ -98,10 +98,10 @@ def _check(rule: Augmentation) -> None:
         (_number(rule.longest, 1), f"longest must be at least 1 pixel, got {rule.longest!r}"),
         (
             jitter is None or (_numbers(jitter) and len(jitter) == 2 and 0.0 < jitter[0] <= jitter[1]),
-            f"jitter must be two rising scales above 0, got {jitter!r}",
+            f"jitter must be two ascending scales above 0, got {jitter!r}",
         ),
         (_number(rule.min_size, 0.0), f"min_size must be at least 0, got {rule.min_size!r}"),
-        (_numbers(fill, 0, 255) and len(fill) == 3, f"fill must be three levels in 0 .. 255, got {fill!r}"),
+        (_numbers(fill, 0, 255) and len(fill) == 3, f"fill must be three values in 0 .. 255, got {fill!r}"),
         (isinstance(rule.antialias, bool), f"antialias must be true or false, got {rule.antialias!r}"),
         (rule.crop is None or isinstance(rule.crop, CropRule), f"crop must be a rule or its name, got {rule.crop!r}"),
         (
@@ -113,9 +113,9 @@ def _check(rule: Augmentation) -> None:
             raise DataError(what)
 
 
-def _number(value: Any, least: float = -inf, most: float = inf) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most
+def _number(value: Any, low: float = -inf, high: float = inf) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
 
 
-def _numbers(values: Any, least: float = -inf, most: float = inf) -> bool:
-    return isinstance(values, (list, tuple)) and all(_number(value, least, most) for value in values)
+def _numbers(values: Any, low: float = -inf, high: float = inf) -> bool:
+    return isinstance(values, (list, tuple)) and all(_number(value, low, high) for value in values)

@@ -1,4 +1,4 @@
-"""The transforms themselves: augmentation with a resize for training, a plain resize for evaluation."""
+"""Augmentation with a resize for training; a plain resize for evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from ssd.transforms.geometry import (
     View,
     crop_view,
     jitter_view,
+    make_placement,
     map_boxes,
-    place,
     render,
     zoom_view,
 )
@@ -26,27 +26,27 @@ from ssd.transforms.photometric import Distortion, PhotometricRule, distort, dra
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a training transform does, in this order.
+    """The steps of a training transform, in this order.
 
     Args:
-        shortest: sides of which one is drawn for each image; the image is first resized so that its shorter side has
-            it and the longer one at most `longest`, proportions kept. Empty for none.
-        longest: see `shortest`.
-        photometric: color distortion; None for none.
-        jitter: least and greatest scale of the image within a square window as wide as its longer side: below 1 it
-            stands in the upper left corner with `fill` around it, above 1 a window of it is seen. Proportions are kept.
-            None for none, and then the whole image is warped to the square.
-        zoom: greatest zoom-out, as a factor of the sides, in half of the images; 1 for none.
-        crop: the IoU crop; None for none.
-        hflip: probability of a left-right flip.
-        extra: for pictures without an up direction: ``"vflip"`` adds up-down flips, ``"d4"`` also quarter turns (all
-            eight positions equally often). As the resize warps to a square, a quarter turn swaps the warp's two
-            directions.
-        cut: objects whose center the crop leaves outside are, as far as still visible, background (``"drop"``, as in
-            every SSD), neither object nor background (``"ignore"``), or objects all the same (``"keep"``).
-        min_size: objects with a smaller width or height, in output pixels, are left out.
-        fill: color around a zoomed-out image.
-        antialias: resize with a low-pass filter when shrinking, as PIL does. It costs a quarter more; a network trained
+        shortest: Candidate lengths of the shorter side. One is drawn for each image, which is first resized to it with
+            its aspect ratio kept and the longer side limited to `longest`. Empty disables the step.
+        longest: Maximum length of the longer side, see `shortest`.
+        photometric: Photometric distortion; None disables it.
+        jitter: Min and max scale of the image relative to a square as wide as its longer side: below 1 the image is
+            placed in the upper left corner and padded with `fill`, above 1 a random window of it is shown. The aspect
+            ratio is kept. None disables it, and the whole image is warped to the square.
+        zoom: Max zoom-out, as a factor of the sides, applied to half of the images; 1 disables it.
+        crop: The IoU crop; None disables it.
+        hflip: Probability of a horizontal flip.
+        extra: For images without an up direction: `"vflip"` adds vertical flips, `"d4"` also rotations by 90 degrees
+            (all eight orientations equally often). As the resize warps to a square, a rotation swaps the two
+            directions of the warp.
+        cut: Objects whose center lies outside the crop, where still visible, become background (`"drop"`, as in
+            every SSD), ignored (`"ignore"`), or remain objects (`"keep"`).
+        min_size: Objects with a smaller width or height, in output pixels, are dropped.
+        fill: Color around a zoomed-out image.
+        antialias: Resizes with a low-pass filter when shrinking, as PIL does. It takes a quarter longer; a network trained
             with it must be evaluated with it, as `ssd/train.py` does; `ssd/predict.py` always resizes with it.
     """
 
@@ -66,67 +66,72 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Resize:
-    """Warps an image to ``side x side`` and its boxes with it; nothing is dropped."""
+    """Warps an image and its boxes to `side x side`; nothing is dropped."""
 
     side: int
     antialias: bool = True
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Returns the image, uint8 `[3, side, side]`, and its target."""
         height, width = image.shape[1:]
-        whole = place(View(0, 0, width, height), height, width, self.side)
+        whole = make_placement(View(0, 0, width, height), height, width, self.side)
         resized = render(image, whole, antialias=self.antialias).contiguous()
         scale = torch.tensor(whole.scale * 2)
         return resized, {**target, "boxes": target["boxes"] * scale}
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """Flips of the output, in this order."""
 
-    across: bool  # left and right change places
-    down: bool  # up and down do
-    swapped: bool  # rows and columns do
+    hflip: bool
+    vflip: bool
+    transpose: bool  # swaps rows and columns
 
 
-class Plan(NamedTuple):
-    """What is done with the pixels of one image, in this order."""
+class PixelSteps(NamedTuple):
+    """What is done to the pixels of one image, in this order."""
 
     placement: Placement
     distortion: Distortion | None
-    turn: Turn
+    orientation: Orientation
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Augments an image and its target and warps them to ``side x side``; all its chance comes from torch's CPU
-    generator."""
+    """Augments an image and its target and warps them to `side x side`.
+
+    All random numbers come from torch's CPU generator.
+    """
 
     side: int
     rule: Augmentation = field(default_factory=Augmentation)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        image, target, plan = self.plan(image, target)
-        patch = render(image, plan.placement, antialias=self.rule.antialias)
-        if plan.distortion is not None:
-            patch = distort(patch, image, plan.distortion)
-        return _turned(self._paste(patch, plan.placement), plan.turn).contiguous(), target
+        """Returns the augmented image, uint8 `[3, side, side]`, and its target."""
+        image, target, steps = self.draw(image, target)
+        patch = render(image, steps.placement, antialias=self.rule.antialias)
+        if steps.distortion is not None:
+            patch = distort(patch, image, steps.distortion)
+        return _oriented(self._paste(patch, steps.placement), steps.orientation).contiguous(), target
 
-    def plan(self, image: Tensor, target: Target) -> tuple[Tensor, Target, Plan]:
-        """Draws all that is left to chance.
+    def draw(self, image: Tensor, target: Target) -> tuple[Tensor, Target, PixelSteps]:
+        """Draws all random choices and applies them to the target.
 
         Returns:
-            The image, resized already where `Augmentation.shortest` says so; the target as it comes out in the end; what
-            remains to be done with the pixels.
+            The image, already resized if `Augmentation.shortest` is set; the final target; the steps that remain to be
+            applied to the pixels.
         """
         if self.rule.shortest:
             image, target = self._shorten(image, target)
         height, width = image.shape[1:]
-        placement = place(self._view(target, height, width), height, width, self.side)
+        placement = make_placement(self._view(target, height, width), height, width, self.side)
         distortion = None if self.rule.photometric is None else draw_distortion(self.rule.photometric)
-        turn = self._draw_turn()
+        orientation = self._draw_orientation()
         kept, boxes, cut = self._objects(target, placement)
         ignore = target["ignore"][kept] | cut
-        target = {**target, "boxes": self._turn_boxes(boxes, turn), "labels": target["labels"][kept], "ignore": ignore}
-        return image, target, Plan(placement, distortion, turn)
+        boxes = self._orient_boxes(boxes, orientation)
+        target = {**target, "boxes": boxes, "labels": target["labels"][kept], "ignore": ignore}
+        return image, target, PixelSteps(placement, distortion, orientation)
 
     def _shorten(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         height, width = image.shape[1:]
@@ -145,7 +150,7 @@ class Augment:
             view = zoom_view(view, self.rule.zoom)
         if self.rule.crop is not None:
             cropped = crop_view(view, target["boxes"][~target["ignore"]].double().numpy(), self.rule.crop)
-            # An image without objects may be cropped to the fill beside it; then it is shown whole.
+            # Without objects the crop may show nothing but the fill beside the image; then it is not applied.
             if cropped.x1 < width and cropped.y1 < height and cropped.x2 > 0 and cropped.y2 > 0:
                 view = cropped
         return view
@@ -159,55 +164,56 @@ class Augment:
         return canvas
 
     def _objects(self, target: Target, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
-        # (indices kept [K], boxes in output pixels [K, 4], which of them are objects cut off at the center [K])
-        # In numpy: on a handful of boxes each of torch's calls would cost more than all of this.
+        # Returns the kept indices [K], their boxes in output pixels [K, 4], and whether to ignore them because their
+        # center is outside the crop [K]. In numpy, because for a few boxes a single torch call takes longer than this.
         boxes, ignored = target["boxes"].numpy(), target["ignore"].numpy()
         x1, y1, x2, y2 = placement.source
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
         inside = (x1 < x) & (x < x2) & (y1 < y) & (y < y2)
         mapped = map_boxes(boxes, placement)
-        least = self.rule.min_size
-        visible = (mapped[:, 2] - mapped[:, 0] >= least) & (mapped[:, 3] - mapped[:, 1] >= least)
-        # What is ignored stays ignored wherever any of it is seen.
+        min_size = self.rule.min_size
+        visible = (mapped[:, 2] - mapped[:, 0] >= min_size) & (mapped[:, 3] - mapped[:, 1] >= min_size)
+        # An ignored object stays ignored as long as any part of it is visible.
         kept = visible & (inside | ignored) if self.rule.cut == "drop" else visible
         index = kept.nonzero()[0]
         cut = ~inside[index] & (self.rule.cut != "keep")
         return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(cut)
 
-    def _draw_turn(self) -> Turn:
-        across, down, turn = torch.rand(3).tolist()
+    def _draw_orientation(self) -> Orientation:
+        u = torch.rand(3).tolist()
         extra = self.rule.extra
-        return Turn(across < self.rule.hflip, extra is not None and down < 0.5, extra == "d4" and turn < 0.5)
+        return Orientation(u[0] < self.rule.hflip, extra is not None and u[1] < 0.5, extra == "d4" and u[2] < 0.5)
 
-    def _turn_boxes(self, boxes: Tensor, turn: Turn) -> Tensor:
-        if turn.across:
+    def _orient_boxes(self, boxes: Tensor, orientation: Orientation) -> Tensor:
+        if orientation.hflip:
             boxes = torch.stack([self.side - boxes[:, 2], boxes[:, 1], self.side - boxes[:, 0], boxes[:, 3]], dim=1)
-        if turn.down:
+        if orientation.vflip:
             boxes = torch.stack([boxes[:, 0], self.side - boxes[:, 3], boxes[:, 2], self.side - boxes[:, 1]], dim=1)
-        return boxes[:, [1, 0, 3, 2]] if turn.swapped else boxes
+        return boxes[:, [1, 0, 3, 2]] if orientation.transpose else boxes
 
 
-def _turned(image: Tensor, turn: Turn) -> Tensor:
-    image = image.flip(-1) if turn.across else image
-    image = image.flip(-2) if turn.down else image
-    return image.transpose(-1, -2) if turn.swapped else image
+def _oriented(image: Tensor, orientation: Orientation) -> Tensor:
+    image = image.flip(-1) if orientation.hflip else image
+    image = image.flip(-2) if orientation.vflip else image
+    return image.transpose(-1, -2) if orientation.transpose else image
 
 
 @dataclass(frozen=True)
 class FromV2:
-    """Makes a transform of this package out of any ``torchvision.transforms.v2`` transform.
+    """Wraps any `torchvision.transforms.v2` transform as a transform of this package.
 
-    Image, boxes, labels and ignore flags go in as one sample; end the v2 transform with a `Resize` to the square
-    and, after a crop, ``SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))``.
+    Image, boxes, labels and ignore flags are passed as one sample; end the v2 transform with a `Resize` to the square
+    and, after a crop, `SanitizeBoundingBoxes(labels_getter=lambda sample: (sample["labels"], sample["ignore"]))`.
 
     Args:
-        transform: takes and returns a dict with image (`tv_tensors.Image`), boxes (`tv_tensors.BoundingBoxes`),
+        transform: Takes and returns a dict with image (`tv_tensors.Image`), boxes (`tv_tensors.BoundingBoxes`),
             labels, ignore.
     """
 
     transform: Callable[[dict[str, object]], dict[str, object]]
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Returns the transformed image and target."""
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[1:]))
         sample = self.transform(
             {"image": tv_tensors.Image(image), "boxes": boxes, "labels": target["labels"], "ignore": target["ignore"]}

@@ -1,8 +1,8 @@
-"""Photometric distortion as what `ssd_ops.render_images` takes: one affine matrix and one shift of hue an image.
+"""Photometric distortion in the form that `ssd_ops.render_images` takes: an affine matrix and a hue shift per image.
 
-Brightness, contrast, saturation and an order of the channels are affine in RGB. A shift of hue is not, but it may wait
-until the end: contrast treats all channels alike, so that it may come before as well as after, and an order of the
-channels turns the circle, or turns it over.
+Brightness, contrast, saturation and a permutation of the channels are affine in RGB. A hue shift is not, but it can be
+moved to the end: it commutes with contrast, which treats all channels alike, and a permutation of the channels rotates
+or mirrors the color circle.
 """
 
 import numpy as np
@@ -11,23 +11,22 @@ from torch import Tensor
 
 from ssd.transforms.photometric import GRAY, Distortion, mean_gray, pivot_grid, run_steps
 
-_ROTATIONS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # orders of the channels that turn the circle; the others turn it over
+_ROTATIONS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # permutations that rotate the color circle; the others mirror it
 
 
 def color_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, float]:
-    """Returns a distortion as a matrix, after which hue is shifted: the steps, factors and order of
-    `ssd.transforms.photometric.distort`.
+    """Returns a distortion as an affine matrix followed by a hue shift.
 
-    What differs from it: values are cut to 0 .. 255 once, between the matrix and the hue, instead of after each step, and
-    are not rounded to bytes. Where no step but the last leaves 0 .. 255, the result is the same up to rounding.
+    The steps, factors and their order are those of `ssd.transforms.photometric.distort`. Unlike there, values are clipped
+    to 0 .. 255 once, between the matrix and the hue shift, instead of after each step, and are not rounded to bytes. If
+    only the last step leaves 0 .. 255, the results are equal up to rounding.
 
     Args:
-        distortion: what was drawn; a shift of hue comes after saturation, as in `draw_distortion`.
-        image: uint8 ``[3, H, W]``, the whole image. Contrast turns about the mean gray that the steps before it make of
-            this.
+        distortion: The drawn distortion; a hue shift comes after saturation, as in `draw_distortion`.
+        image: uint8 `[3, H, W]`, the whole image. Contrast scales around its mean gray after the preceding steps.
 
     Returns:
-        float32 ``[3, 4]``: channel c becomes ``matrix[c, :3] @ rgb + matrix[c, 3]``; and the shift of hue in turns.
+        float32 `[3, 4]`: channel c becomes `matrix[c, :3] @ rgb + matrix[c, 3]`; and the hue shift in turns.
     """
     matrix, turns = np.eye(4), 0.0
     for i, (name, value) in enumerate(distortion.steps):

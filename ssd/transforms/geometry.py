@@ -1,9 +1,8 @@
-"""Zoom-out and IoU crop as rectangles: chosen first, rendered once.
+"""Zoom-out and IoU crop as rectangles: all steps are drawn first, and the image is rendered once.
 
-Both steps, and the resize after them, only choose which part of the plane is shown. So no canvas of up to 16 times the
-image is ever painted: the steps narrow or widen a `View`, and the part of the image that the last view shows is resized
-once, straight to where it belongs in the output. The distribution is that of ``v2.RandomZoomOut`` and
-``v2.RandomIoUCrop``.
+Both steps, and the resize after them, only select the visible part of the plane. So no canvas of up to 16 times the
+image is ever filled: the steps shrink or enlarge a `View`, and the part of the image inside the final view is resized
+once, directly to its place in the output. The distribution is that of `v2.RandomZoomOut` and `v2.RandomIoUCrop`.
 """
 
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize_image
 
-_ROUNDS = 50  # IoU rules drawn before the crop is given up; each has `trials` tries
+_ROUNDS = 50  # minimum IoUs drawn before the crop is given up; each is tried with `trials` crops
 
 
 class View(NamedTuple):
-    """A rectangle in pixels of the source image; it may reach beyond it."""
+    """A rectangle in pixels of the source image; it may extend beyond the image."""
 
     x1: int
     y1: int
@@ -28,15 +27,15 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class CropRule:
-    """What `crop_view` may choose.
+    """The crops that `crop_view` may draw.
 
     Args:
-        min_ious: one is drawn for each crop: some object inside must have at least this IoU with the crop; 1 and above
-            stands for "no crop".
-        scale: least and greatest width, and height, as a share of the view's.
-        aspect: least and greatest width / height of the crop, in pixels.
-        relative: count `aspect` relative to the view's own, so that 1 keeps the proportions of the picture.
-        trials: crops tried for each `min_ious` drawn.
+        min_ious: One is drawn for each crop: some object inside must have at least this IoU with the crop; 1 and above
+            means no crop.
+        scale: Min and max width and height, relative to the view's.
+        aspect: Min and max width / height of the crop, in pixels.
+        relative: Whether `aspect` is relative to the view's own, so that 1 keeps the aspect ratio of the image.
+        trials: Crops tried for each drawn minimum IoU.
     """
 
     min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -47,7 +46,7 @@ class CropRule:
 
 
 def zoom_view(view: View, max_side: float) -> View:
-    """Widens a view to 1 .. `max_side` times its sides, the view lying anywhere in it."""
+    """Enlarges a view to 1 .. `max_side` times its sides, with the old view at a random position in it."""
     u = torch.rand(3).tolist()
     ratio = 1.0 + (max_side - 1.0) * u[0]
     width, height = view.x2 - view.x1, view.y2 - view.y1
@@ -57,30 +56,30 @@ def zoom_view(view: View, max_side: float) -> View:
 
 
 def jitter_view(view: View, low: float, high: float) -> View:
-    """Returns a square window on the view, whose side is the view's longer one divided by a random scale.
+    """Returns a square window on the view, with a side of the view's longer side divided by a random scale.
 
-    This is torchvision's large-scale jitter (``ScaleJitter`` and ``FixedSizeCrop``) seen from the image: where the window
-    is narrower than the view it lies anywhere in it, at one share of the way across and down; where it is wider, the
-    view fills its upper left part.
+    This is torchvision's large-scale jitter (`ScaleJitter` and `FixedSizeCrop`) in coordinates of the image: a window
+    narrower than the view has a random position in it, at the same fraction of the free space in x and y; in a wider
+    window the view is at the upper left.
     """
-    scale, place = torch.rand(2).tolist()
+    scale, position = torch.rand(2).tolist()
     width, height = view.x2 - view.x1, view.y2 - view.y1
     side = max(1, round(max(width, height) / (low + (high - low) * scale)))
-    left, top = (one + int(max(length - side, 0) * place) for one, length in ((view.x1, width), (view.y1, height)))
+    left, top = view.x1 + int(max(width - side, 0) * position), view.y1 + int(max(height - side, 0) * position)
     return View(left, top, left + side, top + side)
 
 
 def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
-    """Narrows a view to a random crop that meets the IoU rule.
+    """Crops a view at random so that the IoU rule is met.
 
-    A crop needs the center of an object strictly inside it and, among those objects, one with the IoU that was drawn.
-    All trials are drawn and judged at once; the first that passes is taken. Without objects any crop passes
-    (torchvision leaves such an image whole). Where no crop passes in many rounds the view stays as it is.
+    A crop must strictly contain the center of an object, and one of these objects must have at least the drawn IoU.
+    All trials are drawn and tested at once; the first that passes is returned. Without objects any crop passes
+    (torchvision does not crop such an image). If no crop passes in many rounds, the view is returned unchanged.
 
     Args:
-        view: the rectangle to crop.
-        boxes: ``[G, 4]`` xyxy of the objects that count, in pixels of the source image.
-        rule: the choices.
+        view: The rectangle to crop.
+        boxes: `[G, 4]` xyxy of the objects that are not ignored, in pixels of the source image.
+        rule: The crops that may be drawn.
     """
     width, height = view.x2 - view.x1, view.y2 - view.y1
     low, high = rule.scale
@@ -106,7 +105,7 @@ def crop_view(view: View, boxes: np.ndarray, rule: CropRule) -> View:
 
 
 def _best_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    # [T] greatest IoU of each crop with the boxes whose center lies in it, -1 where there is none
+    # [T] max IoU of each crop with the boxes whose center is in it, -1 if there is none
     crop, box = crops[:, None, :], boxes[None, :, :]  # [T, 1, 4], [1, G, 4]
     center = (box[..., :2] + box[..., 2:]) / 2
     inside = ((crop[..., :2] < center) & (center < crop[..., 2:])).all(-1)
@@ -115,25 +114,26 @@ def _best_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     areas = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
     box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     iou = overlap / (areas[:, None] + box_areas[None, :] - overlap)
-    return np.where(inside, iou, -1.0).max(axis=1)
+    best: np.ndarray = np.where(inside, iou, -1.0).max(axis=1)
+    return best
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a view is rendered: the visible part of the image, and where in the output it goes; whole pixels both."""
+    """How a view is rendered: the visible part of the image, and its place in the output, both in whole pixels."""
 
     source: View
     destination: View
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Output pixels per source pixel, across and down; boxes are mapped by exactly this and so stay in place."""
+        """Output pixels per source pixel in x and y; boxes are mapped by exactly this, so they stay on their objects."""
         (sx1, sy1, sx2, sy2), (dx1, dy1, dx2, dy2) = self.source, self.destination
         return (dx2 - dx1) / (sx2 - sx1), (dy2 - dy1) / (sy2 - sy1)
 
 
-def place(view: View, height: int, width: int, side: int) -> Placement:
-    """Returns how the view of an image is rendered into ``side x side`` pixels; it must show some of the image."""
+def make_placement(view: View, height: int, width: int, side: int) -> Placement:
+    """Returns how the view of an image is rendered to `side x side` pixels; it must overlap the image."""
     source = View(max(view.x1, 0), max(view.y1, 0), min(view.x2, width), min(view.y2, height))
     dx1, dx2 = _span(source.x1, source.x2, view.x1, view.x2, side)
     dy1, dy2 = _span(source.y1, source.y2, view.y1, view.y2, side)
@@ -147,16 +147,17 @@ def _span(start: int, end: int, view_start: int, view_end: int, side: int) -> tu
 
 
 def render(image: Tensor, placement: Placement, *, antialias: bool) -> Tensor:
-    """Returns the visible part of a uint8 image ``[3, H, W]`` at the size that it has in the output."""
+    """Returns the visible part of a uint8 image `[3, H, W]` at its size in the output."""
     (x1, y1, x2, y2), (dx1, dy1, dx2, dy2) = placement.source, placement.destination
-    return resize_image(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
+    resized: Tensor = resize_image(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
+    return resized
 
 
 def map_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:
-    """Maps boxes float32 ``[G, 4]`` from source pixels to output pixels, clipped to the visible part."""
+    """Maps boxes float32 `[G, 4]` from source pixels to output pixels, clipped to the visible part."""
     source, destination = (np.array(view, dtype=np.float32) for view in (placement.source, placement.destination))
     low, high = np.tile(source[:2], 2), np.tile(source[2:], 2)
     offset, end = np.tile(destination[:2], 2), np.tile(destination[2:], 2)
     scale = np.array(placement.scale * 2, dtype=np.float32)
-    # Clamped once more: the product may round to a hair beyond the edge.
+    # Clipped again: the product may round to slightly beyond the edge.
     return ((boxes.clip(low, high) - low) * scale + offset).clip(offset, end)

@@ -1,9 +1,9 @@
-"""Photometric distortion on the few pixels that are left after the crop.
+"""Photometric distortion of the pixels that remain after the crop.
 
-The steps and their ranges are those of ``v2.RandomPhotometricDistort`` (brightness, contrast before or after the
-others, saturation, hue, order of the channels, each half of the time). There it takes 20 ms at 300 x 300, most of it
-for the hue; here all steps work in place on planar float32 and round once at the end, and hue is shifted by the closed
-form of HSV to RGB, without HSV in between.
+The steps and their ranges are those of `v2.RandomPhotometricDistort` (brightness, contrast before or after the
+others, saturation, hue, permutation of the channels, each with probability 0.5). That takes 20 ms at 300 x 300, most of
+it for the hue; here all steps work in place on planar float32 and round once at the end, and the hue shift uses the
+closed form of HSV to RGB without converting to HSV.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 GRAY = (0.2989, 0.587, 0.114)
-_SAMPLES = 32  # the contrast's pivot is the mean of a grid of about this many squared pixels of the whole image
+_SAMPLES = 32  # contrast scales around the mean of a grid of about 32 x 32 pixels of the whole image
 
 
 @dataclass(frozen=True)
 class PhotometricRule:
-    """Ranges of the factors; hue in turns of the color circle. Each step is taken with probability `p`."""
+    """Ranges of the factors; hue in turns of the color circle. Each step is applied with probability `p`."""
 
     brightness: tuple[float, float] = (0.875, 1.125)
     contrast: tuple[float, float] = (0.5, 1.5)
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: tuple[float, float] = (-0.05, 0.05)
-    permute: bool = True  # the order of the channels
+    permute: bool = True  # the channels
     p: float = 0.5
 
 
 class Distortion(NamedTuple):
-    """What is done to the colors of one image."""
+    """The drawn color distortion of one image."""
 
-    steps: list[tuple[str, float]]  # brightness, contrast, saturation, hue in their order, each with its factor
+    steps: list[tuple[str, float]]  # (name, factor) of brightness, contrast, saturation, hue, in the drawn order
     channels: list[int] | None  # then output channel c is channel channels[c]
 
 
@@ -39,8 +39,8 @@ def draw_distortion(rule: PhotometricRule) -> Distortion:
     """Draws the steps and factors of one image."""
     u = torch.rand(12).tolist()
 
-    def step(name: str, chance: float, place: float, span: tuple[float, float]) -> list[tuple[str, float]]:
-        return [(name, span[0] + (span[1] - span[0]) * place)] if chance < rule.p else []
+    def step(name: str, chance: float, position: float, span: tuple[float, float]) -> list[tuple[str, float]]:
+        return [(name, span[0] + (span[1] - span[0]) * position)] if chance < rule.p else []
 
     contrast = step("contrast", u[0], u[1], rule.contrast)
     before = u[2] < 0.5
@@ -53,8 +53,7 @@ def draw_distortion(rule: PhotometricRule) -> Distortion:
 
 
 def pivot_grid(image: Tensor) -> Tensor:
-    """Returns the pixels ``[3, N]`` of an image ``[3, H, W]`` whose mean stands for that of all: contrast turns about
-    it."""
+    """Returns a grid of pixels `[3, N]` of an image `[3, H, W]`; its mean approximates that of the image."""
     step_y, step_x = (max(1, side // _SAMPLES) for side in image.shape[1:])
     return image[:, ::step_y, ::step_x].reshape(3, -1)
 
@@ -63,21 +62,19 @@ def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
     """Distorts the colors of a patch.
 
     Args:
-        patch: uint8 ``[3, h, w]``, the visible part of an image.
-        image: uint8 ``[3, H, W]``, the whole image: contrast turns about the mean of all of it, whatever the crop
-            shows.
-        distortion: what to do.
+        patch: uint8 `[3, h, w]`, the visible part of an image.
+        image: uint8 `[3, H, W]`, the whole image: contrast scales around its mean, whatever the crop shows.
+        distortion: The steps to apply.
 
     Returns:
-        uint8 ``[3, h, w]``, contiguous; values that no step touched stay as they are.
+        uint8 `[3, h, w]`, contiguous; values that no step changes keep their bits.
     """
     steps, channels = distortion
     if not steps:
         return patch if channels is None else patch[channels]
     grid = pivot_grid(image)
     count = patch.shape[1] * patch.shape[2]
-    # The grid rides along behind the patch's pixels, so that it has been through the same steps when its mean is
-    # needed.
+    # The grid is appended to the patch's pixels, so that it went through the same steps when its mean is needed.
     pixels = torch.empty(3, count + grid.shape[1])
     pixels[:, :count].view_as(patch).copy_(patch)
     pixels[:, count:] = grid
@@ -87,8 +84,7 @@ def distort(patch: Tensor, image: Tensor, distortion: Distortion) -> Tensor:
 
 
 def run_steps(pixels: Tensor, steps: list[tuple[str, float]], first: int = 0) -> Tensor:
-    """Runs steps over float32 pixels ``[3, N]``, which it may change; contrast turns about the mean gray of those from
-    `first` on."""
+    """Applies steps to float32 pixels `[3, N]`, possibly in place; contrast uses the mean gray of `pixels[:, first:]`."""
     for name, value in steps:
         if name == "brightness":
             pixels.mul_(value)
@@ -100,13 +96,13 @@ def run_steps(pixels: Tensor, steps: list[tuple[str, float]], first: int = 0) ->
             pixels.mul_(value).add_(gray, alpha=1.0 - value)
         else:
             pixels = shift_hue(pixels, value)
-            continue  # which leaves no range
+            continue  # a hue shift stays in range
         pixels.clamp_(0.0, 255.0)
     return pixels
 
 
 def mean_gray(pixels: Tensor) -> float:
-    """Returns the mean gray of pixels ``[3, N]``."""
+    """Returns the mean gray of pixels `[3, N]`."""
     return float(_gray(pixels).mean())
 
 
@@ -116,31 +112,31 @@ def _gray(pixels: Tensor) -> Tensor:
 
 
 def shift_hue(pixels: Tensor, turns: float) -> Tensor:
-    """Shifts the hue of RGB pixels ``[3, N]`` by a share of the color circle; value and saturation stay.
+    """Shifts the hue of RGB pixels `[3, N]` by a fraction of the color circle; value and saturation stay.
 
     With v the largest channel, m the smallest and h the hue in sixths of the circle, HSV to RGB is
-    ``m + (v - m) * clip(w, 0, 1)`` with w = |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Gray
-    pixels, which have no hue, come out as they are.
+    `m + (v - m) * clip(w, 0, 1)` with w = |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Gray
+    pixels, which have no hue, stay unchanged.
 
     Args:
         pixels: float32, any range.
-        turns: shift, 1 being the whole circle.
+        turns: The shift; 1 is the whole circle.
     """
     red, green, blue = pixels
-    value, least = pixels.amax(0), pixels.amin(0)
-    depth = value - least
-    # Division by zero is for gray pixels only, whose depth of 0 then cancels any hue but NaN.
-    inverse = depth.clamp(min=1e-6).reciprocal_()
+    value, minimum = pixels.amax(0), pixels.amin(0)
+    chroma = value - minimum
+    # The clamp only affects gray pixels: their chroma of 0 cancels any hue, but would not cancel NaN.
+    inverse = chroma.clamp(min=1e-6).reciprocal_()
     is_red, is_green = torch.empty_like(value), torch.empty_like(value)
     torch.eq(value, red, out=is_red)
     torch.eq(value, green, out=is_green)
-    # lerp with a weight of 0 or 1 chooses, in a fifteenth of the time of torch.where.
+    # lerp with a weight of 0 or 1 selects like torch.where, in a fifteenth of its time.
     hue = (red - green).mul_(inverse).add_(4.0)
     hue.lerp_((blue - red).mul_(inverse).add_(2.0), is_green).lerp_((green - blue).mul_(inverse), is_red)
     hue.add_(6.0 * turns)
-    hue.sub_(hue.div(6.0).floor_().mul_(6.0))  # into 0 .. 6, in a quarter of the time of remainder_
+    hue.sub_(hue.div(6.0).floor_().mul_(6.0))  # modulo 6, in a quarter of the time of remainder_
     out = torch.empty_like(pixels)
     torch.sub(hue, 3.0, out=out[0]).abs_().sub_(1.0)
     torch.sub(hue, 2.0, out=out[1]).abs_().neg_().add_(2.0)
     torch.sub(hue, 4.0, out=out[2]).abs_().neg_().add_(2.0)
-    return out.clamp_(0.0, 1.0).mul_(depth).add_(least)
+    return out.clamp_(0.0, 1.0).mul_(chroma).add_(minimum)

@@ -45,7 +45,7 @@ def test_a_run_evaluates_to_what_training_found(
     assert thresholds == torch.load(finished / "best.pt", weights_only=True)["thresholds"]
     trained.pop("epoch")
     assert found == trained and sum(row["detections"] for row in found["classes"].values()) > 0
-    assert "what would raise AP, were it mended" in capsys.readouterr().out
+    assert "AP gain if fixed" in capsys.readouterr().out
 
 
 def test_saved_files_are_complete(finished: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def published(tmp_path: Path, *, crowds: bool = True):
 def test_coco_ap_equals_published_numbers(crowds, key, tmp_path, capsys):
     records, dataset, expected = published(tmp_path, crowds=crowds)
     assert len(expected[key]) == 12 and dataset.report == []
-    result = coco_ap(records, dataset.classes, truth=dataset.annotations)
+    result = coco_ap(records, dataset.classes, ground_truth=dataset.annotations)
     for name, value in expected[key].items():
         assert result.stats[name] == pytest.approx(value, abs=1e-12), name
     assert capsys.readouterr().out == "", "the library must stay silent"
@@ -106,7 +106,7 @@ def test_faster_coco_eval_and_pycocotools_agree(tmp_path):
         records.scores[index] = records.scores[index].round(1)
         records.gt_ignore[index] |= rng.random(len(records.gt_ignore[index])) < 0.2
         records.boxes[index][rng.random(len(labels)) < 0.05] = (np.nan, 0, np.inf, 1e30)
-    for options in ({}, {"truth": dataset.annotations}):
+    for options in ({}, {"ground_truth": dataset.annotations}):
         results = [coco_ap(records, dataset.classes, backend=name, **options) for name in BACKENDS]
         assert results[0].stats == pytest.approx(results[1].stats, abs=1e-12)
         assert list(results[0].per_class) == list(results[1].per_class)
@@ -122,12 +122,12 @@ def test_faster_coco_eval_is_preferred_when_installed(monkeypatch):
 
 def test_coco_classes_not_ordered_by_id(tmp_path):
     records, dataset, _ = published(tmp_path)
-    plain = coco_ap(records, dataset.classes, truth=dataset.annotations)
+    plain = coco_ap(records, dataset.classes, ground_truth=dataset.annotations)
     data = json.loads(dataset.annotation_file.read_text())
     turned = open_without_images(tmp_path / "turned", data, classes=dataset.classes[::-1])
     for labels in records.labels:
         labels[:] = len(dataset.classes) + 1 - labels
-    result = coco_ap(records, turned.classes, truth=turned.annotations)
+    result = coco_ap(records, turned.classes, ground_truth=turned.annotations)
     assert result.stats == pytest.approx(plain.stats, abs=1e-12)
     for name, pair in plain.per_class.items():
         assert result.per_class[name] == pytest.approx(pair, abs=1e-12, nan_ok=True), name
@@ -203,7 +203,7 @@ def test_coco_orphan_annotations_and_mixed_id_types(tmp_path):
     for index in range(len(dataset)):
         target = dataset.target(index)
         records.add({**target, "scores": np.ones(len(target["labels"]))}, target)
-    result = coco_ap(records, dataset.classes, truth=dataset.annotations)
+    result = coco_ap(records, dataset.classes, ground_truth=dataset.annotations)
     assert result.mean_ap == pytest.approx(1.0)
 
 
@@ -213,7 +213,7 @@ def test_coco_bad_input_error_messages(tmp_path):
         coco_ap(records, ["a"], backend="coco")
     _, dataset, _ = published(tmp_path)
     with pytest.raises(DataError, match="no image with id 1099511627776"):
-        coco_ap(records, ["a"], truth=dataset.annotations)
+        coco_ap(records, ["a"], ground_truth=dataset.annotations)
     with pytest.raises(DataError, match=r"must be in 1 \.\. 0"):
         coco_ap(records, [])
     with pytest.raises(DataError, match="the target of image_id 5: box 1 is not finite"):
@@ -224,7 +224,7 @@ def test_coco_bad_input_error_messages(tmp_path):
 def test_evaluator_uses_annotations_of_coco_dataset():
     dataset = open_dataset("coco", real_data("coco_cc_mini"))
     evaluator = Evaluator.of(dataset, "coco")
-    assert evaluator.truth is dataset.annotations
+    assert evaluator.ground_truth is dataset.annotations
     for index in range(len(dataset)):
         target = dataset.target(index)
         kept = ~target["ignore"]

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ssd.data import DataError, ShapesDataset
 from ssd.transforms import Augment, Augmentation, CropRule, FromV2, PhotometricRule, build_transforms
-from ssd.transforms.geometry import View, crop_view, map_boxes, place, render, zoom_view
+from ssd.transforms.geometry import View, crop_view, make_placement, map_boxes, render, zoom_view
 from ssd.transforms.photometric import distort, draw_distortion, shift_hue
 
 BOXES = torch.tensor([[20.0, 30.0, 90.0, 110.0], [100.0, 10.0, 180.0, 60.0], [5.0, 100.0, 15.0, 112.0]])
@@ -41,7 +41,7 @@ def test_resize_equals_torchvision():
 
 def test_crop_equals_torchvision():
     image, _ = sample()
-    placement = place(View(30, 20, 130, 100), 120, 200, 64)
+    placement = make_placement(View(30, 20, 130, 100), 120, 200, 64)
     expected = F.resized_crop(image, 20, 30, 80, 100, [64, 64], antialias=True)
     assert torch.equal(render(image, placement, antialias=True), expected)
     boxes = F.crop_bounding_boxes(BOXES, tv_tensors.BoundingBoxFormat.XYXY, 20, 30, 80, 100)[0].clamp(min=0)
@@ -251,11 +251,11 @@ def test_transform_names_and_errors():
         ({"shortest": 300}, "shortest must be a list of sides of at least 1 pixel, got 300"),
         ({"shortest": [0]}, "shortest must be a list of sides of at least 1 pixel"),
         ({"longest": None}, "longest must be at least 1 pixel, got None"),
-        ({"jitter": [2.0, 0.1]}, "jitter must be two rising scales above 0"),
-        ({"jitter": [0.1, "2"]}, "jitter must be two rising scales above 0"),
-        ({"fill": [1, 2]}, r"fill must be three levels in 0 .. 255, got \[1, 2\]"),
-        ({"fill": "red"}, "fill must be three levels in 0 .. 255, got 'red'"),
-        ({"fill": [300, 0, 0]}, "fill must be three levels in 0 .. 255"),
+        ({"jitter": [2.0, 0.1]}, "jitter must be two ascending scales above 0"),
+        ({"jitter": [0.1, "2"]}, "jitter must be two ascending scales above 0"),
+        ({"fill": [1, 2]}, r"fill must be three values in 0 .. 255, got \[1, 2\]"),
+        ({"fill": "red"}, "fill must be three values in 0 .. 255, got 'red'"),
+        ({"fill": [300, 0, 0]}, "fill must be three values in 0 .. 255"),
         ({"antialias": "maybe"}, "antialias must be true or false, got 'maybe'"),
         ({"crop": 0.5}, "crop must be a rule or its name, got 0.5"),
         ({"photometric": True}, "photometric must be a rule or its name, got True"),

@@ -1,8 +1,8 @@
 """COCO folders: one JSON of images, annotations and categories, and a folder of images.
 
 Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks unless asked otherwise: label i is
-``category_ids[i - 1]``. Crowd regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers.
-What COCO's metric asks for beyond boxes, labels and crowds is kept as ``annotations.coco``.
+`category_ids[i - 1]`. Crowd regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers.
+What COCO's metric asks for beyond boxes, labels and crowds is kept as `annotations.coco`.
 """
 
 import math
@@ -26,24 +26,24 @@ class COCODataset(DetectionDataset):
     """A split of a COCO data set.
 
     Args:
-        root: folder of the data set, in one of the usual layouts or any with `annotations` and `images` given; or the
+        root: Folder of the data set, in one of the usual layouts or any with `annotations` and `images` given; or the
             JSON file.
-        split: such as ``"train"`` or ``"val"``.
-        annotations: the JSON file, where the layout is another.
-        images: the folder of pictures, where the layout is another.
-        classes: names of the categories to learn, in the order of their labels; all of the file, by rising id, where
+        split: such as `"train"` or `"val"`.
+        annotations: The JSON file, where the layout is another.
+        images: The folder of pictures, where the layout is another.
+        classes: Names of the categories to learn, in the order of their labels; all of the file, by rising id, where
             not given. Objects of the others are left out and counted in a note; a category id that the file does not
             list is a fault ("unknown class").
-        labels: ``"ranks"`` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); ``"ids"`` takes the
+        labels: `"ranks"` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); `"ids"` takes the
             category ids themselves, for models trained so, such as torchvision's with 91 classes. The gaps become
             classes without objects, named "unused 12" and so on.
-        crowd: ``"ignore"`` flags crowd regions; ``"drop"`` leaves them out, which makes background of them.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
+        crowd: `"ignore"` flags crowd regions; `"drop"` leaves them out, which makes background of them.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
 
     Raises:
-        DataError: no such layout, a file that is no COCO JSON, no usable image, or a fault with ``on_error="raise"``.
+        DataError: No such layout, a file that is no COCO JSON, no usable image, or a fault with `on_error="raise"`.
     """
 
     def __init__(

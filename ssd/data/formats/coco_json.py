@@ -16,7 +16,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file in UTF-8, UTF-16 or UTF-32.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: The file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -32,7 +32,7 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
     """Reads a COCO JSON file and checks that its three lists are there.
 
     Raises:
-        DataError: the file is missing, is not JSON, or lacks images, annotations or categories.
+        DataError: The file is missing, is not JSON, or lacks images, annotations or categories.
     """
     data = read_json(Path(path))
     for key in ("images", "annotations", "categories"):
@@ -52,10 +52,10 @@ def read_categories(
     A group that no annotation uses is no class: Roboflow writes the project's name as a category before the others.
 
     Args:
-        categories: of the file.
-        used: ids that annotations name.
-        classes: names to learn; all, by ascending id, where None.
-        file: for messages.
+        categories: Of the file.
+        used: Ids that annotations name.
+        classes: Names to learn; all, by ascending id, where None.
+        file: For messages.
 
     Raises:
         DataError: a category without id or name, one given twice, or a name in `classes` that is no category's.

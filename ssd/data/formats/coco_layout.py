@@ -34,11 +34,11 @@ def find_layout(
 ) -> tuple[Path, list[Path]]:
     """Returns the annotation file of a split and the folders that its images are most likely in.
 
-    Given paths are taken as they are, or below `root` where they are relative and exist there. The split ``"all"`` is
+    Given paths are taken as they are, or below `root` where they are relative and exist there. The split `"all"` is
     the only COCO file of the data set.
 
     Raises:
-        NoSplitError: there is no such split.
+        NoSplitError: There is no such split.
         DataError: a given file or folder does not exist.
     """
     below = lambda path: root / path if (root / path).exists() else Path(path)  # noqa: E731

@@ -36,21 +36,21 @@ class CSVDataset(DetectionDataset):
     the place of its first line among the images, counted from 0.
 
     Args:
-        root: folder of the data set.
-        split: chooses the file (train.csv, train_labels.csv, train/_annotations.csv, train-annotations-bbox.csv), or
-            the rows of annotations.csv whose column ``split`` says so.
-        annotations: the file, where it is another.
-        images: folder that the images' names are relative to; where None, the file's folder, `root`, and their folders
+        root: Folder of the data set.
+        split: Chooses the file (train.csv, train_labels.csv, train/_annotations.csv, train-annotations-bbox.csv), or
+            the rows of annotations.csv whose column `split` says so.
+        annotations: The file, where it is another.
+        images: Folder that the images' names are relative to; where None, the file's folder, `root`, and their folders
             images, SPLIT and images/SPLIT are tried.
-        classes: names in the order of their labels; those of the file, sorted, and printed where not given.
-        units: ``"pixels"``, ``"shares"``, or ``"auto"``: shares where no coordinate of the file exceeds 1.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        apply_exif: turn the images as EXIF says, or (``"auto"``) as columns width and height ask for; without these, turn
+        classes: Names in the order of their labels; those of the file, sorted, and printed where not given.
+        units: `"pixels"`, `"shares"`, or `"auto"`: shares where no coordinate of the file exceeds 1.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        apply_exif: Turn the images as EXIF says, or (`"auto"`) as columns width and height ask for; without these, turn
             them.
 
     Raises:
-        DataError: no such file, a file without the needed columns, no usable image, or a fault with ``on_error="raise"``.
+        DataError: No such file, a file without the needed columns, no usable image, or a fault with `on_error="raise"`.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ def find_table(root: Path, split: str, annotations: str | Path | None = None) ->
     """Returns the CSV file of a split.
 
     Raises:
-        DataError: there is none; with what was expected and found.
+        DataError: There is none; with what was expected and found.
     """
     if annotations is not None:
         file = root / annotations if (root / annotations).is_file() else Path(annotations)

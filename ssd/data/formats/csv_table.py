@@ -49,7 +49,7 @@ def read_table(path: Path, log: FaultLog) -> list[Row]:
     label are all empty names an image without objects. Rows that cannot be read go to the log.
 
     Raises:
-        DataError: the file cannot be read, or its first line is neither such a header nor such a row.
+        DataError: The file cannot be read, or its first line is neither such a header nor such a row.
     """
     try:
         text = read_text(path)

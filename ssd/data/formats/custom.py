@@ -1,18 +1,18 @@
-"""A data set of the user's own, named by import path: ``my_package.my_module:MyDataset``.
+"""A data set of the user's own, named by import path: `my_package.my_module:MyDataset`.
 
-The named class or function is called with the keyword arguments ``root`` (the folder, where one is given), ``split``
-and the options, as far as it takes them, and returns a map-style data set (``len`` and ``[index]``).
+The named class or function is called with the keyword arguments `root` (the folder, where one is given), `split`
+and the options, as far as it takes them, and returns a map-style data set (`len` and `[index]`).
 
-Its items are ``(image, target)``, or one dict with the key ``image`` beside those of the target:
+Its items are `(image, target)`, or one dict with the key `image` beside those of the target:
 
-* image: uint8 ``[3, H, W]``, float in 0 .. 1 of that shape, a PIL image, or a uint8 array ``[H, W, 3]``; RGB.
-* ``boxes`` ``[G, 4]``: xyxy in pixels, 0-based, right and bottom edges exclusive; ``[0, 4]`` without objects.
-* ``labels`` ``[G]``: whole numbers 1 .. C - 1 (0 is the background).
-* optional ``ignore`` (or ``iscrowd``, ``difficult``) ``[G]``: neither object nor background.
-* optional ``image_id``: a whole number of its own for each image; the index where absent.
+* image: uint8 `[3, H, W]`, float in 0 .. 1 of that shape, a PIL image, or a uint8 array `[H, W, 3]`; RGB.
+* `boxes` `[G, 4]`: xyxy in pixels, 0-based, right and bottom edges exclusive; `[0, 4]` without objects.
+* `labels` `[G]`: whole numbers 1 .. C - 1 (0 is the background).
+* optional `ignore` (or `iscrowd`, `difficult`) `[G]`: neither object nor background.
+* optional `image_id`: a whole number of its own for each image; the index where absent.
 
-Class names come from the option or the attribute ``classes``. The data set is gone through once when it is opened, to
-count objects and check every item; a method ``target(index)`` that returns the target with ``size`` (height, width)
+Class names come from the option or the attribute `classes`. The data set is gone through once when it is opened, to
+count objects and check every item; a method `target(index)` that returns the target with `size` (height, width)
 spares reading the images for that.
 """
 
@@ -36,16 +36,16 @@ class CustomDataset(DetectionDataset):
     """A data set of the user's, checked item by item.
 
     Args:
-        name: import path ``module:attribute``; the current folder is searched as Python's own -m does.
-        root: handed on.
-        split: handed on.
-        classes: names without background; the data set's attribute ``classes`` where not given.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        **options: handed on.
+        name: Import path `module:attribute`; the current folder is searched as Python's own -m does.
+        root: Handed on.
+        split: Handed on.
+        classes: Names without background; the data set's attribute `classes` where not given.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        **options: Handed on.
 
     Raises:
-        DataError: the import path leads nowhere, the call fails, class names are missing, no usable item, or faults to
+        DataError: The import path leads nowhere, the call fails, class names are missing, no usable item, or faults to
             be refused.
     """
 
@@ -80,7 +80,7 @@ class CustomDataset(DetectionDataset):
         return pixels, {**kept, "image_id": int(self.annotations.image_ids[index])}
 
     def load_image(self, index: int) -> Tensor:
-        """Returns the image of item `index`: uint8 ``[3, H, W]``."""
+        """Returns the image of item `index`: uint8 `[3, H, W]`."""
         return self[index][0]
 
     def _scan(self, name: str, num_classes: int, builder: AnnotationsBuilder, log: FaultLog) -> None:

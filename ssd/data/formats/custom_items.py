@@ -19,7 +19,7 @@ class ItemError(ValueError):
 
 
 def split_item(item: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Returns image and target of an item, which is a pair or one dict with the key ``image``."""
+    """Returns image and target of an item, which is a pair or one dict with the key `image`."""
     if isinstance(item, Mapping):
         if "image" not in item:
             raise ItemError(f"an item that is a dict must have the key image, got {', '.join(map(str, item))}")
@@ -31,10 +31,10 @@ def split_item(item: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def check_image(image: Any) -> Tensor:
-    """Returns an image as uint8 ``[3, H, W]``.
+    """Returns an image as uint8 `[3, H, W]`.
 
     Raises:
-        ItemError: another type, shape or range.
+        ItemError: Another type, shape or range.
     """
     if isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
@@ -60,17 +60,17 @@ def check_image(image: Any) -> Tensor:
 def check_target(
     target: Mapping[str, Any], num_classes: int, size: tuple[int, int], file: str, log: FaultLog
 ) -> dict[str, Tensor]:
-    """Returns boxes float32 ``[G, 4]``, labels int64 ``[G]`` and ignore bool ``[G]`` of an item.
+    """Returns boxes float32 `[G, 4]`, labels int64 `[G]` and ignore bool `[G]` of an item.
 
     Boxes without area, not finite or outside of the image are left out and logged as faults of `file`, as are labels
     outside of 1 .. C - 1.
 
     Args:
-        target: of the user's.
+        target: Of the user's.
         num_classes: C, with the background.
-        size: height and width of the image.
-        file: what faults are named after.
-        log: where they go.
+        size: Height and width of the image.
+        file: What faults are named after.
+        log: Where they go.
 
     Raises:
         ItemError: a missing key, or a wrong shape or type.

@@ -46,7 +46,7 @@ def as_names(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     """Returns the option `classes` as names; one text holds them with commas between.
 
     Raises:
-        DataError: it holds anything else, no name, or one twice.
+        DataError: It holds anything else, no name, or one twice.
     """
     if classes is None:
         return None

@@ -1,4 +1,4 @@
-"""Looking into a folder of the user's: which files are there, and what to say where something is not."""
+"""Lists the content of a data set's folder, also for error messages."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ from ssd.file_tree import IMAGE_SUFFIXES, images_below
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
-    """Returns the image files below a folder: path relative to it, without suffix -> path; of two that differ only in
-    the suffix, the first suffix of `ssd.file_tree`.
+    """Returns the image files below a folder: path relative to it, without suffix -> path.
 
-    One listing of the folder: asking for each file by itself takes minutes on a network disk.
+    If two names differ only in the suffix, the first suffix of `ssd.file_tree` is used. The folder is listed once,
+    because testing for each file separately takes minutes on a network disk.
     """
     ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
-    found = sorted(images_below(folder), key=lambda path: -ranks[path.suffix.lower()])
-    return {path.relative_to(folder).with_suffix("").as_posix(): str(path) for path in found}
+    files = sorted(images_below(folder), key=lambda path: -ranks[path.suffix.lower()])
+    return {path.relative_to(folder).with_suffix("").as_posix(): str(path) for path in files}
 
 
 def split_path(path: Path, annotations: str | Path | None) -> tuple[Path, str | Path | None]:
-    """Returns the folder of a data set and its annotation file, where the path given for the folder is that file."""
+    """Returns the folder of a data set and its annotation file; `path` may be either of them."""
     if not path.is_file():
         return path, annotations
     folder = path.absolute().parent
@@ -26,7 +26,7 @@ def split_path(path: Path, annotations: str | Path | None) -> tuple[Path, str | 
 
 
 def describe_folder(folder: Path, limit: int = 12) -> str:
-    """Returns what is in a folder as part of an error: ``"found a/, b.txt"``, or that it does not exist."""
+    """Returns the content of a folder for an error message, such as `found a/, b.txt`, or that it does not exist."""
     if not folder.exists():
         parent = folder.parent
         near = f"; {parent} has {_listing(parent, limit)}" if parent.is_dir() else ""

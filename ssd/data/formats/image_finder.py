@@ -26,10 +26,10 @@ class ImageFinder:
     and `folders` is ever taken.
 
     Args:
-        root: folder of the data set.
-        folders: where the images are most likely, the likeliest first.
+        root: Folder of the data set.
+        folders: Where the images are most likely, the likeliest first.
         given: `folders` come from an option of the user's and are the only places.
-        within: folder that names may not leave; `root` where None.
+        within: Folder that names may not leave; `root` where None.
     """
 
     def __init__(self, root: Path, folders: list[Path], given: bool = False, within: Path | None = None) -> None:
@@ -45,7 +45,7 @@ class ImageFinder:
         no one's: where images are missing, others of the same file name in another folder do not take their place.
 
         Args:
-            entries: of each image its name as the annotation has it, with or without folders and suffix, and the place of
+            entries: Of each image its name as the annotation has it, with or without folders and suffix, and the place of
                 the annotation file below `root` (of several images of one name, the one of its split is taken).
         """
         names = [(_clean(name), near) for name, near in entries]

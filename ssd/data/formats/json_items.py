@@ -29,17 +29,17 @@ class JSONItemsDataset(DetectionDataset):
     """A split of a data set in the JSON of datumaro, supervisely or labelme.
 
     Args:
-        kind: ``"datumaro"``, ``"supervisely"`` or ``"labelme"``.
-        root: folder of the data set, or for datumaro one of its files.
-        split: such as ``"train"``, or ``"all"``.
-        classes: names in the order of their labels; those that the files list, or of the objects, sorted, where None.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
+        kind: `"datumaro"`, `"supervisely"` or `"labelme"`.
+        root: Folder of the data set, or for datumaro one of its files.
+        split: such as `"train"`, or `"all"`.
+        classes: Names in the order of their labels; those that the files list, or of the objects, sorted, where None.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
 
     Raises:
-        NoSplitError: there is no such split.
-        DataError: no such files, no usable image, or a fault with ``on_error="raise"``.
+        NoSplitError: There is no such split.
+        DataError: No such files, no usable image, or a fault with `on_error="raise"`.
     """
 
     def __init__(

@@ -29,15 +29,15 @@ class ShapesDataset(DetectionDataset):
     for, in about a millisecond, and kept while `cache` is set.
 
     Args:
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        size: number of images; 1000 for train and 200 for the others where None.
-        image_size: height and width in pixels, at least 32.
-        max_objects: most shapes in an image; one in twenty images has none.
-        seed: of the whole data set.
-        cache: keep the images drawn, 77 kB each at 160 x 160.
+        split: `"train"`, `"val"` or `"test"`.
+        size: Number of images; 1000 for train and 200 for the others where None.
+        image_size: Height and width in pixels, at least 32.
+        max_objects: Most shapes in an image; one in twenty images has none.
+        seed: Of the whole data set.
+        cache: Keep the images drawn, 77 kB each at 160 x 160.
 
     Raises:
-        DataError: unknown split, or a number out of range.
+        DataError: Unknown split, or a number out of range.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ShapesDataset(DetectionDataset):
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence((*self._key, index, part))))
 
     def load_image(self, index: int) -> Tensor:
-        """Draws image `index`: uint8 ``[3, S, S]``."""
+        """Draws image `index`: uint8 `[3, S, S]`."""
         if index < 0:
             index += len(self)
         if self._cache is not None and index in self._cache:

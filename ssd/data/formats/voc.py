@@ -1,13 +1,15 @@
-"""PASCAL VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt), JPEGImages/; one such
-folder, a devkit with one for each year, or XML files in the folders of another tool (see `ssd.data.formats.voc_layout`).
+"""PASCAL VOC folders.
+
+A folder has Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt) and JPEGImages/. A devkit with one
+such folder per year is read, too, and so are XML files in the folders of other tools (see `ssd.data.formats.voc_layout`).
 
 Coordinates. VOC counts pixels from 1 and names the last pixel inside the box, so a box from (1, 1) to (W, H) covers the
 image. Three readings are in use, and `coordinates` chooses among them:
 
-* ``"edges"`` (default): subtract 1 from xmin and ymin only. The box is then the area that its pixels cover, 0 .. W, its
+* `"edges"` (default): subtract 1 from xmin and ymin only. The box is then the area that its pixels cover, 0 .. W, its
   plain width xmax - xmin is the devkit's "+1" width, and plain IoU equals the devkit's IoU to the bit.
-* ``"minus_one"``: subtract 1 from all four (amdegroot, qfgaohao, lufficc). Boxes lose their last row and column.
-* ``"as_is"``: for files that were written 0-based with exclusive right and bottom edges.
+* `"minus_one"`: subtract 1 from all four (amdegroot, qfgaohao, lufficc). Boxes lose their last row and column.
+* `"as_is"`: for files that were written 0-based with exclusive right and bottom edges.
 
 A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the files met in practice that is a slip of
 the mouse, not an object of one pixel.
@@ -37,20 +39,20 @@ class VOCDataset(DetectionDataset):
     when another image is skipped.
 
     Args:
-        root: folder with Annotations, ImageSets and JPEGImages, or a devkit folder with VOC2007, VOC2012 and so on.
-        split: name of the list, such as ``"train"``, or ``"all"``; in a devkit with its year, ``"2007_trainval"``;
-            several joined by ``+``, as ``"2007_trainval+2012_trainval"``.
-        classes: class names without background; found by scanning all annotations of the folders (every split gets the
+        root: Folder with Annotations, ImageSets and JPEGImages, or a devkit folder with VOC2007, VOC2012 and so on.
+        split: Name of the list, such as `"train"`, or `"all"`; in a devkit with its year, `"2007_trainval"`;
+            several joined by `+`, as `"2007_trainval+2012_trainval"`.
+        classes: Class names without background; found by scanning all annotations of the folders (every split gets the
             same ones) and printed where not given.
-        difficult: ``"ignore"`` flags difficult objects, so that they neither teach nor count; ``"keep"`` treats them as
-            any other; ``"drop"`` leaves them out, which makes background of them.
-        coordinates: see the module.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        apply_exif: turn the images as EXIF says, or as the annotated sizes ask for (``"auto"``).
+        difficult: `"ignore"` flags difficult objects, so that they neither teach nor count; `"keep"` treats them as
+            any other; `"drop"` leaves them out, which makes background of them.
+        coordinates: See the module.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
 
     Raises:
-        DataError: the folder is no VOC folder, the split is missing or empty, or a fault with ``on_error="raise"``.
+        DataError: The folder is no VOC folder, the split is missing or empty, or a fault with `on_error="raise"`.
     """
 
     def __init__(
@@ -174,8 +176,8 @@ def read_xml(path: Path) -> ElementTree.Element:
     """Reads an XML file in the encoding that it declares.
 
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it is no XML file, or in an encoding that Python does not know.
+        FileNotFoundError: There is none.
+        DataError: It is no XML file, or in an encoding that Python does not know.
     """
     try:
         raw = path.read_bytes()

@@ -26,11 +26,11 @@ def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
 
     A folder with ImageSets has lists of splits (see `voc_lists`). In any other, such as labelImg, Roboflow,
     Label Studio or Kaggle leave behind, each XML file belongs to the image of its name, beside it or in a folder for
-    images, and a folder train, valid or test makes a split. The split ``"all"`` is every XML file.
+    images, and a folder train, valid or test makes a split. The split `"all"` is every XML file.
 
     Raises:
-        NoSplitError: there is no such split.
-        DataError: the folder has no XML files in VOC's way.
+        NoSplitError: There is no such split.
+        DataError: The folder has no XML files in VOC's way.
     """
     years = voc_years(root)
     if split != "all" and (years or (is_voc_folder(root) and (root / "ImageSets").is_dir())):

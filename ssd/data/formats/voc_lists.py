@@ -1,11 +1,11 @@
 """Splits of PASCAL VOC: one list, or a union of lists of one or several years.
 
-A split is one or more parts joined by ``+``:
+A split is one or more parts joined by `+`:
 
-* ``train``, ``trainval``, ...: a list of the folder itself, or of the one year that a devkit folder has.
-* ``2007_trainval``, ``2012_trainval``, ...: a list of the folder VOC2007, VOC2012, ... of a devkit.
+* `train`, `trainval`, ...: a list of the folder itself, or of the one year that a devkit folder has.
+* `2007_trainval`, `2012_trainval`, ...: a list of the folder VOC2007, VOC2012, ... of a devkit.
 
-So the usual "07+12" is ``2007_trainval+2012_trainval``.
+So the usual "07+12" is `2007_trainval+2012_trainval`.
 """
 
 import re
@@ -38,10 +38,10 @@ def read_lists(root: Path, split: str) -> list[VOCList]:
     Args:
         root: a VOC folder (Annotations, ImageSets, JPEGImages), or a devkit folder that holds VOC2007, VOC2012, ...,
             itself or in VOCdevkit.
-        split: see the module.
+        split: See the module.
 
     Raises:
-        DataError: no such folder, year or list, or a list without images.
+        DataError: No such folder, year or list, or a list without images.
     """
     lists: list[VOCList] = []
     seen: dict[Path, set[str]] = {}

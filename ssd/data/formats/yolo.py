@@ -1,7 +1,7 @@
-"""YOLO folders: an image's objects in a text file of its name, one to a line: ``class cx cy width height``.
+"""YOLO folders: an image's objects in a text file of its name, one to a line: `class cx cy width height`.
 
 Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
-is a polygon (``class x1 y1 x2 y2 ...``), of which the bounding box is taken. An image without a text file has no
+is a polygon (`class x1 y1 x2 y2 ...`), of which the bounding box is taken. An image without a text file has no
 objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
 """
 
@@ -26,17 +26,17 @@ class YOLODataset(DetectionDataset):
     An image's id is its place in the split, counted from 0.
 
     Args:
-        root: folder with data.yaml (or that file), or with classes.txt, images and labels; see
+        root: Folder with data.yaml (or that file), or with classes.txt, images and labels; see
             `ssd.data.formats.yolo_layout.find_split`.
-        split: such as ``"train"`` or ``"val"``; ``"all"`` for every image.
-        classes: names in place of those of the file, in the same order.
-        empty: ``"keep"`` or ``"drop"`` images without objects.
-        on_error: what a fault in the files does: ``"skip"`` leaves the object or file out, ``"raise"`` raises.
-        allow_outside: follow paths of data.yaml and of lists that leave `root`.
-        apply_exif: turn the images as EXIF says; ``"auto"`` does, as no size says otherwise.
+        split: such as `"train"` or `"val"`; `"all"` for every image.
+        classes: Names in place of those of the file, in the same order.
+        empty: `"keep"` or `"drop"` images without objects.
+        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        allow_outside: Follow paths of data.yaml and of lists that leave `root`.
+        apply_exif: Turn the images as EXIF says; `"auto"` does, as no size says otherwise.
 
     Raises:
-        DataError: no class names, no such split, no usable image, or a fault with ``on_error="raise"``.
+        DataError: No class names, no such split, no usable image, or a fault with `on_error="raise"`.
     """
 
     def __init__(

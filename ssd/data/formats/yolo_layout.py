@@ -33,18 +33,18 @@ class YOLOSplit:
 def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
     """Returns the classes and image files of a split.
 
-    A ``*.yaml`` with ``names`` decides, where there is one: its ``path`` and its entry for the split (a folder, a text
+    A `*.yaml` with `names` decides, where there is one: its `path` and its entry for the split (a folder, a text
     file that lists images, or several of them). Without it the names stand in classes.txt or obj.names, one to a line,
-    and the images in images/SPLIT, SPLIT/images, SPLIT, or in the list SPLIT.txt. The split ``"all"`` is every image.
+    and the images in images/SPLIT, SPLIT/images, SPLIT, or in the list SPLIT.txt. The split `"all"` is every image.
 
     Args:
-        root: folder of the data set, or its data.yaml.
-        split: name of the split.
-        allow_outside: follow paths that leave the folder.
+        root: Folder of the data set, or its data.yaml.
+        split: Name of the split.
+        allow_outside: Follow paths that leave the folder.
 
     Raises:
-        NoSplitError: there is no such split.
-        DataError: no class names, a path that leaves the folder, or a file that cannot be understood; with file and line.
+        NoSplitError: There is no such split.
+        DataError: No class names, a path that leaves the folder, or a file that cannot be understood; with file and line.
     """
     yaml_file = root if root.is_file() else find_yaml(root)
     home = root.parent if root.is_file() else root
@@ -69,8 +69,10 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
 
 
 def label_file(image: Path) -> Path:
-    """Returns where the labels of an image are: the last folder "images" of its path becomes "labels", or "annotations"
-    where only that exists; without a folder "images" they are beside the image.
+    """Returns the path of an image's label file.
+
+    The last folder "images" of the path becomes "labels", or "annotations" if only that exists; without a folder
+    "images" the labels are beside the image.
     """
     return _label_folder(image.parent) / f"{image.stem}.txt"
 

@@ -58,13 +58,13 @@ class Batch:
 
 
 def collate(samples: Sequence[tuple[Tensor | Unrendered, Target]]) -> Batch:
-    """Packs samples ``(image, target)`` into a batch.
+    """Packs samples `(image, target)` into a batch.
 
-    No samples give a batch of zero images, 0 x 0 pixels. A target's ``size`` (height, width before the transforms) is
+    No samples give a batch of zero images, 0 x 0 pixels. A target's `size` (height, width before the transforms) is
     kept where it has one; otherwise the image's own size is taken.
 
     Raises:
-        DataError: images of different sizes, or not uint8 ``[3, H, W]``.
+        DataError: Images of different sizes, or not uint8 `[3, H, W]`.
     """
     targets = [target for _, target in samples]
     images, height, width = _gather([image for image, _ in samples], targets)

@@ -83,17 +83,17 @@ def read_image(
     animation or a stereo picture (MPO) the first frame is read.
 
     Args:
-        path: the file.
-        apply_exif: turn the image as its EXIF orientation says.
-        size: height and width that the annotation declares; an image of another size is refused before it is decoded.
-        either: let `size` decide on the EXIF orientation, and `apply_exif` only where both agree with it.
+        path: The file.
+        apply_exif: Turn the image as its EXIF orientation says.
+        size: Height and width that the annotation declares; an image of another size is refused before it is decoded.
+        either: Let `size` decide on the EXIF orientation, and `apply_exif` only where both agree with it.
 
     Returns:
-        uint8 ``[3, H, W]``, possibly a view of channels-last memory.
+        uint8 `[3, H, W]`, possibly a view of channels-last memory.
 
     Raises:
-        DataError: the file is missing, empty, truncated, too large or no image. The message does not repeat the path.
-        SizeError: the image has not the size declared.
+        DataError: The file is missing, empty, truncated, too large or no image. The message does not repeat the path.
+        SizeError: The image has not the size declared.
     """
     raw = _read_bytes(path)
     header = _header(io.BytesIO(raw.tobytes()), path)
@@ -113,7 +113,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Reads size, format and orientation of an image file, without decoding it.
 
     Raises:
-        DataError: the file is missing, its header is no image's, or the image is too large.
+        DataError: The file is missing, its header is no image's, or the image is too large.
     """
     _check_file(path)
     with open(path, "rb") as file:
@@ -124,11 +124,11 @@ def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tup
     """Returns (height, width) from the header of an image file.
 
     Args:
-        path: the file.
-        apply_exif: of the image as its EXIF orientation turns it.
+        path: The file.
+        apply_exif: Of the image as its EXIF orientation turns it.
 
     Raises:
-        DataError: see `read_header`.
+        DataError: See `read_header`.
     """
     return read_header(path).size(apply_exif)
 

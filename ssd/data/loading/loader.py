@@ -1,7 +1,7 @@
 """Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
 
 Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
-number of workers, and a resumed run those of the run that was not interrupted; ``loader.set_epoch(e, start)``
+number of workers, and a resumed run those of the run that was not interrupted; `loader.set_epoch(e, start)`
 is all it takes.
 """
 
@@ -29,9 +29,9 @@ _ATTEMPTS = 20  # images tried in place of a broken one before giving up
 
 
 class Loader:
-    """Iterates over the batches of one epoch; each ``iter`` begins the next epoch.
+    """Iterates over the batches of one epoch; each `iter` begins the next epoch.
 
-    ``position`` counts the batches of the epoch that have been given, or left out because none of their images can be
+    `position` counts the batches of the epoch that have been given, or left out because none of their images can be
     read.
 
     Args: see `build_loader`, which makes it.
@@ -48,15 +48,15 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next ``iter`` gives, counted from 0."""
+        """The epoch that the next `iter` gives, counted from 0."""
         return self._batches.epoch
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Makes the next ``iter`` give this epoch, from batch `start` on, as on resuming."""
+        """Makes the next `iter` give this epoch, from batch `start` on, as on resuming."""
         self._batches.epoch, self._batches.start = epoch, start
 
     def restart_workers(self) -> None:
-        """Replaces the worker processes at the next ``iter``, after one of them has ended."""
+        """Replaces the worker processes at the next `iter`, after one of them has ended."""
         self._loader._iterator = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -97,22 +97,22 @@ def build_loader(
 
     In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
     that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it
-    is in ``dataset.report`` after the epoch, or, with ``on_error="raise"``, ends the loop with an error that
+    is in `dataset.report` after the epoch, or, with `on_error="raise"`, ends the loop with an error that
     names it.
 
     Args:
-        dataset: what to load.
-        transforms: ``(image, target) -> (image, target)``, which must bring all images to one size, or say of each how it
+        dataset: What to load.
+        transforms: `(image, target) -> (image, target)`, which must bring all images to one size, or say of each how it
             is rendered to one (`Unrendered`).
-        batch_size: images in a batch of this process.
-        train: shuffle, replace broken images, drop the last batch where it is short.
-        workers: processes that load; 0 loads in this one.
-        seed: of order and augmentation.
-        drop_last: drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
-        pin_memory: pin the batches; where None, if there is a CUDA device.
-        rank: of this process among `world_size`. In training all get the same number of images, some of them twice
+        batch_size: Images in a batch of this process.
+        train: Shuffle, replace broken images, drop the last batch where it is short.
+        workers: Processes that load; 0 loads in this one.
+        seed: Of order and augmentation.
+        drop_last: Drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
+        pin_memory: Pin the batches; where None, if there is a CUDA device.
+        rank: Of this process among `world_size`. In training all get the same number of images, some of them twice
             where they do not divide; in evaluation each image goes to exactly one process.
-        world_size: number of processes that share an epoch.
+        world_size: Number of processes that share an epoch.
 
     Raises:
         DataError: a number out of range.

@@ -1,5 +1,4 @@
-"""Images on their way to the device that renders them: bytes of any sizes packed behind one another, and what becomes of
-them."""
+"""Decoded images of different sizes, packed into one buffer for the device that renders them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,13 +86,13 @@ class PackedImages:
         bgr: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Returns the images ``[B, 3, S, S]``, on the device where they are; nothing waits for it.
+        """Returns the images `[B, 3, S, S]`, on the device where they are; nothing waits for it.
 
         Args:
-            mean: in 0 .. 255, subtracted from each channel, in the order of the output.
-            std: in 0 .. 255, by which each channel is divided then.
-            bgr: blue comes first in the output.
-            dtype: of the output: float32, float16 or bfloat16.
+            mean: In 0 .. 255, subtracted from each channel, in the order of the output.
+            std: In 0 .. 255, by which each channel is divided then.
+            bgr: Blue comes first in the output.
+            dtype: Of the output: float32, float16 or bfloat16.
         """
         side, antialias, fill = self.canvas
         return ssd_ops.render_images(

@@ -15,11 +15,12 @@ def fitting_workers(workers: int, batch_bytes: int, folder: Path = _FOLDER) -> t
     """Reduce the number of workers to what shared memory has room for; the batches stay the same with any number.
 
     Args:
-        workers: asked for, by each process of this machine.
-        batch_bytes: of one batch.
-        folder: where shared memory is mounted; systems without it have no such limit.
+        workers: Asked for, by each process of this machine.
+        batch_bytes: Of one batch.
+        folder: Where shared memory is mounted; systems without it have no such limit.
+
     Returns:
-        the number to use, and what to tell about it, or None.
+        The number to use, and what to tell about it, or None.
     """
     if not workers or not folder.is_dir():
         return workers, None

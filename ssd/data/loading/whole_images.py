@@ -30,10 +30,10 @@ class WholeImages:
         """Copies images into one buffer where they are, on the CPU into pinned memory if wanted.
 
         Args:
-            images: at least one uint8 [3, h, w], all on one device.
-            side: of the network's input.
-            antialias: of the resize.
-            pin: whether the buffer lies in pinned memory.
+            images: At least one uint8 [3, h, w], all on one device.
+            side: Of the network's input.
+            antialias: Of the resize.
+            pin: Whether the buffer lies in pinned memory.
         """
         ends = [0, *accumulate(image.numel() for image in images)]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -75,9 +75,9 @@ class WholeImages:
         """Returns the images float32 [B, 3, S, S], on the device where they are; nothing waits for it.
 
         Args:
-            mean: in 0 .. 255, subtracted from each channel, in the order of the output.
-            std: in 0 .. 255, by which each channel is divided then.
-            bgr: blue comes first in the output.
+            mean: In 0 .. 255, subtracted from each channel, in the order of the output.
+            std: In 0 .. 255, by which each channel is divided then.
+            bgr: Blue comes first in the output.
         """
         parts = _split(self.buffer[: self.count * (_OFFSET + _SIZE + _WINDOW)], self.count)
         offsets, sizes, crops = (part[self.first : self.last] for part in parts)
