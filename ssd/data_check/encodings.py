@@ -117,7 +117,8 @@ def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) 
     places = {int(image_id): index for index, image_id in enumerate(notes.image_ids)}
     boxes, sides = [], []
     for item in data["annotations"]:
-        place = places.get(as_int(item.get("image_id")) or -1) if isinstance(item, dict) else None
+        key = as_int(item.get("image_id")) if isinstance(item, dict) else None
+        place = None if key is None else places.get(key)
         box = item.get("bbox") if place is not None else None
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
             continue

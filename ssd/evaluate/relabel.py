@@ -72,7 +72,8 @@ def describe_map(labels: np.ndarray, model: Sequence[str], data: Sequence[str]) 
     """Returns one line on the classes that only the data set has, and one on those that only the model has."""
     known = set(labels.tolist())
     missing = [name for label, name in enumerate(data, start=1) if label not in known]
-    unused = [name for name, label in zip(model, labels[1:].tolist(), strict=True) if not label]
+    pairs = zip(model, labels[1:].tolist(), strict=True)
+    unused = [name for name, label in pairs if not label and name != "N/A"]  # torchvision's gaps in COCO's ids
     lines = []
     if missing:
         lines.append(f"the model does not know {_some(missing)}: their objects count as missed")

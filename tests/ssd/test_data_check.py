@@ -96,10 +96,10 @@ def test_mistakes_of_a_whole_coco_data_set(tmp_path: Path, wrong: bool, shift: i
         return [x1, y1, x2, y2] if wrong else [x1, y1, x2 - x1, y2 - y1]
 
     rows = [
-        {"id": i, "image_id": 7, "category_id": (1, 44, 90)[i % 3] + shift, "bbox": box(*b)}
+        {"id": i, "image_id": 0, "category_id": (1, 44, 90)[i % 3] + shift, "bbox": box(*b)}
         for i, b in enumerate(boxes())
     ]
-    image = {"id": 7, "file_name": "a.jpg", "width": 60, "height": 40}
+    image = {"id": 0, "file_name": "a.jpg", "width": 60, "height": 40}
     dataset = open_dataset("coco", write_coco(tmp_path, rows, [image]))
     found = [fault.kind for fault in find_encoding_mistakes(dataset, "it")]
     assert [kind.split()[0] for kind in found] == [kind.split()[0] for kind in kinds]
