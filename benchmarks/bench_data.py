@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,7 +46,8 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     """Returns the cases of this benchmark; a single augmentation for --quick."""
     augments = [_augment_case(name, side) for name, side in (("ssd", 300), ("ssdlite", 320), ("hflip", 300))]
     split = [_worker_case(), _render_case(device, COUNT if device.type == "cpu" else 4 * COUNT)]
-    return [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case(), *split]
+    found = [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case(), *split]
+    return [replace(case, input_sets=1) for case in found] if quick else found
 
 
 def _decode_case() -> Case:

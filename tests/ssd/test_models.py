@@ -21,6 +21,15 @@ def test_ssd512_prior_grids_and_count():
     assert model.prior_config.steps == (8, 16, 32, 64, 128, 256, 512)
 
 
+def test_ssd512_training_on_meta():
+    model = build_model("ssd512_vgg16", 2, preset="caffe").to("meta").train()
+    loc, logits = model.forward_raw(model.normalize(torch.zeros(1, 3, 512, 512, device="meta")))
+    assert loc.shape == (1, 24564, 4) and logits.shape == (1, 24564, 2)
+    boxes, labels = [torch.zeros(1, 4, device="meta")], [torch.ones(1, dtype=torch.int64, device="meta")]
+    sum(model.criterion(loc, logits, model.priors, boxes, labels).values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_small_models_accept_any_image_size(name):
     for size in (SMALL[name], SMALL[name] + 37):

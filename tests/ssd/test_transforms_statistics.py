@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from ssd.data import PackedImages
 from ssd.transforms import CropRule, PhotometricRule, build_transforms
 
-SIDE, COUNT = 64, 600
+SIDE, COUNT = 64, 400
 LIMIT = 1.95 * np.sqrt(2 / COUNT)  # of the statistic, passed by one in a thousand of equal distributions
 SHORTEST = [24, 48, 96]
 FILL = (123, 117, 104)
