@@ -66,11 +66,24 @@ def test_docs_have_an_example_of_every_op() -> None:
     import ssd_ops
 
     examples = "\n".join(block for text in TEXTS.values() for block in python_blocks(text))
-    pages = "\n".join(text for name, text in TEXTS.items() if name.startswith("docs/ops"))
+    pages = "\n".join(text for name, text in TEXTS.items() if name.startswith("docs/"))
     for name in ssd_ops.__all__:
         if name.islower() and name not in ("reference", "build_info"):
-            assert re.search(rf"::: ssd_ops\.{name}\b", pages), f"docs/ops has no page for {name}"
+            assert re.search(rf"::: ssd_ops\.(_\w+\.)?{name}\b", pages), f"docs have no contract of {name}"
             assert f"ssd_ops.{name}(" in examples or name.endswith("_box_iou"), f"docs show no use of {name}"
+
+
+def test_docs_show_measured_times_and_figures() -> None:
+    from benchmarks.measured import times
+
+    docs = "\n".join(TEXTS.values())
+    markers = re.findall(r"<!-- times: (.*?) -->", docs)
+    assert len(markers) >= 7
+    for prefix in ", ".join(markers).split(", "):
+        assert f"| {prefix}" in times((prefix,)), f"benchmarks/results have no times of {prefix}"
+    drawn = (ROOT / "docs" / "draw.py").read_text(encoding="utf-8")
+    for figure in re.findall(r"figures/(\w+)\.svg", "\n".join(t for n, t in TEXTS.items() if n.startswith("docs/ops"))):
+        assert f"def {figure}() -> plt.Figure" in drawn, f"docs/draw.py does not draw {figure}"
 
 
 @pytest.mark.parametrize("page", PAGES)
