@@ -29,6 +29,8 @@ def tensor(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {kind} (torch.as_tensor makes one)")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout} (to_dense() makes one)")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one (to_padded_tensor() makes one)")
 
 
 def integer(name: str, value: Any) -> int:
@@ -47,6 +49,8 @@ def real(name: str, value: Any) -> float:
         return value  # type: ignore[return-value]
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, Tensor) and has_derivative(value):
+        fail(f"{name} must be a number, got a tensor that requires a gradient, which it has not: give {name}.detach()")
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -123,22 +127,25 @@ def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[
     same_device("grad", tensor, other_name, other)
 
 
+def has_derivative(tensor: Tensor) -> bool:
+    """Returns whether a gradient of `tensor` is wanted, backward or forward."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    return tensor.requires_grad and torch.is_grad_enabled()
+
+
 def no_derivative(function: str, **inputs: Tensor | None) -> None:
     """Raises if an input requires a gradient."""
     for name, tensor in inputs.items():
-        if tensor is None:
-            continue
-        forward = forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
-        if forward or (tensor.requires_grad and torch.is_grad_enabled()):
+        if tensor is not None and has_derivative(tensor):
             fail(f"{function} has no derivative, and {name} requires one: give {name}.detach()")
 
 
 def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
     """Raises if autograd cannot track `out`: it or an input requires a gradient, or it is an inference tensor."""
-    if torch.is_grad_enabled():
-        for key, tensor in ((name, out), *inputs.items()):
-            if tensor.requires_grad:
-                fail(f"{name} cannot be written to where {key} requires a gradient, which does not flow through {name}")
+    for key, tensor in ((name, out), *inputs.items()):
+        if has_derivative(tensor):
+            fail(f"{name} cannot be written to where {key} requires a gradient, which does not flow through {name}")
     if out.is_inference() and not torch.is_inference_mode_enabled():
         fail(f"{name} must not be an inference tensor outside of torch.inference_mode: give {name}.clone()")
 

@@ -94,7 +94,7 @@ def distance_box_iou(
     Source: `torchvision.ops.distance_box_iou`; Zheng et al. 2020.
     """
     boxes1, boxes2 = _aligned(boxes1, boxes2)
-    if checks.real("eps", eps) != EPSILON:
+    if checks.real("eps", eps.detach() if isinstance(eps, Tensor) else eps) != EPSILON:
         return reference.distance_box_iou(boxes1, boxes2, eps)
     result: Tensor = call("distance_box_iou", boxes1, boxes2)
     return result
@@ -123,7 +123,7 @@ def complete_box_iou(
     Source: `torchvision.ops.complete_box_iou`; Zheng et al. 2020.
     """
     boxes1, boxes2 = _aligned(boxes1, boxes2)
-    if checks.real("eps", eps) != EPSILON:
+    if checks.real("eps", eps.detach() if isinstance(eps, Tensor) else eps) != EPSILON:
         return reference.complete_box_iou(boxes1, boxes2, eps)
     result: Tensor = call("complete_box_iou", boxes1, boxes2)
     return result

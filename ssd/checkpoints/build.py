@@ -33,7 +33,12 @@ def build_from_weights(source: Source, *, system: str | None = None, **options: 
     layout = find_layout(checkpoint.state, system, checkpoint.source)
     args = {**network_of(checkpoint, layout), **options}
     if checkpoint.build_args is not None:
-        _check_size(args, checkpoint)
+        try:
+            _check_size(args, checkpoint)
+        except ValueError as error:
+            if options or checkpoint.source in str(error):
+                raise
+            raise ValueError(f"{checkpoint.source}: its build_args make no model: {error}") from None
     model = build_model(**args)
     load_weights(model, checkpoint, system=layout.name)
     return model

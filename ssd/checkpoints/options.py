@@ -93,6 +93,8 @@ def check_thresholds(thresholds: Any, source: str) -> dict[str, float]:
 def _fault_of(key: str, value: Any) -> str | None:
     if key in ("num_classes", "image_size") and (isinstance(value, bool) or not isinstance(value, int)):
         return "must be a whole number"
+    if key == "preset" and not isinstance(value, str):
+        return "must be a name"
     if key in _LARGEST and isinstance(value, (int, float)) and not value <= _LARGEST[key]:
         return f"must be at most {_LARGEST[key]}"
     numbers = _flat(value)

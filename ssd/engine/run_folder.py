@@ -82,6 +82,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not parent.is_dir():
+            raise ConfigError(f"--output-dir {self.path} must be below folders, but {parent} is a file; name another")
         if not os.access(parent, os.W_OK):
             raise ConfigError(f"--output-dir {self.path} cannot be written ({parent} is read-only); use another folder")
         if not self.path.is_dir() or config.test_only:
@@ -225,8 +227,13 @@ class CsvLog:
         """Removes the rows for which a predicate is true."""
         if not self.writes or not self.path.exists():
             return
-        header = self.path.read_text(encoding="utf-8").splitlines()[:1]
-        kept = [line for line, numbers in self._rows() if not is_lost(numbers)]
+        header = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
+        try:
+            kept = [line for line, numbers in self._rows() if not is_lost(numbers)]
+        except KeyError as error:
+            aside = self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+            print(f"warning: {self.path} has no column {error}; it is {aside.name} now, and new rows begin another")
+            return
         write_text(self.path, "".join(f"{line}\r\n" for line in [*header, *kept]))
 
     def _rows(self) -> list[tuple[str, dict[str, float]]]:
@@ -234,7 +241,8 @@ class CsvLog:
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         found = []
-        for line, row in zip(lines[1:], csv.reader(lines[1:]), strict=False):
-            with contextlib.suppress(ValueError):
-                found.append((line, dict(zip(next(csv.reader(lines[:1])), map(float, row), strict=True))))
+        for line in lines[1:]:
+            with contextlib.suppress(ValueError, csv.Error):
+                header, row = csv.reader((lines[0], line))
+                found.append((line, dict(zip(header, map(float, row), strict=True))))
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from ssd.inference.result import Result
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn as JPEG
 _WRITE_INTERVAL = 30  # seconds between writes of detections.json
 _MAX_STEM_BYTES = 120
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _COLUMNS = ("image", "width", "height", "label", "score", "xmin", "ymin", "xmax", "ymax")
 
 
@@ -58,7 +60,7 @@ class Output:
             if name.partition("/")[0] in formats:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         if "csv" in formats:
-            self._table = open(folder / "detections.csv", "w", newline="", encoding="utf-8")
+            self._table = open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="backslashreplace")
             csv.writer(self._table).writerow(_COLUMNS)
         if "yolo" in formats:
             about = {"path": ".", "train": "images", "val": "images", "names": self.classes}
@@ -98,7 +100,7 @@ class Output:
         if self._table is not None:
             self._table.close()
         if "coco" in self.formats:
-            _write(self.folder / "coco.json", json.dumps(self._coco(), ensure_ascii=False))
+            _write(self.folder / "coco.json", _readable_json(self._coco()))
 
     def _write_json(self) -> None:
         _write(self.folder / "detections.json", json.dumps(self.entries, indent=1))
@@ -120,8 +122,19 @@ class Output:
         return {"images": images, "categories": categories, "annotations": annotations}
 
 
+def _readable_json(data: Any) -> str:
+    """Returns JSON with letters of all languages as they are, unless a name of a file is no text, only bytes."""
+    text = json.dumps(data, ensure_ascii=False)
+    return json.dumps(data) if re.search("[\ud800-\udfff]", text) else text
+
+
+def _xml_text(text: str) -> str:
+    """Returns a text with what XML cannot hold, control characters and bytes that are no text, written as escapes."""
+    return _NOT_IN_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _short_stem(file: Path) -> str:
-    return os.fsencode(file.stem)[:_MAX_STEM_BYTES].decode(errors="ignore")
+    return os.fsencode(file.stem)[:_MAX_STEM_BYTES].decode(errors="ignore") or "image"
 
 
 def _unique_stems(files: Sequence[Path]) -> list[str]:
@@ -144,13 +157,13 @@ def _yolo_lines(result: Result) -> str:
 def _voc_tree(result: Result) -> ElementTree.ElementTree[Any]:
     root = ElementTree.Element("annotation")
     if result.file is not None:
-        ElementTree.SubElement(root, "filename").text = result.file.name
+        ElementTree.SubElement(root, "filename").text = _xml_text(result.file.name)
     size = ElementTree.SubElement(root, "size")
     for key, value in zip(("width", "height", "depth"), (result.size[1], result.size[0], 3), strict=True):
         ElementTree.SubElement(size, key).text = str(value)
     for name, score, box in zip(result.names, result.scores.tolist(), result.boxes.tolist(), strict=True):
         node = ElementTree.SubElement(root, "object")
-        ElementTree.SubElement(node, "name").text = name
+        ElementTree.SubElement(node, "name").text = _xml_text(name)
         ElementTree.SubElement(node, "score").text = f"{score:.4f}"
         corners = ElementTree.SubElement(node, "bndbox")
         for key, value, base in zip(("xmin", "ymin", "xmax", "ymax"), box, (1, 1, 0, 0), strict=True):

@@ -98,8 +98,8 @@ def box_iou(
     if out is not None:
         checks.tensor("out", out)
         check_out(out, boxes1, boxes2)
-        checks.apart("out", out, boxes1=given1, boxes2=given2)
         checks.writable("out", out, boxes1=given1, boxes2=given2)
+        checks.apart("out", out, boxes1=given1, boxes2=given2)
     iou = ratio(*intersection_and_union(boxes1, boxes2))
     return iou if out is None else out.copy_(iou)
 

@@ -43,6 +43,7 @@ def soft_nms(
     boxes, scores, max_detections, is_single = as_batch(boxes, scores, max_detections)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     check_decay(method, sigma, suppress_equal, keep_equal)
+    sigma = checks.real("sigma", sigma)
     dtype = compute_dtype(boxes, scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
 

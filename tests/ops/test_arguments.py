@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import ssd_ops
 from tests.ops.boxes import assert_equal
 from tests.ops.conftest import Implementation
 
@@ -47,6 +48,7 @@ def test_argument_that_is_no_tensor(impl: Implementation, name: str) -> None:
             (tensor.numpy(), "must be a torch.Tensor, got numpy.ndarray"),
             (None, "must be a torch.Tensor, got NoneType"),
             (tensor.to_sparse(), "must be a dense tensor, got layout torch.sparse_coo"),
+            (torch.nested.nested_tensor([tensor]), "must be a dense tensor, got a nested one"),
         ):
             given = [*values[:place], [wrong] if isinstance(value, list) else wrong, *values[place + 1 :]]
             with pytest.raises(TypeError) as raised:
@@ -74,6 +76,34 @@ def test_option_that_is_no_number(impl: Implementation, name: str, change: dict[
     values = [value for _, value in ARGUMENTS[name]]
     with pytest.raises(TypeError, match=message):
         getattr(impl, name)(*values, **{**OPTIONS.get(name, {}), **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("multiclass_nms", "score_threshold"),
+        ("soft_nms", "sigma"),
+        ("match_priors", "iou_threshold"),
+        ("detect", "variances"),
+        ("encode_boxes", "variances"),
+        ("multibox_loss", "neg_pos_ratio"),
+        ("render_images", "mean"),
+    ],
+)
+def test_option_that_requires_a_gradient(impl: Implementation, name: str, option: str) -> None:
+    values, options = [value for _, value in ARGUMENTS[name]], OPTIONS.get(name, {})
+    number = torch.tensor({"variances": [0.1, 0.2], "mean": [1.0, 2.0, 3.0]}.get(option, 0.5), requires_grad=True)
+    with pytest.raises(RuntimeError, match=rf"^{option}.* must be a number, got a tensor that requires a gradient"):
+        getattr(impl, name)(*values, **{**options, option: number})
+    found = getattr(impl, name)(*values, **{**options, option: number.detach()})
+    with torch.no_grad():
+        assert_equal(getattr(impl, name)(*values, **{**options, option: number}), found)
+
+
+def test_gradient_of_eps() -> None:
+    eps = torch.tensor(1e-3, requires_grad=True)
+    for impl in (ssd_ops.distance_box_iou, ssd_ops.complete_box_iou):
+        assert torch.autograd.grad(impl(BOXES, BOXES.flip(1), eps).sum(), eps)[0].isfinite()
 
 
 def test_other_float_dtypes(impl: Implementation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import ssd_ops
 from ssd_ops import reference
@@ -47,3 +48,15 @@ def test_out_must_be_trackable_by_autograd(module: type) -> None:
         module.box_iou(BOXES, BOXES, out=out)
     with pytest.raises(RuntimeError, match=r"^out must not be an inference tensor outside of"):
         module.box_iou(BOXES, BOXES, out=out)
+
+
+@pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
+def test_out_refuses_forward_mode(module: type) -> None:
+    ones = torch.ones(5, 4)
+    with pytest.raises(RuntimeError, match=r"^out cannot be written to where boxes1 requires a gradient"):
+        torch.func.jvp(lambda boxes: module.box_iou(boxes, BOXES, out=torch.zeros(5, 5)), (BOXES,), (ones,))
+    with forward_ad.dual_level():
+        boxes, out = forward_ad.make_dual(BOXES, ones), forward_ad.make_dual(torch.zeros(5, 5), torch.ones(5, 5))
+        for name, arguments, place in (("boxes2", (BOXES, boxes), torch.zeros(5, 5)), ("out", (BOXES, BOXES), out)):
+            with pytest.raises(RuntimeError, match=f"^out cannot be written to where {name} requires a gradient"):
+                module.box_iou(*arguments, out=place)

@@ -144,6 +144,8 @@ def test_integer_weight_raises(tiny, saved):
             "100 aspect_ratios at image_size 2000 make too many priors",
         ),
         ({"nms_iou_threshold": float("nan")}, "nms_iou_threshold in its build_args must be finite"),
+        ({"preset": ["caffe"]}, r"preset in its build_args must be a name, got \['caffe'\]"),
+        ({"image_size": 0}, "the mapping: its build_args make no model: image_size must be a positive number"),
         ({"preset": "x" * 1000}, "preset in its build_args must be a text of at most 100 characters"),
         ({"name": ["ssd_tiny"]}, "name no model of this project but "),
         ({"color": 1}, "hold 'color', which is no option of ssd_tiny"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -112,3 +114,17 @@ def test_predict_refuses_wrong_flags(flags: list[str], words: str, capsys: pytes
     with pytest.raises(SystemExit):
         main([".", "README.md", *flags])
     assert words in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    box, image = torch.tensor([[1.0, 2.0, 11.0, 22.0]]), torch.zeros(3, 40, 60, dtype=torch.uint8)
+    file = tmp_path / os.fsdecode(b"\xe9.png")
+    result = Result(box, torch.tensor([1]), torch.tensor([0.5]), ("a\x1b[2Jb",), image, file)
+    output = Output(tmp_path / "out", FORMATS, result.classes, [file])
+    assert output.add(result) is None
+    output.close()
+    assert "\\udce9.png," in (tmp_path / "out/detections.csv").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out/coco.json").read_bytes())["images"][0]["file_name"].endswith(file.name)
+    (path,) = (tmp_path / "out/voc/Annotations").iterdir()
+    tree = ElementTree.parse(path)
+    assert tree.findtext("filename") == r"\udce9.png" and tree.findtext("object/name") == r"a\x1b[2Jb"

@@ -128,6 +128,25 @@ def test_log_file_has_one_line_per_epoch(tmp_path: Path, capfd: pytest.CaptureFi
     assert "epoch 1/1: loc loss " in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"\0\0\0", b'"a', b"3,x"])
+def test_damaged_rows_of_a_table_are_dropped(tmp_path: Path, damage: bytes) -> None:
+    log = CsvLog(tmp_path / "train.csv")
+    log.path.write_bytes(b"step,loss\r\n1,0.5\r\n" + damage + b"\r\n2,0.25\r\n5,0.1\r\n")
+    log.drop(lambda row: row["step"] > 2)
+    log.add({"step": 3, "loss": 0.125})
+    assert log.path.read_bytes() == b"step,loss\r\n1,0.5\r\n2,0.25\r\n3,0.125\r\n"
+
+
+def test_table_with_a_damaged_header_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = CsvLog(tmp_path / "train.csv")
+    log.path.write_bytes(b"st\xffep,loss\r\n1,0.5\r\n")
+    log.drop(lambda row: row["step"] > 2)
+    log.add({"step": 3, "loss": 0.125})
+    assert log.path.read_bytes() == b"step,loss\r\n3,0.125\r\n"
+    assert (tmp_path / "train.csv.damaged").read_bytes().startswith(b"st\xff")
+    assert "has no column 'step'; it is train.csv.damaged now" in capsys.readouterr().out
+
+
 def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"contains other files \(notes.txt\); use a new or empty folder"):
@@ -135,6 +154,8 @@ def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ConfigError, match=r"notes.txt must be a folder, got a file"):
         run(replace(ONE, output_dir=str(tmp_path / "notes.txt")))
+    with pytest.raises(ConfigError, match=r"must be below folders, but .*notes.txt is a file; name another"):
+        run(replace(ONE, output_dir=str(tmp_path / "notes.txt/a/b")))
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1000, 4), (64, 2), (30, 1), (10, 0)])
