@@ -36,8 +36,8 @@ def main() -> None:
         sys.exit(2)
     else:
         near = near_name(name, COMMANDS)
-        meant = f", did you mean {near!r}?" if near else "."
-        print(f"ssd: error: unknown command {name[:60]!r}{meant} Known: {', '.join(COMMANDS)}", file=sys.stderr)
+        hint = f", did you mean {near!r}?" if near else "."
+        print(f"ssd: error: unknown command {name[:60]!r}{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,10 +1,9 @@
-"""Look after a data set, in any format that training reads.
+"""Commands for data sets in any supported format.
 
     ssd data check FOLDER
 
-decodes every image and judges every box: faults with file and line or object, duplicates and images in two splits,
-pictures with an EXIF orientation, numbers in another order or unit than the format has, classes off by one, objects
-that no prior of the model can match.
+decodes every image and checks every box. Reports faults with file and line or object, duplicates and images in two
+splits, EXIF orientations, wrong box formats or units, class ids off by one, and objects that no prior matches.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from ssd.config.choices import FILE_DATASETS, MODELS
 from ssd.console import console_program, program_name
 from ssd.errors import ConfigError
 
-_CHECK = """Check a data set: every image is decoded, every box judged.
+_CHECK = """Check a data set: decodes every image and checks every box.
 
-Ends with exit code 0 where nothing is wrong (there may be warnings), with 1 after problems.
+Exits with 0 without problems (warnings allowed), else with 1.
 
---fix leaves out what cannot be used (unreadable images, boxes without area, second copies of images and objects; of an
-image in two splits the one to train on), ends boxes at the border of their image, and stores pictures with an EXIF
-orientation as their boxes see them. Difficult objects become crowds, which are neither right nor wrong likewise.
+--fix drops unreadable images, boxes without area, and duplicate images and objects (an image in two splits is dropped
+from the training split), clips boxes to their image, and stores images with an EXIF orientation rotated, in the
+coordinates of their boxes. Difficult objects become crowds, which are ignored as well.
 """
 
 
@@ -45,18 +44,18 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
     )
     check.add_argument("data_path", metavar="FOLDER", help="folder of the data set, or its data.yaml, JSON or CSV file")
     check.add_argument(
-        "--dataset", choices=("auto", *FILE_DATASETS), default="auto", help="its format (default: found out)"
+        "--dataset", choices=("auto", *FILE_DATASETS), default="auto", help="format (default: auto-detect)"
     )
     check.add_argument(
         "--dataset-option", action="append", metavar="KEY=VALUE", help="option of its reader, repeatable"
     )
     check.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="splits to check (default: all)")
     check.add_argument(
-        "--model", choices=MODELS, help="model whose priors are judged (default: that training would choose)"
+        "--model", choices=MODELS, help="model whose priors are checked (default: the one that training chooses)"
     )
-    check.add_argument("--image-size", type=int, metavar="N", help="side of its input (default: likewise)")
-    check.add_argument("--no-priors", action="store_true", help="do not judge priors")
-    check.add_argument("--json", metavar="FILE", help="file for everything that was found")
+    check.add_argument("--image-size", type=int, metavar="N", help="input size of the model (default: likewise)")
+    check.add_argument("--no-priors", action="store_true", help="do not check priors")
+    check.add_argument("--json", metavar="FILE", help="JSON file for all findings")
     check.add_argument("--pictures", metavar="FOLDER", help="draw label statistics, unmatched objects and duplicates")
     check.add_argument(
         "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"

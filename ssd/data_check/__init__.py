@@ -1,4 +1,4 @@
-"""What `ssd data check` does: every image decoded, every box judged, splits compared, priors held against objects."""
+"""What `ssd data check` does: decodes every image, checks every box, compares splits, matches priors with objects."""
 
 from ssd.data_check.report import CheckReport, check_data
 

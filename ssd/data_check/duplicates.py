@@ -1,4 +1,4 @@
-"""Images that occur more than once: the same bytes, or nearly the same picture."""
+"""Duplicate images: identical files, or nearly identical pixels (perceptual hash)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from ssd.data import Fault
 from ssd.data_check.images import ImageFacts
 
-_NEAR = 3  # bits in which the hashes of one picture may differ; four 16-bit parts then have one in common
-_ALIKE = 0.985  # correlation of the thumbnails of one picture
-_FLAT = 3.0  # gray levels: standard deviation below which a picture has nothing to be recognized by
-_COMPARED = 100  # neighbors that an image is compared with in a group with one part of the hash in common
+_NEAR = 3  # bits in which the hashes of near-duplicates may differ; one of four 16-bit parts is then equal
+_ALIKE = 0.985  # least correlation of the thumbnails of near-duplicates
+_FLAT = 3.0  # gray levels: standard deviation of images too uniform to compare
+_COMPARED = 100  # preceding images that an image is compared with in a group with an equal part of the hash
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An image that was met before.
+    """A duplicate of an earlier image.
 
     Args:
         kind: Of the fault.
         file, split: The image.
-        other, other_split: The one before it.
+        other, other_split: The earlier image.
     """
 
     kind: str
@@ -37,8 +37,8 @@ class Duplicate:
     def fault(self) -> Fault:
         """The fault to report."""
         near = "near" in self.kind
-        what = f"{'nearly the picture' if near else 'the same bytes as'} {self.other}"
-        what = "it is the same file" if self.file == self.other else what
+        what = f"{'nearly identical to' if near else 'identical to'} {self.other}"
+        what = "the same file is listed twice" if self.file == self.other else what
         where = (
             f"in {self.split}"
             if self.split == self.other_split
@@ -48,7 +48,7 @@ class Duplicate:
 
 
 def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Duplicate]:
-    """Yields each image that was met before, in its split or in another.
+    """Yields the duplicates of earlier images, in the same split or in another.
 
     Args:
         splits: Split -> its images.

@@ -1,6 +1,6 @@
-"""Mistakes of a whole data set that its statistics give away: numbers in another order or unit, classes off by one.
+"""Errors of an entire data set, detected by statistics: wrong box format or unit, class ids off by one.
 
-A single box rarely tells; of many boxes, all of which would be right under another reading, chance is ruled out.
+One box proves nothing; many boxes that are all valid in another format, and often invalid in the declared one, do.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SLACK = 0.005  # of the image's side: rounding
 _SHARE = 0.1  # of the boxes that must be wrong as they are read
 
 
-def find_encoding_mistakes(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
-    """Yields what is wrong with the data set as a whole.
+def find_encoding_errors(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
+    """Yields the errors that affect the entire data set.
 
     Args:
         dataset: As its reader has read it.

@@ -1,4 +1,4 @@
-"""Decodes every image of a data set in parallel and keeps of each what duplicates and turned pictures are found by."""
+"""Decodes every image of a data set in parallel; keeps hashes, thumbnails and EXIF orientations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AHEAD = 64  # images in work for each thread
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is kept of an image.
+    """Properties of an image file.
 
     Args:
         file: Its path.
@@ -32,7 +32,7 @@ class ImageFacts:
         digest: 16 bytes, equal for files with the same bytes.
         thumbnail: uint8 `[16, 16]` gray, None where the image cannot be read.
         perceptual_hash: 64 bits that change little with size, compression and brightness.
-        orientation: EXIF orientation, 1 for an upright picture.
+        orientation: EXIF orientation, 1 for upright images.
     """
 
     file: str
@@ -44,7 +44,7 @@ class ImageFacts:
 
 
 def examine_images(dataset: DetectionDataset, workers: int) -> Iterator[ImageFacts]:
-    """Yields what is to be known of each image, in the order of the data set.
+    """Yields the properties of each image, in the order of the data set.
 
     Args:
         dataset: Whose images are read as training reads them.

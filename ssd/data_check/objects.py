@@ -1,4 +1,4 @@
-"""What single objects have against them: annotated twice, or out of the reach of every prior."""
+"""Checks of objects: annotated twice, or matched by no prior."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Unmatched:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How many objects the priors of a model match, and which they do not."""
+class PriorReport:
+    """Objects that the priors of a model match, and those that they do not match."""
 
     coverage: PriorCoverage
     model: str
@@ -80,7 +80,7 @@ class Reach:
     by_size: tuple[tuple[str, int, int], ...]  # (words, matched, objects)
     unmatched: tuple[Unmatched, ...]  # the first of them
     better_sizes: tuple[float, ...] = ()
-    better_share: float = 0.0
+    better_recall: float = 0.0
 
     def __str__(self) -> str:
         lines = [f"{self.model} with input {self.image_size}: {self.coverage}"]
@@ -89,7 +89,7 @@ class Reach:
         ]
         if self.better_sizes:
             sizes = ", ".join(f"{size:g}" for size in self.better_sizes)
-            lines.append(f"  prior sizes {sizes} would match {self.better_share:.1%} (--fit-priors in training)")
+            lines.append(f"  prior sizes {sizes} would match {self.better_recall:.1%} (--fit-priors in training)")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,18 +98,18 @@ class Reach:
         return {
             "model": self.model,
             "image_size": self.image_size,
-            "share": self.coverage.recall,
+            "recall": self.coverage.recall,
             "by_class": {name: {"matched": found, "objects": count} for name, found, count in names},
             "by_size": {words: {"matched": found, "objects": count} for words, found, count in self.by_size},
             "better_prior_sizes": list(self.better_sizes),
-            "better_share": self.better_share,
+            "better_recall": self.better_recall,
         }
 
 
-def reach_of_priors(
+def check_priors(
     datasets: Sequence[DetectionDataset], name: str, image_size: int | None, **options: Any
-) -> Reach | None:
-    """Holds the priors of a model against all objects that are to be learned.
+) -> PriorReport | None:
+    """Matches the priors of a model with all objects that are not ignored.
 
     Args:
         datasets: Splits with the same classes.
@@ -118,7 +118,7 @@ def reach_of_priors(
         **options: Of the model.
 
     Returns:
-        What they reach, None without objects.
+        The report, or None without objects.
     """
     boxes, labels, places = _objects(datasets)
     if not len(boxes):
@@ -136,13 +136,13 @@ def reach_of_priors(
         by_size.append((words, int(is_found[inside].sum()), int(inside.sum())))
     missed = torch.nonzero(~is_found).flatten()[:_KEPT].tolist()
     objects = tuple(Unmatched(datasets[places[row, 0]], int(places[row, 1]), float(sides[row])) for row in missed)
-    reach = Reach(coverage, name, model.image_size, tuple(by_size), objects)
+    found = PriorReport(coverage, name, model.image_size, tuple(by_size), objects)
     if coverage.advice(image_size=model.image_size) is None:
-        return reach
+        return found
     sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
     better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
-    share = prior_coverage(better.priors, [boxes], [labels], classes, threshold).recall
-    return replace(reach, better_sizes=sizes, better_share=share)
+    recall = prior_coverage(better.priors, [boxes], [labels], classes, threshold).recall
+    return replace(found, better_sizes=sizes, better_recall=recall)
 
 
 def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.ndarray]:

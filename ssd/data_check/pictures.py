@@ -1,4 +1,4 @@
-"""Pictures of a data set: its labels in four charts, objects that no prior matches, images that occur twice."""
+"""Figures of a data set: label statistics, objects that no prior matches, duplicate images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssd.engine.plots import figure_file
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 
 _CLASSES = 30  # that a chart has room for
-_COUNT = 24  # pictures of a grid
+_COUNT = 24  # images of a grid
 _WIDTH = 320
 
 
@@ -68,7 +68,7 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
             first.yaxis.set_major_formatter("{x:g}")  # powers would be written as formulas
             first.yaxis.set_minor_formatter("")
         second.hist(np.sqrt(width * height), bins=50, range=(0, 1))
-        second.set(title="root of the box's share of its image", xlabel="1: the whole image")
+        second.set(title="square root of the box area, relative to the image", xlabel="1: entire image")
         third.hist(per_image, bins=np.arange(per_image.max(initial=0) + 2) - 0.5)
         third.set(title="objects in an image")
         centers = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
@@ -85,13 +85,13 @@ def _fractions(dataset: DetectionDataset) -> np.ndarray:
 
 
 def _unmatched(report: CheckReport) -> Iterator[Tensor]:
-    # a sample over the whole data set
-    objects = report.reach.unmatched if report.reach is not None else ()
+    # evenly spaced over the data set
+    objects = report.priors.unmatched if report.priors is not None else ()
     for row in np.unique(np.linspace(0, len(objects) - 1, min(len(objects), _COUNT)).astype(int)).tolist():
         try:
             yield _surroundings(objects[row])
         except DataError:
-            continue  # it is among the faults
+            continue  # already reported
 
 
 def _surroundings(unmatched: Unmatched) -> Tensor:

@@ -2,7 +2,7 @@
 
 What is left out: images that cannot be read or have another size than annotated, second copies of an image (of one in
 two splits, that in the training split), boxes that the reader refuses, objects annotated twice. What is changed: boxes
-end at the border of their image, and pictures with an EXIF orientation are stored as their boxes see them.
+end at the border of their image, and images with an EXIF orientation are stored rotated, in the coordinates of their boxes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WRITTEN = {
 
 @dataclass
 class Repairs:
-    """What was written and what was changed."""
+    """Counts of what was written and changed."""
 
     folder: Path
     images: int = 0
@@ -41,14 +41,14 @@ class Repairs:
     images_left_out: int = 0
     copies_left_out: int = 0
     repeated_objects: int = 0
-    turned: int = 0
+    rotated: int = 0
     files: list[Path] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; left out "
             f"{self.images_left_out} images that cannot be used, {self.copies_left_out} copies of images, "
-            f"{self.repeated_objects} objects annotated twice; {self.turned} pictures turned as their boxes see them"
+            f"{self.repeated_objects} objects annotated twice; {self.rotated} images stored upright"
         )
 
 
@@ -69,11 +69,11 @@ def write_repaired(report: CheckReport, folder: Path) -> Repairs:
         folder: New or empty.
 
     Raises:
-        DataError: The data set has a mistake as a whole, which a person has to mend first.
+        DataError: The entire data set has an error that needs to be fixed by hand first.
     """
-    if mistakes := sorted(set(KINDS) & set(report.counts)):
+    if errors := sorted(set(KINDS) & set(report.counts)):
         raise DataError(
-            f"--fix cannot repair a mistake of the whole data set ({', '.join(mistakes)}, see above); mend that first"
+            f"--fix cannot repair an error of the entire data set ({', '.join(errors)}, see above); fix it by hand first"
         )
     repairs = Repairs(folder)
     (folder / "annotations").mkdir(parents=True)
@@ -108,7 +108,7 @@ def _write_split(
             continue
         seen.add(about.digest)
         name = _write_image(dataset, index, about, folder, names)
-        repairs.turned += about.orientation > 1
+        repairs.rotated += about.orientation > 1
         height, width = (int(side) for side in dataset.annotations.sizes[index])
         images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
         rows, repeated = _rows(dataset, index)
@@ -139,7 +139,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
 
 
 def _rows(dataset: DetectionDataset, index: int) -> tuple[list[int], int]:
-    # the objects to keep, and how many are there twice
+    # the objects to keep, and the number of repeated ones
     notes = dataset.annotations
     first, end = (int(row) for row in notes.offsets[index : index + 2])
     repeated = repeated_rows(notes.boxes[first:end].astype(float), notes.labels[first:end])

@@ -14,14 +14,14 @@ from ssd.class_names import display_name
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, Fault
 from ssd.data_check.duplicates import Duplicate, find_duplicates
-from ssd.data_check.encodings import find_encoding_mistakes
+from ssd.data_check.encodings import find_encoding_errors
 from ssd.data_check.images import ImageFacts, examine_images
-from ssd.data_check.objects import UNMATCHED, Reach, find_repeated_objects, reach_of_priors
+from ssd.data_check.objects import UNMATCHED, PriorReport, check_priors, find_repeated_objects
 from ssd.data_check.splits import open_all
 from ssd.engine.auto_settings import Facts, choose_model, choose_settings
 from ssd.engine.setup import as_config_error, choose_device, normalized_objects
 
-# Kinds of fault that may be meant, or that training can live with; all others are problems.
+# Kinds of faults that may be intended or that do not harm training; all others are problems.
 WARNINGS = (
     "duplicate image",
     "near-duplicate",
@@ -45,7 +45,7 @@ class CheckReport:
         faults: Each once, those of readers first.
         counts: Faults by kind; more than are in `faults` where a data set has very many.
         duplicates: Images that occur twice; they are among the faults, too.
-        reach: Of the priors; None where not asked for, or without objects.
+        priors: Matches of priors with objects; None if not requested or without objects.
     """
 
     datasets: dict[str, DetectionDataset]
@@ -54,7 +54,7 @@ class CheckReport:
     faults: list[Fault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     duplicates: list[Duplicate] = field(default_factory=list)
-    reach: Reach | None = None
+    priors: PriorReport | None = None
 
     @property
     def has_problems(self) -> bool:
@@ -79,7 +79,7 @@ class CheckReport:
             "counts": dict(self.counts),
             "findings": found,
             "remarks": self.remarks,
-            "priors": None if self.reach is None else self.reach.as_dict(),
+            "priors": None if self.priors is None else self.priors.as_dict(),
         }
 
     def _counts_of(self, split: str) -> dict[str, Any]:
@@ -101,8 +101,8 @@ class CheckReport:
             lines.append(str(dataclasses.replace(dataset.summary(), faults={}, report=())))
             counts = self._counts_of(split)
             readable = counts["images"] - counts["images_unreadable"]
-            turned = counts["images_with_exif_orientation"]
-            exif = f", {turned} with an EXIF orientation" if turned else ""
+            oriented = counts["images_with_exif_orientation"]
+            exif = f", {oriented} with an EXIF orientation" if oriented else ""
             lines.append(f"  {readable} of {counts['images']} images decoded{exif}")
         lines += [f"note: {remark}" for remark in self.remarks]
         for severity in ("problem", "warning"):
@@ -112,8 +112,8 @@ class CheckReport:
                 lines += [f"  {fault}" for fault in faults[:_LISTED]]
                 if self.counts[kind] > _LISTED:
                     lines.append(f"  ... and {self.counts[kind] - _LISTED} more (--json names them)")
-        if self.reach is not None:
-            lines.append(str(self.reach))
+        if self.priors is not None:
+            lines.append(str(self.priors))
         problems = sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
         lines.append(f"{problems} problems, {self.counts.total() - problems} warnings")
         return "\n".join(lines)
@@ -123,10 +123,10 @@ def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, wi
     """Checks a data set.
 
     Args:
-        config: Its format, folder and options, and the model whose priors are held against its objects.
+        config: Its format, folder and options, and the model whose priors are matched with its objects.
         splits: Names of splits; those that are found where empty.
         workers: Threads that decode images.
-        with_priors: Hold the priors of the model against the objects.
+        with_priors: Match the priors of the model with the objects.
 
     Raises:
         DataError: It cannot be opened at all.
@@ -147,16 +147,16 @@ def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, wi
     _add_reader_faults(report)
     for split, dataset in datasets.items():
         source = f"{config.data_path}, {split}"
-        report.add(find_encoding_mistakes(dataset, source))
+        report.add(find_encoding_errors(dataset, source))
         report.add(_classes_without_objects(dataset, source))
         report.add(find_repeated_objects(dataset))
     report.duplicates = list(find_duplicates(report.images))
     report.add(duplicate.fault for duplicate in report.duplicates)
-    report.reach = _reach(config, datasets) if with_priors else None
-    if report.reach is not None:
-        report.add(unmatched.fault for unmatched in report.reach.unmatched)
-        missed = sum(report.reach.coverage.objects) - sum(report.reach.coverage.matched)
-        report.counts += Counter({UNMATCHED: missed - len(report.reach.unmatched)})
+    report.priors = _check_priors(config, datasets) if with_priors else None
+    if report.priors is not None:
+        report.add(unmatched.fault for unmatched in report.priors.unmatched)
+        missed = sum(report.priors.coverage.objects) - sum(report.priors.coverage.matched)
+        report.counts += Counter({UNMATCHED: missed - len(report.priors.unmatched)})
     return report
 
 
@@ -181,7 +181,7 @@ def _classes_without_objects(dataset: DetectionDataset, source: str) -> Iterable
         yield Fault(source, "classes without objects", ", ".join(missing[:_NAMED]) + more)
 
 
-def _reach(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> Reach | None:
+def _check_priors(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> PriorReport | None:
     first = next(iter(datasets.values()))
     alike = [dataset for dataset in datasets.values() if dataset.classes == first.classes]
     choices = choose_model(config)
@@ -189,7 +189,7 @@ def _reach(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> Rea
     choose_settings(choices, Facts.of(len(first), boxes, choose_device(config.device)))
     options = {key: value for key, value in config.model_options.items() if key != "trainable_layers"}
     with as_config_error():
-        return reach_of_priors(alike, config.model, config.image_size, preset=config.preset, **options)
+        return check_priors(alike, config.model, config.image_size, preset=config.preset, **options)
 
 
 def _severity(kind: str) -> str:

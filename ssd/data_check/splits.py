@@ -43,7 +43,7 @@ def open_all(
     files = [frozenset(dataset.annotations.files.tolist()) for dataset in found.values()]
     if len(found) > 1 and len(set(files)) == 1:
         first = next(iter(found.values()))
-        return {"all": first}, [f"{', '.join(found)} have the same images: the files do not tell splits apart"]
+        return {"all": first}, [f"{', '.join(found)} have the same images: the files do not distinguish splits"]
     return found, []
 
 

@@ -1,4 +1,4 @@
-"""What `ssd doctor` finds out: what is installed, what is compiled, what this machine has, and what is wrong."""
+"""The checks of `ssd doctor`: installed packages, compiled kernels, hardware, and problems with remedies."""
 
 from ssd.diagnosis.report import Report, diagnose
 

@@ -1,4 +1,4 @@
-"""Whether torch, torchvision and the compiled ops work here, found out by using them."""
+"""Whether torch, torchvision and the compiled ops work here, tested by running an op."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def examine(gpus: list[dict[str, str]]) -> Section:
     _try_torchvision(section)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the reference, which is told below
+            warnings.simplefilter("ignore")  # of the reference, which is reported below
             import ssd_ops
     except Exception as error:
         section.problem(f"import ssd_ops fails: {_said(error)}", _REBUILD)
@@ -44,7 +44,7 @@ def examine(gpus: list[dict[str, str]]) -> Section:
         )
     _try_op(section, "cpu")
     if not torch.cuda.is_available():
-        _tell_of_unused_gpus(section, gpus, torch.version.cuda)
+        _report_unused_gpus(section, gpus, torch.version.cuda)
         return section
     for number in range(torch.cuda.device_count()):
         facts["gpus"].append(_gpu(section, number, compiled))
@@ -91,7 +91,7 @@ def _run_nms(nms: Any, device: str) -> list[int]:
     return kept
 
 
-def _tell_of_unused_gpus(section: Section, gpus: list[dict[str, str]], torch_cuda: str | None) -> None:
+def _report_unused_gpus(section: Section, gpus: list[dict[str, str]], torch_cuda: str | None) -> None:
     if not gpus:
         return
     names = ", ".join(gpu["name"] for gpu in gpus)

@@ -23,8 +23,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns everything for JSON."""
-        told = [{"text": f.text, "remedy": f.remedy, "is_problem": f.is_problem} for f in self.findings]
-        return {"well": not self.problems, **self.facts, "findings": told}
+        findings = [{"text": f.text, "remedy": f.remedy, "is_problem": f.is_problem} for f in self.findings]
+        return {"well": not self.problems, **self.facts, "findings": findings}
 
     def __str__(self) -> str:
         lines = [*_kernel_lines(self.facts["kernels"]), *_machine_lines(self.facts["machine"])]

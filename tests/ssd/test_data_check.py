@@ -16,9 +16,9 @@ from PIL import Image
 from ssd import data_commands
 from ssd.data import open_dataset
 from ssd.data_check.duplicates import find_duplicates
-from ssd.data_check.encodings import find_encoding_mistakes
+from ssd.data_check.encodings import find_encoding_errors
 from ssd.data_check.images import ImageFacts, difference_hash, examine_images
-from ssd.data_check.objects import find_repeated_objects, reach_of_priors
+from ssd.data_check.objects import check_priors, find_repeated_objects
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 SIZE = (200, 100)  # width, height
@@ -73,11 +73,11 @@ def center(box: np.ndarray) -> str:
         ),
     ],
 )
-def test_mistakes_of_a_whole_yolo_data_set(
+def test_errors_of_an_entire_yolo_data_set(
     tmp_path: Path, lines: Callable[[np.ndarray], str], first_class: int, kind: str | None
 ) -> None:
     dataset = open_dataset("yolo", write_yolo(tmp_path / "yolo", lines, first_class))
-    found = [fault.kind for fault in find_encoding_mistakes(dataset, "it")]
+    found = [fault.kind for fault in find_encoding_errors(dataset, "it")]
     assert found == ([] if kind is None else ["pixels for fractions" if kind == "pixels" else kind])
 
 
@@ -91,7 +91,7 @@ def boxes(count: int = 30) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("wrong", "shift", "kinds"), [(False, 0, []), (True, 0, ["xyxy for xywh"]), (False, -1, ["classes"])]
 )
-def test_mistakes_of_a_whole_coco_data_set(tmp_path: Path, wrong: bool, shift: int, kinds: list[str]) -> None:
+def test_errors_of_an_entire_coco_data_set(tmp_path: Path, wrong: bool, shift: int, kinds: list[str]) -> None:
     def box(x1: int, y1: int, x2: int, y2: int) -> list[int]:
         return [x1, y1, x2, y2] if wrong else [x1, y1, x2 - x1, y2 - y1]
 
@@ -101,12 +101,12 @@ def test_mistakes_of_a_whole_coco_data_set(tmp_path: Path, wrong: bool, shift: i
     ]
     image = {"id": 0, "file_name": "a.jpg", "width": 60, "height": 40}
     dataset = open_dataset("coco", write_coco(tmp_path, rows, [image]))
-    found = [fault.kind for fault in find_encoding_mistakes(dataset, "it")]
+    found = [fault.kind for fault in find_encoding_errors(dataset, "it")]
     assert [kind.split()[0] for kind in found] == [kind.split()[0] for kind in kinds]
 
 
 @pytest.mark.parametrize("form", ["right", "xywh", "fractions"])
-def test_mistakes_of_a_whole_voc_data_set(tmp_path: Path, form: str) -> None:
+def test_errors_of_an_entire_voc_data_set(tmp_path: Path, form: str) -> None:
     def object_of(x1: int, y1: int, x2: int, y2: int) -> str:
         box = {
             "right": (x1, y1, x2, y2),
@@ -118,7 +118,7 @@ def test_mistakes_of_a_whole_voc_data_set(tmp_path: Path, form: str) -> None:
     write_voc(
         tmp_path, {"a": [object_of(*box) for box in boxes()] + [voc_object(box=(1, 1, 20, 12))] * (form == "xywh")}
     )
-    found = [fault.kind for fault in find_encoding_mistakes(open_dataset("voc", tmp_path, coordinates="as_is"), "it")]
+    found = [fault.kind for fault in find_encoding_errors(open_dataset("voc", tmp_path, coordinates="as_is"), "it")]
     assert found == {"right": [], "xywh": ["xywh for xyxy"], "fractions": ["fractions for pixels"]}[form]
 
 
@@ -167,15 +167,15 @@ def test_objects_annotated_twice_are_named(tmp_path: Path) -> None:
     assert fault.kind == "object annotated twice" and fault.detail.startswith("cat at x 10 .. 30")
 
 
-def test_priors_are_held_against_objects(tmp_path: Path) -> None:
+def test_priors_are_matched_with_objects(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object(box=(10, 8, 50, 34)), voc_object(box=(10, 10, 12, 12))]})
     dataset = open_dataset("voc", tmp_path)
-    reach = reach_of_priors([dataset], "ssd_tiny", None)
-    assert reach is not None
-    assert sum(count for _, _, count in reach.by_size) == 2 and sum(found for _, found, _ in reach.by_size) == 1
-    assert [unmatched.fault.detail[:16] for unmatched in reach.unmatched] == ["cat at x 9 .. 12"]
-    assert reach.better_sizes and "prior sizes" in str(reach)
-    assert reach.as_dict()["by_class"] == {"cat": {"matched": 1, "objects": 2}}
+    report = check_priors([dataset], "ssd_tiny", None)
+    assert report is not None
+    assert sum(count for _, _, count in report.by_size) == 2 and sum(found for _, found, _ in report.by_size) == 1
+    assert [unmatched.fault.detail[:16] for unmatched in report.unmatched] == ["cat at x 9 .. 12"]
+    assert report.better_sizes and "prior sizes" in str(report)
+    assert report.as_dict()["by_class"] == {"cat": {"matched": 1, "objects": 2}}
 
 
 def test_a_good_data_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +244,7 @@ def test_pictures_show_labels_unmatched_objects_and_duplicates(tmp_path: Path, c
         ([".", "-j", "0"], "--workers must be at least 1"),
     ],
 )
-def test_mistakes_of_the_command_line(
+def test_errors_of_the_command_line(
     arguments: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,

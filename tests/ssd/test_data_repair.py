@@ -77,8 +77,8 @@ def test_a_target_that_could_harm_is_refused(faulty: Path, folder: str, message:
         data_commands.main(["check", str(faulty), "--fix", str(faulty.parent / folder)])
 
 
-def test_a_mistake_of_the_whole_data_set_is_left_to_a_person(tmp_path: Path) -> None:
+def test_an_error_of_the_entire_data_set_is_not_repaired(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "yolo", lambda box: numbers(*box))
-    with pytest.raises(SystemExit, match=r"cannot repair a mistake of the whole data set \(xyxy for cxcywh"):
+    with pytest.raises(SystemExit, match=r"cannot repair an error of the entire data set \(xyxy for cxcywh"):
         data_commands.main(["check", str(root), "--fix", str(tmp_path / "fixed"), "--no-priors"])
     assert not (tmp_path / "fixed").exists()
