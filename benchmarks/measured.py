@@ -18,10 +18,8 @@ def files() -> list[dict[str, Any]]:
 
 def load(kind: str) -> list[dict[str, Any]]:
     """Returns the reports of one kind of device, `cpu` or `gpu`, oldest first."""
-    reports = []
-    for report in [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]:
-        if "cases" in report and ("gpu" in report["machine"]) == (kind == "gpu"):
-            reports.append(report)
+    parts = [part for file in files() for part in (file, *file.get("benchmarks", {}).values())]
+    reports = [part for part in parts if "cases" in part and ("gpu" in part["machine"]) == (kind == "gpu")]
     return sorted(reports, key=lambda report: report["machine"]["date"])
 
 

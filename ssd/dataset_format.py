@@ -1,6 +1,6 @@
-"""Finding out the format of a folder of the user's; standard library only.
+"""Detects the format of a data set. Standard library only.
 
-`SIGNS` is the table: the signs of the formats in the order in which they decide, with the tools that write them.
+`SIGNS` lists what identifies each format, in order of precedence, with the tools that write it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ssd.errors import ConfigError, DataError
 from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
 
 YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names", "labels.txt")
-# By the suffix of a file that is named in place of the folder.
+# By suffix, for a file that is given instead of a folder.
 _FILE_FORMATS = {".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
 _KEYS = {
     "coco": (rb'"images"\s*:\s*\[', rb'"annotations"\s*:\s*\[', rb'"categories"\s*:\s*\['),
@@ -24,14 +24,14 @@ _KEYS = {
     "labelme": (rb'"shapes"\s*:\s*\[', rb'"imagePath"\s*:'),
 }
 _MAX_DEPTH = 3  # folder levels searched for signs
-_LOOKED_AT = 5000  # files, likewise
+_MAX_SEARCHED = 5000  # files searched for signs
 
 
 def resolve_dataset(config: TrainConfig) -> None:
-    """Replaces the data set "auto" by the format that the folder has, and prints it; without a folder, by drawn shapes.
+    """Replaces the data set "auto" by the detected format, and prints it; without a folder, by generated shapes.
 
     Raises:
-        ConfigError: the folder has none of the formats.
+        ConfigError: The folder has none of the known formats.
     """
     if config.dataset != "auto":
         return
@@ -46,16 +46,16 @@ def resolve_dataset(config: TrainConfig) -> None:
     if not found:
         known = ", ".join(f"{name} ({words})" for name, _, words in SIGNS)
         raise ConfigError(
-            f"--data-path {config.data_path} has none of the formats known: {known}; a data set of your own is named by "
+            f"--data-path {config.data_path} has none of the known formats: {known}; for your own code use "
             f"--dataset module:function. {hint}"
         )
     (config.dataset, sign), *others = found.items()
-    also = "".join(f"; {name} would be possible too ({other}), by --dataset {name}" for name, other in others)
+    also = "".join(f"; it could also be {name} ({other}): --dataset {name}" for name, other in others)
     print(f"data set: {config.dataset}, because of {sign}{also}")
 
 
 def find_formats(root: Path) -> dict[str, Path]:
-    """Returns the formats that a folder has, the most telling first, each with the file or folder that is its sign."""
+    """Returns the possible formats of a folder in order of precedence, each with the file or folder that identifies it."""
     if root.is_file():
         kinds = [
             _FILE_FORMATS.get(root.suffix.lower()),
@@ -70,12 +70,12 @@ def find_formats(root: Path) -> dict[str, Path]:
 
 
 def is_voc_folder(folder: Path) -> bool:
-    """Whether the folder itself holds annotations and images in VOC's way."""
+    """Returns whether a folder has the layout of PASCAL VOC."""
     return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
 def voc_years(root: Path) -> dict[str, Path]:
-    """Returns year -> folder of the years in a devkit folder."""
+    """Returns year -> folder for the years in a VOC devkit."""
     found = {}
     for parent in (root / "VOCdevkit", root):
         for folder in sorted(parent.glob("VOC[0-9][0-9][0-9][0-9]")):
@@ -85,7 +85,7 @@ def voc_years(root: Path) -> dict[str, Path]:
 
 
 def find_yaml(root: Path) -> Path | None:
-    """Returns the YAML file that describes a YOLO data set, data.yaml before any other with the key names."""
+    """Returns the YAML file of a YOLO data set: data.yaml, or another one with the key `names`."""
     found = [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and path.is_file()]
     found.sort(key=lambda path: path.stem not in ("data", "dataset"))
     for path in found:
@@ -93,7 +93,7 @@ def find_yaml(root: Path) -> Path | None:
             text = read_text(path)
         except (DataError, OSError):
             if path.stem in ("data", "dataset"):
-                return path  # the reader says what is wrong with it
+                return path  # the reader reports the error
             continue
         if re.search(r"""^[{\s]*["']?names["']?\s*:""", text, re.MULTILINE):
             return path
@@ -101,7 +101,7 @@ def find_yaml(root: Path) -> Path | None:
 
 
 def find_class_file(root: Path) -> Path | None:
-    """Returns the text file that names the classes of a YOLO data set without data.yaml."""
+    """Returns the text file with the class names of a YOLO data set without data.yaml."""
     found = next((root / name for name in YOLO_CLASS_FILES if (root / name).is_file()), None)
     return found or next(
         (path for name in ("_darknet.labels", "classes.txt") for path in sorted(root.glob(f"*/{name}"))), None
@@ -109,15 +109,15 @@ def find_class_file(root: Path) -> Path | None:
 
 
 def coco_files(root: Path) -> list[Path]:
-    """Returns the COCO files of a folder, those of keypoints and captions left out where there are others."""
+    """Returns the COCO files of a folder, without those of keypoints, captions and stuff if there are others."""
     patterns = ("annotations/*.json", "*/_annotations.coco.json", "*.json", "*/*.json")
-    paths = dict.fromkeys(path for pattern in patterns for path in sorted(root.glob(pattern))[:_LOOKED_AT])
+    paths = dict.fromkeys(path for pattern in patterns for path in sorted(root.glob(pattern))[:_MAX_SEARCHED])
     files = [path for path in paths if has_keys(path, "coco")]
     return [path for path in files if not path.name.startswith(("person_keypoints", "captions", "stuff"))] or files
 
 
 def json_item_files(root: Path, kind: str) -> list[Path]:
-    """Returns the files of a data set of datumaro, supervisely or labelme."""
+    """Returns the annotation files of a Datumaro, Supervisely or LabelMe data set."""
     if kind == "datumaro":
         return [path for path in sorted(root.glob("annotations/*.json")) if has_keys(path, kind)]
     if kind == "supervisely":
@@ -127,7 +127,7 @@ def json_item_files(root: Path, kind: str) -> list[Path]:
 
 
 def has_keys(path: Path, kind: str) -> bool:
-    """Whether a JSON file has the keys of a format. Their text is searched for, as the file may be large."""
+    """Returns whether a JSON file has the keys of a format; searches the text, since the file may be large."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             if text[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
@@ -135,7 +135,7 @@ def has_keys(path: Path, kind: str) -> bool:
             return re.match(rb"(\xef\xbb\xbf)?\s*\{", text) is not None and all(
                 re.search(key, text) for key in _KEYS[kind]
             )
-    except (OSError, ValueError):  # empty, or not to be read
+    except (OSError, ValueError):  # empty or unreadable
         return False
 
 
@@ -185,30 +185,30 @@ def _files(root: Path, suffix: str) -> list[Path]:
     for number, path in enumerate(walk(root, max_depth=_MAX_DEPTH)):
         if path.suffix.lower() == suffix:
             found.append(path)
-        if number == _LOOKED_AT or len(found) == 20:
+        if number == _MAX_SEARCHED or len(found) == 20:
             break
     return found
 
 
 def _hint(root: Path) -> str:
-    # What is there instead.
+    # Describes what the folder contains instead.
     for folder in sorted(root.iterdir())[:20] if root.is_dir() else []:
         if folder.is_dir() and (inside := next(iter(find_formats(folder)), None)):
-            return f"Its folder {folder} is {inside}: --data-path {folder}"
+            return f"Its subfolder has the format {inside}: --data-path {folder}"
     count: dict[str, int] = {}
-    for _, path in zip(range(_LOOKED_AT), walk(root, max_depth=_MAX_DEPTH), strict=False):
+    for _, path in zip(range(_MAX_SEARCHED), walk(root, max_depth=_MAX_DEPTH), strict=False):
         count[path.suffix.lower() or path.name] = count.get(path.suffix.lower() or path.name, 0) + 1
     found = ", ".join(f"{number} {name}" for name, number in sorted(count.items(), key=lambda item: -item[1])[:6])
     if ".txt" in count:
         return (
-            f"Found {found}: if these are labels of YOLO, write the class names, one a line, to {root / 'classes.txt'}"
+            f"Found {found}: if these are YOLO labels, write the class names, one per line, to {root / 'classes.txt'}"
         )
     if ".xml" in count:
-        return f"Found {found}: XML files must be of PASCAL VOC, one for each image (CVAT exports that, too)"
-    return f"Found {found or 'no file'}."
+        return f"Found {found}: XML files must have the PASCAL VOC format, one per image (CVAT can export it)"
+    return f"Found {found or 'no files'}."
 
 
-# (format, what finds its sign, what it is): the first found decides.
+# (format, function that finds its sign, description of the sign); the first match wins.
 SIGNS: tuple[tuple[str, Callable[[Path], Path | None], str], ...] = (
     ("voc", _voc_sign, "Annotations and JPEGImages"),
     ("datumaro", _item_sign("datumaro"), "annotations/*.json with items"),

@@ -45,7 +45,7 @@ def tensor_count(op: Any) -> int:
     return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
 
 
-def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autograd.Function]:
+def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autograd.Function]:  # noqa: C901
     """Returns the autograd function of an op.
 
     Its `at_one_level` is for autograd alone and skips the `apply` of Python, which takes longer than the op;

@@ -61,7 +61,7 @@ def _reader(path: Path) -> Callable[[str], Any]:
 def _read_yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         """Parses 1e-4 as a number, as YAML 1.2 does, and rejects aliases."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -73,8 +73,9 @@ def _machine_lines(facts: dict[str, Any]) -> list[str]:
         f"machine      {facts['cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB of memory"
         + (f", /dev/shm {shared['free']} of {shared['total']} MiB free" if shared else "")
     ]
-    for gpu in facts["gpus"]:
-        lines.append(f"GPU          {gpu['name']}, compute capability {gpu['capability']}, {gpu['memory']}")
+    lines += [
+        f"GPU          {gpu['name']}, compute capability {gpu['capability']}, {gpu['memory']}" for gpu in facts["gpus"]
+    ]
     return lines if facts["gpus"] else [*lines, "GPU          none"]
 
 

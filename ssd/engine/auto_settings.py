@@ -1,7 +1,7 @@
-"""Settings chosen for the data and the machine where neither flags nor a configuration file give them.
+"""Chooses settings for the data and the machine that neither flags nor a configuration file give.
 
-They are for data of the user's own: a few hundred images, minutes on two CPU cores, and more where there is more.
-The run prints each choice with its reason.
+They are meant for the user's own data: some minutes of training for a few hundred images on two CPU cores, and longer
+training for more data or a GPU. The run prints each choice with its reason.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ssd.config import TrainConfig, flag_of
 from ssd.models import MODELS
 
 PRETRAINED_MODEL = "ssdlite320_mobilenet_v2"
-# Plain convolutions with BatchNorm fit a few hundred images from a random start far faster than depthwise ones.
+# From random weights, plain convolutions with BatchNorm fit a few hundred images far faster than depthwise ones.
 SCRATCH_MODEL, SCRATCH_WIDTH = "ssd_tiny", 32
 _CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
-# Training images to see in all, by the side of the input and device: some ten minutes on two CPU cores.
+# Total number of training images to process, by device and by input size: about ten minutes on two CPU cores.
 _IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
 _SCRATCH_IMAGES_SEEN = {160: 30000, 224: 16000, 320: 8000, 416: 5000}
-_CROWDED = 6  # objects per image from which a larger input pays, as for blood cells
-_MOST_EPOCHS = 200
+_CROWDED = 6  # objects per image from which a larger input pays off, as for blood cells
+_MAX_EPOCHS = 200
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on.
+    """Properties of the data and the machine that the choices depend on.
 
     Args:
-        images: training images.
-        sides: float32 [M] square root of each object's area, as a fraction of its image's.
-        device: type of the device that trains, "cpu" or "cuda".
-        cores: CPU cores of each training process.
-        processes: training processes.
+        images: Number of training images.
+        sides: float32, square root of the normalized area of each object.
+        device: Type of the training device, "cpu" or "cuda".
+        cores: Number of CPU cores per training process.
+        processes: Number of training processes.
     """
 
     images: int
@@ -49,7 +49,7 @@ class Facts:
 
     @classmethod
     def of(cls, images: int, boxes: Iterable[Tensor], device: torch.device, processes: int = 1) -> Facts:
-        """Reads them off a data set (boxes [G, 4] of each image, normalized to it) and this machine."""
+        """Collects the facts of a data set (normalized boxes `[G, 4]` of each image) and this machine."""
         packed = torch.cat([torch.zeros(0, 4), *boxes])
         sides = (packed[:, 2:] - packed[:, :2]).prod(dim=1).clamp(min=0).sqrt()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -57,7 +57,7 @@ class Facts:
 
 
 class Choices:
-    """Sets settings of a configuration that were not given, and remembers why."""
+    """Sets settings of a configuration that were not given, and records the reasons."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -65,7 +65,7 @@ class Choices:
         self.reasons: list[tuple[str, Any, str]] = []
 
     def set(self, name: str, value: Any, reason: str) -> None:
-        """Sets a field unless it was given."""
+        """Sets a field that was not given."""
         if name not in self.given:
             setattr(self.config, name, value)
             self.reasons.append((name, value, reason))
@@ -84,12 +84,12 @@ class Choices:
         lines = [
             f"  {flag_of(name)}{'' if value is True else f' {value}'}: {reason}" for name, value, reason in self.reasons
         ]
-        head = "settings chosen for this data and machine (a flag replaces each; --defaults torchvision takes its script's)"
-        return "\n".join([head, *lines, ""])
+        title = "settings chosen for this data and machine (override them by flags, or use --defaults torchvision)"
+        return "\n".join([title, *lines, ""])
 
 
 def choose_model(config: TrainConfig) -> Choices:
-    """Chooses the network, before the data is read: that of the weights given, else a small one that trains anywhere."""
+    """Chooses the network before the data is read: that of the given weights, else a small one that trains anywhere."""
     choices = Choices(config)
     if config.given is None:
         return choices
@@ -101,7 +101,7 @@ def choose_model(config: TrainConfig) -> Choices:
 
 
 def _choose_by_weights(choices: Choices) -> None:
-    """Chooses the network that the weights given belong to, else the small one."""
+    """Chooses the network of the given weights, else a small one."""
     config = choices.config
     if config.weights:
         from ssd.checkpoints.networks import network_of_file
@@ -109,8 +109,8 @@ def _choose_by_weights(choices: Choices) -> None:
         network = network_of_file(config.weights)
         name = network.pop("name")
         choices.set("model", name, f"the network of {config.weights}")
-        choices.set("preset", network.pop("preset", config.preset), "the rules that these weights were trained with")
-        choices.set("image_size", network.pop("image_size", None), "the input of these weights")
+        choices.set("preset", network.pop("preset", config.preset), "these weights were trained with it")
+        choices.set("image_size", network.pop("image_size", None), "input size of these weights")
         network.pop("num_classes", None)
         choices.option("model_options", "as in these weights", **network)
     elif config.weights_backbone:
@@ -118,18 +118,18 @@ def _choose_by_weights(choices: Choices) -> None:
 
         choices.set("model", model_of_backbone(config.weights_backbone), f"the backbone of {config.weights_backbone}")
     elif _cached_backbone():
-        choices.set("model", PRETRAINED_MODEL, "its pretrained weights are on this machine")
+        choices.set("model", PRETRAINED_MODEL, "its pretrained weights were downloaded before")
     else:
         choices.set(
             "model",
             SCRATCH_MODEL,
-            f"learns from a random start; --weights-backbone {_CACHED_WEIGHTS[1]} downloads 14 MB and learns more from "
-            "photographs",
+            f"trains well from random weights; for photos --weights-backbone {_CACHED_WEIGHTS[1]} (14 MB download) is "
+            "better",
         )
 
 
 def choose_settings(choices: Choices, facts: Facts) -> None:
-    """Chooses everything else, once the data is known."""
+    """Chooses all other settings once the data is known."""
     config = choices.config
     if config.given is None:
         return
@@ -154,17 +154,17 @@ def _choose_network(choices: Choices, facts: Facts, pretrained: bool) -> None:
                 choices.set("image_size", size, f"a tenth of the objects are below {small:.0f} px at the usual 320")
             choices.option(
                 "model_options",
-                "a fine level and a top-down path, for objects of all sizes",
+                "a finer level and a feature pyramid (FPN), for objects of all sizes",
                 min_stride=8,
                 fpn_width=96,
             )
             if pretrained and config.trainable_backbone_layers is None:
-                choices.option("model_options", "the first stages keep their pretrained weights", trainable_layers=4)
-        choices.option("model_options", "every object keeps a prior of its own", rule="greedy")
+                choices.option("model_options", "freezes the first pretrained stages", trainable_layers=4)
+        choices.option("model_options", "every object gets at least one prior", rule="greedy")
         if not {"prior_sizes", "fit_priors"} & {*config.model_options, *choices.given}:
-            choices.set("fit_priors", True, "prior sizes follow the objects")
+            choices.set("fit_priors", True, "prior sizes fit the objects")
     if "data_augmentation" not in choices.given:
-        choices.set("data_augmentation", "ssdlite", "crops and flips; strong distortion needs longer training")
+        choices.set("data_augmentation", "ssdlite", "crops and flips; stronger augmentation needs longer training")
         choices.option(
             "augmentation_options", "mild, for short training", crop="mild", photometric="mild", cut="ignore"
         )
@@ -174,32 +174,32 @@ def _choose_optimizer(choices: Choices, pretrained: bool) -> None:
     config = choices.config
     family = MODELS[config.model].family
     rates = {"vgg": 0.0002, "resnet": 0.001} if config.opt == "adamw" else {"vgg": 0.001}
-    usual = 0.002 if config.opt == "adamw" else 0.01
-    choices.set("lr", rates.get(family, usual), f"for {config.opt} and this network")
+    default = 0.002 if config.opt == "adamw" else 0.01
+    choices.set("lr", rates.get(family, default), f"for {config.opt} and this network")
     if config.weights_backbone and not config.weights:
-        choices.set("backbone_lr_factor", 0.05, "pretrained features change slowly")
+        choices.set("backbone_lr_factor", 0.05, "pretrained features need small updates")
     for given, scheduler in (("lr_steps", "multisteplr"), ("lr_step_size", "steplr"), ("lr_power", "polynomial")):
         if given in choices.given:
-            choices.set("lr_scheduler", scheduler, f"{flag_of(given)} is of this schedule")
+            choices.set("lr_scheduler", scheduler, f"because {flag_of(given)} was given")
 
 
 def _choose_length(choices: Choices, facts: Facts) -> None:
     config = choices.config
-    share = max(1, facts.images // facts.processes)
-    if share < 32:
-        batch, reason = max(2, share // 4), f"{share} images"
-    elif share < 2000:
+    images = max(1, facts.images // facts.processes)  # of each process
+    if images < 32:
+        batch, reason = max(2, images // 4), f"{images} images"
+    elif images < 2000:
         batch, reason = (16, "small images") if (config.image_size or 300) < 300 else (8, "many steps from few images")
     else:
-        batch, reason = 32 if facts.device == "cuda" else 16, f"{share} images"
+        batch, reason = 32 if facts.device == "cuda" else 16, f"{images} images"
     choices.set("batch_size", batch, reason)
-    seen = _IMAGES_SEEN["cuda" if facts.device == "cuda" else "cpu"]
+    total = _IMAGES_SEEN["cuda" if facts.device == "cuda" else "cpu"]
     if config.model == SCRATCH_MODEL and facts.device == "cpu":
-        seen = _SCRATCH_IMAGES_SEEN.get(config.image_size or 0, seen)
-    epochs = max(12, min(_MOST_EPOCHS, round(seen / max(1, facts.images))))
+        total = _SCRATCH_IMAGES_SEEN.get(config.image_size or 0, total)
+    epochs = max(12, min(_MAX_EPOCHS, round(total / max(1, facts.images))))
     if not config.iterations:
-        choices.set("epochs", epochs, f"{epochs * facts.images} images seen on this {facts.device}")
-    steps = config.iterations or config.epochs * max(1, share // config.batch_size)
+        choices.set("epochs", epochs, f"{epochs * facts.images} training images in total, for a {facts.device} device")
+    steps = config.iterations or config.epochs * max(1, images // config.batch_size)
     choices.set("warmup_iters", min(100, steps // 10), "a tenth of the steps, at most 100")
     choices.set("eval_every", max(1, config.epochs // 5), "five evaluations")
 
@@ -209,28 +209,28 @@ def _choose_machine(choices: Choices, facts: Facts) -> None:
     choices.set("workers", max(1, min(8, facts.cores - 1)), f"{facts.cores} cores")
     choices.set("channels_last", True, "faster convolutions on CPUs and GPUs")
     if facts.device == "cuda" and MODELS[config.model].family in ("vgg", "resnet"):
-        choices.set("amp", True, "two to three times as fast on this GPU")
+        choices.set("amp", True, "two to three times faster on a GPU")
 
 
 def _scratch_size(facts: Facts) -> tuple[int, str]:
-    """Returns the input of the network that starts from random weights, and why: small ones allow longer training."""
+    """Returns the input size for training from random weights and the reason; a small one allows longer training."""
     small = _small_side(facts)
     size = next((size for size in _SCRATCH_IMAGES_SEEN if small * size >= 16), 416)
     if len(facts.sides) > _CROWDED * facts.images and size < 320:
         return 320, f"{len(facts.sides) / facts.images:.0f} objects per image"
-    return size, f"a tenth of the objects are below {small * size:.0f} px in it"
+    return size, f"a tenth of the objects are below {small * size:.0f} px at this size"
 
 
 def _small_side(facts: Facts) -> float:
-    """Side that a tenth of the objects stay below, as a fraction of the image; 1 without objects."""
+    """Returns the 10th percentile of the object sizes, as a fraction of the image; 1 without objects."""
     if not len(facts.sides):
         return 1.0
-    ordered = facts.sides.sort().values  # quantile() refuses more than 16 million values
+    ordered = facts.sides.sort().values  # quantile() supports at most 16 million values
     return float(ordered[len(ordered) // 10])
 
 
 def _cached_backbone() -> str | None:
-    """Returns the name of pretrained weights that torchvision has downloaded before; nothing is downloaded unasked."""
+    """Returns the name of pretrained weights in torchvision's download cache, or None; downloads nothing."""
     from torchvision.models import get_weight
 
     files = Path(torch.hub.get_dir()) / "checkpoints"

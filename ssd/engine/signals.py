@@ -105,7 +105,8 @@ class Agreement:
     def reduce(self, request: int) -> int:
         """Returns the highest pending or current request of all processes; waits for them, as at the end of an epoch."""
         pending, self._pending = self._result(), None
-        return max(pending, *self.world.gather(request), request)
+        requests: list[int] = self.world.gather(request)
+        return max(pending, *requests, request)
 
     def _result(self) -> int:
         if self._pending is None:

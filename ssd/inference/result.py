@@ -72,7 +72,7 @@ class Result:
         """
         if self.image is None:
             raise ValueError(f"{self.file}: {self.error}")
-        drawing = to_pil_image(draw_boxes(self.image, self.boxes, self.labels, self.classes, self.scores))
+        drawing: Image.Image = to_pil_image(draw_boxes(self.image, self.boxes, self.labels, self.classes, self.scores))
         if path is not None:
             drawing.save(path)
         return drawing

@@ -91,7 +91,7 @@ def ssd_forward(
     images: list[Tensor],  # [3, H, W] each
     targets: list[dict[str, Tensor]] | None = None,
 ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-    """torchvision's SSD.forward with one op each for matching, loss and post-processing of the batch.
+    """Runs torchvision's SSD.forward with one op each for matching, loss and post-processing of the batch.
 
     `unfused` is torchvision's method, for options and labels that torchvision accepts and the ops reject.
     """

@@ -53,7 +53,7 @@ def test_format_of_devkit_and_of_several_formats(tmp_path, capsys):
     config = TrainConfig(data_path=str(tmp_path))
     resolve_dataset(config)
     assert config.dataset == "voc"
-    assert f"csv would be possible too ({tmp_path / 'notes.csv'}), by --dataset csv" in capsys.readouterr().out
+    assert f"it could also be csv ({tmp_path / 'notes.csv'}): --dataset csv" in capsys.readouterr().out
 
 
 def test_format_default_is_shapes_and_unknown_raises(tmp_path):
@@ -63,7 +63,7 @@ def test_format_default_is_shapes_and_unknown_raises(tmp_path):
     assert config.dataset == "shapes" and config.augmentation == "hflip"
     (tmp_path / "package.json").write_text('{"name": "x"}')
     (tmp_path / "compose.yaml").write_text("services:\n")
-    with pytest.raises(ConfigError, match=r"none of the formats known: voc .*coco .*yolo .*csv"):
+    with pytest.raises(ConfigError, match=r"none of the known formats: voc .*coco .*yolo .*csv"):
         resolve_dataset(TrainConfig(data_path=str(tmp_path)))
     assert parse_args(["--dataset", "my_package.data:Cells"]).dataset == "my_package.data:Cells"
 

@@ -109,9 +109,9 @@ def test_unknown_layout_error_lists_folder_content(tmp_path):
     texts(tmp_path / "yolo/labels")
     write(tmp_path / "cvat/annotations.xml", "<annotations><version>1.1</version></annotations>")
     for name, answer in {
-        "zip": r"Its folder .*export is coco: --data-path .*export",
-        "yolo": r"Found 8 \.jpg, 8 \.txt: if these are labels of YOLO, write the class names, one a line, to .*classes",
-        "cvat": r"Found 1 \.xml: XML files must be of PASCAL VOC",
+        "zip": r"Its subfolder has the format coco: --data-path .*export",
+        "yolo": r"Found 8 \.jpg, 8 \.txt: if these are YOLO labels, write the class names, one per line, to .*classes",
+        "cvat": r"Found 1 \.xml: XML files must have the PASCAL VOC format",
     }.items():
         with pytest.raises(ConfigError, match=answer):
             open_both(tmp_path / name)
