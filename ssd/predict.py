@@ -40,6 +40,32 @@ TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the command line, without importing torch."""
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
+    if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
+        parser.error(f"--nms-threshold must lie in 0..1, got {args.nms_threshold}")
+    args.save = [name for name in args.save.split(",") if name not in ("", "json")]
+    for name in args.save:
+        if name not in FORMATS:
+            parser.error(f"--save: {unknown('format', name, FORMATS)}")
+    if args.no_pictures and "images" in args.save:
+        args.save.remove("images")
+    args.classes = args.classes.split(",") if args.classes is not None else None
+    if args.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
+    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
+        parser.error(f"checkpoint {args.checkpoint} does not exist")
+    try:
+        args.files = find_images(args.images)
+        args.output_dir = choose_folder(args.output_dir, args.overwrite)
+    except (DataError, OSError) as error:
+        parser.error(str(error))
+    return args
+
+
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program_name("predict"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,28 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"outputs besides detections.json: {', '.join(FORMATS)} (default: images, with drawn detections)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="do not write images with drawn detections")
-    args = parser.parse_args(argv)
-    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
-    if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
-        parser.error(f"--nms-threshold must lie in 0..1, got {args.nms_threshold}")
-    args.save = [name for name in args.save.split(",") if name not in ("", "json")]
-    for name in args.save:
-        if name not in FORMATS:
-            parser.error(f"--save: {unknown('format', name, FORMATS)}")
-    if args.no_pictures and "images" in args.save:
-        args.save.remove("images")
-    args.classes = args.classes.split(",") if args.classes is not None else None
-    if args.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
-        parser.error(f"checkpoint {args.checkpoint} does not exist")
-    try:
-        args.files = find_images(args.images)
-        args.output_dir = choose_folder(args.output_dir, args.overwrite)
-    except (DataError, OSError) as error:
-        parser.error(str(error))
-    return args
+    return parser
 
 
 def find_images(names: list[str]) -> list[Path]:
