@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,22 +43,25 @@ Sample = tuple[Any, dict[str, Any]]
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
     """Returns the cases of this benchmark; a single augmentation for --quick."""
-    augments = [_augment_case(name, side) for name, side in (("ssd", 300), ("ssdlite", 320), ("hflip", 300))]
-    split = [_worker_case(), _render_case(device, COUNT if device.type == "cpu" else 4 * COUNT)]
-    found = [_decode_case(), *(augments[:1] if quick else augments), _pipeline_case(), *split]
-    return [replace(case, input_sets=1) for case in found] if quick else found
+    count = 2 if quick else COUNT
+    sides = (("ssd", 300),) if quick else (("ssd", 300), ("ssdlite", 320), ("hflip", 300))
+    augments = [_augment_case(name, side, count) for name, side in sides]
+    split = [_worker_case(count), _render_case(device, count if device.type == "cpu" else 4 * count)]
+    return [_decode_case(count), *augments, _pipeline_case(count), *split]
 
 
-def _decode_case() -> Case:
+def _decode_case(count: int) -> Case:
     candidates = {
         "ssd": lambda paths, _: [read_image(path) for path in paths],
         "torchvision": lambda paths, _: [_decode(path) for path in paths],
         "torchvision on PIL": lambda paths, _: [F.pil_to_tensor(Image.open(path).convert("RGB")) for path in paths],
     }
-    return _case(f"decode JPEG, {WIDTH} x {HEIGHT}", lambda paths, targets: (paths, targets), candidates, _check_equal)
+    return _case(
+        f"decode JPEG, {WIDTH} x {HEIGHT}", lambda paths, targets: (paths, targets), candidates, _check_equal, count
+    )
 
 
-def _augment_case(name: str, side: int) -> Case:
+def _augment_case(name: str, side: int, count: int) -> Case:
     ours, chain = build_transforms(name, side, train=True), v2_chain(name, side)
 
     def make(paths: list[Path], targets: list[dict[str, Any]]) -> tuple[Any, ...]:
@@ -71,31 +73,33 @@ def _augment_case(name: str, side: int) -> Case:
         "torchvision": lambda images, _, targets: [chain(tv_tensors.Image(x), t) for x, t in zip(images, targets)],  # noqa: B905
         "torchvision on PIL": lambda _, images, targets: [chain(x, t) for x, t in zip(images, targets)],  # noqa: B905
     }
-    return _case(f"augment {name}, {WIDTH} x {HEIGHT} to {side} x {side}", make, candidates, _check_samples(side))
+    return _case(
+        f"augment {name}, {WIDTH} x {HEIGHT} to {side} x {side}", make, candidates, _check_samples(side), count
+    )
 
 
-def _pipeline_case() -> Case:
+def _pipeline_case(count: int) -> Case:
     side = 300
     candidates = _pipelines(side, deferred=False)
 
     def check(batch: Any, _: Any) -> None:
-        assert batch.images.shape == (COUNT, 3, side, side) and batch.images.dtype == torch.uint8
+        assert batch.images.shape == (count, 3, side, side) and batch.images.dtype == torch.uint8
         assert bool((batch.gt_boxes >= 0).all() and (batch.gt_boxes <= 1).all())
 
     name = f"decode, augment ssd and collate, {WIDTH} x {HEIGHT} to {side} x {side}"
-    return _case(name, lambda paths, targets: (paths, targets), candidates, check)
+    return _case(name, lambda paths, targets: (paths, targets), candidates, check, count)
 
 
-def _worker_case() -> Case:
+def _worker_case(count: int) -> Case:
     side = 300
 
     def check(batch: Any, _: Any) -> None:
         images = batch.images.render() if isinstance(batch.images, PackedImages) else batch.images
-        assert images.shape == (COUNT, 3, side, side) and bool((images >= 0).all() and (images <= 255).all())
+        assert images.shape == (count, 3, side, side) and bool((images >= 0).all() and (images <= 255).all())
         assert bool((batch.gt_boxes >= 0).all() and (batch.gt_boxes <= 1).all())
 
     name = f"decode, draw ssd and pack, {WIDTH} x {HEIGHT}, the pixels left to the device"
-    return _case(name, lambda paths, targets: (paths, targets), _pipelines(side, deferred=True), check)
+    return _case(name, lambda paths, targets: (paths, targets), _pipelines(side, deferred=True), check, count)
 
 
 def _render_case(device: torch.device, count: int) -> Case:
@@ -103,8 +107,7 @@ def _render_case(device: torch.device, count: int) -> Case:
     draw, chain = build_transforms("ssd", side, train=True, deferred=True), v2_chain("ssd", side)
 
     def make(paths: list[Path], targets: list[dict[str, Any]]) -> tuple[Any, ...]:
-        images = [read_image(paths[i % COUNT]) for i in range(count)]
-        targets = [targets[i % COUNT] for i in range(count)]
+        images = [read_image(path) for path in paths]
         packed = collate([draw(*sample) for sample in zip(images, targets, strict=True)]).images
         return packed.to(device), [image.to(device) for image in images], targets
 
@@ -128,7 +131,7 @@ def _render_case(device: torch.device, count: int) -> Case:
         "torchvision": with_v2,
     }
     name = f"render ssd, {count} images of {WIDTH} x {HEIGHT} to {side} x {side}, on the device"
-    return _case(name, make, candidates, check, "reference", count)
+    return _case(name, make, candidates, check, count, "reference")
 
 
 def _pipelines(side: int, *, deferred: bool) -> dict[str, Callable[..., Any]]:
@@ -165,11 +168,11 @@ def _case(
     make: Callable[..., Any],
     candidates: dict[str, Any],
     check: Callable[[Any, Any], None],
+    count: int,
     check_against: str = "torchvision",
-    count: int = COUNT,
 ) -> Case:
     def inputs(generator: torch.Generator, _: torch.device) -> tuple[Any, ...]:
-        return make([_photo(generator) for _ in range(COUNT)], [_target(generator, i) for i in range(COUNT)])
+        return make([_photo(generator) for _ in range(count)], [_target(generator, i) for i in range(count)])
 
     return Case(name, inputs, candidates, check, check_against=check_against, items=count, item="image")
 
