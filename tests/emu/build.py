@@ -29,7 +29,7 @@ INCLUDES = f"-DSSD_OPS_EMULATED -I{HERE} -I{ROOT / 'csrc'} -I{ROOT}"
 # out, the compiler makes no access that the source does not have.
 KERNEL_FLAGS = {
     "plain": "-O2 -fno-strict-aliasing",
-    "sanitized": f"-O1 -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
+    "sanitized": f"-Og -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
     "checked": "-O1 -fno-strict-aliasing -fno-tree-loop-im -fno-tree-pre -fno-if-conversion -DSSD_OPS_EMU_CHECKED "
     "-fsanitize=thread --param tsan-instrument-func-entry-exit=0",
 }
@@ -74,7 +74,7 @@ def _plan() -> str:
         lines,
         (csrc / "ops").glob("*.cpp"),
         "ops",
-        f"-O1 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
+        f"-O0 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
     )
     glue += _objects(lines, (csrc / "cpu").rglob("*.cpp"), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
     for variant in VARIANTS:
