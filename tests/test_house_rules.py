@@ -29,7 +29,7 @@ NAMES_OF_OTHERS = {
     "build_config.h",
     "library.h",
 }
-LAYERS = [("ssd_ops", "ssd"), ("csrc/cpu", "cuda"), ("csrc/cuda", "cpu"), ("csrc/core", "cpu"), ("csrc/core", "cuda")]
+LAYERS = [("ssd_ops", "ssd")]
 TORCH_FREE = (
     "ssd",
     "ssd.__main__",

@@ -1,31 +1,25 @@
-// The only box arithmetic: a box, its area, the overlap of two, and the codes between boxes and priors.
+// The only box arithmetic: area, intersection, the IoU family, and encoding relative to priors.
 //
-// Plain C++ for host and device. Every compiler is told not to contract a * b + c and not to reorder, so that all
-// instruction sets and GPUs give the bits of the reference (ssd_ops/reference) wherever no exp, log or atan is
-// involved.
+// Plain C++ for host and device. No compiler may contract a * b + c or reorder operations, so all instruction sets and
+// GPUs give the bits of the reference (ssd_ops/reference) wherever no exp, log or atan is involved.
 #pragma once
 
 #include <cmath>
-#include <cstdint>
 
-#ifdef __CUDACC__
-#define SSD_OPS_HD __host__ __device__ __forceinline__
-#else
-#define SSD_OPS_HD inline __attribute__((always_inline))
-#endif
+#include "core/host_device.h"
 
 namespace ssd_ops {
 
-// xyxy. Aligned to its size, so that a box is one vector load; tensors' storage is aligned to 64 bytes and a view that
-// starts elsewhere still starts at a row, see check.h.
+// xyxy. Aligned to its size, so that a box is one vector load; dense() in ops/tensor_access.h copies tensors that start
+// elsewhere.
 template <typename T>
 struct alignas(4 * sizeof(T)) Box {
   T x1, y1, x2, y2;
 };
 
-// a where they are equal, and b where one is NaN: the minimum and maximum of SSE, one instruction each. A GPU has
-// another instruction for floats, which takes the one that is no NaN, and -0 for less than 0; so callers may rely on b
-// where a is NaN, and else neither on NaN nor on the sign of a zero. The tests' emulator takes the GPU's way with NaN.
+// Minimum and maximum, one instruction each. If a is NaN the result is b. If b is NaN, or both are zeros of different
+// sign, it depends on the processor, and callers must not rely on it: SSE returns b; a GPU's fminf returns the operand
+// that is not NaN, and -0 rather than 0. The emulator of the tests follows the GPU.
 template <typename T>
 SSD_OPS_HD T lesser(T a, T b) {
 #if defined(__CUDA_ARCH__) || defined(SSD_OPS_EMULATED)
@@ -41,7 +35,7 @@ SSD_OPS_HD T greater(T a, T b) {
   return a > b ? a : b;
 }
 
-// x, but at least 0; NaN becomes 0. Where a side is NaN an area of its boxes is NaN too, so no NaN is lost.
+// max(x, 0), 0 for NaN. No NaN is lost by that: where the side of an intersection is NaN, so is the area of a box.
 template <typename T>
 SSD_OPS_HD T at_least_zero(T x) {
   return x > T(0) ? x : T(0);
@@ -59,36 +53,42 @@ SSD_OPS_HD T intersection(const Box<T>& a, const Box<T>& b) {
   return width * height;
 }
 
-// Whether a side is less than `least`, or NaN; never where `least` is 0.
+// Whether a side is shorter than min_size, or NaN; false for every box if min_size is 0.
 template <typename T>
-SSD_OPS_HD bool too_small(const Box<T>& a, T least) {
-  return least > T(0) && !(a.x2 - a.x1 >= least && a.y2 - a.y1 >= least);
+SSD_OPS_HD bool too_small(const Box<T>& a, T min_size) {
+  return min_size > T(0) && !(a.x2 - a.x1 >= min_size && a.y2 - a.y1 >= min_size);
 }
 
-// 0 where the denominator is 0.
+// numerator / denominator, 0 if the denominator is 0.
 template <typename T>
 SSD_OPS_HD T ratio(T numerator, T denominator) {
   const T quotient = numerator / denominator;
   return denominator == T(0) ? T(0) : quotient;
 }
 
-// Intersection over union of an intersection and a union: 0 for an empty union. A GPU, on which a numerator of 0 makes
-// a division slow, is spared that of boxes that share nothing; the sign of a zero may differ.
+// IoU from the areas of intersection and union, 0 for an empty union. On a GPU, where a division by or of 0 is slow,
+// boxes that do not overlap are not divided; only the sign of a zero can differ.
 template <typename T>
-SSD_OPS_HD T iou_of(T inter, T both) {
+SSD_OPS_HD T iou_of_areas(T inter, T union_area) {
 #if defined(__CUDA_ARCH__) || defined(SSD_OPS_EMULATED)
-  if (inter > T(0)) return inter / both;
-  return both == both ? T(0) : both;
+  if (inter > T(0)) return inter / union_area;
+  return union_area == union_area ? T(0) : union_area;
 #else
-  return ratio(inter, both);
+  return ratio(inter, union_area);
 #endif
 }
 
-// Intersection over union for the matrices and for matching.
+// Intersection over union, as the IoU matrices have it.
 template <typename T>
 SSD_OPS_HD T iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   const T inter = intersection(a, b);
-  return iou_of(inter, area_a + area_b - inter);
+  return iou_of_areas(inter, area_a + area_b - inter);
+}
+
+// Intersection over union for matching: 0 instead of NaN.
+template <typename T>
+SSD_OPS_HD T matching_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
+  return at_least_zero(iou(a, b, area_a, area_b));
 }
 
 // Intersection over union for suppression: NaN for an empty union, as in torchvision, so that it suppresses nothing.
@@ -98,29 +98,7 @@ SSD_OPS_HD T suppression_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_
   return inter / (area_a + area_b - inter);
 }
 
-// Thresholds are given in double and values are compared in double, so no threshold is rounded. For float values that
-// equals a comparison with a float: value > threshold just where value > float_below(threshold), and value >= threshold
-// just where value >= float_above(threshold).
-inline float float_below(double threshold) {  // the largest float that is not above
-  const float f = static_cast<float>(threshold);
-  return static_cast<double>(f) > threshold ? std::nextafterf(f, -INFINITY) : f;
-}
-inline float float_above(double threshold) {  // the smallest float that is not below
-  const float f = static_cast<float>(threshold);
-  return static_cast<double>(f) < threshold ? std::nextafterf(f, INFINITY) : f;
-}
-template <typename T>
-inline T threshold_below(double threshold) {
-  if constexpr (sizeof(T) == sizeof(float)) return float_below(threshold);
-  return static_cast<T>(threshold);
-}
-template <typename T>
-inline T threshold_above(double threshold) {
-  if constexpr (sizeof(T) == sizeof(float)) return float_above(threshold);
-  return static_cast<T>(threshold);
-}
-
-// The smallest box around two; its sides are at least 0.
+// The sides of the smallest box that encloses both; at least 0.
 template <typename T>
 SSD_OPS_HD void enclosing_sides(const Box<T>& a, const Box<T>& b, T* width, T* height) {
   *width = at_least_zero(greater(a.x2, b.x2) - lesser(a.x1, b.x1));
@@ -133,18 +111,18 @@ SSD_OPS_HD constexpr T iou_epsilon() {
   return T(1e-7);
 }
 
-// IoU less the share of the enclosing box that neither covers.
+// IoU minus the fraction of the enclosing box that the union does not cover.
 template <typename T>
 SSD_OPS_HD T generalized_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   const T inter = intersection(a, b);
-  const T both = area_a + area_b - inter;
+  const T union_area = area_a + area_b - inter;
   T width, height;
   enclosing_sides(a, b, &width, &height);
   const T enclosing = width * height;
-  return iou_of(inter, both) - ratio(enclosing - both, enclosing);
+  return iou_of_areas(inter, union_area) - ratio(enclosing - union_area, enclosing);
 }
 
-// IoU less the squared distance of the centers over the squared diagonal of the enclosing box.
+// IoU minus the squared distance of the centers over the squared diagonal of the enclosing box.
 template <typename T>
 SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   T width, height;
@@ -155,29 +133,29 @@ SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) 
   return iou(a, b, area_a, area_b) - (dx * dx + dy * dy) / diagonal;
 }
 
-// atan(width / height), 0 for a point: what complete IoU compares of two boxes.
+// atan(width / height), 0 for a point: the aspect ratio as complete IoU compares it.
 template <typename T>
 SSD_OPS_HD T aspect_angle(const Box<T>& a) {
   const T width = a.x2 - a.x1, height = a.y2 - a.y1;
   return width == T(0) && height == T(0) ? T(0) : std::atan(width / height);
 }
 
-// The penalty of complete IoU for unlike aspect angles, 0 to 1, and its weight.
+// The penalty of complete IoU for different aspect angles (0 to 1), and its weight.
 template <typename T>
 SSD_OPS_HD constexpr T aspect_factor() {
   return T(4 / (3.14159265358979323846 * 3.14159265358979323846));
 }
 template <typename T>
 SSD_OPS_HD T aspect_penalty(T angle_a, T angle_b) {
-  const T apart = angle_a - angle_b;
-  return aspect_factor<T>() * apart * apart;
+  const T difference = angle_a - angle_b;
+  return aspect_factor<T>() * difference * difference;
 }
 template <typename T>
 SSD_OPS_HD T aspect_weight(T penalty, T overlap) {
   return penalty / (T(1) - overlap + penalty + iou_epsilon<T>());
 }
 
-// Distance IoU less the weighted penalty for unlike aspect angles.
+// Distance IoU minus the weighted penalty for different aspect angles.
 template <typename T>
 SSD_OPS_HD T complete_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a, T angle_b) {
   const T penalty = aspect_penalty(angle_a, angle_b);
@@ -185,19 +163,22 @@ SSD_OPS_HD T complete_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b, 
   return distance_iou(a, b, area_a, area_b) - weight * penalty;
 }
 
-// The four measures of the family.
 enum class IouMetric { iou, generalized, distance, complete };
 
-// How a box is written relative to a prior; the three codes of Caffe SSD.
+// How a box is encoded relative to a prior; the three code types of Caffe SSD.
 enum class CodeType { center_size, corner, corner_size };
 
-// Four numbers in the order of a box: (x, y, width, height) for center_size, else corners.
+// Of (x, y, width, height) for center_size, else of the four coordinates.
 template <typename T>
 struct Variances {
   T v[4];
 };
+template <typename T>
+Variances<T> variances_of(const double* v) {
+  return {{static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])}};
+}
 
-// log(1000 / 16): decoded sizes stop at 62.5 times the prior's.
+// log(1000 / 16): a decoded side is at most 62.5 times the prior's.
 template <typename T>
 SSD_OPS_HD constexpr T max_log_size() {
   return T(4.135166556742356);
@@ -231,7 +212,7 @@ SSD_OPS_HD Box<T> encode(const Box<T>& box, const Box<T>& prior, CodeType code, 
   return {x1 / prior_w / var.v[0], y1 / prior_h / var.v[1], x2 / prior_w / var.v[2], y2 / prior_h / var.v[3]};
 }
 
-// exp of the log of a size ratio, stopped at the maximum; NaN stays.
+// exp(log_size), log_size clamped to its maximum; NaN stays.
 template <typename Math, typename T>
 SSD_OPS_HD T decoded_size(T log_size) {
   return Math::exp(log_size > max_log_size<T>() ? max_log_size<T>() : log_size);

@@ -1,26 +1,25 @@
-// The derivatives of csrc/box.h, host and device: what autograd makes of the reference, with the rules of torch.
+// The derivatives of box.h, for host and device: what autograd computes for the reference, with torch's rules.
 //
-// Of two equal numbers both get half of the gradient of their minimum or maximum; a side that was cut at 0 passes its
-// gradient where it was 0 or more; where a quotient was set to 0 for its empty denominator none passes.
+// The gradient of a minimum or maximum of two equal numbers is split in half. A side clamped at 0 passes its gradient
+// on if it was 0 or more. A ratio that is 0 because its denominator is 0 passes none.
 #pragma once
 
 #include "core/box.h"
 
 namespace ssd_ops {
 
-// d min(a, b) / d a; b gets 1 less this. (NaN coordinates give NaN areas, so their gradient is NaN whatever stands
-// here.)
+// d min(a, b) / d a; d min / d b is 1 minus this. NaN coordinates give NaN areas, so their gradient is NaN in any case.
 template <typename T>
-SSD_OPS_HD T share_of_lesser(T a, T b) {
+SSD_OPS_HD T grad_of_lesser(T a, T b) {
   return a == b ? T(0.5) : (a < b ? T(1) : T(0));
 }
 template <typename T>
-SSD_OPS_HD T share_of_greater(T a, T b) {
+SSD_OPS_HD T grad_of_greater(T a, T b) {
   return a == b ? T(0.5) : (a > b ? T(1) : T(0));
 }
 
-// What a pair adds to the gradient of one of its boxes. Gradients of the area and the aspect angle are kept apart,
-// because they are sums over pairs first and become gradients of coordinates once, in box_gradient().
+// The gradient of one pair with respect to one of its boxes. Gradients of the area and of the aspect angle are summed
+// over all pairs first and become gradients of coordinates once, in box_gradient().
 template <typename T>
 struct PairGrad {
   T x1, y1, x2, y2, area, angle;
@@ -40,7 +39,7 @@ SSD_OPS_HD void grad_overlap_side(T grad, T a_low, T a_high, T b_low, T b_high, 
                                   T* db_high) {
   const T side = lesser(a_high, b_high) - greater(a_low, b_low);
   const T passed = side >= T(0) ? grad : T(0);
-  const T high = passed * share_of_lesser(a_high, b_high), low = passed * share_of_greater(a_low, b_low);
+  const T high = passed * grad_of_lesser(a_high, b_high), low = passed * grad_of_greater(a_low, b_low);
   *da_high += high;
   *db_high += passed - high;
   *da_low -= low;
@@ -53,20 +52,20 @@ SSD_OPS_HD void grad_enclosing_side(T grad, T a_low, T a_high, T b_low, T b_high
                                     T* db_high) {
   const T side = greater(a_high, b_high) - lesser(a_low, b_low);
   const T passed = side >= T(0) ? grad : T(0);
-  const T high = passed * share_of_greater(a_high, b_high), low = passed * share_of_lesser(a_low, b_low);
+  const T high = passed * grad_of_greater(a_high, b_high), low = passed * grad_of_lesser(a_low, b_low);
   *da_high += high;
   *db_high += passed - high;
   *da_low -= low;
   *db_low -= passed - low;
 }
 
-// Adds to da and db what the gradients of the intersection and of the union give them.
+// Adds the gradients through the intersection and the union to da and db.
 template <typename T>
 SSD_OPS_HD void add_overlap(T grad_inter, T grad_union, const Box<T>& a, const Box<T>& b, PairGrad<T>* da,
                             PairGrad<T>* db) {
   const T width = at_least_zero(lesser(a.x2, b.x2) - greater(a.x1, b.x1));
   const T height = at_least_zero(lesser(a.y2, b.y2) - greater(a.y1, b.y1));
-  const T inter = grad_inter - grad_union;  // the union is both areas less the intersection
+  const T inter = grad_inter - grad_union;  // union = area a + area b - intersection
   grad_overlap_side(inter * height, a.x1, a.x2, b.x1, b.x2, &da->x1, &da->x2, &db->x1, &db->x2);
   grad_overlap_side(inter * width, a.y1, a.y2, b.y1, b.y2, &da->y1, &da->y2, &db->y1, &db->y2);
   da->area += grad_union;
@@ -80,7 +79,7 @@ SSD_OPS_HD void add_enclosing(T grad_width, T grad_height, const Box<T>& a, cons
   grad_enclosing_side(grad_height, a.y1, a.y2, b.y1, b.y2, &da->y1, &da->y2, &db->y1, &db->y2);
 }
 
-// The part of distance and complete IoU that lowers the overlap: squared distance of centers over squared diagonal.
+// The distance term of distance and complete IoU: squared distance of the centers over squared diagonal.
 template <typename T>
 SSD_OPS_HD void add_distance(T grad, const Box<T>& a, const Box<T>& b, PairGrad<T>* da, PairGrad<T>* db) {
   T width, height;
@@ -101,33 +100,34 @@ template <IouMetric metric, typename T>
 SSD_OPS_HD void pair_gradient(T grad, const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a, T angle_b,
                               PairGrad<T>* da, PairGrad<T>* db) {
   *da = *db = PairGrad<T>{};
-  const T inter = intersection(a, b), both = area_a + area_b - inter;
+  const T inter = intersection(a, b), union_area = area_a + area_b - inter;
   T grad_inter, grad_union;
-  grad_ratio(grad, inter, both, &grad_inter, &grad_union);
+  grad_ratio(grad, inter, union_area, &grad_inter, &grad_union);
   if constexpr (metric == IouMetric::generalized) {
     T width, height, grad_uncovered, grad_enclosing;
     enclosing_sides(a, b, &width, &height);
     const T enclosing = width * height;
-    grad_ratio(-grad, enclosing - both, enclosing, &grad_uncovered, &grad_enclosing);
+    grad_ratio(-grad, enclosing - union_area, enclosing, &grad_uncovered, &grad_enclosing);
     grad_union -= grad_uncovered;
     grad_enclosing += grad_uncovered;
     add_enclosing(grad_enclosing * height, grad_enclosing * width, a, b, da, db);
   }
   if constexpr (metric == IouMetric::distance || metric == IouMetric::complete) add_distance(grad, a, b, da, db);
   if constexpr (metric == IouMetric::complete) {
-    const T weight = aspect_weight(aspect_penalty(angle_a, angle_b), ratio(inter, both));  // counts as a constant
+    const T weight =
+        aspect_weight(aspect_penalty(angle_a, angle_b), ratio(inter, union_area));  // a constant, as in torchvision
     da->angle = -grad * weight * (T(2) * aspect_factor<T>() * (angle_a - angle_b));
     db->angle = -da->angle;
   }
   add_overlap(grad_inter, grad_union, a, b, da, db);
 }
 
-// What the sums over all pairs of a box make of its gradient.
+// The gradient of a box from the sums over all of its pairs.
 template <typename T>
 SSD_OPS_HD Box<T> box_gradient(const PairGrad<T>& sum, const Box<T>& box) {
   const T width = box.x2 - box.x1, height = box.y2 - box.y1;
   T grad_width = sum.area * height, grad_height = sum.area * width;
-  // The angle is atan(width / height). On a line height is 0, and the limit stands in for 0 / 0; a point has none.
+  // The angle is atan(width / height). If only the height is 0 the limit replaces 0 / 0; a point has no gradient.
   const T tangent = width / height, slope = sum.angle / (tangent * tangent + T(1));
   if (height != T(0)) {
     grad_width += slope / height;
@@ -138,7 +138,7 @@ SSD_OPS_HD Box<T> box_gradient(const PairGrad<T>& sum, const Box<T>& box) {
   return {sum.x1 - grad_width, sum.y1 - grad_height, sum.x2 + grad_width, sum.y2 + grad_height};
 }
 
-// The gradients of encode() or decode() for what is coded, a box or a delta, and for its prior.
+// The gradients of encode() or decode() with respect to the input (a box or a delta) and to its prior.
 template <typename T>
 struct CodecGrad {
   Box<T> coded, prior;
@@ -183,7 +183,7 @@ SSD_OPS_HD CodecGrad<T> grad_decode(const Box<T>& g, const Box<T>& delta, const 
     const T center_x = g.x1 + g.x2, center_y = g.y1 + g.y2;
     const T half_w = (g.x2 - g.x1) / T(2), half_h = (g.y2 - g.y1) / T(2);
     const T size_w = decoded_size<Math>(step.x2), size_h = decoded_size<Math>(step.y2);
-    // Where the log was clamped nothing passes; at the maximum itself it was not.
+    // A clamped log passes no gradient; at the maximum itself it is not clamped.
     const T log_w = step.x2 <= max_log_size<T>() ? half_w * prior_w * size_w : T(0);
     const T log_h = step.y2 <= max_log_size<T>() ? half_h * prior_h * size_h : T(0);
     return {{center_x * prior_w * var.v[0], center_y * prior_h * var.v[1], log_w * var.v[2], log_h * var.v[3]},

@@ -1,6 +1,7 @@
 // Detections of a batch: what multiclass_nms, soft_nms and detect share on the CPU and on the GPU.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -8,36 +9,54 @@
 
 namespace ssd_ops {
 
-// Candidates of an image that are held at once at first; see cpu/select/select.h.
-constexpr int64_t kPageItems = 8192;
-
-// Padded to D detections for each of B images; detections behind the last one are 0.
+// Padded to D detections for each of B images; detections past counts[b] are 0.
 template <typename T>
 struct DetectionsOut {
-  T* boxes;         // [B, D, 4]
-  T* scores;        // [B, D]
-  int64_t* labels;  // [B, D]
-  int64_t* counts;  // [B]
-  int64_t* rows;    // [B, D]: which of the N rows of its image a detection came from
-  int64_t most;     // D
+  T* boxes;                // [B, D, 4]
+  T* scores;               // [B, D]
+  int64_t* labels;         // [B, D]
+  int64_t* counts;         // [B]
+  int64_t* rows;           // [B, D]: index of a detection's box among the N boxes of its image
+  int64_t max_detections;  // D
 };
 
+// How the detections of an image are selected among its candidates. A candidate is a box with one of its classes.
 template <typename T>
 struct SelectTask {
-  const void* scores;  // [B, N, C]: scores or logits, of type dtype
+  const void* scores;  // [B, N, C] of `dtype`: scores, or logits for detect
   Dtype dtype;
-  int64_t rows, classes;  // N, C; N * C is below 2^32
-  T floor;                // the least score that is a candidate
+  int64_t num_boxes, num_classes;  // N (the priors for detect) and C; N * C is below 2^32
+  T score_threshold;               // candidates have this score or a higher one
   int64_t candidates_per_class;
   SuppressionRule<T> rule;
-  T least_side;  // boxes with a shorter side are no candidates; 0: all are
+  T min_size;  // boxes with a shorter side are no candidates; 0: all are
   DetectionsOut<T> out;
-  // Where there are fewer images than threads: the rows of an image are scanned in `parts`, and a part leaves its
-  // candidates in part_bytes() of `lists` (aligned to 64), before the images are finished.
-  int64_t parts;
-  char* lists;
 };
 
-constexpr int64_t part_bytes() { return 128 + kPageItems * 16; }
+// A prior none of whose logits exceeds the background logit by this margin has no score of `score_threshold`, for a
+// score is at most 1 / (1 + exp(background - logit)). The threshold is lowered by more than the rounding of a softmax.
+template <typename T>
+SSD_OPS_HD T min_logit_margin(T score_threshold) {
+  const T lowered = score_threshold * T(1 - 1e-4);
+  if (!(lowered > T(0))) return -T(INFINITY);
+  return lowered < T(1) ? std::log(lowered / (T(1) - lowered)) : T(INFINITY);
+}
+
+// The rounding error of a logit bound, relative to its terms.
+template <typename T>
+constexpr T kLogitRounding = 4 * std::numeric_limits<T>::epsilon();
+
+// A logit that is not above this has no score of the threshold; `margin` is min_logit_margin().
+template <typename T>
+SSD_OPS_HD T candidate_logit_bound(T background, T margin) {
+  return background + margin - (std::abs(background) + std::abs(margin)) * kLogitRounding<T>;
+}
+
+// A box clipped to the image, in normalized coordinates. NaN stays.
+template <typename T>
+SSD_OPS_HD Box<T> clip_to_image(const Box<T>& box) {
+  const auto clip = [](T x) { return x < T(0) ? T(0) : x > T(1) ? T(1) : x; };
+  return {clip(box.x1), clip(box.y1), clip(box.x2), clip(box.y2)};
+}
 
 }  // namespace ssd_ops

@@ -1,18 +1,17 @@
 // What prior matching on the CPU and on the GPU share.
 #pragma once
 
-#include <cstdint>
-
 #include "core/box.h"
 
 namespace ssd_ops {
 
-// How objects claim priors, see ssd_ops.match_priors.
-enum class ClaimRule { greedy, last, none };
+// Which priors a ground truth box gets besides those above the threshold, see ssd_ops.match_priors.
+enum class MatchRule { greedy, last, none };
 
-// Value of gt_index while claims are settled: prior held by object g. Any value of -1 or more means that nobody holds
-// it. So the result itself is the table of holders.
-SSD_OPS_HD int64_t held_by(int64_t g) { return -2 - g; }
-SSD_OPS_HD int64_t holder_of(int64_t index) { return index <= -2 ? -2 - index : -1; }
+// While priors are being assigned, gt_index itself holds the assignment: assigned(g) for a prior that is assigned to
+// ground truth g of its image; any value of -1 or more (a match by threshold) for a prior that is not.
+SSD_OPS_HD int64_t assigned(int64_t g) { return -2 - g; }
+// The ground truth that a prior is assigned to, -1 for none.
+SSD_OPS_HD int64_t assigned_gt(int64_t gt_index) { return gt_index <= -2 ? -2 - gt_index : -1; }
 
 }  // namespace ssd_ops

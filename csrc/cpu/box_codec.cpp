@@ -3,40 +3,28 @@
 #include <algorithm>
 
 #include "core/box_grad.h"
+#include "cpu/common/box_arrays.h"
 #include "cpu/common/vec_math.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-template <typename T>
-Box<T> box_at(const T* boxes, int64_t i) {
-  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
-}
-
-template <typename T>
-void store(const Box<T>& box, T* boxes, int64_t i) {
-  boxes[4 * i] = box.x1;
-  boxes[4 * i + 1] = box.y1;
-  boxes[4 * i + 2] = box.x2;
-  boxes[4 * i + 3] = box.y2;
-}
-
-// Rows whose priors stand in a row too; the compiler makes vectors of the loop.
+// Consecutive rows with consecutive priors; the loop vectorizes.
 template <bool decodes, CodeType code, typename T>
 void run(const T* __restrict coded, const T* __restrict priors, const Variances<T> var, int64_t count,
          T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const Box<T> a = box_at(coded, i), prior = box_at(priors, i);
-    if constexpr (decodes) store(decode<VecMath>(a, prior, code, var), out, i);
-    if constexpr (!decodes) store(encode<VecMath>(a, prior, code, var), out, i);
+    const Box<T> a = load_box(coded, i), prior = load_box(priors, i);
+    if constexpr (decodes) store_box(decode<VecMath>(a, prior, code, var), out, i);
+    if constexpr (!decodes) store_box(encode<VecMath>(a, prior, code, var), out, i);
   }
 }
 
 template <bool decodes, CodeType code, typename T>
 void rows(const CodecTask<T>& task, int64_t begin, int64_t end) {
   while (begin < end) {
-    const int64_t prior = begin % task.prior_count, count = std::min(end - begin, task.prior_count - prior);
+    const int64_t prior = begin % task.num_priors, count = std::min(end - begin, task.num_priors - prior);
     run<decodes, code>(task.coded + 4 * begin, task.priors + 4 * prior, task.variances, count, task.out + 4 * begin);
     begin += count;
   }
@@ -57,26 +45,26 @@ void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __re
               int64_t count, T* __restrict grad_coded, T* __restrict grad_priors) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const Box<T> g = box_at(grad, i), a = box_at(coded, i), prior = box_at(priors, i);
+    const Box<T> g = load_box(grad, i), a = load_box(coded, i), prior = load_box(priors, i);
     const CodecGrad<T> result =
         decodes ? grad_decode<VecMath>(g, a, prior, code, var) : grad_encode(g, a, prior, code, var);
-    store(result.coded, grad_coded, i);
-    store(result.prior, grad_priors, i);
+    store_box(result.coded, grad_coded, i);
+    store_box(result.prior, grad_priors, i);
   }
 }
 
 template <bool decodes, CodeType code, typename T>
 void units(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t p_blocks = (task.prior_count + kPriorBlock - 1) / kPriorBlock;
+  const int64_t prior_blocks = ceil_div(task.num_priors, kPriorBlock);
   T of_row[4 * kPriorBlock];
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t slice = unit / p_blocks, prior = unit % p_blocks * kPriorBlock;
-    const int64_t count = std::min(kPriorBlock, task.prior_count - prior);
+    const int64_t slice = unit / prior_blocks, prior = unit % prior_blocks * kPriorBlock;
+    const int64_t count = std::min(kPriorBlock, task.num_priors - prior);
     const int64_t first = task.leading * slice / task.slices, last = task.leading * (slice + 1) / task.slices;
-    double* sums = task.prior_slices + 4 * (slice * task.prior_count + prior);
+    double* sums = task.prior_slices + 4 * (slice * task.num_priors + prior);
     std::fill_n(sums, 4 * count, 0.0);
     for (int64_t l = first; l < last; ++l) {
-      const int64_t row = 4 * (l * task.prior_count + prior);
+      const int64_t row = 4 * (l * task.num_priors + prior);
       grad_run<decodes, code>(task.grad + row, task.coded + row, task.priors + 4 * prior, task.variances, count,
                               task.grad_coded + row, of_row);
       for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(of_row[i]);

@@ -14,13 +14,13 @@ struct CodecTask {
   const T* coded;   // [L, P, 4]: boxes to encode or deltas to decode
   const T* priors;  // [P, 4]
   T* out;           // [L, P, 4]
-  int64_t prior_count;
+  int64_t num_priors;
   CodeType code;
   Variances<T> variances;
 };
 
-// The gradients. Sums over L for a prior run in double and in a fixed order: over each of `slices` equal parts of L by
-// itself, and those are then added up, see sum_slices.
+// The gradients. The gradient of a prior is a sum over L, in double and in a fixed order: over each of `slices` equal
+// parts of L, and then over these partial sums, see sum_slices.
 template <typename T>
 struct GradCodecTask {
   const T* grad;         // [L, P, 4]
@@ -28,7 +28,7 @@ struct GradCodecTask {
   const T* priors;       // [P, 4]
   T* grad_coded;         // [L, P, 4]
   double* prior_slices;  // [slices, P, 4]
-  int64_t leading, prior_count, slices;
+  int64_t leading, num_priors, slices;
   CodeType code;
   Variances<T> variances;
   bool decodes;

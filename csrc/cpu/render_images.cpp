@@ -1,4 +1,4 @@
-// Rows of the image that output rows need are resized along x once and kept until no output row needs them.
+// Input rows are resized along x once and kept in a ring of rows until no output row needs them.
 #include "cpu/render_images.h"
 
 #include <algorithm>
@@ -9,20 +9,21 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-int most_taps(const RenderAxis& axis, int64_t begin, int64_t end) {
-  int most = 0;
+int max_taps(const RenderAxis& axis, int64_t begin, int64_t end) {
+  int count = 0;
   for (int64_t i = begin; i < end; ++i) {
     const RenderTaps taps = render_taps(axis, i);
-    most = std::max(most, taps.last - taps.first);
+    count = std::max(count, taps.last - taps.first);
   }
-  return most;
+  return count;
 }
 
-// The weights of all output columns of an image. All have equally many, some of them 0, so that loops run over columns.
+// The weights of all output columns of an image. All columns have the same number of them, padded with 0, so that the
+// loops run over columns.
 class Columns {
  public:
   Columns(const RenderAxis& axis, int64_t size, bool flip)
-      : size_(size), taps_(most_taps(axis, 0, size)), first_(size), sums_(size), shown_(size), weights_(size * taps_) {
+      : size_(size), taps_(max_taps(axis, 0, size)), first_(size), sums_(size), shown_(size), weights_(size * taps_) {
     for (int64_t i = 0; i < size; ++i) {
       const RenderTaps taps = render_taps(axis, flip ? size - 1 - i : i);
       const int count = taps.last - taps.first;
@@ -43,16 +44,16 @@ class Columns {
     wide_.grow(end_ - begin_ + taps_ > 0 ? end_ - begin_ + taps_ : 1);
   }
 
-  bool none() const { return taps_ == 0; }
+  bool empty() const { return taps_ == 0; }
   const float* sums() const { return sums_.data(); }
   const int32_t* shown() const { return shown_.data(); }
 
-  // Sums of one row of bytes, one for each output column, not yet divided by the weights' sums.
+  // Weighted sums of one row of bytes, one for each output column, not yet divided by the sums of the weights.
   void blend(const uint8_t* row, float* __restrict out) {
     float* __restrict wide = wide_.data();
     const int count = end_ - begin_;
     for (int x = 0; x < count; ++x) wide[x] = static_cast<float>(row[begin_ + x]);
-    for (int x = 0; x < taps_; ++x) wide[count + x] = 0.0f;  // met with weight 0 only
+    for (int x = 0; x < taps_; ++x) wide[count + x] = 0.0f;  // only multiplied by weight 0
     for (int64_t i = 0; i < size_; ++i) out[i] = 0.0f;
     const int32_t* __restrict first = first_.data();
     for (int t = 0; t < taps_; ++t) {
@@ -63,7 +64,7 @@ class Columns {
 
  private:
   int64_t size_;
-  int taps_, begin_ = kMostImageSide, end_ = 0;
+  int taps_, begin_ = kMaxImageSide, end_ = 0;
   Scratch<int32_t> first_;
   Scratch<float> sums_;
   Scratch<int32_t> shown_;
@@ -71,7 +72,7 @@ class Columns {
   Scratch<float> wide_;
 };
 
-// Sums [3, size] of a row to colors, in place; the weights along y add up to `sum`.
+// Converts the sums [3, size] of a row to colors, in place; the weights along y add up to `sum`.
 void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, float sum, float* sums) {
   const int64_t size = task.size;
   float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
@@ -94,8 +95,8 @@ void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, floa
   }
 }
 
-// A row of sums [3, size] to the output row y of image b; the weights along y add up to `sum`, 0 where nothing is
-// shown.
+// Writes a row of sums [3, size] to the output row y of image b; the weights along y add up to `sum`, 0 outside the
+// image.
 template <typename Out>
 void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
   const int64_t size = task.size;
@@ -121,14 +122,14 @@ void render_part(const RenderTask& task, int64_t b, int64_t y_begin, int64_t y_e
   const RenderAxis down = render_axis(window[1], window[3], image.height, size, task.antialias);
   Columns columns(render_axis(window[0], window[2], image.width, size, task.antialias), size,
                   task.flip != nullptr && task.flip[b]);
-  const int slots = most_taps(down, y_begin, y_end);
-  Scratch<float> kept(slots * row_size), sums(row_size);  // row r of the image stands in slot r % slots
-  int done = -1;                                          // rows up to this one have been there
+  const int slots = max_taps(down, y_begin, y_end);
+  Scratch<float> kept(slots * row_size), sums(row_size);  // row r of the image is in slot r % slots
+  int done = -1;                                          // rows up to this one have been resized
   for (int64_t y = y_begin; y < y_end; ++y) {
     const RenderTaps taps = render_taps(down, y);
     float total = 0.0f;
     for (int64_t i = 0; i < row_size; ++i) sums[i] = 0.0f;
-    for (int r = taps.first; r < taps.last && !columns.none(); ++r) {
+    for (int r = taps.first; r < taps.last && !columns.empty(); ++r) {
       float* __restrict row = kept.data() + r % slots * row_size;
       if (r > done) {
         for (int64_t c = 0; c < 3; ++c)

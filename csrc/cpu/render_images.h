@@ -1,4 +1,4 @@
-// Crop, resize, flip, colors and normalization of a batch of images on the CPU.
+// Crop, resize, flip, color changes and normalization of a batch of images on the CPU.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// Plan: a block is 32 x 32 output pixels of one image, a thread four of them, one below the other at a distance of 8,
-// so that a warp writes 32 neighbors of each plane and its reads lie together. What a column is made of is found once
-// for all four. A thread computes its weights itself, which is cheaper than to share them, and reads bytes through the
-// cache, where its neighbors find them again. No shared memory.
+// Plan: a block is 32 x 32 output pixels of one image, a thread four of them, in one column at a distance of 8 rows, so
+// that a warp writes 32 neighboring pixels of each plane and its reads are near each other. The input columns of an
+// output column are computed once for all four. A thread computes its weights itself, which is cheaper than sharing
+// them, and reads bytes through the cache, where its neighbors find them again. No shared memory.
 #include "cuda/common/load.cuh"
 #include "cuda/render_images.h"
 
@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kTile = 32, kRowsAtOnce = 8, kThreads = kTile * kRowsAtOnce;
 
-// The color of one output pixel, of an image of which it shows something.
+// The color of one output pixel that lies within the image.
 __device__ RenderColor blend(const RenderImage& image, const RenderAxis& across, const RenderTaps& columns, float sum_x,
                              const RenderAxis& down, const RenderTaps& rows) {
   const int64_t plane = static_cast<int64_t>(image.height) * image.width;
@@ -82,8 +82,8 @@ int launch_render_images(const RenderTask& task, CUstream_st* stream) {
   return dispatch_dtype(task.dtype, [&](auto type) {
     using Out = decltype(type);
     if constexpr (sizeof(Out) <= sizeof(float)) {
-      return launch(render_images_kernel<Out>, grid_blocks(task.batch * tiles, 1), kThreads, 0, stream, task, across,
-                    tiles);
+      return launch(render_images_kernel<Out>, grid_blocks(task.num_images * tiles, 1), kThreads, 0, stream, task,
+                    across, tiles);
     } else {
       return cudaErrorInvalidValue;
     }

@@ -1,4 +1,4 @@
-// Crop, resize, flip, colors and normalization of a batch of images on the GPU; torch-free.
+// Crop, resize, flip, color changes and normalization of a batch of images on the GPU; torch-free.
 #pragma once
 
 #include "core/render.h"

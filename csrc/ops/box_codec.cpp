@@ -1,20 +1,19 @@
-// encode_boxes, decode_boxes and their gradients: checks, allocation, and the way to the kernels.
+// encode_boxes, decode_boxes and their gradients: validation, allocation, and dispatch to the kernels.
 #include "cpu/box_codec.h"
 
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/box_codec.h"
-#include "ops/cuda_route.h"
 #endif
 
 namespace ssd_ops {
 namespace {
 
-constexpr int64_t kRowGrain = 8192;  // rows of one thread's share at least: some 20 us of work
+constexpr int64_t kRowGrain = 8192;  // minimum of rows for a thread: some 20 us of work
 
-// What every op here knows after its checks. `leading` is L, 1 where there is no row.
+// What the validation of every op here returns. Rows are [L, P]; `leading` is L, 0 if there are no rows.
 struct Codec {
-  int64_t rows, prior_count, leading;
+  int64_t rows, num_priors, leading;
   CodeType code;
   ScalarType dtype;
 };
@@ -35,24 +34,9 @@ Codec check_codec(const char* name, const Tensor& coded, const Tensor& priors, c
   check_variances(variances);
   const auto code =
       static_cast<CodeType>(check_one_of("code_type", code_type, {"center_size", "corner", "corner_size"}));
-  const int64_t rows = coded.numel() / 4, prior_count = priors.numel() / 4;
-  return {rows, prior_count, rows > 0 ? rows / prior_count : 0, code,
+  const int64_t rows = coded.numel() / 4, num_priors = priors.numel() / 4;
+  return {rows, num_priors, rows > 0 ? rows / num_priors : 0, code,
           compute_dtype({coded.scalar_type(), priors.scalar_type()})};
-}
-
-template <typename T>
-Variances<T> variances_of(const std::vector<double>& v) {
-  return {{static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])}};
-}
-
-template <typename T>
-const T* data_of(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <typename T>
-T* data_of(Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
 }
 
 template <bool decodes>
@@ -65,10 +49,10 @@ Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<d
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(coded)) {
     const CudaScope scope(coded);
-    const Tensor dense_coded = codec.dtype == ScalarType::Double ? dense(coded, codec.dtype) : dense(coded);
+    const Tensor dense_coded = dense_for(coded, codec.dtype);
     check_cuda(launch_box_codec(dtype_of(dense_coded), decodes, codec.code, variances.data(),
                                 dense_coded.const_data_ptr(), dense_priors.const_data_ptr(), out.mutable_data_ptr(),
-                                codec.rows, codec.prior_count, scope.stream()),
+                                codec.rows, codec.num_priors, scope.stream()),
                decodes ? "decode_boxes" : "encode_boxes");
     return out;
   }
@@ -77,9 +61,12 @@ Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<d
   const Tensor dense_coded = dense(coded, codec.dtype);
   dispatch_compute(codec.dtype, [&](auto type) {
     using T = decltype(type);
-    const cpu::CodecTask<T> task{
-        data_of<T>(dense_coded),   data_of<T>(dense_priors), data_of<T>(out), codec.prior_count, codec.code,
-        variances_of<T>(variances)};
+    const cpu::CodecTask<T> task{.coded = const_data<T>(dense_coded),
+                                 .priors = const_data<T>(dense_priors),
+                                 .out = data<T>(out),
+                                 .num_priors = codec.num_priors,
+                                 .code = codec.code,
+                                 .variances = variances_of<T>(variances.data())};
     torch::stable::parallel_for(0, codec.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       if (decodes) return SSD_OPS_CPU(decode_rows, task, begin, end);
       SSD_OPS_CPU(encode_rows, task, begin, end);
@@ -88,9 +75,10 @@ Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<d
   return out;
 }
 
-// In how many parts L is summed: enough for all cores, a function of the shape alone, so that sums never differ.
+// The number of slices in which L is summed: enough for all cores, and a function of the shape alone, so that sums do
+// not depend on the threads.
 int64_t slice_count(const Codec& codec) {
-  const int64_t blocks = (codec.prior_count + cpu::kPriorBlock - 1) / cpu::kPriorBlock;
+  const int64_t blocks = ceil_div(codec.num_priors, cpu::kPriorBlock);
   return std::min<int64_t>(codec.leading, std::max<int64_t>(1, 64 / blocks));
 }
 
@@ -99,24 +87,24 @@ void grad_on_cpu(const Tensor& grad, const Tensor& coded, const Tensor& priors, 
                  const Codec& codec, bool decodes, Tensor& grad_coded, Tensor& grad_priors) {
   const Tensor dense_grad = dense(grad, codec.dtype), dense_coded = dense(coded, codec.dtype);
   const Tensor dense_priors = dense(priors, codec.dtype);
-  const int64_t slices = slice_count(codec), size = 4 * codec.prior_count;
+  const int64_t slices = slice_count(codec), size = 4 * codec.num_priors;
   Tensor sums = empty(coded, {slices, size}, ScalarType::Double);
-  const cpu::GradCodecTask<T> task{data_of<T>(dense_grad),
-                                   data_of<T>(dense_coded),
-                                   data_of<T>(dense_priors),
-                                   data_of<T>(grad_coded),
-                                   data_of<double>(sums),
-                                   codec.leading,
-                                   codec.prior_count,
-                                   slices,
-                                   codec.code,
-                                   variances_of<T>(variances),
-                                   decodes};
-  const int64_t blocks = (codec.prior_count + cpu::kPriorBlock - 1) / cpu::kPriorBlock;
+  const cpu::GradCodecTask<T> task{.grad = const_data<T>(dense_grad),
+                                   .coded = const_data<T>(dense_coded),
+                                   .priors = const_data<T>(dense_priors),
+                                   .grad_coded = data<T>(grad_coded),
+                                   .prior_slices = data<double>(sums),
+                                   .leading = codec.leading,
+                                   .num_priors = codec.num_priors,
+                                   .slices = slices,
+                                   .code = codec.code,
+                                   .variances = variances_of<T>(variances.data()),
+                                   .decodes = decodes};
+  const int64_t blocks = ceil_div(codec.num_priors, cpu::kPriorBlock);
   const int64_t rows_of_unit = (codec.leading / slices + 1) * cpu::kPriorBlock;
   torch::stable::parallel_for(0, slices * blocks, 1 + kRowGrain / rows_of_unit,
                               [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_codec_units, task, begin, end); });
-  SSD_OPS_CPU(sum_slices, data_of<double>(sums), slices, size, data_of<T>(grad_priors));
+  SSD_OPS_CPU(sum_slices, data<double>(sums), slices, size, data<T>(grad_priors));
 }
 
 Tensor as_dtype(const Tensor& t, ScalarType dtype) {
@@ -137,17 +125,16 @@ std::tuple<Tensor, Tensor> grad_coded_with(const Tensor& grad, const Tensor& cod
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(coded)) {
     const CudaScope scope(coded);
-    const Tensor dense_coded = codec.dtype == ScalarType::Double ? dense(coded, codec.dtype) : dense(coded);
+    const Tensor dense_coded = dense_for(coded, codec.dtype);
     const Tensor dense_grad = dense(grad, codec.dtype), dense_priors = dense(priors, codec.dtype);
     Tensor grad_coded = torch::stable::empty_like(dense_coded);
-    const int64_t slices = grad_codec_slices(codec.leading, codec.prior_count);
-    Tensor sums = empty(coded, {slices, 4 * codec.prior_count}, ScalarType::Double);
-    check_cuda(
-        launch_grad_box_codec(dtype_of(dense_coded), decodes, codec.code, variances.data(), dense_grad.const_data_ptr(),
-                              dense_coded.const_data_ptr(), dense_priors.const_data_ptr(),
-                              grad_coded.mutable_data_ptr(), grad_priors.mutable_data_ptr(), data_of<double>(sums),
-                              codec.leading, codec.prior_count, scope.stream()),
-        decodes ? "grad_decode_boxes" : "grad_encode_boxes");
+    const int64_t slices = grad_codec_slices(codec.leading, codec.num_priors);
+    Tensor sums = empty(coded, {slices, 4 * codec.num_priors}, ScalarType::Double);
+    check_cuda(launch_grad_box_codec(
+                   dtype_of(dense_coded), decodes, codec.code, variances.data(), dense_grad.const_data_ptr(),
+                   dense_coded.const_data_ptr(), dense_priors.const_data_ptr(), grad_coded.mutable_data_ptr(),
+                   grad_priors.mutable_data_ptr(), data<double>(sums), codec.leading, codec.num_priors, scope.stream()),
+               decodes ? "grad_decode_boxes" : "grad_encode_boxes");
     return {as_dtype(grad_coded, coded.scalar_type()), as_dtype(grad_priors, priors.scalar_type())};
   }
 #endif

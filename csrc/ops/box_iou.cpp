@@ -1,4 +1,4 @@
-// box_iou, generalized_, distance_ and complete_box_iou: checks, allocation, and the way to the kernels.
+// box_iou, generalized_, distance_ and complete_box_iou: validation, allocation, and dispatch to the kernels.
 #include "cpu/iou/box_iou.h"
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/iou/box_iou.h"
-#include "ops/cuda_route.h"
 #endif
 
 namespace ssd_ops {
@@ -16,18 +15,17 @@ namespace {
 template <typename T>
 void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t batch, int64_t n, int64_t m,
             IouMetric metric) {
-  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  constexpr ScalarType dtype = dtype_for<T>();
   const Tensor rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
-  const cpu::IouTask<T> task{static_cast<const T*>(rows.const_data_ptr()),
-                             static_cast<const T*>(columns.const_data_ptr()),
-                             static_cast<T*>(out.mutable_data_ptr()),
-                             n,
-                             m,
-                             metric};
-  const int64_t strips = (m + cpu::kIouColumns - 1) / cpu::kIouColumns;
-  const int64_t row_tiles = (n + cpu::kIouRows - 1) / cpu::kIouRows;
+  const cpu::IouTask<T> task{.rows = const_data<T>(rows),
+                             .columns = const_data<T>(columns),
+                             .out = data<T>(out),
+                             .n = n,
+                             .m = m,
+                             .metric = metric};
+  const int64_t strips = ceil_div(m, cpu::kIouColumns), row_tiles = ceil_div(n, cpu::kIouRows);
   const int64_t pairs = std::min(n, cpu::kIouRows) * std::min(m, cpu::kIouColumns);
-  const int64_t grain = pairs > 0 ? 1 + 16384 / pairs : 1;  // tiles worth a thread
+  const int64_t grain = pairs > 0 ? 1 + 16384 / pairs : 1;  // tiles that are worth a thread
   chosen_isa();
   torch::stable::parallel_for(0, batch * strips * row_tiles, grain,
                               [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_tiles, task, begin, end); });

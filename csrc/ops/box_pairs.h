@@ -1,4 +1,4 @@
-// What the ops over all pairs of two sets of boxes check.
+// Validation for the ops over all pairs of two sets of boxes.
 #pragma once
 
 #include "ops/check.h"

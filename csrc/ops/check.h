@@ -159,13 +159,13 @@ inline void check_at_least_one(const char* name, int64_t value) {
   if (value < 1) fail(std::string(name) + " must be at least 1, got " + std::to_string(value));
 }
 
-// Returns the place of `value` among `choices`.
+// Returns the index of `value` among `choices`.
 inline int check_one_of(const char* name, std::string_view value, std::initializer_list<const char*> choices) {
   std::string expected;
-  int place = 0;
+  int index = 0;
   for (const char* choice : choices) {
-    if (value == choice) return place;
-    expected += (place++ ? ", " : "") + std::string(choice);
+    if (value == choice) return index;
+    expected += (index++ ? ", " : "") + std::string(choice);
   }
   fail(std::string(name) + " must be one of " + expected + ", got " + std::string(value));
 }

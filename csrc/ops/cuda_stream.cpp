@@ -14,8 +14,8 @@ namespace {
 
 using CurrentStream = int32_t (*)(int32_t device_index, void** stream);
 
-// The function lives in libtorch_cuda, and a library that names it does not load beside a CPU build of torch. Whoever
-// holds a CUDA tensor has libtorch_cuda in the process, so it is looked up there, at the first use.
+// The function is in libtorch_cuda, and a library that links to it does not load with a CPU build of torch. A process
+// with a CUDA tensor has libtorch_cuda loaded, so the function is looked up there, at the first use.
 CurrentStream find_current_stream() {
   const char* name = "aoti_torch_get_current_cuda_stream";
   void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);

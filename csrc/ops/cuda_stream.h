@@ -1,4 +1,4 @@
-// The one place where glue meets the CUDA runtime: the device of a tensor, torch's current stream on it, and errors.
+// The one place where csrc/ops uses the CUDA runtime: the device of a tensor, torch's current stream on it, and errors.
 #pragma once
 #ifdef SSD_OPS_WITH_CUDA
 
@@ -7,12 +7,12 @@
 #endif
 #include <torch/csrc/stable/tensor.h>
 
-struct CUstream_st;  // cudaStream_t is a pointer to it; spares the glue the CUDA headers
+struct CUstream_st;  // cudaStream_t is a pointer to it; csrc/ops needs no CUDA headers
 
 namespace ssd_ops {
 
-// Makes the device of `tensor` the current one until the end of the scope, as launches need, and knows torch's current
-// stream there:
+// Makes the device of `tensor` the current one until the end of the scope, as launches need, and has torch's current
+// stream on it:
 //   const CudaScope scope(boxes);
 //   check_cuda(launch_nms(..., scope.stream()), "nms");
 #ifdef SSD_OPS_EMULATED  // the tests' emulator has one device and one stream

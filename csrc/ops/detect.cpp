@@ -1,4 +1,4 @@
-// detect: checks, allocation, and the way to the kernels.
+// detect: validation, allocation, and dispatch to the kernels.
 #include "cpu/select/detect.h"
 
 #include "ops/detections.h"
@@ -11,12 +11,12 @@ namespace {
 
 void check_inputs(const Tensor& loc, const Tensor& logits, const Tensor& priors) {
   check_boxes("loc", loc, "[B, P, 4]", 3);
-  const int64_t batch = loc.size(0), count = loc.size(1);
-  check_shape("logits", logits, "[" + std::to_string(batch) + ", " + std::to_string(count) + ", C]",
-              logits.dim() == 3 && logits.size(0) == batch && logits.size(1) == count);
+  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
+  check_shape("logits", logits, "[" + std::to_string(num_images) + ", " + std::to_string(num_priors) + ", C]",
+              logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
   check_floating("logits", logits);
   if (logits.size(2) < 1) fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
-  check_shape("priors", priors, "[" + std::to_string(count) + ", 4]", has_shape(priors, {count, 4}));
+  check_shape("priors", priors, "[" + std::to_string(num_priors) + ", 4]", has_shape(priors, {num_priors, 4}));
   check_floating("priors", priors);
   check_same_device("logits", logits, "loc", loc);
   check_same_device("priors", priors, "loc", loc);
@@ -33,36 +33,43 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
   const double suppress_above = suppress_threshold(iou_threshold, suppress_equal);
   const bool best_only = !multi_label;
   check_not_negative("min_size", min_size);
-  const int64_t batch = logits.size(0), rows = logits.size(1), classes = logits.size(2);
-  check_numbered("logits", rows, classes);
+  const int64_t num_images = logits.size(0);
+  check_candidate_count("logits", logits.size(1), logits.size(2));
   const ScalarType dtype = compute_dtype({loc.scalar_type(), logits.scalar_type(), priors.scalar_type()});
-  if (logits.numel() == 0) return no_detections(logits, batch, max_detections, dtype);
-  DetectionTensors result = new_detections(logits, batch, max_detections, dtype);
-  const Tensor read_logits = dtype == ScalarType::Double ? dense(logits, dtype) : dense(logits);
-  const Tensor read_loc = dense(loc, dtype), read_priors = dense(priors, dtype);
+  if (logits.numel() == 0) return no_detections(logits, num_images, max_detections, dtype);
+  const DetectionTensors result = new_detections(logits, num_images, max_detections, dtype);
+  const Tensor dense_logits = dense_for(logits, dtype), dense_loc = dense(loc, dtype);
+  const Tensor dense_priors = dense(priors, dtype);
+  const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::DetectTask<T> task{select_task<T>(read_logits, score_threshold, suppress_above, min_size, candidates_per_class,
-                                           out_of<T>(result, max_detections)),
-                            static_cast<const Box<T>*>(read_loc.const_data_ptr()),
-                            static_cast<const Box<T>*>(read_priors.const_data_ptr()),
-                            {{static_cast<T>(variances[0]), static_cast<T>(variances[1]), static_cast<T>(variances[2]),
-                              static_cast<T>(variances[3])}},
-                            clip,
-                            best_only};
+    cpu::DetectTask<T> task{.select = select_task<T>(dense_logits, options, result),
+                            .segments = {},
+                            .loc = const_data<Box<T>>(dense_loc),
+                            .priors = const_data<Box<T>>(dense_priors),
+                            .variances = variances_of<T>(variances.data()),
+                            .clip = clip,
+                            .best_only = best_only};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(loc)) {
       const CudaScope scope(loc);
-      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(task.select, batch, best_only));
+      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(task.select, num_images, best_only));
       const Tensor workspace = empty(loc, {bytes}, ScalarType::Byte);
-      const BoxSource<T> source{task.loc, false, task.priors, task.variances, clip, nullptr, 0};
-      check_cuda(launch_detect(task.select, source, best_only, batch, workspace.mutable_data_ptr(), scope.stream()),
-                 "detect");
+      const BoxSource<T> source{.boxes = task.loc,
+                                .boxes_by_class = false,
+                                .priors = task.priors,
+                                .variances = task.variances,
+                                .clip = clip,
+                                .class_rows = nullptr,
+                                .class_capacity = 0};
+      check_cuda(
+          launch_detect(task.select, source, best_only, num_images, workspace.mutable_data_ptr(), scope.stream()),
+          "detect");
       return;
     }
 #endif
     over_images(
-        task.select, batch, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_logits, task, begin, end); },
+        task, num_images, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_logits, task, begin, end); },
         [&](int64_t begin, int64_t end) { SSD_OPS_CPU(detect, task, begin, end); });
   });
   return result;

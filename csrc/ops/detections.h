@@ -1,4 +1,4 @@
-// What the glue of multiclass_nms, soft_nms and detect shares: checks, results, and threads.
+// What multiclass_nms, soft_nms and detect share: validation, allocation of the results, and threads.
 #pragma once
 
 #include <algorithm>
@@ -6,14 +6,14 @@
 #include <tuple>
 
 #include "core/detections.h"
-#include "ops/cuda_route.h"
+#include "cpu/select/segments.h"
 #include "ops/glue.h"
 
 namespace ssd_ops {
 
 using DetectionTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // boxes, scores, labels, counts, rows
 
-// The options that come with scores.
+// Validates the options that all three have.
 inline void check_options(double score_threshold, double iou_threshold, int64_t max_detections) {
   check_finite("score_threshold", score_threshold);
   check_finite("iou_threshold", iou_threshold);
@@ -24,31 +24,34 @@ inline void check_scored(const Tensor& boxes, const Tensor& scores, double score
                          int64_t max_detections) {
   check_shape("scores", scores, "[B, N, C]", scores.dim() == 3);
   check_floating("scores", scores);
-  const int64_t batch = scores.size(0), count = scores.size(1), classes = scores.size(2);
-  const std::string shared = std::to_string(batch) + ", " + std::to_string(count);
-  check_shape("boxes", boxes, "[" + shared + ", 4] or [" + shared + ", " + std::to_string(classes) + ", 4]",
-              has_shape(boxes, {batch, count, 4}) || has_shape(boxes, {batch, count, classes, 4}));
+  const int64_t num_images = scores.size(0), num_boxes = scores.size(1), num_classes = scores.size(2);
+  const std::string shared = std::to_string(num_images) + ", " + std::to_string(num_boxes);
+  check_shape(
+      "boxes", boxes, "[" + shared + ", 4] or [" + shared + ", " + std::to_string(num_classes) + ", 4]",
+      has_shape(boxes, {num_images, num_boxes, 4}) || has_shape(boxes, {num_images, num_boxes, num_classes, 4}));
   check_floating("boxes", boxes);
   check_same_device("scores", scores, "boxes", boxes);
   check_options(score_threshold, iou_threshold, max_detections);
 }
 
-// Candidates are numbered in 32 bits.
-inline void check_numbered(const char* name, int64_t rows, int64_t classes) {
-  if (rows > 0 && classes > (int64_t(1) << 32) / rows - 1)
-    fail(std::string(name) + " must have fewer than 4294967296 numbers an image, got " + std::to_string(rows) + " x " +
-         std::to_string(classes));
+// The indices of candidates have 32 bits.
+inline void check_candidate_count(const char* name, int64_t num_boxes, int64_t num_classes) {
+  if (num_boxes > 0 && num_classes > (int64_t(1) << 32) / num_boxes - 1)
+    fail(std::string(name) + " must have fewer than 4294967296 numbers an image, got " + std::to_string(num_boxes) +
+         " x " + std::to_string(num_classes));
 }
 
-// Unfilled results.
-inline DetectionTensors new_detections(const Tensor& like, int64_t batch, int64_t most, ScalarType dtype) {
-  return {empty(like, {batch, most, 4}, dtype), empty(like, {batch, most}, dtype),
-          empty(like, {batch, most}, ScalarType::Long), empty(like, {batch}, ScalarType::Long),
-          empty(like, {batch, most}, ScalarType::Long)};
+// Uninitialized results.
+inline DetectionTensors new_detections(const Tensor& like, int64_t num_images, int64_t max_detections,
+                                       ScalarType dtype) {
+  return {empty(like, {num_images, max_detections, 4}, dtype), empty(like, {num_images, max_detections}, dtype),
+          empty(like, {num_images, max_detections}, ScalarType::Long), empty(like, {num_images}, ScalarType::Long),
+          empty(like, {num_images, max_detections}, ScalarType::Long)};
 }
 
-inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t most, ScalarType dtype) {
-  DetectionTensors result = new_detections(like, batch, most, dtype);
+inline DetectionTensors no_detections(const Tensor& like, int64_t num_images, int64_t max_detections,
+                                      ScalarType dtype) {
+  DetectionTensors result = new_detections(like, num_images, max_detections, dtype);
   torch::stable::zero_(std::get<0>(result));
   torch::stable::zero_(std::get<1>(result));
   torch::stable::zero_(std::get<2>(result));
@@ -58,47 +61,53 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t batch, int64_t
 }
 
 template <typename T>
-DetectionsOut<T> out_of(DetectionTensors& result, int64_t most) {
-  return {
-      static_cast<T*>(std::get<0>(result).mutable_data_ptr()), static_cast<T*>(std::get<1>(result).mutable_data_ptr()),
-      std::get<2>(result).mutable_data_ptr<int64_t>(),         std::get<3>(result).mutable_data_ptr<int64_t>(),
-      std::get<4>(result).mutable_data_ptr<int64_t>(),         most};
+DetectionsOut<T> out_of(const DetectionTensors& result) {
+  const auto& [boxes, scores, labels, counts, rows] = result;
+  return {.boxes = data<T>(boxes),
+          .scores = data<T>(scores),
+          .labels = data<int64_t>(labels),
+          .counts = data<int64_t>(counts),
+          .rows = data<int64_t>(rows),
+          .max_detections = scores.size(1)};
 }
+
+// The options of the selection that multiclass_nms and detect share.
+struct SelectOptions {
+  double score_threshold, suppress_above, min_size;
+  int64_t candidates_per_class;
+};
 
 template <typename T>
-SelectTask<T> select_task(const Tensor& scores, double score_threshold, double suppress_above, double min_size,
-                          int64_t candidates_per_class, DetectionsOut<T> out) {
-  return {scores.const_data_ptr(),
-          dtype_of(scores),
-          scores.size(1),
-          scores.size(2),
-          next_above(threshold_below<T>(score_threshold)),
-          candidates_per_class,
-          suppression_rule<T>(suppress_above),
-          threshold_above<T>(min_size),
-          out,
-          1,
-          nullptr};
+SelectTask<T> select_task(const Tensor& scores, const SelectOptions& options, const DetectionTensors& result) {
+  return {.scores = scores.const_data_ptr(),
+          .dtype = dtype_of(scores),
+          .num_boxes = scores.size(1),
+          .num_classes = scores.size(2),
+          .score_threshold = next_above(threshold_below<T>(options.score_threshold)),
+          .candidates_per_class = options.candidates_per_class,
+          .rule = suppression_rule<T>(options.suppress_above),
+          .min_size = threshold_above<T>(options.min_size),
+          .out = out_of<T>(result)};
 }
 
-// Runs `finish(begin, end)` over the images; where they are fewer than the threads, `scan(begin, end)` over parts of
-// them before.
-template <typename T, typename Scan, typename Finish>
-void over_images(SelectTask<T>& task, int64_t batch, Scan&& scan, Finish&& finish) {
-  chosen_isa();
+// Runs `finish(begin, end)` over the images of a CPU task (MulticlassTask, DetectTask). If there are fewer images than
+// threads, runs `scan(begin, end)` over segments of them before.
+template <typename Task, typename Scan, typename Finish>
+void over_images(Task& task, int64_t num_images, Scan&& scan, Finish&& finish) {
+  chosen_isa();  // may throw, which is not allowed within a parallel region
   const int64_t threads = torch::stable::get_num_threads();
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
-  std::unique_ptr<void, Free> lists;
-  if (batch < threads && task.rows * task.classes > 100000) {
-    task.parts = (threads + batch - 1) / batch;
-    lists.reset(std::aligned_alloc(64, static_cast<size_t>(batch * task.parts * part_bytes())));
-    if (!lists) fail("out of memory");
-    task.lists = static_cast<char*>(lists.get());
-    torch::stable::parallel_for(0, batch * task.parts, 1, scan);
+  std::unique_ptr<void, Free> buffers;
+  if (num_images < threads && task.select.num_boxes * task.select.num_classes > 100000) {
+    const int64_t count = ceil_div(threads, num_images);
+    buffers.reset(std::aligned_alloc(64, static_cast<size_t>(num_images * count * cpu::segment_bytes())));
+    if (!buffers) fail("out of memory");
+    task.segments = {.count = count, .buffers = static_cast<char*>(buffers.get())};
+    torch::stable::parallel_for(0, num_images * count, 1, scan);
   }
-  torch::stable::parallel_for(0, batch, 1, finish);
+  torch::stable::parallel_for(0, num_images, 1, finish);
 }
 
 }  // namespace ssd_ops

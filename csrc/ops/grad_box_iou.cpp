@@ -1,55 +1,50 @@
-// grad_box_iou: the gradients of the IoU family's matrices; checks, allocation, and the way to the kernels.
+// grad_box_iou: the gradients of the IoU family's matrices; validation, allocation, and dispatch to the kernels.
 #include "cpu/iou/grad_box_iou.h"
 
 #include "ops/box_pairs.h"
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/iou/grad_box_iou.h"
-#include "ops/cuda_route.h"
 #endif
 
 namespace ssd_ops {
 namespace {
 
-// The tiles of the CPU: at most 8 x 8, a function of the shape alone, so that sums never differ.
-int64_t block_of(int64_t count, int64_t chunk) {
-  const int64_t chunks = (count + chunk - 1) / chunk;
-  return (chunks + 7) / 8 * chunk;
-}
+// The tiles on the CPU: at most 8 x 8, a function of the shape alone, so that sums do not depend on the threads.
+int64_t block_of(int64_t count, int64_t chunk) { return ceil_div(ceil_div(count, chunk), 8) * chunk; }
 
 template <typename T>
 void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tensor& grad1, Tensor& grad2, int64_t batch,
             int64_t n, int64_t m, IouMetric metric) {
-  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  constexpr ScalarType dtype = dtype_for<T>();
   chosen_isa();
   const Tensor dense_grad = dense(grad, dtype), rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
   const int64_t row_block = block_of(n, cpu::kRowChunk), column_block = block_of(m, cpu::kColumnChunk);
-  const int64_t row_blocks = (n + row_block - 1) / row_block, column_blocks = (m + column_block - 1) / column_block;
+  const int64_t row_blocks = ceil_div(n, row_block), column_blocks = ceil_div(m, column_block);
   Tensor arrays = empty(boxes1, {6, m}, dtype);
   Tensor row_sums = empty(boxes1, {column_blocks, cpu::kGradNumbers, n}, ScalarType::Double);
   Tensor column_sums = empty(boxes1, {row_blocks, cpu::kGradNumbers, m}, ScalarType::Double);
   for (int64_t b = 0; b < batch; ++b) {
-    const T* row_boxes = static_cast<const T*>(rows.const_data_ptr()) + b * n * 4;
-    const T* column_boxes = static_cast<const T*>(columns.const_data_ptr()) + b * m * 4;
-    T* soa = static_cast<T*>(arrays.mutable_data_ptr());
+    const T *row_boxes = const_data<T>(rows) + b * n * 4, *column_boxes = const_data<T>(columns) + b * m * 4;
+    T* soa = data<T>(arrays);
     SSD_OPS_CPU(iou_columns, column_boxes, m, metric == IouMetric::complete, soa);
-    const cpu::GradIouTask<T> task{static_cast<const T*>(dense_grad.const_data_ptr()) + b * n * m,
-                                   row_boxes,
-                                   soa,
-                                   row_sums.mutable_data_ptr<double>(),
-                                   column_sums.mutable_data_ptr<double>(),
-                                   n,
-                                   m,
-                                   row_block,
-                                   column_block,
-                                   metric};
+    const cpu::GradIouTask<T> task{.grad = const_data<T>(dense_grad) + b * n * m,
+                                   .rows = row_boxes,
+                                   .columns = soa,
+                                   .row_sums = data<double>(row_sums),
+                                   .column_sums = data<double>(column_sums),
+                                   .n = n,
+                                   .m = m,
+                                   .row_block = row_block,
+                                   .column_block = column_block,
+                                   .metric = metric};
     const int64_t pairs = row_block * column_block, grain = 1 + 8192 / pairs;
     torch::stable::parallel_for(0, row_blocks * column_blocks, grain,
                                 [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_iou_tiles, task, begin, end); });
     SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.row_sums), column_blocks, n, row_boxes,
-                static_cast<T*>(grad1.mutable_data_ptr()) + b * n * 4);
+                data<T>(grad1) + b * n * 4);
     SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.column_sums), row_blocks, m, column_boxes,
-                static_cast<T*>(grad2.mutable_data_ptr()) + b * m * 4);
+                data<T>(grad2) + b * m * 4);
   }
 }
 

@@ -1,4 +1,5 @@
-// A large result in fresh memory costs more in page faults than in stores: 4 KB a fault. Asked for, Linux gives 2 MB.
+// Writing a large result to fresh memory costs more in page faults than in stores: 4 KB each. With this advice Linux
+// maps 2 MB pages.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace ssd_ops {
 
-// Asks for huge pages under a large CPU tensor that has just been allocated; a wish, without any effect on its values.
+// Advises huge pages for a large CPU tensor that has just been allocated; no effect on its values.
 inline void prefer_huge_pages([[maybe_unused]] const Tensor& fresh) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 2 << 20;

@@ -1,4 +1,4 @@
-// match_priors: checks, allocation, and the way to the kernels.
+// match_priors: validation, allocation, and dispatch to the kernels.
 #include "cpu/match/match_priors.h"
 
 #include <algorithm>
@@ -6,14 +6,12 @@
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/match/match_priors.h"
-#include "ops/cuda_route.h"
 #endif
 
 namespace ssd_ops {
 namespace {
 
-// Values are looked at on the CPU only: looking on a GPU would make the host wait. The emulated kernels stand for a
-// GPU.
+// Values are validated on the CPU only: on a GPU that would synchronize. The emulated kernels behave as on a GPU.
 void check_offsets(const Tensor& offsets, int64_t total) {
   check_shape("offsets", offsets, "[B + 1]", offsets.dim() == 1 && offsets.size(0) >= 1);
   check_dtype("offsets", offsets, ScalarType::Long);
@@ -39,7 +37,7 @@ void check_labels(const Tensor& labels) {
 }
 
 struct Options {
-  ClaimRule rule;
+  MatchRule rule;
   double iou_threshold;
   bool match_equal;  // positive at the threshold, not only above
   std::vector<double> variances;
@@ -67,102 +65,105 @@ Options check_inputs(const Tensor& gt_boxes, const Tensor& gt_labels, const Tens
   const int chosen = check_one_of("rule", rule, {"greedy", "last", "none"});
   check_variances(variances);
   check_labels(gt_labels);
-  return {static_cast<ClaimRule>(chosen), iou_threshold, match_equal, std::move(variances)};
+  return {static_cast<MatchRule>(chosen), iou_threshold, match_equal, std::move(variances)};
 }
 
-// The lowest T that passes, so that kernels know one comparison, >=.
+// The lowest positive IoU, so that kernels have one comparison, >=.
 template <typename T>
-T lowest_passing(const Options& options) {
+T min_positive_iou(const Options& options) {
   if (options.match_equal) return threshold_above<T>(options.iou_threshold);
   return std::nextafter(threshold_below<T>(options.iou_threshold), std::numeric_limits<T>::infinity());
-}
-
-template <typename T>
-Variances<T> four(const std::vector<double>& v) {
-  return {{static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])}};
 }
 
 struct Results {
   Tensor labels, gt_index, loc_targets;
 };
 
-template <typename T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
+// Dense tensors in the dtype of the arithmetic.
+struct Inputs {
+  Tensor gt_boxes, gt_labels, offsets, ignore, priors;
+  bool has_ignore;
 
-// Everything is dense and of the dtype of T. Images are shared out among threads; where there are too few of them to
-// keep all busy, so are ranges of priors.
+  int64_t num_packed_gt() const { return gt_boxes.size(0); }
+  int64_t num_images() const { return offsets.size(0) - 1; }
+  int64_t num_priors() const { return priors.size(0); }
+  const bool* ignore_flags() const { return has_ignore ? const_data<bool>(ignore) : nullptr; }
+};
+
+// Images are distributed over the threads; if there are too few of them, so are segments of the priors.
 template <typename T>
-void on_cpu(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offsets, const bool* ignore,
-            const Tensor& priors, const Options& options, const Results& results) {
-  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const int64_t batch = offsets.size(0) - 1, objects = gt_boxes.size(0), count = priors.size(0);
-  const int64_t tiles = (count + cpu::kMatchTile - 1) / cpu::kMatchTile;
+void on_cpu(const Inputs& in, const Options& options, const Results& results) {
+  constexpr ScalarType dtype = dtype_for<T>();
+  const int64_t num_images = in.num_images(), num_packed_gt = in.num_packed_gt();
+  const int64_t num_tiles = ceil_div(in.num_priors(), cpu::kPriorTile);
   const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
-  const int64_t chunks = batch % threads == 0 ? 1 : std::min(threads, tiles);
-  const Tensor arrays = empty(priors, {tiles, 5, cpu::kMatchTile}, dtype), around = empty(priors, {tiles, 4}, dtype);
-  const Tensor gt_arrays = empty(priors, {5, objects}, dtype), best_iou = empty(priors, {chunks, objects}, dtype);
-  const Tensor best_prior = empty(offsets, {chunks, objects}, ScalarType::Long);
-  const Tensor near = empty(offsets, {chunks, objects + 1}, ScalarType::Long);
-  const cpu::PriorTiles<T> prior_tiles{data<T>(priors), count, tiles, data<T>(arrays), data<Box<T>>(around)};
-  const cpu::MatchTask<T> task{prior_tiles,
-                               data<T>(gt_boxes),
-                               data<T>(gt_arrays),
-                               data<int64_t>(gt_labels),
-                               ignore,
-                               data<int64_t>(offsets),
-                               objects,
-                               chunks,
-                               lowest_passing<T>(options),
-                               options.rule,
-                               four<T>(options.variances),
-                               data<T>(best_iou),
-                               data<int64_t>(best_prior),
-                               data<int64_t>(near),
-                               data<int64_t>(results.labels),
-                               data<int64_t>(results.gt_index),
-                               data<T>(results.loc_targets)};
-  SSD_OPS_CPU(match_tiles, prior_tiles);
-  SSD_OPS_CPU(match_arrays, data<T>(gt_boxes), objects, data<T>(gt_arrays));
-  const bool claims = options.rule != ClaimRule::none;
-  torch::stable::parallel_for(0, batch * chunks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t num_segments = num_images % threads == 0 ? 1 : std::min(threads, num_tiles);
+  const Tensor arrays = empty(in.priors, {num_tiles, 5, cpu::kPriorTile}, dtype);
+  const Tensor bounds = empty(in.priors, {num_tiles, 4}, dtype);
+  const Tensor gt_arrays = empty(in.priors, {5, num_packed_gt}, dtype);
+  const Tensor best_iou = empty(in.priors, {num_segments, num_packed_gt}, dtype);
+  const Tensor best_prior = empty(in.offsets, {num_segments, num_packed_gt}, ScalarType::Long);
+  const Tensor near_gt = empty(in.offsets, {num_segments, num_packed_gt + 1}, ScalarType::Long);
+  const cpu::PriorTiles<T> tiles{.priors = const_data<T>(in.priors),
+                                 .num_priors = in.num_priors(),
+                                 .num_tiles = num_tiles,
+                                 .arrays = data<T>(arrays),
+                                 .bounds = data<Box<T>>(bounds)};
+  const cpu::MatchTask<T> task{.tiles = tiles,
+                               .gt_boxes = const_data<T>(in.gt_boxes),
+                               .gt_arrays = const_data<T>(gt_arrays),
+                               .gt_labels = const_data<int64_t>(in.gt_labels),
+                               .ignore = in.ignore_flags(),
+                               .offsets = const_data<int64_t>(in.offsets),
+                               .num_packed_gt = num_packed_gt,
+                               .num_segments = num_segments,
+                               .iou_threshold = min_positive_iou<T>(options),
+                               .rule = options.rule,
+                               .variances = variances_of<T>(options.variances.data()),
+                               .best_iou = data<T>(best_iou),
+                               .best_prior = data<int64_t>(best_prior),
+                               .near_gt = data<int64_t>(near_gt),
+                               .labels = data<int64_t>(results.labels),
+                               .gt_index = data<int64_t>(results.gt_index),
+                               .loc_targets = data<T>(results.loc_targets)};
+  SSD_OPS_CPU(make_prior_tiles, tiles);
+  SSD_OPS_CPU(split_gt_boxes, task.gt_boxes, num_packed_gt, data<T>(gt_arrays));
+  const bool assigns = options.rule != MatchRule::none;
+  torch::stable::parallel_for(0, num_images * num_segments, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      SSD_OPS_CPU(match_chunk, task, i / chunks, i % chunks);
-      if (claims && chunks == 1) SSD_OPS_CPU(match_claims, task, i);
+      SSD_OPS_CPU(match_segment, task, i / num_segments, i % num_segments);
+      if (assigns && num_segments == 1) SSD_OPS_CPU(assign_priors, task, i);
     }
   });
-  if (!claims || chunks == 1) return;
-  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) SSD_OPS_CPU(match_claims, task, i);
+  if (!assigns || num_segments == 1) return;
+  torch::stable::parallel_for(0, num_images, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) SSD_OPS_CPU(assign_priors, task, i);
   });
 }
 
 #ifdef SSD_OPS_WITH_CUDA
 template <typename T>
-void on_cuda(const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& offsets, const bool* ignore,
-             const Tensor& priors, const Options& options, const Results& results) {
-  constexpr ScalarType dtype = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const CudaScope scope(priors);
-  const int64_t batch = offsets.size(0) - 1, objects = gt_boxes.size(0), count = priors.size(0);
-  const Tensor tile_boxes = empty(priors, {match_tiles_on_cuda(count), 4}, dtype);
-  const Tensor scratch = empty(offsets, {objects + batch + 1}, ScalarType::Long);
-  const CudaMatchTask<T> task{data<Box<T>>(gt_boxes),
-                              data<int64_t>(gt_labels),
-                              ignore,
-                              data<int64_t>(offsets),
-                              data<Box<T>>(priors),
-                              objects,
-                              batch,
-                              count,
-                              lowest_passing<T>(options),
-                              options.rule,
-                              four<T>(options.variances),
-                              data<Box<T>>(tile_boxes),
-                              data<long long>(scratch),
-                              data<int64_t>(results.labels),
-                              data<long long>(results.gt_index),
-                              data<Box<T>>(results.loc_targets)};
+void on_cuda(const Inputs& in, const Options& options, const Results& results) {
+  const CudaScope scope(in.priors);
+  const int64_t num_images = in.num_images(), num_packed_gt = in.num_packed_gt(), num_priors = in.num_priors();
+  const Tensor tile_bounds = empty(in.priors, {num_warp_tiles(num_priors), 4}, dtype_for<T>());
+  const Tensor workspace = empty(in.offsets, {num_packed_gt + num_images + 1}, ScalarType::Long);
+  const CudaMatchTask<T> task{.gt_boxes = const_data<Box<T>>(in.gt_boxes),
+                              .gt_labels = const_data<int64_t>(in.gt_labels),
+                              .ignore = in.ignore_flags(),
+                              .offsets = const_data<int64_t>(in.offsets),
+                              .priors = const_data<Box<T>>(in.priors),
+                              .num_packed_gt = num_packed_gt,
+                              .num_images = num_images,
+                              .num_priors = num_priors,
+                              .iou_threshold = min_positive_iou<T>(options),
+                              .rule = options.rule,
+                              .variances = variances_of<T>(options.variances.data()),
+                              .tile_bounds = data<Box<T>>(tile_bounds),
+                              .workspace = data<long long>(workspace),
+                              .labels = data<int64_t>(results.labels),
+                              .gt_index = data<long long>(results.gt_index),
+                              .loc_targets = data<Box<T>>(results.loc_targets)};
   check_cuda(launch_match_priors(task, scope.stream()), "match_priors");
 }
 #endif
@@ -174,20 +175,23 @@ std::tuple<Tensor, Tensor, Tensor> match_priors(const Tensor& gt_boxes, const Te
   const Options options = check_inputs(gt_boxes, gt_labels, offsets, ignore, priors, iou_threshold, rule, match_equal,
                                        std::move(variances));
   const ScalarType dtype = compute_dtype({gt_boxes.scalar_type(), priors.scalar_type()});
-  const int64_t batch = offsets.size(0) - 1, count = priors.size(0);
-  const Results results{empty(priors, {batch, count}, ScalarType::Long),
-                        empty(priors, {batch, count}, ScalarType::Long), empty(priors, {batch, count, 4}, dtype)};
-  if (batch * count == 0) return {results.labels, results.gt_index, results.loc_targets};
-  const Tensor boxes = dense(gt_boxes, dtype), labels = dense(gt_labels), bounds = dense(offsets);
-  const Tensor prior_boxes = dense(priors, dtype);
-  const Tensor flags = ignore ? dense(*ignore) : labels;  // keeps the memory until the kernels are done or queued
-  const bool* skip = ignore ? data<bool>(flags) : nullptr;
+  const int64_t num_images = offsets.size(0) - 1, num_priors = priors.size(0);
+  const Results results{.labels = empty(priors, {num_images, num_priors}, ScalarType::Long),
+                        .gt_index = empty(priors, {num_images, num_priors}, ScalarType::Long),
+                        .loc_targets = empty(priors, {num_images, num_priors, 4}, dtype)};
+  if (num_images * num_priors == 0) return {results.labels, results.gt_index, results.loc_targets};
+  const Inputs in{.gt_boxes = dense(gt_boxes, dtype),
+                  .gt_labels = dense(gt_labels),
+                  .offsets = dense(offsets),
+                  .ignore = dense(ignore ? *ignore : gt_labels),
+                  .priors = dense(priors, dtype),
+                  .has_ignore = ignore.has_value()};
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
 #ifdef SSD_OPS_WITH_CUDA
-    if (uses_cuda_kernels(priors)) return on_cuda<T>(boxes, labels, bounds, skip, prior_boxes, options, results);
+    if (uses_cuda_kernels(priors)) return on_cuda<T>(in, options, results);
 #endif
-    on_cpu<T>(boxes, labels, bounds, skip, prior_boxes, options, results);
+    on_cpu<T>(in, options, results);
   });
   return {results.labels, results.gt_index, results.loc_targets};
 }

@@ -1,11 +1,10 @@
-// multibox_loss and its gradient: checks, allocation, and the way to the kernels.
+// multibox_loss and its gradient: validation, allocation, and dispatch to the kernels.
 #include "cpu/loss/multibox_loss.h"
 
 #include <algorithm>
 #include <atomic>
 
 #include "cpu/loss/grad_multibox_loss.h"
-#include "ops/cuda_route.h"
 #include "ops/glue.h"
 #include "ops/huge_pages.h"
 #ifdef SSD_OPS_WITH_CUDA
@@ -19,15 +18,15 @@ using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 void check_tensors(const Tensor& loc, const Tensor& logits, const Tensor& loc_targets, const Tensor& labels) {
   check_boxes("loc", loc, "[B, P, 4]", 3);
-  const int64_t batch = loc.size(0), priors = loc.size(1);
-  const std::string rows = "[" + std::to_string(batch) + ", " + std::to_string(priors);
+  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
+  const std::string rows = "[" + std::to_string(num_images) + ", " + std::to_string(num_priors);
   check_shape("logits", logits, rows + ", C]",
-              logits.dim() == 3 && logits.size(0) == batch && logits.size(1) == priors);
+              logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
   check_floating("logits", logits);
   if (logits.size(2) < 1) fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
-  check_shape("loc_targets", loc_targets, rows + ", 4]", has_shape(loc_targets, {batch, priors, 4}));
+  check_shape("loc_targets", loc_targets, rows + ", 4]", has_shape(loc_targets, {num_images, num_priors, 4}));
   check_floating("loc_targets", loc_targets);
-  check_shape("labels", labels, rows + "]", has_shape(labels, {batch, priors}));
+  check_shape("labels", labels, rows + "]", has_shape(labels, {num_images, num_priors}));
   check_dtype("labels", labels, ScalarType::Long);
   check_same_device("logits", logits, "loc", loc);
   check_same_device("loc_targets", loc_targets, "loc", loc);
@@ -41,7 +40,7 @@ void check_tensors(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
        " at index " + std::to_string(i));
 }
 
-// The tensors as kernels take them, alive as long as this is.
+// The tensors as kernels take them.
 struct Inputs {
   Tensor loc, logits, loc_targets, labels;
   ScalarType dtype;  // of the arithmetic
@@ -49,51 +48,51 @@ struct Inputs {
   Inputs(const Tensor& loc_, const Tensor& logits_, const Tensor& loc_targets_, const Tensor& labels_)
       : dtype(compute_dtype({loc_.scalar_type(), logits_.scalar_type(), loc_targets_.scalar_type()})) {
     loc = dense(loc_);
-    logits = dtype == ScalarType::Double ? dense(logits_, dtype) : dense(logits_);
+    logits = dense_for(logits_, dtype);
     loc_targets = dense(loc_targets_);
     labels = dense(labels_);
   }
 
   LossTask task(const Tensor& lse, const Tensor& weight) const {
-    return {dtype_of(logits),
-            dtype_of(loc),
-            dtype_of(loc_targets),
-            loc.const_data_ptr(),
-            logits.const_data_ptr(),
-            loc_targets.const_data_ptr(),
-            static_cast<const int64_t*>(labels.const_data_ptr()),
-            logits.size(0),
-            logits.size(1),
-            logits.size(2),
-            lse.data_ptr(),
-            weight.data_ptr()};
+    return {.logits_type = dtype_of(logits),
+            .loc_type = dtype_of(loc),
+            .target_type = dtype_of(loc_targets),
+            .loc = loc.const_data_ptr(),
+            .logits = logits.const_data_ptr(),
+            .loc_targets = loc_targets.const_data_ptr(),
+            .labels = const_data<int64_t>(labels),
+            .num_images = logits.size(0),
+            .num_priors = logits.size(1),
+            .num_classes = logits.size(2),
+            .lse = lse.data_ptr(),
+            .weight = weight.data_ptr()};
   }
 };
 
 int64_t grain(int64_t items, int64_t work) { return std::max<int64_t>(1, items / std::max<int64_t>(1, work)); }
 
 template <typename T>
-void on_cpu(const LossTask& task, const Mining& mining, const Division& division, T* loc_loss, T* cls_loss) {
-  chosen_isa();  // it may throw, which nothing in a parallel region may
+void on_cpu(const LossTask& task, const Mining& mining, const Normalization& normalization, T* loc_loss, T* cls_loss) {
+  chosen_isa();  // may throw, which is not allowed within a parallel region
   std::atomic<bool> in_range{true};
-  torch::stable::parallel_for(0, task.images * task.priors, grain(32768, task.classes),
+  torch::stable::parallel_for(0, task.num_images * task.num_priors, grain(32768, task.num_classes),
                               [&](int64_t begin, int64_t end) {
                                 if (!SSD_OPS_CPU(loss_rows, task, begin, end)) in_range = false;
                               });
-  if (!in_range) fail_label(task.labels, task.classes);
-  std::vector<int64_t> positives(static_cast<size_t>(task.images));
-  torch::stable::parallel_for(0, task.images, grain(65536, task.priors), [&](int64_t begin, int64_t end) {
+  if (!in_range) fail_label(task.labels, task.num_classes);
+  std::vector<int64_t> positives(static_cast<size_t>(task.num_images));
+  torch::stable::parallel_for(0, task.num_images, grain(65536, task.num_priors), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) positives[b] = SSD_OPS_CPU(loss_positives, task, b);
   });
   int64_t total = 0;
   for (const int64_t count : positives) total += count;
-  const auto norm = [&](int64_t image) { return loss_norm<T>(division, positives[image], total); };
-  std::vector<cpu::ImageSums> sums(static_cast<size_t>(task.images));
-  torch::stable::parallel_for(0, task.images, grain(8192, task.priors), [&](int64_t begin, int64_t end) {
+  const auto norm = [&](int64_t image) { return loss_norm<T>(normalization, positives[image], total); };
+  std::vector<cpu::ImageSums> sums(static_cast<size_t>(task.num_images));
+  torch::stable::parallel_for(0, task.num_images, grain(8192, task.num_priors), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) sums[b] = SSD_OPS_CPU(loss_image, task, mining, b, norm(b));
   });
   double loc = 0, cls = 0;
-  for (int64_t b = 0; b < task.images; ++b) {
+  for (int64_t b = 0; b < task.num_images; ++b) {
     loc += sums[b].loc / static_cast<double>(norm(b));
     cls += sums[b].cls / static_cast<double>(norm(b));
   }
@@ -105,39 +104,38 @@ Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
                    double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
   check_tensors(loc, logits, loc_targets, labels);
   check_not_negative("neg_pos_ratio", neg_pos_ratio);
-  const auto divides =
-      static_cast<Normalizer>(check_one_of("normalizer", normalizer, {"batch", "image", "batch_size"}));
+  const auto chosen = static_cast<Normalizer>(check_one_of("normalizer", normalizer, {"batch", "image", "batch_size"}));
   check_not_negative("min_negatives", static_cast<double>(min_negatives));
   const bool over_batch = check_one_of("mining", mining, {"image", "batch"}) == 1;
-  if (over_batch && divides == Normalizer::image)
+  if (over_batch && chosen == Normalizer::image)
     fail("normalizer must be batch or batch_size where mining is batch, got image");
   const Inputs inputs(loc, logits, loc_targets, labels);
-  const int64_t batch = loc.size(0), priors = loc.size(1);
+  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
   Tensor loc_loss = empty(loc, {}, inputs.dtype), cls_loss = empty(loc, {}, inputs.dtype);
-  Tensor lse = empty(loc, {batch, priors}, inputs.dtype), weight = empty(loc, {batch, priors}, inputs.dtype);
+  Tensor lse = empty(loc, {num_images, num_priors}, inputs.dtype),
+         weight = empty(loc, {num_images, num_priors}, inputs.dtype);
   if (lse.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), lse, weight};
   LossTask task = inputs.task(lse, weight);
-  Mining rules{neg_pos_ratio, std::min(min_negatives, priors)};
-  const Division division{divides, batch};
-  if (over_batch) {  // the batch as one image
-    rules.min_negatives *= batch;
-    task.priors *= batch;
-    task.images = 1;
+  Mining rules{neg_pos_ratio, std::min(min_negatives, num_priors)};
+  const Normalization normalization{chosen, num_images};
+  if (over_batch) {  // mines the batch as one image
+    rules.min_negatives *= num_images;
+    task.num_priors *= num_images;
+    task.num_images = 1;
   }
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(loc)) {
     const CudaScope scope(loc);
-    const Tensor scratch = empty(loc, {loss_scratch_size(task)}, ScalarType::Long);
-    check_cuda(launch_multibox_loss(task, rules, division, scratch.mutable_data_ptr(), loc_loss.mutable_data_ptr(),
-                                    cls_loss.mutable_data_ptr(), scope.stream()),
+    const Tensor workspace = empty(loc, {static_cast<int64_t>(loss_workspace_bytes(task))}, ScalarType::Byte);
+    check_cuda(launch_multibox_loss(task, rules, normalization, workspace.mutable_data_ptr(),
+                                    loc_loss.mutable_data_ptr(), cls_loss.mutable_data_ptr(), scope.stream()),
                "multibox_loss");
     return {loc_loss, cls_loss, lse, weight};
   }
 #endif
   dispatch_compute(inputs.dtype, [&](auto type) {
     using T = decltype(type);
-    on_cpu(task, rules, division, static_cast<T*>(loc_loss.mutable_data_ptr()),
-           static_cast<T*>(cls_loss.mutable_data_ptr()));
+    on_cpu(task, rules, normalization, data<T>(loc_loss), data<T>(cls_loss));
   });
   return {loc_loss, cls_loss, lse, weight};
 }
@@ -157,8 +155,11 @@ std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const
   Tensor grad_loc = empty(loc, {loc.size(0), loc.size(1), 4}, loc.scalar_type());
   Tensor grad_logits = empty(loc, {logits.size(0), logits.size(1), logits.size(2)}, inputs.logits.scalar_type());
   prefer_huge_pages(grad_logits);
-  const GradLossTask task{inputs.task(dense_lse, dense_weight), grad_loc_in.const_data_ptr(),
-                          grad_cls_in.const_data_ptr(), grad_loc.mutable_data_ptr(), grad_logits.mutable_data_ptr()};
+  const GradLossTask task{.forward = inputs.task(dense_lse, dense_weight),
+                          .grad_loc_loss = grad_loc_in.const_data_ptr(),
+                          .grad_cls_loss = grad_cls_in.const_data_ptr(),
+                          .grad_loc = grad_loc.mutable_data_ptr(),
+                          .grad_logits = grad_logits.mutable_data_ptr()};
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(loc)) {
     const CudaScope scope(loc);
@@ -167,7 +168,7 @@ std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const
   }
 #endif
   chosen_isa();
-  torch::stable::parallel_for(0, rows, grain(65536, task.forward.classes),
+  torch::stable::parallel_for(0, rows, grain(65536, task.forward.num_classes),
                               [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, task, begin, end); });
   if (inputs.dtype == ScalarType::Double && logits.scalar_type() != ScalarType::Double)
     grad_logits = torch::stable::to(grad_logits, logits.scalar_type());

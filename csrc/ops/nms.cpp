@@ -1,4 +1,4 @@
-// nms and batched_nms: checks, allocation, and the way to the kernels.
+// nms and batched_nms: validation, allocation, and dispatch to the kernels.
 #include "cpu/nms/nms.h"
 
 #include <algorithm>
@@ -9,14 +9,13 @@
 #include "ops/glue.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/nms/nms.h"
-#include "ops/cuda_route.h"
 #endif
 
 namespace ssd_ops {
 namespace {
 
-constexpr int64_t kMostBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
-constexpr int64_t kMostShown = 8192;  // boxes for which the result may be a part of an array with room for all, 64 KB
+constexpr int64_t kMaxBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
+constexpr int64_t kMaxViewed = 8192;             // up to so many boxes the result is a view of the array for all, 64 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -25,11 +24,11 @@ void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshol
   check_floating("scores", scores);
   check_same_device("scores", scores, "boxes", boxes);
   check_number("iou_threshold", iou_threshold);
-  if (n >= kMostBoxes) fail("boxes must have fewer than 2147483648 rows, got " + std::to_string(n));
+  if (n >= kMaxBoxes) fail("boxes must have fewer than 2147483648 rows, got " + std::to_string(n));
 }
 
 // Fills kept with the boxes that no other of their class suppresses, by rank, and returns their number. The groups of
-// equal class are shared out among the threads by their number of boxes.
+// equal class are distributed over the threads by their number of boxes.
 template <typename T>
 int64_t suppress_by_class(const cpu::NmsTask<T>& task, int64_t n, const int64_t* classes, uint32_t* kept) {
   const std::unique_ptr<uint32_t[]> members(new uint32_t[n]), starts(new uint32_t[n + 1]);
@@ -54,14 +53,14 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
   const std::unique_ptr<uint32_t[]> order(new uint32_t[n]), kept(new uint32_t[n]);
   dispatch_compute(compute_dtype({scores.scalar_type()}), [&](auto type) {
     using T = decltype(type);
-    const Tensor read = dense(scores, compute_dtype({scores.scalar_type()}));
-    SSD_OPS_CPU(order_by_score, static_cast<const T*>(read.const_data_ptr()), n, order.get());
+    const Tensor dense_scores = dense(scores, dtype_for<T>());
+    SSD_OPS_CPU(order_by_score, const_data<T>(dense_scores), n, order.get());
   });
   const int64_t count = dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
     using T = decltype(type);
-    const Tensor read = dense(boxes, compute_dtype({boxes.scalar_type()}));
-    const cpu::NmsTask<T> task{static_cast<const Box<T>*>(read.const_data_ptr()), order.get(),
-                               suppression_rule<T>(iou_threshold)};
+    const Tensor dense_boxes = dense(boxes, dtype_for<T>());
+    const cpu::NmsTask<T> task{
+        .boxes = const_data<Box<T>>(dense_boxes), .order = order.get(), .rule = suppression_rule<T>(iou_threshold)};
     return classes ? suppress_by_class(task, n, dense(*classes).template const_data_ptr<int64_t>(), kept.get())
                    : SSD_OPS_CPU(suppress_all, task, n, kept.get());
   });
@@ -71,7 +70,7 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
 }
 
 #ifdef SSD_OPS_WITH_CUDA
-Tensor falling_order(const Tensor& scores) {
+Tensor descending_order(const Tensor& scores) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
@@ -83,37 +82,37 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
   const CudaScope scope(boxes);
-  const bool ranked = n <= kMostRanked;  // torch's sort takes several launches
-  const Tensor read = dense(boxes), read_scores = ranked ? dense(scores) : scores;
-  const Tensor read_classes = classes ? dense(*classes) : read_scores;
-  // One allocation for all but the result: the workspace, two numbers for the host, and the order.
+  const bool ranked = n <= kMaxRanked;  // torch's sort takes several launches
+  const Tensor dense_boxes = dense(boxes), dense_scores = ranked ? dense(scores) : scores;
+  const Tensor dense_classes = classes ? dense(*classes) : dense_scores;
+  // One allocation for everything but the result: the workspace, two numbers for the host, and the order.
   const auto bytes = static_cast<int64_t>(nms_workspace_bytes(n)), word = static_cast<int64_t>(sizeof(int64_t));
   Tensor workspace = empty(boxes, {bytes / word + 2 + (ranked ? n : 0)}, ScalarType::Long);
   const Tensor progress = torch::stable::narrow(workspace, 0, bytes / word, 2);
-  const Tensor sorted = ranked ? workspace : falling_order(scores);
+  const Tensor sorted = ranked ? workspace : descending_order(scores);
   int64_t* order = sorted.mutable_data_ptr<int64_t>() + (ranked ? bytes / word + 2 : 0);
   const Tensor keep = empty(boxes, {n}, ScalarType::Long);
-  const NmsInputs in{read.const_data_ptr(),
-                     dtype_of(boxes),
-                     ranked ? read_scores.const_data_ptr() : nullptr,
-                     dtype_of(scores),
-                     classes ? read_classes.const_data_ptr<int64_t>() : nullptr,
-                     n};
-  Tensor seen = torch::stable::empty({2}, ScalarType::Long, std::nullopt,
-                                     torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const int64_t* host = seen.const_data_ptr<int64_t>();
-  const int64_t all = nms_tiles(n);
-  for (int64_t first = 0, tiles = std::min(all, kTilesAtOnce); tiles > 0;) {
+  const NmsInputs in{.boxes = dense_boxes.const_data_ptr(),
+                     .box_type = dtype_of(boxes),
+                     .scores = ranked ? dense_scores.const_data_ptr() : nullptr,
+                     .score_type = dtype_of(scores),
+                     .classes = classes ? const_data<int64_t>(dense_classes) : nullptr,
+                     .num_boxes = n};
+  Tensor on_host = torch::stable::empty({2}, ScalarType::Long, std::nullopt,
+                                        torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  const int64_t* host = on_host.const_data_ptr<int64_t>();
+  const int64_t all = num_nms_tiles(n);
+  for (int64_t first = 0, tiles = std::min(all, kTilesPerCheck); tiles > 0;) {
     check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles,
                           keep.mutable_data_ptr<int64_t>(), progress.mutable_data_ptr<int64_t>(), scope.stream()),
                "nms");
-    torch::stable::copy_(seen, progress);  // the host waits here
+    torch::stable::copy_(on_host, progress);  // synchronizes
     first += tiles;
-    tiles = host[1] == 0 ? 0 : std::min(all - first, first);  // twice as many tiles in all
+    tiles = host[1] == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
   }
-  Tensor whole = keep;
-  const Tensor kept = torch::stable::narrow(whole, 0, 0, host[0]);
-  return n <= kMostShown ? kept : torch::stable::clone(kept);
+  Tensor all_indices = keep;
+  const Tensor kept = torch::stable::narrow(all_indices, 0, 0, host[0]);
+  return n <= kMaxViewed ? kept : torch::stable::clone(kept);
 }
 #endif
 

@@ -1,4 +1,4 @@
-// soft_nms: checks, allocation, and the way to the kernels.
+// soft_nms: validation, allocation, and dispatch to the kernels.
 #include "cpu/select/soft_nms.h"
 
 #include "ops/detections.h"
@@ -15,50 +15,48 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
   check_scored(boxes, scores, score_threshold, iou_threshold, max_detections);
   const bool gaussian = check_one_of("method", method, {"linear", "gaussian"}) == 1;
   check_positive("sigma", sigma);
-  const double lower_above = suppress_threshold(iou_threshold, suppress_equal);
-  const int64_t batch = scores.size(0), rows = scores.size(1), classes = scores.size(2);
-  check_numbered("scores", rows, classes);
+  const double decay_above = suppress_threshold(iou_threshold, suppress_equal);
+  const int64_t num_images = scores.size(0), num_boxes = scores.size(1), num_classes = scores.size(2);
+  check_candidate_count("scores", num_boxes, num_classes);
   const ScalarType dtype = compute_dtype({boxes.scalar_type(), scores.scalar_type()});
-  if (scores.numel() == 0) return no_detections(scores, batch, max_detections, dtype);
-  DetectionTensors result = new_detections(scores, batch, max_detections, dtype);
-  const Tensor read_scores = dtype == ScalarType::Double ? dense(scores, dtype) : dense(scores);
-  const Tensor read_boxes = dense(boxes, dtype);
-  const int64_t room = std::min(rows, max_detections);
-  const Tensor taken = empty(scores, {batch, classes}, ScalarType::Long);
-  const Tensor taken_scores = empty(scores, {batch, classes, room}, dtype);
-  const Tensor taken_rows = empty(scores, {batch, classes, room}, ScalarType::Int);
+  if (scores.numel() == 0) return no_detections(scores, num_images, max_detections, dtype);
+  const DetectionTensors result = new_detections(scores, num_images, max_detections, dtype);
+  const Tensor dense_scores = dense_for(scores, dtype), dense_boxes = dense(boxes, dtype);
+  const int64_t class_capacity = std::min(num_boxes, max_detections);
+  const Tensor class_counts = empty(scores, {num_images, num_classes}, ScalarType::Long);
+  const Tensor class_scores = empty(scores, {num_images, num_classes, class_capacity}, dtype);
+  const Tensor class_rows = empty(scores, {num_images, num_classes, class_capacity}, ScalarType::Int);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    const SoftTask<T> task{
-        read_scores.const_data_ptr(),
-        dtype_of(read_scores),
-        rows,
-        classes,
-        static_cast<const Box<T>*>(read_boxes.const_data_ptr()),
-        boxes.dim() == 4,
-        gaussian,
-        static_cast<T>(sigma),
-        threshold_below<T>(lower_above),
-        keep_equal ? threshold_above<T>(score_threshold) : next_above(threshold_below<T>(score_threshold)),
-        out_of<T>(result, max_detections),
-        room,
-        taken.mutable_data_ptr<int64_t>(),
-        static_cast<T*>(taken_scores.mutable_data_ptr()),
-        static_cast<uint32_t*>(taken_rows.mutable_data_ptr())};
+    const SoftNmsTask<T> task{.scores = dense_scores.const_data_ptr(),
+                              .dtype = dtype_of(dense_scores),
+                              .num_boxes = num_boxes,
+                              .num_classes = num_classes,
+                              .boxes = const_data<Box<T>>(dense_boxes),
+                              .boxes_by_class = boxes.dim() == 4,
+                              .gaussian = gaussian,
+                              .sigma = static_cast<T>(sigma),
+                              .iou_threshold = threshold_below<T>(decay_above),
+                              .score_threshold = keep_equal ? threshold_above<T>(score_threshold)
+                                                            : next_above(threshold_below<T>(score_threshold)),
+                              .out = out_of<T>(result),
+                              .class_capacity = class_capacity,
+                              .class_counts = data<int64_t>(class_counts),
+                              .class_scores = data<T>(class_scores),
+                              .class_rows = data<uint32_t>(class_rows)};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
       const CudaScope scope(boxes);
-      const auto bytes = static_cast<int64_t>(soft_nms_workspace_bytes(task, batch));
+      const auto bytes = static_cast<int64_t>(soft_nms_workspace_bytes(task, num_images));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
-      check_cuda(launch_soft_nms(task, batch, workspace.mutable_data_ptr(), scope.stream()), "soft_nms");
+      check_cuda(launch_soft_nms(task, num_images, workspace.mutable_data_ptr(), scope.stream()), "soft_nms");
       return;
     }
 #endif
     chosen_isa();
-    const int64_t groups = (classes + cpu::kSoftClasses - 1) / cpu::kSoftClasses;
-    torch::stable::parallel_for(0, batch * groups, 1,
+    torch::stable::parallel_for(0, num_images * ceil_div(num_classes, cpu::kClassGroup), 1,
                                 [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_classes, task, begin, end); });
-    torch::stable::parallel_for(0, batch, 1,
+    torch::stable::parallel_for(0, num_images, 1,
                                 [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_merge, task, begin, end); });
   });
   return result;

@@ -137,13 +137,13 @@ def find_pybind11(torch: Torch) -> Path:
 
 
 def check_headers(cxx: str) -> None:
-    """Compiles the C++17 and Python headers that the sources include. Raises BuildProblem if they are missing."""
-    command = [*shlex.split(cxx), "-std=c++17", "-c", f"-I{sysconfig.get_path('include')}"]
+    """Compiles the C++20 and Python headers that the sources include. Raises BuildProblem if they are missing."""
+    command = [*shlex.split(cxx), "-std=c++20", "-c", f"-I{sysconfig.get_path('include')}"]
     complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
     if complaint:
         raise BuildProblem(
-            f"The C++ compiler '{cxx}' cannot compile a C++17 file with standard headers: {complaint}. Install a "
-            "complete compiler (apt install g++, version 9 or newer) or point CXX at another one."
+            f"The C++ compiler '{cxx}' cannot compile a C++20 file with standard headers: {complaint}. Install a "
+            "complete compiler (apt install g++, version 10 or newer) or point CXX at another one."
         )
     if compile_probe(command, "#include <Python.h>\n", ".cpp"):
         raise BuildProblem(

@@ -45,7 +45,7 @@ def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, 
             f"{release[1]}."
         )
     source = "#include <cuda_runtime.h>\n#include <vector>\n__global__ void probe() {}\n"
-    complaint = compile_probe([nvcc, "-std=c++17", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
+    complaint = compile_probe([nvcc, "-std=c++20", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
     if complaint:
         return (
             f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit has no headers "

@@ -67,7 +67,7 @@ def test_missing_compiler_of_cxx_variable_raises(machine: Machine) -> None:
 
 def test_compiler_without_standard_headers_raises(machine: Machine) -> None:
     text = problem_of(machine(cxx="echo 'optional: No such file' >&2; exit 1"))
-    assert "cannot compile a C++17 file" in text and "optional: No such file" in text and "apt install g++" in text
+    assert "cannot compile a C++20 file" in text and "optional: No such file" in text and "apt install g++" in text
 
 
 def test_missing_python_headers_raise(machine: Machine) -> None:

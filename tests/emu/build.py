@@ -23,7 +23,7 @@ FOLDER = ROOT / "build" / "emu"
 VARIANTS = ("plain", "sanitized", "checked")
 
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all"
-COMMON = "-std=c++17 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_WITH_CUDA=1"
+COMMON = "-std=c++20 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_WITH_CUDA=1"
 INCLUDES = f"-DSSD_OPS_EMULATED -I{HERE} -I{ROOT / 'csrc'} -I{ROOT}"
 # nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves
 # out, the compiler makes no access that the source does not have.

@@ -54,7 +54,7 @@ def find_nvcc() -> str:
 
 def compile_file(nvcc: str, source: Path) -> str:
     """Return what ptxas says of the kernels of one file; the flags are those of CMakeLists.txt."""
-    command = [nvcc, "-std=c++17", "-O3", "-DNDEBUG", "-fmad=false", "-Werror=all-warnings", "-Xptxas=-v", "-t2"]
+    command = [nvcc, "-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "-Werror=all-warnings", "-Xptxas=-v", "-t2"]
     command += ["-Xcompiler=-Wall,-Wextra,-Werror", f"-I{ROOT / 'csrc'}"]
     for architecture in ARCHITECTURES:
         command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]

@@ -1,4 +1,4 @@
-// Rows of scores or logits, read in the dtype of the arithmetic.
+// Rows of scores or logits, widened to the dtype of the arithmetic.
 #pragma once
 
 #include "cpu/common/load.h"
@@ -6,7 +6,7 @@
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 
-// Calls f with a value of the type that `dtype` names; T is the dtype of the arithmetic for it.
+// Calls f with a value of the type of `dtype`, which is computed in T.
 template <typename T, typename F>
 void with_dtype(Dtype dtype, F&& f) {
   if constexpr (sizeof(T) == 8) {
@@ -18,7 +18,7 @@ void with_dtype(Dtype dtype, F&& f) {
   }
 }
 
-// Row number i of [rows, n]; in `buffer` (room for n) where it must be widened.
+// Row number i of [rows, n]; if it has to be widened, in `buffer` of n elements.
 template <typename In>
 inline const compute_t<In>* widened_row(const In* rows, int64_t i, int64_t n, compute_t<In>* buffer) {
   const In* row = rows + i * n;
@@ -30,7 +30,7 @@ inline const compute_t<In>* widened_row(const In* rows, int64_t i, int64_t n, co
   }
 }
 
-// Whether a value but the first is above (`equal`: or at) the limit.
+// Whether a value other than the first exceeds the limit, or (`equal`) reaches it.
 template <bool equal, typename T>
 inline bool any_above(const T* __restrict row, int64_t n, T limit) {
   using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;

@@ -1,9 +1,8 @@
-// Memory for one call of a kernel: an array without initial values, aligned to a cache line, freed at the end of its
-// scope.
+// An array for one call of a kernel: uninitialized, aligned to a cache line, freed at the end of its scope.
 //
-// Not std::vector: this header is compiled once for each instruction set, and a template of std that is not inlined
-// would be one weak symbol for all of them, so the baseline could run code for AVX-512. For the same reason kernels
-// call std::sort and its like for types of their own namespace only, never for built-in ones.
+// Not std::vector: this header is compiled once for each instruction set, and a std template that is not inlined would
+// be one weak symbol for all of them, so that the baseline could run code for AVX-512. For the same reason kernels call
+// std::sort and the like for types of their own namespace only, never for built-in types.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +30,7 @@ class Scratch {
   const T& operator[](int64_t i) const { return data_[i]; }
   int64_t size() const { return size_; }
 
-  // Makes room for `size` items and keeps those that are there.
+  // Grows the array to `size` items and keeps those that it has.
   void grow(int64_t size) {
     if (size <= size_) return;
     T* larger = allocate(size);

@@ -1,103 +1,71 @@
-// The order of scores: falling, NaN first, 0 and -0 equal, of equals the first; as unsigned integers that rise.
+// Stable sorting of keys with their indices; for scores see core/ordered_key.h.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
+#include "core/ordered_key.h"
 #include "cpu/common/scratch.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 
-template <typename T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = uint32_t;
-};
-template <>
-struct KeyOf<double> {
-  using type = uint64_t;
-};
-template <typename T>
-using key_t = typename KeyOf<T>::type;
-
-// A higher score has a lower key.
-template <typename T>
-inline __attribute__((always_inline)) key_t<T> falling_key(T score) {
-  using Key = key_t<T>;
-  constexpr Key sign = Key(1) << (sizeof(Key) * 8 - 1);
-  const T zero_is_positive = score + T(0);
-  Key bits;
-  std::memcpy(&bits, &zero_is_positive, sizeof(bits));
-  const Key key = bits & sign ? bits : ~bits & ~sign;
-  return score != score ? Key(0) : key;
-}
-
-// The score of a key, 0 for -0.
-template <typename T>
-inline T score_of(key_t<T> key) {
-  using Key = key_t<T>;
-  constexpr Key sign = Key(1) << (sizeof(Key) * 8 - 1);
-  const Key bits = key & sign ? key : ~key & ~sign;
-  T score;
-  std::memcpy(&score, &bits, sizeof(score));
-  return score;
-}
-
+// A key and the index of the item it belongs to.
 template <typename Key>
-struct Ranked {
+struct KeyIndex {
   Key key;
   uint32_t index;
 };
 
-// Returns false where that would take more moves than `most`; then some are sorted and equal keys keep their order.
+// Returns false if sorting would take more than `max_moves` moves; then the items are partially sorted, and equal keys
+// are still in order.
 template <typename Key>
-bool insertion_sort(Ranked<Key>* items, int64_t n, int64_t most) {
+bool insertion_sort(KeyIndex<Key>* items, int64_t n, int64_t max_moves) {
   for (int64_t i = 1; i < n; ++i) {
     if (items[i - 1].key <= items[i].key) continue;
-    const Ranked<Key> item = items[i];
+    const KeyIndex<Key> item = items[i];
     int64_t j = i;
     for (; j > 0 && items[j - 1].key > item.key; --j) items[j] = items[j - 1];
     items[j] = item;
-    if ((most -= i - j) < 0) return false;
+    if ((max_moves -= i - j) < 0) return false;
   }
   return true;
 }
 
-// Stable radix sort by the digits of key - lowest above its `skipped` lowest bits, least significant digit first.
+// Stable radix sort, least significant digit first, by kDigits digits of `width` bits of key - lowest, above its
+// `skipped` lowest bits.
 template <int kDigits, typename Key>
-void radix_sort(Ranked<Key>* items, int64_t n, Key lowest, int skipped, int width) {
-  const int64_t values = int64_t(1) << width;
-  const auto digit = [=](const Ranked<Key>& item, int d) {
-    return static_cast<int64_t>((item.key - lowest) >> (skipped + d * width)) & (values - 1);
+void radix_sort(KeyIndex<Key>* items, int64_t n, Key lowest, int skipped, int width) {
+  const int64_t radix = int64_t(1) << width;
+  const auto digit = [=](const KeyIndex<Key>& item, int d) {
+    return static_cast<int64_t>((item.key - lowest) >> (skipped + d * width)) & (radix - 1);
   };
-  Scratch<uint32_t> counts(kDigits * values);
+  Scratch<uint32_t> counts(kDigits * radix);
   std::memset(counts.data(), 0, sizeof(uint32_t) * static_cast<size_t>(counts.size()));
   for (int64_t i = 0; i < n; ++i) {
-    for (int d = 0; d < kDigits; ++d) ++counts[d * values + digit(items[i], d)];
+    for (int d = 0; d < kDigits; ++d) ++counts[d * radix + digit(items[i], d)];
   }
-  Scratch<Ranked<Key>> other(n);
-  Ranked<Key>*from = items, *to = other.data();
+  Scratch<KeyIndex<Key>> other(n);
+  KeyIndex<Key>*from = items, *to = other.data();
   for (int d = 0; d < kDigits; ++d) {
-    uint32_t* const places = counts.data() + d * values;
-    uint32_t place = 0;
-    for (int64_t v = 0; v < values; ++v) {
-      const uint32_t count = places[v];
-      places[v] = place;
-      place += count;
+    uint32_t* const offsets = counts.data() + d * radix;
+    uint32_t offset = 0;
+    for (int64_t v = 0; v < radix; ++v) {
+      const uint32_t count = offsets[v];
+      offsets[v] = offset;
+      offset += count;
     }
-    for (int64_t i = 0; i < n; ++i) to[places[digit(from[i], d)]++] = from[i];
-    Ranked<Key>* const swapped = from;
+    for (int64_t i = 0; i < n; ++i) to[offsets[digit(from[i], d)]++] = from[i];
+    KeyIndex<Key>* const swapped = from;
     from = to;
     to = swapped;
   }
   if (from != items) std::memcpy(static_cast<void*>(items), from, sizeof(*items) * static_cast<size_t>(n));
 }
 
-// Sorts by rising key, equal keys in the order in which they stand. n is below 2^32. Only the bits in which keys differ
-// cost passes, shared out evenly.
+// Sorts by ascending key; equal keys keep their order. n is below 2^32. There are passes only for the bits in which
+// keys differ, in digits of equal width.
 template <typename Key>
-void stable_sort(Ranked<Key>* items, int64_t n) {
+void stable_sort(KeyIndex<Key>* items, int64_t n) {
   if (n <= 40) return static_cast<void>(insertion_sort(items, n, n * n));
   Key lowest = items[0].key, highest = lowest;
   for (int64_t i = 1; i < n; ++i) {
@@ -105,13 +73,13 @@ void stable_sort(Ranked<Key>* items, int64_t n) {
     highest = items[i].key > highest ? items[i].key : highest;
   }
   const int bits = highest == lowest ? 0 : 64 - __builtin_clzll(highest - lowest);
-  const int most = n <= 2500 ? 8 : 11;  // wide digits cost a walk over 2048 counts each
-  if (bits > 2 * most && n <= 100'000) {
-    // The upper bits tell nearly all scores apart; insertion puts right the few that they do not.
-    radix_sort<2>(items, n, lowest, bits - 2 * most, most);
+  const int max_width = n <= 2500 ? 8 : 11;  // a pass over wide digits scans 2048 counts
+  if (bits > 2 * max_width && n <= 100'000) {
+    // The upper bits order nearly all scores; insertion sort corrects the rest.
+    radix_sort<2>(items, n, lowest, bits - 2 * max_width, max_width);
     if (insertion_sort(items, n, 2 * n)) return;
   }
-  const int digits = (bits + most - 1) / most;
+  const int digits = (bits + max_width - 1) / max_width;
   switch (digits) {
     case 0: return;
     case 1: return radix_sort<1>(items, n, lowest, 0, bits);

@@ -2,7 +2,7 @@
 //
 // A header declares a kernel once:   SSD_OPS_CPU_KERNEL(void, box_iou_rows, const IouTask<float>& task, int64_t begin)
 // its .cpp file, compiled once for each set, defines it inside   namespace ssd_ops::cpu::SSD_OPS_ISA { ... }
-// and glue calls it:                 SSD_OPS_CPU(box_iou_rows, task, begin);
+// and csrc/ops calls it:               SSD_OPS_CPU(box_iou_rows, task, begin);
 #pragma once
 
 #include "cpu/dispatch/isa.h"

@@ -3,7 +3,7 @@
 
 namespace ssd_ops {
 
-// In rising order: each one contains those before it.
+// In ascending order: each one contains those before it.
 enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 
 // The best set that was compiled in and that this CPU and operating system have. The environment variable

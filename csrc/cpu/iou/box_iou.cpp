@@ -5,7 +5,7 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-// One row and where its results go.
+// One row box, and the address of its results.
 template <IouMetric metric, typename T>
 struct Row {
   Box<T> box;
@@ -13,7 +13,7 @@ struct Row {
   T* __restrict out;
 
   Row(const T* row, T* results)
-      : box{row[0], row[1], row[2], row[3]},
+      : box(load_box(row, 0)),
         area(ssd_ops::area(box)),
         angle(metric == IouMetric::complete ? aspect_angle(box) : T(0)),
         out(results) {}
@@ -26,10 +26,9 @@ struct Row {
   }
 };
 
-// Some rows against the columns of a strip [6, kIouColumns], which are read once for all of them; the compiler makes
-// vectors of the loop.
+// Some rows with the columns of a strip [6, kIouColumns], which are read once for all of them; the loop vectorizes.
 template <typename T, typename... Rows>
-void together(const T* __restrict strip, int64_t columns, Rows... rows) {
+void fill_rows(const T* __restrict strip, int64_t columns, Rows... rows) {
   const T* __restrict x1 = strip, * __restrict y1 = x1 + kIouColumns, * __restrict x2 = y1 + kIouColumns;
   const T* __restrict y2 = x2 + kIouColumns, * __restrict areas = y2 + kIouColumns, * __restrict angles = areas + kIouColumns;
 #pragma GCC ivdep
@@ -41,7 +40,7 @@ void together(const T* __restrict strip, int64_t columns, Rows... rows) {
 
 template <IouMetric metric, typename T>
 void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t row_tiles = (task.n + kIouRows - 1) / kIouRows, strips = (task.m + kIouColumns - 1) / kIouColumns;
+  const int64_t row_tiles = ceil_div(task.n, kIouRows), strips = ceil_div(task.m, kIouColumns);
   alignas(64) T strip[6 * kIouColumns];
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t batch = tile / row_tiles / strips, first = tile / row_tiles % strips * kIouColumns;
@@ -50,13 +49,13 @@ void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
       split_boxes(task.columns + 4 * (batch * task.m + first), columns, kIouColumns, metric == IouMetric::complete,
                   strip);
     const auto row = [&](int64_t n) {
-      const int64_t place = batch * task.n + n;
-      return Row<metric, T>(task.rows + 4 * place, task.out + place * task.m + first);
+      const int64_t index = batch * task.n + n;
+      return Row<metric, T>(task.rows + 4 * index, task.out + index * task.m + first);
     };
     int64_t n = tile % row_tiles * kIouRows;
     const int64_t last = task.n - n < kIouRows ? task.n : n + kIouRows;
-    for (; n + 4 <= last; n += 4) together(strip, columns, row(n), row(n + 1), row(n + 2), row(n + 3));
-    for (; n < last; ++n) together(strip, columns, row(n));
+    for (; n + 4 <= last; n += 4) fill_rows(strip, columns, row(n), row(n + 1), row(n + 2), row(n + 3));
+    for (; n < last; ++n) fill_rows(strip, columns, row(n));
   }
 }
 

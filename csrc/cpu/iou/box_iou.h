@@ -8,7 +8,7 @@
 
 namespace ssd_ops::cpu {
 
-// B matrices [N, M], worked on in tiles of kIouRows x kIouColumns.
+// B matrices [N, M], computed in tiles of kIouRows x kIouColumns.
 template <typename T>
 struct IouTask {
   const T* rows;     // [B, N, 4] xyxy

@@ -8,8 +8,8 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int64_t kLanes =
-    16;  // partial sums of a row: the same for all instruction sets, so that their bits are equal
+// Partial sums of a row: the same number on every instruction set, so that all of them give the same bits.
+constexpr int64_t kLanes = 16;
 
 template <typename T>
 struct alignas(64) RowSums {
@@ -27,11 +27,11 @@ struct Row {
   T area, angle;
 };
 
-// One row with `lanes` columns, at most kLanes, from `column` on; `place` is that column's place in its chunk.
+// One row with `lanes` columns (at most kLanes) from `column` on, which has the index `in_chunk` in its chunk.
 template <IouMetric metric, typename T>
 __attribute__((always_inline)) inline void some_pairs(const GradIouTask<T>& task, const T* __restrict grad,
-                                                      const Row<T>& row, int64_t column, int64_t place, int64_t lanes,
-                                                      RowSums<T>& __restrict of_row,
+                                                      const Row<T>& row, int64_t column, int64_t in_chunk,
+                                                      int64_t lanes, RowSums<T>& __restrict of_row,
                                                       ColumnSums<T>& __restrict of_columns) {
   const T* __restrict x1 = task.columns + column;
   const T* __restrict y1 = x1 + task.m, * __restrict x2 = y1 + task.m, * __restrict y2 = x2 + task.m;
@@ -48,14 +48,14 @@ __attribute__((always_inline)) inline void some_pairs(const GradIouTask<T>& task
     of_row.x2[l] += da.x2;
     of_row.y2[l] += da.y2;
     of_row.area[l] += da.area;
-    of_columns.x1[place + l] += db.x1;
-    of_columns.y1[place + l] += db.y1;
-    of_columns.x2[place + l] += db.x2;
-    of_columns.y2[place + l] += db.y2;
-    of_columns.area[place + l] += db.area;
+    of_columns.x1[in_chunk + l] += db.x1;
+    of_columns.y1[in_chunk + l] += db.y1;
+    of_columns.x2[in_chunk + l] += db.x2;
+    of_columns.y2[in_chunk + l] += db.y2;
+    of_columns.area[in_chunk + l] += db.area;
     if constexpr (metric == IouMetric::complete) {
       of_row.angle[l] += da.angle;
-      of_columns.angle[place + l] += db.angle;
+      of_columns.angle[in_chunk + l] += db.angle;
     }
   }
 }
@@ -85,8 +85,7 @@ void chunk(const GradIouTask<T>& task, int64_t first, int64_t last, int64_t colu
            double* column_sums) {
   ColumnSums<T> of_columns = {};
   for (int64_t n = first; n < last; ++n) {
-    const T* r = task.rows + 4 * n;
-    const Box<T> box{r[0], r[1], r[2], r[3]};
+    const Box<T> box = load_box(task.rows, n);
     const Row<T> row{box, area(box), metric == IouMetric::complete ? aspect_angle(box) : T(0)};
     const T* grad = task.grad + n * task.m + column;
     RowSums<T> of_row = {};
@@ -101,7 +100,7 @@ void chunk(const GradIouTask<T>& task, int64_t first, int64_t last, int64_t colu
 
 template <IouMetric metric, typename T>
 void tiles(const GradIouTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t column_blocks = (task.m + task.column_block - 1) / task.column_block;
+  const int64_t column_blocks = ceil_div(task.m, task.column_block);
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row_index = tile / column_blocks, column_index = tile % column_blocks;
     const int64_t first = row_index * task.row_block, last = std::min(task.n, first + task.row_block);
@@ -137,12 +136,7 @@ void boxes_from_sums(const double* sums, int64_t blocks, int64_t count, const T*
       for (int k = 0; k < kGradNumbers; ++k) total[k] += sums[(b * kGradNumbers + k) * count + i];
     const PairGrad<T> sum{static_cast<T>(total[0]), static_cast<T>(total[1]), static_cast<T>(total[2]),
                           static_cast<T>(total[3]), static_cast<T>(total[4]), static_cast<T>(total[5])};
-    const T* r = boxes + 4 * i;
-    const Box<T> grad = box_gradient(sum, Box<T>{r[0], r[1], r[2], r[3]});
-    grads[4 * i] = grad.x1;
-    grads[4 * i + 1] = grad.y1;
-    grads[4 * i + 2] = grad.x2;
-    grads[4 * i + 3] = grad.y2;
+    store_box(box_gradient(sum, load_box(boxes, i)), grads, i);
   }
 }
 

@@ -7,12 +7,12 @@
 
 namespace ssd_ops::cpu {
 
-constexpr int kGradNumbers = 6;        // the numbers of a PairGrad
+constexpr int kGradNumbers = 6;        // members of a PairGrad
 constexpr int64_t kColumnChunk = 512;  // columns whose sums stay in the L1 cache
-constexpr int64_t kRowChunk = 64;      // rows that are summed in T before they join the sums in double
+constexpr int64_t kRowChunk = 64;      // rows that are summed in T before they are added to the sums in double
 
-// One [N, M] matrix, cut into tiles of row_block x column_block, whatever the number of threads. A tile sums up what
-// its pairs give to its rows and to its columns; sums of several tiles are added in order by grad_iou_boxes.
+// One [N, M] matrix in tiles of row_block x column_block, independent of the number of threads. A tile sums the
+// gradients of its rows and of its columns over its pairs; grad_iou_boxes adds the sums of several tiles in order.
 template <typename T>
 struct GradIouTask {
   const T* grad;        // [N, M]

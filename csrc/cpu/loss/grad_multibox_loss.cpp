@@ -11,8 +11,8 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-// Zeros around the caches: whoever reads the gradient comes after far more of it than a cache holds, and a plain store
-// would first read the line that it overwrites.
+// Zeros with stores that bypass the caches: the gradient is larger than a cache before anything reads it, and a normal
+// store would first read the line that it overwrites.
 void fill_zero(char* begin, char* end) {
 #ifdef __SSE2__
   const auto misaligned = reinterpret_cast<uintptr_t>(begin) % 64;
@@ -29,30 +29,30 @@ void fill_zero(char* begin, char* end) {
   std::memset(begin, 0, static_cast<size_t>(end - begin));
 }
 
-// share * (softmax - one-hot) of one row.
+// scale * (softmax - one-hot) of one row.
 template <typename In, typename T>
-void fill_row(const In* __restrict logits, int64_t classes, T lse, T share, int64_t label, In* __restrict grad) {
-  for (int64_t c = 0; c < classes; ++c) grad[c] = narrow<In>(share * vec_exp(widen(logits[c]) - lse));
+void fill_row(const In* __restrict logits, int64_t classes, T lse, T scale, int64_t label, In* __restrict grad) {
+  for (int64_t c = 0; c < classes; ++c) grad[c] = narrow<In>(scale * vec_exp(widen(logits[c]) - lse));
   if (label < 0 || label >= classes) return;
   const T target = vec_exp(widen(logits[label]) - lse) - T(1);
-  grad[label] = narrow<In>(share * target);
+  grad[label] = narrow<In>(scale * target);
 }
 
 template <typename In>
 void fill_logits(const GradLossTask& task, int64_t begin, int64_t end) {
   using T = compute_t<In>;
-  const int64_t classes = task.forward.classes;
+  const int64_t classes = task.forward.num_classes;
   const In* logits = static_cast<const In*>(task.forward.logits);
   const T* lse = static_cast<const T*>(task.forward.lse);
   const T* weight = static_cast<const T*>(task.forward.weight);
   const T grad_loss = *static_cast<const T*>(task.grad_cls_loss);
   In* grad = static_cast<In*>(task.grad_logits);
-  int64_t zeros = begin;  // first row of the run that has yet to be filled
+  int64_t zeros = begin;  // the first row that is not yet filled
   for (int64_t r = begin; r < end; ++r) {
-    const T share = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
-    if (share == 0) continue;
+    const T scale = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
+    if (scale == 0) continue;
     fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
-    fill_row(logits + r * classes, classes, lse[r], share, task.forward.labels[r], grad + r * classes);
+    fill_row(logits + r * classes, classes, lse[r], scale, task.forward.labels[r], grad + r * classes);
     zeros = r + 1;
   }
   fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + end * classes));
@@ -71,8 +71,8 @@ void fill_loc(const GradLossTask& task, int64_t begin, int64_t end) {
     if (task.forward.labels[r] > 0) {
       load_four(task.forward.loc_type, task.forward.loc, r, loc);
       load_four(task.forward.target_type, task.forward.loc_targets, r, target);
-      const T share = weight[r] * grad_loss;
-      for (int k = 0; k < 4; ++k) slope[k] = share * smooth_l1_slope(loc[k] - target[k]);
+      const T scale = weight[r] * grad_loss;
+      for (int k = 0; k < 4; ++k) slope[k] = scale * smooth_l1_slope(loc[k] - target[k]);
     }
     for (int k = 0; k < 4; ++k) grad[4 * r + k] = narrow<Loc>(static_cast<compute_t<Loc>>(slope[k]));
   }

@@ -1,21 +1,22 @@
-// Objects claim priors of their own.
+// Assigns each ground truth a prior of its own, by deferred acceptance (Gale and Shapley).
 //
-// Rule `greedy` is stated as: take the best pair (object, prior) of which neither is taken, again and again. Pairs are
-// totally ordered (IoU falling, then prior, then object), and that order serves both sides: an object prefers priors,
-// and a prior objects, by the order of the pairs they make. A matching is stable when no pair outside it comes before
-// both pairs that its object and its prior have in it. The greedy matching is stable, and it is the only stable one:
-// take the first pair of the order that stands in one stable matching and not in the other. In the other one, its
-// object or its prior must have a better pair, that is one that comes earlier and so, up to here, stands in both; but
-// then it could not stand beside this one in the first. Deferred acceptance (Gale and Shapley: each object asks the
-// best prior that it has not been refused by, each prior keeps the best who asked) ends in a stable matching, in
-// whatever order the objects ask; hence in the greedy one. So no object looks at its second best prior unless a better
-// pair has the first.
+// The greedy rule says: take the best pair (ground truth, prior) of which neither is taken, again and again. Pairs are
+// totally ordered (descending IoU, then ascending prior, then ascending ground truth), and both sides prefer partners
+// by the order of the pairs that they form. A matching is stable if no pair outside it precedes both the pair of its
+// ground truth and the pair of its prior in the matching. The greedy matching is stable, and it is the only stable one:
+// suppose there are two, and take the first pair that is in one of them and not in the other. In the other one its
+// ground truth or its prior must have a better pair, that is an earlier one, which by the choice of the first pair is
+// in both matchings; but then it could not be in the same matching as this pair. Deferred acceptance (each ground truth
+// proposes to the best prior that has not refused it, each prior keeps the best proposal) ends in a stable matching,
+// whatever the order of the proposals; hence in the greedy one. So a ground truth needs its second-best prior only if a
+// better pair has the first.
 //
-// An object that is refused looks for its best priors among those that nobody holds or whose holder it would displace.
-// The others would refuse it, now and later, because a prior changes its holder only for a better one. It remembers the
-// best of them, 1 at first and more each time it has to look again, and asks them one after the other: thousands of
-// objects that all want the same priors (one inside the other) do not look through all priors at every refusal.
+// A ground truth that is refused searches for its best priors among those that are free or would accept it. All others
+// would refuse it now and later, because a prior changes its ground truth only for a better one. It keeps a list of the
+// best it has found (1 at first, more with each search) and proposes to them one after the other, so that thousands of
+// ground truths that prefer the same priors (nested boxes) do not scan all priors after every refusal.
 #include <algorithm>
+#include <cstdlib>
 
 #include "cpu/common/scratch.h"
 #include "cpu/match/match_priors.h"
@@ -24,194 +25,197 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-// A prior that an object would ask; the better one first.
+// A prior that a ground truth may propose to; the better one first.
 template <typename T>
-struct Wish {
-  T value;  // their IoU
+struct Preference {
+  T iou;
   int64_t prior;
 };
 template <typename T>
-inline bool operator<(const Wish<T>& a, const Wish<T>& b) {
-  return a.value != b.value ? a.value > b.value : a.prior < b.prior;
+inline bool operator<(const Preference<T>& a, const Preference<T>& b) {
+  return a.iou != b.iou ? a.iou > b.iou : a.prior < b.prior;
 }
 
-constexpr int64_t kMostWishes = 256;  // remembered for an object
+constexpr int64_t kMaxPreferences = 256;  // in the list of one ground truth
 
-// The wishes of one object, best first: `next` .. `count` - 1 are still to be asked.
+// The preferences of one ground truth, best first; it has not yet proposed to `next` .. `count` - 1.
 template <typename T>
-struct WishList {
-  Wish<T>* items;
-  int64_t room, count, next;
-  bool complete;  // no other prior would accept the object
+struct PreferenceList {
+  Preference<T>* items;
+  int64_t capacity, count, next;
+  bool complete;  // no prior outside the list would accept the ground truth
 
-  void forget() {
+  void release() {
     std::free(items);
     *this = {};
   }
 };
 
-// The claims on the priors of one image; g counts its objects.
+// The assignment of the priors of one image; `gt` is an index in the image.
 template <typename T>
-class Claims {
+class DeferredAcceptance {
  public:
-  Claims(const MatchTask<T>& task, int64_t image)
+  DeferredAcceptance(const MatchTask<T>& task, int64_t image)
       : task_(task),
         begin_(task.offsets[image]),
-        count_(task.offsets[image + 1] - begin_),
-        holder_(task.gt_index + image * task.priors.count) {}
-  ~Claims() {
-    for (int64_t g = 0; g < lists_.size(); ++g) lists_[g].forget();
+        num_gt_(task.offsets[image + 1] - begin_),
+        gt_index_(task.gt_index + image * task.tiles.num_priors) {}
+  ~DeferredAcceptance() {
+    for (int64_t gt = 0; gt < lists_.size(); ++gt) lists_[gt].release();
   }
-  Claims(const Claims&) = delete;
-  Claims& operator=(const Claims&) = delete;
+  DeferredAcceptance(const DeferredAcceptance&) = delete;
+  DeferredAcceptance& operator=(const DeferredAcceptance&) = delete;
 
-  bool holds(int64_t g, int64_t prior) const { return holder_[prior] == held_by(g); }
-  void take(int64_t g, int64_t prior) {
-    holder_[prior] = held_by(g);
-    if (held_.size() > 0) held_[prior] = iou_with(task_, object(g), prior);
+  bool is_assigned(int64_t gt, int64_t prior) const { return gt_index_[prior] == assigned(gt); }
+
+  void assign(int64_t gt, int64_t prior) {
+    gt_index_[prior] = assigned(gt);
+    if (assigned_iou_.size() > 0) assigned_iou_[prior] = prior_iou(task_, load(gt), prior);
   }
 
-  // g and whoever it displaces ask until one finds a free prior, or none.
-  void settle(int64_t g, int64_t prior) {
+  // `gt` proposes to `prior`. Whoever is refused or displaced proposes to its next preference, until a free prior
+  // accepts or no preference is left. best_prior becomes the assigned prior of each, -1 for none.
+  void propose(int64_t gt, int64_t prior) {
     while (prior >= 0) {
-      const int64_t h = holder_of(holder_[prior]);
-      if (accepts(prior, g, iou_with(task_, object(g), prior))) {
-        take(g, prior);
-        task_.best_prior[begin_ + g] = prior;
-        if (h < 0) return;
-        g = h;
+      const int64_t displaced = assigned_gt(gt_index_[prior]);
+      if (accepts(prior, gt, prior_iou(task_, load(gt), prior))) {
+        assign(gt, prior);
+        task_.best_prior[begin_ + gt] = prior;
+        if (displaced < 0) return;
+        gt = displaced;
       }
-      prior = next_best(g);
+      prior = next_preference(gt);
     }
-    task_.best_prior[begin_ + g] = -1;
+    task_.best_prior[begin_ + gt] = -1;
   }
 
  private:
-  Object<T> object(int64_t g) const { return object_of(task_, begin_ + g); }
+  GroundTruth<T> load(int64_t gt) const { return load_gt(task_, begin_ + gt); }
 
-  // Whether prior would accept g, whose IoU with it is `value`: it is free, or would rather have g than its holder.
-  bool accepts(int64_t prior, int64_t g, T value) const {
-    const int64_t h = holder_of(holder_[prior]);
-    if (h < 0) return true;
-    const T other = held_.size() > 0 ? held_.data()[prior] : iou_with(task_, object(h), prior);
-    return value > other || (value == other && g < h);
+  // Whether `prior` would accept `gt`, whose IoU with it is `iou`: it is free, or prefers `gt` to its ground truth.
+  bool accepts(int64_t prior, int64_t gt, T iou) const {
+    const int64_t current = assigned_gt(gt_index_[prior]);
+    if (current < 0) return true;
+    const T other = assigned_iou_.size() > 0 ? assigned_iou_.data()[prior] : prior_iou(task_, load(current), prior);
+    return iou > other || (iou == other && gt < current);
   }
 
-  // Returns the best prior that would accept g, the lowest of equals, -1 none.
-  int64_t next_best(int64_t g) {
-    if (lists_.size() == 0) prepare();
-    WishList<T>& list = lists_[g];
+  // Returns the best prior that would accept `gt`, the lowest of ties, -1 for none.
+  int64_t next_preference(int64_t gt) {
+    if (lists_.size() == 0) allocate();
+    PreferenceList<T>& list = lists_[gt];
     while (true) {
       while (list.next < list.count) {
-        const Wish<T> wish = list.items[list.next++];
-        if (accepts(wish.prior, g, wish.value)) return wish.prior;
+        const Preference<T> preference = list.items[list.next++];
+        if (accepts(preference.prior, gt, preference.iou)) return preference.prior;
       }
       if (list.complete) return -1;
-      refill(list, g);
+      search(list, gt);
     }
   }
 
   // At the first refusal: most images have none.
-  void prepare() {
-    lists_.grow(count_);
-    std::memset(static_cast<void*>(lists_.data()), 0, sizeof(WishList<T>) * static_cast<size_t>(count_));
-    found_.grow(2 * kMostWishes);
-    held_.grow(task_.priors.tiles * kMatchTile);
-    for (int64_t prior = 0; prior < held_.size(); ++prior) {
-      const int64_t h = prior < task_.priors.count ? holder_of(holder_[prior]) : -1;
-      held_[prior] = h < 0 ? T(0) : iou_with(task_, object(h), prior);
+  void allocate() {
+    lists_.grow(num_gt_);
+    std::memset(static_cast<void*>(lists_.data()), 0, sizeof(PreferenceList<T>) * static_cast<size_t>(num_gt_));
+    found_.grow(2 * kMaxPreferences);
+    assigned_iou_.grow(task_.tiles.num_tiles * kPriorTile);
+    for (int64_t prior = 0; prior < assigned_iou_.size(); ++prior) {
+      const int64_t gt = prior < task_.tiles.num_priors ? assigned_gt(gt_index_[prior]) : -1;
+      assigned_iou_[prior] = gt < 0 ? T(0) : prior_iou(task_, load(gt), prior);
     }
   }
 
-  // Finds the best priors that would accept g. Twice as many as are wanted have room, so that they are seldom sorted.
-  void refill(WishList<T>& list, int64_t g) {
-    const int64_t wanted = list.room == 0 ? 1 : std::min<int64_t>(4 * list.room, kMostWishes);
-    const Object<T> a = object(g);
+  // Fills the list with the best priors that would accept `gt`. Candidates are collected up to twice the wanted number
+  // before the worse half is dropped, so that they are seldom sorted.
+  void search(PreferenceList<T>& list, int64_t gt) {
+    const int64_t wanted = list.capacity == 0 ? 1 : std::min<int64_t>(4 * list.capacity, kMaxPreferences);
+    const GroundTruth<T> box = load(gt);
     int64_t count = 0;
     bool dropped = false;
-    T least = 0, value[kMatchTile];  // what is not above it need not be looked at
-    for (int64_t tile = 0; tile < task_.priors.tiles; ++tile) {
-      const T* arrays = task_.priors.arrays + tile * 5 * kMatchTile;
-      if (!touches(a.box, task_.priors.boxes[tile]) || !reaches(arrays, a, share_of(least))) continue;
-      tile_iou(arrays, a, value);
-      for (int64_t j = 0; j < kMatchTile; ++j) {
-        if (!(value[j] > least) || value[j] < held_[tile * kMatchTile + j] ||
-            !accepts(tile * kMatchTile + j, g, value[j]))
-          continue;
-        found_[count++] = {value[j], tile * kMatchTile + j};
+    T min_iou = 0, ious[kPriorTile];  // only priors with a higher IoU than min_iou can enter the list
+    for (int64_t tile = 0; tile < task_.tiles.num_tiles; ++tile) {
+      const T* arrays = task_.tiles.arrays + tile * 5 * kPriorTile;
+      if (!touches(box.box, task_.tiles.bounds[tile]) || !reaches_iou(arrays, box, min_overlap_ratio(min_iou)))
+        continue;
+      tile_iou(arrays, box, ious);
+      for (int64_t j = 0; j < kPriorTile; ++j) {
+        const int64_t prior = tile * kPriorTile + j;
+        if (!(ious[j] > min_iou) || ious[j] < assigned_iou_[prior] || !accepts(prior, gt, ious[j])) continue;
+        found_[count++] = {ious[j], prior};
         if (count < 2 * wanted && wanted > 1) continue;
         dropped |= count > wanted;
-        least = keep_best(&count, wanted);
+        min_iou = keep_best(&count, wanted);
       }
     }
     dropped |= count > wanted || (wanted == 1 && count == 1);
     if (count > 0) keep_best(&count, wanted);
-    remember(list, count, wanted);
+    store(list, count, wanted);
     list.complete = !dropped;
   }
 
-  // Leaves the `wanted` best of those found, in order, and returns the least of their values.
+  // Keeps the `wanted` best of those found, sorted, and returns the lowest of their IoUs.
   T keep_best(int64_t* count, int64_t wanted) {
     std::sort(found_.data(), found_.data() + *count);
     *count = std::min(*count, wanted);
-    return found_[*count - 1].value;
+    return found_[*count - 1].iou;
   }
 
-  void remember(WishList<T>& list, int64_t count, int64_t wanted) {
-    if (wanted > list.room) {
-      list.forget();
-      list.items = static_cast<Wish<T>*>(std::malloc(static_cast<size_t>(wanted) * sizeof(Wish<T>)));
+  void store(PreferenceList<T>& list, int64_t count, int64_t wanted) {
+    if (wanted > list.capacity) {
+      list.release();
+      list.items = static_cast<Preference<T>*>(std::malloc(static_cast<size_t>(wanted) * sizeof(Preference<T>)));
       if (list.items == nullptr) throw std::bad_alloc();
-      list.room = wanted;
+      list.capacity = wanted;
     }
     if (count > 0)
-      std::memcpy(static_cast<void*>(list.items), found_.data(), sizeof(Wish<T>) * static_cast<size_t>(count));
+      std::memcpy(static_cast<void*>(list.items), found_.data(), sizeof(Preference<T>) * static_cast<size_t>(count));
     list.count = count;
     list.next = 0;
   }
 
   const MatchTask<T>& task_;
-  int64_t begin_, count_;  // its objects
-  int64_t* holder_;        // gt_index of the image, [P], see held_by
-  Scratch<WishList<T>> lists_;
-  Scratch<T> held_;  // the IoU of each prior with its holder, 0 where it is free
-  Scratch<Wish<T>> found_;
+  int64_t begin_, num_gt_;  // packed index of the first ground truth of the image, and their number
+  int64_t* gt_index_;       // of the image, [P], see assigned()
+  Scratch<PreferenceList<T>> lists_;
+  Scratch<T> assigned_iou_;  // the IoU of each prior with its ground truth, 0 if it is free
+  Scratch<Preference<T>> found_;
 };
 
-// The best of the chunks, left in the first one. Chunks come in the order of priors, so the first of equals has the
-// lowest.
+// Reduces best_iou and best_prior over the segments into the first one. Segments are in ascending order of priors, so
+// ties go to the lowest prior.
 template <typename T>
-void join_chunks(const MatchTask<T>& task, int64_t begin, int64_t end) {
-  for (int64_t chunk = 1; chunk < task.chunks; ++chunk) {
-    const T* iou = task.best_iou + chunk * task.objects;
+void reduce_segments(const MatchTask<T>& task, int64_t begin, int64_t end) {
+  for (int64_t segment = 1; segment < task.num_segments; ++segment) {
+    const T* iou = task.best_iou + segment * task.num_packed_gt;
     for (int64_t i = begin; i < end; ++i) {
       if (!(iou[i] > task.best_iou[i])) continue;
       task.best_iou[i] = iou[i];
-      task.best_prior[i] = task.best_prior[chunk * task.objects + i];
+      task.best_prior[i] = task.best_prior[segment * task.num_packed_gt + i];
     }
   }
 }
 
 template <typename T>
-void claim(const MatchTask<T>& task, int64_t image) {
-  const int64_t begin = task.offsets[image], count = task.offsets[image + 1] - begin;
-  join_chunks(task, begin, begin + count);
+void assign_image(const MatchTask<T>& task, int64_t image) {
+  const int64_t begin = task.offsets[image], num_gt = task.offsets[image + 1] - begin;
+  reduce_segments(task, begin, begin + num_gt);
   const int64_t* prior = task.best_prior + begin;
-  Claims<T> claims(task, image);
-  for (int64_t g = 0; g < count; ++g) {
-    if (prior[g] < 0) continue;
-    if (task.rule == ClaimRule::greedy)
-      claims.settle(g, prior[g]);
+  DeferredAcceptance<T> assignment(task, image);
+  for (int64_t gt = 0; gt < num_gt; ++gt) {
+    if (prior[gt] < 0) continue;
+    if (task.rule == MatchRule::greedy)
+      assignment.propose(gt, prior[gt]);
     else
-      claims.take(g, prior[g]);
+      assignment.assign(gt, prior[gt]);  // rule last: a later ground truth replaces an earlier one
   }
-  for (int64_t g = 0; g < count; ++g)
-    if (prior[g] >= 0 && claims.holds(g, prior[g])) learn(task, image, prior[g], g);
+  for (int64_t gt = 0; gt < num_gt; ++gt)
+    if (prior[gt] >= 0 && assignment.is_assigned(gt, prior[gt])) write_match(task, image, prior[gt], gt);
 }
 
 }  // namespace
 
-void match_claims(const MatchTask<float>& task, int64_t image) { claim(task, image); }
-void match_claims(const MatchTask<double>& task, int64_t image) { claim(task, image); }
+void assign_priors(const MatchTask<float>& task, int64_t image) { assign_image(task, image); }
+void assign_priors(const MatchTask<double>& task, int64_t image) { assign_image(task, image); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

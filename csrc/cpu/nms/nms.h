@@ -1,7 +1,6 @@
-// Non-maximum suppression on the CPU: the order of scores, groups of classes, and the suppression within a group.
+// Non-maximum suppression of one set of boxes on the CPU: the order of the scores, groups of equal class, and the
+// suppression within a group.
 #pragma once
-
-#include <cstdint>
 
 #include "core/suppression.h"
 #include "cpu/dispatch/dispatch.h"
@@ -11,22 +10,24 @@ namespace ssd_ops::cpu {
 template <typename T>
 struct NmsTask {
   const Box<T>* boxes;    // [N]
-  const uint32_t* order;  // [N]: order[r] is the box of rank r
+  const uint32_t* order;  // [N]: order[rank] is the index of the box of that rank
   SuppressionRule<T> rule;
 };
 
 }  // namespace ssd_ops::cpu
 
-// order[r] is the index of the r-th score: falling, NaN first, of equals the lowest index. n is below 2^32.
+// Fills order [N]: descending scores, NaN first, ties to the lowest index. n is below 2^32.
 SSD_OPS_CPU_KERNEL(void, order_by_score, const float* scores, int64_t n, uint32_t* order)
 SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t n, uint32_t* order)
-// Fills members [N] and starts [groups + 1] (room for N + 1), and returns the number of groups: those of equal class.
+// Groups the boxes by class. Fills members [N], the ranks by group, and starts [groups + 1] (capacity N + 1); returns
+// the number of groups.
 SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t n, uint32_t* members,
                    uint32_t* starts)
-// Fills kept [K], room for N: kept[i] is the i-th kept box; returns K.
+// Fills kept [K] (capacity N) with the indices of the kept boxes by rank; returns K.
 SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<float>& task, int64_t n, uint32_t* kept)
 SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<double>& task, int64_t n, uint32_t* kept)
-// Suppresses within one group, members begin .. end - 1, ranks that rise: keep[r] is whether the box of rank r is kept.
+// Suppresses within one group, members begin .. end - 1, which are ascending ranks: keep[rank] is whether that box is
+// kept.
 SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<float>& task, const uint32_t* members, int64_t begin,
                    int64_t end, uint8_t* keep)
 SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<double>& task, const uint32_t* members, int64_t begin,

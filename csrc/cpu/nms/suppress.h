@@ -1,4 +1,5 @@
-// Kept boxes, and the question whether one of them suppresses another box ("pull": no matrix, memory O(kept)).
+// Lists of kept boxes, and the test whether a box of a list suppresses a new one. NMS visits boxes by descending score
+// and asks for each whether a kept box suppresses it: no IoU matrix, memory O(kept).
 #pragma once
 
 #ifdef SSD_OPS_ISA_AVX2
@@ -13,42 +14,42 @@
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 
-// A box that overlaps others, so that it may suppress or be suppressed. One with an inverted side or without area
-// overlaps nothing, IoUs with a NaN or infinite area are NaN or 0: such boxes are kept and forgotten. Below a threshold
-// under 0 every box suppresses all those whose IoU with it is a number.
+// Whether a box can have an IoU above the threshold with any other. One with an inverted side or without area overlaps
+// nothing, and IoUs with a NaN or infinite area are NaN or 0: such boxes are kept, and need not be compared. With a
+// negative threshold a box suppresses every box whose IoU with it is not NaN.
 template <typename T>
-inline __attribute__((always_inline)) bool takes_part(const Box<T>& box, T box_area, const SuppressionRule<T>& rule) {
+SSD_OPS_HD bool can_overlap(const Box<T>& box, T box_area, const SuppressionRule<T>& rule) {
   if (rule.threshold < T(0)) return box_area == box_area;
   return box.x2 > box.x1 && box.y2 > box.y1 && box_area > T(0) && box_area <= std::numeric_limits<T>::max();
 }
 
-// A cache line of boxes in separate arrays; the loops over the lanes become vectors. Empty lanes hold inverted boxes.
+// Boxes as a structure of arrays, a cache line each; loops over the lanes vectorize. Empty lanes hold inverted boxes.
 template <typename T>
 struct alignas(64) BoxBlock {
   static constexpr int kLanes = 64 / sizeof(T);
-  T x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], share[kLanes];
+  T x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], scaled_area[kLanes];
 
   inline __attribute__((always_inline)) Box<T> box(int lane) const { return {x1[lane], y1[lane], x2[lane], y2[lane]}; }
 };
 
-// How far the overlaps of a box with those in each lane of some blocks exceed their shares of area, at most. All blocks
-// are asked before the answer is looked at: nobody can foretell which one suppresses, and a branch that is foretold
-// wrongly costs more than a block.
+// For each lane the maximum, over some blocks, of the intersection of a box with the lane's box minus its scaled area
+// (suppression.h). Several blocks are tested before branching: the branch is unpredictable, and a misprediction costs
+// more than a block.
 template <typename T>
-struct alignas(64) Excess {
+struct alignas(64) MaxExcess {
   static constexpr int kLanes = BoxBlock<T>::kLanes;
   T lane[kLanes] = {};
 
-  inline __attribute__((always_inline)) void ask(const BoxBlock<T>& kept, const Box<T>& box) {
+  inline __attribute__((always_inline)) void add(const BoxBlock<T>& kept, const Box<T>& box) {
     for (int l = 0; l < kLanes; ++l) {
-      // One side of at least 0 is enough: where the other is negative, so is the product, or NaN for an empty lane.
+      // Only the width is clamped at 0: if the height is negative, so is the product, or NaN for an empty lane.
       const T left = greater(box.x1, kept.x1[l]), top = greater(box.y1, kept.y1[l]);
       const T width = greater(lesser(box.x2, kept.x2[l]), left) - left, height = lesser(box.y2, kept.y2[l]) - top;
-      lane[l] = greater(width * height - kept.share[l], lane[l]);
+      lane[l] = greater(width * height - kept.scaled_area[l], lane[l]);
     }
   }
 
-  // A bit for each lane above the bound. The compiler's own reduction takes a dozen dependent instructions.
+  // A bit for each lane above the bound. Intrinsics, for what compilers generate takes a dozen dependent instructions.
   inline __attribute__((always_inline)) uint32_t above(T bound) const {
 #if defined(SSD_OPS_ISA_AVX512)
     if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(_mm512_load_ps(lane), _mm512_set1_ps(bound), _CMP_GT_OQ);
@@ -73,7 +74,7 @@ struct alignas(64) Excess {
   }
 };
 
-// Lists of kept boxes that share one store of blocks: the classes of an image, or the cells of a grid.
+// Lists of kept boxes in one pool of blocks: a list for each class of an image, or for each cell of a grid.
 template <typename T>
 class BoxLists {
  public:
@@ -81,7 +82,7 @@ class BoxLists {
 
   BoxLists(int64_t lists, const SuppressionRule<T>& rule) : rule_(rule), ends_(lists) { clear(); }
 
-  // Asks for room at once, which costs address space until it is used; growing costs a copy into fresh pages each time.
+  // Allocates a capacity at once, which costs only address space until it is used; growing copies into fresh pages.
   void reserve(int64_t blocks) {
     blocks_.grow(blocks);
     links_.grow(blocks);
@@ -101,19 +102,19 @@ class BoxLists {
     block.y1[lane] = box.y1;
     block.x2[lane] = box.x2;
     block.y2[lane] = box.y2;
-    block.share[lane] = area_share(box_area, rule_);
+    block.scaled_area[lane] = scaled_area(box_area, rule_);
   }
 
-  // Whether a box of the list suppresses this one, which need not take part.
-  bool suppress(int64_t list, const Box<T>& box, T box_area) const {
-    const T share = area_share(box_area, rule_), sure = share + sure_excess(box_area, rule_);
+  // Whether a box of the list suppresses this one, whatever can_overlap() is for it.
+  bool suppresses(int64_t list, const Box<T>& box, T box_area) const {
+    const T possible = scaled_area(box_area, rule_), certain = possible + certainty_margin(box_area, rule_);
     for (uint32_t i = ends_[list].first; i != kNone;) {
       const uint32_t first = i;
-      Excess<T> excess;
-      for (int n = 0; n < kTogether && i != kNone; ++n, i = links_[i].next) excess.ask(blocks_[i], box);
-      const uint32_t suspects = rule_.threshold < T(0) ? ~0u : excess.above(share);
-      if (suspects == 0) continue;
-      if (excess.above(sure) != 0 || suppresses_within(first, i, suspects, box, box_area)) return true;
+      MaxExcess<T> excess;
+      for (int n = 0; n < kBlocksPerBranch && i != kNone; ++n, i = links_[i].next) excess.add(blocks_[i], box);
+      const uint32_t lanes = rule_.threshold < T(0) ? ~0u : excess.above(possible);
+      if (lanes == 0) continue;
+      if (excess.above(certain) != 0 || suppresses_exactly(first, i, lanes, box, box_area)) return true;
     }
     return false;
   }
@@ -130,10 +131,10 @@ class BoxLists {
   }
 
  private:
-  static constexpr int kTogether = 4;  // blocks
+  static constexpr int kBlocksPerBranch = 4;
 
   struct Link {
-    uint32_t next;  // the block behind this one in its list, or kNone
+    uint32_t next;  // the next block of the list, or kNone
     uint32_t count;
   };
   struct Ends {
@@ -143,11 +144,11 @@ class BoxLists {
   uint32_t append_block(Ends& ends) {
     if (used_ == blocks_.size()) reserve(used_ == 0 ? 16 : 2 * used_);
     const T inf = std::numeric_limits<T>::infinity();
-    BoxBlock<T>& fresh = blocks_[used_];
+    BoxBlock<T>& block = blocks_[used_];
     for (int lane = 0; lane < BoxBlock<T>::kLanes; ++lane) {
-      fresh.x1[lane] = fresh.y1[lane] = inf;
-      fresh.x2[lane] = fresh.y2[lane] = -inf;
-      fresh.share[lane] = T(0);
+      block.x1[lane] = block.y1[lane] = inf;
+      block.x2[lane] = block.y2[lane] = -inf;
+      block.scaled_area[lane] = T(0);
     }
     const uint32_t last = static_cast<uint32_t>(used_++);
     links_[last] = {kNone, 0};
@@ -155,13 +156,13 @@ class BoxLists {
     return ends.last = last;
   }
 
-  // Decides within a rounding of the threshold, and below 0, for some lanes of the blocks from `first` to before
-  // `last`.
-  bool suppresses_within(uint32_t first, uint32_t last, uint32_t lanes, const Box<T>& box, T box_area) const {
+  // The exact test, for pairs within rounding of the threshold and for negative thresholds: some lanes of the blocks
+  // from `first` up to, not including, `last`.
+  bool suppresses_exactly(uint32_t first, uint32_t last, uint32_t lanes, const Box<T>& box, T box_area) const {
     for (uint32_t i = first; i != last; i = links_[i].next) {
       for (uint32_t lane = 0; lane < links_[i].count; ++lane) {
         const Box<T> kept = blocks_[i].box(static_cast<int>(lane));
-        if ((lanes >> lane & 1) && suppresses(kept, box, area(kept), box_area, rule_)) return true;
+        if ((lanes >> lane & 1) && ssd_ops::suppresses(kept, box, area(kept), box_area, rule_)) return true;
       }
     }
     return false;
@@ -170,7 +171,7 @@ class BoxLists {
   SuppressionRule<T> rule_;
   Scratch<Ends> ends_;
   Scratch<BoxBlock<T>> blocks_;
-  Scratch<Link> links_;  // apart from the blocks, so that walking a list does not wait for them
+  Scratch<Link> links_;  // apart from the blocks, so that following a list does not wait for them
   int64_t used_ = 0;
 };
 

@@ -7,16 +7,7 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int kLanes = 16;  // of the sums, on every instruction set
-
-// A row whose highest logit is not this far above the background's has no score of `floor`: a score is at most
-// 1 / (1 + exp(background - logit)). The floor is lowered by more than the roundings of a softmax.
-template <typename T>
-T least_lead(T floor) {
-  const T lowered = floor * T(1 - 1e-4);
-  if (!(lowered > T(0))) return -std::numeric_limits<T>::infinity();
-  return lowered < T(1) ? std::log(lowered / (T(1) - lowered)) : std::numeric_limits<T>::infinity();
-}
+constexpr int kLanes = 16;  // of the sums, the same on every instruction set
 
 template <typename In>
 class Logits {
@@ -24,63 +15,62 @@ class Logits {
 
  public:
   explicit Logits(const DetectTask<T>& task)
-      : task_(task), padded_((task.select.classes + kLanes - 1) / kLanes * kLanes), row_(padded_), scores_(padded_) {
-    for (int64_t c = task.select.classes; c < padded_; ++c) row_[c] = -std::numeric_limits<T>::infinity();
+      : task_(task),
+        padded_((task.select.num_classes + kLanes - 1) / kLanes * kLanes),
+        row_(padded_),
+        scores_(padded_) {
+    for (int64_t c = task.select.num_classes; c < padded_; ++c) row_[c] = -std::numeric_limits<T>::infinity();
   }
 
-  // One pass over the logits; the softmax is computed only for rows that may have a candidate. A NaN or inf makes the
-  // row's sum NaN, and then no score counts.
-  void scan(int64_t image, int64_t begin, int64_t end, Page<T>& page) {
+  // One pass over the logits; the softmax is computed only for priors that may have a candidate. A NaN or inf among the
+  // logits makes their sum NaN, and then no score is a candidate.
+  void scan(int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
     const SelectTask<T>& task = task_.select;
-    const int64_t classes = task.classes;
+    const int64_t num_classes = task.num_classes;
     const In* logits = static_cast<const In*>(task.scores);
-    T floor = page.floor, lead = least_lead(floor);
-    for (int64_t row = begin; row < end; ++row) {
-      const T* logit = widened_row(logits, image * task.rows + row, classes, row_.data());
-      const T limit = logit[0] + lead,
-              slack = (std::abs(logit[0]) + std::abs(lead)) * std::numeric_limits<T>::epsilon() * 4;
-      if (floor > T(0) && !any_above<false>(logit, classes, limit - slack)) continue;
-      if (task_.best_only && !any_above<false>(logit, classes, logit[0])) continue;
-      const T top = softmax(logit);
-      for (int64_t c = 1; c < classes; ++c) {
-        if (task_.best_only && logit[c] != top) continue;
-        if (scores_[c] >= page.floor) page.add(scores_[c], static_cast<uint32_t>(c * task.rows + row));
+    T min_score = buffer.min_score, margin = min_logit_margin(min_score);
+    for (int64_t prior = begin; prior < end; ++prior) {
+      const T* logit = widened_row(logits, image * task.num_boxes + prior, num_classes, row_.data());
+      if (min_score > T(0) && !any_above<false>(logit, num_classes, candidate_logit_bound(logit[0], margin))) continue;
+      if (task_.best_only && !any_above<false>(logit, num_classes, logit[0])) continue;
+      const T max_logit = softmax(logit);
+      for (int64_t c = 1; c < num_classes; ++c) {
+        if (task_.best_only && logit[c] != max_logit) continue;
+        if (scores_[c] >= buffer.min_score) buffer.add(scores_[c], static_cast<uint32_t>(c * task.num_boxes + prior));
         if (task_.best_only) break;
       }
-      if (page.floor != floor) {
-        floor = page.floor;
-        lead = least_lead(floor);
+      if (buffer.min_score != min_score) {
+        min_score = buffer.min_score;
+        margin = min_logit_margin(min_score);
       }
     }
   }
 
-  Box<T> box(int64_t image, int64_t row, int64_t) const {
-    Box<T> b = decode<VecMath>(task_.loc[image * task_.select.rows + row], task_.priors[row], CodeType::center_size,
-                               task_.variances);
-    if (task_.clip) b = {clipped(b.x1), clipped(b.y1), clipped(b.x2), clipped(b.y2)};
-    return b;
+  Box<T> box(int64_t image, int64_t prior, int64_t) const {
+    const Box<T> box = decode<VecMath>(task_.loc[image * task_.select.num_boxes + prior], task_.priors[prior],
+                                       CodeType::center_size, task_.variances);
+    return task_.clip ? clip_to_image(box) : box;
   }
 
  private:
-  static T clipped(T x) { return x < T(0) ? T(0) : x > T(1) ? T(1) : x; }
-
-  // Fills scores_ and returns the highest logit.
+  // Fills scores_ and returns the maximum logit.
   T softmax(const T* logit) {
-    if (logit != row_.data()) std::memcpy(row_.data(), logit, sizeof(T) * static_cast<size_t>(task_.select.classes));
+    if (logit != row_.data())
+      std::memcpy(row_.data(), logit, sizeof(T) * static_cast<size_t>(task_.select.num_classes));
     const T* __restrict x = row_.data();
     T* __restrict e = scores_.data();
-    T highest[kLanes], sums[kLanes];
+    T maxima[kLanes], sums[kLanes];
     for (int l = 0; l < kLanes; ++l) {
-      highest[l] = x[l];
+      maxima[l] = x[l];
       sums[l] = T(0);
     }
     for (int64_t c = kLanes; c < padded_; c += kLanes)
-      for (int l = 0; l < kLanes; ++l) highest[l] = greater(x[c + l], highest[l]);
-    for (int l = 1; l < kLanes; ++l) highest[0] = greater(highest[l], highest[0]);
-    const T top = highest[0];
+      for (int l = 0; l < kLanes; ++l) maxima[l] = greater(x[c + l], maxima[l]);
+    for (int l = 1; l < kLanes; ++l) maxima[0] = greater(maxima[l], maxima[0]);
+    const T max_logit = maxima[0];
     for (int64_t c = 0; c < padded_; c += kLanes) {
       for (int l = 0; l < kLanes; ++l) {
-        e[c + l] = vec_exp(x[c + l] - top);
+        e[c + l] = vec_exp(x[c + l] - max_logit);
         sums[l] += e[c + l];
       }
     }
@@ -88,7 +78,7 @@ class Logits {
       for (int l = 0; l < step; ++l) sums[l] += sums[l + step];
     const T sum = sums[0];
     for (int64_t c = 0; c < padded_; ++c) e[c] = e[c] / sum;
-    return top;
+    return max_logit;
   }
 
   const DetectTask<T>& task_;
@@ -100,7 +90,7 @@ template <typename T>
 void scan(const DetectTask<T>& task, int64_t begin, int64_t end) {
   with_dtype<T>(task.select.dtype, [&](auto type) {
     Logits<decltype(type)> source(task);
-    scan_parts(task.select, source, begin, end);
+    scan_segments(task.select, task.segments, source, begin, end);
   });
 }
 
@@ -108,8 +98,8 @@ template <typename T>
 void images(const DetectTask<T>& task, int64_t begin, int64_t end) {
   with_dtype<T>(task.select.dtype, [&](auto type) {
     Logits<decltype(type)> source(task);
-    Selection<T> selection(task.select);
-    for (int64_t image = begin; image < end; ++image) selection.image(source, image);
+    Selection<T> selection(task.select, task.segments);
+    for (int64_t image = begin; image < end; ++image) selection.select(source, image);
   });
 }
 

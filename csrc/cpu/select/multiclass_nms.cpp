@@ -11,34 +11,34 @@ class Scores {
   using T = compute_t<In>;
 
  public:
-  explicit Scores(const MulticlassTask<T>& task) : task_(task), buffer_(task.select.classes) {}
+  explicit Scores(const MulticlassTask<T>& task) : task_(task), row_(task.select.num_classes) {}
 
-  void scan(int64_t image, int64_t begin, int64_t end, Page<T>& page) {
+  void scan(int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
     const SelectTask<T>& task = task_.select;
     const In* scores = static_cast<const In*>(task.scores);
-    for (int64_t row = begin; row < end; ++row) {
-      const T* score = widened_row(scores, image * task.rows + row, task.classes, buffer_.data());
-      if (!any_above<true>(score, task.classes, page.floor)) continue;
-      for (int64_t c = 1; c < task.classes; ++c)
-        if (score[c] >= page.floor) page.add(score[c], static_cast<uint32_t>(c * task.rows + row));
+    for (int64_t box = begin; box < end; ++box) {
+      const T* score = widened_row(scores, image * task.num_boxes + box, task.num_classes, row_.data());
+      if (!any_above<true>(score, task.num_classes, buffer.min_score)) continue;
+      for (int64_t c = 1; c < task.num_classes; ++c)
+        if (score[c] >= buffer.min_score) buffer.add(score[c], static_cast<uint32_t>(c * task.num_boxes + box));
     }
   }
 
-  Box<T> box(int64_t image, int64_t row, int64_t label) const {
-    const int64_t place = image * task_.select.rows + row;
-    return task_.boxes[task_.boxes_by_class ? place * task_.select.classes + label : place];
+  Box<T> box(int64_t image, int64_t box, int64_t label) const {
+    const int64_t index = image * task_.select.num_boxes + box;
+    return task_.boxes[task_.boxes_by_class ? index * task_.select.num_classes + label : index];
   }
 
  private:
   const MulticlassTask<T>& task_;
-  Scratch<T> buffer_;
+  Scratch<T> row_;
 };
 
 template <typename T>
 void scan(const MulticlassTask<T>& task, int64_t begin, int64_t end) {
   with_dtype<T>(task.select.dtype, [&](auto type) {
     Scores<decltype(type)> source(task);
-    scan_parts(task.select, source, begin, end);
+    scan_segments(task.select, task.segments, source, begin, end);
   });
 }
 
@@ -46,8 +46,8 @@ template <typename T>
 void images(const MulticlassTask<T>& task, int64_t begin, int64_t end) {
   with_dtype<T>(task.select.dtype, [&](auto type) {
     Scores<decltype(type)> source(task);
-    Selection<T> selection(task.select);
-    for (int64_t image = begin; image < end; ++image) selection.image(source, image);
+    Selection<T> selection(task.select, task.segments);
+    for (int64_t image = begin; image < end; ++image) selection.select(source, image);
   });
 }
 

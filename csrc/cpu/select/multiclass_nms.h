@@ -3,19 +3,21 @@
 
 #include "core/detections.h"
 #include "cpu/dispatch/dispatch.h"
+#include "cpu/select/segments.h"
 
 namespace ssd_ops::cpu {
 
 template <typename T>
 struct MulticlassTask {
   SelectTask<T> select;
+  Segments segments;
   const Box<T>* boxes;  // [B, N], or [B, N, C]
   bool boxes_by_class;
 };
 
 }  // namespace ssd_ops::cpu
 
-// See SelectTask::parts; begin and end count the parts of all images.
+// See Segments; begin and end count the segments of all images.
 SSD_OPS_CPU_KERNEL(void, scan_scores, const MulticlassTask<float>& task, int64_t begin, int64_t end)
 SSD_OPS_CPU_KERNEL(void, scan_scores, const MulticlassTask<double>& task, int64_t begin, int64_t end)
 // Fills the detections of images begin .. end - 1.

@@ -1,178 +1,186 @@
-// From the scores of an image to its detections, in the one order that decides everything: score falling, then class,
-// then row.
+// From the scores of an image to its detections, in one order: descending score, then class, then box index.
 //
-// Greedy suppression within each class, and then the best D over the classes, is the same as walking over the
-// candidates of all classes in that order, comparing each with the kept boxes of its class, until D are kept: a class's
-// boxes are met in its own order, and nothing behind the D-th can matter. So a few hundred candidates are looked at
-// where thousands stand above the threshold. The top-k of a class are its first k in the walk.
+// Greedy suppression within each class, followed by the best D over all classes, equals visiting the candidates of all
+// classes in that order, comparing each with the kept boxes of its class, until D are kept: the boxes of a class are
+// visited in the order of the class, and nothing after the D-th kept box can change the result. So a few hundred
+// candidates are visited where thousands exceed the threshold. The top-k of a class are its first k visited candidates.
 //
-// Memory is bounded by pages: at most `room` candidates are held; when they are too many, the worse half is dropped. If
-// a walk over a page that dropped some ends with fewer than D kept, the image is scanned again for those behind the
-// last.
+// Memory is bounded: a buffer holds at most `capacity` candidates; when it is full, the worse half is dropped. If a
+// buffer that has dropped some is visited without keeping D boxes, the image is scanned again for the candidates that
+// follow the last one, with a larger buffer.
+//
+// Read in this order: core/detections.h (the task), this file, multiclass_nms.cpp, detect.cpp, soft_nms.cpp.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "core/detections.h"
+#include "cpu/common/box_arrays.h"
 #include "cpu/common/load.h"
 #include "cpu/common/sort.h"
 #include "cpu/nms/suppress.h"
+#include "cpu/select/segments.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 
-// index = class * N + row
+// The descending key of the score, and index = class * N + box.
 template <typename T>
-using Candidate = Ranked<key_t<T>>;
+using Candidate = KeyIndex<sort_key_t<T>>;
 
 template <typename Key>
-inline bool operator<(const Ranked<Key>& a, const Ranked<Key>& b) {
+inline bool operator<(const KeyIndex<Key>& a, const KeyIndex<Key>& b) {
   return a.key != b.key ? a.key < b.key : a.index < b.index;
 }
 
 template <typename T>
-struct Page {
+struct CandidateBuffer {
   Candidate<T>* items;
-  int64_t room;
-  T floor;  // lower scores need not be added
+  int64_t capacity;
+  T min_score;  // lower scores need not be added
   int64_t count = 0;
-  bool dropped = false;    // whether candidates from `worst` on are missing
-  bool continues = false;  // whether only candidates behind `last` are wanted
-  Candidate<T> worst{}, last{};
+  bool dropped = false;    // whether candidates from `first_dropped` on are missing
+  bool continues = false;  // whether only candidates that follow `last_visited` are wanted
+  Candidate<T> first_dropped{}, last_visited{};
 
-  // The score is at least `floor`, or 0 where the CPU takes a subnormal floor for 0 (torch.set_flush_denormal).
+  // The score is at least `min_score`, or 0 if the CPU treats a subnormal min_score as 0 (torch.set_flush_denormal).
   void add(T score, uint32_t index) {
-    if (score == T(0) && above_zero(floor)) return;
-    const Candidate<T> item{falling_key(score), index};
-    if ((dropped && !(item < worst)) || (continues && !(last < item))) return;
-    if (count == room) {
-      count = room / 2;
-      std::nth_element(items, items + count, items + room);
-      worst = items[count];
+    if (score == T(0) && above_zero(min_score)) return;
+    const Candidate<T> item{descending_key_nan_first(score), index};
+    if ((dropped && !(item < first_dropped)) || (continues && !(last_visited < item))) return;
+    if (count == capacity) {
+      count = capacity / 2;
+      std::nth_element(items, items + count, items + capacity);
+      first_dropped = items[count];
       dropped = true;
-      floor = score_of<T>(worst.key);
-      if (!(item < worst)) return;
+      min_score = score_of_key<T>(first_dropped.key);
+      if (!(item < first_dropped)) return;
     }
     items[count++] = item;
   }
 
-  // Adds what another part of the image has found.
-  void join(const Page& part) {
-    if (part.dropped && (!dropped || part.worst < worst)) {
-      worst = part.worst;
+  // Adds the candidates of a segment of the image.
+  void merge(const CandidateBuffer& segment) {
+    if (segment.dropped && (!dropped || segment.first_dropped < first_dropped)) {
+      first_dropped = segment.first_dropped;
       dropped = true;
-      count = std::partition(items, items + count, [&](const Candidate<T>& item) { return item < worst; }) - items;
+      const auto precedes = [&](const Candidate<T>& item) { return item < first_dropped; };
+      count = std::partition(items, items + count, precedes) - items;
     }
-    for (int64_t i = 0; i < part.count; ++i)
-      if (!dropped || part.items[i] < worst) items[count++] = part.items[i];
+    for (int64_t i = 0; i < segment.count; ++i)
+      if (!dropped || segment.items[i] < first_dropped) items[count++] = segment.items[i];
   }
 };
 
-// A part's page and its candidates behind it.
+// The buffer of a segment of an image, followed by its candidates.
 template <typename T>
-inline Page<T>* part_page(const SelectTask<T>& task, int64_t image, int64_t part) {
-  static_assert(sizeof(Page<T>) <= 128);
-  return reinterpret_cast<Page<T>*>(task.lists + (image * task.parts + part) * part_bytes());
+inline CandidateBuffer<T>* segment_buffer(const Segments& segments, int64_t image, int64_t segment) {
+  static_assert(sizeof(CandidateBuffer<T>) <= 128);
+  return reinterpret_cast<CandidateBuffer<T>*>(segments.buffers + (image * segments.count + segment) * segment_bytes());
 }
 
-// Scans parts begin .. end - 1 of all images. source.scan(image, row, end_row, page) adds the candidates of those rows.
+// Scans segments begin .. end - 1 of all images. source.scan(image, box, end_box, buffer) adds the candidates of those
+// boxes.
 template <typename T, typename Source>
-void scan_parts(const SelectTask<T>& task, Source& source, int64_t begin, int64_t end) {
+void scan_segments(const SelectTask<T>& task, const Segments& segments, Source& source, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t image = i / task.parts, part = i % task.parts;
-    Page<T>* page = part_page(task, image, part);
-    *page = Page<T>{reinterpret_cast<Candidate<T>*>(reinterpret_cast<char*>(page) + 128), kPageItems, task.floor};
-    source.scan(image, task.rows * part / task.parts, task.rows * (part + 1) / task.parts, *page);
+    const int64_t image = i / segments.count, segment = i % segments.count;
+    auto* buffer = segment_buffer<T>(segments, image, segment);
+    *buffer = CandidateBuffer<T>{reinterpret_cast<Candidate<T>*>(reinterpret_cast<char*>(buffer) + 128),
+                                 kBufferCapacity, task.score_threshold};
+    source.scan(image, task.num_boxes * segment / segments.count, task.num_boxes * (segment + 1) / segments.count,
+                *buffer);
   }
 }
 
 template <typename T>
 class Selection {
  public:
-  explicit Selection(const SelectTask<T>& task) : task_(task), kept_(task.classes, task.rule), met_(task.classes) {}
+  Selection(const SelectTask<T>& task, const Segments& segments)
+      : task_(task), segments_(segments), kept_(task.num_classes, task.rule), visited_(task.num_classes) {}
 
-  // Fills the detections of one image. source.box(image, row, label) is a box.
+  // Fills the detections of one image. source.box(image, index, label) is a box.
   template <typename Source>
-  void image(Source& source, int64_t image) {
+  void select(Source& source, int64_t image) {
     kept_.clear();
-    for (int64_t c = 0; c < task_.classes; ++c) met_[c] = 0;
+    for (int64_t c = 0; c < task_.num_classes; ++c) visited_[c] = 0;
     count_ = 0;
-    int64_t room = kPageItems;
-    Page<T> page{};
+    int64_t capacity = kBufferCapacity;
+    CandidateBuffer<T> buffer{};
     for (bool first = true;; first = false) {
-      const Candidate<T> behind = first ? Candidate<T>{} : page.items[page.count - 1];  // before `grow` frees the page
-      const bool joins = first && task_.parts > 1;
-      items_.grow(joins ? task_.parts * kPageItems : room);
-      page = Page<T>{items_.data(), room, task_.floor};
+      const Candidate<T> last = first ? Candidate<T>{} : buffer.items[buffer.count - 1];  // before `grow` frees it
+      const bool merges = first && segments_.count > 1;
+      items_.grow(merges ? segments_.count * kBufferCapacity : capacity);
+      buffer = CandidateBuffer<T>{items_.data(), capacity, task_.score_threshold};
       if (!first) {
-        page.continues = true;
-        page.last = behind;
+        buffer.continues = true;
+        buffer.last_visited = last;
       }
-      if (joins) {
-        for (int64_t part = 0; part < task_.parts; ++part) page.join(*part_page(task_, image, part));
+      if (merges) {
+        for (int64_t segment = 0; segment < segments_.count; ++segment)
+          buffer.merge(*segment_buffer<T>(segments_, image, segment));
       } else {
-        source.scan(image, 0, task_.rows, page);
+        source.scan(image, 0, task_.num_boxes, buffer);
       }
-      walk(source, image, page);
-      if (count_ == task_.out.most || !page.dropped) break;
-      room *= 4;
+      visit_all(source, image, buffer);
+      if (count_ == task_.out.max_detections || !buffer.dropped) break;
+      capacity *= 4;
     }
-    finish(image);
+    zero_pad(image);
   }
 
  private:
-  // Sorts only as far as the walk comes.
+  // Sorts the candidates chunk by chunk, only as far as they are visited.
   template <typename Source>
-  void walk(Source& source, int64_t image, const Page<T>& page) {
-    Candidate<T>* items = page.items;
+  void visit_all(Source& source, int64_t image, const CandidateBuffer<T>& buffer) {
+    Candidate<T>* items = buffer.items;
     int64_t chunk = 256;
-    for (int64_t begin = 0, end; begin < page.count; begin = end, chunk *= 2) {
-      end = page.count - begin > chunk ? begin + chunk : page.count;
-      if (end < page.count) std::nth_element(items + begin, items + end, items + page.count);
+    for (int64_t begin = 0, end; begin < buffer.count; begin = end, chunk *= 2) {
+      end = buffer.count - begin > chunk ? begin + chunk : buffer.count;
+      if (end < buffer.count) std::nth_element(items + begin, items + end, items + buffer.count);
       std::sort(items + begin, items + end);
       for (int64_t i = begin; i < end; ++i) {
-        if (!meet(source, image, items[i])) return;
+        if (!visit(source, image, items[i])) return;
       }
     }
   }
 
-  // Returns whether more are wanted.
+  // Keeps or suppresses one candidate. Returns whether more detections are wanted.
   template <typename Source>
-  bool meet(Source& source, int64_t image, const Candidate<T>& candidate) {
-    const int64_t label = candidate.index / task_.rows, row = candidate.index % task_.rows;
-    if (met_[label] >= task_.candidates_per_class) return true;
-    const Box<T> box = source.box(image, row, label);
-    if (too_small(box, task_.least_side)) return true;
-    ++met_[label];
+  bool visit(Source& source, int64_t image, const Candidate<T>& candidate) {
+    const int64_t label = candidate.index / task_.num_boxes, index = candidate.index % task_.num_boxes;
+    if (visited_[label] >= task_.candidates_per_class) return true;
+    const Box<T> box = source.box(image, index, label);
+    if (too_small(box, task_.min_size)) return true;
+    ++visited_[label];
     const T box_area = area(box);
-    if (takes_part(box, box_area, task_.rule)) {
-      if (kept_.suppress(label, box, box_area)) return true;
+    if (can_overlap(box, box_area, task_.rule)) {
+      if (kept_.suppresses(label, box, box_area)) return true;
       kept_.add(label, box, box_area);
     }
-    const int64_t place = image * task_.out.most + count_;
-    T* out = task_.out.boxes + 4 * place;
-    out[0] = box.x1;
-    out[1] = box.y1;
-    out[2] = box.x2;
-    out[3] = box.y2;
-    task_.out.scores[place] = score_of<T>(candidate.key);
-    task_.out.labels[place] = label;
-    task_.out.rows[place] = row;
-    return ++count_ < task_.out.most;
+    const int64_t out = image * task_.out.max_detections + count_;
+    store_box(box, task_.out.boxes, out);
+    task_.out.scores[out] = score_of_key<T>(candidate.key);
+    task_.out.labels[out] = label;
+    task_.out.rows[out] = index;
+    return ++count_ < task_.out.max_detections;
   }
 
-  void finish(int64_t image) {
-    const int64_t most = task_.out.most, rest = most - count_, place = image * most + count_;
-    std::memset(task_.out.boxes + 4 * place, 0, sizeof(T) * 4 * static_cast<size_t>(rest));
-    std::memset(task_.out.scores + place, 0, sizeof(T) * static_cast<size_t>(rest));
-    std::memset(task_.out.labels + place, 0, sizeof(int64_t) * static_cast<size_t>(rest));
-    std::memset(task_.out.rows + place, 0, sizeof(int64_t) * static_cast<size_t>(rest));
+  void zero_pad(int64_t image) {
+    const int64_t first = image * task_.out.max_detections + count_;
+    const auto rest = static_cast<size_t>(task_.out.max_detections - count_);
+    std::memset(task_.out.boxes + 4 * first, 0, sizeof(T) * 4 * rest);
+    std::memset(task_.out.scores + first, 0, sizeof(T) * rest);
+    std::memset(task_.out.labels + first, 0, sizeof(int64_t) * rest);
+    std::memset(task_.out.rows + first, 0, sizeof(int64_t) * rest);
     task_.out.counts[image] = count_;
   }
 
   const SelectTask<T>& task_;
-  BoxLists<T> kept_;      // by class
-  Scratch<int64_t> met_;  // candidates of each class so far
+  const Segments& segments_;
+  BoxLists<T> kept_;          // a list for each class
+  Scratch<int64_t> visited_;  // candidates of each class so far
   Scratch<Candidate<T>> items_;
   int64_t count_ = 0;
 };

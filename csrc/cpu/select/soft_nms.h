@@ -6,13 +6,13 @@
 
 namespace ssd_ops::cpu {
 
-constexpr int64_t kSoftClasses = 16;  // classes that are gathered together: a cache line of scores
+constexpr int64_t kClassGroup = 16;  // classes whose scores are gathered together: a cache line of scores
 
 }  // namespace ssd_ops::cpu
 
-// Runs the class groups begin .. end - 1 of all images: ceil(C / kSoftClasses) an image.
-SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftTask<double>& task, int64_t begin, int64_t end)
-// Fills the detections of images begin .. end - 1 from what their classes took.
-SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftTask<double>& task, int64_t begin, int64_t end)
+// Runs the class groups begin .. end - 1 of all images; an image has ceil(C / kClassGroup).
+SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsTask<double>& task, int64_t begin, int64_t end)
+// Fills the detections of images begin .. end - 1 from what their classes have selected.
+SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsTask<float>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsTask<double>& task, int64_t begin, int64_t end)

@@ -7,12 +7,12 @@
 //   }
 //
 // The same source is compiled by nvcc for a GPU and, with SSD_OPS_EMULATED defined and tests/emu first on the include
-// path, by g++ for the CPU emulator that the tests use. For that a kernel file keeps to five rules:
+// path, by g++ for the CPU emulator of the tests. For that a kernel file follows five rules:
 //   * it includes this header and launches through launch(), never with <<< >>>;
 //   * static shared memory is `__shared__ T name[N];` in a function; dynamic shared memory comes from dynamic_shared(),
 //     never from `extern __shared__`;
-//   * a function with a static shared array is static or stands in an anonymous namespace, as the sanitizer needs it;
-//   * code asks `#ifdef __CUDA_ARCH__` for nothing that decides a result;
+//   * a function with a static shared array is static or in an anonymous namespace, as the sanitizer needs it;
+//   * no `#ifdef __CUDA_ARCH__` changes a result;
 //   * no thread spins until another one writes a flag (a counter that elects the last block is fine).
 #pragma once
 
@@ -22,6 +22,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/host_device.h"
+
 namespace ssd_ops {
 
 constexpr int kWarpSize = 32;
@@ -30,18 +32,11 @@ constexpr int64_t kMaxGridX = 0x7fffffff;       // blocks along x
 constexpr int64_t kMaxGridYZ = 65535;           // blocks along y and along z
 constexpr size_t kPlainSharedBytes = 32 << 10;  // dynamic shared memory that needs no attribute, see launch()
 
-// a / b rounded up, for a >= 0 and b > 0; a + b - 1 could overflow, this cannot.
-__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
-
-// a rounded up to a multiple of b, for a >= 0 and b > 0.
-__host__ __device__ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// Blocks along x for `items` items, `per_block` of them in each block, at most `most` blocks: a kernel that may meet
-// the cap steps through the rest with a stride of gridDim.x blocks. No item gives no block, and launch() then does
-// nothing.
-inline unsigned grid_blocks(int64_t items, int64_t per_block, int64_t most = kMaxGridX) {
+// Blocks along x for `items` items with `per_block` items each, at most `max_blocks`: a kernel that may reach the limit
+// uses a grid-stride loop. 0 for no items; launch() then does nothing.
+inline unsigned grid_blocks(int64_t items, int64_t per_block, int64_t max_blocks = kMaxGridX) {
   const int64_t blocks = ceil_div(items, per_block);
-  return static_cast<unsigned>(blocks < most ? blocks : most);
+  return static_cast<unsigned>(blocks < max_blocks ? blocks : max_blocks);
 }
 
 // Index of the thread in a one-dimensional grid, and the number of threads of that grid, both 64 bits wide:
@@ -49,8 +44,7 @@ inline unsigned grid_blocks(int64_t items, int64_t per_block, int64_t most = kMa
 __device__ inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline int64_t global_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
-// The dynamic shared memory of the block, aligned to 16 bytes. Several arrays are carved from it by hand, the most
-// strictly aligned first.
+// The dynamic shared memory of the block, aligned to 16 bytes.
 template <typename T>
 __device__ inline T* dynamic_shared() {
   static_assert(alignof(T) <= 16, "dynamic shared memory is aligned to 16 bytes");
@@ -62,15 +56,15 @@ __device__ inline T* dynamic_shared() {
 #endif
 }
 
-// Value of one attribute of the current device.
+// An attribute of the current device.
 inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
   int device = 0;
   const cudaError_t status = cudaGetDevice(&device);
   return status == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : status;
 }
 
-// Whether the current device runs the kernels as code for sm_90 or later, which has dependent launches: the one
-// place that asks. A device runs code of its own major architecture where the build has any.
+// Whether the current device runs code that was compiled for sm_90 or later, which has programmatic dependent launch.
+// A device prefers code for its own major architecture if the build has any.
 inline bool runs_code_of_sm_90() {
 #if defined(SSD_OPS_EMULATED) || !defined(__CUDA_ARCH_LIST__)
   return false;
@@ -84,8 +78,8 @@ inline bool runs_code_of_sm_90() {
 #endif
 }
 
-// The first statement of a kernel of several: waits for what the kernel before it on the stream writes, where
-// launch_next() has let this one begin earlier, and lets the next one begin.
+// The first statement of every kernel that launch_next() starts (programmatic dependent launch): waits for the previous
+// kernel on the stream to complete and for its writes, and allows the next kernel to start.
 __device__ __forceinline__ void await_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -93,12 +87,12 @@ __device__ __forceinline__ void await_previous() {
 #endif
 }
 
-// Whether a kernel may begin before the one before it on the stream has ended, see await_previous().
+// Whether a kernel may start before the previous one on the stream has completed, see await_previous().
 enum class Begin { after_previous, early };
 
-// Starts `kernel` on `stream` and returns the status of the launch; it does not wait. A grid without a block is no
-// error: nothing is launched. More dynamic shared memory than every device grants unasked is asked for first; the 48 KB
-// that need no asking include the kernel's static shared memory, so the request is made from 32 KB on.
+// Launches `kernel` on `stream` and returns the status of the launch, without synchronizing. An empty grid is no error:
+// nothing is launched. Above 48 KB of static and dynamic shared memory together a kernel needs an attribute; it is set
+// from 32 KB of dynamic shared memory on.
 template <typename... Params, typename... Args>
 cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
                       cudaStream_t stream, Args&&... args) {
@@ -113,7 +107,7 @@ cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 bl
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(dynamic_shared_bytes));
     if (status != cudaSuccess) {
-      cudaGetLastError();  // taken out, see below
+      cudaGetLastError();  // clears the error, see below
       return status;
     }
   }
@@ -128,12 +122,12 @@ cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 bl
   config.attrs = &early;
   config.numAttrs = begin == Begin::early && runs_code_of_sm_90() ? 1 : 0;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...);
-  if (status != cudaSuccess) cudaGetLastError();  // taken out, or a later check of another launch would find it
+  if (status != cudaSuccess) cudaGetLastError();  // clears the error, or the check of a later launch would report it
   return status;
 #endif
 }
 
-// A kernel that follows whatever the stream holds.
+// Launches a kernel that starts after all previous work on the stream.
 template <typename... Params, typename... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes, cudaStream_t stream,
                    Args&&... args) {
@@ -141,19 +135,20 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dyna
                    std::forward<Args>(args)...);
 }
 
-// A kernel that follows another one of ours: its blocks may be placed while the last ones of that still run.
+// Launches a kernel after another one of this library: its blocks may become resident while the last blocks of that one
+// still run. The kernel calls await_previous() first.
 template <typename... Params, typename... Args>
 cudaError_t launch_next(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
                         cudaStream_t stream, Args&&... args) {
   return launch_as(Begin::early, kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
 }
 
-// Bytes of shared memory (static and dynamic together) that one block may have on the current device.
+// The maximum shared memory (static and dynamic together) of a block on the current device, in bytes.
 inline cudaError_t max_shared_bytes(int* bytes) {
   return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, bytes);
 }
 
-// Multiprocessors of the current device, to size the grid of a kernel whose blocks stride over the work.
+// The number of multiprocessors of the current device, to size grid-stride kernels.
 inline cudaError_t multiprocessors(int* count) { return device_attribute(cudaDevAttrMultiProcessorCount, count); }
 
 }  // namespace ssd_ops

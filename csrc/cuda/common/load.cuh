@@ -1,4 +1,4 @@
-// How kernels read boxes and numbers of the four dtypes: half precision becomes float, double stays.
+// Loads of boxes and numbers of the four dtypes: half precision is widened to float, double stays.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,18 +9,6 @@
 #include "cuda/common/launch.cuh"
 
 namespace ssd_ops {
-
-// The dtype of the arithmetic for an input of type In.
-template <typename In>
-struct ComputeType {
-  using type = float;
-};
-template <>
-struct ComputeType<double> {
-  using type = double;
-};
-template <typename In>
-using compute_t = typename ComputeType<In>::type;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
@@ -45,7 +33,7 @@ __device__ __forceinline__ Box<compute_t<In>> load_box(const In* boxes, int64_t 
   return {widen(raw.x1), widen(raw.y1), widen(raw.x2), widen(raw.y2)};
 }
 
-// Box number i of [N, 4] of a dtype that is known at run time only.
+// Box number i of [N, 4], of a dtype that is only known at run time.
 template <typename T>
 __device__ __forceinline__ Box<T> load_box_as(Dtype type, const void* boxes, int64_t i) {
   const auto cast = [](const auto& b) {
@@ -59,7 +47,7 @@ __device__ __forceinline__ Box<T> load_box_as(Dtype type, const void* boxes, int
   }
 }
 
-// Calls f with a value of the type that `dtype` names.
+// Calls f with a value of the type of `dtype`.
 template <typename F>
 cudaError_t dispatch_dtype(Dtype dtype, F&& f) {
   switch (dtype) {

@@ -1,16 +1,16 @@
 // Plan: a block is a tile of kRows rows and kThreads * kColumns columns of one matrix; a thread keeps kColumns column
-// boxes in registers and walks over the rows, whose boxes lie in shared memory and are read by all threads at once. A
-// thread's columns stand side by side, so that it stores 16 bytes at once; where rows do not start at 16 bytes they
-// stand a block apart, so that a warp's stores are contiguous. The matrix is written once and nothing else is moved.
+// boxes in registers and iterates over the rows, whose boxes are broadcast from shared memory. The columns of a thread
+// are adjacent, so that it stores 16 bytes at once; if rows are not aligned to 16 bytes they are kThreads apart, so
+// that the stores of a warp are contiguous. The matrix is written once and nothing else is written.
 #include "cuda/common/load.cuh"
 #include "cuda/iou/box_iou.h"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 128, kRows = 8;  // more blocks than a GPU holds at once even of a few million pairs
+constexpr int kThreads = 128, kRows = 8;  // small tiles, so that a few million pairs fill a GPU
 
-// What a thread stores at once.
+// One store of a thread.
 template <typename T>
 struct alignas(16) Pack {
   static constexpr int kColumns = 16 / sizeof(T);
@@ -28,20 +28,20 @@ __device__ __forceinline__ T measure(IouMetric metric, const Box<T>& a, const Bo
   }
 }
 
-template <IouMetric metric, bool side_by_side, typename In>
+template <IouMetric metric, bool adjacent, typename In>
 __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(float) ? 4 : 2)
     box_iou_kernel(const In* boxes1, const In* boxes2, compute_t<In>* out, int64_t n, int64_t m, int64_t row_tiles,
                    int64_t column_tiles, int64_t tiles) {
   using T = compute_t<In>;
-  constexpr int kColumns = Pack<T>::kColumns, kStep = side_by_side ? 1 : kThreads;
+  constexpr int kColumns = Pack<T>::kColumns, kStep = adjacent ? 1 : kThreads;
   __shared__ Box<T> rows[kRows];
   __shared__ T row_areas[kRows], row_angles[kRows];
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const int64_t batch = tile / (row_tiles * column_tiles);
     const int64_t first_row = tile / column_tiles % row_tiles * kRows;
-    const int64_t column = tile % column_tiles * (kThreads * kColumns) + threadIdx.x * (side_by_side ? kColumns : 1);
+    const int64_t column = tile % column_tiles * (kThreads * kColumns) + threadIdx.x * (adjacent ? kColumns : 1);
     const int row_count = static_cast<int>(n - first_row < kRows ? n - first_row : kRows);
-    __syncthreads();  // the last tile is done with the rows
+    __syncthreads();  // all threads are done with the rows of the last tile
     if (threadIdx.x < row_count) {
       const Box<T> row = load_box(boxes1, batch * n + first_row + threadIdx.x);
       rows[threadIdx.x] = row;
@@ -62,16 +62,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
     for (int r = 0; r < row_count; ++r, target += m) {
       const Box<T> a = rows[r];
       const T area_a = row_areas[r], angle_a = metric == IouMetric::complete ? row_angles[r] : T(0);
-      Pack<T> found;
+      Pack<T> values;
 #pragma unroll
       for (int k = 0; k < kColumns; ++k)
-        found.values[k] = measure(metric, a, b[k], area_a, area_b[k], angle_a, angle_b[k]);
-      if constexpr (side_by_side) {
-        __stcs(reinterpret_cast<float4*>(target), *reinterpret_cast<const float4*>(&found));  // nobody reads it soon
+        values.values[k] = measure(metric, a, b[k], area_a, area_b[k], angle_a, angle_b[k]);
+      if constexpr (adjacent) {
+        __stcs(reinterpret_cast<float4*>(target),
+               *reinterpret_cast<const float4*>(&values));  // streaming: not read again soon
       } else {
 #pragma unroll
         for (int k = 0; k < kColumns; ++k)
-          if (column + k * kStep < m) target[k * kStep] = found.values[k];
+          if (column + k * kStep < m) target[k * kStep] = values.values[k];
       }
     }
   }
@@ -86,8 +87,8 @@ cudaError_t launch_metric(Dtype dtype, const void* boxes1, const void* boxes2, v
     constexpr int kColumns = Pack<T>::kColumns;
     const int64_t row_tiles = ceil_div(n, kRows), column_tiles = ceil_div(m, kThreads * kColumns);
     const int64_t tiles = batch * row_tiles * column_tiles;
-    const bool side_by_side = m % kColumns == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Pack<T>) == 0;
-    return launch(side_by_side ? box_iou_kernel<metric, true, In> : box_iou_kernel<metric, false, In>,
+    const bool adjacent = m % kColumns == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Pack<T>) == 0;
+    return launch(adjacent ? box_iou_kernel<metric, true, In> : box_iou_kernel<metric, false, In>,
                   grid_blocks(tiles, 1), kThreads, 0, stream, static_cast<const In*>(boxes1),
                   static_cast<const In*>(boxes2), static_cast<T*>(out), n, m, row_tiles, column_tiles, tiles);
   });

@@ -1,18 +1,19 @@
-// Plan: a block has a tile of the matrix and walks through it in chunks of kRows rows and blockDim.x * kColumns
-// columns. A thread keeps kColumns column boxes and the sums of their gradients in registers while it goes down the
-// rows, which lie in shared memory. What a row gets from the columns of a warp is added up by shuffles, and what it
-// gets from the warps in order through shared memory. Each tile writes sums of its own; the second kernel adds those of
-// the tiles in order and makes gradients of coordinates of them. No atomics: the same input gives the same bits. The
-// matrix is read once, and nothing of its size is made.
+// Plan: a block has a tile of the matrix and processes it in chunks of kRows rows and blockDim.x * kColumns columns. A
+// thread keeps kColumns column boxes and the sums of their gradients in registers while it iterates over the rows,
+// which are in shared memory. The gradient of a row is reduced over the columns of a warp by shuffles, and over the
+// warps in order through shared memory. Each tile writes its own partial sums; the second kernel adds those of all
+// tiles in order and turns them into gradients of coordinates. No atomics: the same input gives the same bits. The
+// matrix is read once, and no array of its size is allocated.
 #include "core/box_grad.h"
 #include "cuda/common/load.cuh"
+#include "cuda/common/reduce.cuh"
 #include "cuda/iou/grad_box_iou.h"
 
 namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kColumns = 2, kRows = 32, kNumbers = 6;
-constexpr int64_t kMaxBlocks = 16;  // tiles side by side, in both directions
+constexpr int64_t kMaxBlocks = 16;  // tiles along each side of the matrix
 
 template <typename T>
 __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
@@ -24,22 +25,62 @@ __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
   sum.angle += term.angle;
 }
 
-// Sums over the warp. Lanes first share out the numbers, then add: 9 shuffles for 6 numbers instead of 30. Lane 4 k
-// returns number k (of the lanes behind 4 * kNumbers the result is 0).
+// Sums over the warp: lane 4 k returns number k, and the other lanes of its group of 4 too (0 from lane 4 * kNumbers
+// on). 9 shuffles for 6 numbers instead of 30.
 template <typename T>
-__device__ T warp_sums(const PairGrad<T>& of_thread, int lane) {
-  T a[8] = {of_thread.x1, of_thread.y1, of_thread.x2, of_thread.y2, of_thread.area, of_thread.angle, T(0), T(0)};
+__device__ T warp_sums(const PairGrad<T>& of_thread) {
+  T numbers[8] = {of_thread.x1, of_thread.y1, of_thread.x2, of_thread.y2, of_thread.area, of_thread.angle, T(0), T(0)};
+  return reduce_scatter<kWarpSize>(numbers, [](T own, T other) { return own + other; });
+}
+
+// The rows of a chunk, and what each warp has summed for them.
+template <typename T>
+struct RowChunk {
+  Box<T> boxes[kRows];
+  T areas[kRows], angles[kRows], sums[kRows][kWarps][kNumbers];
+};
+
+// The columns of a thread, and the sums of their gradients.
+template <typename T>
+struct ThreadColumns {
+  Box<T> boxes[kColumns];
+  T areas[kColumns], angles[kColumns];
+  PairGrad<T> sums[kColumns];
+  int64_t index[kColumns];
+};
+
+template <IouMetric metric, typename In, typename T>
+__device__ __forceinline__ void load_columns(const In* boxes, int64_t first, int64_t end, ThreadColumns<T>& columns) {
 #pragma unroll
-  for (int half = 4; half >= 1; half /= 2) {  // 8, 4, 2 numbers become 4, 2, 1
-    const bool upper = (lane & (half * 4)) != 0;
-#pragma unroll
-    for (int k = 0; k < half; ++k) {
-      const T sent = upper ? a[k] : a[k + half], kept = upper ? a[k + half] : a[k];
-      a[k] = kept + __shfl_xor_sync(kFullMask, sent, half * 4);
-    }
+  for (int k = 0; k < kColumns; ++k) {
+    columns.index[k] = first + k * blockDim.x + threadIdx.x;
+    columns.boxes[k] = columns.index[k] < end ? load_box(boxes, columns.index[k]) : Box<T>{T(0), T(0), T(0), T(0)};
+    columns.areas[k] = area(columns.boxes[k]);
+    columns.angles[k] = metric == IouMetric::complete ? aspect_angle(columns.boxes[k]) : T(0);
+    columns.sums[k] = PairGrad<T>{};
   }
-  a[0] += __shfl_xor_sync(kFullMask, a[0], 2);
-  return a[0] + __shfl_xor_sync(kFullMask, a[0], 1);
+}
+
+// Adds the gradients of `count` rows with the thread's columns: to the sums of the columns, and, reduced over the warp,
+// to rows.sums. `grad` points to the first row.
+template <IouMetric metric, typename T>
+__device__ __forceinline__ void add_pairs(const T* grad, int64_t m, int count, int64_t end, RowChunk<T>& rows,
+                                          ThreadColumns<T>& columns) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  for (int r = 0; r < count; ++r) {
+    PairGrad<T> of_row = {};
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      if (columns.index[k] >= end) continue;
+      PairGrad<T> da, db;
+      pair_gradient<metric>(grad[r * m + columns.index[k]], rows.boxes[r], columns.boxes[k], rows.areas[r],
+                            columns.areas[k], rows.angles[r], columns.angles[k], &da, &db);
+      add(of_row, da);
+      add(columns.sums[k], db);
+    }
+    const T sum = warp_sums(of_row);
+    if (lane % 4 == 0 && lane / 4 < kNumbers) rows.sums[r][warp][lane / 4] = sum;
+  }
 }
 
 template <IouMetric metric, typename In>
@@ -47,9 +88,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     grad_box_iou_kernel(const compute_t<In>* grad, const In* boxes1, const In* boxes2, compute_t<In>* row_sums,
                         compute_t<In>* column_sums, int64_t n, int64_t m, GradIouTiles tiles) {
   using T = compute_t<In>;
-  __shared__ Box<T> rows[kRows];
-  __shared__ T row_areas[kRows], row_angles[kRows], of_warp[kRows][kWarps][kNumbers];
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
+  __shared__ RowChunk<T> rows;
+  const int warps = blockDim.x / kWarpSize;
   const int64_t row_index = blockIdx.x / tiles.column_blocks % tiles.row_blocks;
   const int64_t column_index = blockIdx.x % tiles.column_blocks;
   const int64_t batch = blockIdx.x / (tiles.row_blocks * tiles.column_blocks);
@@ -60,59 +100,37 @@ __global__ void __launch_bounds__(kThreads, 1)
   row_sums += (batch * tiles.column_blocks + column_index) * kNumbers * n;
   column_sums += (batch * tiles.row_blocks + row_index) * kNumbers * m;
   for (int64_t first = left; first < right; first += blockDim.x * kColumns) {
-    Box<T> column[kColumns];
-    T column_area[kColumns], column_angle[kColumns];
-    PairGrad<T> of_column[kColumns] = {};
-    int64_t index[kColumns];
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) {
-      index[k] = first + k * blockDim.x + threadIdx.x;
-      column[k] = index[k] < right ? load_box(boxes2, batch * m + index[k]) : Box<T>{T(0), T(0), T(0), T(0)};
-      column_area[k] = area(column[k]);
-      column_angle[k] = metric == IouMetric::complete ? aspect_angle(column[k]) : T(0);
-    }
+    ThreadColumns<T> columns;
+    load_columns<metric>(boxes2 + 4 * batch * m, first, right, columns);
     for (int64_t row = top; row < bottom; row += kRows) {
       const int count = static_cast<int>(bottom - row < kRows ? bottom - row : kRows);
-      __syncthreads();  // the chunk before is done with shared memory
+      __syncthreads();  // all threads are done with the last chunk
       for (int r = threadIdx.x; r < count; r += blockDim.x) {
-        rows[r] = load_box(boxes1, batch * n + row + r);
-        row_areas[r] = area(rows[r]);
-        row_angles[r] = metric == IouMetric::complete ? aspect_angle(rows[r]) : T(0);
+        rows.boxes[r] = load_box(boxes1, batch * n + row + r);
+        rows.areas[r] = area(rows.boxes[r]);
+        rows.angles[r] = metric == IouMetric::complete ? aspect_angle(rows.boxes[r]) : T(0);
       }
       __syncthreads();
-      for (int r = 0; r < count; ++r) {
-        PairGrad<T> of_row = {};
-#pragma unroll
-        for (int k = 0; k < kColumns; ++k) {
-          if (index[k] >= right) continue;
-          PairGrad<T> da, db;
-          pair_gradient<metric>(grad[(row + r) * m + index[k]], rows[r], column[k], row_areas[r], column_area[k],
-                                row_angles[r], column_angle[k], &da, &db);
-          add(of_row, da);
-          add(of_column[k], db);
-        }
-        const T sum = warp_sums(of_row, lane);
-        if (lane % 4 == 0 && lane / 4 < kNumbers) of_warp[r][warp][lane / 4] = sum;
-      }
+      add_pairs<metric>(grad + row * m, m, count, right, rows, columns);
       __syncthreads();
       for (int i = threadIdx.x; i < count * kNumbers; i += blockDim.x) {
         const int r = i / kNumbers, k = i % kNumbers;
         T* target = row_sums + k * n + row + r;
         T sum = first == left ? T(0) : *target;
-        for (int w = 0; w < warps; ++w) sum += of_warp[r][w][k];
+        for (int w = 0; w < warps; ++w) sum += rows.sums[r][w][k];
         *target = sum;
       }
     }
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) {
-      if (index[k] >= right) continue;
-      T* target = column_sums + index[k];
-      target[0] = of_column[k].x1;
-      target[m] = of_column[k].y1;
-      target[2 * m] = of_column[k].x2;
-      target[3 * m] = of_column[k].y2;
-      target[4 * m] = of_column[k].area;
-      target[5 * m] = of_column[k].angle;
+      if (columns.index[k] >= right) continue;
+      T* target = column_sums + columns.index[k];
+      target[0] = columns.sums[k].x1;
+      target[m] = columns.sums[k].y1;
+      target[2 * m] = columns.sums[k].x2;
+      target[3 * m] = columns.sums[k].y2;
+      target[4 * m] = columns.sums[k].area;
+      target[5 * m] = columns.sums[k].angle;
     }
   }
 }

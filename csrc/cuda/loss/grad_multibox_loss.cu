@@ -1,18 +1,15 @@
-// Plan: a block is a tile of kTile rows. Its threads fill the tile's part of the gradient for the logits with zeros, 16
-// bytes a store; then its warps take the few rows that have a weight, a lane every 32nd class, read those logits and
-// write over the zeros. Logits of the other rows are not read. The first kTile threads write the gradient for loc, a
-// box each. The incoming gradients are read on the device.
+// Plan: a block is a tile of kTile rows (priors of the batch). Its threads fill the tile's gradient of the logits with
+// zeros, 16 bytes a store; then its warps process the few rows whose prior is sampled, a lane every 32nd class, and
+// overwrite the zeros. Logits of the other rows are not read. The first kTile threads write the gradient of loc, a box
+// each. The incoming gradients are read on the device.
 #include "cuda/common/load.cuh"
+#include "cuda/common/math.cuh"
 #include "cuda/loss/multibox_loss.h"
-#include "cuda/loss/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256, kTile = 64;
-
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
 template <typename T>
 __device__ void store_box_as(Dtype type, void* boxes, int64_t i, const Box<T>& box) {
@@ -36,33 +33,33 @@ __device__ void fill_loc(const GradLossTask& grad, int64_t row, T weight) {
   if (task.labels[row] > 0) {
     const Box<T> a = load_box_as<T>(task.loc_type, task.loc, row);
     const Box<T> b = load_box_as<T>(task.target_type, task.loc_targets, row);
-    const T share = weight * *static_cast<const T*>(grad.grad_loc_loss);
-    slope = {share * smooth_l1_slope(a.x1 - b.x1), share * smooth_l1_slope(a.y1 - b.y1),
-             share * smooth_l1_slope(a.x2 - b.x2), share * smooth_l1_slope(a.y2 - b.y2)};
+    const T scale = weight * *static_cast<const T*>(grad.grad_loc_loss);
+    slope = {scale * smooth_l1_slope(a.x1 - b.x1), scale * smooth_l1_slope(a.y1 - b.y1),
+             scale * smooth_l1_slope(a.x2 - b.x2), scale * smooth_l1_slope(a.y2 - b.y2)};
   }
   store_box_as(task.loc_type, grad.grad_loc, row, slope);
 }
 
-// `count` numbers from a 16-byte boundary on.
+// `count` elements from a 16-byte boundary on.
 template <typename Out>
 __device__ void fill_zero(Out* out, int64_t count) {
-  constexpr int kEach = 16 / sizeof(Out);
-  const int64_t whole = count / kEach;
+  constexpr int kPerStore = 16 / sizeof(Out);
+  const int64_t whole = count / kPerStore;
   for (int64_t i = threadIdx.x; i < whole; i += kThreads) reinterpret_cast<uint4*>(out)[i] = make_uint4(0, 0, 0, 0);
-  for (int64_t i = whole * kEach + threadIdx.x; i < count; i += kThreads) out[i] = narrow<Out>(compute_t<Out>(0));
+  for (int64_t i = whole * kPerStore + threadIdx.x; i < count; i += kThreads) out[i] = narrow<Out>(compute_t<Out>(0));
 }
 
 template <typename In>
 __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossTask grad) {
   using T = compute_t<In>;
-  __shared__ T shares[kTile];
+  __shared__ T scales[kTile];  // of the gradient of each row
   const LossTask& task = grad.forward;
-  const int64_t rows = task.images * task.priors, classes = task.classes;
+  const int64_t rows = task.num_images * task.num_priors, classes = task.num_classes;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
   const int count = static_cast<int>(rows - first < kTile ? rows - first : kTile);
   if (threadIdx.x < count) {
     const T weight = static_cast<const T*>(task.weight)[first + threadIdx.x];
-    shares[threadIdx.x] = weight == T(0) ? T(0) : weight * *static_cast<const T*>(grad.grad_cls_loss);
+    scales[threadIdx.x] = weight == T(0) ? T(0) : weight * *static_cast<const T*>(grad.grad_cls_loss);
     fill_loc(grad, first + threadIdx.x, weight);
   }
   In* out = static_cast<In*>(grad.grad_logits) + first * classes;
@@ -70,15 +67,15 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossTask grad) {
   __syncthreads();
   const int lane = threadIdx.x % kWarpSize;
   for (int r = threadIdx.x / kWarpSize; r < count; r += kThreads / kWarpSize) {
-    const T share = shares[r];
-    if (share == T(0)) continue;
+    const T scale = scales[r];
+    if (scale == T(0)) continue;
     const In* logits = static_cast<const In*>(task.logits) + (first + r) * classes;
     const T lse = static_cast<const T*>(task.lse)[first + r];
     const int64_t label = task.labels[first + r];
-#pragma unroll 1  // few rows have a weight; unrolled, float64 spills
+#pragma unroll 1  // few rows are sampled; unrolled, float64 spills
     for (int64_t c = lane; c < classes; c += kWarpSize) {
       const T probability = exp_of(widen(logits[c]) - lse);
-      out[r * classes + c] = narrow<In>(share * (c == label ? probability - T(1) : probability));
+      out[r * classes + c] = narrow<In>(scale * (c == label ? probability - T(1) : probability));
     }
   }
 }
@@ -88,8 +85,8 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossTask grad) {
 int launch_grad_multibox_loss(const GradLossTask& grad, CUstream_st* stream) {
   const LossTask& task = grad.forward;
   return dispatch_dtype(task.logits_type, [&](auto zero) {
-    return launch(grad_kernel<decltype(zero)>, grid_blocks(task.images * task.priors, kTile), kThreads, 0, stream,
-                  grad);
+    return launch(grad_kernel<decltype(zero)>, grid_blocks(task.num_images * task.num_priors, kTile), kThreads, 0,
+                  stream, grad);
   });
 }
 

@@ -1,44 +1,43 @@
-// Which background priors take part in the training loss, and the sums over all that do: what a block does of it.
+// Hard negative mining, the part of a block: one step of the radix select, and the weights and sums of the sampled
+// priors.
 #pragma once
 
-#include "cuda/common/block.cuh"
-#include "cuda/common/block_scan.cuh"
+#include "cuda/common/last_block.cuh"
 #include "cuda/common/load.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/loss/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
 constexpr int kMineThreads = 1024;
-constexpr int kBins = 1 << kMiningDigit;
+constexpr int kBins = 1 << kRadixBits;
 static_assert(kBins == 2 * kMineThreads, "a thread owns two bins");
 
-// The digit at which the count from the highest down reaches `wanted`, and how many are left for it.
-struct Digit {
+// One digit of the threshold key: the highest-first count reaches k in its bin.
+struct RadixDigit {
   int value;
-  int64_t left;
-  bool every_tie;  // all that have this digit are taken
+  int64_t remaining_k;  // how many keys of the bin are selected
+  bool selects_all;     // whether all of them are
 };
 
-// The higher of a thread's two bins: thread 0 has the two highest of all.
+// The higher of a thread's two bins; thread 0 has the two highest bins.
 __device__ inline int upper_bin() { return kBins - 1 - 2 * static_cast<int>(threadIdx.x); }
 
-// `upper` and `lower` are the counts of upper_bin() and of the bin below; `wanted` is above 0 and no more than all. All
+// `upper` and `lower` are the counts of upper_bin() and of the bin below it; k is above 0 and at most the total. All
 // threads of the block call this.
-__device__ Digit find_digit(int64_t upper, int64_t lower, int64_t wanted) {
-  __shared__ int64_t partial[kMineThreads / kWarpSize], found_left;
-  __shared__ int found;
-  __shared__ bool found_all;
-  const int64_t before = block_sum_before(upper + lower, partial);
-  if (before < wanted && wanted <= before + upper + lower) {
-    const bool in_upper = wanted <= before + upper;
-    found = in_upper ? upper_bin() : upper_bin() - 1;
-    found_left = wanted - before - (in_upper ? 0 : upper);
-    found_all = found_left == (in_upper ? upper : lower);
+__device__ RadixDigit find_digit(int64_t upper, int64_t lower, int64_t k) {
+  __shared__ RadixDigit found;
+  int64_t total;
+  const int64_t before = block_exclusive_sum(upper + lower, &total);
+  if (before < k && k <= before + upper + lower) {
+    const bool in_upper = k <= before + upper;
+    const int64_t remaining_k = k - before - (in_upper ? 0 : upper);
+    found = {in_upper ? upper_bin() : upper_bin() - 1, remaining_k, remaining_k == (in_upper ? upper : lower)};
   }
   __syncthreads();
-  const Digit digit{found, found_left, found_all};
-  __syncthreads();  // they may be written again
+  const RadixDigit digit = found;
+  __syncthreads();  // it may be written again
   return digit;
 }
 
@@ -52,75 +51,74 @@ __device__ double box_loss(const LossTask& task, int64_t row) {
   return sum + smooth_l1(a.y2 - b.y2);
 }
 
-// Who takes part of some rows, besides the positives.
+// Which background priors of some rows are sampled, besides the positives.
 template <typename T>
-struct Chosen {
-  MiningCut<typename MiningKey<T>::type> cut;  // without ties: no background prior
-  bool every_tie;
-  int64_t ties_before;  // in rows before these
-  T share;              // the weight of those that take part
+struct Selection {
+  KeyThreshold<sort_key_t<T>> threshold;  // without ties no background prior is sampled
+  bool selects_all_ties;
+  int64_t ties_before;  // keys equal to the threshold in earlier rows
+  T weight;             // of a sampled prior
 };
 
-// Writes the weights of rows first .. first + count - 1 over their cross entropies, and adds up their losses: the sums
-// are those of the block. keys(i) is the key of row first + i. All threads of the block call this.
+// Writes the weights of rows first .. first + count - 1 over their cross entropies, and sums their losses over the
+// block. keys(i) is the key of row first + i. All threads of the block call this.
 template <typename T, typename Keys>
-__device__ void weigh_rows(const LossTask& task, int64_t first, int64_t count, Chosen<T> chosen, const Keys& keys,
-                           double* loc_sum, double* cls_sum) {
-  using Key = typename MiningKey<T>::type;
-  __shared__ double partial[kMineThreads / kWarpSize];
-  __shared__ int64_t partial_counts[kMineThreads / kWarpSize];
+__device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, Selection<T> selection,
+                            const Keys& keys, double* loc_sum, double* cls_sum) {
+  using Key = sort_key_t<T>;
+  const KeyThreshold<Key> threshold = selection.threshold;
   const int64_t* labels = task.labels + first;
   T* weight = static_cast<T*>(task.weight) + first;
-  const bool rank_ties = chosen.cut.ties > 0 && !chosen.every_tie;  // only some: those of the lowest priors
+  const bool rank_ties = threshold.num_ties > 0 && !selection.selects_all_ties;  // ties go to the lowest priors
   double loc = 0, cls = 0;
-#pragma unroll 1  // more would not fit into the registers
+#pragma unroll 1  // unrolled, it would spill registers
   for (int64_t tile = 0; tile < count; tile += kMineThreads) {
     const int64_t p = tile + threadIdx.x;
     const int64_t label = p < count ? labels[p] : -1;
     const Key key = label == 0 ? keys(p) : 0;
-    const bool tie = label == 0 && chosen.cut.ties > 0 && key == chosen.cut.key;
-    bool takes_part = label > 0 || key > chosen.cut.key || (tie && chosen.every_tie);
+    const bool tie = label == 0 && threshold.num_ties > 0 && key == threshold.key;
+    bool sampled = label > 0 || key > threshold.key || (tie && selection.selects_all_ties);
     if (rank_ties) {
-      const int64_t mark = tie, rank = chosen.ties_before + block_sum_before(mark, partial_counts);
-      takes_part = takes_part || (tie && rank < chosen.cut.ties);
-      chosen.ties_before += block_sum(mark, partial_counts);
+      int total;
+      const int64_t rank = selection.ties_before + block_exclusive_count(tie, &total);
+      sampled = sampled || (tie && rank < threshold.num_ties);
+      selection.ties_before += total;
     }
     if (p >= count) continue;
-    if (takes_part) cls += weight[p];
+    if (sampled) cls += weight[p];
     if (label > 0) loc += box_loss<T>(task, first + p);
-    if (label < -1 || label >= task.classes) loc = cls = NAN;  // nobody could look before: the losses show it
-    weight[p] = takes_part ? chosen.share : T(0);
+    if (label < -1 || label >= task.num_classes) loc = cls = NAN;  // labels are not validated on a GPU
+    weight[p] = sampled ? selection.weight : T(0);
   }
-  *loc_sum = block_sum(loc, partial);
-  *cls_sum = block_sum(cls, partial);
+  *loc_sum = block_sum(loc);
+  *cls_sum = block_sum(cls);
 }
 
-// Positives of the whole batch, where the losses are divided by them.
-__device__ inline int64_t positives_of_batch(const LossScratch& scratch, const Division& division) {
-  __shared__ int64_t partial[kMineThreads / kWarpSize];
+// Positives of the whole batch, if the losses are divided by them.
+__device__ inline int64_t positives_of_batch(const LossWorkspace& workspace, const Normalization& normalization) {
   int64_t total = 0;
-  if (division.by == Normalizer::batch)
-    for (int64_t i = threadIdx.x; i < scratch.row_blocks; i += kMineThreads) total += scratch.positives[i];
-  return block_sum(total, partial);
+  if (normalization.normalizer == Normalizer::batch)
+    for (int64_t i = threadIdx.x; i < workspace.num_row_blocks; i += kMineThreads) total += workspace.positives[i];
+  return block_sum(total);
 }
 
-// Leaves the sums of a block, divided by the normalizer; the last block to do so adds up all of them in one order and
-// writes the losses.
+// Writes the block partials, divided by the normalizer; the last block reduces all of them in a fixed order and writes
+// the losses.
 template <typename T>
-__device__ void leave_sums(const LossScratch& scratch, double loc, double cls, T norm, T* loc_loss, T* cls_loss) {
-  __shared__ double partial[kMineThreads / kWarpSize];
+__device__ void write_block_partials(const LossWorkspace& workspace, double loc, double cls, T norm, T* loc_loss,
+                                     T* cls_loss) {
   if (threadIdx.x == 0) {
-    scratch.sums[2 * blockIdx.x] = loc / static_cast<double>(norm);
-    scratch.sums[2 * blockIdx.x + 1] = cls / static_cast<double>(norm);
+    workspace.sums[2 * blockIdx.x] = loc / static_cast<double>(norm);
+    workspace.sums[2 * blockIdx.x + 1] = cls / static_cast<double>(norm);
   }
-  if (!is_last_block(scratch.finished)) return;
+  if (!is_last_block(workspace.finished)) return;
   loc = cls = 0;
   for (int64_t b = threadIdx.x; b < gridDim.x; b += kMineThreads) {
-    loc += __ldcg(&scratch.sums[2 * b]);
-    cls += __ldcg(&scratch.sums[2 * b + 1]);
+    loc += __ldcg(&workspace.sums[2 * b]);
+    cls += __ldcg(&workspace.sums[2 * b + 1]);
   }
-  loc = block_sum(loc, partial);
-  cls = block_sum(cls, partial);
+  loc = block_sum(loc);
+  cls = block_sum(cls);
   if (threadIdx.x == 0) {
     *loc_loss = static_cast<T>(loc);
     *cls_loss = static_cast<T>(cls);

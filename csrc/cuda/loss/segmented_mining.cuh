@@ -1,61 +1,53 @@
-// Mining among more priors than one block should take: a whole batch, or large images.
+// Mining among more priors than one block can stage: a whole batch, or large images.
 //
-// Plan: a block takes kPart priors of an image. A launch for each digit of the keys: digit_kernel counts, in shared
-// memory, the digits of those keys that begin as the cut does, and adds the counts up in global memory; the last block
-// of an image finds the digit of the cut. The last launch of these also leaves the counts of each part, from which
-// weigh_kernel knows how many keys equal to the cut stand in earlier parts. Sums of integers alone are shared between
-// blocks, so no order shows in a result.
+// Plan: an image is divided into segments of kSegment priors, a block each. There is a launch for each digit of the
+// radix select: digit_kernel counts, in shared memory, the digits of the keys that have the prefix of the threshold
+// key, and adds the counts in global memory; the last block of an image finds the digit. The last of these launches
+// also writes the counts of each segment, from which weight_kernel knows how many keys equal to the threshold earlier
+// segments have. Blocks exchange sums of integers only, so the result does not depend on their order.
 #pragma once
 
-#include "cuda/common/block.cuh"
 #include "cuda/loss/mining.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int64_t kPart = 4096;
+constexpr int64_t kSegment = 4096;
 
-// A digit's place in a key of 8 * sizeof(Key) bits.
-struct DigitPlace {
+// The position of a digit in a key of 8 * sizeof(Key) bits.
+struct DigitPosition {
   int low, width;
   bool first, last;
 };
 
-// The keys of a part, made anew each time.
+// The keys of a segment, computed on each access.
 template <typename T>
-struct PartKeys {
+struct SegmentKeys {
   const T* cross_entropy;
   const int64_t* labels;
 
-  __device__ typename MiningKey<T>::type operator()(int64_t p) const { return mining_key(cross_entropy[p], labels[p]); }
+  __device__ sort_key_t<T> operator()(int64_t p) const { return mining_key(cross_entropy[p], labels[p]); }
 };
 
+// Counts the digits of the keys that have the prefix, in shared memory, and, with the first digit, the positives and
+// the background priors of the image.
 template <typename T>
-__global__ void __launch_bounds__(kMineThreads, 1)
-    digit_kernel(LossTask task, Mining mining, LossScratch scratch, DigitPlace place) {
-  using Key = typename MiningKey<T>::type;
+__device__ void count_digits(const SegmentKeys<T>& keys, int64_t count, const DigitPosition& digit,
+                             sort_key_t<T> prefix, unsigned* counts, MiningState& state) {
+  using Key = sort_key_t<T>;
   constexpr int kBits = 8 * sizeof(Key);
-  __shared__ unsigned counts[kBins];
-  await_previous();
-  const int64_t parts = ceil_div(task.priors, kPart), image = blockIdx.x / parts;
-  ImageMining& state = scratch.mining[image];
-  if (!place.first && state.left == 0) return;  // nothing is wanted
-  const int64_t start = blockIdx.x % parts * kPart, count = task.priors - start < kPart ? task.priors - start : kPart;
-  const int64_t first = image * task.priors + start;
-  const PartKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
-  const Key prefix = static_cast<Key>(state.prefix);
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts[b] = 0;
   int positives = 0, background = 0;
   __syncthreads();
 #pragma unroll 4
   for (int64_t p = threadIdx.x; p < count; p += kMineThreads) {
     const Key key = keys(p);
-    const bool begins_so = place.first || key >> ((place.low + place.width) % kBits) == prefix;
-    if (begins_so) atomicAdd(&counts[static_cast<int>(key >> place.low & ((Key(1) << place.width) - 1))], 1u);
+    const bool has_prefix = digit.first || key >> ((digit.low + digit.width) % kBits) == prefix;
+    if (has_prefix) atomicAdd(&counts[static_cast<int>(key >> digit.low & ((Key(1) << digit.width) - 1))], 1u);
     positives += keys.labels[p] > 0;
     background += keys.labels[p] == 0;
   }
-  if (place.first) {
+  if (digit.first) {
     positives = warp_sum(positives);
     background = warp_sum(background);
     if (threadIdx.x % kWarpSize == 0) {
@@ -64,72 +56,91 @@ __global__ void __launch_bounds__(kMineThreads, 1)
     }
   }
   __syncthreads();
-  unsigned* all = scratch.counts + image * kBins;
-  for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
-    if (counts[b] != 0) atomicAdd(&all[b], counts[b]);
-    if (place.last) scratch.part_counts[static_cast<int64_t>(blockIdx.x) * kBins + b] = counts[b];
-  }
-  if (!is_last_block(&state.ticket, static_cast<unsigned>(parts))) return;
-  for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
-    counts[b] = __ldcg(&all[b]);
-    all[b] = 0;  // for the next digit
-  }
-  const int64_t wanted = place.first ? negatives_wanted(mining, static_cast<int64_t>(__ldcg(&state.positives)),
-                                                        static_cast<int64_t>(__ldcg(&state.background)))
-                                     : state.left;
-  __syncthreads();
-  if (wanted == 0) return;  // left is 0
-  const Digit digit = find_digit(counts[upper_bin()], counts[upper_bin() - 1], wanted);
-  if (threadIdx.x != 0) return;
-  state.prefix = static_cast<uint64_t>(prefix) << place.width | static_cast<uint64_t>(digit.value);
-  state.left = digit.left;
-  state.every_tie = digit.every_tie;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    weigh_kernel(LossTask task, Division division, LossScratch scratch, int last_width, T* loc_loss, T* cls_loss) {
-  using Key = typename MiningKey<T>::type;
-  __shared__ int64_t partial[kMineThreads / kWarpSize];
+    digit_kernel(LossTask task, Mining mining, LossWorkspace workspace, DigitPosition digit) {
+  using Key = sort_key_t<T>;
+  __shared__ unsigned counts[kBins];
   await_previous();
-  const int64_t parts = ceil_div(task.priors, kPart), image = blockIdx.x / parts, part = blockIdx.x % parts;
-  const ImageMining& state = scratch.mining[image];
-  const int64_t start = part * kPart, count = task.priors - start < kPart ? task.priors - start : kPart;
-  const int64_t first = image * task.priors + start, total = positives_of_batch(scratch, division);
-  const T norm = loss_norm<T>(division, static_cast<int64_t>(state.positives), total);
-  Chosen<T> chosen{{~Key(0), 0}, false, 0, T(1) / norm};
-  if (state.left > 0) {
-    chosen.cut = {static_cast<Key>(state.prefix), state.left};
-    chosen.every_tie = state.every_tie;
-    const int64_t digit = static_cast<int64_t>(state.prefix & ((uint64_t(1) << last_width) - 1));
-    int64_t ties = 0;
-#pragma unroll 1  // more would not fit into the registers
-    for (int64_t p = threadIdx.x; p < part; p += kMineThreads)
-      ties += scratch.part_counts[(image * parts + p) * kBins + digit];
-    chosen.ties_before = block_sum(ties, partial);
+  const int64_t segments = ceil_div(task.num_priors, kSegment), image = blockIdx.x / segments;
+  MiningState& state = workspace.mining[image];
+  if (!digit.first && state.remaining_k == 0) return;  // no negatives
+  const int64_t start = blockIdx.x % segments * kSegment,
+                count = task.num_priors - start < kSegment ? task.num_priors - start : kSegment;
+  const int64_t first = image * task.num_priors + start;
+  const SegmentKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
+  const Key prefix = static_cast<Key>(state.prefix);
+  count_digits(keys, count, digit, prefix, counts, state);
+  unsigned* all = workspace.counts + image * kBins;
+  for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
+    if (counts[b] != 0) atomicAdd(&all[b], counts[b]);
+    if (digit.last) workspace.segment_counts[static_cast<int64_t>(blockIdx.x) * kBins + b] = counts[b];
   }
-  const PartKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
-  double loc, cls;
-  weigh_rows<T>(task, first, count, chosen, keys, &loc, &cls);
-  leave_sums(scratch, loc, cls, norm, loc_loss, cls_loss);
+  if (!is_last_block(&state.ticket, static_cast<unsigned>(segments))) return;
+  for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
+    counts[b] = __ldcg(&all[b]);
+    all[b] = 0;  // for the next digit
+  }
+  const int64_t k = digit.first ? num_hard_negatives(mining, static_cast<int64_t>(__ldcg(&state.positives)),
+                                                     static_cast<int64_t>(__ldcg(&state.background)))
+                                : state.remaining_k;
+  __syncthreads();
+  if (k == 0) return;  // remaining_k is 0
+  const RadixDigit found = find_digit(counts[upper_bin()], counts[upper_bin() - 1], k);
+  if (threadIdx.x != 0) return;
+  state.prefix = static_cast<uint64_t>(prefix) << digit.width | static_cast<uint64_t>(found.value);
+  state.remaining_k = found.remaining_k;
+  state.selects_all_ties = found.selects_all;
 }
 
 template <typename T>
-cudaError_t launch_parts(const LossTask& task, const Mining& mining, const Division& division,
-                         const LossScratch& scratch, T* loc_loss, T* cls_loss, cudaStream_t stream) {
-  constexpr int kBits = 8 * sizeof(typename MiningKey<T>::type);
-  const unsigned blocks = grid_blocks(task.images * ceil_div(task.priors, kPart), 1);
+__global__ void __launch_bounds__(kMineThreads, 1)
+    weight_kernel(LossTask task, Normalization normalization, LossWorkspace workspace, int last_width, T* loc_loss,
+                  T* cls_loss) {
+  using Key = sort_key_t<T>;
+  await_previous();
+  const int64_t segments = ceil_div(task.num_priors, kSegment), image = blockIdx.x / segments,
+                segment = blockIdx.x % segments;
+  const MiningState& state = workspace.mining[image];
+  const int64_t start = segment * kSegment,
+                count = task.num_priors - start < kSegment ? task.num_priors - start : kSegment;
+  const int64_t first = image * task.num_priors + start, total = positives_of_batch(workspace, normalization);
+  const T norm = loss_norm<T>(normalization, static_cast<int64_t>(state.positives), total);
+  Selection<T> selection{{~Key(0), 0}, false, 0, T(1) / norm};
+  if (state.remaining_k > 0) {
+    selection.threshold = {static_cast<Key>(state.prefix), state.remaining_k};
+    selection.selects_all_ties = state.selects_all_ties;
+    const int64_t digit = static_cast<int64_t>(state.prefix & ((uint64_t(1) << last_width) - 1));
+    int64_t ties = 0;
+#pragma unroll 1  // unrolled, it would spill registers
+    for (int64_t s = threadIdx.x; s < segment; s += kMineThreads)
+      ties += workspace.segment_counts[(image * segments + s) * kBins + digit];
+    selection.ties_before = block_sum(ties);
+  }
+  const SegmentKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
+  double loc, cls;
+  weight_rows<T>(task, first, count, selection, keys, &loc, &cls);
+  write_block_partials(workspace, loc, cls, norm, loc_loss, cls_loss);
+}
+
+template <typename T>
+cudaError_t launch_segmented_mining(const LossTask& task, const Mining& mining, const Normalization& normalization,
+                                    const LossWorkspace& workspace, T* loc_loss, T* cls_loss, cudaStream_t stream) {
+  constexpr int kBits = 8 * sizeof(sort_key_t<T>);
+  const unsigned blocks = grid_blocks(task.num_images * ceil_div(task.num_priors, kSegment), 1);
   cudaError_t status = cudaSuccess;
   int width = 0;
   for (int low = kBits; low > 0 && status == cudaSuccess;) {
-    width = low < kMiningDigit ? low : kMiningDigit;
+    width = low < kRadixBits ? low : kRadixBits;
     const bool first = low == kBits;
     low -= width;
-    status = launch_next(digit_kernel<T>, blocks, kMineThreads, 0, stream, task, mining, scratch,
-                         DigitPlace{low, width, first, low == 0});
+    status = launch_next(digit_kernel<T>, blocks, kMineThreads, 0, stream, task, mining, workspace,
+                         DigitPosition{low, width, first, low == 0});
   }
   if (status != cudaSuccess) return status;
-  return launch_next(weigh_kernel<T>, blocks, kMineThreads, 0, stream, task, division, scratch, width, loc_loss,
+  return launch_next(weight_kernel<T>, blocks, kMineThreads, 0, stream, task, normalization, workspace, width, loc_loss,
                      cls_loss);
 }
 

@@ -1,4 +1,4 @@
-// The scratch memory that the kernels of the training loss share.
+// The workspace that the kernels of the training loss share.
 #pragma once
 
 #include "core/loss.h"
@@ -7,25 +7,25 @@
 namespace ssd_ops {
 namespace {
 
-// Of an image that several blocks mine.
-struct ImageMining {
+// The radix select of an image that several blocks mine.
+struct MiningState {
   unsigned long long positives, background;
-  uint64_t prefix;     // the digits of the cut that are known
-  int64_t left;        // keys wanted of those that begin so; 0: none of all
-  unsigned ticket;     // see is_last_block
-  unsigned every_tie;  // all of those are wanted
+  uint64_t prefix;            // the leading digits of the threshold key that are known
+  int64_t remaining_k;        // how many keys with this prefix are selected; 0: none of the image
+  unsigned ticket;            // see is_last_block
+  unsigned selects_all_ties;  // whether all keys equal to the threshold are selected
 };
 
-struct LossScratch {
-  unsigned* finished;     // blocks of the last kernel
-  int64_t* positives;     // [row_blocks], counted by each block of the first kernel
-  double* sums;           // [blocks of the last kernel, 2], of boxes and of classes, divided by the normalizer
-  ImageMining* mining;    // [B]; this and the rest only where several blocks mine an image
-  unsigned* counts;       // [B, 2048]
-  unsigned* part_counts;  // [B, parts, 2048]
-  int64_t row_blocks;
-  int64_t* zeros;  // what must be 0 before mining begins
-  int64_t zero_words;
+struct LossWorkspace {
+  unsigned* finished;        // ticket of the last kernel, see is_last_block
+  int64_t* positives;        // [num_row_blocks], counted by each block of the first kernel
+  double* sums;              // [blocks of the last kernel, 2]: loc and cls, divided by the normalizer
+  MiningState* mining;       // [B]; this and the rest only if several blocks mine an image
+  unsigned* counts;          // [B, kBins]
+  unsigned* segment_counts;  // [B, segments, kBins]
+  int64_t num_row_blocks;
+  int64_t* zeros;  // the words that must be 0 before mining begins
+  int64_t num_zeros;
 };
 
 }  // namespace

@@ -1,18 +1,23 @@
-// Three launches for the whole batch, whatever its objects; two where objects claim nothing.
+// Read in this order: match_priors.h (the task), this file, deferred_acceptance.cuh (how every ground truth is assigned
+// a prior of its own).
 //
-// prepare_kernel: a warp per tile of 32 priors finds the box around them; a warp per image finds its objects in the
-// offsets; threads clear the scratch.
+// Plan: three launches for the whole batch; two if the rule assigns no priors to ground truths.
 //
-// match_kernel: a block is kThreads priors of one image, a thread is one prior with its best object in registers.
-// Objects come in chunks of kThreads: each thread loads one, those that touch the box around the block's priors are
-// packed, in order, into shared memory, and a warp skips those that do not touch the box around its own 32 priors. For
-// each object the warps leave their best prior in shared memory and the block passes it on with one atomic maximum of
-// IoU bits << 32 | ~prior: the highest IoU, the lowest prior of equals, in whatever order blocks come. Results by
-// threshold are written.
+// prepare_kernel: a warp computes the bounds of a tile of 32 priors, a warp the range of ground truths of an image;
+// threads clear the workspace.
 //
-// claims_kernel: a block is an image and settles the claims of its objects (deferred_acceptance.cuh). Doubles do not
-// fit such a key: for them the claims look for the best priors themselves.
+// match_kernel: a block is kThreads priors of one image; a thread is one prior, with its best ground truth in
+// registers. Ground truths come in chunks of kThreads: each thread loads one, those that touch the bounds of the
+// block's priors are compacted, in order, into shared memory, and a warp skips those that do not touch the bounds of
+// its own 32 priors. For each ground truth the warps reduce the best prior into shared memory, and the block into
+// global memory with one atomic maximum of IoU bits << 32 | ~prior: the highest IoU, the lowest prior of ties, whatever
+// the order of the blocks. Matches by threshold are written.
+//
+// assign_kernel: a block assigns priors to the ground truths of one image (deferred_acceptance.cuh). A double does not
+// fit the 64-bit key; for doubles that kernel finds the best priors itself.
+#include "core/ordered_key.h"
 #include "cuda/common/load.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/match/deferred_acceptance.cuh"
 #include "cuda/match/match_priors.h"
 
@@ -23,224 +28,182 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 static_assert(kWarpTile == kWarpSize, "a lane is a prior");
 
 template <typename T>
-__device__ __forceinline__ T infinity() {
-  return T(INFINITY);
-}
-
-// Grows `around` by `box`; NaN widens nothing, for such a box overlaps nothing.
-template <typename T>
-__device__ __forceinline__ void grow(Box<T>& around, const Box<T>& box) {
-  around = {lesser(box.x1, around.x1), lesser(box.y1, around.y1), greater(box.x2, around.x2),
-            greater(box.y2, around.y2)};
-}
-
-template <typename T>
-__device__ __forceinline__ Box<T> nothing() {
-  return {infinity<T>(), infinity<T>(), -infinity<T>(), -infinity<T>()};
-}
-
-template <typename T>
-__device__ void find_tile_box(const CudaMatchTask<T>& task, int64_t tile) {
+__device__ void compute_tile_bounds(const CudaMatchTask<T>& task, int64_t tile) {
   const int64_t lane = threadIdx.x % kWarpSize, prior = tile * kWarpTile + lane;
-  Box<T> around = nothing<T>();
-  if (prior < task.count) grow(around, task.priors[prior]);
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    grow(around, Box<T>{__shfl_xor_sync(kFullMask, around.x1, step), __shfl_xor_sync(kFullMask, around.y1, step),
-                        __shfl_xor_sync(kFullMask, around.x2, step), __shfl_xor_sync(kFullMask, around.y2, step)});
-  }
-  if (lane == 0) task.tile_boxes[tile] = around;
+  Box<T> bounds = empty_bounds<T>();
+  if (prior < task.num_priors) bounds = extended(bounds, task.priors[prior]);
+  bounds = warp_bounds(bounds);
+  if (lane == 0) task.tile_bounds[tile] = bounds;
 }
 
-// bounds[b] is the highest of offsets[0 .. b], cut to 0 .. objects: the offsets themselves if they are good.
+// safe_offsets[b] is the maximum of offsets[0 .. b], clamped to 0 .. num_packed_gt: the offsets themselves if they are
+// valid.
 template <typename T>
-__device__ void find_bound(const CudaMatchTask<T>& task, int64_t b) {
+__device__ void compute_safe_offset(const CudaMatchTask<T>& task, int64_t b) {
   const int64_t lane = threadIdx.x % kWarpSize;
-  long long most = 0;
-  for (int64_t i = lane; i <= b; i += kWarpSize) most = task.offsets[i] > most ? task.offsets[i] : most;
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const long long other = __shfl_xor_sync(kFullMask, most, step);
-    most = other > most ? other : most;
-  }
-  if (lane == 0) task.bounds()[b] = most < task.objects ? most : task.objects;
+  long long max = 0;
+  for (int64_t i = lane; i <= b; i += kWarpSize) max = task.offsets[i] > max ? task.offsets[i] : max;
+  max = warp_reduce(max, [](long long own, long long other) { return other > own ? other : own; });
+  if (lane == 0) task.safe_offsets()[b] = max < task.num_packed_gt ? max : task.num_packed_gt;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchTask<T> task) {
   await_previous();
   const int64_t warp = global_thread() / kWarpSize, warps = global_threads() / kWarpSize;
-  for (int64_t tile = warp; tile < ceil_div(task.count, kWarpTile); tile += warps) find_tile_box(task, tile);
-  for (int64_t b = warp; b <= task.batch; b += warps) find_bound(task, b);
-  for (int64_t i = global_thread(); i < task.objects; i += global_threads()) task.best()[i] = 0;
+  for (int64_t tile = warp; tile < num_warp_tiles(task.num_priors); tile += warps) compute_tile_bounds(task, tile);
+  for (int64_t b = warp; b <= task.num_images; b += warps) compute_safe_offset(task, b);
+  for (int64_t i = global_thread(); i < task.num_packed_gt; i += global_threads()) task.gt_state()[i] = 0;
 }
 
-// The objects of one chunk that touch the block's priors, in order.
+// The ground truths of one chunk that touch the bounds of the block's priors, in order.
 template <typename T>
-struct Near {
+struct NearGt {
   Box<T> box[kThreads];
   T area[kThreads];
-  unsigned long long best[kThreads];  // key of the best prior of the block
-  int place[kThreads];                // in the chunk
+  unsigned long long best_prior[kThreads];  // key of the best prior of the block
+  int index[kThreads];                      // in the chunk
   bool ignored[kThreads];
-  int before[kWarps + 1];  // how many of them the warps before this one found
 };
 
-// Packs the objects first .. end - 1 (kThreads at most) that touch `around`; returns how many they are.
+// Loads the ground truths first .. end - 1 (at most kThreads) and compacts those that touch `bounds`; returns their
+// number.
 template <typename T>
-__device__ int pack_near(const CudaMatchTask<T>& task, Near<T>& near, int64_t first, int64_t end,
-                         const Box<T>& around) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int64_t object = first + threadIdx.x;
+__device__ int load_near_gt(const CudaMatchTask<T>& task, NearGt<T>& near, int64_t first, int64_t end,
+                            const Box<T>& bounds) {
+  const int64_t packed_gt = first + threadIdx.x;
   Box<T> box{};
   bool is_near = false;
-  if (object < end) {
-    box = task.gt_boxes[object];
-    is_near = touches(box, around);
+  if (packed_gt < end) {
+    box = task.gt_boxes[packed_gt];
+    is_near = touches(box, bounds);
   }
-  const unsigned mask = __ballot_sync(kFullMask, is_near);
-  __syncthreads();  // the chunk before this one is done with
-  if (lane == 0) near.before[warp + 1] = __popc(mask);
-  if (threadIdx.x == 0) near.before[0] = 0;
-  __syncthreads();
-  int place = 0, count = 0;
-  for (int w = 0; w <= kWarps; ++w) {
-    count += near.before[w];
-    if (w == warp) place = count;
-  }
+  int count;
+  const int slot = block_exclusive_count(is_near, &count);  // its barriers: all threads are done with the last chunk
   if (is_near) {
-    place += __popc(mask & ((1u << lane) - 1));
-    near.box[place] = box;
-    near.area[place] = area(box);
-    near.best[place] = 0;
-    near.place[place] = static_cast<int>(threadIdx.x);
-    near.ignored[place] = task.ignored(object);
+    near.box[slot] = box;
+    near.area[slot] = area(box);
+    near.best_prior[slot] = 0;
+    near.index[slot] = static_cast<int>(threadIdx.x);
+    near.ignored[slot] = task.ignored(packed_gt);
   }
   __syncthreads();
   return count;
 }
 
-// The highest value of the warp, to all lanes.
-__device__ __forceinline__ unsigned warp_max(unsigned value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const unsigned other = __shfl_xor_sync(kFullMask, value, step);
-    value = other > value ? other : value;
-  }
-  return value;
-#else
-  return __reduce_max_sync(kFullMask, value);
-#endif
-}
-
-// Leaves the best prior of the warp in `best`; prior0 is the prior of lane 0.
-__device__ __forceinline__ void keep_best(unsigned long long* best, float value, int64_t prior0) {
-  const unsigned bits = __float_as_uint(value);  // values are 0 or more: their bits have their order
-  const unsigned most = warp_max(bits);
-  if (most == 0) return;
-  const int lane = __ffs(static_cast<int>(__ballot_sync(kFullMask, bits == most))) - 1;
+// Reduces the IoUs of the warp's priors with one ground truth into the key of its best prior; prior0 is that of lane 0.
+__device__ __forceinline__ void update_best_prior(unsigned long long* best, float iou, int64_t prior0) {
+  const unsigned bits = to_bits(iou);  // IoUs are 0 or more: their bits have their order
+  const unsigned max = warp_max(bits);
+  if (max == 0) return;
+  const int lane = __ffs(static_cast<int>(__ballot_sync(kFullMask, bits == max))) - 1;
   if (threadIdx.x % kWarpSize != 0) return;
   const auto prior = static_cast<unsigned>(prior0 + lane);
-  atomicMax(best, static_cast<unsigned long long>(most) << 32 | static_cast<unsigned>(~prior));
+  atomicMax(best, static_cast<unsigned long long>(max) << 32 | static_cast<unsigned>(~prior));
 }
-__device__ __forceinline__ void keep_best(unsigned long long*, double, int64_t) {}
+__device__ __forceinline__ void update_best_prior(unsigned long long*, double, int64_t) {}
 
-// What one prior has found.
+// The best match of one prior.
 template <typename T>
-struct Found {
-  T iou;           // with the best object, 0 none
-  int64_t object;  // its number in the image
-  bool near_ignored;
+struct PriorMatch {
+  T iou;            // with the best ground truth, 0 none
+  int64_t gt;       // its index in the image
+  bool on_ignored;  // whether the prior reaches the threshold with an ignored ground truth
 };
 
+// `keyed`: the best prior of each ground truth is to be found too.
 template <typename T>
-__device__ Found<T> match_prior(const CudaMatchTask<T>& task, Near<T>& near, int64_t prior, int64_t begin, int64_t end,
-                                bool keyed) {
-  const int64_t tile = prior / kWarpTile, tiles = ceil_div(task.count, kWarpTile);
-  const int64_t block_tile = tile - threadIdx.x / kWarpSize;
-  Box<T> around = nothing<T>();
-  for (int64_t t = block_tile; t < block_tile + kWarps && t < tiles; ++t) grow(around, task.tile_boxes[t]);
-  const Box<T> warp_box = tile < tiles ? task.tile_boxes[tile] : nothing<T>();
-  const Box<T> box = prior < task.count ? task.priors[prior] : Box<T>{};
-  const T area_of_prior = area(box);
-  Found<T> found{T(0), 0, false};
+__device__ PriorMatch<T> match_prior(const CudaMatchTask<T>& task, NearGt<T>& near, int64_t prior, int64_t begin,
+                                     int64_t end, bool keyed) {
+  const int64_t tile = prior / kWarpTile, num_tiles = num_warp_tiles(task.num_priors);
+  const int64_t first_tile = tile - threadIdx.x / kWarpSize;  // of the block
+  Box<T> block_bounds = empty_bounds<T>();
+  for (int64_t t = first_tile; t < first_tile + kWarps && t < num_tiles; ++t)
+    block_bounds = extended(block_bounds, task.tile_bounds[t]);
+  const Box<T> tile_bounds = tile < num_tiles ? task.tile_bounds[tile] : empty_bounds<T>();
+  const Box<T> box = prior < task.num_priors ? task.priors[prior] : Box<T>{};
+  const T prior_area = area(box);
+  PriorMatch<T> match{T(0), 0, false};
   for (int64_t chunk = begin; chunk < end; chunk += kThreads) {
-    const int count = pack_near(task, near, chunk, end, around);
+    const int count = load_near_gt(task, near, chunk, end, block_bounds);
     for (int first = 0; first < count; first += kWarpSize) {
-      const int mine = first + static_cast<int>(threadIdx.x) % kWarpSize;
-      unsigned mask = __ballot_sync(kFullMask, mine < count && touches(near.box[mine], warp_box));
+      const int of_lane = first + static_cast<int>(threadIdx.x) % kWarpSize;
+      unsigned mask = __ballot_sync(kFullMask, of_lane < count && touches(near.box[of_lane], tile_bounds));
       for (; mask != 0; mask &= mask - 1) {
         const int i = first + __ffs(static_cast<int>(mask)) - 1;
-        const T value = overlap(near.box[i], box, near.area[i], area_of_prior);
+        const T iou = matching_iou(near.box[i], box, near.area[i], prior_area);
         if (near.ignored[i]) {
-          found.near_ignored = found.near_ignored || value >= task.threshold;
+          match.on_ignored = match.on_ignored || iou >= task.iou_threshold;
           continue;
         }
-        if (value > found.iou) {
-          found.iou = value;
-          found.object = chunk - begin + near.place[i];
+        if (iou > match.iou) {
+          match.iou = iou;
+          match.gt = chunk - begin + near.index[i];
         }
-        if (keyed) keep_best(&near.best[i], value, tile * kWarpTile);
+        if (keyed) update_best_prior(&near.best_prior[i], iou, tile * kWarpTile);
       }
     }
     if (!keyed) continue;
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < count && near.best[threadIdx.x] != 0)
-      atomicMax(reinterpret_cast<unsigned long long*>(task.best()) + chunk + near.place[threadIdx.x],
-                near.best[threadIdx.x]);
+    if (static_cast<int>(threadIdx.x) < count && near.best_prior[threadIdx.x] != 0)
+      atomicMax(reinterpret_cast<unsigned long long*>(task.gt_state()) + chunk + near.index[threadIdx.x],
+                near.best_prior[threadIdx.x]);
   }
-  return found;
+  return match;
 }
 
 template <typename T>
-__device__ void write(const CudaMatchTask<T>& task, int64_t image, int64_t prior, int64_t begin,
-                      const Found<T>& found) {
-  const int64_t at = image * task.count + prior;
-  const bool positive = found.iou >= task.threshold;
+__device__ void write_by_threshold(const CudaMatchTask<T>& task, int64_t image, int64_t prior, int64_t begin,
+                                   const PriorMatch<T>& match) {
+  const int64_t index = image * task.num_priors + prior;
+  const bool positive = match.iou >= task.iou_threshold;
   Box<T> target{};
   if (positive)
-    target = encode(task.gt_boxes[begin + found.object], task.priors[prior], CodeType::center_size, task.variances);
-  task.labels[at] = positive ? task.gt_labels[begin + found.object] : found.near_ignored ? -1 : 0;
-  task.gt_index[at] = positive ? found.object : -1;
-  task.loc_targets[at] = target;
+    target = encode(task.gt_boxes[begin + match.gt], task.priors[prior], CodeType::center_size, task.variances);
+  task.labels[index] = positive ? task.gt_labels[begin + match.gt] : match.on_ignored ? -1 : 0;
+  task.gt_index[index] = positive ? match.gt : -1;
+  task.loc_targets[index] = target;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     match_kernel(CudaMatchTask<T> task, int64_t blocks_per_image, bool keyed) {
-  __shared__ Near<T> near;
+  __shared__ NearGt<T> near;
   await_previous();
-  for (int64_t item = blockIdx.x; item < task.batch * blocks_per_image; item += gridDim.x) {
+  for (int64_t item = blockIdx.x; item < task.num_images * blocks_per_image; item += gridDim.x) {
     const int64_t image = item / blocks_per_image, prior = item % blocks_per_image * kThreads + threadIdx.x;
-    const int64_t begin = task.bounds()[image], end = task.bounds()[image + 1];
-    const Found<T> found = match_prior(task, near, prior, begin, end, keyed);
-    if (prior < task.count) write(task, image, prior, begin, found);
+    const int64_t begin = task.safe_offsets()[image], end = task.safe_offsets()[image + 1];
+    const PriorMatch<T> match = match_prior(task, near, prior, begin, end, keyed);
+    if (prior < task.num_priors) write_by_threshold(task, image, prior, begin, match);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kClaimThreads<T>, 1) claims_kernel(CudaMatchTask<T> task, bool keyed) {
+__global__ void __launch_bounds__(kAssignThreads<T>, 1) assign_kernel(CudaMatchTask<T> task, bool keyed) {
   await_previous();
-  for (int64_t image = blockIdx.x; image < task.batch; image += gridDim.x) {
-    const int64_t begin = task.bounds()[image], end = task.bounds()[image + 1];
-    if (begin < end) CudaClaims<T>{task, image, begin, end - begin}.run(keyed);
+  for (int64_t image = blockIdx.x; image < task.num_images; image += gridDim.x) {
+    const int64_t begin = task.safe_offsets()[image], end = task.safe_offsets()[image + 1];
+    if (begin < end) DeferredAcceptance<T>{task, image, begin, end - begin}.run(keyed);
   }
 }
 
 template <typename T>
-int launch_both(const CudaMatchTask<T>& task, cudaStream_t stream) {
-  const int64_t warps = ceil_div(task.count, kWarpTile) + task.batch + 1;
-  const int64_t threads = warps * kWarpSize > task.objects ? warps * kWarpSize : task.objects;
+int launch_all(const CudaMatchTask<T>& task, cudaStream_t stream) {
+  const int64_t warps = num_warp_tiles(task.num_priors) + task.num_images + 1;
+  const int64_t threads = warps * kWarpSize > task.num_packed_gt ? warps * kWarpSize : task.num_packed_gt;
   cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
   if (status != cudaSuccess) return status;
-  const int64_t blocks = ceil_div(task.count, kThreads);
-  const bool keyed = sizeof(T) == sizeof(float) && task.rule != ClaimRule::none && task.count < (int64_t{1} << 32);
-  status = launch_next(match_kernel<T>, grid_blocks(task.batch * blocks, 1), kThreads, 0, stream, task, blocks, keyed);
-  if (status != cudaSuccess || task.rule == ClaimRule::none || task.objects == 0) return status;
-  return launch_next(claims_kernel<T>, grid_blocks(task.batch, 1), kClaimThreads<T>, 0, stream, task, keyed);
+  const int64_t blocks = ceil_div(task.num_priors, kThreads);
+  const bool keyed = sizeof(T) == sizeof(float) && task.rule != MatchRule::none && task.num_priors < (int64_t{1} << 32);
+  status =
+      launch_next(match_kernel<T>, grid_blocks(task.num_images * blocks, 1), kThreads, 0, stream, task, blocks, keyed);
+  if (status != cudaSuccess || task.rule == MatchRule::none || task.num_packed_gt == 0) return status;
+  return launch_next(assign_kernel<T>, grid_blocks(task.num_images, 1), kAssignThreads<T>, 0, stream, task, keyed);
 }
 
 }  // namespace
 
-int launch_match_priors(const CudaMatchTask<float>& task, CUstream_st* stream) { return launch_both(task, stream); }
-int launch_match_priors(const CudaMatchTask<double>& task, CUstream_st* stream) { return launch_both(task, stream); }
+int launch_match_priors(const CudaMatchTask<float>& task, CUstream_st* stream) { return launch_all(task, stream); }
+int launch_match_priors(const CudaMatchTask<double>& task, CUstream_st* stream) { return launch_all(task, stream); }
 
 }  // namespace ssd_ops

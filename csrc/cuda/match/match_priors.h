@@ -1,19 +1,19 @@
 // Prior matching on the GPU; torch-free.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 #include "core/matching.h"
 
 namespace ssd_ops {
 
-constexpr int64_t kWarpTile = 32;  // priors that a warp compares with an object together
+constexpr int64_t kWarpTile = 32;  // priors that a warp compares with a ground truth together
 
-inline int64_t match_tiles_on_cuda(int64_t priors) { return (priors + kWarpTile - 1) / kWarpTile; }
+SSD_OPS_HD int64_t num_warp_tiles(int64_t num_priors) { return ceil_div(num_priors, kWarpTile); }
 
-// One batch; everything is dense, boxes are aligned. Offsets and labels may hold anything: offsets are cut to 0 ..
-// objects and made non-falling before they are used, labels are only copied.
+// One batch; everything is dense, boxes are aligned. The sum G ground truths are packed: image b has those from
+// offsets[b] to offsets[b + 1] - 1. In the code `gt` is an index within its image and `packed_gt` one in the batch.
+// Offsets and labels are not validated: offsets are clamped to 0 .. num_packed_gt and made non-decreasing before they
+// are used, labels are only copied.
 template <typename T>
 struct CudaMatchTask {
   const Box<T>* gt_boxes;    // [sum G] xyxy
@@ -21,23 +21,23 @@ struct CudaMatchTask {
   const bool* ignore;        // [sum G] or null
   const int64_t* offsets;    // [B + 1]
   const Box<T>* priors;      // [P] xyxy
-  int64_t objects;           // sum G
-  int64_t batch;             // B
-  int64_t count;             // P
-  T threshold;               // the lowest IoU that passes
-  ClaimRule rule;
+  int64_t num_packed_gt;     // sum G
+  int64_t num_images;        // B
+  int64_t num_priors;        // P
+  T iou_threshold;           // a prior with this IoU or more is positive
+  MatchRule rule;
   Variances<T> variances;
-  Box<T>* tile_boxes;   // [ceil(P / kWarpTile)]: scratch, the box around the priors of a tile
-  long long* scratch;   // [sum G + B + 1]; long long, as atomics want it
-  int64_t* labels;      // [B, P]
-  long long* gt_index;  // [B, P]
-  Box<T>* loc_targets;  // [B, P]
+  Box<T>* tile_bounds;   // [num_warp_tiles(P)]: workspace, bounds of the priors of each tile
+  long long* workspace;  // [sum G + B + 1]; long long, for atomics
+  int64_t* labels;       // [B, P]
+  long long* gt_index;   // [B, P]
+  Box<T>* loc_targets;   // [B, P]
 
-  // For each object its best prior so far: IoU bits << 32 | ~prior, 0 none; then the prior that it holds, see
-  // deferred_acceptance.cuh.
-  SSD_OPS_HD long long* best() const { return scratch; }
-  SSD_OPS_HD long long* bounds() const { return scratch + objects; }  // [B + 1]: the offsets made safe
-  SSD_OPS_HD bool ignored(int64_t object) const { return ignore != nullptr && ignore[object]; }
+  // [sum G]: from match_kernel, the best prior of each ground truth as IoU bits << 32 | ~prior, 0 for none; then its
+  // state during deferred acceptance, see deferred_acceptance.cuh.
+  SSD_OPS_HD long long* gt_state() const { return workspace; }
+  SSD_OPS_HD long long* safe_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
+  SSD_OPS_HD bool ignored(int64_t packed_gt) const { return ignore != nullptr && ignore[packed_gt]; }
 };
 
 int launch_match_priors(const CudaMatchTask<float>& task, CUstream_st* stream);

@@ -1,42 +1,33 @@
-// Boxes in the order of the cells of a grid, for many of them: what lies together is compared together.
+// Many boxes in the order of the cells of a uniform grid, so that boxes that are compared together are near each other.
 //
-// Plan: a block leaves the range of its boxes' centers (sort_boxes_kernel), range_kernel makes one of all. count_kernel
-// counts the boxes of each cell and its last block adds up; place_kernel writes each box behind those before it. In
-// which order the boxes of a cell stand is left to chance, and no result depends on it.
+// Plan: each block of sort_boxes_kernel writes the bounds of its boxes' centers, range_kernel reduces them to the
+// bounds of all. count_kernel counts the boxes of each cell, and its last block makes offsets of the counts;
+// scatter_kernel writes each box to its cell. The order of boxes within a cell depends on timing; no result depends on
+// it.
 #pragma once
 
-#include "cuda/common/block.cuh"
+#include "cuda/common/last_block.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/nms/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kSide = 64, kCells = kSide * kSide;  // of the grid
-
+// The bounds of the boxes of those threads of the block whose `flag` is set. All threads of the block call it.
 template <typename T>
-__device__ Box<T> grown(const Box<T>& around, const Box<T>& by) {  // NaN of `by` widens nothing
-  return {lesser(by.x1, around.x1), lesser(by.y1, around.y1), greater(by.x2, around.x2), greater(by.y2, around.y2)};
-}
-
-// The box around those of the block's threads for which `counts` holds. All threads of the block call it.
-template <typename T>
-__device__ Box<T> box_around(bool counts, const Box<T>& box) {
-  __shared__ Box<T> of_warp[kThreads / kWarpSize];
-  Box<T> around{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
-  if (counts) around = grown(around, box);
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    around =
-        grown(around, Box<T>{__shfl_xor_sync(kFullMask, around.x1, step), __shfl_xor_sync(kFullMask, around.y1, step),
-                             __shfl_xor_sync(kFullMask, around.x2, step), __shfl_xor_sync(kFullMask, around.y2, step)});
-  }
-  __syncthreads();  // all have read what the last call left
-  if (threadIdx.x % kWarpSize == 0) of_warp[threadIdx.x / kWarpSize] = around;
+__device__ Box<T> block_bounds(bool flag, const Box<T>& box) {
+  __shared__ Box<T> of_warps[kThreads / kWarpSize];
+  Box<T> bounds = empty_bounds<T>();
+  if (flag) bounds = extended(bounds, box);
+  bounds = warp_bounds(bounds);
+  __syncthreads();  // all threads have read the results of the last call
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = bounds;
   __syncthreads();
-  for (int w = 0; w < kThreads / kWarpSize; ++w) around = grown(around, of_warp[w]);
-  return around;
+  for (int w = 0; w < kThreads / kWarpSize; ++w) bounds = extended(bounds, of_warps[w]);
+  return bounds;
 }
 
-// The center as a box; NaN for what is not finite, so that it widens no range.
+// The center as a box; coordinates that are not finite become NaN, so that they extend no bounds.
 template <typename T>
 __device__ Box<T> center_of(const Box<T>& box) {
   T x = (box.x1 + box.x2) / T(2), y = (box.y1 + box.y2) / T(2);
@@ -45,68 +36,68 @@ __device__ Box<T> center_of(const Box<T>& box) {
   return {x, y, x, y};
 }
 
-// A coordinate's place in the grid; NaN and what lies outside go to an edge.
+// The column or row of a coordinate; NaN and coordinates out of range are clamped.
 template <typename T>
-__device__ unsigned place_in(T x, T low, T high) {
-  const T place = (x - low) / (high - low) * T(kSide);
-  return place > T(0) ? (place < T(kSide) ? static_cast<unsigned>(place) : kSide - 1) : 0;
+__device__ unsigned grid_index(T x, T low, T high) {
+  const T index = (x - low) / (high - low) * T(kGridSide);
+  return index > T(0) ? (index < T(kGridSide) ? static_cast<unsigned>(index) : kGridSide - 1) : 0;
 }
 
-// Cells are numbered so that near ones have near numbers: the bits of column and row take turns.
+// Morton order: the bits of column and row are interleaved, so that near cells have near indices.
 template <typename T>
 __device__ unsigned cell_of(const Box<T>& box, const Box<T>& range) {
   const Box<T> center = center_of(box);
-  const unsigned column = place_in(center.x1, range.x1, range.x2), row = place_in(center.y1, range.y1, range.y2);
+  const unsigned column = grid_index(center.x1, range.x1, range.x2), row = grid_index(center.y1, range.y1, range.y2);
   unsigned cell = 0;
-  for (unsigned bit = 1; bit < kSide; bit *= 2) cell |= (column & bit) * bit | (row & bit) * bit * 2;
+  for (unsigned bit = 1; bit < kGridSide; bit *= 2) cell |= (column & bit) * bit | (row & bit) * bit * 2;
   return cell;
 }
 
-// Joins the ranges of `blocks` blocks, and clears the counts.
+// Reduces the ranges of `blocks` blocks to ranges[0], and clears the counts.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) range_kernel(NmsWork<T> work, int blocks) {
+__global__ void __launch_bounds__(kThreads) range_kernel(NmsWorkspace<T> work, int blocks) {
   await_previous();
-  Box<T> range{T(INFINITY), T(INFINITY), -T(INFINITY), -T(INFINITY)};
-  for (int b = threadIdx.x; b < blocks; b += kThreads) range = grown(range, work.ranges[b]);
-  range = box_around(true, range);
+  Box<T> range = empty_bounds<T>();
+  for (int b = threadIdx.x; b < blocks; b += kThreads) range = extended(range, work.ranges[b]);
+  range = block_bounds(true, range);
   if (threadIdx.x == 0) work.ranges[0] = range;
-  for (int c = threadIdx.x; c < kCells; c += kThreads) work.cells[c] = 0;
+  for (int c = threadIdx.x; c < kNumCells; c += kThreads) work.cells[c] = 0;
 }
 
-// Leaves in cells[c] how many boxes stand in the cells before c.
+// Writes to cells[c] the number of boxes in the cells before c.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWork<T> work) {
+__global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWorkspace<T> work) {
   await_previous();
   const Box<T> range = work.ranges[0];
-  for (int64_t r = global_thread(); r < n; r += global_threads())
-    atomicAdd(&work.cells[cell_of(work.boxes[r], range)], 1u);
+  for (int64_t rank = global_thread(); rank < n; rank += global_threads())
+    atomicAdd(&work.cells[cell_of(work.boxes[rank], range)], 1u);
   if (!is_last_block(&work.state->ticket)) return;
-  int before = 0;
-  for (int first = 0; first < kCells; first += kThreads) {
+  int offset = 0;
+  for (int first = 0; first < kNumCells; first += kThreads) {
     int total;
-    const int here = static_cast<int>(work.cells[first + threadIdx.x]);
-    work.cells[first + threadIdx.x] = static_cast<unsigned>(before + block_count_before(here, &total));
-    before += total;
+    const int count = static_cast<int>(work.cells[first + threadIdx.x]);
+    work.cells[first + threadIdx.x] = static_cast<unsigned>(offset + block_exclusive_sum(count, &total));
+    offset += total;
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) place_kernel(int64_t n, NmsWork<T> work) {
+__global__ void __launch_bounds__(kThreads) scatter_kernel(int64_t n, NmsWorkspace<T> work) {
   await_previous();
   const Box<T> range = work.ranges[0];
-  for (int64_t r = global_thread(); r < n; r += global_threads()) {
-    const Box<T> box = work.boxes[r];
-    const unsigned place = atomicAdd(&work.cells[cell_of(box, range)], 1u);
-    work.cell_boxes[place] = box;
-    work.ranks[place] = static_cast<unsigned>(r);
+  for (int64_t rank = global_thread(); rank < n; rank += global_threads()) {
+    const Box<T> box = work.boxes[rank];
+    const unsigned index = atomicAdd(&work.cells[cell_of(box, range)], 1u);
+    work.cell_boxes[index] = box;
+    work.cell_ranks[index] = static_cast<unsigned>(rank);
   }
 }
 
 template <typename T>
-cudaError_t sort_by_cell(int64_t n, const NmsWork<T>& work, unsigned blocks, cudaStream_t stream) {
+cudaError_t sort_by_cell(int64_t n, const NmsWorkspace<T>& work, unsigned blocks, cudaStream_t stream) {
   cudaError_t status = launch_next(range_kernel<T>, 1, kThreads, 0, stream, work, static_cast<int>(blocks));
   if (status == cudaSuccess) status = launch_next(count_kernel<T>, blocks, kThreads, 0, stream, n, work);
-  if (status == cudaSuccess) status = launch_next(place_kernel<T>, blocks, kThreads, 0, stream, n, work);
+  if (status == cudaSuccess) status = launch_next(scatter_kernel<T>, blocks, kThreads, 0, stream, n, work);
   return status;
 }
 

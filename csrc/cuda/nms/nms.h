@@ -8,31 +8,32 @@
 
 namespace ssd_ops {
 
-// Boxes that launch_nms itself ranks at most: counting compares every score with every other.
-constexpr int64_t kMostRanked = 12288;
+// The maximum number of boxes that launch_nms sorts by itself: it compares every score with every other.
+constexpr int64_t kMaxRanked = 12288;
 
 struct NmsInputs {
-  const void* boxes;  // [count, 4] of box_type
+  const void* boxes;  // [num_boxes, 4] of box_type
   Dtype box_type;
-  const void* scores;  // [count] of score_type; null: `order` says it all
+  const void* scores;  // [num_boxes] of score_type, or null: `order` is given
   Dtype score_type;
-  const int64_t* classes;  // [count] or null
-  int64_t count;           // above 0
+  const int64_t* classes;  // [num_boxes] or null
+  int64_t num_boxes;       // above 0
 };
 
-// Bytes of workspace for n boxes, a multiple of 256: some 400 a box, half a megabyte at most, and 90 more a box.
-size_t nms_workspace_bytes(int64_t n);
+// Bytes of workspace, a multiple of 256: about 400 a box up to half a megabyte, and 90 a box on top of that.
+size_t nms_workspace_bytes(int64_t num_boxes);
 
-// Tiles that suffice for n boxes, and how many to launch before it is worth asking whether boxes are left.
-int64_t nms_tiles(int64_t n);
-constexpr int64_t kTilesAtOnce = 8;
+// The number of tiles that suffices for any boxes, and how many to launch before checking whether boxes are left.
+int64_t num_nms_tiles(int64_t num_boxes);
+constexpr int64_t kTilesPerCheck = 8;
 
-// Takes `tiles` tiles from number `first` on; the call with `first` 0 sorts the boxes before. Fills keep (room for
-// count) with the indices of the kept boxes by rank, progress[0] with their number so far, and progress[1] with the
-// boxes of the next tile: 0 when all is done. `order` [count] is the box of each rank: by falling score, NaN first, of
-// equals the lowest index. Where there are scores, for at most kMostRanked boxes, it is filled here. The workspace is
-// aligned to 256 bytes and, like order, keeps what it holds from call to call.
-int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first, int64_t tiles,
-               int64_t* keep, int64_t* progress, CUstream_st* stream);
+// Processes `num_tiles` tiles from number `first_tile` on; the call with first_tile 0 sorts the boxes before. Fills
+// keep (capacity num_boxes) with the indices of the kept boxes by rank, progress[0] with their number so far, and
+// progress[1] with the number of boxes in the next tile: 0 when all is done. order [num_boxes] is the index of the box
+// of each rank: descending scores, NaN first, ties to the lowest index. If scores are given, for at most kMaxRanked
+// boxes, it is filled here. The workspace is aligned to 256 bytes and, like `order`, keeps its contents from call to
+// call.
+int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
+               int64_t num_tiles, int64_t* keep, int64_t* progress, CUstream_st* stream);
 
 }  // namespace ssd_ops

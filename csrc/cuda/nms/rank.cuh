@@ -1,31 +1,22 @@
-// The order of not too many boxes: a box's rank is the number of boxes that stand before it, counted.
+// Sorts up to kMaxRanked boxes by score by counting: the rank of a box is the number of boxes that precede it.
 //
-// Plan: a block ranks kWarpSize boxes, a lane has one of them and each warp counts in a share of all scores, of which
-// it holds kStaged at a time in shared memory as numbers that rise where scores fall. Of equals the lower index stands
-// before, so all of a stretch below the block's boxes count if they are not above, and all beyond if they are below:
-// one comparison a pair. Then the box goes to the place of its rank.
+// Plan: a block ranks kWarpSize boxes, one per lane. Each warp counts in its part of all scores, staging kStaged sort
+// keys at a time in shared memory. Ties go to the lower index; so for keys of boxes before the block's own, equal keys
+// count, and for keys of boxes after them they do not: one comparison a pair. Then each box is written to the index of
+// its rank.
 #pragma once
 
+#include "core/ordered_key.h"
 #include "cuda/common/load.cuh"
 #include "cuda/nms/workspace.cuh"
-#include "cuda/select/candidates.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kStaged = 128;  // of a warp
+constexpr int kStaged = 128;  // keys of a warp in shared memory
 
-// Rises where scores fall; NaN stands before all others. The last of all numbers is no score's.
-__device__ __forceinline__ unsigned falling_number(float score) {
-  return static_cast<unsigned>(make_candidate_or_first(score, 0u) >> 32);
-}
-__device__ __forceinline__ unsigned long long falling_number(double score) {
-  return make_candidate_or_first(score, 0u).key;
-}
-
-// What the kernel reads.
 template <typename Score>
-struct Unsorted {
+struct UnsortedBoxes {
   const Score* scores;     // [n]
   const int64_t* classes;  // [n] or null
   const void* boxes;       // [n, 4]
@@ -35,43 +26,44 @@ struct Unsorted {
 
 template <typename Score, typename T>
 __global__ void __launch_bounds__(kThreads)
-    rank_kernel(Unsorted<Score> all, NmsWork<T> work, int64_t* order, int64_t* keep, int64_t* progress) {
-  using Number = decltype(falling_number(compute_t<Score>()));
-  __shared__ __align__(16) Number staged[kWarps][kStaged];
-  __shared__ int before[kWarpSize];
+    rank_kernel(UnsortedBoxes<Score> in, NmsWorkspace<T> work, int64_t* order, int64_t* keep, int64_t* progress) {
+  using Key = sort_key_t<compute_t<Score>>;
+  __shared__ __align__(16) Key staged[kWarps][kStaged];
+  __shared__ int ranks[kWarpSize];
   await_previous();
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, n = static_cast<int>(all.n);
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, n = static_cast<int>(in.n);
   const int begin = static_cast<int>(blockIdx.x) * kWarpSize, index = begin + lane;
-  const Number mine = index < n ? falling_number(widen(all.scores[index])) : 0;
-  if (warp == 0) before[lane] = 0;
+  const Key key = index < n ? descending_key_nan_first(widen(in.scores[index])) : 0;
+  if (warp == 0) ranks[lane] = 0;
   int count = 0;
   for (int first = warp * kStaged; first < n; first += kWarps * kStaged) {
-    __syncwarp();  // all have read what is replaced here
+    __syncwarp();  // all lanes are done with the last keys
 #pragma unroll
     for (int k = 0; k < kStaged / kWarpSize; ++k) {
       const int i = first + k * kWarpSize + lane;
-      staged[warp][k * kWarpSize + lane] = i < n ? falling_number(widen(all.scores[i])) : ~Number(0);
+      // The highest key, which no score has, precedes nothing.
+      staged[warp][k * kWarpSize + lane] = i < n ? descending_key_nan_first(widen(in.scores[i])) : ~Key(0);
     }
     __syncwarp();
     if (first + kStaged <= begin || first >= begin + kWarpSize) {
-      const Number bound = first < begin ? mine + 1 : mine;
+      const Key bound = first < begin ? key + 1 : key;
 #pragma unroll 16
       for (int k = 0; k < kStaged; ++k)
         if (staged[warp][k] < bound) ++count;
     } else {
-      for (int k = 0; k < kStaged; ++k) count += staged[warp][k] < mine + (first + k < index ? 1 : 0) ? 1 : 0;
+      for (int k = 0; k < kStaged; ++k) count += staged[warp][k] < key + (first + k < index ? 1 : 0) ? 1 : 0;
     }
   }
   __syncthreads();
-  atomicAdd(&before[lane], count);
+  atomicAdd(&ranks[lane], count);
   __syncthreads();
   if (warp != 0 || index >= n) return;
-  const int rank = before[lane];
+  const int rank = ranks[lane];
   order[rank] = index;
-  keep[index] = 0;  // the caller may show the whole array
-  work.boxes[rank] = load_box_as<T>(all.type, all.boxes, index);
-  if (all.classes != nullptr) work.classes[rank] = all.classes[index];
-  begin_tiles(work, index, all.n, progress);
+  keep[index] = 0;  // the caller may return a view of the whole array
+  work.boxes[rank] = load_box_as<T>(in.type, in.boxes, index);
+  if (in.classes != nullptr) work.classes[rank] = in.classes[index];
+  initialize_tiles(work, index, in.n, progress);
 }
 
 }  // namespace

@@ -1,106 +1,109 @@
-// Kept boxes push: those behind that they suppress die. The plan stands in nms.cu.
+// The kept boxes of the previous tile suppress the boxes after them. The plan is in nms.cu.
 #pragma once
 
 #include "core/suppression.h"
-#include "cuda/common/block.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/nms/cell_order.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kAtOnce = 4;  // boxes that a thread is compared with between two branches
+constexpr int kPairsPerBranch = 4;  // kept boxes that a thread tests before it branches
 
-// How the work is divided: a block has kThreads boxes (and those a stride further) and a share of the pushed ones.
-struct PushGrid {
-  unsigned blocks, shares;
+// The work is divided among blocks * splits blocks: each has kThreads boxes at a time and 1 / splits of the kept boxes.
+struct SuppressGrid {
+  unsigned blocks, splits;
 };
 
-// Boxes of the last tile that were kept, a chunk of them in shared memory.
+// Kept boxes of the previous tile, a chunk of them in shared memory.
 template <typename T>
-struct Pushed {
-  Box<T> boxes[kThreads + kAtOnce];
-  T areas[kThreads + kAtOnce];
-  int64_t classes[kThreads + kAtOnce];
+struct KeptChunk {
+  Box<T> boxes[kThreads + kPairsPerBranch];
+  T areas[kThreads + kPairsPerBranch];
+  int64_t classes[kThreads + kPairsPerBranch];
 };
 
-// Loads those of the kThreads pushed boxes from `first` on that may suppress one inside `around`; returns how many.
+// Loads those kept boxes first .. first + kThreads - 1 (below `end`) that may suppress a box within `bounds`; returns
+// their number.
 template <bool has_classes, bool by_cell, typename T>
-__device__ int load_pushed(const NmsWork<T>& work, Pushed<T>& pushed, int first, int count, const Box<T>& around) {
+__device__ int load_kept(const NmsWorkspace<T>& work, KeptChunk<T>& kept, int first, int end, const Box<T>& bounds) {
   const int i = first + static_cast<int>(threadIdx.x);
   Box<T> box{1, 1, 0, 0};
-  if (i < count) box = work.pushed[i];
-  int place = static_cast<int>(threadIdx.x), total = count - first < kThreads ? count - first : kThreads;
-  bool holds = i < count;
+  if (i < end) box = work.tile_kept[i];
+  int index = static_cast<int>(threadIdx.x), total = end - first < kThreads ? end - first : kThreads;
+  bool loads = i < end;
   if (by_cell) {
-    holds = holds && box.x2 > around.x1 && box.x1 < around.x2 && box.y2 > around.y1 && box.y1 < around.y2;
-    place = block_count_before(holds, &total);
+    loads = loads && touches(box, bounds);
+    index = block_exclusive_count(loads, &total);
   }
-  if (holds) {
-    pushed.boxes[place] = box;
-    pushed.areas[place] = area(box);
-    if (has_classes) pushed.classes[place] = work.pushed_classes[i];
+  if (loads) {
+    kept.boxes[index] = box;
+    kept.areas[index] = area(box);
+    if (has_classes) kept.classes[index] = work.tile_kept_classes[i];
   }
-  if (threadIdx.x < kAtOnce) {  // behind the last one: suppress nothing, below a threshold under 0 neither
-    pushed.boxes[total + threadIdx.x] = Box<T>{1, 1, 0, 0};
-    pushed.areas[total + threadIdx.x] = T(NAN);
-    if (has_classes) pushed.classes[total + threadIdx.x] = 0;
+  if (threadIdx.x < kPairsPerBranch) {  // padding that suppresses nothing, not even with a negative threshold
+    kept.boxes[total + threadIdx.x] = Box<T>{1, 1, 0, 0};
+    kept.areas[total + threadIdx.x] = T(NAN);
+    if (has_classes) kept.classes[total + threadIdx.x] = 0;
   }
   __syncthreads();
   return total;
 }
 
-// Whether one of `count` pushed boxes suppresses the box.
+// Whether one of `count` kept boxes suppresses the box.
 template <bool has_classes, typename T>
-__device__ __forceinline__ bool any_suppresses(const Pushed<T>& pushed, int count, const Box<T>& box, T box_area,
+__device__ __forceinline__ bool any_suppresses(const KeptChunk<T>& kept, int count, const Box<T>& box, T box_area,
                                                int64_t box_class, const SuppressionRule<T>& rule) {
-  for (int k = 0; k < count; k += kAtOnce) {
+  for (int k = 0; k < count; k += kPairsPerBranch) {
     bool any = false;
 #pragma unroll
-    for (int j = k; j < k + kAtOnce; ++j) {
-      const T inter = intersection(pushed.boxes[j], box);
-      const bool may = may_suppress(inter, pushed.areas[j] + box_area - inter, rule);
-      any = any || (may && (!has_classes || pushed.classes[j] == box_class));
+    for (int j = k; j < k + kPairsPerBranch; ++j) {
+      const T inter = intersection(kept.boxes[j], box);
+      const bool may = may_suppress(inter, kept.areas[j] + box_area - inter, rule);
+      any = any || (may && (!has_classes || kept.classes[j] == box_class));
     }
-    for (int j = k; any && j < k + kAtOnce; ++j) {
-      if (has_classes && pushed.classes[j] != box_class) continue;
-      if (suppresses(pushed.boxes[j], box, pushed.areas[j], box_area, rule)) return true;
+    for (int j = k; any && j < k + kPairsPerBranch; ++j) {
+      if (has_classes && kept.classes[j] != box_class) continue;
+      if (suppresses(kept.boxes[j], box, kept.areas[j], box_area, rule)) return true;
     }
   }
   return false;
 }
 
-// by_cell: boxes come in the order of cells, so that those of a block lie together, and most pushed boxes are far away.
+// by_cell: the boxes come in the order of cells, so that those of a block are near each other and most kept boxes are
+// distant from all of them.
 template <bool has_classes, bool by_cell, typename T>
-__device__ void push(int64_t n, const NmsWork<T>& work, const SuppressionRule<T>& rule, const PushGrid& grid) {
-  __shared__ Pushed<T> pushed;
-  const int each = static_cast<int>(ceil_div(work.state->pushed, grid.shares));
-  const int begin = static_cast<int>(blockIdx.x % grid.shares) * each;
-  const int end = begin + each < work.state->pushed ? begin + each : work.state->pushed;
+__device__ void suppress_remaining(int64_t n, const NmsWorkspace<T>& work, const SuppressionRule<T>& rule,
+                                   const SuppressGrid& grid) {
+  __shared__ KeptChunk<T> kept;
+  const int num_kept = work.state->num_tile_kept, per_split = static_cast<int>(ceil_div(num_kept, grid.splits));
+  const int begin = static_cast<int>(blockIdx.x % grid.splits) * per_split;
+  const int end = begin + per_split < num_kept ? begin + per_split : num_kept;
   const int64_t from = work.state->from;
-  for (int64_t base = static_cast<int64_t>(blockIdx.x / grid.shares) * kThreads; begin < end && base < n;
+  for (int64_t base = static_cast<int64_t>(blockIdx.x / grid.splits) * kThreads; begin < end && base < n;
        base += static_cast<int64_t>(grid.blocks) * kThreads) {
     if (!by_cell && base + kThreads <= from) continue;
-    const int64_t i = base + threadIdx.x, rank = by_cell && i < n ? work.ranks[i] : i;
+    const int64_t i = base + threadIdx.x, rank = by_cell && i < n ? work.cell_ranks[i] : i;
     const unsigned bit = 1u << (rank % kWarpSize);
-    // Another share may be writing here; what it has found so far is spared.
-    bool alive = rank >= from && i < n && (__ldcg(&work.dead[rank / kWarpSize]) & bit) == 0;
-    const bool was_alive = alive;
-    const Box<T> box = alive ? (by_cell ? work.cell_boxes[i] : work.boxes[rank]) : Box<T>{};
+    // Other splits may be setting bits; a box that one has already suppressed need not be tested.
+    bool active = rank >= from && i < n && (__ldcg(&work.suppressed[rank / kWarpSize]) & bit) == 0;
+    const bool was_active = active;
+    const Box<T> box = active ? (by_cell ? work.cell_boxes[i] : work.boxes[rank]) : Box<T>{};
     const T box_area = area(box);
-    const int64_t box_class = has_classes && alive ? work.classes[rank] : 0;
-    Box<T> around{};
-    if (by_cell) around = box_around(alive, box);
+    const int64_t box_class = has_classes && active ? work.classes[rank] : 0;
+    Box<T> bounds{};
+    if (by_cell) bounds = block_bounds(active, box);
     for (int first = begin; first < end; first += kThreads) {
-      if (!__syncthreads_or(alive)) break;
-      const int here = load_pushed<has_classes, by_cell>(work, pushed, first, end, around);
-      if (alive) alive = !any_suppresses<has_classes>(pushed, here, box, box_area, box_class, rule);
+      if (!__syncthreads_or(active)) break;
+      const int count = load_kept<has_classes, by_cell>(work, kept, first, end, bounds);
+      if (active) active = !any_suppresses<has_classes>(kept, count, box, box_area, box_class, rule);
     }
-    const bool died = was_alive && !alive;
+    const bool newly_suppressed = was_active && !active;
     if (by_cell) {
-      if (died) atomicOr(&work.dead[rank / kWarpSize], bit);
+      if (newly_suppressed) atomicOr(&work.suppressed[rank / kWarpSize], bit);
     } else {
-      const unsigned bits = __ballot_sync(kFullMask, died);
-      if (bits != 0 && threadIdx.x % kWarpSize == 0) atomicOr(&work.dead[rank / kWarpSize], bits);
+      const unsigned bits = __ballot_sync(kFullMask, newly_suppressed);
+      if (bits != 0 && threadIdx.x % kWarpSize == 0) atomicOr(&work.suppressed[rank / kWarpSize], bits);
     }
   }
 }

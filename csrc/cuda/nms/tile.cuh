@@ -1,28 +1,28 @@
-// The boxes of a tile among themselves: which of them suppress which, who is kept, and the choice of the next tile. The
-// plan stands in nms.cu.
+// The boxes of one tile: which of them suppress which, who is kept, and the choice of the next tile. The plan is in
+// nms.cu.
 #pragma once
 
 #include "core/suppression.h"
-#include "cuda/common/block.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/nms/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kRows = 64, kColumns = 2 * kRows;  // that a block compares
+constexpr int kRows = 64, kColumns = 2 * kRows;  // boxes that a block compares
 static_assert(kRows * kColumns == kThreads * kWarpSize, "a thread has a row and a word");
 static_assert(kColumns == 4 * kWarpSize, "a block's columns are a group of words");
 
-// Blocks that compare all boxes of a tile with those before them.
-inline unsigned tile_blocks(int64_t boxes) {
+// The number of blocks that compare all boxes of a tile with those that precede them.
+inline unsigned num_compare_blocks(int64_t boxes) {
   unsigned blocks = 0;
   for (int row = 0; row < ceil_div(boxes, kRows); ++row) blocks += row * kRows / kColumns + 1;
   return blocks;
 }
 
-// Compares kRows boxes of the tile with kColumns of those before them.
+// Compares kRows boxes of the tile with kColumns of those that precede them: one word of the mask for each thread.
 template <bool has_classes, typename T>
-__device__ void compare_in_tile(const NmsWork<T>& work, int block, int count, const SuppressionRule<T>& rule) {
+__device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int count, const SuppressionRule<T>& rule) {
   __shared__ Box<T> columns[kColumns];
   __shared__ T areas[kColumns];
   __shared__ int64_t classes[kColumns];
@@ -38,22 +38,22 @@ __device__ void compare_in_tile(const NmsWork<T>& work, int block, int count, co
   }
   __syncthreads();
   const int row = row_block * kRows + static_cast<int>(threadIdx.x) % kRows;
-  const int first = static_cast<int>(threadIdx.x) / kRows * kWarpSize;  // the lanes of a warp compare with the same box
-  const int earlier = row - group * kColumns - first;                   // columns of the word that stand before
+  const int first = static_cast<int>(threadIdx.x) / kRows * kWarpSize;  // the lanes of a warp read the same column
+  const int num_preceding = row - group * kColumns - first;             // columns of the word that precede the row
   if (row >= count) return;
   const int64_t rank = work.tile[row];
   const Box<T> box = work.boxes[rank];
   const T box_area = area(box);
   const int64_t box_class = has_classes ? work.classes[rank] : 0;
   unsigned may = 0, bits = 0;
-  if (earlier > 0) {
+  if (num_preceding > 0) {
 #pragma unroll 8
     for (int k = 0; k < kWarpSize; ++k) {
       const T inter = intersection(columns[first + k], box);
       const bool same = !has_classes || classes[first + k] == box_class;
       may |= (same && may_suppress(inter, areas[first + k] + box_area - inter, rule) ? 1u : 0u) << k;
     }
-    if (earlier < kWarpSize) may &= (1u << earlier) - 1;
+    if (num_preceding < kWarpSize) may &= (1u << num_preceding) - 1;
   }
   for (; may != 0; may &= may - 1) {
     const int k = first + __ffs(static_cast<int>(may)) - 1;
@@ -63,123 +63,151 @@ __device__ void compare_in_tile(const NmsWork<T>& work, int block, int count, co
   if (bits != 0) atomicOr(&work.groups[row], 1u << group);
 }
 
-// Settles 32 boxes of the tile as far as the boxes before them are settled: `open` is not settled, `kept` is kept.
-// The arrays hold what is known of all words. All lanes of a warp call it.
-template <typename T>
-__device__ void settle_word(const NmsWork<T>& work, int word, const unsigned* kept_bits, const unsigned* open_bits,
-                            unsigned* kept, unsigned* open) {
-  constexpr int kAtOnce = 4;  // groups on their way
-  const int lane = threadIdx.x % kWarpSize, row = word * kWarpSize + lane;
-  const unsigned mine = 1u << lane;
-  const uint4* mask = reinterpret_cast<const uint4*>(work.mask) + row * kGroups;
-  bool dies = false, blocked = false;
-  unsigned near = 0;  // boxes of the same word that suppress this one
-  for (unsigned groups = (*open & mine) != 0 ? work.groups[row] : 0; groups != 0;) {
-    uint4 found[kAtOnce];
-    int at[kAtOnce];
+// A set of boxes of a tile, one bit each, for those that are kept and those that are not yet decided.
+struct TileBits {
+  unsigned kept[kWords], undecided[kWords];
+};
+
+// How the boxes of other words bear on one box: whether a kept one suppresses it, whether an undecided one would; and
+// the boxes of its own word that suppress it.
+struct Suppressors {
+  bool kept, undecided;
+  unsigned in_word;
+};
+
+// Reads the mask row of one box, by the groups of words that are not 0.
+__device__ __forceinline__ Suppressors find_suppressors(const uint4* mask_row, unsigned groups, int word,
+                                                        const TileBits& tile) {
+  constexpr int kInFlight = 4;  // groups that are loaded at once
+  Suppressors found{false, false, 0};
+  while (groups != 0) {
+    uint4 loaded[kInFlight];
+    int group[kInFlight];
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      at[k] = groups != 0 ? __ffs(static_cast<int>(groups)) - 1 : 0;
-      found[k] = groups != 0 ? mask[at[k]] : uint4{0, 0, 0, 0};
+    for (int k = 0; k < kInFlight; ++k) {
+      group[k] = groups != 0 ? __ffs(static_cast<int>(groups)) - 1 : 0;
+      loaded[k] = groups != 0 ? mask_row[group[k]] : uint4{0, 0, 0, 0};
       groups &= groups - 1;
     }
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const unsigned words[4] = {found[k].x, found[k].y, found[k].z, found[k].w};
+    for (int k = 0; k < kInFlight; ++k) {
+      const unsigned words[4] = {loaded[k].x, loaded[k].y, loaded[k].z, loaded[k].w};
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
-        const int other = at[k] * 4 + q;
-        const unsigned far = other == word ? 0 : words[q];
-        near |= words[q] ^ far;
-        dies = dies || (far & kept_bits[other]) != 0;
-        blocked = blocked || (far & open_bits[other]) != 0;
+        const int other = group[k] * 4 + q;
+        const unsigned in_others = other == word ? 0 : words[q];
+        found.in_word |= words[q] ^ in_others;
+        found.kept = found.kept || (in_others & tile.kept[other]) != 0;
+        found.undecided = found.undecided || (in_others & tile.undecided[other]) != 0;
       }
     }
   }
-  unsigned last;
-  do {
-    last = *open;
-    dies = dies || (near & *kept) != 0;
-    const bool waits = (last & mine) != 0, keeps = !dies && !blocked && (near & last) == 0;
-    *kept |= __ballot_sync(kFullMask, waits && keeps);
-    *open &= ~__ballot_sync(kFullMask, waits && (dies || keeps));
-  } while (*open != last);
+  return found;
 }
 
-// Finds out who is kept of the tile, and writes them out.
-template <bool has_classes, typename T>
-__device__ void resolve_tile(const NmsWork<T>& work, const int64_t* order, int count, int64_t* keep,
-                             int64_t* progress) {
-  __shared__ unsigned kept_bits[2][kWords], open_bits[2][kWords];  // as the last round left them, and as this one does
-  __shared__ int starts[kWords];
+// Decides the 32 boxes of one word as far as `tile` allows: a box is kept if no kept or undecided box suppresses it,
+// and suppressed if a kept one does. Repeats within the word until nothing changes, and updates its bits in *kept and
+// *undecided. All lanes of a warp call it.
+template <typename T>
+__device__ void resolve_word(const NmsWorkspace<T>& work, int word, const TileBits& tile, unsigned* kept,
+                             unsigned* undecided) {
+  const int lane = threadIdx.x % kWarpSize, row = word * kWarpSize + lane;
+  const unsigned bit = 1u << lane;
+  const uint4* mask_row = reinterpret_cast<const uint4*>(work.mask) + row * kGroups;
+  const Suppressors by = find_suppressors(mask_row, (*undecided & bit) != 0 ? work.groups[row] : 0, word, tile);
+  bool is_suppressed = by.kept;
+  unsigned last;
+  do {
+    last = *undecided;
+    is_suppressed = is_suppressed || (by.in_word & *kept) != 0;
+    const bool is_undecided = (last & bit) != 0, is_kept = !is_suppressed && !by.undecided && (by.in_word & last) == 0;
+    *kept |= __ballot_sync(kFullMask, is_undecided && is_kept);
+    *undecided &= ~__ballot_sync(kFullMask, is_undecided && (is_suppressed || is_kept));
+  } while (*undecided != last);
+}
+
+// Decides which boxes of the tile are kept, in rounds; returns their bits, in shared memory. Every round decides at
+// least the first undecided word.
+template <typename T>
+__device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) {
+  __shared__ TileBits rounds[2];  // as the last round has left them, and as this one leaves them
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   for (int word = warp; word < kWords; word += kWarps) {
     const int row = word * kWarpSize + lane;
     const int64_t rank = work.tile[row < count ? row : 0];
-    const bool alive = row < count && (work.dead[rank / kWarpSize] >> (rank % kWarpSize) & 1) == 0;
-    const unsigned open = __ballot_sync(kFullMask, alive);
+    const bool active = row < count && (work.suppressed[rank / kWarpSize] >> (rank % kWarpSize) & 1) == 0;
+    const unsigned undecided = __ballot_sync(kFullMask, active);
     if (lane == 0) {
-      kept_bits[0][word] = 0;
-      open_bits[0][word] = open;
+      rounds[0].kept[word] = 0;
+      rounds[0].undecided[word] = undecided;
     }
   }
   __syncthreads();
   int now = 0;
-  for (bool going = true; going; now ^= 1) {  // each round settles the first open word at least
-    bool any_open = false;
+  for (bool more = true; more; now ^= 1) {
+    bool any_undecided = false;
     for (int word = warp; word < kWords; word += kWarps) {
-      unsigned known_kept = kept_bits[now][word], open = open_bits[now][word];
-      if (open != 0) settle_word(work, word, kept_bits[now], open_bits[now], &known_kept, &open);
-      any_open = any_open || open != 0;
+      unsigned kept = rounds[now].kept[word], undecided = rounds[now].undecided[word];
+      if (undecided != 0) resolve_word(work, word, rounds[now], &kept, &undecided);
+      any_undecided = any_undecided || undecided != 0;
       if (lane == 0) {
-        kept_bits[now ^ 1][word] = known_kept;
-        open_bits[now ^ 1][word] = open;
+        rounds[now ^ 1].kept[word] = kept;
+        rounds[now ^ 1].undecided[word] = undecided;
       }
     }
-    going = __syncthreads_or(any_open) != 0;
+    more = __syncthreads_or(any_undecided) != 0;
   }
+  return rounds[now].kept;
+}
+
+// Appends the kept boxes of the tile to `keep`, and leaves them for suppress_remaining().
+template <bool has_classes, typename T>
+__device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, const int64_t* order, int64_t* keep,
+                           int64_t* progress) {
+  __shared__ int offsets[kWords];
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int64_t base = progress[0];
   int total;
-  const int in_word = threadIdx.x < kWords ? __popc(kept_bits[now][threadIdx.x]) : 0;
-  const int start = block_count_before(in_word, &total);
-  if (threadIdx.x < kWords) starts[threadIdx.x] = start;
+  const int in_word = threadIdx.x < kWords ? __popc(kept[threadIdx.x]) : 0;
+  const int offset = block_exclusive_sum(in_word, &total);
+  if (threadIdx.x < kWords) offsets[threadIdx.x] = offset;
   __syncthreads();
 #pragma unroll 4
   for (int word = warp; word < kWords; word += kWarps) {
-    const unsigned bits = kept_bits[now][word];
+    const unsigned bits = kept[word];
     if ((bits >> lane & 1) == 0) continue;
     const int64_t rank = work.tile[word * kWarpSize + lane];
-    const int place = starts[word] + __popc(bits & ((1u << lane) - 1));
-    keep[base + place] = order[rank];
-    work.pushed[place] = work.boxes[rank];
-    if (has_classes) work.pushed_classes[place] = work.classes[rank];
+    const int index = offsets[word] + bits_below_lane(bits);
+    keep[base + index] = order[rank];
+    work.tile_kept[index] = work.boxes[rank];
+    if (has_classes) work.tile_kept_classes[index] = work.classes[rank];
   }
   if (threadIdx.x == 0) {
     progress[0] = base + total;
-    work.state->pushed = total;
+    work.state->num_tile_kept = total;
   }
 }
 
-// Writes the ranks of the next boxes that live, as far as is known, to the tile.
+// Writes to the tile the ranks of the next boxes that are not known to be suppressed.
 template <typename T>
-__device__ void choose_tile(const NmsWork<T>& work, int64_t n, int64_t* progress) {
+__device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, int64_t* progress) {
   const int64_t from = work.state->next;
   for (int i = threadIdx.x; i < kTile && i < n; i += kThreads) work.groups[i] = 0;
-  __syncthreads();  // all have read the last tile
+  __syncthreads();  // all threads have read the last tile
   int chosen = 0;
   for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kTile; first += kThreads) {
     const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
-    unsigned alive = rank < n ? ~work.dead[word] : 0;
-    if (rank < n && n - rank < kWarpSize) alive &= (1u << (n - rank)) - 1;
-    if (rank < from) alive &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
+    unsigned active = rank < n ? ~work.suppressed[word] : 0;
+    if (rank < n && n - rank < kWarpSize) active &= (1u << (n - rank)) - 1;
+    if (rank < from) active &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
     int total;
-    int place = chosen + block_count_before(__popc(alive), &total);
-    for (; alive != 0 && place < kTile; alive &= alive - 1) work.tile[place++] = rank + __ffs(alive) - 1;
+    int index = chosen + block_exclusive_sum(__popc(active), &total);
+    for (; active != 0 && index < kTile; active &= active - 1) work.tile[index++] = rank + __ffs(active) - 1;
     chosen += total;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    progress[1] = work.state->tile = chosen < kTile ? chosen : kTile;
+    progress[1] = work.state->tile_size = chosen < kTile ? chosen : kTile;
     work.state->from = from;
     work.state->next = chosen < kTile ? n : work.tile[kTile - 1] + 1;
   }

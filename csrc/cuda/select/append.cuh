@@ -1,63 +1,64 @@
-// Appending to the candidates of an image from many threads, and leaving out those that cannot matter.
+// Appends to the candidates of an image from many threads, and leaves out those that cannot matter.
 #pragma once
 
+#include "cuda/common/scan.cuh"
 #include "cuda/select/candidates.cuh"
 #include "cuda/select/select.h"
 
 namespace ssd_ops {
 
-// The grid of a kernel that appends, for so many shares of each image: along x are images, so that blocks that run at
-// the same time have different ones and the bound of each is soon known; along y shares.
-inline dim3 collect_grid(const CandidateLists& lists, int64_t shares) {
-  const int64_t most = lists.second ? 512 : 1 << 20;  // the second round mostly has nothing to do
-  const unsigned images = grid_blocks(lists.images, 1, most);
-  const int64_t each = most / images;
-  return dim3(images, grid_blocks(shares, 1, each < kMaxGridYZ ? each : kMaxGridYZ));
+// The grid of a kernel that appends: along x images, so that blocks that run at the same time have different images and
+// the bound of each is soon known; along y `blocks_per_image`, or fewer that stride.
+inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) {
+  const int64_t max_blocks = lists.retry ? 512 : 1 << 20;  // the retry pass usually has nothing to do
+  const unsigned images = grid_blocks(lists.num_images, 1, max_blocks);
+  const int64_t max_per_image = max_blocks / images;
+  return dim3(images, grid_blocks(blocks_per_image, 1, max_per_image < kMaxGridYZ ? max_per_image : kMaxGridYZ));
 }
 
-// The least score that is still worth appending; it rises while candidates come in.
+// The score from which on candidates still count; it rises while candidates are appended.
 template <typename T>
-__device__ inline T raised_floor(const CandidateLists& lists, int64_t slot, T floor) {
-  const unsigned bound = lists.bins != nullptr ? __ldcg(&lists.bounds[slot]) : kNoBound;
-  if (bound == kNoBound) return floor;
+__device__ inline T current_threshold(const CandidateLists& lists, int64_t slot, T score_threshold) {
+  const unsigned bound = lists.histogram != nullptr ? __ldcg(&lists.bounds[slot]) : kNoBound;
+  if (bound == kNoBound) return score_threshold;
   const T lowest = lowest_score(bound, T());
-  return lowest > floor ? lowest : floor;
+  return lowest > score_threshold ? lowest : score_threshold;
 }
 
-// The place of the first of `count` candidates that the warp is about to add to a list, whose number is `slot`: one
-// atomic for all of them. All lanes of a warp call it, with the same list and count.
+// The offset in a list of the first of `count` candidates that the warp is about to append: one atomic for all of them.
+// All lanes of a warp call it, with the same slot and count.
 __device__ inline int64_t reserve(const CandidateLists& lists, int64_t slot, int count) {
-  unsigned place = 0;
-  if (threadIdx.x % kWarpSize == 0) place = atomicAdd(&lists.counts[slot], static_cast<unsigned>(count));
-  return __shfl_sync(kFullMask, place, 0);
+  unsigned offset = 0;
+  if (threadIdx.x % kWarpSize == 0) offset = atomicAdd(&lists.counts[slot], static_cast<unsigned>(count));
+  return __shfl_sync(kFullMask, offset, 0);
 }
 
-// Adds the score of each of these lanes, from `place` on.
+// Writes the candidates of the lanes in `lanes`, from `offset` on.
 template <typename T>
-__device__ inline void add(const CandidateLists& lists, int64_t slot, int64_t place, unsigned lanes, T score,
-                           unsigned index) {
+__device__ inline void write_candidates(const CandidateLists& lists, int64_t slot, int64_t offset, unsigned lanes,
+                                        T score, unsigned index) {
   using C = candidate_t<T>;
-  const unsigned lane = threadIdx.x % kWarpSize;
-  place += __popc(lanes & ((1u << lane) - 1));
-  if ((lanes >> lane & 1) == 0 || place >= lists.capacity) return;
+  offset += bits_below_lane(lanes);
+  if ((lanes >> (threadIdx.x % kWarpSize) & 1) == 0 || offset >= lists.capacity) return;
   const C item = make_candidate(score, index);
-  static_cast<C*>(lists.items)[slot * lists.capacity + place] = item;
-  if (lists.bins == nullptr) return;
-  const unsigned first = head<C>(number(item)),
-                 part = ((first > lists.low ? first : lists.low) - lists.low) >> lists.shift;
-  atomicAdd(&lists.bins[slot * kBoundParts + (part < kBoundParts ? part : kBoundParts - 1)], 1u);
+  static_cast<C*>(lists.items)[slot * lists.capacity + offset] = item;
+  if (lists.histogram == nullptr) return;
+  const unsigned high = high_bits<C>(sort_key(item)),
+                 bin = ((high > lists.low ? high : lists.low) - lists.low) >> lists.shift;
+  atomicAdd(&lists.histogram[slot * kHistogramBins + (bin < kHistogramBins ? bin : kHistogramBins - 1)], 1u);
 }
 
-// Draws the bound of an image tighter when another kEnough candidates have come: `count` were added at `place`. All
-// lanes of a warp call it. What other warps are still counting is missing, so the bound leaves kEnough at least.
-__device__ inline void tighten(const CandidateLists& lists, int64_t slot, int64_t place, int count) {
-  constexpr int kEach = kBoundParts / kWarpSize;
-  if (lists.bins == nullptr || place / kEnough == (place + count) / kEnough) return;
+// Tightens the bound of an image whenever another kMinBounded candidates have been appended: `count` were, at `offset`.
+// All lanes of a warp call it. Counts that other warps have not added yet are missing, so the bound leaves at least
+// kMinBounded candidates.
+__device__ inline void tighten_bound(const CandidateLists& lists, int64_t slot, int64_t offset, int count) {
+  constexpr int kPerLane = kHistogramBins / kWarpSize;
+  if (lists.histogram == nullptr || offset / kMinBounded == (offset + count) / kMinBounded) return;
   const unsigned lane = threadIdx.x % kWarpSize;
-  const auto* bins = reinterpret_cast<const uint4*>(lists.bins + slot * kBoundParts) + lane * (kEach / 4);
-  unsigned counts[kEach], sum = 0;
+  const auto* bins = reinterpret_cast<const uint4*>(lists.histogram + slot * kHistogramBins) + lane * (kPerLane / 4);
+  unsigned counts[kPerLane], sum = 0;
 #pragma unroll
-  for (int k = 0; k < kEach / 4; ++k) {
+  for (int k = 0; k < kPerLane / 4; ++k) {
     const uint4 four = __ldcg(&bins[k]);
     counts[4 * k] = four.x;
     counts[4 * k + 1] = four.y;
@@ -65,33 +66,27 @@ __device__ inline void tighten(const CandidateLists& lists, int64_t slot, int64_
     counts[4 * k + 3] = four.w;
     sum += four.x + four.y + four.z + four.w;
   }
-  unsigned before = sum;  // over this lane and those before
+  unsigned before = warp_inclusive_sum(sum) - sum;  // in the bins of lower lanes
+  if (before >= kMinBounded || before + sum < kMinBounded) return;
+  unsigned bin = lane * kPerLane;  // the bin in which the sum reaches kMinBounded
 #pragma unroll
-  for (int step = 1; step < kWarpSize; step *= 2) {
-    const unsigned other = __shfl_up_sync(kFullMask, before, step);
-    if (lane >= static_cast<unsigned>(step)) before += other;
-  }
-  before -= sum;
-  if (before >= kEnough || before + sum < kEnough) return;
-  unsigned part = lane * kEach;
-#pragma unroll
-  for (int k = 0; k < kEach; ++k) {
+  for (int k = 0; k < kPerLane; ++k) {
     before += counts[k];
-    if (before < kEnough) ++part;
+    if (before < kMinBounded) ++bin;
   }
-  // What lies beyond the range counts to the last part; heads from 0xff800000 on may be those of NaN.
-  const unsigned long long bound = lists.low + (static_cast<unsigned long long>(part + 1) << lists.shift) - 1;
-  if (part < kBoundParts - 1 && bound < 0xff800000u) atomicMin(&lists.bounds[slot], static_cast<unsigned>(bound));
+  // The last bin also counts everything beyond the range; high bits from 0xff800000 on may be those of NaN.
+  const unsigned long long bound = lists.low + (static_cast<unsigned long long>(bin + 1) << lists.shift) - 1;
+  if (bin < kHistogramBins - 1 && bound < 0xff800000u) atomicMin(&lists.bounds[slot], static_cast<unsigned>(bound));
 }
 
-// All of that for the lanes for which `adds` holds. All lanes of a warp call it, with the same list.
+// All of this for the lanes whose `appends` is set. All lanes of a warp call it, with the same slot.
 template <typename T>
-__device__ inline void append(const CandidateLists& lists, int64_t slot, bool adds, T score, unsigned index) {
-  const unsigned lanes = __ballot_sync(kFullMask, adds);
+__device__ inline void append(const CandidateLists& lists, int64_t slot, bool appends, T score, unsigned index) {
+  const unsigned lanes = __ballot_sync(kFullMask, appends);
   if (lanes == 0) return;
-  const int64_t place = reserve(lists, slot, __popc(lanes));
-  add(lists, slot, place, lanes, score, index);
-  tighten(lists, slot, place, __popc(lanes));
+  const int64_t offset = reserve(lists, slot, __popc(lanes));
+  write_candidates(lists, slot, offset, lanes, score, index);
+  tighten_bound(lists, slot, offset, __popc(lanes));
 }
 
 }  // namespace ssd_ops

@@ -1,81 +1,76 @@
-// The lists of candidates: where they lie in workspace, and an empty beginning.
-#include <cstring>
-#include <type_traits>
-
+// The lists of candidates: their layout in the workspace, and their initialization.
+#include "core/ordered_key.h"
 #include "cuda/common/launch.cuh"
+#include "cuda/common/workspace.h"
 #include "cuda/select/select.h"
 
 namespace ssd_ops {
 namespace {
 
-constexpr size_t kListBytes = size_t(256) << 20;
+constexpr int64_t kListBytes = int64_t(256) << 20;
 
-__global__ void clear_kernel(CandidateLists lists, int64_t classes) {
+__global__ void clear_kernel(CandidateLists lists, int64_t num_classes) {
   await_previous();
   const int64_t thread = global_thread(), threads = global_threads();
-  if (thread == 0) lists.again[lists.images] = 0;
-  for (int64_t i = thread; i < lists.images; i += threads) {
-    lists.counts[i] = lists.again[i] = 0;
+  if (thread == 0) lists.needs_retry[lists.num_images] = 0;
+  for (int64_t i = thread; i < lists.num_images; i += threads) {
+    lists.counts[i] = lists.needs_retry[i] = 0;
     lists.bounds[i] = kNoBound;
   }
-  for (int64_t i = thread; i < lists.images * classes; i += threads) lists.met[i] = 0;
-  for (int64_t i = thread; lists.bins != nullptr && i < lists.images * kBoundParts; i += threads) lists.bins[i] = 0;
+  for (int64_t i = thread; i < lists.num_images * num_classes; i += threads) lists.visited[i] = 0;
+  if (lists.histogram == nullptr) return;
+  for (int64_t i = thread; i < lists.num_images * kHistogramBins; i += threads) lists.histogram[i] = 0;
 }
 
-int64_t images_at_once(int64_t batch, int64_t capacity, size_t item_bytes) {
-  const int64_t fit = static_cast<int64_t>(kListBytes) / (capacity * static_cast<int64_t>(item_bytes) + 1);
-  return fit < 1 ? 1 : fit < batch ? fit : batch;
+int64_t images_at_once(int64_t num_images, int64_t capacity, int64_t item_bytes) {
+  const int64_t fit = kListBytes / (capacity * item_bytes + 1);
+  return fit < 1 ? 1 : fit < num_images ? fit : num_images;
 }
 
-// The head of a score's number.
+// The high bits of the sort key of a candidate with this score.
 template <typename T>
-unsigned head_of_score(T score) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  constexpr int kTail = 8 * sizeof(T) - 32;
-  score += T(0);
-  Bits bits;
-  std::memcpy(&bits, &score, sizeof(bits));
-  const auto top = static_cast<unsigned>(bits >> kTail);
-  return top >> 31 != 0 ? top : ~top & 0x7fffffffu;
+unsigned high_bits_of_score(T score) {
+  return static_cast<unsigned>(descending_key(score) >> (8 * sizeof(T) - 32));
+}
+
+template <typename T>
+CandidateLists place_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t capacity) {
+  CandidateLists lists{};
+  lists.capacity = capacity;
+  lists.num_images = images_at_once(num_images, capacity, candidate_bytes<T>());
+  lists.items = layout.array(lists.num_images * capacity, candidate_bytes<T>());
+  lists.visited = layout.array<int>(lists.num_images * num_classes);
+  lists.histogram = layout.array<unsigned>(lists.num_images * kHistogramBins);
+  lists.bounds = layout.array<unsigned>(lists.num_images);
+  lists.needs_retry = layout.array<unsigned>(lists.num_images + 1);
+  lists.counts = layout.array<unsigned>(lists.num_images);
+  return lists;
 }
 
 }  // namespace
 
-int clear_candidates(const CandidateLists& lists, int64_t classes, CUstream_st* stream) {
-  const int64_t each = classes > kBoundParts ? classes : kBoundParts;
-  return launch(clear_kernel, grid_blocks(lists.images * each, 256, 1024), 256, 0, stream, lists, classes);
+int clear_candidates(const CandidateLists& lists, int64_t num_classes, CUstream_st* stream) {
+  const int64_t per_image = num_classes > kHistogramBins ? num_classes : kHistogramBins;
+  return launch(clear_kernel, grid_blocks(lists.num_images * per_image, 256, 1024), 256, 0, stream, lists, num_classes);
 }
 
 template <typename T>
-CandidateLists candidate_lists(void* workspace, int64_t batch, int64_t classes, int64_t capacity, bool bounded,
-                               T floor) {
-  CandidateLists lists{};
-  lists.capacity = capacity;
-  lists.images = images_at_once(batch, capacity, candidate_bytes<T>());
-  lists.items = workspace;  // may be null, to measure
-  const int64_t items = lists.images * capacity * static_cast<int64_t>(candidate_bytes<T>());
-  uintptr_t memory = reinterpret_cast<uintptr_t>(workspace) + static_cast<uintptr_t>(round_up(items, 256));
-  const auto take = [&](auto** array, int64_t bytes) {
-    *array = reinterpret_cast<std::decay_t<decltype(*array)>>(memory);
-    memory += static_cast<uintptr_t>(round_up(bytes, 256));
-  };
-  constexpr auto kInt = static_cast<int64_t>(sizeof(int));
-  take(&lists.met, lists.images * classes * kInt);
-  take(&lists.bins, lists.images * kBoundParts * kInt);
-  take(&lists.bounds, lists.images * kInt);
-  take(&lists.again, (lists.images + 1) * kInt);
-  take(&lists.counts, lists.images * kInt);
-  if (!bounded || capacity <= kEnough) lists.bins = nullptr;
-  lists.low = head_of_score(T(1));
-  const unsigned high = head_of_score(floor);
-  while (high > lists.low && (high - lists.low) >> lists.shift >= kBoundParts) ++lists.shift;
+CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_classes, int64_t capacity, bool bounded,
+                               T score_threshold) {
+  WorkspaceLayout layout(workspace);
+  CandidateLists lists = place_lists<T>(layout, num_images, num_classes, capacity);
+  if (!bounded || capacity <= kMinBounded) lists.histogram = nullptr;
+  lists.low = high_bits_of_score(T(1));
+  const unsigned high = high_bits_of_score(score_threshold);
+  while (high > lists.low && (high - lists.low) >> lists.shift >= kHistogramBins) ++lists.shift;
   return lists;
 }
 
 template <typename T>
-size_t candidate_workspace_bytes(int64_t batch, int64_t classes, int64_t capacity) {
-  const CandidateLists lists = candidate_lists<T>(nullptr, batch, classes, capacity, true, T(0));
-  return reinterpret_cast<size_t>(lists.counts) + static_cast<size_t>(lists.images) * sizeof(unsigned);
+size_t candidate_workspace_bytes(int64_t num_images, int64_t num_classes, int64_t capacity) {
+  WorkspaceLayout layout(nullptr);
+  place_lists<T>(layout, num_images, num_classes, capacity);
+  return layout.bytes();
 }
 
 template CandidateLists candidate_lists<float>(void*, int64_t, int64_t, int64_t, bool, float);

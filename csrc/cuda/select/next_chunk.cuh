@@ -1,133 +1,154 @@
-// The next candidates of an image in order, a page at a time.
+// The next candidates of an image in sorted order, a chunk at a time.
 //
-// Plan: a block reads the list and counts, in shared memory, how many candidates fall into each of kBins equal parts of
-// the range in which the bound must lie; the part that holds it is the next range, until what stands before the bound
-// fits into the page. The first range is that of the scores to be expected, so that one round is mostly enough; where
-// it was wrong the search starts again with the range of all numbers. Then the block reads the list once more and sorts
-// what stands before the bound. A thread has kAhead candidates on the way at once.
+// Plan: a block finds a bound such that between capacity / 2 and `capacity` candidates lie from the first wanted sort
+// key to the bound, by histograms in shared memory: it reads the list, counts the candidates in each of kBins equal
+// bins of a range of sort keys, and continues with the bin that contains the bound, until what precedes the bound fits
+// the chunk. The first range is that of the expected scores, so that one pass usually suffices; if that was wrong the
+// search restarts with the range of all sort keys. Then the block reads the list once more and sorts what precedes the
+// bound. A thread loads kInFlight candidates at once.
 #pragma once
 
-#include "cuda/common/block_scan.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/select/candidates.cuh"
 
 namespace ssd_ops {
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
-constexpr int kBins = 2048, kAhead = 8;
+constexpr int kBins = 2048, kInFlight = 8;
 
-// Calls f(item) for each item; the kThreads threads of the block share them.
+// Calls f(item) for each item; the kThreads threads of the block divide them.
 template <int kThreads, typename C, typename F>
-__device__ __forceinline__ void each_item(const C* list, int64_t count, F&& f) {
+__device__ __forceinline__ void for_each_item(const C* list, int64_t count, F&& f) {
   int64_t first = threadIdx.x;
-  for (; first + (kAhead - 1) * kThreads < count; first += kAhead * kThreads) {
-    C items[kAhead];
+  for (; first + (kInFlight - 1) * kThreads < count; first += kInFlight * kThreads) {
+    C items[kInFlight];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) items[k] = list[first + k * kThreads];
+    for (int k = 0; k < kInFlight; ++k) items[k] = list[first + k * kThreads];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) f(items[k]);
+    for (int k = 0; k < kInFlight; ++k) f(items[k]);
   }
   for (; first < count; first += kThreads) f(list[first]);
 }
 
-// Numbers from `low` on, in kBins parts of 1 << shift.
-template <typename N>
-struct Range {
-  N low;
+// Sort keys from `low` on, in kBins bins of 1 << shift keys.
+template <typename Key>
+struct KeyRange {
+  Key low;
   int shift;
 
-  // What lies above belongs to no part.
-  __device__ __forceinline__ bool holds(N n) const { return n >= low && (n - low) >> shift < N(kBins); }
-  __device__ __forceinline__ int part(N n) const { return static_cast<int>((n - low) >> shift); }
+  __device__ __forceinline__ bool contains(Key key) const { return key >= low && (key - low) >> shift < Key(kBins); }
+  __device__ __forceinline__ int bin(Key key) const { return static_cast<int>((key - low) >> shift); }
 };
 
-// The parts have 1 << least_shift numbers at least.
-template <typename N>
-__device__ Range<N> range_of(N low, N high, int least_shift) {
-  int shift = least_shift;
-  while (high > low && (high - low) >> shift >= N(kBins)) ++shift;
+// The smallest range that contains low .. high, with bins of at least 1 << min_shift keys.
+template <typename Key>
+__device__ KeyRange<Key> range_of(Key low, Key high, int min_shift) {
+  int shift = min_shift;
+  while (high > low && (high - low) >> shift >= Key(kBins)) ++shift;
   return {low, shift};
 }
 
-// The parts of the first range do not divide equal heads. The bound: the numbers from `least` to it are those of the
-// next page, room / 2 .. room of them or all that are left.
-template <int kThreads, typename C, typename N = number_t<C>>
-__device__ N page_bound(const C* list, int64_t count, N least, N best, N worst, int room) {
-  constexpr int kTail = NumberOf<C>::kBits - 32, kEach = kBins / kThreads;
-  constexpr N kMost = ~N(0) >> (8 * sizeof(N) - NumberOf<C>::kBits);
+// The bin in which the number of candidates reaches a target: its index, and the candidates before it and in it.
+struct FoundBin {
+  int bin;
+  int64_t before, count;
+};
+
+// Counts the sort keys from `first` on in the bins of the expected range, by their high bits; what lies outside the
+// range counts to the first or the last bin.
+template <int kThreads, typename C, typename Key>
+__device__ void count_expected(const C* list, int64_t count, Key first, const KeyRange<Key>& range, unsigned* bins) {
+  constexpr int kLowBits = SortKeyOf<C>::kBits - 32;
+  const unsigned low = high_bits<C>(range.low), shift = static_cast<unsigned>(range.shift - kLowBits);
+  for_each_item<kThreads>(list, count, [&](const C& item) {
+    const unsigned high = high_bits<C>(sort_key(item)), bin = ((high > low ? high : low) - low) >> shift;
+    if (sort_key(item) >= first) atomicAdd(&bins[bin < kBins ? bin : kBins - 1], 1u);
+  });
+}
+
+// The bin in which `before` and the counts of the bins reach `target`; false if the total is at most `capacity`.
+template <int kThreads>
+__device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, int64_t capacity, FoundBin* result) {
+  constexpr int kPerThread = kBins / kThreads;
+  __shared__ FoundBin found;
+  int64_t own = 0, total;
+  for (int k = 0; k < kPerThread; ++k) own += bins[threadIdx.x * kPerThread + k];
+  int64_t sum = before + block_exclusive_sum(own, &total);
+  if (before + total <= capacity) return false;
+  for (int k = 0; k < kPerThread; ++k) {
+    const int bin = static_cast<int>(threadIdx.x) * kPerThread + k;
+    const int64_t in_bin = bins[bin];
+    if (sum < target && sum + in_bin >= target) found = {bin, sum, in_bin};
+    sum += in_bin;
+  }
+  __syncthreads();
+  *result = found;
+  return true;
+}
+
+// The bound: the sort keys from `first` to it are those of the next chunk, between capacity / 2 and `capacity` of them,
+// or all that are left. Most sort keys are expected between `best` and `worst`.
+template <int kThreads, typename C, typename Key = candidate_key_t<C>>
+__device__ Key chunk_bound(const C* list, int64_t count, Key first, Key best, Key worst, int capacity) {
+  constexpr int kLowBits = SortKeyOf<C>::kBits - 32;
+  constexpr Key kMaxKey = ~Key(0) >> (8 * sizeof(Key) - SortKeyOf<C>::kBits);
   __shared__ unsigned bins[kBins];
-  __shared__ int64_t partial[kWarpSize], found_before, found_here;
-  __shared__ int found_part;
-  Range<N> range = range_of((best > least ? best : least) >> kTail << kTail, worst, kTail);
-  const unsigned low_head = head<C>(range.low), head_shift = static_cast<unsigned>(range.shift - kTail);
-  bool expected = true;  // the range is a guess, and what lies outside counts to its first or last part
-  int64_t before = 0;    // numbers below the range
+  // The bins of the expected range do not split equal high bits.
+  KeyRange<Key> range = range_of((best > first ? best : first) >> kLowBits << kLowBits, worst, kLowBits);
+  bool expected = true;
+  int64_t before = 0;  // sort keys below the range
   for (;;) {
     for (int b = threadIdx.x; b < kBins; b += kThreads) bins[b] = 0;
     __syncthreads();
     if (expected) {
-      each_item<kThreads>(list, count, [&](const C& item) {
-        const unsigned h = head<C>(number(item)), part = ((h > low_head ? h : low_head) - low_head) >> head_shift;
-        if (number(item) >= least) atomicAdd(&bins[part < kBins ? part : kBins - 1], 1u);
-      });
+      count_expected<kThreads>(list, count, first, range, bins);
     } else {
-      each_item<kThreads>(list, count, [&](const C& item) {
-        if (range.holds(number(item))) atomicAdd(&bins[range.part(number(item))], 1u);
+      for_each_item<kThreads>(list, count, [&](const C& item) {
+        if (range.contains(sort_key(item))) atomicAdd(&bins[range.bin(sort_key(item))], 1u);
       });
     }
     __syncthreads();
-    int64_t held = 0;
-    for (int k = 0; k < kEach; ++k) held += bins[threadIdx.x * kEach + k];
-    int64_t sum = before + block_sum_before(held, partial);
-    if (before + block_sum(held, partial) <= room) return kMost;
-    for (int k = 0; k < kEach; ++k) {
-      const int64_t here = bins[threadIdx.x * kEach + k];
-      if (sum < room / 2 && sum + here >= room / 2) {
-        found_part = static_cast<int>(threadIdx.x) * kEach + k;
-        found_before = sum;
-        found_here = here;
-      }
-      sum += here;
-    }
-    __syncthreads();
-    const bool is_last = expected && found_part == kBins - 1, is_first = expected && found_part == 0;
-    const N from = range.low + (static_cast<N>(found_part) << range.shift), width = (N(1) << range.shift) - 1;
-    const N to = is_last || width > kMost - from ? kMost : from + width;
-    if (found_before + found_here <= room) return to;
+    FoundBin found;
+    if (!find_bin<kThreads>(bins, before, capacity / 2, capacity, &found)) return kMaxKey;
+    const bool is_last = expected && found.bin == kBins - 1, is_first = expected && found.bin == 0;
+    const Key low = range.low + (static_cast<Key>(found.bin) << range.shift), width = (Key(1) << range.shift) - 1;
+    const Key high = is_last || width > kMaxKey - low ? kMaxKey : low + width;
+    if (found.before + found.count <= capacity) return high;
     if (is_last || is_first) {
-      range = range_of(least, kMost, 0);
+      range = range_of(first, kMaxKey, 0);  // the expectation was wrong
     } else {
-      before = found_before;
-      range = range_of(from, to, 0);
+      before = found.before;
+      range = range_of(low, high, 0);
     }
     expected = false;
-    __syncthreads();  // all have read what the next round overwrites
+    __syncthreads();  // all threads have read what the next pass overwrites
   }
 }
 
-// Writes to `page`, which holds `room` items, the first of those of `list` that stand behind `after` (of all, without
-// `after`) and not behind the number `limit`, sorted; returns how many there are. Fewer than room / 2 come only when
-// nothing else is left. Most stand between `best` and `worst`. All threads of the block call it.
+// Writes to `chunk` (of `capacity` items), sorted, the first candidates of `list` that follow `after` (null: of all)
+// and whose sort keys are at most `limit`; returns their number, which is below capacity / 2 only if no others are
+// left. Most scores lie between those of `best` and `worst`. All threads of the block call it.
 template <int kThreads, typename C>
-__device__ int next_page(const C* list, int64_t count, const C* after, const C& best, const C& worst, C* page, int room,
-                         number_t<C> limit) {
-  using N = number_t<C>;
-  __shared__ unsigned taken;
-  const N least = after != nullptr ? number(*after) + 1 : N(0);
-  N bound = limit;
-  if (count > room) bound = page_bound<kThreads>(list, count, least, number(best), number(worst), room);
+__device__ int next_chunk(const C* list, int64_t count, const C* after, const C& best, const C& worst, C* chunk,
+                          int capacity, candidate_key_t<C> limit) {
+  using Key = candidate_key_t<C>;
+  __shared__ unsigned num_written;
+  const Key first = after != nullptr ? sort_key(*after) + 1 : Key(0);
+  Key bound = limit;
+  if (count > capacity) bound = chunk_bound<kThreads>(list, count, first, sort_key(best), sort_key(worst), capacity);
   if (bound > limit) bound = limit;
-  if (bound < least) return 0;
-  if (threadIdx.x == 0) taken = 0;
+  if (bound < first) return 0;
+  if (threadIdx.x == 0) num_written = 0;
   __syncthreads();
-  each_item<kThreads>(list, count, [&](const C& item) {
-    if (number(item) - least <= bound - least) page[atomicAdd(&taken, 1u)] = item;
+  for_each_item<kThreads>(list, count, [&](const C& item) {
+    if (sort_key(item) - first <= bound - first) chunk[atomicAdd(&num_written, 1u)] = item;
   });
   __syncthreads();
-  const int found = static_cast<int>(taken);
+  const int found = static_cast<int>(num_written);
   int size = 2;
   while (size < found) size *= 2;
-  for (int i = found + threadIdx.x; i < size; i += blockDim.x) page[i] = last_candidate<C>();
-  sort_shared(page, size);
+  for (int i = found + threadIdx.x; i < size; i += blockDim.x) chunk[i] = last_candidate<C>();
+  sort_shared(chunk, size);
   return found;
 }
 

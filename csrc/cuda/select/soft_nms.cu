@@ -1,10 +1,11 @@
-// Plan: a block is a class of an image. Its living boxes (row and score) stand in workspace; each round every thread
-// lowers the scores of its share by their overlap with the last box taken and finds the best of them, and the block
-// agrees on the best of all: rounds until none lives or D are taken. What is taken becomes a candidate of the image,
-// and select_kernel (select.cu), without suppression, merges the classes.
+// Plan: a block is a class of an image. Its active boxes (index and score) are in the workspace. In each round every
+// thread decays the scores of its boxes by their overlap with the last selected box and finds the best of them, and the
+// block reduces these to the next selected box, until no box is active or D are selected. What is selected becomes a
+// candidate of the image, and select_kernel (select.cu), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/common/load.cuh"
+#include "cuda/common/math.cuh"
 #include "cuda/select/append.cuh"
 #include "cuda/select/soft_nms.h"
 
@@ -13,136 +14,171 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-
-__device__ __forceinline__ FloatCandidate shuffled(FloatCandidate c, int step) {
+__device__ __forceinline__ FloatCandidate shuffle_xor(FloatCandidate c, int step) {
   return __shfl_xor_sync(kFullMask, c, step);
 }
-__device__ __forceinline__ DoubleCandidate shuffled(const DoubleCandidate& c, int step) {
+__device__ __forceinline__ DoubleCandidate shuffle_xor(const DoubleCandidate& c, int step) {
   return {__shfl_xor_sync(kFullMask, c.key, step), __shfl_xor_sync(kFullMask, c.index, step)};
 }
 
-// The first of the candidates of all threads, which all of them get.
+// Reduces the candidates of all threads to the first one, which all of them get.
 template <typename C>
-__device__ C first_of_block(C mine) {
-  __shared__ C firsts[kThreads / kWarpSize];
+__device__ C block_first(C candidate) {
+  __shared__ C of_warps[kThreads / kWarpSize];
   for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const C other = shuffled(mine, step);
-    if (stands_before(other, mine)) mine = other;
+    const C other = shuffle_xor(candidate, step);
+    if (precedes(other, candidate)) candidate = other;
   }
-  __syncthreads();  // all have read what the last call left
-  if (threadIdx.x % kWarpSize == 0) firsts[threadIdx.x / kWarpSize] = mine;
+  __syncthreads();  // all threads have read the results of the last call
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = candidate;
   __syncthreads();
-  mine = firsts[0];
+  candidate = of_warps[0];
   for (int w = 1; w < kThreads / kWarpSize; ++w)
-    if (stands_before(firsts[w], mine)) mine = firsts[w];
-  return mine;
+    if (precedes(of_warps[w], candidate)) candidate = of_warps[w];
+  return candidate;
 }
 
 template <typename T>
-__device__ T lowered(T score, T iou, const SoftTask<T>& task) {
+__device__ T decayed(T score, T iou, const SoftNmsTask<T>& task) {
   const T overlap = iou != iou ? T(0) : iou;
-  if (task.gaussian) return score * exponential(-(overlap * overlap) / task.sigma);
+  if (task.gaussian) return score * exp_of(-(overlap * overlap) / task.sigma);
   return score * (overlap > task.iou_threshold ? T(1) - overlap : T(1));
 }
 
+// One class of one image, with its active boxes in the workspace.
+template <typename T>
+struct ClassOfImage {
+  const SoftNmsTask<T>& task;
+  int64_t image, label;
+  T* scores;       // [N]
+  unsigned* rows;  // [N]: indices of the boxes
+
+  __device__ Box<T> box(int64_t row) const {
+    const int64_t index = image * task.num_boxes + row;
+    return task.boxes[task.boxes_by_class ? index * task.num_classes + label : index];
+  }
+
+  // Lists the boxes that reach the score threshold; returns their number.
+  template <typename In>
+  __device__ int64_t collect() const {
+    __shared__ unsigned count;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    const In* all_scores = static_cast<const In*>(task.scores);
+    for (int64_t row = threadIdx.x; row < task.num_boxes; row += kThreads) {
+      const T score = widen(all_scores[(image * task.num_boxes + row) * task.num_classes + label]);
+      if (!(score >= task.score_threshold)) continue;
+      const unsigned slot = atomicAdd(&count, 1u);
+      scores[slot] = score;
+      rows[slot] = static_cast<unsigned>(row);
+    }
+    __syncthreads();
+    return count;
+  }
+
+  // Decays the scores of the thread's boxes by their overlap with the selected box (none if selected_row is ~0) and
+  // returns the best of them.
+  __device__ candidate_t<T> decay_and_find_best(int64_t num_active, const Box<T>& selected,
+                                                unsigned selected_row) const {
+    using C = candidate_t<T>;
+    const T selected_area = area(selected);
+    C best = last_candidate<C>();
+    for (int64_t i = threadIdx.x; i < num_active; i += kThreads) {
+      T score = scores[i];
+      if (!(score >= task.score_threshold)) continue;
+      const unsigned row = rows[i];
+      if (selected_row != ~0u) {
+        const Box<T> other = box(row);
+        score = row == selected_row
+                    ? T(-INFINITY)
+                    : decayed(score, suppression_iou(selected, other, selected_area, area(other)), task);
+        scores[i] = score;
+        if (!(score >= task.score_threshold)) continue;
+      }
+      const C candidate = make_candidate(score, row);
+      if (precedes(candidate, best)) best = candidate;
+    }
+    return best;
+  }
+};
+
 template <typename In>
-__global__ void __launch_bounds__(kThreads, 2) soft_nms_kernel(SoftTask<compute_t<In>> task, CandidateLists lists,
-                                                               compute_t<In>* living_scores, unsigned* living_rows) {
+__global__ void __launch_bounds__(kThreads, 2) soft_nms_kernel(SoftNmsTask<compute_t<In>> task, CandidateLists lists,
+                                                               compute_t<In>* active_scores, unsigned* active_rows) {
   using T = compute_t<In>;
   using C = candidate_t<T>;
-  __shared__ unsigned count;
   await_previous();
-  const int64_t foreground = task.classes - 1, slot = blockIdx.x / foreground, label = blockIdx.x % foreground + 1;
-  const int64_t image = lists.first + slot;
-  T* scores = living_scores + blockIdx.x * task.rows;
-  unsigned* rows = living_rows + blockIdx.x * task.rows;
-  const auto box_of = [&](int64_t row) {
-    const int64_t place = image * task.rows + row;
-    return task.boxes[task.boxes_by_class ? place * task.classes + label : place];
-  };
-  if (threadIdx.x == 0) count = 0;
-  __syncthreads();
-  for (int64_t row = threadIdx.x; row < task.rows; row += kThreads) {
-    const T score = widen(static_cast<const In*>(task.scores)[(image * task.rows + row) * task.classes + label]);
-    if (!(score >= task.floor)) continue;
-    const unsigned place = atomicAdd(&count, 1u);
-    scores[place] = score;
-    rows[place] = static_cast<unsigned>(row);
-  }
-  __syncthreads();
-  const int64_t living = count;
-  Box<T> taken{};
-  T taken_area = 0;
-  unsigned taken_row = ~0u;
-  for (int64_t k = 0; k < task.room; ++k) {
-    C best = last_candidate<C>();
-    for (int64_t i = threadIdx.x; i < living; i += kThreads) {
-      T score = scores[i];
-      if (!(score >= task.floor)) continue;
-      const unsigned row = rows[i];
-      if (k > 0) {
-        const Box<T> box = box_of(row);
-        score =
-            row == taken_row ? T(-INFINITY) : lowered(score, suppression_iou(taken, box, taken_area, area(box)), task);
-        scores[i] = score;
-        if (!(score >= task.floor)) continue;
-      }
-      const C mine = make_candidate(score, row);
-      if (stands_before(mine, best)) best = mine;
-    }
-    best = first_of_block(best);
-    if (!stands_before(best, last_candidate<C>())) break;
-    taken_row = index_of(best);
-    taken = box_of(taken_row);
-    taken_area = area(taken);
+  const int64_t foreground = task.num_classes - 1, slot = blockIdx.x / foreground, label = blockIdx.x % foreground + 1;
+  const int64_t image = lists.first_image + slot, first = blockIdx.x * task.num_boxes;
+  const ClassOfImage<T> of_class{task, image, label, active_scores + first, active_rows + first};
+  const int64_t num_active = of_class.template collect<In>();
+  Box<T> selected{};
+  unsigned selected_row = ~0u;
+  for (int64_t k = 0; k < task.class_capacity; ++k) {
+    const C best = block_first(of_class.decay_and_find_best(num_active, selected, selected_row));
+    if (!precedes(best, last_candidate<C>())) break;
+    selected_row = index_of(best);
+    selected = of_class.box(selected_row);
     if (threadIdx.x != 0) continue;
-    task.taken_rows[(image * task.classes + label) * task.room + k] = taken_row;
-    const unsigned place = atomicAdd(&lists.counts[slot], 1u);
-    static_cast<C*>(lists.items)[slot * lists.capacity + place] =
-        make_candidate(score_of(best), static_cast<unsigned>(label * task.room + k));
+    task.class_rows[(image * task.num_classes + label) * task.class_capacity + k] = selected_row;
+    const unsigned offset = atomicAdd(&lists.counts[slot], 1u);
+    static_cast<C*>(lists.items)[slot * lists.capacity + offset] =
+        make_candidate(score_of(best), static_cast<unsigned>(label * task.class_capacity + k));
   }
 }
 
+// Bytes of the active boxes of one image.
 template <typename T>
-int64_t living_bytes(const SoftTask<T>& task) {
-  return round_up((task.classes - 1) * task.rows * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)), 16);
+int64_t active_bytes(const SoftNmsTask<T>& task) {
+  return round_up((task.num_classes - 1) * task.num_boxes * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)), 16);
 }
 
-// An item stands for what a class takes and, in units of items, for the living boxes.
+// The item array has the candidates that the classes select, followed by the active boxes, in units of items.
 template <typename T>
-CandidateLists lists_of(const SoftTask<T>& task, int64_t batch, void* workspace) {
-  const int64_t taken = (task.classes - 1) * task.room, item = candidate_bytes<T>();
-  return candidate_lists(workspace, batch, task.classes, taken + ceil_div(living_bytes(task), item), false, task.floor);
+CandidateLists lists_of(const SoftNmsTask<T>& task, int64_t num_images, void* workspace) {
+  const int64_t selected = (task.num_classes - 1) * task.class_capacity, item = candidate_bytes<T>();
+  return candidate_lists(workspace, num_images, task.num_classes, selected + ceil_div(active_bytes(task), item), false,
+                         task.score_threshold);
 }
 
 }  // namespace
 
 template <typename T>
-size_t soft_nms_workspace_bytes(const SoftTask<T>& task, int64_t batch) {
-  const CandidateLists lists = lists_of(task, batch, nullptr);
-  return candidate_workspace_bytes<T>(batch, task.classes, lists.capacity);
+size_t soft_nms_workspace_bytes(const SoftNmsTask<T>& task, int64_t num_images) {
+  const CandidateLists lists = lists_of(task, num_images, nullptr);
+  return candidate_workspace_bytes<T>(num_images, task.num_classes, lists.capacity);
 }
 
 template <typename T>
-int launch_soft_nms(const SoftTask<T>& task, int64_t batch, void* workspace, CUstream_st* stream) {
-  CandidateLists lists = lists_of(task, batch, workspace);
-  const int64_t foreground = task.classes - 1, step = lists.images;
-  lists.capacity = foreground * task.room;
-  auto* living_scores = reinterpret_cast<T*>(static_cast<char*>(workspace) +
-                                             step * lists.capacity * static_cast<int64_t>(candidate_bytes<T>()));
-  auto* living_rows = reinterpret_cast<unsigned*>(living_scores + step * foreground * task.rows);
-  const BoxSource<T> source{task.boxes, task.boxes_by_class, nullptr, {}, false, task.taken_rows, task.room};
-  const SelectTask<T> select{
-      nullptr, task.dtype, task.rows, task.classes, task.floor, std::numeric_limits<int64_t>::max(), {},
-      T(0),    task.out,   1,         nullptr};
-  return collect_and_select(lists, batch, source, select, false, stream, [&](const CandidateLists& group) {
+int launch_soft_nms(const SoftNmsTask<T>& task, int64_t num_images, void* workspace, CUstream_st* stream) {
+  CandidateLists lists = lists_of(task, num_images, workspace);
+  const int64_t foreground = task.num_classes - 1, step = lists.num_images;
+  lists.capacity = foreground * task.class_capacity;
+  auto* active_scores =
+      reinterpret_cast<T*>(static_cast<char*>(workspace) + step * lists.capacity * candidate_bytes<T>());
+  auto* active_rows = reinterpret_cast<unsigned*>(active_scores + step * foreground * task.num_boxes);
+  const BoxSource<T> source{.boxes = task.boxes,
+                            .boxes_by_class = task.boxes_by_class,
+                            .priors = nullptr,
+                            .variances = {},
+                            .clip = false,
+                            .class_rows = task.class_rows,
+                            .class_capacity = task.class_capacity};
+  const SelectTask<T> select{.scores = nullptr,
+                             .dtype = task.dtype,
+                             .num_boxes = task.num_boxes,
+                             .num_classes = task.num_classes,
+                             .score_threshold = task.score_threshold,
+                             .candidates_per_class = std::numeric_limits<int64_t>::max(),
+                             .rule = {},
+                             .min_size = T(0),
+                             .out = task.out};
+  return collect_and_select(lists, num_images, source, select, false, stream, [&](const CandidateLists& group) {
     return dispatch_dtype(task.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch_next(soft_nms_kernel<In>, grid_blocks(group.images * foreground, 1), kThreads, 0, stream, task,
-                           group, living_scores, living_rows);
+        return launch_next(soft_nms_kernel<In>, grid_blocks(group.num_images * foreground, 1), kThreads, 0, stream,
+                           task, group, active_scores, active_rows);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -150,9 +186,9 @@ int launch_soft_nms(const SoftTask<T>& task, int64_t batch, void* workspace, CUs
   });
 }
 
-template size_t soft_nms_workspace_bytes<float>(const SoftTask<float>&, int64_t);
-template size_t soft_nms_workspace_bytes<double>(const SoftTask<double>&, int64_t);
-template int launch_soft_nms<float>(const SoftTask<float>&, int64_t, void*, CUstream_st*);
-template int launch_soft_nms<double>(const SoftTask<double>&, int64_t, void*, CUstream_st*);
+template size_t soft_nms_workspace_bytes<float>(const SoftNmsTask<float>&, int64_t);
+template size_t soft_nms_workspace_bytes<double>(const SoftNmsTask<double>&, int64_t);
+template int launch_soft_nms<float>(const SoftNmsTask<float>&, int64_t, void*, CUstream_st*);
+template int launch_soft_nms<double>(const SoftNmsTask<double>&, int64_t, void*, CUstream_st*);
 
 }  // namespace ssd_ops

@@ -6,12 +6,13 @@
 
 namespace ssd_ops {
 
-// Bytes of workspace: what classes take and the living boxes of as many images as fit into 256 MB, at least one.
+// Bytes of workspace: what the classes select, and the active boxes, of as many images as fit into 256 MB, at least
+// one.
 template <typename T>
-size_t soft_nms_workspace_bytes(const SoftTask<T>& task, int64_t batch);
+size_t soft_nms_workspace_bytes(const SoftNmsTask<T>& task, int64_t num_images);
 
-// `task` has scores, boxes, results and taken_rows on the device; taken and taken_scores are not used.
+// `task` has scores, boxes, results and class_rows on the device; class_counts and class_scores are not used.
 template <typename T>
-int launch_soft_nms(const SoftTask<T>& task, int64_t batch, void* workspace, CUstream_st* stream);
+int launch_soft_nms(const SoftNmsTask<T>& task, int64_t num_images, void* workspace, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -1,0 +1,20 @@
+// How the candidates of an image are buffered and divided among threads, known to ops and kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace ssd_ops::cpu {
+
+// Candidates of an image that are buffered at first; see select.h.
+constexpr int64_t kBufferCapacity = 8192;
+
+// If there are fewer images than threads, the boxes of an image are scanned in `count` segments by different threads.
+// Each leaves its candidates in segment_bytes() of `buffers` (aligned to 64), before the images are finished.
+struct Segments {
+  int64_t count = 1;
+  char* buffers = nullptr;
+};
+
+constexpr int64_t segment_bytes() { return 128 + kBufferCapacity * 16; }
+
+}  // namespace ssd_ops::cpu

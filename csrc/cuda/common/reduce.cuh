@@ -1,0 +1,97 @@
+// Reductions over the lanes of a warp and the threads of a block, in a fixed order, so that equal inputs give equal
+// bits. Blocks are one-dimensional and of whole warps, and all of their threads call the block functions.
+//
+// Why not CUB: the tests run every kernel on a CPU emulator (tests/emu), which compiles the kernel sources with g++;
+// CUB is full of inline PTX and cannot be compiled that way. The few primitives that the kernels need are in this
+// folder.
+#pragma once
+
+#include <type_traits>
+
+#include "core/bounds.h"
+#include "cuda/common/launch.cuh"
+
+namespace ssd_ops {
+
+// Butterfly all-reduce over each group of kGroup lanes: combine(own, other) in log2(kGroup) steps. All lanes get the
+// result.
+template <int kGroup = kWarpSize, typename T, typename Combine>
+__device__ __forceinline__ T warp_reduce(T value, Combine combine) {
+#pragma unroll
+  for (int step = kGroup / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
+  return value;
+}
+
+template <int kGroup = kWarpSize, typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+  return warp_reduce<kGroup>(value, [](T own, T other) { return own + other; });
+}
+
+// One step of a butterfly reduce-scatter: of 2 * half values, each lane keeps the half of its side (the upper half if
+// bit `step` of the lane is set), combined with the same values of its partner lane.
+template <int half, int kValues, typename T, typename Combine>
+__device__ __forceinline__ void exchange_halves(T (&values)[kValues], int step, Combine combine) {
+  const bool upper = (threadIdx.x & step) != 0;
+#pragma unroll
+  for (int k = 0; k < half; ++k) {
+    const T kept = upper ? values[k + half] : values[k], sent = upper ? values[k] : values[k + half];
+    values[k] = combine(kept, __shfl_xor_sync(kFullMask, sent, step));
+  }
+}
+
+// Butterfly reduce-scatter over each group of kGroup lanes: a lane enters with partial values of kValues rows (a power
+// of two) and leaves with the reduced value of one row, number lane / (kGroup / kValues) of its group. While several
+// rows are left, each step exchanges half of them, so that reducing kValues rows takes hardly more shuffles than one.
+template <int kGroup, int kValues, typename T, typename Combine>
+__device__ __forceinline__ T reduce_scatter(T (&values)[kValues], Combine combine) {
+  static_assert(kValues == 4 || kValues == 8, "2 or 3 exchanges");
+  static_assert(kGroup >= kValues, "a lane ends with one row");
+  if constexpr (kValues == 8) {
+    exchange_halves<4>(values, kGroup / 2, combine);
+    exchange_halves<2>(values, kGroup / 4, combine);
+    exchange_halves<1>(values, kGroup / 8, combine);
+  } else {
+    exchange_halves<2>(values, kGroup / 2, combine);
+    exchange_halves<1>(values, kGroup / 4, combine);
+  }
+  return warp_reduce<kGroup / kValues>(values[0], combine);
+}
+
+// The maximum over the warp.
+__device__ __forceinline__ unsigned warp_max(unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return warp_reduce(value, [](unsigned own, unsigned other) { return other > own ? other : own; });
+#else
+  return __reduce_max_sync(kFullMask, value);
+#endif
+}
+
+// The bounds of the bounds of all lanes.
+template <typename T>
+__device__ __forceinline__ Box<T> warp_bounds(Box<T> bounds) {
+#pragma unroll
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    bounds = extended(bounds,
+                      Box<T>{__shfl_xor_sync(kFullMask, bounds.x1, step), __shfl_xor_sync(kFullMask, bounds.y1, step),
+                             __shfl_xor_sync(kFullMask, bounds.x2, step), __shfl_xor_sync(kFullMask, bounds.y2, step)});
+  }
+  return bounds;
+}
+
+namespace {  // so that the emulator's sanitized build can put red zones around shared memory
+
+// The sum over all threads of the block.
+template <typename T>
+__device__ __forceinline__ T block_sum(T value) {
+  __shared__ T warp_sums[kWarpSize];
+  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+  value = warp_sum(value);
+  if (lane == 0) warp_sums[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+  const T sum = warp_sum(lane < warps ? warp_sums[lane] : T(0));
+  __syncthreads();  // the array may be written again
+  return sum;
+}
+
+}  // namespace
+}  // namespace ssd_ops

@@ -1,0 +1,70 @@
+// How the ops make tensors ready for kernels, allocate results, and get pointers to their data.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "core/dtype.h"
+#include "ops/check.h"
+
+namespace ssd_ops {
+
+// float64 if one is float64, else float32: half precision is computed in float32.
+inline ScalarType compute_dtype(std::initializer_list<ScalarType> types) {
+  for (const ScalarType type : types)
+    if (type == ScalarType::Double) return ScalarType::Double;
+  return ScalarType::Float;
+}
+
+// Calls f with a value of the C++ type of `dtype`, which must be float32 or float64: dispatch_compute(dtype, [&](auto
+// t) { using T = decltype(t); ... });
+template <typename F>
+decltype(auto) dispatch_compute(ScalarType dtype, F&& f) {
+  if (dtype == ScalarType::Double) return f(double());
+  return f(float());
+}
+
+template <typename T>
+constexpr ScalarType dtype_for() {
+  return sizeof(T) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+}
+
+// The dtype of a tensor without torch's name for it, as kernels take it.
+inline Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::Half: return Dtype::f16;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    default: return Dtype::f32;
+  }
+}
+
+// The tensor contiguous, in `dtype`, and aligned to `alignment` bytes, so that kernels may load whole boxes at once.
+inline Tensor dense(const Tensor& t, ScalarType dtype, size_t alignment = 32) {
+  Tensor result = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+  if (!result.is_contiguous()) result = torch::stable::contiguous(result);  // the call alone costs 0.3 us
+  if (reinterpret_cast<uintptr_t>(result.const_data_ptr()) % alignment != 0) result = torch::stable::clone(result);
+  return result;
+}
+inline Tensor dense(const Tensor& t) { return dense(t, t.scalar_type()); }
+
+// The tensor as kernels take it that compute in `dtype`: half precision is widened by the kernel itself, unless the
+// arithmetic is in float64.
+inline Tensor dense_for(const Tensor& t, ScalarType dtype) {
+  return dtype == ScalarType::Double ? dense(t, dtype) : dense(t);
+}
+
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return torch::stable::new_empty(like, shape, dtype);
+}
+
+template <typename T>
+const T* const_data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <typename T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+}  // namespace ssd_ops
