@@ -14,7 +14,8 @@ from ssd.config import load_config
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+PAGES = {name: ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
+PAGES |= {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "docs").rglob("*.md"))}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 RUN_ALL = """
 import sys, traceback
@@ -26,7 +27,8 @@ for number, block in enumerate(sys.stdin.read().split("\\0")):
 """
 # `ssd eval` and others are the programs of the same names in ssd/
 COMMAND = re.compile(
-    r"(?:python (?:ssd|benchmarks)/\w+\.py|(?<![\w./-])ssd (?:train|predict|eval|export|convert|doctor))(?: [^`\n]*)?"
+    r"(?:python (?:ssd|benchmarks)/\w+\.py"
+    r"|(?<![\w./-])ssd (?:train|predict|eval|export|convert|data check|doctor|bench))(?: [^`\n]*)?"
 )
 
 
@@ -100,10 +102,17 @@ def test_commands_name_flags_that_exist() -> None:
     for command in found:
         words = shlex.split(command.replace("...", ""))
         program = words[1] if words[0] == "python" else f"ssd/{words[1]}.py"
-        assert (ROOT / program).is_file(), command
+        program = program.replace("ssd/data.py", "ssd/data_commands.py check")
+        assert (ROOT / program.split()[0]).is_file(), command
         for flag in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
             if flag not in ("--help",):
                 assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(program)), f"{command}: no flag {flag}"
+
+
+def test_folders_exist() -> None:
+    folders = re.findall(r"`((?:csrc|ssd_ops|ssd|tests|benchmarks|docs)/(?:\w+/)*)`", TEXTS["CONTRIBUTING.md"])
+    assert len(folders) >= 20
+    assert not [folder for folder in folders if not (ROOT / folder).is_dir()]
 
 
 def test_test_names_exist() -> None:
