@@ -1,4 +1,4 @@
-"""Weights of detectors from and to the systems that others use."""
+"""Loads and exports weights of detectors in the layouts of other systems."""
 
 from ssd.checkpoints.build import build_from_weights
 from ssd.checkpoints.classes import reorder_classes

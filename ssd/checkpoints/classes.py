@@ -1,4 +1,4 @@
-"""Classes of a checkpoint and of a data set, brought together by name."""
+"""Maps the classes of a checkpoint to those of a data set by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd.models.weight_files import few
 
 
 def class_rows(saved: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """For the background and each wanted class: its index among the saved ones, or None if it is not among them."""
+    """Returns the saved index of the background and of each wanted class, None for a class that was not saved."""
     index = {name: i for i, name in enumerate(saved, start=1)}
     return [0, *(index.get(name) for name in wanted)]
 
@@ -30,17 +30,17 @@ def reorder_classes(
     """Permutes the class heads of a model from the saved order of its classes to the wanted one, in place.
 
     Args:
-        model: Of build_model, with the weights of the checkpoint loaded.
+        model: A model with the weights of the checkpoint loaded.
         saved: Class names of the checkpoint, without the background.
         wanted: Class names of the data.
-        optimizer: Of the model; what it keeps for each weight of the heads is permuted alike.
-        source: The checkpoint, for the error.
+        optimizer: Optimizer of the model; its state of the class heads is permuted in the same way.
+        source: Name of the checkpoint for the error message.
 
     Returns:
         Whether the order differed.
 
     Raises:
-        WeightsError: The names are not the same; it lists those that only one of the two has.
+        WeightsError: The names differ; it lists those that only one of the two has.
     """
     if tuple(saved) == tuple(wanted):
         return False
@@ -59,7 +59,7 @@ def reorder_classes(
 
 
 def take_rows(value: Tensor, own: Tensor, boxes: int, rows: Sequence[int | None]) -> Tensor:
-    """Rows [boxes * len(rows), ...] of a class head: row c of each box from `value`, from `own` where rows[c] is None."""
+    """Selects rows [boxes * len(rows), ...] of a class head: row rows[c] of each box of `value`, or of `own` if None."""
     rest = own.shape[1:]
     value = value.reshape(boxes, -1, *rest)
     mixed = own.clone().reshape(boxes, len(rows), *rest)
@@ -70,9 +70,9 @@ def take_rows(value: Tensor, own: Tensor, boxes: int, rows: Sequence[int | None]
 
 def _difference(saved: Sequence[str], wanted: Sequence[str]) -> str:
     parts = (("only the checkpoint has", saved, wanted), ("only the data has", wanted, saved))
-    found = [
+    texts = [
         f"{words} {few(repr(name) for name in names if name not in others)}"
         for words, names, others in parts
         if set(names) - set(others)
     ]
-    return "; ".join(found) or "a name occurs more than once"
+    return "; ".join(texts) or "a name occurs more than once"

@@ -1,4 +1,4 @@
-"""The rows of a head's last layer: which box of a cell and which number each of them predicts."""
+"""The rows of a head's last layer: the box of the cell and the output that each row predicts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ssd.priors import BoxOrder
 
 @dataclass(frozen=True)
 class HeadRows:
-    """The rows of one weight or bias: `boxes` times `columns` of them.
+    """The `boxes * columns` rows of one weight or bias.
 
     Args:
-        boxes: Boxes in a cell of the level.
-        columns: Numbers for each box: 4, or the classes.
-        is_class: Whether they are logits of classes.
-        level: Of the pyramid.
+        boxes: Boxes per cell of the level.
+        columns: Outputs per box: 4, or the number of classes.
+        is_class: Whether the rows predict class logits.
+        level: Index of the feature level.
     """
 
     boxes: int
@@ -30,8 +30,8 @@ class HeadRows:
 
 
 def head_rows(model: SSD) -> dict[str, HeadRows]:
-    """The weights whose rows belong to boxes, by name."""
-    found: dict[str, HeadRows] = {}
+    """Returns the rows of the last layers of all heads, by name of the weight."""
+    out: dict[str, HeadRows] = {}
     boxes = model.prior_config.boxes_per_cell
     for part, columns in (("regression_head", 4), ("classification_head", model.num_classes)):
         levels = model.head.get_submodule(f"{part}.module_list")
@@ -39,34 +39,34 @@ def head_rows(model: SSD) -> dict[str, HeadRows]:
             name = [n for n, layer in predictor.named_modules() if isinstance(layer, nn.Conv2d)][-1]
             prefix = ".".join(filter(None, ("head", part, "module_list", str(level), name)))
             rows = HeadRows(boxes[level], columns, part == "classification_head", level)
-            found.update({f"{prefix}.weight": rows, f"{prefix}.bias": rows})
-    return found
+            out.update({f"{prefix}.weight": rows, f"{prefix}.bias": rows})
+    return out
 
 
 def to_ours(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
-    """Brings rows [A * K, ...] of a system into this project's order, a * K + k; A must divide them."""
+    """Permutes rows [A * K, ...] of a system to this project's order, a * K + k."""
     rest = tensor.shape[1:]
     if layout.columns_first:
         tensor = tensor.reshape(-1, boxes, *rest).transpose(0, 1)
     tensor = tensor.reshape(boxes, -1, *rest)
     if layout.box_order is not None and layout.box_order != order:
-        tensor = tensor[_places(boxes, order)]
+        tensor = tensor[_box_permutation(boxes, order)]
     return tensor.reshape(-1, *rest)
 
 
 def to_theirs(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
-    """The inverse of `to_ours`."""
+    """Permutes rows of this project to the order of a system; the inverse of `to_ours`."""
     rest = tensor.shape[1:]
     tensor = tensor.reshape(boxes, -1, *rest)
     if layout.box_order is not None and layout.box_order != order:
-        tensor = tensor[torch.argsort(torch.tensor(_places(boxes, order)))]
+        tensor = tensor[torch.argsort(torch.tensor(_box_permutation(boxes, order)))]
     if layout.columns_first:
         tensor = tensor.transpose(0, 1)
     return tensor.reshape(-1, *rest)
 
 
-def _places(boxes: int, order: BoxOrder) -> list[int]:
-    """Where each box of a cell stands in the other order: two squares, then ratios and inverses in pairs or grouped."""
+def _box_permutation(boxes: int, order: BoxOrder) -> list[int]:
+    """Returns the index of each box in the other order: two squares, then ratios and inverses in pairs or grouped."""
     ratios = (boxes - 2) // 2
     grouped = [0, 1, *(2 + j + inverse * ratios for j in range(ratios) for inverse in (0, 1))]
     return grouped if order == "pairs" else [grouped.index(i) for i in range(boxes)]

@@ -1,7 +1,7 @@
-"""How each system names and orders the weights of its detectors, as data.
+"""The names and orders of the weights of each system.
 
-Every layout says, for a name of this project, what its system calls the same weights; loading and exporting both follow
-from that. Names here are torchvision's for the models that it has.
+A layout maps a name of this project to the name of the same weights in its system; loading and exporting both use it.
+This project uses torchvision's names for the models that torchvision has.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ class Layout:
 
     Args:
         name: The system.
-        holds: The networks that it can hold, in words.
-        signature: Matches a name that only this system has.
-        rules: (pattern of this project's name, the system's name for it); the first that matches decides.
-        columns_first: Rows of a head are k * A + a (number k of box a, of A in a cell) instead of a * K + k.
-        box_order: Order of the boxes of a cell; None has no order of its own.
-        scale_shape: Of the weights of L2Norm.
-        dropped: Matches names of buffers that carry nothing learned.
-        backbone_only: There are no heads.
-        preset, options: The preset that the weights were trained with, and what of it to change.
-        sizes: Prior sizes by the number of classes with the background, 0 standing for any other; None leaves them to
-            the preset. amdegroot chooses by this number; elsewhere it only tells COCO's recipe from the default.
+        holds: The networks that it supports, for messages.
+        signature: Pattern of a name that only this system has.
+        rules: (pattern of this project's name, the system's name for it); the first that matches is used.
+        columns_first: Rows of a head are k * A + a (output k of box a, A boxes per cell) instead of a * K + k.
+        box_order: Order of the boxes of a cell; None: that of the model.
+        scale_shape: Shape of the L2Norm weights.
+        dropped: Pattern of the names of buffers that are constants.
+        backbone_only: Whether there are no heads.
+        preset: The preset that the weights were trained with.
+        options: Fields of the preset to change.
+        sizes: Prior sizes by the number of classes with the background, 0 for any other number; None: those of the
+            preset. amdegroot chooses by this number; for the others it only separates COCO's recipe from the default.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Layout:
     sizes: dict[int, str] | None = None
 
     def name_of(self, key: str) -> str | None:
-        """What the system calls weights of this project, or None if it has none such."""
+        """Returns the system's name for weights of this project, None if it has none."""
         for pattern, name in self.rules:
             if (match := re.fullmatch(pattern, key)) is not None:
                 return name(match)
@@ -160,7 +161,7 @@ LAYOUTS: dict[str, Layout] = {
                 ),
                 (r"backbone\.features\.(\d+\.(?:conv|\d)\..+)", lambda m: f"backbone.features.{m[1]}"),
                 (r"backbone\.extra\.(\d+\.conv\..+)", lambda m: f"backbone.extras.{m[1]}"),
-                # separable heads sit one deeper
+                # separable heads are nested one level deeper
                 (rf"{LOC}\.(\d+)\.(\d.*)", lambda m: f"box_head.predictor.reg_headers.{m[1]}.conv.{m[2]}"),
                 (rf"{CLS}\.(\d+)\.(\d.*)", lambda m: f"box_head.predictor.cls_headers.{m[1]}.conv.{m[2]}"),
                 *heads(
@@ -220,10 +221,10 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def find_layout(keys: Iterable[str], system: str | None, source: str) -> Layout:
-    """Finds the layout of a state dict by its names, or takes the one that the user named.
+    """Returns the layout of `system`, or detects it from the names of a state dict if that is None.
 
     Raises:
-        ValueError: An unknown name, or names of no known system.
+        ValueError: Unknown system, or the names match no known system.
     """
     if system is not None:
         if system not in LAYOUTS:
@@ -235,7 +236,7 @@ def find_layout(keys: Iterable[str], system: str | None, source: str) -> Layout:
             return layout
     some = ", ".join(names[:5])
     raise ValueError(
-        f"{source} has the names of no known system ({', '.join(LAYOUTS)}); its first are {some}. If it is one of them, "
-        "name it as system=; a classifier's weights go to build_model as weights_backbone=. Heads that are fused into "
-        "one layer (mlperf's mbox) fit no model here"
+        f"{source} has the names of no known system ({', '.join(LAYOUTS)}); its first names are {some}. If it is from one "
+        "of them, pass system=; pass weights of a classifier to build_model as weights_backbone=. Heads that are fused "
+        "into one layer (mlperf's mbox) fit no model of this project"
     )

@@ -20,7 +20,7 @@ from ssd.models import MODELS, SSD
 from ssd.models.weight_files import few
 
 _TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
-_COUNTER = "num_batches_tracked"  # absent from files of old PyTorch, and never read
+_COUNTER = "num_batches_tracked"  # missing in files of old PyTorch, and not used
 
 
 def load_weights(
@@ -31,37 +31,39 @@ def load_weights(
     strict: bool = True,
     classes: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Loads a detector's weights that any known system has saved, in place, into a model of this project.
+    """Loads weights of a detector, saved by any known system, into a model of this project, in place.
 
-    Names are translated, rows of the heads and orders of the boxes permuted. Other classes are no fault: where both
-    sides have names, each class takes the rows of its name, and those that the checkpoint does not know stay as they are
-    in the model; without names, another number of classes leaves the last layers of the class heads as they are. The
-    report says so. Rules around the network (priors, input) belong to the preset: the report says which one the weights
-    were trained with, and warns where the model's differ.
+    Names are mapped, and the rows of the heads permuted. The classes may differ: if both sides have class names, each
+    class gets the rows with its name, and classes that the checkpoint does not have keep the model's values; without
+    names, the last layers of the class heads keep their values if the numbers of classes differ. The report lists them.
+    The rules around the network (priors, input) belong to the preset: the report names the preset that the weights were
+    trained with, and a warning lists the differences to the model's.
 
     Args:
-        model: Of build_model.
-        source: a file with a state dict, bare or inside a training checkpoint, with or without "module.", "model." and
-            the like; a run folder; a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1"; or the loaded mapping.
-            Files are read with weights_only.
+        model: A model of `build_model`.
+        source: A file with a state dict, alone or inside a training checkpoint, with or without prefixes such as
+            "module." or "model."; a run folder; a name of torchvision such as "SSD300_VGG16_Weights.COCO_V1"; or the
+            loaded mapping. Files are read with `weights_only=True`.
         system: One of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
             alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "lufficc_v1" (its names of 2018), "caffe" (Caffe's
-            names), "sgrvinod"; None finds it out by the names.
-        strict: Whether weights that are missing, left over or of another shape are an error; else what fits is loaded.
-        classes: Names of the model's classes, without the background; None takes the checkpoint's order as it is.
+            names), "sgrvinod"; None detects it from the names.
+        strict: Whether missing weights, unexpected weights and other shapes are an error; if not, what fits is loaded.
+        classes: Names of the model's classes, without the background; None keeps the order of the checkpoint.
 
     Returns:
-        What became of every weight; print it.
+        A printable report on all weights.
 
     Raises:
         FileNotFoundError: No such file.
-        WeightsError (a ValueError): weights do not fit; its `report` lists all, and none is loaded.
+        WeightsError: Weights do not fit (a ValueError); its `report` lists all of them, and none is loaded.
         ValueError: The source is no checkpoint, or of an unknown system.
     """
     if not isinstance(model, SSD):
-        raise TypeError(f"model must be an ssd.SSD, as build_model makes them, got {type(model).__name__}")
+        raise TypeError(f"model must be an ssd.SSD, as returned by build_model, got {type(model).__name__}")
     if next(model.parameters()).is_meta:
-        raise ValueError("model is on the meta device, where weights have no values; model.to_empty(device=...) first")
+        raise ValueError(
+            "model is on the meta device, where weights have no values; call model.to_empty(device=...) first"
+        )
     checkpoint = read_checkpoint(source)
     layout = find_layout(checkpoint.state, system, checkpoint.source)
     if system is None and layout.name == "ssd" and checkpoint.build_args is None and _is_torchvisions(model):
@@ -70,7 +72,7 @@ def load_weights(
         raise ValueError(f"classes must name the model's {model.num_classes - 1} classes, got {len(classes)} names")
     report = LoadReport(checkpoint.source, layout.name, prefix=checkpoint.prefix)
     values = _fit(model, checkpoint, layout, report, classes)
-    _refuse_faults(model, checkpoint, values, report, strict)
+    _check_report(model, checkpoint, values, report, strict)
     own = model.state_dict()
     with torch.no_grad():
         for key, value in values.items():
@@ -84,14 +86,14 @@ def load_weights(
 def export_weights(model: SSD, system: str) -> dict[str, Tensor]:
     """Returns the weights of a model under the names and in the orders of another system, on the model's device.
 
-    What loads them needs the rules of the model's preset too: the same priors, input and number of classes.
+    The program that loads them also needs the rules of the model's preset: the same priors, input and number of classes.
 
     Args:
-        model: Of build_model.
+        model: A model of `build_model`.
         system: One of LAYOUTS, such as "torchvision" or "amdegroot".
 
     Raises:
-        ValueError: An unknown system, or one that has no such network.
+        ValueError: Unknown system, or the system does not have this network.
     """
     if system not in LAYOUTS:
         raise ValueError(unknown("system", system, LAYOUTS))
@@ -116,19 +118,19 @@ def export_weights(model: SSD, system: str) -> dict[str, Tensor]:
     return exported
 
 
-def _refuse_faults(
+def _check_report(
     model: SSD, checkpoint: Checkpoint, values: dict[str, Tensor], report: LoadReport, strict: bool
 ) -> None:
     lines: list[str] = []
     broken = [key for key, value in values.items() if value.is_floating_point() and not value.isfinite().all()]
-    if (report.faults and strict) or not values:
+    if (report.problems and strict) or not values:
         fits = (
             f"in {report.system}'s layout, does not fit {_name(model)}" if values else f"no weight fits {_name(model)}"
         )
         other = other_network(checkpoint.state)
-        lines = [f"{report.source}{',' if values else ':'} {fits}:", *report.faults]
+        lines = [f"{report.source}{',' if values else ':'} {fits}:", *report.problems]
         if other is not None:
-            lines.append(f"  it holds {other}, which this project has no network for")
+            lines.append(f"  it holds {other}, a network that this project does not have")
         if values:
             lines.append("  nothing was loaded; strict=False loads what fits")
     elif broken:
@@ -142,7 +144,7 @@ def _refuse_faults(
 def _fit(
     model: SSD, checkpoint: Checkpoint, layout: Layout, report: LoadReport, classes: Sequence[str] | None
 ) -> dict[str, Tensor]:
-    """The weights that fit, by this project's names and in its orders; what does not is put into the report."""
+    """Returns the weights that fit, with this project's names and orders; the report lists the others."""
     own, rows = model.state_dict(), head_rows(model)
     names = {key: layout.name_of(key) for key in own}
     nameless = [key for key, name in names.items() if name is None]
@@ -151,14 +153,14 @@ def _fit(
     elif nameless:
         other = other_network(checkpoint.state)
         raise WeightsError(
-            f"{checkpoint.source} holds {other}, which this project has no network for"
+            f"{checkpoint.source} holds {other}, a network that this project does not have"
             if other is not None
-            else f"{checkpoint.source} has {layout.name}'s names, which hold {layout.holds}; {_name(model)} has weights "
-            f"that they have no name for: {few(nameless)}"
+            else f"{checkpoint.source} has the names of {layout.name}, which supports {layout.holds}; it has no names for "
+            f"these weights of {_name(model)}: {few(nameless)}"
         )
     state = {key: value for key, value in checkpoint.state.items() if not re.fullmatch(layout.dropped, key)}
     report.dropped = sorted({*checkpoint.outside, *(checkpoint.state.keys() - state.keys())})
-    report.left_over = sorted(state.keys() - set(names.values()))
+    report.unexpected = sorted(state.keys() - set(names.values()))
     report.num_classes = _classes({key: state.get(names[key] or "") for key in rows}, rows)
     of_class = _rows_of_classes(checkpoint, classes, report)
     values: dict[str, Tensor] = {}
@@ -182,10 +184,10 @@ def _fit(
         elif key == "backbone.scale_weight" and value.shape == layout.scale_shape:
             value = value.flatten()
         if value.shape != want:
-            report.other_shape.append(f"{name}: {tuple(value.shape)} in the file, {tuple(want)} in the model")
+            report.mismatched.append(f"{name}: {tuple(value.shape)} in the file, {tuple(want)} in the model")
             continue
         if own[key].is_floating_point() and not value.is_floating_point():
-            report.other_shape.append(f"{name}: {value.dtype} in the file, {own[key].dtype} in the model")
+            report.mismatched.append(f"{name}: {value.dtype} in the file, {own[key].dtype} in the model")
             continue
         values[key] = value
     return values
@@ -194,7 +196,7 @@ def _fit(
 def _rows_of_classes(
     checkpoint: Checkpoint, classes: Sequence[str] | None, report: LoadReport
 ) -> list[int | None] | None:
-    """The checkpoint's row for each class of the model; [] if it knows none of them; None if names do not tell."""
+    """Returns the checkpoint's row of each class of the model; [] if it has none of them; None without names to compare."""
     saved = checkpoint.classes
     if saved is None or classes is None or report.num_classes != len(saved) + 1 or tuple(saved) == tuple(classes):
         return None
@@ -208,14 +210,14 @@ def _rows_of_classes(
 
 
 def _classes(state: dict[str, Tensor | None], rows: dict[str, HeadRows]) -> int | None:
-    """The number of classes with the background that all class heads of a checkpoint agree on, or None."""
-    found: set[int | None] = set()
+    """Returns the number of classes, with the background, if it is the same in all class heads, else None."""
+    counts: set[int | None] = set()
     for key, row in rows.items():
         if row.is_class:
             value = state[key]
             whole = value is not None and value.dim() > 0 and value.shape[0] % row.boxes == 0
-            found.add(value.shape[0] // row.boxes if value is not None and whole else None)
-    return found.pop() if len(found) == 1 else None
+            counts.add(value.shape[0] // row.boxes if value is not None and whole else None)
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _compare_rules(model: SSD, checkpoint: Checkpoint, layout: Layout, report: LoadReport) -> None:
@@ -228,7 +230,8 @@ def _compare_rules(model: SSD, checkpoint: Checkpoint, layout: Layout, report: L
     report.differences = differences(model.preset, learned)
     if report.differences:
         warnings.warn(
-            f"the model has other rules than its weights learned: {'; '.join(report.differences)}", stacklevel=3
+            f"the model differs from the preset its weights were trained with: {'; '.join(report.differences)}",
+            stacklevel=3,
         )
 
 

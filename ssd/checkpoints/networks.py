@@ -1,4 +1,4 @@
-"""Which network a checkpoint belongs to, told from its names and shapes."""
+"""Detects the network of a checkpoint from its names and shapes."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ _OTHERS = (
     (r"base_net\.13\.3\.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
     (r"base_net\.\d+\.squeeze\.weight", "SSD on SqueezeNet (qfgaohao's sq-ssd-lite)"),
     (r"backbone\._conv_stem\.weight", "SSD on EfficientNet (lufficc's efficient_net)"),
-    (r"roi_heads\..+", "a detector with two stages (torchvision's Faster, Mask or Keypoint R-CNN)"),
-    (r"backbone\.fpn\..+", "a detector on a pyramid (torchvision's RetinaNet or FCOS)"),
+    (r"roi_heads\..+", "a two-stage detector (torchvision's Faster, Mask or Keypoint R-CNN)"),
+    (r"backbone\.fpn\..+", "a detector on a feature pyramid (torchvision's RetinaNet or FCOS)"),
 )
 
 
 def network_of_file(source: Source) -> dict[str, Any]:
-    """Returns the arguments of build_model for the network of a checkpoint; raises ValueError as network_of."""
+    """Returns the arguments of `build_model` for the network of a checkpoint; raises what `network_of` raises."""
     checkpoint = read_checkpoint(source)
     return dict(network_of(checkpoint, find_layout(checkpoint.state, None, checkpoint.source)))
 
 
 def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
-    """The arguments of build_model that make the network of a checkpoint.
+    """Returns the arguments of `build_model` for the network of a checkpoint.
 
     Raises:
-        ValueError: It is a backbone, or a network that the names do not tell.
+        ValueError: It is a backbone, or a network that cannot be determined from the names.
     """
     if checkpoint.build_args is not None:
         return checkpoint.build_args
     state = checkpoint.state
     if (other := other_network(state)) is not None:
         raise ValueError(
-            f"{checkpoint.source} holds {other}, which this project has no network for; it has {', '.join(MODELS)}"
+            f"{checkpoint.source} holds {other}, a network that this project does not have; it has {', '.join(MODELS)}"
         )
-    found = None if layout.backbone_only else _network(state, layout.name)
-    if found is None:
+    network = None if layout.backbone_only else _network(state, layout.name)
+    if network is None:
         raise ValueError(
-            f"{checkpoint.source}: which network it is cannot be told from its names; build it by build_model and use "
+            f"{checkpoint.source}: the network cannot be determined from the names; build it with build_model, then use "
             "load_weights"
         )
-    name, options = found
+    name, options = network
     classes = _classes(state, layout, 6 if name.startswith("ssdlite") else 4)
     preset = layout.preset or "torchvision"
     rules = preset_options(layout, MODELS[name].family, classes)
@@ -56,7 +56,7 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
 
 
 def other_network(state: Mapping[str, Tensor]) -> str | None:
-    """In words, the network of a checkpoint where it is one that this project does not have, told from its names."""
+    """Returns a description of a network that this project does not have, None for any other."""
     return next((words for pattern, words in _OTHERS if any(re.fullmatch(pattern, name) for name in state)), None)
 
 
@@ -91,9 +91,13 @@ def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, A
 
 
 def _classes(state: Mapping[str, Tensor], layout: Layout, boxes: int) -> int:
-    """Classes with the background, from the last layer of the first class head, which has `boxes` boxes in a cell."""
-    for place in (".3", ".1", ""):  # the last layer of a separable head of qfgaohao or torchvision; a bare convolution
-        bias = state.get(layout.name_of(f"head.classification_head.module_list.0{place}.bias") or "")
+    """Returns the number of classes with the background, from the first class head, with `boxes` boxes per cell."""
+    for layer in (
+        ".3",
+        ".1",
+        "",
+    ):  # the last layer of a separable head of qfgaohao or torchvision; a single convolution
+        bias = state.get(layout.name_of(f"head.classification_head.module_list.0{layer}.bias") or "")
         if bias is not None and bias.dim() == 1 and bias.shape[0] % boxes == 0:
             return bias.shape[0] // boxes
-    raise ValueError(f"the first class head has no bias for {boxes} boxes in a cell: build it by build_model")
+    raise ValueError(f"the first class head has no bias for {boxes} boxes per cell; build the model with build_model")

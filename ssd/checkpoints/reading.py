@@ -1,4 +1,4 @@
-"""Reads what others have saved: state dicts, bare or inside training checkpoints, never code."""
+"""Reads state dicts, alone or inside training checkpoints, without running code from the file."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from ssd.checkpoints.options import check_classes, check_thresholds, checked_bui
 from ssd.models.backbone_weights import download, is_torchvision_name
 from ssd.models.weight_files import load_file, state_dict_of
 
-# Where training scripts keep the weights; the running mean of this project comes first, it is what gets evaluated.
+# Where training scripts keep the weights; this project's EMA comes first, because it is what is evaluated.
 _INSIDE = (
     *(("average", "module"), ("ema", "module")),
     *((name,) for name in ("model", "state_dict", "model_state_dict", "net", "network", "weights", "model_ema")),
 )
-# Parts that wrappers put into a name: DistributedDataParallel and DataParallel, torch.compile, FSDP, checkpointing.
+# What wrappers insert into names: DistributedDataParallel and DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Attributes that hold a whole detector in the modules of training frameworks; a running mean before what it is of.
+# Attributes of training frameworks' modules that hold a whole detector; an EMA comes before its source.
 _HOLDERS = ("ema_model", "ema", "teacher", "model", "net", "network", "detector", "ssd", "student", "online_model")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict and what this project keeps beside it.
+    """A state dict with what this project saves beside it.
 
     Args:
-        source: Where it came from, in words.
-        state: Names to tensors, without what wrappers put before the names.
-        build_args, classes: Of the model, if this project saved it.
-        prefix: What was taken off every name.
-        outside: Entries without the prefix, which `state` lacks.
-        apply_exif: Whether the images that the model learned from were turned as EXIF says, if this project saved it.
-        thresholds: Class name to the score from which its detections are shown, by the last evaluation.
+        source: Its origin, for messages.
+        state: Names to tensors, without the prefixes of wrappers.
+        build_args: Arguments of `build_model`, if this project saved it.
+        classes: Class names without the background, if this project saved it.
+        prefix: The prefix that was removed from every name.
+        outside: Entries without the prefix, which are not in `state`.
+        apply_exif: Whether EXIF orientation was applied to the training images, if this project saved it.
+        thresholds: Class name to the score threshold for showing its detections, from the last evaluation.
     """
 
     source: str
@@ -57,12 +58,12 @@ def read_checkpoint(source: Source) -> Checkpoint:
     """Reads a checkpoint onto the CPU.
 
     Args:
-        source: a file, a name of torchvision's weights such as "SSD300_VGG16_Weights.COCO_V1", the loaded mapping, or
-            what this function has returned.
+        source: A file, a name of torchvision's weights such as "SSD300_VGG16_Weights.COCO_V1", a loaded mapping, or
+            a `Checkpoint`, which is returned unchanged.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is damaged, holds pickled objects besides tensors, no state dict, or build_args that are refused.
+        ValueError: The file is damaged, holds pickled objects besides tensors, no state dict, or invalid build_args.
         RuntimeError: The download failed.
     """
     if isinstance(source, Checkpoint):
@@ -87,7 +88,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 
 
 def _content(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
-    """What the source is called, and what it holds."""
+    """Returns the source's name for messages, and its content."""
     if isinstance(source, Mapping):
         return "the mapping", source
     if not isinstance(source, (str, Path)):
@@ -113,13 +114,13 @@ def _content(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
-    """Takes off what wrappers and training frameworks put before the names of a detector.
+    """Removes the prefixes of wrappers and training frameworks from the names of a detector.
 
     Returns:
-        The state under the remaining names, what was before all of them, and the names of what was not in it.
+        The state with the remaining names, the removed prefix, and the names of entries without it.
     """
     plain = {_WRAPPERS.sub("", key): value for key, value in state.items()}
-    if len(plain) != len(state):  # two would get one name
+    if len(plain) != len(state):  # names would no longer be unique
         return state, "", ()
     wrapped = next((m[0] for key in state if (m := re.search(rf"(?:{_WRAPPERS.pattern})+", key))), "")
     outside = tuple(key for key in state if key == "n_averaged" and wrapped)  # of torch's AveragedModel

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssd.checkpoints import load_weights
 from ssd.checkpoints.options import checked_build_args
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
-from ssd.checkpoints.report import LEARNT
+from ssd.checkpoints.report import LEARNED
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
@@ -139,7 +139,7 @@ def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dic
 
     Prior sizes are left out if they are fitted again.
     """
-    rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNT)
+    rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNED)
     left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
     left_out |= {"prior_sizes"} if fits_priors else set()
     return {"image_size": None, **{key: value for key, value in build_args.items() if key not in left_out}}

@@ -1,4 +1,4 @@
-"""The detectors by name."""
+"""Builds detectors by name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["MODELS", "SSD", "build_model", "model_options"]
 
 
 class ModelEntry(NamedTuple):
-    """A builder, the family of presets that it belongs to, and its own input size.
+    """A builder, its family of presets, and its default input size.
 
-    `with_weights` holds the options that the builder sets where weights_backbone is given and they are not.
+    `with_weights` holds the options that the builder sets by default if `weights_backbone` is given.
     """
 
     builder: Callable[..., SSD]
@@ -48,7 +48,7 @@ _RULES = tuple(field.name for field in dataclasses.fields(Preset) if field.name 
 
 
 def model_options(name: str) -> tuple[str, ...]:
-    """Lists the options that build_model takes for a model: those of its network and the fields of Preset."""
+    """Returns the options that `build_model` accepts for a model: those of its network and the fields of `Preset`."""
     if name not in MODELS:
         raise ValueError(unknown("model", name, MODELS))
     parameters = inspect.signature(MODELS[name].builder).parameters.values()
@@ -61,19 +61,19 @@ def build_model(
     """Builds a detector by name.
 
     Args:
-        name: One of MODELS.
-        num_classes: Classes of objects plus one for the background.
-        preset: Rules of a known SSD system, by name, or the user's own.
-        image_size: Side of the network's square input in pixels; None takes the model's own.
-        options: Of the network (see model_options and the builder), and fields of Preset to change, such as
-            rule="greedy".
+        name: One of `MODELS`.
+        num_classes: Number of object classes plus one for the background.
+        preset: Rules of a known SSD system, by name, or a custom `Preset`.
+        image_size: Side of the network's square input in pixels; None: the default of the model.
+        options: Options of the network (see `model_options` and the builder), and fields of `Preset` to change, such as
+            `rule="greedy"`.
 
     Returns:
         The model, in training mode. Its `build_args` are the arguments that build the same network again, for a
-        checkpoint: build_model(**args) then load_state_dict; the backbone's weights are left out of them.
+        checkpoint: `build_model(**args)`, then `load_state_dict`; they do not include the backbone's weights.
 
     Raises:
-        ValueError: An unknown name, preset or option (the near one is suggested), or a value that cannot be meant.
+        ValueError: Unknown name, preset or option (the closest one is suggested), or an invalid value.
     """
     known = model_options(name)
     for key in options:
@@ -82,8 +82,8 @@ def build_model(
     num_classes = _whole("num_classes", num_classes)
     if num_classes < 2:
         raise ValueError(
-            "num_classes must be at least 2: it counts the background (class 0) besides the classes of objects, so "
-            f"one class of objects is num_classes 2; got {num_classes!r}"
+            "num_classes must be at least 2: it counts the background (class 0) and the object classes, so one object "
+            f"class needs num_classes 2; got {num_classes!r}"
         )
     entry = MODELS[name]
     size = entry.image_size if image_size is None else _whole("image_size", image_size)
@@ -99,7 +99,7 @@ def build_model(
 
 
 def _whole(name: str, value: Any) -> int:
-    """An int of any type that is one, NumPy's too; True is none."""
+    """Converts any integer type, also NumPy's, to int; rejects bool."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -110,14 +110,14 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _build_args(name: str, num_classes: int, image_size: int, model: SSD, network: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that build the same network and the same rules again, as plain values that JSON can hold."""
+    """Returns arguments that build the same network with the same rules again, as values that JSON can store."""
     args: dict[str, Any] = {"name": name, "num_classes": num_classes, "image_size": image_size}
     rules = dataclasses.asdict(model.preset)
     system = rules.pop("name")
     args["preset"] = system if system in PRESETS else "torchvision"  # all of its rules follow
     network = dict(network)
     if network.pop("weights_backbone", None) is not None:
-        # what weights had decided must be said now that they are left out
+        # without the weights, the options that they set by default must be explicit
         for option, value in MODELS[name].with_weights.items():
             if network.get(option) is None:
                 network[option] = value

@@ -1,4 +1,4 @@
-"""Weights of a backbone, trained on another task: from torchvision by name, or from a file."""
+"""Loads pretrained backbone weights: from torchvision by name, or from a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NAME = re.compile(r"\w+_Weights\.\w+")
 _USED = re.compile(
     r"(VGG16|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
 )  # by models here
-# Layers of VGG16 by their index in torchvision's `features` -> their place in VGGExtractor. 31 and 33 are fc6 and fc7
-# of the reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), whose other keys are the same bare indices.
+# Index of a VGG16 layer in torchvision's `features` -> its name in VGGExtractor. 31 and 33 are fc6 and fc7 of the
+# reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), which uses bare indices as keys.
 VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
 
 # (blocks of layer3, with bottlenecks) -> depth of the ResNet
@@ -32,7 +32,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     """Copies weights into a backbone.
 
     Args:
-        backbone: An extractor of this package; its weights are replaced in place, in its own dtype.
+        backbone: An extractor of this package; its weights are replaced in place and keep their dtype.
         source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
             dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
         kind: "vgg16", "resnet50" and its like, or any other for a backbone whose `features` are torchvision's own.
@@ -48,22 +48,22 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
     """
     state = _renamed(read_state_dict(source), kind)
     own = backbone.state_dict()
-    # what a detector adds starts at random; fc6 and fc7 are in some files only
+    # layers that the detector adds are initialized at random; only some files have fc6 and fc7
     wanted = {
         k for k in own if k.startswith("features.") or (kind == "vgg16" and k.startswith(tuple(VGG_EXTRA.values())))
     }
     optional = {k for k in wanted if k.startswith("extra.0.7.") or k.endswith("num_batches_tracked")}
     missing = sorted(wanted - optional - state.keys())
-    left_over = sorted(state.keys() - wanted)
+    unexpected = sorted(state.keys() - wanted)
     shapes = [
         f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the model"
         for k in sorted(wanted & state.keys())
         if state[k].shape != own[k].shape
     ]
-    shapes += [f"{k}: {v.dtype} instead of real numbers" for k, v in state.items() if _is_whole(k, v)]
-    faults = [("missing", missing), ("left over", left_over), ("of another shape", shapes)]
-    if any(names for _, names in faults):
-        lines = "".join(f"\n  {len(names)} {what}: {few(names)}" for what, names in faults if names)
+    shapes += [f"{k}: {v.dtype} instead of floating point" for k, v in state.items() if _is_integer(k, v)]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    if any(names for _, names in problems):
+        lines = "".join(f"\n  {len(names)} {what}: {few(names)}" for what, names in problems if names)
         raise ValueError(f"{source} does not hold the weights of a {kind} backbone:{lines}")
     broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
@@ -73,10 +73,11 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
 
 
 def model_of_backbone(source: str | Path) -> str:
-    """Returns the detector that a backbone's weights are for, told from their name in torchvision or from their keys.
+    """Returns the name of the detector for backbone weights, from their name in torchvision or from their keys.
 
     Raises:
-        FileNotFoundError, ValueError: As in load_backbone, or no detector here has that backbone.
+        FileNotFoundError: No such file.
+        ValueError: As in `load_backbone`, or no detector has this backbone.
     """
     if is_torchvision_name(str(source)):
         kind = str(source).partition("_Weights.")[0].lower()
@@ -86,14 +87,12 @@ def model_of_backbone(source: str | Path) -> str:
     models |= {"mobilenet_v3_large": "ssdlite320_mobilenet_v3_large"}
     models |= {name: f"ssd300_{name}" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
     if kind not in models:
-        raise ValueError(
-            f"weights_backbone {source}: no detector here has this backbone; there are {', '.join(models)}"
-        )
+        raise ValueError(f"weights_backbone {source}: no detector has this backbone; there are {', '.join(models)}")
     return models[kind]
 
 
 def _kind(state: Mapping[str, Tensor]) -> str:
-    """Names the network of torchvision whose weights these are; "" for any other."""
+    """Returns the torchvision network that these weights are from; "" if unknown."""
     names = {key.removeprefix("backbone.").removeprefix("features.") for key in state}
     if "layer1.0.conv1.weight" in names:
         blocks = {name.split(".")[1] for name in names if name.startswith("layer3.")}
@@ -104,7 +103,7 @@ def _kind(state: Mapping[str, Tensor]) -> str:
 
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict from torchvision by name or from a file, with weights_only, without a "module." prefix."""
+    """Reads a state dict from torchvision by name or from a file (weights_only), and removes a "module." prefix."""
     content: Any
     if is_torchvision_name(str(source)):
         content = download(str(source))
@@ -116,14 +115,14 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
                 f"weights_backbone: no file {str(source)!r}; pass a file, a name of torchvision such as "
                 "VGG16_Weights.IMAGENET1K_FEATURES, or leave it out"
             ) from None
-    for key in ("state_dict", "model"):  # training checkpoints wrap it
+    for key in ("state_dict", "model"):  # where training checkpoints keep it
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     return {k.removeprefix("module."): v for k, v in state_dict_of(content, str(source)).items()}
 
 
 def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Names of the extractor for names of the file; the classifier on top of a backbone is dropped."""
+    """Renames the keys of a file to those of the extractor; the classifier on top of a backbone is dropped."""
     renamed: dict[str, Tensor] = {}
     unused = ("classifier.", "fc.", "avgpool.", *(("layer4.",) if kind.startswith("resnet") else ()))
     for key, value in state.items():
@@ -136,20 +135,20 @@ def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _is_whole(key: str, value: Tensor) -> bool:
+def _is_integer(key: str, value: Tensor) -> bool:
     return not value.is_floating_point() and not key.endswith("num_batches_tracked")
 
 
 def is_torchvision_name(source: str) -> bool:
-    """Says whether this names weights of torchvision, as "VGG16_Weights.IMAGENET1K_FEATURES" does."""
+    """Returns whether this is a name of torchvision's weights, such as "VGG16_Weights.IMAGENET1K_FEATURES"."""
     return _NAME.fullmatch(source) is not None
 
 
 def download(name: str) -> Mapping[str, Tensor]:
-    """Fetches weights of torchvision by name, once.
+    """Returns torchvision's weights by name, downloaded once.
 
     Raises:
-        ValueError: No weights of that name (names the near ones).
+        ValueError: No weights have that name (similar names are suggested).
         RuntimeError: The download failed.
     """
     enum = name.partition(".")[0]
@@ -163,14 +162,16 @@ def download(name: str) -> Mapping[str, Tensor]:
         raise ValueError(unknown("weights of torchvision", name, members)) from None
     try:
         with warnings.catch_warnings():
-            return weights.get_state_dict(progress=True, check_hash=True)
+            state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+            return state
     except (URLError, OSError) as error:
         raise RuntimeError(
-            f"torchvision could not download {name} from {weights.url}: {error}. Fetch that file elsewhere and pass "
+            f"torchvision could not download {name} from {weights.url}: {error}. Download that file elsewhere and pass "
             "its path instead"
         ) from error
 
 
 def _weights_enum(name: str) -> type[torchvision.models.WeightsEnum]:
     enums = map(torchvision.models.get_model_weights, torchvision.models.list_models())
-    return next(enum for enum in enums if enum.__name__ == name)
+    found: type[torchvision.models.WeightsEnum] = next(enum for enum in enums if enum.__name__ == name)
+    return found

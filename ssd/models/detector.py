@@ -1,4 +1,4 @@
-"""The SSD detector: a backbone, two heads, priors, and the rules of a preset around them."""
+"""The SSD detector: a backbone, two heads, priors, and the rules of a preset."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class BatchSizeError(ValueError):
-    """BatchNorm in training got one value for each channel."""
+    """BatchNorm got a single value per channel in training."""
 
 
 class SSD(nn.Module):
-    """Single-shot detector with torchvision's call convention, and the steps of it as methods for a training loop.
+    """Single-shot detector with torchvision's call convention; its steps are methods, for use in a training loop.
 
     Args:
         backbone: Maps [B, 3, S, S] to a list of features, fine to coarse; has `out_channels`.
         head: Maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors.
-        prior_config: Where the priors lie; its image_size is the side S of the network's input.
+        prior_config: Configuration of the priors; its image_size is the side S of the network's input.
         preset: Rules of matching, loss, post-process and input.
         num_classes: C, with the background as class 0.
     """
@@ -52,15 +52,15 @@ class SSD(nn.Module):
         self.num_classes = num_classes
         self.image_size = prior_config.image_size
         self.criterion = MultiBoxLoss(preset)
-        # what build_model needs to make the same network again, without its weights; build_model fills it in
+        # the arguments of build_model that build the same network again, set by build_model
         self.build_args: dict[str, Any] = {}
         for name, value in self._constants().items():
             self.register_buffer(name, value, persistent=False)
 
     def normalize(self, images: Tensor | PackedImages | WholeImages) -> Tensor:
-        """Turns RGB images [B, 3, H, W], uint8 or float in 0..1, into the network's input, in its weights' dtype.
+        """Converts RGB images [B, 3, H, W], uint8 or float in 0..1, to the network's input in the dtype of its weights.
 
-        Images that are still to be rendered are rendered and normalized in one launch.
+        Packed images are rendered and normalized in one launch.
         """
         dtype = next(self.parameters()).dtype
         if not isinstance(images, Tensor):
@@ -75,21 +75,24 @@ class SSD(nn.Module):
         return (images - self.mean).div_(self.std).to(dtype)
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps normalized images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], cell-major as the priors are."""
+        """Maps normalized images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], in the order of the priors."""
+        outputs: tuple[Tensor, Tensor]
         if not self.training or len(images) > 1:
-            return self.head(self.backbone(images))
+            outputs = self.head(self.backbone(images))
+            return outputs
         try:
-            return self.head(self.backbone(images))
+            outputs = self.head(self.backbone(images))
+            return outputs
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise BatchSizeError(
-                "BatchNorm cannot learn from a batch of one image where a level has one cell: train on batches of at "
+                "BatchNorm cannot be trained with a batch of one image if a feature level has one cell; use batches of at "
                 "least 2 (--batch-size 2 or more, and at least 2 training images)"
             ) from error
 
     def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
-        """Decodes, thresholds and suppresses: padded detections of every image, boxes normalized to the image."""
+        """Decodes boxes, applies the score threshold and NMS; returns padded detections with normalized boxes."""
         rules = self.preset
         candidates = rules.candidates_per_class or len(self.priors)
         return ssd_ops.detect(
@@ -110,22 +113,22 @@ class SSD(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Runs torchvision's convention: losses in training, detections in evaluation.
+        """Returns losses in training and detections in evaluation, as torchvision's detectors do.
 
         Each image is warped to S x S (bilinear).
 
         Args:
             images: [3, H, W] each, RGB float in 0..1, of any sizes.
             targets: In training, for each image a dict of boxes [G, 4] xyxy in its pixels, labels [G] in 1..C-1 and, if
-                wanted, ignore [G] bool (difficult or crowd). Left on the CPU, they are checked without a wait for the GPU.
+                needed, ignore [G] bool (difficult or crowd). On the CPU they are validated without synchronization.
 
         Returns:
-            In training {"bbox_regression": scalar, "classification": scalar}; else for each image a dict of boxes [N,
-            4] xyxy in its pixels, scores [N], labels [N], by descending score.
+            In training {"bbox_regression": scalar, "classification": scalar}; otherwise for each image a dict of boxes
+            [N, 4] xyxy in its pixels, scores [N], labels [N], by descending score.
 
         Raises:
-            ValueError: Targets missing, of another number or shape, a label out of range or a box with no area; the
-                message names the image and the box.
+            ValueError: Missing targets, wrong number or shape of targets, a label out of range or a box without area;
+                the message names the image and the box.
         """
         if self.training and targets is None:
             raise ValueError("targets must be given in training, got None; call model.eval() for detections")
@@ -152,9 +155,9 @@ class SSD(nn.Module):
         }
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SSD:
-        # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), to_empty() would lose them; both
-        # are made again from the configuration instead, on the new device
-        super()._apply(fn, recurse)
+        # .half() and .bfloat16() would round the priors (bfloat16 keeps two digits), and to_empty() would lose them, so
+        # they are recreated from the configuration on the new device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.priors.device.type != "meta":
             for name, value in self._constants().items():
                 setattr(self, name, value.to(getattr(self, name).device))
@@ -168,7 +171,7 @@ def build_priors(
     aspect_ratios: Sequence[Sequence[float]] | Sequence[float],
     smallest: float = 0.2,
 ) -> PriorConfig:
-    """Lays the preset's priors over the grids that a backbone makes of an input of image_size."""
+    """Returns the preset's priors for the feature maps of a backbone at an input of image_size."""
     grids = feature_sizes(backbone, image_size)
     return PriorConfig.from_sizes(
         image_size,
@@ -182,7 +185,7 @@ def build_priors(
 
 
 def feature_sizes(backbone: nn.Module, image_size: int) -> list[tuple[int, int]]:
-    """(rows, cols) of each level for a square input, found without computing anything."""
+    """Returns (rows, cols) of each level for a square input, from a run on the meta device."""
     meta = {k: v.to("meta") for k, v in (*backbone.named_parameters(), *backbone.named_buffers())}
     training = backbone.training
     backbone.eval()

@@ -1,4 +1,4 @@
-"""What every backbone of the detector is: images in, one feature map for each level out."""
+"""The interface of backbones: images in, one feature map per level out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A detector for inference alone: BatchNorm in evaluation is a scale and a shift, which the convolution before it takes."""
+"""A detector for inference only, with BatchNorm folded into the convolutions before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssd.models.detector import SSD
 def folded(model: SSD, dtype: torch.dtype = torch.float32) -> SSD:
     """Returns a copy of a detector without the BatchNorms that follow a convolution, in channels_last.
 
-    Its results differ from the detector's by rounding. Weights are folded in float32 and cast to `dtype` then.
+    The results differ from the detector's by rounding. Weights are folded in float32, then cast to `dtype`.
     """
     own = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
@@ -32,25 +32,27 @@ def folded(model: SSD, dtype: torch.dtype = torch.float32) -> SSD:
 
 
 class ConvReLU(nn.Conv2d):
-    """Conv2d with the ReLU behind it: on a GPU one kernel of cuDNN, where torch runs three (convolution, bias, ReLU)."""
+    """Conv2d followed by ReLU: one cuDNN kernel on a GPU, where torch runs three (convolution, bias, ReLU)."""
 
     fused = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves [B, C, H, W] and cuts what is below 0."""
+        """Returns the ReLU of the convolution of x [B, C, H, W]."""
         if x.is_cuda and self.fused:
             try:
                 padding: Any = self.padding
                 return torch.cudnn_convolution_relu(
                     x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
                 )
-            except RuntimeError:  # cuDNN has none for this layer: found out at the first call, before any capture
+            except (
+                RuntimeError
+            ):  # cuDNN has no kernel for this layer; the first call shows it, before any graph capture
                 self.fused = False
         return F.relu(super().forward(x))
 
 
 def _fuse_relu(module: nn.Module) -> None:
-    """Joins each dense convolution in a Sequential with the ReLU that alone reads its output, in place."""
+    """Fuses each dense convolution in a Sequential with the ReLU after it, in place."""
     for parent in module.modules():
         if not isinstance(parent, nn.Sequential):
             continue
@@ -62,7 +64,7 @@ def _fuse_relu(module: nn.Module) -> None:
 
 
 def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of a convolution and the BatchNorm that alone reads its output."""
+    """Yields the names of each convolution and the BatchNorm directly after it."""
     if isinstance(parent, nn.Sequential):
         names = list(parent._modules)
         pairs = list(zip(names, names[1:], strict=False))

@@ -1,4 +1,4 @@
-"""A light feature pyramid: coarse levels, which know what is there, added to the fine ones, which know where."""
+"""A light feature pyramid: adds the coarse levels to the fine ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ssd.models.heads import LITE_NORM, normal_init
 
 
 class TopDown(Extractor):
-    """Wraps an extractor: every level becomes `width` channels wide and gains the sum of all coarser levels (FPN-lite).
+    """Wraps an extractor: projects every level to `width` channels and adds all coarser levels to it (FPN-lite).
 
     Args:
         body: Maps images to features, fine to coarse; has `out_channels`.
-        width: Channels of every level after it.
+        width: Output channels of every level.
     """
 
     def __init__(self, body: Extractor, width: int):
@@ -27,7 +27,7 @@ class TopDown(Extractor):
             Conv2dNormActivation(c, width, kernel_size=1, norm_layer=LITE_NORM, activation_layer=None)
             for c in body.out_channels
         )
-        self.smooth = nn.ModuleList(  # one for each level that something was added to, all but the coarsest
+        self.smooth = nn.ModuleList(  # one for each level but the coarsest
             nn.Sequential(
                 Conv2dNormActivation(width, width, 3, groups=width, norm_layer=LITE_NORM, activation_layer=nn.ReLU6),
                 Conv2dNormActivation(width, width, 1, norm_layer=LITE_NORM, activation_layer=nn.ReLU6),

@@ -1,6 +1,6 @@
-"""What of a backbone does not learn: its first stages, and BatchNorm that keeps the statistics it was loaded with.
+"""Freezes parts of a backbone: its first stages, and BatchNorm with the statistics that it was loaded with.
 
-Small batches would spoil those statistics; a frozen BatchNorm is folded into its convolution.
+Small batches would degrade these statistics. A frozen BatchNorm is folded into its convolution.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that stays in evaluation and does not learn; its state dict is that of BatchNorm2d.
+    """BatchNorm2d that always is in evaluation mode and is not trained; its state dict is that of BatchNorm2d.
 
-    `folded` says that the convolution before it already applies it.
+    `folded` means that the convolution before it already applies it.
     """
 
     folded = False
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:
-        """Stays in evaluation whatever the mode."""
+        """Keeps evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalizes [B, C, H, W], unless that has been done."""
+        """Normalizes x [B, C, H, W], unless the convolution already did."""
         return x if self.folded else super().forward(x)
 
 
 class FoldedConv2d(nn.Conv2d):
-    """Conv2d that applies the frozen BatchNorm behind it by scaling its own weights.
+    """Conv2d that applies the frozen BatchNorm after it by scaling its own weights.
 
-    A pass over the weights costs next to nothing; one over the features of every layer, forward and backward, took a sixth
-    of a training step on a CPU. Gradients reach the unscaled weights, which the state dict holds.
+    Scaling the weights costs almost nothing, while normalizing the features of every layer, forward and backward, took a
+    sixth of a training step on a CPU. Gradients flow to the unscaled weights, which are in the state dict.
     """
 
     norm: list[FrozenBatchNorm2d]  # in a list, so that it is not a child and has one name in the state dict
@@ -67,12 +67,12 @@ def freeze_batch_norm(module: nn.Module) -> None:
 
 
 def freeze_stages(layers: nn.Sequential, starts: Sequence[int], trainable: int | None) -> None:
-    """Stops the gradients of all stages but the last `trainable`; None lets all learn.
+    """Freezes all stages but the last `trainable`.
 
     Args:
-        layers: The backbone.
-        starts: The index in `layers` at which each stage begins; 0 first.
-        trainable: 0..len(starts).
+        layers: The layers of the backbone.
+        starts: Index in `layers` of the first layer of each stage; the first is 0.
+        trainable: 0..len(starts); None trains all stages.
     """
     if trainable is None:
         return

@@ -1,4 +1,4 @@
-"""Prediction heads: one small network per level and output, rows ordered as the priors are."""
+"""Prediction heads: one small network per level and output, with rows in the order of the priors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchvision.ops.misc import Conv2dNormActivation
 # in channels, out channels -> the network that predicts from one level
 Predictor = Callable[[int, int], nn.Module]
 Predictors = Predictor | Sequence[Predictor]  # one for all levels, or one for each
-# SSDlite's own, of torchvision and of the TensorFlow models it follows
+# BatchNorm of SSDlite in torchvision and in the TensorFlow models that it follows
 LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
 
 class ScoringHead(nn.Module):
-    """Predicts `columns` numbers for each prior of every level."""
+    """Predicts `columns` outputs for each prior of every level."""
 
     def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predictor: Predictors):
         super().__init__()
@@ -59,14 +59,14 @@ class SSDHead(nn.Module):
 
 
 def conv_predictor(in_channels: int, out_channels: int) -> nn.Module:
-    """SSD's predictor: one 3x3 convolution."""
+    """Returns SSD's predictor: one 3x3 convolution."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 def lite_predictor(
-    in_channels: int, out_channels: int, *, width: int | None = None, norm: type[nn.Module] | partial = LITE_NORM
+    in_channels: int, out_channels: int, *, width: int | None = None, norm: Callable[..., nn.Module] = LITE_NORM
 ) -> nn.Module:
-    """SSDlite's predictor: 3x3 depthwise with norm and ReLU6, then 1x1; `width` puts a 1x1 layer before it."""
+    """Returns SSDlite's predictor: 3x3 depthwise with norm and ReLU6, then 1x1; `width` adds a 1x1 layer before it."""
     mid = width or in_channels
     layers: list[nn.Module] = []
     if width is not None:
@@ -77,7 +77,7 @@ def lite_predictor(
 
 
 def separable_predictor(in_channels: int, out_channels: int) -> nn.Module:
-    """lite_predictor as qfgaohao and lufficc have it: the depthwise convolution has a bias, and PyTorch's BatchNorm."""
+    """Returns the lite_predictor of qfgaohao and lufficc: depthwise convolution with bias, and PyTorch's BatchNorm."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels),
         nn.BatchNorm2d(in_channels),
@@ -87,12 +87,12 @@ def separable_predictor(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def point_predictor(in_channels: int, out_channels: int) -> nn.Module:
-    """One 1x1 convolution, for a level of a single cell."""
+    """Returns one 1x1 convolution, for a level of a single cell."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
 
-def lite_extra(in_channels: int, out_channels: int, norm: type[nn.Module] | partial = LITE_NORM) -> nn.Sequential:
-    """SSDlite's extra level at half the resolution: 1x1 to half the width, 3x3 depthwise with stride 2, 1x1."""
+def lite_extra(in_channels: int, out_channels: int, norm: Callable[..., nn.Module] = LITE_NORM) -> nn.Sequential:
+    """Returns SSDlite's extra level, which halves the resolution: 1x1 to half the width, 3x3 depthwise, 1x1."""
     mid = out_channels // 2
     layer = partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.ReLU6)
     return nn.Sequential(
@@ -103,7 +103,7 @@ def lite_extra(in_channels: int, out_channels: int, norm: type[nn.Module] | part
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Draws the weights of all convolutions from Xavier's uniform distribution and zeroes their biases."""
+    """Initializes all convolutions with Xavier's uniform distribution and zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -112,7 +112,7 @@ def xavier_init(module: nn.Module) -> None:
 
 
 def normal_init(module: nn.Module, std: float = 0.03) -> None:
-    """Draws the weights of all convolutions from N(0, std) and zeroes their biases, as SSDlite does."""
+    """Initializes all convolutions from N(0, std) with zero biases, as SSDlite does."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, mean=0.0, std=std)

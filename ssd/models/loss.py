@@ -1,4 +1,4 @@
-"""The training loss of SSD: matching of priors and the MultiBox loss, each one op for the whole batch."""
+"""The training loss of SSD: prior matching and the MultiBox loss, each as one op on the whole batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MultiBoxLoss:
-    """Matches priors with ground truths and computes localization and classification loss.
+    """Matches priors with ground truths and computes the localization and classification losses.
 
-    Holds rules only, no parameters and no priors, so one object serves every model and device.
+    It has no parameters, priors or other state, so one object works with every model and device.
 
     Args:
-        preset: The rules: those of matching and loss, and the variances of the box code.
+        preset: The rules of matching and loss, and the variances of the box code.
     """
 
     preset: Preset
@@ -38,8 +38,8 @@ class MultiBoxLoss:
     ) -> dict[str, Tensor]:
         """Computes the two losses of a batch.
 
-        An image without objects adds nothing unless min_negatives is above 0. Half-precision loc and logits are read as
-        they are and computed in float32.
+        An image without objects contributes nothing unless `min_negatives` is above 0. Half-precision loc and logits are
+        computed in float32.
 
         Returns:
             {"loc": scalar, "cls": scalar}; the training loss is their sum.
@@ -54,7 +54,7 @@ class MultiBoxLoss:
         offsets: Tensor | None = None,
         ignore: Tensor | Sequence[Tensor] | None = None,
     ) -> ssd_ops.PriorMatches:
-        """Finds what each prior learns, which needs no prediction; arguments as above."""
+        """Assigns ground truths to priors, which does not depend on predictions; arguments as above."""
         return ssd_ops.match_priors(
             gt_boxes,
             gt_labels,
@@ -68,7 +68,7 @@ class MultiBoxLoss:
         )
 
     def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
-        """Computes the two losses of predictions against what the priors learn."""
+        """Computes the two losses from predictions and matches."""
         loc_loss, cls_loss = ssd_ops.multibox_loss(
             loc,
             logits,

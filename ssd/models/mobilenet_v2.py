@@ -27,11 +27,11 @@ from ssd.models.heads import (
 )
 from ssd.presets import Preset
 
-# What detectors of that name differ in: the first level is the expansion of block 14 or (lufficc) the output of block
-# 13; extra levels are those of torchvision's SSDlite or inverted residual blocks; and heads have a bias or not.
+# The variants differ in three ways: the first level is the expansion of block 14 or (lufficc) the output of block 13;
+# extra levels are those of torchvision's SSDlite or inverted residual blocks; the heads have a bias or not.
 Layout = Literal["torchvision", "qfgaohao", "lufficc"]
 
-# The first level of each stride is the expanded input of the block that leaves it, before that block's stride.
+# The level of each stride is the expansion of the block that follows it, before that block's strided convolution.
 _EXPANSION_OF_STRIDE = {4: 4, 8: 7, 16: 14}
 
 
@@ -42,7 +42,7 @@ class MobileNetV2Extractor(Extractor):
         features: Torchvision's `mobilenet_v2().features`.
         extra_channels: Width of each extra level; each halves the resolution.
         min_stride: Stride of the finest level, 16, 8 or 4.
-        layout: Whose levels (see ssdlite320_mobilenet_v2).
+        layout: See `ssdlite320_mobilenet_v2`.
     """
 
     def __init__(self, features: nn.Sequential, extra_channels: Sequence[int], min_stride: int, layout: Layout):
@@ -101,8 +101,8 @@ def ssdlite320_mobilenet_v2(
 ) -> SSD:
     """Builds SSDlite on MobileNetV2: depthwise separable heads and extra levels.
 
-    Prior sizes are "linear" unless said otherwise: spaced evenly from 0.2 of the image (half of that for each level
-    finer than stride 16) to 0.95, as in SSDlite.
+    Prior sizes are "linear" by default: evenly spaced from 0.2 of the image (half of that for each level finer than
+    stride 16) to 0.95, as in SSDlite.
 
     Args:
         num_classes: With the background.
@@ -110,16 +110,16 @@ def ssdlite320_mobilenet_v2(
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with mobilenet_v2's weights, a name of torchvision, or None for a random start.
-        trainable_layers: Stages of the backbone that learn, 0..7 from the last; None is all.
-        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics; None does so when there are weights.
+        trainable_layers: Number of trainable backbone stages, 0..7, counted from the last; None is all.
+        freeze_bn: Freezes the backbone's BatchNorm at its loaded statistics; None does so if weights are loaded.
         min_stride: Stride of the finest level; 8 or 4 add levels for small objects.
         width_mult: Width of the backbone.
         extra_channels: Width of each level after stride 32; their number sets the number of levels. None is 512, 256,
             256 and then 128 (64 in the other layouts).
-        head_width: Narrows each level to this width before its heads; None keeps it.
-        fpn_width: Gives all levels this width and adds the coarse ones to the fine ones (FPN-lite); None leaves it out.
-        layout: "torchvision": extra levels and heads of its SSDlite; "qfgaohao" (mb2-ssd-lite, at an input of 300) and
-            "lufficc" (mobilenet_v2_ssd320): theirs, for their weights.
+        head_width: Projects each level to this width before its heads; None disables it.
+        fpn_width: Projects all levels to this width and adds the coarse ones to the fine ones (FPN-lite); None disables it.
+        layout: Variant of extra levels and heads: "torchvision", "qfgaohao" (mb2-ssd-lite, at an input of 300) or
+            "lufficc" (mobilenet_v2_ssd320); the latter two for weights of these systems.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
@@ -142,9 +142,10 @@ def ssdlite320_mobilenet_v2(
 
 
 def _inverted_extra(in_channels: int, out_channels: int) -> nn.Module:
-    """Extra level of qfgaohao and lufficc: a block of MobileNetV2 with half as many channels inside, at least 64."""
-    # torchvision rounds in_channels times the ratio, whatever the ratio
-    return InvertedResidual(in_channels, out_channels, 2, max(64, out_channels // 2) / in_channels)
+    """Returns the extra level of qfgaohao and lufficc: a MobileNetV2 block, half as wide inside, at least 64 channels."""
+    # torchvision rounds in_channels * ratio
+    block: nn.Module = InvertedResidual(in_channels, out_channels, 2, max(64, out_channels // 2) / in_channels)
+    return block
 
 
 def _predictors(layout: Layout, levels: int, head_width: int | None) -> Predictors:
@@ -156,5 +157,5 @@ def _predictors(layout: Layout, levels: int, head_width: int | None) -> Predicto
 
 
 def _stages(features: nn.Sequential) -> list[int]:
-    """First layer of each stage: the stem, the first block, every block with a stride, the last layer."""
+    """Returns the first layer of each stage: the stem, the first block, every block with a stride, the last layer."""
     return [0, 1, *(i for i, block in enumerate(features) if getattr(block, "_is_cn", False)), len(features) - 1]

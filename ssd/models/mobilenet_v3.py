@@ -68,8 +68,8 @@ def ssdlite320_mobilenet_v3_large(
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with mobilenet_v3_large's weights, a name of torchvision, or None for a random start.
-        trainable_layers: Stages of the backbone that learn, 0..6 from the last; None is all.
-        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics.
+        trainable_layers: Number of trainable backbone stages, 0..6, counted from the last; None is all.
+        freeze_bn: Freezes the backbone's BatchNorm at its loaded statistics.
         reduced_tail: Halves the width of the last blocks (480 channels at stride 32 instead of 960). None does so
             without weights, as torchvision; torchvision's released detector has the reduced tail, its ImageNet weights
             the full one.
@@ -91,10 +91,10 @@ def ssdlite320_mobilenet_v3_large(
 
 
 def _stages(features: nn.Sequential) -> list[int]:
-    """First layer of each stage: the stem, every block with a stride, the last layer."""
+    """Returns the first layer of each stage: the stem, every block with a stride, the last layer."""
     return [0, *(i for i, block in enumerate(features) if getattr(block, "_is_cn", False)), len(features) - 1]
 
 
 def _width(layer: nn.Module) -> int:
-    """Channels that a convolution with its norm and activation puts out."""
+    """Returns the output channels of a convolution with its norm and activation."""
     return layer.get_parameter("0.weight").shape[0]

@@ -21,7 +21,7 @@ DEPTHS = (18, 34, 50, 101, 152)
 # conv1, bn1, relu, maxpool and layer1 to layer3; layer4 is left out
 _LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 _STAGES = tuple(_LAYERS.index(name) for name in ("conv1", "layer1", "layer2", "layer3"))
-# Width of the 1x1 layer of each extra level; the first three levels halve the resolution, the others shed their border.
+# Width of the 1x1 layer of each extra level; the first three levels halve the resolution, the others have no padding.
 _MIDS = (256, 256, 128, 128, 128)
 _HALVING = 3
 
@@ -79,9 +79,9 @@ def ssd300_resnet(
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.
         weights_backbone: a file with the ResNet's weights, a name of torchvision, or None for a random start.
-        trainable_layers: Stages of the ResNet that learn (conv1 with bn1, layer1, layer2, layer3), 0..4 from the last;
-            None is all.
-        freeze_bn: Keeps the backbone's BatchNorm at its loaded statistics.
+        trainable_layers: Number of trainable stages (conv1 with bn1, layer1, layer2, layer3), 0..4, counted from the
+            last; None is all.
+        freeze_bn: Freezes the backbone's BatchNorm at its loaded statistics.
     """
     net = get_model(f"resnet{depth}", weights=None, num_classes=1)
     features = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in _LAYERS))

@@ -1,4 +1,4 @@
-"""ssd_tiny: a detector that learns from a random start on a CPU in minutes, for the demo and the tests."""
+"""ssd_tiny: a detector that can be trained from scratch on a CPU in minutes, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TinyExtractor(Extractor):
     def __init__(self, width: int, levels: int):
         super().__init__()
         layer = partial(Conv2dNormActivation, norm_layer=nn.BatchNorm2d, activation_layer=nn.ReLU)
-        # to stride 4 at once: at full resolution the norms of a CPU cost more than all later layers
+        # stride 4 in the first layer: at full resolution, BatchNorm on a CPU costs more than all later layers
         self.stem = nn.Sequential(layer(3, 2 * width, kernel_size=7, stride=4, padding=3), layer(2 * width, 2 * width))
         self.stages = nn.ModuleList()
         channels = [2 * width]

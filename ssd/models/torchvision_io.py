@@ -1,4 +1,4 @@
-"""torchvision's lists of images, targets and detections, and the packed batches that the ops take."""
+"""Converts torchvision's lists of images, targets and detections to and from the packed batches of the ops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ssd_ops
 
 
 def resize_images(images: Sequence[Tensor], size: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Warps images of any sizes to [B, 3, size, size] (bilinear); also returns the (height, width) that each had."""
+    """Warps images of any sizes to [B, 3, size, size] (bilinear); also returns the original (height, width) of each."""
     warped = []
     for i, image in enumerate(images):
         if not isinstance(image, Tensor):
@@ -30,22 +30,21 @@ def resize_images(images: Sequence[Tensor], size: int) -> tuple[Tensor, list[tup
 def pack_targets(
     targets: Sequence[dict[str, Tensor]], sizes: Sequence[tuple[int, int]], num_classes: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Packs targets in pixels into ground truths normalized to their image.
+    """Packs targets in pixels into ground truths in normalized coordinates.
 
-    Their values are checked where the targets lie: the host waits once for targets on a GPU, and not at all for those
-    on the CPU.
+    Values are validated on the device of the targets: targets on a GPU need one synchronization, those on the CPU none.
 
     Args:
-        targets: For each image a dict of boxes [G, 4] xyxy, labels [G], and ignore [G] if wanted.
+        targets: For each image a dict of boxes [G, 4] xyxy, labels [G], and optionally ignore [G].
         sizes: (height, width) of each image.
         num_classes: With the background; labels must lie in 1..num_classes - 1.
-        device: Where the result is wanted.
+        device: Device of the result.
 
     Returns:
         Boxes float32 [sum G, 4], labels int64 [sum G], offsets int64 [B + 1], ignore bool [sum G] or None.
 
     Raises:
-        ValueError: Naming the image and the object at fault.
+        ValueError: Invalid target; the message names the image and the object.
     """
     if len(targets) != len(sizes):
         raise ValueError(f"targets must hold one dict for each of {len(sizes)} images, got {len(targets)}")
@@ -53,7 +52,7 @@ def pack_targets(
         if not isinstance(target, Mapping):
             raise ValueError(f"targets[{i}] must be a dict of boxes and labels, got {type(target).__name__}")
         _check_shapes(i, target)
-    # on the CPU also where the default device is another
+    # on the CPU even if the default device is another
     counts = torch.tensor([len(t["boxes"]) for t in targets], device="cpu")
     home = targets[0]["boxes"].device
     boxes = torch.cat([t["boxes"].to(home).float().reshape(-1, 4) for t in targets])
@@ -70,9 +69,9 @@ def pack_targets(
 
 
 def split_detections(detections: ssd_ops.Detections, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
-    """Cuts padded detections into one dict for each image, boxes in its pixels; waits for the device once.
+    """Splits padded detections into one dict per image, with boxes in its pixels; synchronizes once.
 
-    Keys come in the order of torchvision's SSD.
+    Keys are in the order of torchvision's SSD.
     """
     scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=detections.boxes.dtype, device="cpu")
     boxes = detections.boxes * _send(scale, detections.boxes.device)[:, None]
@@ -83,7 +82,7 @@ def split_detections(detections: ssd_ops.Detections, sizes: Sequence[tuple[int, 
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copies without waiting where that is safe, which is from the CPU: its memory is read before the call returns."""
+    """Copies without synchronization where that is safe, from the CPU: its memory is read before the call returns."""
     return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
@@ -107,18 +106,18 @@ def _check_shapes(i: int, target: dict[str, Tensor]) -> None:
 def _check_values(boxes: Tensor, labels: Tensor, counts: Tensor, num_classes: int) -> None:
     flat = ~(boxes[:, 2:] > boxes[:, :2]).all(dim=1) | ~boxes.isfinite().all(dim=1)  # true for NaN too
     stray = (labels < 1) | (labels >= num_classes)
-    wrong = torch.stack((flat, stray)).nonzero().tolist()  # a wait for the device, if the targets are on one
+    wrong = torch.stack((flat, stray)).nonzero().tolist()  # synchronizes, if the targets are on a GPU
     if not wrong:
         return
     kind, index = wrong[0]
     ends = counts.cumsum(0).tolist()
     image = next(i for i, end in enumerate(ends) if index < end)
-    place = index - (ends[image - 1] if image else 0)
+    gt = index - (ends[image - 1] if image else 0)
     if kind == 0:
         raise ValueError(
-            f"targets[{image}]['boxes'][{place}] must be finite with x1 < x2 and y1 < y2, got {boxes[index].tolist()}"
+            f"targets[{image}]['boxes'][{gt}] must be finite with x1 < x2 and y1 < y2, got {boxes[index].tolist()}"
         )
     raise ValueError(
-        f"targets[{image}]['labels'][{place}] must lie in 1..{num_classes - 1} (0 is the background; num_classes "
+        f"targets[{image}]['labels'][{gt}] must lie in 1..{num_classes - 1} (0 is the background; num_classes "
         f"{num_classes} counts it), got {labels[index].item()}"
     )

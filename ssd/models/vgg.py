@@ -39,8 +39,8 @@ SSD512_EXTRAS = (Extra(256, 512, 3, 2, 1), *(Extra(128, 256, 3, 2, 1),) * 3, Ext
 class VGGExtractor(Extractor):
     """VGG16 with fc6 and fc7 as (dilated) convolutions and the extra levels of SSD.
 
-    The first level is conv4_3, scaled to unit length over its channels and multiplied with a learned weight per channel
-    (L2Norm), because its values are far larger than those of the later levels; or normalized by BatchNorm.
+    The first level is conv4_3, whose values are far larger than those of the later levels. It is normalized to unit length
+    over its channels and multiplied by a learned weight per channel (L2Norm), or normalized by BatchNorm.
     """
 
     def __init__(self, features: nn.Sequential, extras: Sequence[Extra], norm: Norm = "l2"):
@@ -83,7 +83,7 @@ class VGGExtractor(Extractor):
 
 def _vgg16_features() -> nn.Sequential:
     """Returns torchvision's VGG16 up to pool5, initialized as there, without creating the large classifier."""
-    features = make_layers(cfgs["D"], batch_norm=False)
+    features: nn.Sequential = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -112,21 +112,20 @@ def _ssd_vgg16(
     trainable_layers: int | None = None,
     norm: Norm = "l2",
 ) -> SSD:
-    """Builds SSD of the paper on VGG16.
+    """Builds the paper's SSD on VGG16.
 
-    ssd300_vgg16 has six levels, 8732 priors at its own input size of 300; ssd512_vgg16 a seventh, 24564 at 512.
+    ssd300_vgg16 has six levels and 8732 priors at an input size of 300, ssd512_vgg16 seven levels and 24564 at 512.
 
     Args:
         extras: The extra levels.
-        ratios: What aspect_ratios is if None.
+        ratios: Default of `aspect_ratios`.
         num_classes: With the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each; None takes the paper's.
         weights_backbone: Name of torchvision's weights, a file, or None for a random start.
-        trainable_layers: Stages of VGG that learn, 0..5 from the last; None is 4 with weights and 5 without.
-        norm: What scales the first level, conv4_3: "l2", each cell to unit length times a learned weight (the paper), or
-            "batch", BatchNorm (qfgaohao).
+        trainable_layers: Number of trainable VGG stages, 0..5, counted from the last; None is 4 with weights, 5 without.
+        norm: Normalization of the first level, conv4_3: "l2", L2Norm (the paper), or "batch", BatchNorm (qfgaohao).
     """
     vgg = _vgg16_features()
     stages = [0, *(i for i, layer in enumerate(vgg) if isinstance(layer, nn.MaxPool2d))][:5]

@@ -1,4 +1,4 @@
-"""Reads files of weights without running code from them; a file that cannot be read gets one line that says why."""
+"""Reads weight files without running code from them; if a file cannot be read, one line says why."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What training scripts keep beside weights and what runs no code: torchvision's command line, and numbers of numpy.
+# Safe objects that training scripts save beside weights: torchvision's command-line arguments, and NumPy scalars.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
 ]
-# First bytes of files that are no checkpoints of PyTorch, and what they are.
+# First bytes of files that are no PyTorch checkpoints, and what they are.
 _FOREIGN = (
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"),
     (rb"\x89HDF", "an HDF5 file, as Keras writes them"),
@@ -29,29 +29,29 @@ _FOREIGN = (
     (rb"\s*<(!|html|head|\?xml)", "a web page or XML, not a download of the weights"),
     (rb"\s*[{\[]\s*[\"{\[]", "a JSON file"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf", "a compressed archive; unpack it first"),
-    (rb"\x93NUMPY", "an array of NumPy"),
-    (rb"\x89PNG|\xff\xd8\xff", "a picture"),
+    (rb"\x93NUMPY", "a NumPy array"),
+    (rb"\x89PNG|\xff\xd8\xff", "an image"),
     (rb"\x08[\x01-\x0f][\x12\x1a\x3a:].", "an ONNX file"),
 )
 _IN_ZIP = (
     (r".*/code/.*", "a TorchScript program; save the state_dict() of its module instead"),
     (r".*(serialized_exported_program\.json|models/.*\.json)", "a program of torch.export, not weights"),
-    (r".*\.npy", "arrays of NumPy"),
+    (r".*\.npy", "an archive of NumPy arrays"),
 )
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 _SIBLINGS = {"last.pt": "best.pt", "best.pt": "last.pt"}
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def load_file(path: str | Path) -> Any:
-    """Reads what torch.save, or safetensors where it is installed, wrote, onto the CPU.
+    """Reads a file of torch.save, or of safetensors if that is installed, to the CPU.
 
-    Pickled objects besides tensors, numbers and texts are refused, and the checksums of the file are compared.
+    Pickled objects besides tensors, numbers and strings are rejected, and the checksums of the file are verified.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: In one line, with the file: it is cut off, damaged or something else, and what to do.
+        ValueError: The file is truncated, damaged or of another kind; the message says what to do.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,28 +66,28 @@ def load_file(path: str | Path) -> Any:
             _load(sibling)
         except ValueError:
             raise error from None
-        raise ValueError(f"{error}; {sibling} beside it is whole") from error
+        raise ValueError(f"{error}; {sibling} beside it is intact") from error
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
-    """Checks that this is a state dict: names to dense tensors of numbers.
+    """Checks that `content` is a state dict, names to dense numeric tensors, and returns it.
 
     Raises:
-        ValueError: Naming the entry at fault.
+        ValueError: It is not; the message names the first invalid entry.
     """
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         held = f"a mapping with {_shown(content)}" if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{source} must hold a state dict (names to tensors), alone or as 'model', got {held}")
     for name, value in content.items():
-        if fault := _fault_of(name, value):
-            raise ValueError(f"{source}: {str(name)[:80]!r} in its state dict {fault}")
+        if problem := _problem_of(name, value):
+            raise ValueError(f"{source}: {str(name)[:80]!r} in its state dict {problem}")
     return dict(content)
 
 
-def _fault_of(name: Any, value: Any) -> str | None:
+def _problem_of(name: Any, value: Any) -> str | None:
     if not isinstance(name, str):
         return f"is no name but {type(name).__name__}; a state dict maps names to tensors"
-    if len(name) > _LONGEST_NAME or not name.isprintable():
+    if len(name) > _MAX_NAME or not name.isprintable():
         return "is no name of a weight: the file is damaged"
     if not isinstance(value, Tensor):
         return f"is no tensor but {type(value).__name__}"
@@ -101,7 +101,7 @@ def _fault_of(name: Any, value: Any) -> str | None:
 
 
 def few(names: Iterable[str], count: int = 5) -> str:
-    """Lists the first names, and says how many more there are; all of them would fill a terminal."""
+    """Returns the first names and the number of further ones."""
     names = list(names)
     rest = len(names) - count
     return ", ".join(names[:count]) + (f", ... and {rest} more" if rest > 0 else "")
@@ -140,11 +140,11 @@ def _escaped(text: str) -> str:
 
 
 class _Damaged(Exception):
-    """What is wrong with an archive."""
+    """An archive is damaged; the message says how."""
 
 
 def _check_zip(path: Path) -> None:
-    """Compares the checksum of every entry, which torch.load does not; a flipped bit would be a wrong weight."""
+    """Verifies the checksum of every entry, which torch.load does not; a flipped bit would be a wrong weight."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         for pattern, what in _IN_ZIP:
@@ -163,7 +163,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file cannot be read, from its first bytes, else from what torch said."""
+    """Returns why a file cannot be read, from its first bytes, or else from torch's error."""
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, MemoryError):

@@ -61,7 +61,7 @@ def test_backbone_mismatch_error_lists_all_weights(tmp_path, vgg_state):
         build_model("ssd300_vgg16", 2, weights_backbone=saved(tmp_path, state))
     text = str(error.value)
     assert "2 missing: extra.0.1.weight, features.5.bias" in text
-    assert "1 left over: features.99.weight" in text
+    assert "1 unexpected: features.99.weight" in text
     assert "1 of another shape: features.0.weight: (64, 1, 3, 3) in the file, (64, 3, 3, 3) in the model" in text
     with pytest.raises(ValueError, match="must hold a state dict"):
         read_state_dict(saved(tmp_path, [1, 2]))

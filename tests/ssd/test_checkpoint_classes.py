@@ -50,7 +50,7 @@ def test_known_classes_keep_rows_and_new_classes_are_initialized():
     ours = model(2)
     before = logits(ours)
     report = load_weights(ours, saved, classes=("bird", "dog"))
-    assert report.new_classes == ["bird"] and report.faults == [] and report.new_heads == []
+    assert report.new_classes == ["bird"] and report.problems == [] and report.new_heads == []
     assert torch.equal(logits(ours)[..., [0, 2]], logits(trained)[..., [0, 2]])
     head = next(key for key, row in head_rows(ours).items() if row.is_class and key.endswith("bias"))
     fresh, loaded = (m.state_dict()[head].view(-1, 3) for m in (model(2), ours))
@@ -64,7 +64,9 @@ def test_number_of_class_names_must_equal_num_classes():
         load_weights(model(), checkpoint()[1], classes=("a", "b"))
     saved = checkpoint()[1]
     saved["classes"].append("bird")
-    with pytest.raises(ValueError, match=r"the mapping holds 4 class names, but its num_classes, 4, counts"):
+    with pytest.raises(
+        ValueError, match=r"the mapping is damaged: it holds 4 class names, but its num_classes of 4 means"
+    ):
         load_weights(model(), saved)
 
 

@@ -49,14 +49,14 @@ def test_load_weights_lists_all_mismatches_and_loads_nothing(tiny, state):
         load_weights(tiny, state)
     text = str(error.value)
     assert "the mapping, in ssd's layout, does not fit ssd_tiny:" in text
-    assert f"2 missing: {LOC}.0.bias, {LOC}.1.bias\n" in text and "1 left over: head.extra.weight\n" in text
+    assert f"2 missing: {LOC}.0.bias, {LOC}.1.bias\n" in text and "1 unexpected: head.extra.weight\n" in text
     shape = tuple(before[first].shape)
     assert f"1 of another shape: {first}: (7,) in the file, {shape} in the model\n" in text
     assert "nothing was loaded; strict=False loads what fits" in text
     assert same(tiny, before)
 
     report = load_weights(tiny, state, strict=False)
-    assert report.missing == [f"{LOC}.0.bias", f"{LOC}.1.bias"] and report.left_over == ["head.extra.weight"]
+    assert report.missing == [f"{LOC}.0.bias", f"{LOC}.1.bias"] and report.unexpected == ["head.extra.weight"]
     assert "2 missing" in str(report) and first not in report.loaded
     expected = {**before, **{key: state[key] for key in report.loaded}}
     assert same(tiny, expected) and len(report.loaded) == len(before) - 3
@@ -72,11 +72,11 @@ def test_missing_weight_error_has_source_name_and_model_name(vgg):
 def test_load_weights_reinitializes_class_heads_for_other_num_classes(vgg):
     before = copy_of(vgg)
     report = load_weights(vgg, foreign.vgg("amdegroot", 21))
-    assert report.num_classes == 21 and report.faults == []
+    assert report.num_classes == 21 and report.problems == []
     assert report.new_heads == [f"{CLS}.{i}.{part}" for i in range(6) for part in ("weight", "bias")]
     text = str(report)
-    assert "it has 21 classes with the background, the model others" in text
-    assert f"the last layers of the class heads start anew: {CLS}.0, {CLS}.1, " in text
+    assert "it has 21 classes with the background, unlike the model" in text
+    assert f"the last layers of the class heads keep their values: {CLS}.0, {CLS}.1, " in text
     for key, value in vgg.state_dict().items():
         assert torch.equal(value, before[key]) == (key in report.new_heads), key
 
@@ -102,7 +102,7 @@ def test_load_weights_rejects_files_that_are_no_checkpoint(tiny, tmp_path, state
             "the mapping must hold a state dict .* got a mapping with epoch, opt",
         ),
         ({}, ValueError, "the mapping must hold a state dict"),
-        ({"fc.weight": torch.zeros(1)}, ValueError, "names of no known system .* its first are fc.weight"),
+        ({"fc.weight": torch.zeros(1)}, ValueError, "names of no known system .* its first names are fc.weight"),
     ]
     for source, kind, message in cases:
         with pytest.raises(kind, match=message):
@@ -124,7 +124,7 @@ def test_load_weights_does_not_unpickle_a_module(tiny, tmp_path):
 
 
 def test_load_weights_rejects_weights_of_another_network(vgg, tiny):
-    with pytest.raises(WeightsError, match="which hold ssd300_vgg16 and ssd512_vgg16; ssd_tiny has weights that they"):
+    with pytest.raises(WeightsError, match="which supports ssd300_vgg16 and ssd512_vgg16; it has no names for"):
         load_weights(tiny, foreign.vgg("amdegroot", 5))
     with pytest.raises(ValueError, match="torchvision has no ssd_tiny; it has ssd300_vgg16 and ssdlite320"):
         export_weights(tiny, "torchvision")
@@ -172,8 +172,9 @@ def test_load_report_names_preset_and_warns_on_mismatch(vgg):
     assert "trained with preset='amdegroot', prior_sizes='coco'" in str(report) and report.differences == []
     with pytest.warns(UserWarning, match="prior_sizes 'voc' instead of 'coco'"):
         report = load_weights(vgg, foreign.vgg("amdegroot", 5))
-    assert "WARNING: the model has other rules than its weights learned: prior_sizes 'voc' instead of 'coco'" in str(
-        report
+    assert (
+        "WARNING: the model differs from the preset its weights were trained with: prior_sizes 'voc' instead of 'coco'"
+        in str(report)
     )
     with pytest.warns(UserWarning, match="channels 'rgb' instead of 'bgr'"):
         assert load_weights(vgg, foreign.vgg("caffe", 5)).preset == "caffe"

@@ -60,12 +60,12 @@ def averaged(tiny, state):
 def test_prefixes_are_removed_and_reported(source, prefix, outside, tiny, state):
     report = load_weights(tiny, source(tiny, state))
     assert same(tiny, state) and report.prefix == prefix
-    assert f"  {prefix!r} taken off the names" in str(report)
+    assert f"  {prefix!r} removed from the names" in str(report)
     assert outside is None or report.dropped == outside
 
 
 def test_ambiguous_prefixes_raise(tiny, state):
-    with pytest.raises(WeightsError, match="left over"):
+    with pytest.raises(WeightsError, match="unexpected"):
         load_weights(tiny, {**state, **{f"module.{k}": v for k, v in state.items()}})
 
 
@@ -93,7 +93,9 @@ def test_unsupported_network_error_names_it(name, words, tiny):
     for load in (build_from_weights, lambda source: load_weights(tiny, source)):
         with pytest.raises(ValueError) as error:
             load(other)
-        assert f"the mapping holds {words}" in str(error.value) and "has no network for" in str(error.value)
+        assert f"the mapping holds {words}" in str(error.value) and "a network that this project does not have" in str(
+            error.value
+        )
     vgg = build_model("ssd300_vgg16", 5, norm="batch")
     with pytest.raises(WeightsError) as error:
         load_weights(vgg, other)

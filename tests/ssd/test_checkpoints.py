@@ -48,7 +48,7 @@ def test_load_weights_maps_every_weight(case):
     kind, make = FOREIGN[case]
     model, state = model_of(kind), make()
     report = load_weights(model, state)
-    assert report.system == case.split()[0] and report.faults == [] and report.num_classes == CLASSES
+    assert report.system == case.split()[0] and report.problems == [] and report.num_classes == CLASSES
     assert len(report.loaded) == len(state) == len(model.state_dict())
     assert report.renamed == len(state.keys() - model.state_dict().keys()) > 0
     # both list their weights in the order of the network, so number i belongs to weight i
@@ -79,7 +79,7 @@ def test_load_weights_with_batch_norm_instead_of_l2norm():
     state |= {f"source_layer_add_ons.0.running_{k}": torch.full((512,), 8.0) for k in ("mean", "var")}
     report = load_weights(model_of("vgg_bn"), state)  # of an old PyTorch: no num_batches_tracked
     norm = model_of("vgg_bn").backbone.norm
-    assert report.faults == [] and (norm.bias == 7).all() and (norm.running_var == 8).all()
+    assert report.problems == [] and (norm.bias == 7).all() and (norm.running_var == 8).all()
 
 
 def test_nvidia_head_rows_are_reordered():
@@ -208,7 +208,7 @@ def test_backbone_file_fills_backbone_only():
     state = foreign.vgg("amdegroot", CLASSES)
     base = {key.removeprefix("vgg."): value for key, value in state.items() if key.startswith("vgg.")}
     report = load_weights(model, base)
-    assert report.system == "vgg16_reducedfc" and len(report.loaded) == 30 and report.faults == []
+    assert report.system == "vgg16_reducedfc" and len(report.loaded) == 30 and report.problems == []
     assert len(report.kept) == 71 - 30 and "backbone.scale_weight" in report.kept
     assert (model.backbone.extra[0][7][3].bias == state["vgg.33.bias"][0]).all()
     assert all((p == 0).all() for p in model.head.parameters())

@@ -46,7 +46,7 @@ def test_detected_model_of_checkpoint():
     trained = build_model("ssd_tiny", 3, image_size=64, mean=[0.1, 0.2, 0.3])
     again = build_from_weights({"model": trained.state_dict(), "build_args": trained.build_args})
     assert again.preset == trained.preset and torch.equal(again.priors, trained.priors)
-    with pytest.raises(ValueError, match="which network it is cannot be told"):
+    with pytest.raises(ValueError, match="the network cannot be determined"):
         build_from_weights(trained.state_dict())
 
 

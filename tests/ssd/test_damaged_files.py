@@ -58,7 +58,7 @@ DAMAGES = {
     "compressed": (lambda whole, path: archive(path, "x/data.pkl", zipfile.ZIP_DEFLATED), "it is a compressed archive"),
     "TorchScript": (lambda whole, path: archive(path, "m/code/m.py"), "it is a TorchScript program"),
     "torch.export": (lambda whole, path: archive(path, "m/models/model.json"), "it is a program of torch.export"),
-    "npz": (lambda whole, path: archive(path, "w.npy"), "it is arrays of NumPy"),
+    "npz": (lambda whole, path: archive(path, "w.npy"), "it is an archive of NumPy arrays"),
     "legacy cut off": (lambda whole, path: b"\x80\x02\x8a\nl\xfc\x9cF", AGAIN),
 }
 
@@ -89,7 +89,7 @@ def test_damaged_or_foreign_weight_file_error_names_file(damage, whole, tmp_path
 def test_damaged_last_checkpoint_error_names_intact_one(whole, tmp_path):
     (tmp_path / "last.pt").write_bytes(whole[:-1000])
     (tmp_path / "best.pt").write_bytes(whole)
-    with pytest.raises(ValueError, match=rf"last.pt cannot be read .*; {tmp_path / 'best.pt'} beside it is whole$"):
+    with pytest.raises(ValueError, match=rf"last.pt cannot be read .*; {tmp_path / 'best.pt'} beside it is intact$"):
         load_file(tmp_path / "last.pt")
     (tmp_path / "best.pt").write_bytes(whole[:-1000])
     with pytest.raises(ValueError, match=f"{AGAIN}$"):
@@ -128,16 +128,16 @@ def test_integer_weight_raises(tiny, saved):
     [
         (
             {"weights_backbone": "VGG16_Weights.IMAGENET1K_FEATURES"},
-            "hold weights_backbone, which a checkpoint must not",
+            "hold weights_backbone, which names other weights to read",
         ),
         ({"image_size": 20000}, "image_size in its build_args must be at most 2048, got 20000"),
         ({"image_size": 2.5}, "image_size in its build_args must be a whole number"),
         ({"num_classes": 10**9}, "num_classes in its build_args must be at most"),
-        ({"num_classes": 50_000}, "ask for ssd_tiny with .* weights, but it holds"),
-        ({"width": 1000}, "ask for ssd_tiny with .* weights, but it holds"),
+        ({"num_classes": 50_000}, "describe ssd_tiny with .* weights, but it holds only"),
+        ({"width": 1000}, "describe ssd_tiny with .* weights, but it holds only"),
         (
             {"aspect_ratios": [2.0] * 10**5},
-            "aspect_ratios in its build_args must be plain numbers .* got 100000 entries",
+            "aspect_ratios in its build_args must consist of numbers .* got 100000 entries",
         ),
         (
             {"aspect_ratios": [2.0] * 100, "image_size": 2000},
@@ -146,9 +146,9 @@ def test_integer_weight_raises(tiny, saved):
         ({"nms_iou_threshold": float("nan")}, "nms_iou_threshold in its build_args must be finite"),
         ({"preset": ["caffe"]}, r"preset in its build_args must be a name, got \['caffe'\]"),
         ({"image_size": 0}, "the mapping: its build_args make no model: image_size must be a positive number"),
-        ({"preset": "x" * 1000}, "preset in its build_args must be a text of at most 100 characters"),
-        ({"name": ["ssd_tiny"]}, "name no model of this project but "),
-        ({"color": 1}, "hold 'color', which is no option of ssd_tiny"),
+        ({"preset": "x" * 1000}, "preset in its build_args must be a string of at most 100 characters"),
+        ({"name": ["ssd_tiny"]}, "in its build_args is no model of this project"),
+        ({"color": 1}, "'color' in its build_args is no option of ssd_tiny"),
     ],
 )
 def test_build_args_of_checkpoint_are_bounded(changes, words, saved):
@@ -165,7 +165,7 @@ def test_oversized_expanded_tensor_raises(tiny, saved):
             load_weights(tiny, {"model": {**saved["model"], name: bomb}})
     bombs = {name: torch.zeros(1).expand(10**6) for name in saved["model"]}
     args = {**saved["build_args"], "width": 1000}
-    with pytest.raises(ValueError, match=r"ask for ssd_tiny with \d+ weights, but it holds"):
+    with pytest.raises(ValueError, match=r"describe ssd_tiny with \d+ weights, but it holds only"):
         build_from_weights({"model": bombs, "build_args": args})
 
 
@@ -175,9 +175,9 @@ def test_long_error_lists_are_truncated(tiny):
         ValueError, match=r"no weight fits ssd_tiny:\n  \d+ missing: .*, \.\.\. and \d+ more\n"
     ) as error:
         load_weights(tiny, state, system="ssd")
-    assert len(str(error.value)) < 1500 and len(error.value.report.left_over) == len(state)
+    assert len(str(error.value)) < 1500 and len(error.value.report.unexpected) == len(state)
     state = {f"layer{i}.weight": torch.zeros(1) for i in range(300)}
-    with pytest.raises(ValueError, match=r"300 left over: .*, \.\.\. and 295 more") as error:
+    with pytest.raises(ValueError, match=r"300 unexpected: .*, \.\.\. and 295 more") as error:
         build_model("ssdlite320_mobilenet_v2", 2, weights_backbone=state_file(state))
     assert len(str(error.value)) < 1500
 
