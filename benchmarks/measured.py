@@ -47,7 +47,7 @@ def times(prefixes: tuple[str, ...]) -> str:
     names = [name for prefix in prefixes for name in {**cpu, **gpu} if name.startswith(prefix)]
     names = [name for name in names if _pair(cpu.get(name, {})).strip(" |") or _pair(gpu.get(name, {})).strip(" |")]
     lines = [
-        "| case | CPU | torchvision | ratio | GPU | torchvision | ratio |",
+        "| case | ssd_ops, CPU | torchvision, CPU | ratio | ssd_ops, GPU | torchvision, GPU | ratio |",
         "| --- |" + " ---: |" * 6,
         *(f"| {name} | {_pair(cpu.get(name, {}))} | {_pair(gpu.get(name, {}))} |" for name in names),
     ]
