@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,5 +29,15 @@ def on_pre_build(config: Any, **_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces `<!-- times: PREFIX, ... -->` by the measured cases whose names begin so."""
-    return re.sub(r"<!-- times: (.*?) -->", lambda m: times(tuple(m[1].split(", "))), markdown)
+    """Replaces `<!-- times: PREFIX, ... -->` by the measured cases whose names begin so, `<!-- help: train -->` by help."""
+    markdown = re.sub(r"<!-- times: (.*?) -->", lambda m: times(tuple(m[1].split(", "))), markdown)
+    return re.sub(r"<!-- help: (.*?) -->", lambda m: help_of(m[1].split()), markdown)
+
+
+def help_of(command: list[str]) -> str:
+    """Returns the help text of a command of the program ssd, as a block."""
+    run = [sys.executable, "-m", "ssd", *command, "--help"]
+    done = subprocess.run(
+        run, cwd=ROOT, env={**os.environ, "COLUMNS": "100"}, check=True, text=True, capture_output=True
+    )
+    return f"```text\n{done.stdout.rstrip()}\n```"
