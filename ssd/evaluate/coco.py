@@ -88,6 +88,7 @@ def coco_ap(
     Raises:
         DataError: A label outside `1 .. len(classes)`, or an image that `ground_truth` does not have.
     """
+    records.check_labels(len(classes))
     labels = range(1, len(classes) + 1)
     if ground_truth is None or ground_truth.coco is None:
         objects = _objects_of_records(records)
@@ -97,7 +98,7 @@ def coco_ap(
         "images": [{"id": image_id} for image_id in records.image_ids],
         "categories": [{"id": label, "name": name} for label, name in zip(labels, classes, strict=True)],
     }
-    detections = {**data, "annotations": _detections(records, len(classes))}
+    detections = {**data, "annotations": _detections(records)}
     evaluation = evaluate_boxes({**data, "annotations": objects}, detections, records.image_ids, labels, backend)
     stats = {name: _or_nan(value) for name, value in zip(STATS, evaluation.stats[: len(STATS)], strict=True)}
     # [thresholds, recalls, classes, areas, max detections], -1 for a class without objects
@@ -137,12 +138,10 @@ def _objects_of_records(records: Records) -> list[dict[str, Any]]:
     return out
 
 
-def _detections(records: Records, num_classes: int) -> list[dict[str, Any]]:
+def _detections(records: Records) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for index, image_id in enumerate(records.image_ids):
         for box, score, label in zip(records.boxes[index], records.scores[index], records.labels[index], strict=True):
-            if not 1 <= label <= num_classes:
-                raise DataError(f"labels of the detections must be in 1 .. {num_classes}, got {label}")
             out.append({**_entry(image_id, int(label), box, len(out) + 1), "iscrowd": 0, "score": float(score)})
     return out
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd.data.faults import DataError
 from ssd.evaluate.records import Records, box_iou
 
 METHODS = ("area", "11point")
@@ -51,11 +50,7 @@ def match_classes(records: Records, num_classes: int, plus_one: bool = False) ->
     labels, scores = (np.concatenate([np.empty(0), *part]) for part in (records.labels, records.scores))
     gt_labels = np.concatenate([np.empty(0), *records.gt_labels])
     gt_ignore = np.concatenate([np.empty(0, dtype=bool), *records.gt_ignore])
-    for name, values in (("detections", labels), ("targets", gt_labels)):
-        if len(values) and not (1 <= values.min() and values.max() <= num_classes):
-            raise DataError(
-                f"labels of the {name} must be in 1 .. {num_classes}, got {values.min():g} .. {values.max():g}"
-            )
+    records.check_labels(num_classes)
     all_iou, all_gt, all_other = np.concatenate(iou), np.concatenate(gt), np.concatenate(other)
     out = []
     for label in range(1, num_classes + 1):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ssd.data.faults import DataError
+from ssd.data.formats.field_values import as_int
 
 
 @dataclass
@@ -30,10 +32,10 @@ class Records:
             target: Boxes `[G, 4]`, labels `[G]`, ignore `[G]` (default: all False), image_id.
 
         Raises:
-            DataError: The lengths differ, a score is NaN, an object has a box that is not finite, or the image was
-                added before.
+            DataError: The lengths differ, a score is NaN, a label or image_id is no whole number, an object has a box
+                that is not finite, or the image was added before.
         """
-        image_id = int(target["image_id"])
+        image_id = _image_id(target)
         if image_id in self._seen:
             raise DataError(f"image_id {image_id} was evaluated before; add each image once")
         boxes, scores = _box_array(detections["boxes"]), _array(detections["scores"], float)
@@ -72,6 +74,15 @@ class Records:
             )
         for image_detections, target in zip(detections, targets, strict=True):
             self.add(image_detections, target)
+
+    def check_labels(self, num_classes: int) -> None:
+        """Raises `DataError` if a label is none of 1 .. num_classes."""
+        for name, parts in (("detections", self.labels), ("targets", self.gt_labels)):
+            values = np.concatenate([np.empty(0), *parts])
+            if len(values) and not (1 <= values.min() and values.max() <= num_classes):
+                raise DataError(
+                    f"labels of the {name} must be in 1 .. {num_classes}, got {values.min():g} .. {values.max():g}"
+                )
 
     def count_not_finite(self) -> int:
         """Counts the detections with NaN or inf in their box, which are false positives."""
@@ -141,12 +152,24 @@ def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> n
     return finite
 
 
+def _image_id(target: Mapping[str, Any]) -> int:
+    value = target.get("image_id")
+    number = as_int(value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value)
+    if number is None:
+        raise DataError(f"a target must have an image_id, a whole number, got {value!r:.80}")
+    return number
+
+
 def _array(value: Any, dtype: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         # numpy has no bfloat16
         value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
-    return np.asarray(value, dtype={float: np.float64, int: np.int64, bool: np.bool_, None: None}[dtype])
+    array: np.ndarray = np.asarray(value)
+    if dtype is int and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
+        raise DataError(f"labels must be whole numbers, got {array[array != np.trunc(array)].flat[0]:g}")
+    kind: Any = {float: np.float64, int: np.int64, bool: np.bool_, None: array.dtype}[dtype]
+    return array.astype(kind, copy=False)
 
 
 def _box_array(value: Any) -> np.ndarray:

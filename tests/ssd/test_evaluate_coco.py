@@ -216,8 +216,20 @@ def test_coco_bad_input_error_messages(tmp_path):
         coco_ap(records, ["a"], ground_truth=dataset.annotations)
     with pytest.raises(DataError, match=r"must be in 1 \.\. 0"):
         coco_ap(records, [])
+    none = {"boxes": [], "scores": [], "labels": []}
+    for image_id, label in ((7, 9), (8, -1)):
+        odd = Records()
+        odd.add(none, {"boxes": [[0, 0, 1, 1]], "labels": [label], "image_id": image_id})
+        with pytest.raises(DataError, match=rf"labels of the targets must be in 1 \.\. 1, got {label} \.\. {label}"):
+            coco_ap(odd, ["a"])
+    for labels, image_id, message in (
+        ([1.5], 5, r"labels must be whole numbers, got 1\.5"),
+        ([1], 5.5, r"must have an image_id, a whole number, got 5\.5"),
+        ([1], None, "must have an image_id, a whole number, got None"),
+    ):
+        with pytest.raises(DataError, match=message):
+            records.add(none, {"boxes": [[0, 0, 1, 1]], "labels": labels, "image_id": image_id})
     with pytest.raises(DataError, match="the target of image_id 5: box 1 is not finite"):
-        none = {"boxes": [], "scores": [], "labels": []}
         records.add(none, {"boxes": [[0, 0, 1, 1], [0, 0, 1, np.inf]], "labels": [1, 1], "image_id": 5})
 
 
