@@ -92,7 +92,7 @@ def check_thresholds(thresholds: Any, source: str) -> dict[str, float]:
 
 def _problem_of(key: str, value: Any) -> str | None:
     if key in ("num_classes", "image_size") and (isinstance(value, bool) or not isinstance(value, int)):
-        return "must be a whole number"
+        return "must be an integer"
     if key == "preset" and not isinstance(value, str):
         return "must be a name"
     if key in _MAX_VALUES and isinstance(value, (int, float)) and not value <= _MAX_VALUES[key]:

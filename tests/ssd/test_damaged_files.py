@@ -131,7 +131,7 @@ def test_integer_weight_raises(tiny, saved):
             "hold weights_backbone, which names other weights to read",
         ),
         ({"image_size": 20000}, "image_size in its build_args must be at most 2048, got 20000"),
-        ({"image_size": 2.5}, "image_size in its build_args must be a whole number"),
+        ({"image_size": 2.5}, "image_size in its build_args must be an integer"),
         ({"num_classes": 10**9}, "num_classes in its build_args must be at most"),
         ({"num_classes": 50_000}, "describe ssd_tiny with .* weights, but it holds only"),
         ({"width": 1000}, "describe ssd_tiny with .* weights, but it holds only"),

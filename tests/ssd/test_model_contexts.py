@@ -60,7 +60,7 @@ def test_build_model_takes_numpy_numbers():
     model = build_model("ssd_tiny", np.int64(4), image_size=np.int32(64), width=4)
     assert model.build_args["num_classes"] == 4 and type(model.build_args["num_classes"]) is int
     for value in (4.0, "4", True, None):
-        with pytest.raises(ValueError, match=f"num_classes must be a whole number, got {value!r}"):
+        with pytest.raises(ValueError, match=f"num_classes must be an integer, got {value!r}"):
             build_model("ssd_tiny", value)
     with pytest.raises(ValueError, match=r"image_size must be an integer, got 64\.5"):
         build_model("ssd_tiny", 4, image_size=64.5)

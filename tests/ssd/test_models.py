@@ -92,7 +92,7 @@ def test_num_classes_includes_background(bad):
 
 @pytest.mark.parametrize("bad", [True, 2.0, "4"])
 def test_num_classes_must_be_integer(bad):
-    with pytest.raises(ValueError, match="num_classes must be a whole number, got"):
+    with pytest.raises(ValueError, match="num_classes must be an integer, got"):
         build_model("ssd_tiny", bad)
 
 
