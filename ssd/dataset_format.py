@@ -217,6 +217,6 @@ SIGNS: tuple[tuple[str, Callable[[Path], Path | None], str], ...] = (
     ("yolo", find_yaml, "data.yaml"),
     ("voc", _xml_sign, "XML files of labelImg, Label Studio, Roboflow or Kaggle"),
     ("yolo", _class_file_sign, "classes.txt or obj.names with images and text files"),
-    ("labelme", _item_sign("labelme"), "a JSON file with shapes beside each image"),
+    ("labelme", _item_sign("labelme"), "a JSON file with shapes next to each image"),
     ("csv", _csv_sign, "a CSV file of boxes"),
 )

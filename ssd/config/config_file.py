@@ -1,7 +1,8 @@
-"""Reads configuration files: JSON, YAML or TOML, by suffix. Standard library only, except for YAML."""
+"""Loads configuration files: JSON, YAML or TOML, by suffix. Standard library only, except for YAML."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -9,10 +10,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ssd.config.renamed_options import renamed_settings
+from ssd.config.setting_checks import check_paths, check_type, suggestion
+from ssd.config.train_config import TrainConfig
 from ssd.errors import ConfigError
 
 _MAX_FILE_BYTES = 1 << 20
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Reads the settings in a recipe or a config.json.
+
+    Raises:
+        ConfigError: The file cannot be read, or has an unknown key or a value of the wrong type.
+    """
+    values = renamed_settings(read_config_file(Path(path)))
+    kinds = {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
+    if values.pop("about", None) is not None or len(values) > len(kinds) // 2:
+        # A recipe, or the config.json of a run: it is complete, so nothing is chosen automatically.
+        values.setdefault("defaults", "torchvision")
+    for key, value in values.items():
+        if key not in kinds:
+            raise ConfigError(f"--config {path}: unknown key {str(key)[:60]!r}{suggestion(str(key), kinds)}")
+        check_type(f"--config {path}: {key}", kinds[key], value)
+    check_paths(values)
+    return values
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _TYPE_NAMES = {
     "list[int]": "a list of integers",
     "dict[str, Any]": "a mapping of names to values",
 }
+_DATA_FILES = (".yaml", ".yml", ".json", ".csv")
 _AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size")
 _BELOW_1 = ("momentum", "ema_decay", "val_share")
 _PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
@@ -123,3 +124,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns a hint for an unknown flag or key: another program's name for a setting, or a typo."""
     advice = advice_for(word)
     return f" ({advice})" if advice else did_you_mean(word, known)
+
+
+def check_folder(data_path: str | None) -> None:
+    """Raises ConfigError if the folder or file of the data set is given but does not exist."""
+    if data_path is None or Path(data_path).is_dir():
+        return
+    if not (Path(data_path).is_file() and Path(data_path).suffix.lower() in _DATA_FILES):
+        raise ConfigError(
+            f"--data-path must be an existing folder, or a file with the suffix {', '.join(_DATA_FILES)}, got {data_path!r}"
+        )

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ssd.config.choices import AUGMENTATIONS, CHOICES, DATASETS, FILE_DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
-from ssd.config.config_file import read_config_file
-from ssd.config.renamed_options import renamed_settings
-from ssd.config.setting_checks import check_number, check_paths, check_type, did_you_mean, flag, suggestion
+from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
 from ssd.errors import ConfigError
-
-_DATA_FILES = (".yaml", ".yml", ".json", ".csv")
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -242,38 +238,9 @@ class TrainConfig:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def check_folder(data_path: str | None) -> None:
-    """Raises ConfigError if the folder or file of the data set is given but does not exist."""
-    if data_path is None or Path(data_path).is_dir():
-        return
-    if not (Path(data_path).is_file() and Path(data_path).suffix.lower() in _DATA_FILES):
-        raise ConfigError(
-            f"--data-path must be an existing folder, or a file with the suffix {', '.join(_DATA_FILES)}, got {data_path!r}"
-        )
-
-
 def torchvision_defaults() -> dict[str, Any]:
     """Returns the defaults of torchvision's training script that differ from those of the demo."""
     return {f.name: f.metadata["torchvision"] for f in dataclasses.fields(TrainConfig) if "torchvision" in f.metadata}
-
-
-def load_config(path: str | Path) -> dict[str, Any]:
-    """Reads the settings in a recipe or a config.json.
-
-    Raises:
-        ConfigError: The file cannot be read, or has an unknown key or a value of the wrong type.
-    """
-    values = renamed_settings(read_config_file(Path(path)))
-    kinds = {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
-    if values.pop("about", None) is not None or len(values) > len(kinds) // 2:
-        # A recipe, or the config.json of a run: it is complete, so nothing is chosen automatically.
-        values.setdefault("defaults", "torchvision")
-    for key, value in values.items():
-        if key not in kinds:
-            raise ConfigError(f"--config {path}: unknown key {str(key)[:60]!r}{suggestion(str(key), kinds)}")
-        check_type(f"--config {path}: {key}", kinds[key], value)
-    check_paths(values)
-    return values
 
 
 def flag_of(name: str) -> str:

@@ -70,19 +70,19 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
     """
     order = [*range(1, len(matrix)), 0]
     counts = matrix[np.ix_(order, order)]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.3 * len(counts), 24)
     names = [display_name(name, 20) for name in classes]
     with figure_file(path, side + 1, side) as figure:
         axis = figure.add_subplot()
-        picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         axis.set_xticks(range(len(counts)), [*names, "missed"], rotation=90)
         axis.set_yticks(range(len(counts)), [*names, "no object"])
-        axis.set(xlabel="found", ylabel="truth")
+        axis.set(xlabel="prediction", ylabel="ground truth")
         for row, column in zip(*np.nonzero(counts), strict=True) if len(counts) <= _MAX_NUMBERED else ():
-            color = "white" if shares[row, column] > 0.5 else "black"
+            color = "white" if fractions[row, column] > 0.5 else "black"
             axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize="small")
-        figure.colorbar(picture, label="share of the row", shrink=0.6)
+        figure.colorbar(image, label="fraction of the row", shrink=0.6)
 
 
 @contextlib.contextmanager

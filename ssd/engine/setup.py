@@ -29,8 +29,7 @@ from ssd.presets import Preset
 from ssd.priors.coverage import prior_coverage
 from ssd.priors.fit import fit_prior_sizes
 
-# Options of a data set that apply to training only. Evaluation keeps every image, and ignores difficult and crowd
-# objects, as the devkits of VOC and COCO do.
+# Options for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and COCO do.
 TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
@@ -237,12 +236,7 @@ def nothing_to_evaluate(config: TrainConfig, dataset: DetectionDataset) -> str |
 
 
 def describe(
-    config: TrainConfig,
-    state: State,
-    train_set: DetectionDataset,
-    val_set: DetectionDataset,
-    epochs: int,
-    folder: Path,
+    config: TrainConfig, state: State, train_set: DetectionDataset, val_set: DetectionDataset, epochs: int, folder: Path
 ) -> str:
     """Returns a line that summarizes the run."""
     model, world = state.model, state.world

@@ -146,7 +146,7 @@ def make_priors(config: PriorConfig, box_format: BoxFormat = "xyxy") -> Tensor:
     levels = [level_priors(config, level) for level in range(len(config.feature_sizes))]
     cxcywh, xyxy = (np.concatenate(parts) for parts in zip(*levels, strict=True))
     _check_priors(cxcywh, config)
-    # NumPy, because tensors have no values when a model is built on the meta device or under FakeTensorMode.
+    # NumPy, because tensors have no values on the meta device or under FakeTensorMode
     return torch.tensor((xyxy if box_format == "xyxy" else cxcywh).astype(np.float32))
 
 
@@ -211,8 +211,7 @@ def _check_config(config: PriorConfig) -> None:
         )
     if min(flat) > config.image_size:
         raise ValueError(
-            f"min_sizes must be pixels of the input, got {flat}: every prior is larger than the image, "
-            f"{config.image_size} px"
+            f"min_sizes must be pixels, got {flat}: every prior is larger than the image, {config.image_size} px"
         )
     for level in range(levels):
         _check_level(config, level)
@@ -248,5 +247,4 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _plain(levels: Sequence[object]) -> list[object]:
-    # For messages: levels with a single number without the tuple around it.
     return [v[0] if isinstance(v, tuple) and len(v) == 1 else v for v in levels]

@@ -65,7 +65,7 @@ def test_recipe_starts_with_command_and_result(name: str) -> None:
     about = recipes.about(name)
     assert set(about) == {"what", "command", "by", "result", "source", "differs"}
     assert f"ssd/train.py --config {name} " in about["command"]
-    assert about["by"] == "reached here" or about["by"].startswith("published by ")
+    assert about["by"] == "this project" or about["by"].startswith("published by ")
 
 
 def test_recipe_listing_and_name_suggestions() -> None:
