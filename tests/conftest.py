@@ -24,12 +24,27 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 
+# Files that take longest, in the order in which they start: none of them then runs alone at the end.
+LONG_FILES = (
+    "test_ops_emulated.py",
+    "test_emulator.py",
+    "test_torchvision_commands.py",
+    "test_recipes.py",
+    "test_transforms_statistics.py",
+    "test_resuming.py",
+    "test_benchmarks.py",
+    "test_device_augmentation.py",
+    "test_distributed.py",
+    "test_torchvision_equal.py",
+    "test_models.py",
+)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Spreads the whole suite over the cores, file by file, where pytest-xdist is there; -n says otherwise.
+    """Distributes the whole suite over the cores, file by file, if pytest-xdist is installed and -n is not given.
 
-    A GPU, whose memory some tests fill, is left to one process.
+    With a GPU there is a single process, since some tests fill its memory.
     """
     is_whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
     option = config.option
@@ -37,9 +52,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        option.numprocesses = min(cores, 4)  # each takes a gigabyte or two, and the longest files take half a minute
-        option.dist, option.loadscopereorder = "loadfile", False  # what takes longest comes early in the alphabet
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
+        option.numprocesses = min(cores, 4)  # each takes 1 to 2 GB of memory
+        option.dist, option.loadscopereorder = "loadfile", False  # in the order of collection, see LONG_FILES
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # per process
 
 
 def pytest_report_header() -> str | None:
@@ -47,6 +62,8 @@ def pytest_report_header() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))  # stable: all others stay in order
     if torch.cuda.is_available() or config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("cuda")]
