@@ -1,4 +1,4 @@
-"""Where the tests find real data sets: the folder beside the checkout, or the one that SSD_DATA names."""
+"""Locates real data sets for tests: in the folder next to the checkout, or in $SSD_DATA."""
 
 from __future__ import annotations
 

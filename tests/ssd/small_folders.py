@@ -1,4 +1,4 @@
-"""Small data sets that the tests write: a few images of noise with annotations in each format."""
+"""Writes small data sets for tests: a few noise images with annotations in each format."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings that are chosen for data of the user's own: which, from what, and which never."""
+"""Tests settings that are chosen automatically for custom data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbone weights from files of every known layout, and the errors that list what does not fit."""
+"""Tests backbone weights of every supported layout, and the errors that list mismatches."""
 
 from urllib.error import URLError
 

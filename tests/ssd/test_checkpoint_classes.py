@@ -1,4 +1,4 @@
-"""Classes of a checkpoint in another order, fewer or more than the data's: heads follow the names."""
+"""Tests checkpoints whose classes are reordered, fewer or more than those of the data: head rows follow the names."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""load_weights where the checkpoint does not fit: what is said, and that nothing is half loaded."""
+"""Tests load_weights with checkpoints that do not fit: error messages, and nothing is partially loaded."""
 
 import collections
 import re

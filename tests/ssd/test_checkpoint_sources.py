@@ -1,4 +1,4 @@
-"""Where weights come from: under prefixes of wrappers and frameworks, in run folders, of networks that we lack."""
+"""Tests sources of weights: prefixes of wrappers and frameworks, run folders, unsupported networks."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Models train with the same gradients where activations are computed again in the backward pass."""
+"""Tests that activation checkpointing does not change gradients."""
 
 from __future__ import annotations
 

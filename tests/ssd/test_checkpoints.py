@@ -1,4 +1,4 @@
-"""load_weights and export_weights: names, shapes and orders of other systems' checkpoints."""
+"""Tests load_weights and export_weights with names, shapes and orders of other systems' checkpoints."""
 
 import argparse
 from functools import cache

@@ -1,4 +1,4 @@
-"""Which network a checkpoint holds, found out from it, and ssd/convert.py."""
+"""Tests detection of the network of a checkpoint, and ssd/convert.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Files of weights that are cut off, damaged, foreign or hostile: one line with the file and what to do, everywhere."""
+"""Tests truncated, damaged, foreign and malicious weight files: one-line errors with the file and a fix."""
 
 import zipfile
 

@@ -1,4 +1,4 @@
-"""CSV files of boxes: columns, places, units, and every fault named with its line."""
+"""Tests CSV files of boxes: columns, folders, units, and errors that name the line."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""A data set of the user's own by import path: how it is called, what its items may be, and what is said of bad ones."""
+"""Tests custom data sets given by import path: calls, item types, and errors of invalid items."""
 
 import sys
 import textwrap

@@ -1,4 +1,4 @@
-"""Batches, their order and seeds, broken images on the way, and the drawn shapes."""
+"""Tests batches, their order and seeds, corrupt images, and the synthetic shapes data set."""
 
 import itertools
 

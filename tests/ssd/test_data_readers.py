@@ -1,4 +1,4 @@
-"""The readers on small folders made here: formats, options, and every fault named with its file and object."""
+"""Tests the readers on small generated folders: formats, options, and errors that name file and object."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The readers on the real folders BCCD, VOC2007-mini and COCO-mini; skipped, with the reason, where they are absent."""
+"""Tests the readers on real data: BCCD, VOC2007-mini and COCO-mini; skipped if absent."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Splits of VOC by year and their unions, and what training and evaluation see of difficult objects."""
+"""Tests splits of VOC by year and their unions, and difficult objects in training and evaluation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""YOLO folders: layouts, names, lines, and every fault named with its file and line."""
+"""Tests YOLO folders: layouts, names, lines, and errors that name file and line."""
 
 import pytest
 import torch

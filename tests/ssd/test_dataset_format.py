@@ -1,4 +1,4 @@
-"""Finding out the format of a folder, and training on one of each from the command line's configuration."""
+"""Tests detection of the format of a folder, and training on each format."""
 
 import json
 

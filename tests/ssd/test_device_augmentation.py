@@ -1,4 +1,4 @@
-"""Augmentation on the device that trains: the same crops, sizes and flips as in the workers, and nearly the same pixels."""
+"""Tests augmentation on the training device: same crops, sizes and flips as in workers, nearly the same pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on several processes gives what one process gives on the images of all."""
+"""Tests that training on several processes equals training on one process with all images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO average precision: the published twelve numbers, crowd regions, bad ground truths, empty cases."""
+"""Tests COCO average precision: the twelve published numbers, crowd regions, invalid ground truth, empty cases."""
 
 import importlib.util
 import json

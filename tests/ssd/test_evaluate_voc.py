@@ -1,4 +1,4 @@
-"""VOC average precision: published values, literal examples, a loop that follows the devkit, and the kinds of error."""
+"""Tests VOC average precision: published values, literal examples, the loop of the devkit, and error kinds."""
 
 import json
 from collections import namedtuple

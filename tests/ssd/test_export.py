@@ -1,4 +1,4 @@
-"""Exported models give what the model gives."""
+"""Tests that exported models equal the model."""
 
 from __future__ import annotations
 

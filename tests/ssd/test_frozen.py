@@ -1,4 +1,4 @@
-"""Frozen BatchNorm, folded into its convolution."""
+"""Tests frozen BatchNorm folded into its convolution."""
 
 from __future__ import annotations
 

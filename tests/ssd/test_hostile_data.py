@@ -1,4 +1,4 @@
-"""Files made to harm: each is refused or left out in one line that names it, at once and before much memory is taken."""
+"""Tests malicious files: each is rejected or skipped early, with one line that names it."""
 
 import json
 import os

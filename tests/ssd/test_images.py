@@ -1,4 +1,4 @@
-"""Pictures as cameras and tools write them: EXIF orientation, depths, color models, suffixes; and what cannot be read."""
+"""Tests image files: EXIF orientation, bit depths, color models, suffixes, unreadable files."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The inference engine finds what the detector finds: exactly where asked, else up to rounding; changed weights act."""
+"""Tests that the inference engine equals the detector, exactly or up to rounding, also after weights change."""
 
 from __future__ import annotations
 

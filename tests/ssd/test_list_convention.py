@@ -1,4 +1,4 @@
-"""torchvision's call convention: what goes in, what comes out, and the errors that name the image and the box."""
+"""Tests torchvision's call convention with lists: inputs, outputs, and errors that name image and box."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Models built without values, on another default device or dtype, from NumPy's numbers, and trained by one image."""
+"""Tests models on meta, with another default device or dtype, with NumPy numbers, and with a batch of one."""
 
 import numpy as np
 import pytest

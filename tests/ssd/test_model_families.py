@@ -1,4 +1,4 @@
-"""Backbones and layouts: channels, grids and counts of each, what their options change, and weights of their backbones."""
+"""Tests backbones and layouts: channels, grids, parameter counts, options and backbone weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Optimizers and schedules that the recipes of other systems ask for."""
+"""Tests optimizers and schedules used by the recipes of other systems."""
 
 from __future__ import annotations
 

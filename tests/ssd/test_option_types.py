@@ -1,4 +1,4 @@
-"""Options of models and data sets are checked for their types before anything is built."""
+"""Tests that types of model and data set options are checked before anything is built."""
 
 from __future__ import annotations
 

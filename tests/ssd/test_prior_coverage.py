@@ -1,4 +1,4 @@
-"""Coverage of a data set by the priors, and the search for sizes that cover it."""
+"""Tests coverage of a data set by the priors, and the search for prior sizes."""
 
 import warnings
 from itertools import pairwise

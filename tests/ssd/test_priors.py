@@ -1,4 +1,4 @@
-"""Priors: the published counts, the quirks of each system's clipping, and the configurations that must be refused."""
+"""Tests priors: published counts, clipping of each system, and invalid configurations."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Each recipe tells what it is, and its first step runs on a tiny folder of its format."""
+"""Tests that each recipe describes itself and runs its first step on a tiny data set."""
 
 from __future__ import annotations
 

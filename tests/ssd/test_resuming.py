@@ -1,4 +1,4 @@
-"""Resuming: the settings of the run, what may change, and weights equal to those of a run that never ended."""
+"""Tests resuming: settings that are restored, settings that may change, and equality with an uninterrupted run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of the machine and of what follows training: one line with file and remedy, and nothing lost."""
+"""Tests system errors and errors after training: one line with file and fix, and no loss of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph equals the eager step bit for bit; on a CPU nothing about a step changes."""
+"""Tests that a training step as a CUDA graph is bit-equal to the eager step; on a CPU the step is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The presets against numbers worked by hand from what each system does: priors, targets, losses, heads, input."""
+"""Tests presets against values computed by hand from the code of each system: priors, targets, losses, heads, input."""
 
 import math
 

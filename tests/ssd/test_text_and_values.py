@@ -1,4 +1,4 @@
-"""Texts, names and numbers as exporters write them."""
+"""Tests texts, names and numbers as annotation tools write them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The exports of annotation tools are found, split and read by the path of their folder alone."""
+"""Tests that exports of annotation tools are detected, split and read from their path alone."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""torchvision's commands for its references/detection/train.py run as they stand with ssd/train.py in its place."""
+"""Tests that commands for torchvision's references/detection/train.py run unchanged with ssd/train.py."""
 
 from __future__ import annotations
 

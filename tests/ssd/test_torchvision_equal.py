@@ -1,4 +1,4 @@
-"""The detectors that torchvision has too: with its weights and its preset they compute what it computes."""
+"""Tests that detectors with torchvision's weights and preset equal torchvision's detectors."""
 
 import copy
 

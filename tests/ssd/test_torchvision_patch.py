@@ -1,4 +1,4 @@
-"""ssd.accelerate: torchvision's detectors give what they gave before, their faults aside; and the way back."""
+"""Tests ssd.accelerate: torchvision's detectors give the same results as before, and can be restored."""
 
 import copy
 import pickle

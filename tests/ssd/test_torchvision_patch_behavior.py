@@ -1,4 +1,4 @@
-"""Accelerated detectors in what torchvision's own tests ask of its detectors, and after changes made later."""
+"""Tests accelerated detectors with checks from torchvision's own tests, and after later changes of the model."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Training runs: the run folder, exact resuming, and errors that keep what was reached."""
+"""Tests training runs: run folder, exact resuming, and errors that keep the results so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step on a GPU: the host queues it and goes on."""
+"""Tests that a training step on a GPU does not synchronize."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transforms against torchvision's own steps: pixels, boxes, rules and distributions."""
+"""Tests transforms against torchvision's: pixels, boxes, rules and distributions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What an evaluation in a run prints, writes and draws: honest counts, class names of any kind, thresholds."""
+"""Tests what an evaluation in a run prints, writes and plots: counts, class names, thresholds."""
 
 from __future__ import annotations
 

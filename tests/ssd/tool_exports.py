@@ -1,4 +1,4 @@
-"""Small exports of annotation tools, as the tools lay them out: images of 60 x 40 with a cat at 15, 10 .. 45, 30."""
+"""Writes small exports in the layouts of annotation tools: images of 60 x 40 with a cat at 15, 10 .. 45, 30."""
 
 import json
 from pathlib import Path
