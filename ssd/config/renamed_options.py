@@ -17,7 +17,10 @@ MODEL_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "positive_at": ("match_equal", _EQUAL),
     "classes": ("multi_label", {"all": True, "best": False}),
 }
-DATASET_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {"faults": ("on_error", {"refuse": "raise"})}
+DATASET_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "faults": ("on_error", {"refuse": "raise"}),
+    "units": ("units", {"shares": "normalized"}),
+}
 
 
 def renamed(options: Mapping[str, Any], names: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Data sets: PASCAL VOC, COCO, YOLO, CSV, drawn shapes or the user's own, opened by name; batches for the model."""
+"""Data sets: PASCAL VOC, COCO, YOLO, CSV, synthetic shapes and custom ones, opened by name; batches for the model."""
 
 from ssd.data.annotations import Annotations
 from ssd.data.dataset import DetectionDataset, ImageError, Summary

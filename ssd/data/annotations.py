@@ -12,8 +12,7 @@ from ssd.data.faults import DataError, FaultLog, check_choice
 
 Box = tuple[float, float, float, float]  # xyxy, pixels
 
-# Annotations drawn to the border are often a fraction of a pixel, or a whole one, over it. That much is clipped in
-# silence.
+# Boxes drawn up to the border often exceed it by a fraction of a pixel or a whole one. They are clipped silently.
 _ROUNDING = 1.0
 
 
@@ -68,10 +67,10 @@ class Annotations:
 
 @dataclass
 class AnnotationsBuilder:
-    """Gathers images one by one and packs them.
+    """Collects images one by one and packs them.
 
     Args:
-        empty: `"keep"` or `"drop"` images with no object to learn.
+        empty: `"keep"` or `"drop"` images without objects that are not ignored.
 
     Raises:
         DataError: `empty` is neither.

@@ -1,4 +1,4 @@
-"""What every data set of this package is: images with targets, class names, and a report of its faults."""
+"""The base class of all data sets: images with targets, class names, and a report of faults."""
 
 import copy
 from collections import Counter
@@ -22,7 +22,7 @@ _LISTED_CLASSES = 20  # of a printed summary
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a data set; printing it gives a few lines for people."""
+    """Counts of a data set; `print` shows them in a few lines."""
 
     name: str
     images: int
@@ -68,7 +68,7 @@ class ImageError(DataError):
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """A detection data set that holds its annotations in memory and reads its images when asked.
+    """A detection data set with its annotations in memory; images are read on access.
 
     `dataset[i]` is `(image, target)`: image uint8 `[3, H, W]` RGB; target a dict with `boxes` float32
     `[G, 4]` (xyxy in pixels, 0-based, right and bottom edges exclusive), `labels` int64 `[G]` (1 .. C - 1, 0 is

@@ -31,11 +31,11 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
 
     Args:
         name: `"voc"`, `"coco"`, `"yolo"`, `"csv"`, `"datumaro"`, `"supervisely"`, `"labelme"` or
-            `"shapes"`; or the import path of a data set of the
-            user's, `"my_package.my_module:MyDataset"` (see `ssd.data.formats.custom`).
-        path: Folder of the data set; `"shapes"` has none, and one of the user's may have none.
-        split: such as `"train"` or `"val"`.
-        **options: Those of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
+            `"shapes"`; or the import path of a custom data set, `"my_package.my_module:MyDataset"` (see
+            `ssd.data.formats.custom`).
+        path: Folder of the data set; `"shapes"` has none, and custom data sets may have none.
+        split: A split, such as `"train"` or `"val"`.
+        **options: Options of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
             `ShapesDataset` or `CustomDataset`.
 
     Returns:

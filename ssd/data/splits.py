@@ -1,4 +1,4 @@
-"""Training and validation images: the splits that a data set has, or a share of its images chosen by their names."""
+"""Training and validation images: existing splits of a data set, or a random part of its images as validation set."""
 
 import hashlib
 import os
@@ -24,19 +24,19 @@ def open_splits(
     options: Mapping[str, Any],
     training_only: tuple[str, ...] = (),
 ) -> tuple[DetectionDataset, DetectionDataset]:
-    """Opens what to train on and what to evaluate on, and prints how they were told apart where the data does not say.
+    """Opens the training and validation sets, and prints how the images were divided if the data set has no such splits.
 
     Args:
-        name: Of the data set, as `open_dataset` takes it.
+        name: Name of the data set, see `open_dataset`.
         path: Folder of the data set.
-        train: Split to train on. Where neither it nor `val` exists and no other splits do, all images are divided.
-        val: Split to evaluate on. Where it does not exist, `share` of the images of `train` is kept for it.
-        share: Of the images, 0 .. 1; with 0, training images are evaluated on.
-        options: Of the data set.
-        training_only: Names of options that do not hold for evaluation.
+        train: Training split. If the data set has no splits at all, all images are divided.
+        val: Validation split. If it does not exist, the fraction `share` of the images of `train` is used.
+        share: Fraction of validation images, 0 .. 1; with 0, evaluation uses the training images.
+        options: Options of the data set.
+        training_only: Names of options that are not used for evaluation.
 
     Raises:
-        DataError: As `open_dataset`; or only the validation split exists.
+        DataError: As in `open_dataset`; or only the validation split exists.
     """
     plain = {key: value for key, value in options.items() if key not in training_only}
     try:
@@ -55,7 +55,7 @@ def open_splits(
         except NoSplitError:
             missing = val
         else:
-            # The readers of files that tell no splits apart take them for any split.
+            # Readers of files without splits return the same images for any split.
             if train == val or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
                 _warn_of_overlap(name, train_set, val_set)
                 return train_set, val_set
@@ -68,18 +68,18 @@ def open_splits(
 def _divided(
     train_set: DetectionDataset, whole: DetectionDataset, share: float, root: str | Path, why: str
 ) -> tuple[DetectionDataset, DetectionDataset]:
-    # Both hold the same images, but for those that an option of training leaves out.
+    # Both have the same images, except for those that a training option drops.
     faults = whole.log.new_entries()
     if faults:
         print(f"{whole.name}: faults\n{faults}")
     chosen = choose_share(whole, share, root)
     if not chosen:
-        print(f"warning: {why} and --val-share is {share:g}: evaluation on the training images says little of others")
+        print(f"warning: {why} and --val-share is {share:g}: the model is evaluated on its training images")
         return train_set, whole
     files = {str(whole.annotations.files[row]) for row in chosen}
     kept = [row for row, file in enumerate(train_set.annotations.files) if str(file) not in files]
     if not kept:
-        print(f"warning: {why} and there are too few images to divide: evaluation on the training images")
+        print(f"warning: {why} and there are too few images to divide: the model is evaluated on its training images")
         return train_set, whole
     print(
         f"split: {len(kept)} images to train on, {len(chosen)} to evaluate on, since {why}; chosen by a hash of their "
@@ -92,18 +92,18 @@ def _divided(
 
 
 def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> list[int]:
-    """Chooses a share of the images, the same ones every time.
+    """Selects a fraction of the images, always the same ones.
 
-    Images are grouped by the rarest class in them; of each group those whose names have the lowest hashes are taken,
-    but never all, so that a class keeps images to learn from. Images that are added later move hardly any other.
+    Images are grouped by their rarest class. Of each group, the images with the lowest hashes of their names are
+    selected, but never all, so that every class keeps training images. Adding images changes the selection little.
 
     Args:
-        dataset: To choose from.
-        share: Of the images.
-        root: Folder that names are relative to, so that the choice stays when the data set is moved.
+        dataset: The data set.
+        share: Fraction of the images.
+        root: Folder that names are relative to, so that moving the data set does not change the selection.
 
     Returns:
-        Indices, ascending; at least one where `share` is above 0 and there are two images.
+        Ascending indices; at least one if `share` is above 0 and there are two images.
     """
     if not 0 <= share < 1:
         raise DataError(f"the share of images for validation must lie in [0, 1), got {share}")
@@ -124,7 +124,7 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
 
 
 def _rarest_classes(dataset: DetectionDataset) -> list[int]:
-    # For each image the class of it that the fewest images have; 0 without objects.
+    # For each image its class that the fewest images have; 0 without objects.
     notes = dataset.annotations
     images = np.repeat(np.arange(len(notes)), np.diff(notes.offsets))[~notes.ignore]
     pairs = np.unique(np.stack([images, notes.labels[~notes.ignore]]), axis=1)
@@ -141,12 +141,12 @@ def _same_files(one: DetectionDataset, other: DetectionDataset) -> bool:
 
 
 def _warn_of_overlap(name: str, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
-    if ":" in name:  # a data set of the user's has no files that could be compared
+    if ":" in name:  # a custom data set has no files that could be compared
         return
     known = set(train_set.annotations.files.tolist())
     both = sum(file in known for file in val_set.annotations.files.tolist())
     if both:
         print(
-            f"warning: {both} of the {len(val_set)} images to evaluate on are also trained on, so the evaluation says "
-            "little of other images"
+            f"warning: {both} of the {len(val_set)} validation images are also training images, so the evaluation says "
+            "little about other images"
         )

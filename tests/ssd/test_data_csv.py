@@ -46,7 +46,7 @@ def test_csv_column_layouts(tmp_path, lines, capsys):
     image, target = dataset[0]
     assert image.shape == (3, 40, 60) and target["labels"].tolist() == [2, 1]
     assert target["boxes"].round(decimals=4).tolist() == [[10, 5, 30, 20], [0, 0, 60, 40]]
-    assert ("shares of the image" in str(dataset.summary())) == lines[0].startswith("ImageID")
+    assert ("read as normalized" in str(dataset.summary())) == lines[0].startswith("ImageID")
     assert len(open_dataset("csv", tmp_path, empty="drop")) == 1
 
 
@@ -116,7 +116,7 @@ def test_csv_file_error_messages(tmp_path):
     write_csv(tmp_path, "image,xmin,ymin,xmax,label", "a.jpg,1,2,3,dog")
     with pytest.raises(DataError, match=r"train\.csv, line 1: expected a header with image, .*which lacks ymax"):
         open_dataset("csv", tmp_path)
-    with pytest.raises(DataError, match="units must be one of 'auto', 'pixels', 'shares', got 'mm'"):
+    with pytest.raises(DataError, match="units must be one of 'auto', 'pixels', 'normalized', got 'mm'"):
         open_dataset("csv", tmp_path, units="mm")
     (tmp_path / "train.csv").unlink()
     (tmp_path / "annotations.csv").write_text(f"{HEADER}\na.jpg,1,2,3,4,dog\n")

@@ -53,7 +53,7 @@ def test_orientation_follows_annotated_size(tmp_path, annotated):
     assert image.shape == (3, annotated[1], annotated[0]) and dataset.apply_exif == turned
     corner = image[0, :8, -8:] if turned else image[0, :8, :8]  # turned clockwise, upper left goes to upper right
     assert corner.float().mean() > 200
-    assert ("turned upright" if turned else "read as stored") in str(dataset.summary())
+    assert ("rotated upright" if turned else "read as stored") in str(dataset.summary())
 
 
 @pytest.mark.parametrize(("format", "turned"), [("yolo", True), ("labelimg", False)])

@@ -65,7 +65,7 @@ def test_validation_split_is_stable_and_configurable(tmp_path, capsys):
     assert len(before ^ {path.rpartition("/")[2] for path in val.annotations.files}) <= 2
     capsys.readouterr()
     _, train, val = open_both(tmp_path / "b", val_share=0.0)
-    assert len(train) == len(val) == 41 and "evaluation on the training images" in capsys.readouterr().out
+    assert len(train) == len(val) == 41 and "the model is evaluated on its training images" in capsys.readouterr().out
 
 
 def test_validation_split_keeps_classes_in_training(tmp_path):
@@ -81,7 +81,7 @@ def test_same_training_and_evaluation_images_are_reported(tmp_path, capsys):
     cvat_coco(tmp_path)
     _, train, val = open_both(tmp_path, train_split="all", val_split="all")
     assert len(train) == len(val) == 8
-    assert "warning: 8 of the 8 images to evaluate on are also trained on" in capsys.readouterr().out
+    assert "warning: 8 of the 8 validation images are also training images" in capsys.readouterr().out
 
 
 def test_splits_of_the_same_images_are_divided(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks unless asked otherwise: label i is
 `category_ids[i - 1]`. Crowd regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers.
-What COCO's metric asks for beyond boxes, labels and crowds is kept as `annotations.coco`.
+What COCO's metric needs beyond boxes, labels and crowds is stored in `annotations.coco`.
 """
 
 import math
@@ -30,8 +30,8 @@ class COCODataset(DetectionDataset):
             JSON file.
         split: such as `"train"` or `"val"`.
         annotations: The JSON file, where the layout is another.
-        images: The folder of pictures, where the layout is another.
-        classes: Names of the categories to learn, in the order of their labels; all of the file, by rising id, where
+        images: Folder of the images, for other layouts.
+        classes: Names of the categories to use, in the order of their labels; all of the file, by ascending id, where
             not given. Objects of the others are left out and counted in a note; a category id that the file does not
             list is a fault ("unknown class").
         labels: `"ranks"` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); `"ids"` takes the
@@ -40,7 +40,7 @@ class COCODataset(DetectionDataset):
         crowd: `"ignore"` flags crowd regions; `"drop"` leaves them out, which makes background of them.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
-        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
+        apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:
         DataError: No such layout, a file that is no COCO JSON, no usable image, or a fault with `on_error="raise"`.
@@ -199,7 +199,7 @@ class _Reader:
             self.log.add(Fault(self.file, kind, f"annotation id {item.get('id')!s:.40}: {detail}", index))
         if box is None:
             return None
-        if kind:  # clipped: what is judged is what was kept
+        if kind:  # clipped: evaluation uses the box that was kept
             x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
         return box, label, crowd, (x, y, w, h, self._area(item, w * h, index))
 

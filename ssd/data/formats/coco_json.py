@@ -41,7 +41,7 @@ def read_coco_json(path: str | Path) -> dict[str, Any]:
             raise DataError(
                 f"{path} is not a COCO file: expected the lists images, annotations, categories, found {found}"
             )
-    return data
+    return dict(data)
 
 
 def read_categories(
@@ -54,7 +54,7 @@ def read_categories(
     Args:
         categories: Of the file.
         used: Ids that annotations name.
-        classes: Names to learn; all, by ascending id, where None.
+        classes: Names to use; None: all, by ascending id.
         file: For messages.
 
     Raises:

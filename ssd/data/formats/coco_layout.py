@@ -41,7 +41,10 @@ def find_layout(
         NoSplitError: There is no such split.
         DataError: a given file or folder does not exist.
     """
-    below = lambda path: root / path if (root / path).exists() else Path(path)  # noqa: E731
+
+    def below(path: str | Path) -> Path:
+        return root / path if (root / path).exists() else Path(path)
+
     if images is not None and not below(images).is_dir():
         raise DataError(f"images={images} must be a folder, {describe_folder(below(images))}")
     chosen = None if images is None else [below(images)]

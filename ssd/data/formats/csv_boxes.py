@@ -30,10 +30,10 @@ _FRACTION = 1.01  # a file whose every coordinate is at most this counts in frac
 
 
 class CSVDataset(DetectionDataset):
-    """A split of a data set whose boxes stand in a CSV file.
+    """A split of a data set with boxes in a CSV file.
 
     Corners are xyxy, 0-based, right and bottom edges exclusive, in pixels or in fractions of the image. An image's id is
-    the place of its first line among the images, counted from 0.
+    the index of its first line among the images, counted from 0.
 
     Args:
         root: Folder of the data set.
@@ -43,7 +43,7 @@ class CSVDataset(DetectionDataset):
         images: Folder that the images' names are relative to; where None, the file's folder, `root`, and their folders
             images, SPLIT and images/SPLIT are tried.
         classes: Names in the order of their labels; those of the file, sorted, and printed where not given.
-        units: `"pixels"`, `"shares"`, or `"auto"`: shares where no coordinate of the file exceeds 1.
+        units: `"pixels"`, `"normalized"`, or `"auto"`: normalized if no coordinate of the file exceeds 1.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
         apply_exif: Turn the images as EXIF says, or (`"auto"`) as columns width and height ask for; without these, turn
@@ -66,7 +66,7 @@ class CSVDataset(DetectionDataset):
         on_error: str = "skip",
         apply_exif: bool | str = "auto",
     ) -> None:
-        check_choice("units", units, ("auto", "pixels", "shares"))
+        check_choice("units", units, ("auto", "pixels", "normalized"))
         builder = AnnotationsBuilder(empty)
         log = FaultLog(on_error)
         root, annotations = split_path(Path(root), annotations)
@@ -80,25 +80,25 @@ class CSVDataset(DetectionDataset):
                 raise DataError(no_class(f"no row of {file} that can be read names a class", log))
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
-            units = "shares" if _looks_normalized(rows) else "pixels"
+            units = "normalized" if _looks_normalized(rows) else "pixels"
         finder = _finder(root, file, split, images)
-        reader = _Reader(file, tuple(classes), units == "shares", log)
+        reader = _Reader(file, tuple(classes), units == "normalized", log)
         grouped = _by_image(rows)
         files = finder.find_all((name, Path(split, name)) for name in grouped)
         for image_id, ((name, objects), path) in enumerate(zip(grouped.items(), files, strict=True)):
             reader.add_image(name, image_id, path, objects, builder, bool(apply_exif))
         source = f"csv {split} of {root}"
-        notes = (f"coordinates read as {units} of the image",) if units == "shares" else ()
+        notes = ("coordinates read as normalized, 0 .. 1 of the image",) if units == "normalized" else ()
         super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)
 
 
 class _Reader:
     """Turns the rows of an image into annotations, and what is wrong with them into faults."""
 
-    def __init__(self, file: Path, classes: tuple[str, ...], shares: bool, log: FaultLog) -> None:
+    def __init__(self, file: Path, classes: tuple[str, ...], normalized: bool, log: FaultLog) -> None:
         self.file = str(file)
         self.labels = {name: label for label, name in enumerate(classes, start=1)}
-        self.shares = shares
+        self.normalized = normalized
         self.log = log
 
     def add_image(
@@ -134,7 +134,7 @@ class _Reader:
             self.log.add(Fault(self.file, "unknown class", detail, line=row.line))
             return None
         x1, y1, x2, y2 = row.box
-        if self.shares:
+        if self.normalized:
             x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
         box, kind, detail = fit_box((x1, y1, x2, y2), height, width)
         if kind:

@@ -1,4 +1,4 @@
-"""A data set of the user's own, named by import path: `my_package.my_module:MyDataset`.
+"""A custom data set, named by import path: `my_package.my_module:MyDataset`.
 
 The named class or function is called with the keyword arguments `root` (the folder, where one is given), `split`
 and the options, as far as it takes them, and returns a map-style data set (`len` and `[index]`).
@@ -33,16 +33,16 @@ from ssd.data.formats.custom_items import ItemError, check_image, check_target, 
 
 
 class CustomDataset(DetectionDataset):
-    """A data set of the user's, checked item by item.
+    """A custom data set, validated item by item.
 
     Args:
         name: Import path `module:attribute`; the current folder is searched as Python's own -m does.
-        root: Handed on.
-        split: Handed on.
+        root: Passed on.
+        split: Passed on.
         classes: Names without background; the data set's attribute `classes` where not given.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
-        **options: Handed on.
+        **options: Passed on.
 
     Raises:
         DataError: The import path leads nowhere, the call fails, class names are missing, no usable item, or faults to

@@ -1,4 +1,4 @@
-"""The contract of one item of a data set of the user's, checked: image, boxes, labels, what is to be ignored."""
+"""Validates the items of a custom data set: image, boxes, labels and ignore flags."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,15 +46,15 @@ def check_image(image: Any) -> Tensor:
         raise ItemError(f"image must be a tensor, a PIL image or an array, got a {type(image).__name__}")
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ItemError(f"image must have shape [3, H, W], got {list(image.shape)}")
-    image = image.as_subclass(Tensor)
-    if image.dtype == torch.uint8:
-        return image
-    if not image.is_floating_point():
-        raise ItemError(f"image must be uint8, or float in 0 .. 1, got {image.dtype}")
-    low, high = float(image.min()), float(image.max())
+    pixels: Tensor = image.as_subclass(Tensor)
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.is_floating_point():
+        raise ItemError(f"image must be uint8, or float in 0 .. 1, got {pixels.dtype}")
+    low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0.0 and high <= 1.0):
         raise ItemError(f"image as float must lie in 0 .. 1 (not normalized yet), got {low:g} .. {high:g}")
-    return (image * 255).round_().to(torch.uint8)
+    return (pixels * 255).round_().to(torch.uint8)
 
 
 def check_target(

@@ -35,7 +35,7 @@ class JSONItemsDataset(DetectionDataset):
         classes: Names in the order of their labels; those that the files list, or of the objects, sorted, where None.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
-        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
+        apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:
         NoSplitError: There is no such split.

@@ -19,7 +19,7 @@ CLASSES = ("disc", "square", "triangle", "star")
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIZES = {"train": 1000, "val": 200, "test": 200}
 _SCALE = 4  # shapes are drawn this much larger and averaged down, for smooth edges
-_CONTRAST = 60  # least distance of a shape's color to what it covers, sum over the channels of absolute differences
+_CONTRAST = 60  # min distance of a shape's color to what it covers, sum over the channels of absolute differences
 
 
 class ShapesDataset(DetectionDataset):
@@ -100,8 +100,8 @@ def _layout(random: np.random.Generator, side: int, max_objects: int) -> list[tu
         radius = side * math.exp(random.uniform(math.log(0.045), math.log(0.24)))
         outline = _outline(random, label) * radius
         low, high = outline.min(axis=0), outline.max(axis=0)
-        room = side - (high - low)
-        outline = outline - low + random.random(2) * room
+        free = side - (high - low)
+        outline = outline - low + random.random(2) * free
         box = _bounds(outline)
         if all(_overlap(box, other) < 0.15 for other in boxes):
             shapes.append((label, outline))

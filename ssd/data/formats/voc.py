@@ -44,12 +44,12 @@ class VOCDataset(DetectionDataset):
             several joined by `+`, as `"2007_trainval+2012_trainval"`.
         classes: Class names without background; found by scanning all annotations of the folders (every split gets the
             same ones) and printed where not given.
-        difficult: `"ignore"` flags difficult objects, so that they neither teach nor count; `"keep"` treats them as
+        difficult: `"ignore"` flags difficult objects as ignored in training and evaluation; `"keep"` treats them as
             any other; `"drop"` leaves them out, which makes background of them.
         coordinates: See the module.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
-        apply_exif: Turn the images as EXIF says, or as the annotated sizes ask for (`"auto"`).
+        apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:
         DataError: The folder is no VOC folder, the split is missing or empty, or a fault with `on_error="raise"`.

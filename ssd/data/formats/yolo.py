@@ -23,13 +23,13 @@ _SLACK = 0.01  # how far beyond 0 .. 1 a number may be by rounding
 class YOLODataset(DetectionDataset):
     """A split of a YOLO data set.
 
-    An image's id is its place in the split, counted from 0.
+    An image's id is its index in the split, counted from 0.
 
     Args:
         root: Folder with data.yaml (or that file), or with classes.txt, images and labels; see
             `ssd.data.formats.yolo_layout.find_split`.
         split: such as `"train"` or `"val"`; `"all"` for every image.
-        classes: Names in place of those of the file, in the same order.
+        classes: Names that replace those of the file, in the same order.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
         allow_outside: Follow paths of data.yaml and of lists that leave `root`.
@@ -114,7 +114,7 @@ def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tupl
     if number not in range(num_classes):
         return None, 0, "unknown class", f"class {fields[0]} is not in 0 .. {num_classes - 1}"
     if any(value < -_SLACK or value > 1 + _SLACK for value in values):
-        return None, 0, "box not normalized", f"{' '.join(fields[1:])[:80]}: expected shares of the image, 0 .. 1"
+        return None, 0, "box not normalized", f"{' '.join(fields[1:])[:80]}: expected fractions of the image, 0 .. 1"
     if len(values) == 4:
         cx, cy, w, h = values
         x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2

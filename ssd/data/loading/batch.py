@@ -1,4 +1,4 @@
-"""Batches: images of one size stacked, or still to be rendered and packed; ground truths packed behind one another."""
+"""Batches: stacked images of one size, or packed images still to be rendered; packed ground truths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

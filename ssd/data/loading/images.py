@@ -4,9 +4,9 @@ The header is read first: format, size and EXIF orientation. What is too large, 
 says, is refused before a pixel is decoded. JPEG files then go through torchvision's decoder, which is about twice as
 fast as PIL and gives the same pixels; every other format, and a JPEG that is not RGB or gray, goes through PIL.
 
-EXIF orientation. Cameras store a picture as the sensor saw it and note how to turn it. Most annotation tools show the
-turned picture (CVAT, Label Studio, Roboflow), some the stored one (labelImg, COCO's tools). The annotated size tells
-which: `read_image` with `size` turns the picture where only the turned one has this size.
+EXIF orientation. Cameras store an image as the sensor saw it, with a note on how to rotate it. Most annotation tools show
+the rotated image (CVAT, Label Studio, Roboflow), some the stored one (labelImg, COCO's tools). The annotated size tells
+which: `read_image` with `size` rotates the image if only the rotated one has this size.
 """
 
 import io
@@ -194,7 +194,7 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            image = decode_jpeg(torch.from_numpy(raw), apply_exif_orientation=apply_exif)
+            image: Tensor = decode_jpeg(torch.from_numpy(raw), apply_exif_orientation=apply_exif)
     except RuntimeError:
         return None
     if image.shape[0] == 1:

@@ -24,7 +24,7 @@ class Unrendered(NamedTuple):
 
     pixels: Tensor  # [3, h, w] uint8, RGB
     crop: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
-    flip: bool  # left and right of the output change places
+    flip: bool  # horizontal flip of the output
     color_matrix: np.ndarray  # [3, 4] float32, affine in RGB
     hue: float  # by which it is shifted then, in turns
     canvas: Canvas

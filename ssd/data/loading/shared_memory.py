@@ -1,4 +1,4 @@
-"""The shared memory through which worker processes hand over batches, of which containers often have 64 MB."""
+"""Fits the number of workers to the shared memory for their batches, of which containers often have only 64 MB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOLDER = Path("/dev/shm")
 
 
 def fitting_workers(workers: int, batch_bytes: int, folder: Path = _FOLDER) -> tuple[int, str | None]:
-    """Reduce the number of workers to what shared memory has room for; the batches stay the same with any number.
+    """Returns the number of workers whose batches fit into shared memory; batches do not depend on the number.
 
     Args:
         workers: Asked for, by each process of this machine.

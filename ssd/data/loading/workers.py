@@ -32,7 +32,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
     waiting_since: float | None = None
 
     def _try_get_data(self, *args: Any, **kwargs: Any) -> tuple[bool, Any]:
-        found, data = super()._try_get_data(*args, **kwargs)  # waits for 5 seconds, and looks after dead workers
+        found, data = super()._try_get_data(*args, **kwargs)  # type: ignore[no-untyped-call]  # waits for 5 seconds
         if found:
             self.waiting_since = None
         elif self.waiting_since is None:
