@@ -72,8 +72,7 @@ __device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row,
   for (int k = 0; k < row.steps(); ++k) sum += row.label(k) < row.classes ? exp_of(row[k] - max) : T(0);
   sum = warp_sum(sum);
   const T rounding = 4 * kLogitRounding<T>;
-  if (sum * threshold > T(1) + rounding)
-    return;  // no score of this prior is above 1 / sum
+  if (sum * threshold > T(1) + rounding) return;  // no score of this prior is above 1 / sum
   const int best = filter.best_only ? best_label(row, max) : 0;
   for (int first = 0; first < row.steps(); first += kChunk) {
     T scores[kChunk];
