@@ -69,12 +69,13 @@ def _plan() -> str:
     torch_home = Path(torch.origin).parent
     lines = [RULES]
     csrc = ROOT / "csrc"
-    # The glue also names the CPU kernels, which never run here: one instruction set is enough.
+    # The op bindings also name the CPU kernels, which never run here: one instruction set is enough. -O1 removes the calls
+    # for the others, which would be undefined.
     glue = _objects(
         lines,
         (csrc / "ops").glob("*.cpp"),
         "ops",
-        f"-O0 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
+        f"-O1 -isystem {torch_home}/include -DTORCH_TARGET_VERSION=0x020b000000000000ULL",
     )
     glue += _objects(lines, (csrc / "cpu").rglob("*.cpp"), "cpu", "-O0 -DSSD_OPS_ISA=baseline")
     for variant in VARIANTS:

@@ -34,6 +34,7 @@ __device__ __forceinline__ float exp_term(float x) {
 #endif
 }
 __device__ __forceinline__ double exp_term(double x) { return exp(x); }
+
 // The row of the group whose result reduce_scatter() leaves with this lane.
 template <int kGroup>
 __device__ __forceinline__ int own_row() {
@@ -51,12 +52,14 @@ template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
 __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, int classes) {
   const int lane = threadIdx.x % kGroup;
   T x[kRows][kPerLane], maxima[kRows], sums[kRows];
+  // Load.
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const In* row = logits + (r < rows ? r : static_cast<int>(rows - 1)) * classes + lane;
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
   }
+  // Maximum.
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     maxima[r] = x[r][0];
@@ -65,6 +68,7 @@ __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, in
   }
   const T max = reduce_scatter<kGroup>(maxima, [](T own, T other) { return max_of(own, other); });
   const T shift = isinf(max) ? T(0) : max;
+  // Sum of exponentials.
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const T row_shift = __shfl_sync(kFullMask, shift, r * (kGroup / kRows), kGroup);

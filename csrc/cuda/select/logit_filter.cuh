@@ -23,6 +23,7 @@ __device__ __forceinline__ float approximate_exp(float x) {
   return __expf(x);
 #endif
 }
+
 // Which logits and scores become candidates.
 template <typename T>
 struct Filter {
