@@ -29,7 +29,7 @@ BOXES = [4, 6, 6, 6, 4, 4]
 
 
 def numbered(shapes):
-    """Tensors of these shapes, each filled with its number."""
+    """Returns tensors of these shapes, each filled with its index."""
     return {name: torch.tensor(float(i)).expand(shape) for i, (name, shape) in enumerate(shapes.items(), start=1)}
 
 

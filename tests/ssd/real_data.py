@@ -11,7 +11,7 @@ ROOT = Path(os.environ.get("SSD_DATA") or Path(__file__).resolve().parents[3] / 
 
 
 def real_data(name: str) -> Path:
-    """Return a file or folder of the real data, or skip the test with the reason."""
+    """Returns a file or folder of the real data, or skips the test if it is missing."""
     if not (ROOT / name).exists():
         pytest.skip(f"{name} is not in {ROOT}; SSD_DATA names the folder that holds it")
     return ROOT / name

@@ -27,7 +27,7 @@ def tiny():
 
 @pytest.fixture
 def state():
-    """The weights of another model like tiny."""
+    """The state dict of another model with the architecture of tiny."""
     return {key: value.clone() for key, value in build_model("ssd_tiny", 3, image_size=64).state_dict().items()}
 
 

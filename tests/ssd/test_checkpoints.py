@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the model has other rules")
 
 @cache
 def model_of(kind):
-    """A model that tests fill again and again."""
+    """A model shared by tests that overwrite its weights."""
     name, options = MODELS[kind]
     return build_model(name, CLASSES, **options).eval()
 

@@ -32,7 +32,7 @@ def whole(saved, tmp_path):
 
 
 def flipped(whole):
-    """One bit of one weight is another."""
+    """Flips one bit of one weight."""
     data = bytearray(whole)
     data[len(data) // 2] ^= 1
     return bytes(data)

@@ -16,7 +16,7 @@ def shapes(size=10, **options):
 
 
 class Torn(ShapesDataset):
-    """Shapes of which some images cannot be read."""
+    """Shapes with some unreadable images."""
 
     torn = frozenset({1, 2, 7})
 

@@ -26,7 +26,7 @@ ROUNDED = 1.25
 
 
 def both(name: str, count: int = 12, height: int = 120, width: int = 200, **options: Any) -> tuple[Batch, Batch]:
-    """A batch as workers make it, and the same with the pixels left to the device."""
+    """Returns a batch augmented by workers, and the same batch augmented on the device."""
     batches = []
     for deferred in (False, True):
         transform = build_transforms(name, SIDE, train=True, deferred=deferred, **options)
@@ -77,7 +77,7 @@ def test_large_crops_are_resized_by_the_worker(height: int, width: int) -> None:
 
 
 def muted(seed: int) -> tuple[Tensor, Target]:
-    """A picture of the output's size, so that nothing is resized, in which no mild step leaves 0 .. 255."""
+    """Returns an image of the output size, so that nothing is resized, in which mild color steps stay in 0 .. 255."""
     image, target = sample(SIDE, SIDE)
     image = (image.float() * 0.2 + torch.tensor([90.0, 50.0, 110.0])[:, None, None]).to(torch.uint8)
     return image.roll(seed, 0), {**target, "boxes": target["boxes"].clamp(max=SIDE)}
@@ -101,7 +101,7 @@ def test_device_colors_equal_workers(hue: float) -> None:
 
 
 def test_colors_clamped_once_have_similar_statistics() -> None:
-    """The full strength: the plain path cuts to 0 .. 255 after each step, this one only once; in levels of 255."""
+    """Workers clamp to 0 .. 255 after each step, the device only once."""
     plain, deferred = both("ssd", 40)
     for measure in (mean_of, deviation_of, saturation_of):
         differences = measure(rendered(deferred)) - measure(plain.images.float())

@@ -27,7 +27,7 @@ OBJECTS = ([1, 0, 3, 9], [0, 0, 2, 1])  # objects of each image; the first proce
 
 
 def batch_of(counts: list[int]) -> Batch:
-    """Images with so many objects each; image i is the same whatever the batch."""
+    """Returns images with the given numbers of objects; image i is the same in every batch."""
     images, boxes, labels = [], [], []
     for i, count in enumerate(counts):
         stream = torch.Generator().manual_seed(100 * i + count)

@@ -15,7 +15,7 @@ from tests.ssd.real_data import real_data
 
 @pytest.fixture(params=BACKENDS, autouse=True)
 def backend(request, monkeypatch):
-    """Every test of this file with each library, where it is installed."""
+    """Runs every test of this file with each installed library."""
     pytest.importorskip(request.param)
     monkeypatch.setattr(coco_backends, "default_backend", lambda: request.param)
     return request.param
@@ -27,7 +27,7 @@ def corners(rows) -> np.ndarray:
 
 
 def open_without_images(folder: Path, data: dict, **options):
-    """The data set of a JSON whose images, which the metric does not need, are empty files."""
+    """Opens the data set of a JSON file; its images are empty files, since the metric does not need them."""
     (folder / "images").mkdir(parents=True)
     for image in data["images"]:
         (folder / "images" / image["file_name"]).touch()
@@ -36,7 +36,7 @@ def open_without_images(folder: Path, data: dict, **options):
 
 
 def published(tmp_path: Path, *, crowds: bool = True):
-    """The published detections, the data set that they are judged by, and the published numbers."""
+    """The published detections, their data set, and the published numbers."""
     folder = real_data("coco_eval100")
     data = json.loads((folder / "instances_val2014_100.json").read_text())
     if not crowds:
@@ -154,7 +154,7 @@ def test_degenerate_detection_is_false_positive(box):
 
 
 def ids_as(kind):
-    """Writes every id as another type, as pandas and some exports do."""
+    """Writes every id with another type, like pandas and some exports."""
     keys = {"images": ["id"], "annotations": ["image_id", "category_id"], "categories": ["id"]}
     return lambda data: [row.update({key: kind(row[key])}) for part in keys for row in data[part] for key in keys[part]]
 

@@ -174,7 +174,7 @@ def test_voc_bad_input_error_messages():
 
 
 def devkit(records: Records, label: int, threshold: float) -> list[bool]:
-    """The devkit's loop over detections, word by word."""
+    """The loop of the devkit over detections."""
     rows = [(s, i, j) for i, scores in enumerate(records.scores) for j, s in enumerate(scores)]
     rows = [row for row in rows if records.labels[row[1]][row[2]] == label]
     taken, right = set(), []

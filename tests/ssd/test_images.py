@@ -13,7 +13,7 @@ from tests.ssd.test_data_yolo import SQUARE, write_yolo
 
 
 def save_turned(path, stored=(60, 40), orientation=6):
-    """An image stored as (width, height) with red in its upper left corner as stored."""
+    """Saves an image of (width, height) with a red upper left corner before EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.zeros((stored[1], stored[0], 3), dtype=np.uint8)

@@ -21,7 +21,7 @@ def tiny(**options: Any) -> SSD:
 
 
 def unlike_the_start(model: SSD) -> SSD:
-    """Statistics and scales as after training, not the 0 and 1 that would hide a fault of folding."""
+    """Sets BatchNorm statistics and scales as after training: the initial 0 and 1 would hide errors of folding."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.running_mean, layer.bias):

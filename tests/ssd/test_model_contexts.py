@@ -77,7 +77,7 @@ def test_batch_norm_error_for_batch_of_one(name):
 
 
 def test_model_under_activation_checkpointing():
-    """torch.utils.checkpoint, which runs the forward again while going backward, gives the same gradients."""
+    """torch.utils.checkpoint, which recomputes the forward pass in the backward pass, keeps the gradients."""
     model = build_model("ssd_tiny", 3, **SMALL)
     images, targets = [torch.rand(3, 64, 64)] * 2, [TARGET] * 2
     grads = []

@@ -1,7 +1,7 @@
-"""The host never waits for the device, neither in a training step nor in inference up to padded detections.
+"""Tests that the host does not synchronize with the device, in a training step or in inference up to padded detections.
 
-Without a GPU, tensors on `meta` stand for those on one: they have no values, so that whoever asks for one fails. What
-makes the host wait for a GPU and yet passes on meta, `Watch` refuses.
+Without a GPU, tensors on `meta` take its place: they have no values, so that reading a value fails. `Watch` raises on
+operations that synchronize on a GPU but run on meta.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ssd.data import Batch
 from ssd.engine.meter import LossMeter
 from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.models import SSD, build_model
-from tests.ops.cuda.test_streams import no_waiting as gpu_no_waiting
+from tests.ops.cuda.test_streams import no_waiting as gpu_no_synchronization
 
 aten = torch.ops.aten
 MASKS = (torch.bool, torch.uint8)
 
 
 class Watch(TorchDispatchMode):
-    """Refuses blocking copies from the host's memory, and writing to masks, of which a GPU tells the host the number."""
+    """Raises on blocking copies from host memory, and on writes through masks, whose count the host needs."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,7 +44,7 @@ class Watch(TorchDispatchMode):
 
 
 class WatchNewTensors(TorchFunctionMode):
-    """Refuses tensors that are made of numbers on the device itself."""
+    """Raises on tensors created from Python numbers on the device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -55,14 +55,14 @@ class WatchNewTensors(TorchFunctionMode):
 
 @contextmanager
 def watch() -> Iterator[None]:
-    """Refuse what makes the host wait for a GPU and yet passes on meta."""
+    """Raises on operations that synchronize on a GPU but run on meta."""
     with Watch(), WatchNewTensors():
         yield
 
 
-def no_waiting(device: torch.device) -> AbstractContextManager[Any]:
-    """Make every wait of the host for the device an error."""
-    return watch() if device.type == "meta" else gpu_no_waiting()
+def no_synchronization(device: torch.device) -> AbstractContextManager[Any]:
+    """Raises on every synchronization of the host with the device."""
+    return watch() if device.type == "meta" else gpu_no_synchronization()
 
 
 @pytest.fixture(params=["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -113,7 +113,7 @@ def test_training_step_does_not_synchronize(model: SSD, device: torch.device, op
     batch, state = batch_of(model), make_state(config, model, 10)
     train_step(config, state, batch)  # the first one loads and allocates
     meter = LossMeter(state.world, device)
-    with no_waiting(device):
+    with no_synchronization(device):
         losses = train_step(config, state, batch)
         meter.add(losses, state.step, batch.image_ids)
     assert state.step == 2 and losses["loc"].device.type == device.type
@@ -122,7 +122,7 @@ def test_training_step_does_not_synchronize(model: SSD, device: torch.device, op
 def test_detection_does_not_synchronize(model: SSD, device: torch.device) -> None:
     model.eval()
     images = batch_of(model).images
-    with torch.no_grad(), no_waiting(device):
+    with torch.no_grad(), no_synchronization(device):
         detections = model.detect(*model.forward_raw(model.normalize(images)))
     assert detections.boxes.shape == (2, 200, 4) and detections.counts.device.type == device.type
 
@@ -134,7 +134,7 @@ def test_list_convention_with_cpu_targets_does_not_synchronize(model: SSD, devic
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
     model(images, targets)
-    with no_waiting(device):
+    with no_synchronization(device):
         losses = model(images, targets)
         sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -164,5 +164,5 @@ def test_watch_detects_synchronization(wait: Callable[[Tensor], Any], device: to
     x = torch.rand(3, device=device)
     if device.type == "cuda" and "equal" in wait.__code__.co_names:
         pytest.skip("torch's debug mode for waits does not see torch.equal")
-    with pytest.raises((RuntimeError, NotImplementedError, AssertionError)), no_waiting(device):
+    with pytest.raises((RuntimeError, NotImplementedError, AssertionError)), no_synchronization(device):
         wait(x)

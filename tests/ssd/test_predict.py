@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder as ssd/train.py leaves it, with an untrained model that is sure of some boxes."""
+    """A run folder of ssd/train.py, with an untrained model that has some confident boxes."""
     torch.manual_seed(1)
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
     average = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)

@@ -148,7 +148,7 @@ def test_prior_sizes_in_percent_raise():
 
 
 def test_single_prior_size_raises():
-    """What percents do to torchvision's generator: every prior becomes the whole image, and nothing says so."""
+    """Given percentages, torchvision's generator silently makes every prior the whole image."""
     wrong = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=10, max_ratio=95)
     sizes = torch.cat([pairs.clamp(0, 1) for pairs in wrong._wh_pairs])
     assert len(sizes.unique(dim=0)) == 1

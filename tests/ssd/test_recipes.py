@@ -23,7 +23,7 @@ FILES = {path.stem: path for path in Path(recipes.__file__).parent.glob("*.json"
 
 
 def write_coco_split(root: Path, split: str, images: int) -> None:
-    """A split in the layout of the official COCO download, with category ids that have gaps."""
+    """Writes a split in the layout of the official COCO download, with gaps in the category ids."""
     entries, objects = [], []
     for i in range(images):
         save_image(root / f"{split}2017" / f"{i:012}.jpg", (64, 48), seed=i)

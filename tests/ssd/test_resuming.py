@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(value: Any) -> Any:
-    """A checkpoint with its tensors as lists, to compare."""
+    """Returns a checkpoint with tensors as lists, for comparisons."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, dict):
@@ -56,7 +56,7 @@ def assert_equal_runs(one: Path, two: Path) -> None:
 
 
 def stop_at(where: str, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a signal in step 8 of 12, in the first evaluation, or before a checkpoint gets its name."""
+    """Sends this process a signal in step 8 of 12, in the first evaluation, or before a checkpoint is renamed."""
     original = {"step": training.train_step, "evaluation": training.evaluate_model, "save": Path.replace}[where]
 
     def stopping(*args: Any) -> Any:
@@ -99,7 +99,7 @@ def test_kill_keeps_saved_checkpoint(where: str, whole: Path, tmp_path: Path) ->
     (ended,) = run_processes(tmp_path, run_until_killed, where, str(folder), size=1)
     assert ended.code == -signal.SIGKILL
     with (folder / "train.csv").open("a") as file:
-        file.write("9,9,9,9,9,9\r\n9,9")  # a lost step, and a row that was cut off
+        file.write("9,9,9,9,9,9\r\n9,9")  # a lost step and a truncated row
     run(parse_args(["--resume", str(folder)]))
     assert_equal_runs(whole, folder)
 
@@ -121,7 +121,7 @@ def resume_two(folder: str) -> None:
 def test_signal_to_one_process_stops_both_after_same_step(tmp_path: Path) -> None:
     folder, never = str(tmp_path / "run"), str(tmp_path / "whole")
     assert [p.code for p in run_processes(tmp_path / "a", stop_one_of_two, folder)] == [0, 0]
-    assert read(folder)["step"] == 9  # told in step 8, agreed upon in step 9
+    assert read(folder)["step"] == 9  # signaled in step 8, all processes agree in step 9
     assert [p.code for p in run_processes(tmp_path / "b", resume_two, folder)] == [0, 0]
     config = replace(BASE, output_dir=never, batch_size=2, save_minutes=0.0)
     assert [p.code for p in run_processes(tmp_path / "c", run, config)] == [0, 0]

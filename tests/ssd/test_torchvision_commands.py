@@ -39,7 +39,7 @@ SSDLITE = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with COCO in ./coco, and a cache of torch.hub whose files are named as torchvision's and hold noise."""
+    """A folder with COCO in ./coco, and a cache of torch.hub with random weights under torchvision's file names."""
     home = tmp_path_factory.mktemp("home")
     for split in ("train", "val"):
         write_coco_split(home / "coco", split, {"train": 4, "val": 2}[split])
@@ -89,10 +89,10 @@ def test_torchvision_command_runs(
     words = shlex.split(command.replace("--nproc_per_node=8", f"--nproc_per_node={size}"))
     words[2] = str(ROOT / words[2])
     few = ["--iterations", "1", "-b", str(images), "-j", "0", "--device", "cpu", *FASTEST]
-    told, mistakes = launch([*words, *few, "--output-dir", str(tmp_path / "run")], home, tmp_path)
-    assert not mistakes, mistakes[-3000:]
-    assert told.count("note: --aspect-ratio-group-factor has no effect") == 1
-    assert size == 1 or f"{size} processes, {images} images per step each" in told
+    output, errors = launch([*words, *few, "--output-dir", str(tmp_path / "run")], home, tmp_path)
+    assert not errors, errors[-3000:]
+    assert output.count("note: --aspect-ratio-group-factor has no effect") == 1
+    assert size == 1 or f"{size} processes, {images} images per step each" in output
     assert [row["step"] for row in CsvLog(tmp_path / "run" / "train.csv").rows()] == [1]
     assert 0 <= CsvLog(tmp_path / "run" / "eval.csv").rows()[0]["AP50"] <= 1
 
@@ -169,8 +169,8 @@ def test_all_torchvision_flags_are_accepted(home: Path, capsys: pytest.CaptureFi
     assert (config.batch_size, config.workers, config.opt, config.weight_decay) == (3, 2, "adamw", 0.1)
     assert (config.norm_weight_decay, config.start_epoch, config.trainable_backbone_layers) == (0.0, 1, 2)
     assert config.sync_bn and config.test_only and config.use_deterministic_algorithms and config.amp
-    told = capsys.readouterr().out
-    assert all(f"note: --{name} has no effect" in told for name in ("backend", "use-v2", "world-size"))
+    output = capsys.readouterr().out
+    assert all(f"note: --{name} has no effect" in output for name in ("backend", "use-v2", "world-size"))
 
 
 @pytest.mark.parametrize(

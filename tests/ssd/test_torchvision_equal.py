@@ -18,7 +18,7 @@ def count_for(image_size):
 
 @pytest.fixture(scope="module", params=["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"])
 def pair(request):
-    """torchvision's model and ours with the same random weights, in evaluation."""
+    """torchvision's model and ours with the same random weights, in evaluation mode."""
     torch.manual_seed(0)
     build = getattr(torchvision.models.detection, request.param)
     theirs = build(weights=None, weights_backbone=None, num_classes=4, score_thresh=0.3)
@@ -60,7 +60,7 @@ def test_forward_is_bit_equal_to_torchvision(pair):
 
 
 def assert_same_order(mine, other):
-    """The same detections in the same order; only those whose scores differ by rounding may have changed places."""
+    """Checks that detections are equal and in the same order, except where scores differ by rounding only."""
     rounding = 1e-6  # of the two softmaxes
     torch.testing.assert_close(mine["scores"], other["scores"], rtol=0, atol=rounding)
     same = mine["labels"][:, None] == other["labels"]

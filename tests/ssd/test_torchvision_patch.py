@@ -41,7 +41,7 @@ def tiny_ssd(**options):
 
 
 class Fixed(nn.Module):
-    """Stands in for a large backbone, which stays as it is, by what it made of the images of these tests."""
+    """Replaces a large backbone by its precomputed features for the images of these tests."""
 
     def __init__(self, model):
         super().__init__()
@@ -53,13 +53,13 @@ class Fixed(nn.Module):
 
 
 def single_level(cls, anchors="anchor_generator", ratios=(0.5, 1.0, 2.0), **options):
-    """A detector on one level of 2 x 8 x 12 cells, and so few boxes that no two happen to have the same score."""
+    """A detector with one level of 2 x 8 x 12 anchors: few enough that no scores are equal."""
     options[anchors] = AnchorGenerator(((32,),), (ratios,))
     return cls(Stem(), num_classes=5, min_size=128, max_size=192, **options)
 
 
 def spread(run, layers, std):
-    """Scales layers so that what they put out when run has this deviation."""
+    """Scales layers such that their outputs have the given standard deviation."""
     for layer in layers:
         seen = []
         hook = layer.register_forward_hook(lambda layer, inputs, output, seen=seen: seen.append(output))
@@ -71,7 +71,7 @@ def spread(run, layers, std):
 
 @cache
 def built(name):
-    """A detector with random weights that is sure of some of what it sees."""
+    """A detector with random weights and some confident detections."""
     torch.manual_seed(0)
     none = {"weights": None, "weights_backbone": None, "num_classes": 5}
     if name in ("ssd300", "ssdlite"):

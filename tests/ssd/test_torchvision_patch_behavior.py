@@ -19,7 +19,7 @@ def image():
 
 
 def pair(**options):
-    """torchvision's small SSD, sure of some of what it sees, and the same one accelerated."""
+    """torchvision's small SSD with some confident detections, and the same model accelerated."""
     theirs = tiny_ssd(**options)
     for layer in theirs.head.classification_head.module_list:
         torch.nn.init.normal_(layer.weight, std=1.0)
@@ -36,7 +36,7 @@ def assert_same(got, expected):
 
 
 def test_accelerated_gradient_reaches_the_image(image):
-    """In evaluation mode, as explanations of a detection (Grad-CAM) need it."""
+    """In evaluation mode, as needed by Grad-CAM."""
     grads = []
     for model in pair():
         x = image.clone().requires_grad_()
@@ -92,7 +92,7 @@ def test_accelerate_accepts_torchvision_targets(count, targets, image):
 
 
 class FarCoder(BoxCoder):
-    """A box coder of the user's own."""
+    """A custom box coder."""
 
     def decode_single(self, codes, boxes):
         return super().decode_single(codes, boxes) + 7

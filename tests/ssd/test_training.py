@@ -86,7 +86,7 @@ def test_checkpoint_rebuilds_its_model(finished: Path) -> None:
 
 
 def run_one_epoch(config: TrainConfig) -> None:
-    """Run a configuration of two epochs and stop as an interruption in the second would."""
+    """Runs a configuration of two epochs and stops like an interruption in the second."""
 
     class Interrupted(Exception):
         pass
@@ -158,7 +158,7 @@ def test_unknown_model_option_raises_config_error() -> None:
 
 
 def rates_of(config: TrainConfig, steps: int) -> list[float]:
-    """Return the learning rate of each step, an epoch each, as shares of the full one."""
+    """Returns the learning rate of each step (one per epoch), relative to the base learning rate."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build_schedule(config, optimizer, steps_per_epoch=1)
     rates = []

@@ -1,7 +1,7 @@
-"""The whole SSD augmentation against torchvision's plain chain of v2 transforms: the same distribution of what comes out.
+"""Tests that SSD augmentation has the output distribution of torchvision's chain of v2 transforms.
 
-Our chain chooses the crop first and resizes once, so a seed gives other pixels than torchvision's; what must agree are
-the distributions of boxes, of the fill around a zoomed-out image and of colors, judged by Kolmogorov and Smirnov's
+Our chain samples the crop first and resizes once, so that the same seed gives other pixels than torchvision. The
+distributions of boxes, of the fill around a zoomed-out image and of colors are compared by the Kolmogorov-Smirnov
 statistic.
 """
 
@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional as F
 from ssd.data import PackedImages
 from ssd.transforms import CropRule, PhotometricRule, build_transforms
 
-SIDE, COUNT = 64, 400
-LIMIT = 1.95 * np.sqrt(2 / COUNT)  # of the statistic, passed by one in a thousand of equal distributions
+SIDE, COUNT = 64, 600
+LIMIT = 1.95 * np.sqrt(2 / COUNT)  # one in a thousand equal distributions exceeds it
 SHORTEST = [24, 48, 96]
 FILL = (123, 117, 104)
 BOXES = torch.tensor([[20.0, 30.0, 90.0, 110.0], [100.0, 10.0, 180.0, 60.0], [5.0, 90.0, 35.0, 115.0]])
@@ -34,7 +34,7 @@ def picture():
 
 
 def fixed_size_crop(sample: dict) -> dict:
-    """The crop of torchvision's reference training: 256 x 256 of a larger image, filled up below and right."""
+    """The crop of torchvision's reference training: 256 x 256 of a larger image, padded below and right."""
     height, width = sample["image"].shape[-2:]
     place = float(torch.rand(()))
     top, left = (int(max(side - 256, 0) * place) for side in (height, width))
@@ -111,7 +111,7 @@ def sampled(name: str, ours: bool = True, deferred: bool = False, **options) -> 
 
 
 def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
-    """The measures whose distributions differ, each with its statistic."""
+    """Returns the measures whose distributions differ, each with its statistic."""
     out = {}
     for key in a:
         points = np.sort(np.concatenate([a[key], b[key]]))

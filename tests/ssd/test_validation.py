@@ -30,7 +30,7 @@ NAMES = ("$\\frac$", "_hidden", "US$ 5$", "step", "AP50", "细胞", "two\nlines"
 
 
 def evaluate(dataset: DetectionDataset, images: Sequence[int], folder: Path, metric: str = "voc", **changes) -> float:
-    """Judge detections that are the objects of some images."""
+    """Evaluates detections that are the ground truth of some images."""
     evaluator = Evaluator.of(dataset, metric)
     for index in images:
         target = dataset.target(index)
