@@ -1,7 +1,7 @@
 """COCO folders: one JSON of images, annotations and categories, and a folder of images.
 
-Category ids have gaps (COCO's 80 go up to 90), so labels are their ranks unless asked otherwise: label i is
-`category_ids[i - 1]`. Crowd regions become objects flagged `ignore`. Ids of any size are kept, as 64-bit integers.
+Category ids have gaps (COCO's 80 go up to 90), so by default labels are their ranks: label i is
+`category_ids[i - 1]`. Crowd regions become objects flagged `ignore`. Ids are 64-bit integers.
 What COCO's metric needs beyond boxes, labels and crowds is stored in `annotations.coco`.
 """
 
@@ -26,20 +26,20 @@ class COCODataset(DetectionDataset):
     """A split of a COCO data set.
 
     Args:
-        root: Folder of the data set, in one of the usual layouts or any with `annotations` and `images` given; or the
-            JSON file.
-        split: such as `"train"` or `"val"`.
-        annotations: The JSON file, where the layout is another.
+        root: Folder of the data set, in a common layout, or in any other with `annotations` and `images`; or the JSON
+            file.
+        split: A split, such as `"train"` or `"val"`.
+        annotations: The JSON file, for other layouts.
         images: Folder of the images, for other layouts.
-        classes: Names of the categories to use, in the order of their labels; all of the file, by ascending id, where
-            not given. Objects of the others are left out and counted in a note; a category id that the file does not
-            list is a fault ("unknown class").
-        labels: `"ranks"` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); `"ids"` takes the
-            category ids themselves, for models trained so, such as torchvision's with 91 classes. The gaps become
-            classes without objects, named "unused 12" and so on.
-        crowd: `"ignore"` flags crowd regions; `"drop"` leaves them out, which makes background of them.
+        classes: Names of the categories to use, in the order of their labels; None: all of the file, by ascending id.
+            Objects of other categories are dropped and counted in a note; a category id that the file does not list is
+            a fault ("unknown class").
+        labels: `"ranks"` numbers the classes without gaps (COCO's 80 have the labels 1 .. 80); `"ids"` uses the
+            category ids, for models trained with them, such as torchvision's with 91 classes. The gaps become classes
+            without objects, named "unused 12" and so on.
+        crowd: `"ignore"` flags crowd regions; `"drop"` removes them, so that they become background.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:

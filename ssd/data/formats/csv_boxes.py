@@ -45,7 +45,7 @@ class CSVDataset(DetectionDataset):
         classes: Names in the order of their labels; those of the file, sorted, and printed where not given.
         units: `"pixels"`, `"normalized"`, or `"auto"`: normalized if no coordinate of the file exceeds 1.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         apply_exif: Turn the images as EXIF says, or (`"auto"`) as columns width and height ask for; without these, turn
             them.
 

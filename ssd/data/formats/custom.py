@@ -36,17 +36,17 @@ class CustomDataset(DetectionDataset):
     """A custom data set, validated item by item.
 
     Args:
-        name: Import path `module:attribute`; the current folder is searched as Python's own -m does.
+        name: Import path `module:attribute`; the current folder is searched, as with `python -m`.
         root: Passed on.
         split: Passed on.
         classes: Names without background; the data set's attribute `classes` where not given.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         **options: Passed on.
 
     Raises:
-        DataError: The import path leads nowhere, the call fails, class names are missing, no usable item, or faults to
-            be refused.
+        DataError: The import path does not exist, the call fails, class names are missing, there is no usable item, or a
+            fault with `on_error="raise"`.
     """
 
     def __init__(

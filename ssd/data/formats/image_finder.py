@@ -21,15 +21,15 @@ _KINDS = frozenset(
 class ImageFinder:
     """Finds images by the names that annotations give them.
 
-    A name is looked for as it stands below `folders`; then, since exporters write paths of the machine that they ran
-    on, without its first folders, and at last by its file name anywhere in the data set. No file outside of `within`
-    and `folders` is ever taken.
+    A name is first searched unchanged below `folders`; then without its first folders, because exporters write paths of
+    the machine that they ran on; finally by its file name anywhere in the data set. No file outside of `within` and
+    `folders` is ever used.
 
     Args:
         root: Folder of the data set.
-        folders: Where the images are most likely, the likeliest first.
-        given: `folders` come from an option of the user's and are the only places.
-        within: Folder that names may not leave; `root` where None.
+        folders: Folders to search, the most likely first.
+        given: Whether `folders` come from an option and are the only ones to search.
+        within: Folder that names may not leave; None: `root`.
     """
 
     def __init__(self, root: Path, folders: list[Path], given: bool = False, within: Path | None = None) -> None:
@@ -39,14 +39,14 @@ class ImageFinder:
         self._listed: dict[Path, frozenset[str]] = {}
 
     def find_all(self, entries: Iterable[tuple[str, PurePath | None]]) -> list[Path | None]:
-        """Returns the files of images, None where there is none or where it lies outside of the data set.
+        """Returns the files of images, None for one that is missing or outside of the data set.
 
-        A file that has the very name of one entry is that entry's alone, and one that two other entries merely resemble is
-        no one's: where images are missing, others of the same file name in another folder do not take their place.
+        A file with exactly the name of one entry belongs to that entry only, and a file that is only similar to two entries
+        belongs to none: a missing image is not replaced by one of the same file name in another folder.
 
         Args:
-            entries: Of each image its name as the annotation has it, with or without folders and suffix, and the place of
-                the annotation file below `root` (of several images of one name, the one of its split is taken).
+            entries: For each image its name in the annotation, with or without folders and suffix, and the path of the
+                annotation file below `root` (of several images with one name, that of the same split is used).
         """
         names = [(_clean(name), near) for name, near in entries]
         return _belonging([(name, *self._find(name, near)) for name, near in names])
@@ -56,7 +56,7 @@ class ImageFinder:
         return _belonging([(str(label), *self._of_label(label)) for label in labels])
 
     def has(self, name: str) -> bool:
-        """Returns whether a name as it stands is a file below one of the folders."""
+        """Returns whether the unchanged name is a file below one of the folders."""
         return self._at(PurePath(_clean(name)).parts) is not None
 
     def _find(self, name: str, near: PurePath | None) -> tuple[Path | None, bool]:

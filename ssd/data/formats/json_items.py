@@ -34,7 +34,7 @@ class JSONItemsDataset(DetectionDataset):
         split: such as `"train"`, or `"all"`.
         classes: Names in the order of their labels; those that the files list, or of the objects, sorted, where None.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:

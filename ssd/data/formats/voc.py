@@ -3,16 +3,16 @@
 A folder has Annotations/*.xml, ImageSets/Main/<split>.txt (or ImageSets/<split>.txt) and JPEGImages/. A devkit with one
 such folder per year is read, too, and so are XML files in the folders of other tools (see `ssd.data.formats.voc_layout`).
 
-Coordinates. VOC counts pixels from 1 and names the last pixel inside the box, so a box from (1, 1) to (W, H) covers the
-image. Three readings are in use, and `coordinates` chooses among them:
+Coordinates. VOC counts pixels from 1 and includes the last pixel of a box, so a box from (1, 1) to (W, H) covers the
+image. Three interpretations are in use, selected by `coordinates`:
 
 * `"edges"` (default): subtract 1 from xmin and ymin only. The box is then the area that its pixels cover, 0 .. W, its
   plain width xmax - xmin is the devkit's "+1" width, and plain IoU equals the devkit's IoU to the bit.
 * `"minus_one"`: subtract 1 from all four (amdegroot, qfgaohao, lufficc). Boxes lose their last row and column.
 * `"as_is"`: for files that were written 0-based with exclusive right and bottom edges.
 
-A box with xmax <= xmin or ymax <= ymin is a fault under each of them: in the files met in practice that is a slip of
-the mouse, not an object of one pixel.
+A box with xmax <= xmin or ymax <= ymin is a fault in all of them: in real files it is an accidental click, not an object
+of one pixel.
 """
 
 import re
@@ -42,13 +42,13 @@ class VOCDataset(DetectionDataset):
         root: Folder with Annotations, ImageSets and JPEGImages, or a devkit folder with VOC2007, VOC2012 and so on.
         split: Name of the list, such as `"train"`, or `"all"`; in a devkit with its year, `"2007_trainval"`;
             several joined by `+`, as `"2007_trainval+2012_trainval"`.
-        classes: Class names without background; found by scanning all annotations of the folders (every split gets the
-            same ones) and printed where not given.
-        difficult: `"ignore"` flags difficult objects as ignored in training and evaluation; `"keep"` treats them as
-            any other; `"drop"` leaves them out, which makes background of them.
+        classes: Class names without background; None collects them from all annotations of the folders (the same for
+            every split) and prints them.
+        difficult: `"ignore"` flags difficult objects as ignored in training and evaluation; `"keep"` treats them like
+            any other; `"drop"` removes them, so that they become background.
         coordinates: See the module.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:

@@ -31,7 +31,7 @@ class YOLODataset(DetectionDataset):
         split: such as `"train"` or `"val"`; `"all"` for every image.
         classes: Names that replace those of the file, in the same order.
         empty: `"keep"` or `"drop"` images without objects.
-        on_error: What a fault in the files does: `"skip"` leaves the object or file out, `"raise"` raises.
+        on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         allow_outside: Follow paths of data.yaml and of lists that leave `root`.
         apply_exif: Turn the images as EXIF says; `"auto"` does, as no size says otherwise.
 

@@ -1,4 +1,4 @@
-"""Loading batches: order, seeds, worker processes, and what happens when an image turns out to be broken.
+"""Loads batches: order, seeds, worker processes, and handling of broken images.
 
 Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
 number of workers, and a resumed run those of the run that was not interrupted; `loader.set_epoch(e, start)`
@@ -31,10 +31,8 @@ _ATTEMPTS = 20  # images tried in place of a broken one before giving up
 class Loader:
     """Iterates over the batches of one epoch; each `iter` begins the next epoch.
 
-    `position` counts the batches of the epoch that have been given, or left out because none of their images can be
-    read.
-
-    Args: see `build_loader`, which makes it.
+    `position` counts the batches of the epoch that were yielded, or skipped because none of their images can be read.
+    `build_loader` returns it.
     """
 
     def __init__(self, loader: "DataLoader[Any]", batches: "_EpochBatches", dataset: DetectionDataset) -> None:
@@ -48,11 +46,11 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next `iter` gives, counted from 0."""
+        """The epoch of the next `iter`, counted from 0."""
         return self._batches.epoch
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Makes the next `iter` give this epoch, from batch `start` on, as on resuming."""
+        """Sets the epoch of the next `iter` and its first batch, for resuming."""
         self._batches.epoch, self._batches.start = epoch, start
 
     def restart_workers(self) -> None:
@@ -75,7 +73,7 @@ class Loader:
             raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
 
     def forever(self) -> Iterator[Batch]:
-        """Iterates over the batches of one epoch after the other and never ends."""
+        """Yields the batches of one epoch after another, endlessly."""
         while True:
             yield from self
 
@@ -95,24 +93,22 @@ def build_loader(
 ) -> Loader:
     """Builds the loader of a data set.
 
-    In training the order is shuffled anew each epoch, and an image that cannot be read is replaced by the next one, so
-    that every batch is full; in evaluation the order is the data set's and such an image is left out. Either way it
-    is in `dataset.report` after the epoch, or, with `on_error="raise"`, ends the loop with an error that
-    names it.
+    In training the order is shuffled every epoch, and an image that cannot be read is replaced by the next one, so that
+    every batch is full; in evaluation the order is that of the data set, and such an image is skipped. In both cases
+    it is in `dataset.report` after the epoch, or, with `on_error="raise"`, an error names it.
 
     Args:
-        dataset: What to load.
-        transforms: `(image, target) -> (image, target)`, which must bring all images to one size, or say of each how it
-            is rendered to one (`Unrendered`).
-        batch_size: Images in a batch of this process.
-        train: Shuffle, replace broken images, drop the last batch where it is short.
-        workers: Processes that load; 0 loads in this one.
-        seed: Of order and augmentation.
-        drop_last: Drop a short last batch; `train` where None. A data set smaller than a batch is never dropped.
-        pin_memory: Pin the batches; where None, if there is a CUDA device.
-        rank: Of this process among `world_size`. In training all get the same number of images, some of them twice
-            where they do not divide; in evaluation each image goes to exactly one process.
-        world_size: Number of processes that share an epoch.
+        dataset: The data set.
+        transforms: `(image, target) -> (image, target)`; the returned images must have one size, or be `Unrendered`.
+        batch_size: Number of images per batch of this process.
+        train: Whether to shuffle, replace broken images, and drop a short last batch.
+        workers: Number of worker processes; 0 loads in this process.
+        seed: Seed of order and augmentation.
+        drop_last: Whether to drop a short last batch; None: as `train`. A data set smaller than a batch is never dropped.
+        pin_memory: Whether to pin the batches; None: if there is a CUDA device.
+        rank: Rank of this process. In training all ranks get the same number of images, with repetitions if it does not
+            divide evenly; in evaluation each image goes to exactly one process.
+        world_size: Number of processes.
 
     Raises:
         DataError: a number out of range.

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 PREFETCHED = 2  # batches that each worker of a DataLoader prepares ahead
-_USABLE = 0.9  # of what is free: sockets, semaphores and other programs need some
+_USABLE = 0.9  # fraction of the free memory to use: sockets, semaphores and other programs need some
 _FOLDER = Path("/dev/shm")
 
 
@@ -15,18 +15,18 @@ def fitting_workers(workers: int, batch_bytes: int, folder: Path = _FOLDER) -> t
     """Returns the number of workers whose batches fit into shared memory; batches do not depend on the number.
 
     Args:
-        workers: Asked for, by each process of this machine.
-        batch_bytes: Of one batch.
-        folder: Where shared memory is mounted; systems without it have no such limit.
+        workers: Number of workers requested by each process of this machine.
+        batch_bytes: Size of one batch.
+        folder: Mount point of shared memory; systems without it have no such limit.
 
     Returns:
-        The number to use, and what to tell about it, or None.
+        The number of workers to use, and a message if it is smaller, else None.
     """
     if not workers or not folder.is_dir():
         return workers, None
     free = shutil.disk_usage(folder).free
-    share = free * _USABLE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    fitting = int((share / max(batch_bytes, 1) - 1) // PREFETCHED)  # one more batch is in use
+    available = free * _USABLE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fitting = int((available / max(batch_bytes, 1) - 1) // PREFETCHED)  # one more batch is in use
     if fitting >= workers:
         return workers, None
     fitting = max(fitting, 0)

@@ -1,4 +1,4 @@
-"""Whole images of any sizes on their way to a network's square input: one buffer, which one copy takes to a device."""
+"""Whole images of any sizes in one buffer, to be copied to a device at once and resized there to the network's input."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _OFFSET, _SIZE, _WINDOW = 8, 16, 16  # bytes of an image's entries: int64, two i
 
 @dataclass(frozen=True)
 class WholeImages:
-    """Images that are still to be resized, by `ssd_ops.render_images` in one launch."""
+    """Images still to be resized, by `ssd_ops.render_images` in one launch."""
 
     buffer: Tensor  # [N] uint8: offsets of all images, their sizes, their crops, and then their planes [3, h, w]
     count: int  # of images in the buffer
-    first: int  # of the images meant
-    last: int  # behind them
+    first: int  # index of the first image of this object
+    last: int  # end of the range
     side: int
     antialias: bool
 
     @classmethod
     def of(cls, images: Sequence[Tensor], side: int, antialias: bool, *, pin: bool = False) -> WholeImages:
-        """Copies images into one buffer where they are, on the CPU into pinned memory if wanted.
+        """Copies images into one buffer on their device.
 
         Args:
             images: At least one uint8 [3, h, w], all on one device.
-            side: Of the network's input.
-            antialias: Of the resize.
-            pin: Whether the buffer lies in pinned memory.
+            side: Side of the network's input.
+            antialias: Whether the resize antialiases.
+            pin: Whether a buffer on the CPU is in pinned memory.
         """
         ends = [0, *accumulate(image.numel() for image in images)]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -58,7 +58,7 @@ class WholeImages:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Device of the images."""
         return self.buffer.device
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> WholeImages:

@@ -12,13 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-TIMEOUT = 600  # seconds without a batch after which workers are taken for stuck
+TIMEOUT = 600  # seconds without a batch after which workers count as stuck
 
 
 class WatchedDataLoader(DataLoader[Any]):
-    """A DataLoader that raises an error where its workers live but have lost a batch, as where shared memory is full.
+    """A DataLoader that raises an error if its workers are alive but have lost a batch, as with full shared memory.
 
-    Its own `timeout` would not look after dead workers while it waits.
+    DataLoader's own `timeout` does not check for dead workers while it waits.
     """
 
     def _get_iterator(self) -> Any:
