@@ -98,9 +98,8 @@ def train(
             summary = train_epoch(config, state, loader, folder, interruption, agreement)
             state.epoch, state.batch = state.epoch + 1, 0
             save(state, folder)
-            rate = max(state.schedule.get_last_lr())
             folder.log_new_faults(loader.dataset.log)
-            folder.log(f"epoch {state.epoch}/{epochs}: {summary}, lr {rate:.3g}, {left.at(state.epoch * len(loader))}")
+            folder.log(f"epoch {state.epoch}/{epochs}: {summary}, {left.at(state.epoch * len(loader))}")
             if agreement.reduce(STOP if interruption.signum else CONTINUE) == STOP:
                 raise Interrupted(interruption.signum or signal.SIGTERM)
 
@@ -210,7 +209,7 @@ def train_epoch(
     The caller defers signals, so that they take effect after a step.
 
     Returns:
-        Mean losses and images per second, as text.
+        Mean losses, images per second and the last learning rate, as text.
 
     Raises:
         Interrupted: By a signal, after saving the state.
@@ -222,7 +221,9 @@ def train_epoch(
     meter, taken = LossMeter(state.world, state.model.priors.device, folder.describe_saved), 0
     title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
     bar = progress_bar(islice(loader, steps), state.world.is_first, desc=title, total=steps)
+    rate = max(state.schedule.get_last_lr())
     for batch in bar:
+        rate = max(state.schedule.get_last_lr())  # of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
         meter.add(losses, state.step, batch.image_ids)
         taken, state.batch = taken + 1, loader.position
@@ -230,7 +231,6 @@ def train_epoch(
         action = agreement.reduce_async(STOP if interruption.signum else SAVE if is_due else CONTINUE)
         if action or state.batch % config.print_freq == 0 or taken == steps:
             row = meter.read()
-            rate = max(state.schedule.get_last_lr())
             folder.train_log.add({"epoch": state.epoch + 1, "step": state.step, "lr": rate, **row})
             bar.set_postfix(loc=f"{row['loc_loss']:.3f}", cls=f"{row['cls_loss']:.3f}", img_s=row["images_per_second"])
         if action:
@@ -240,4 +240,4 @@ def train_epoch(
             raise Interrupted(interruption.signum or signal.SIGTERM)
     if taken < steps and state.world.size > 1:
         raise TrainingError(f"no image in a batch of epoch {state.epoch + 1} can be read; fix or remove the images")
-    return str(meter.epoch)
+    return f"{meter.epoch}, lr {rate:.3g}"

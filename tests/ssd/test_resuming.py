@@ -87,6 +87,19 @@ def test_signal_saves_checkpoint_and_resuming_is_bit_equal(
     assert_equal_runs(whole, tmp_path)
 
 
+def test_recorded_rates_are_those_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, step = [], training.train_step
+
+    def recording(config: Any, state: Any, batch: Any) -> Any:
+        rates.append(float(state.optimizer.param_groups[0]["lr"]))
+        return step(config, state, batch)
+
+    monkeypatch.setattr(training, "train_step", recording)
+    run(replace(BASE, epochs=1, print_freq=1, lr_scheduler="cosineannealinglr", output_dir=str(tmp_path)))
+    recorded = [row["lr"] for row in CsvLog(tmp_path / "train.csv").rows()]
+    assert recorded == pytest.approx(rates, rel=1e-5) and len(rates) == 6 and recorded[-1] > 0
+
+
 def run_until_killed(where: str, folder: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(where, signal.SIGKILL, patch)
