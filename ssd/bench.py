@@ -17,7 +17,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Runs a benchmark with the arguments that follow its name, and exits with its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=program_name("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("op", nargs="?", help="op to benchmark (default: list the ops)")

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
+
+from ssd.errors import near_name
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 CLOSED_PIPE = 141  # exit code after SIGPIPE
 INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser that suggests the closest flag for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints usage and message, and exits with code 2."""
+        found = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        close = near_name(found[1], _flags(self)) if found else None
+        super().error(message + (f" (did you mean {close!r}?)" if close else ""))
+
+
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    """Returns the flags of a parser and of its commands."""
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return flags.union(*(_flags(command) for choices in commands for command in choices.values()))
 
 
 def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ SYSTEMS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the command line, without importing torch."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=program_name("convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", help="checkpoint of any supported system, or run folder")

@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
 from ssd.command_line import key_value, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, MODELS
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
 
 _CHECK = """Check a data set: decodes every image and checks every box.
@@ -37,7 +37,7 @@ coordinates of their boxes. Difficult objects become crowds, which are ignored a
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
     """Parses and checks the command line, without importing torch."""
     raw: Any = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
+    parser = ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     check = commands.add_parser(
         "check", help="check images, boxes, splits and priors", description=_CHECK, formatter_class=raw

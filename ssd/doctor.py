@@ -16,13 +16,13 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Prints the diagnosis; exits with 1 if there are problems."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=program_name("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")

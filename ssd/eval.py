@@ -29,7 +29,7 @@ from ssd.command_line import key_value, reject_code, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
 from ssd.predict import TORCHVISION
 
@@ -87,7 +87,7 @@ def _same_path(one: str, other: str | None) -> bool:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=program_name("eval"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

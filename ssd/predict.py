@@ -26,7 +26,7 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ssd.class_names import display_name
-from ssd.console import console_program, program_name
+from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import DataError, unknown
 from ssd.file_tree import IMAGE_SUFFIXES, walk
 
@@ -66,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=program_name("predict"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

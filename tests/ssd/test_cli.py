@@ -115,3 +115,18 @@ def test_bench_lists_what_can_be_timed_and_passes_arguments_on(
     assert "unknown benchmark 'nsm', did you mean 'nms'?" in capfd.readouterr().err
     assert run(monkeypatch, "bench", "nms", "--help") == 0
     assert "bench_nms.py" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        ("predict run photos --score-treshold 1", "--score-threshold"),
+        ("eval run --data-pth x", "--data-path"),
+        ("data check x --dataset-optoin a=b", "--dataset-option"),
+    ],
+)
+def test_misspelled_flag_is_told_its_closest(
+    arguments: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments.split()) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"(did you mean {flag!r}?)")
