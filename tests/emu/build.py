@@ -90,7 +90,7 @@ def _plan() -> str:
 
 
 def _build(*targets: Path) -> None:
-    """Builds the targets; processes that ask at the same time take turns."""
+    """Builds the targets; concurrent processes take turns."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

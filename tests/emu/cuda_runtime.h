@@ -1,17 +1,17 @@
 // Test only: put first on the include path, this header lets g++ compile the unchanged csrc/cuda/*.cu and run the
 // kernels on the CPU, one fiber for each CUDA thread.
 //
-// What it finds: a barrier that not every thread of the block reaches, or not at the same line; a warp collective whose
-// mask names a lane that never comes, or leaves out the caller; results that hang on the order of threads or blocks, or
-// on shared memory that nothing wrote (run under several seeds and poisons, see seeds.py); with the sanitizers out of
-// bounds and misaligned accesses and overflow; in the checked build (check.cpp) each read of unwritten shared memory
-// and each race of two threads of a block in shared memory, with its line.
+// It detects: a barrier that not every thread of the block reaches, or not at the same line; a warp collective whose mask
+// has a lane that never arrives, or lacks the caller; results that depend on the order of threads or blocks, or on
+// uninitialized shared memory (by several seeds and poisons, see schedules.py); with the sanitizers out-of-bounds and
+// misaligned accesses and overflow; in the checked build (check.cpp) every read of uninitialized shared memory and every
+// race of two threads of a block in shared memory, with its line.
 //
-// Its limits. It says nothing about speed, registers or memory coalescing. Blocks run one after another, so it shows no
-// race between blocks in global memory, and a kernel that spins until another thread or block writes something hangs.
-// Threads switch only where they wait. It is stricter than the hardware: an exited thread does not count as arrived, a
-// mask may name no lane that has exited, __activemask() is the calling lane alone, and all threads of a block must meet
-// at one barrier statement. The device is the smallest that the kernels are built for, see cuda_runtime_api.h.
+// Limits: it does not model speed, registers or memory coalescing. Blocks run one after another, so races between blocks
+// in global memory are not detected, and a kernel that spins until another thread or block writes something hangs. Threads
+// switch only where they wait. It is stricter than the hardware: an exited thread does not count as arrived, a mask may not
+// have a lane that has exited, __activemask() is the calling lane alone, and all threads of a block must be at the same
+// barrier statement. The device is the smallest that the kernels are built for, see cuda_runtime_api.h.
 #pragma once
 
 #include <math.h>

@@ -1,5 +1,4 @@
-// Test only: what the headers of the emulator ask of its scheduler (scheduler.cpp) and of its shared memory
-// (shared.cpp).
+// Test only: the interface of the emulator's scheduler (scheduler.cpp) and of its shared memory (shared.cpp).
 //
 // One launch runs at a time, under a lock. Its blocks run one after another in shuffled order. The threads of a block
 // are fibers of the calling thread: one runs until it must wait for others at a barrier or in a warp collective, and a

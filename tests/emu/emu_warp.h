@@ -24,7 +24,7 @@ inline T unpack(uint64_t packed) {
   return value;
 }
 
-// The checked build (check.cpp) is told of atomics, which race with no other atomic.
+// Atomics are reported to the checked build (check.cpp); they do not race with each other.
 #ifdef SSD_OPS_EMU_CHECKED
 void note_atomic(const void* address, size_t bytes, const void* caller);
 #define EMU_ATOMIC(address) emu::note_atomic(address, sizeof(*(address)), __builtin_return_address(0))

@@ -19,7 +19,7 @@
 
 namespace emu {
 
-// Where a stack stands while another one runs.
+// The position of a stack while another one runs.
 struct Stack {
 #if defined(__x86_64__)
   void* pointer = nullptr;
@@ -42,7 +42,7 @@ inline void prepare(Stack& stack, void (*entry)(), char* top) {
   __asan_unpoison_memory_region(stack.bottom, stack.bytes);  // what the fiber before left there
 #endif
 #if defined(__x86_64__)
-  // At the first instruction of a function the stack stands 8 bytes past a multiple of 16. Six registers are popped
+  // At the first instruction of a function the stack pointer is 8 bytes past a multiple of 16. Six registers are popped
   // first.
   auto** slot = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(top) & ~uintptr_t{15}) - 8);
   *slot = nullptr;  // the return address of entry
@@ -82,7 +82,7 @@ inline void switch_stack(Stack& from, Stack& to, [[maybe_unused]] bool last) {
   arrived(from, nullptr);
 }
 
-// One stack for each thread of a block, each above a page that nobody may touch, so that an overflow crashes at once.
+// One stack for each thread of a block, each above a protected page, so that an overflow crashes at once.
 class Stacks {
  public:
 #ifdef __SANITIZE_ADDRESS__

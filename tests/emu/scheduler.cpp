@@ -90,7 +90,7 @@ void fiber_main() {
   __builtin_unreachable();
 }
 
-// Makes the fibers in `order` ready: the one that runs first stands last.
+// Makes the fibers in `order` ready: the one that runs first is last.
 void make_all_ready(int* order, int count) {
   if (block.manner == Manner::kRandom || block.shuffle) {
     for (int i = count - 1; i > 0; --i) std::swap(order[i], order[random_.below(static_cast<unsigned>(i + 1))]);

@@ -22,7 +22,7 @@ constexpr uint32_t kPoisons[] = {0xffffffffu, 0x7f7fffffu, 0x80000080u, 0u};
 uint32_t poison_pattern = 0;
 size_t dynamic_bytes_now = 0;
 
-// Dynamic shared memory with a zone on either side in which nobody has business.
+// Dynamic shared memory with a guard zone on either side.
 char* dynamic_base() {
   static char* const memory = static_cast<char*>(
       mmap(nullptr, kSharedBytesOptin + 2 * kRedZone, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));

@@ -6,7 +6,7 @@
 namespace emu {
 namespace {
 
-// A shuffle's source lane, or the lane itself where the source lies outside of its segment.
+// A shuffle's source lane, or the lane itself if the source is outside of its segment.
 int source_lane(const Fiber& fiber, int lane) {
   const int first = lane & ~(fiber.width - 1);
   const int last = first + fiber.width - 1;

@@ -27,17 +27,20 @@ __device__ inline int upper_bin() { return kBins - 1 - 2 * static_cast<int>(thre
 // `upper` and `lower` are the counts of upper_bin() and of the bin below it; k is above 0 and at most the total. All
 // threads of the block call this.
 __device__ RadixDigit find_digit(int64_t upper, int64_t lower, int64_t k) {
-  __shared__ RadixDigit found;
+  __shared__ int found_value;
+  __shared__ int64_t found_remaining_k;
+  __shared__ bool found_all;
   int64_t total;
   const int64_t before = block_exclusive_sum(upper + lower, &total);
   if (before < k && k <= before + upper + lower) {
     const bool in_upper = k <= before + upper;
-    const int64_t remaining_k = k - before - (in_upper ? 0 : upper);
-    found = {in_upper ? upper_bin() : upper_bin() - 1, remaining_k, remaining_k == (in_upper ? upper : lower)};
+    found_value = in_upper ? upper_bin() : upper_bin() - 1;
+    found_remaining_k = k - before - (in_upper ? 0 : upper);
+    found_all = found_remaining_k == (in_upper ? upper : lower);
   }
   __syncthreads();
-  const RadixDigit digit = found;
-  __syncthreads();  // it may be written again
+  const RadixDigit digit{found_value, found_remaining_k, found_all};
+  __syncthreads();  // they may be written again
   return digit;
 }
 
@@ -66,7 +69,7 @@ template <typename T, typename Keys>
 __device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, Selection<T> selection,
                             const Keys& keys, double* loc_sum, double* cls_sum) {
   using Key = sort_key_t<T>;
-  const KeyThreshold<Key> threshold = selection.threshold;
+  const KeyThreshold<Key>& threshold = selection.threshold;
   const int64_t* labels = task.labels + first;
   T* weight = static_cast<T*>(task.weight) + first;
   const bool rank_ties = threshold.num_ties > 0 && !selection.selects_all_ties;  // ties go to the lowest priors
@@ -79,8 +82,8 @@ __device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, 
     const bool tie = label == 0 && threshold.num_ties > 0 && key == threshold.key;
     bool sampled = label > 0 || key > threshold.key || (tie && selection.selects_all_ties);
     if (rank_ties) {
-      int total;
-      const int64_t rank = selection.ties_before + block_exclusive_count(tie, &total);
+      int64_t total;  // 64 bits wide: with block_exclusive_count() sm_120 spills
+      const int64_t rank = selection.ties_before + block_exclusive_sum(int64_t{tie}, &total);
       sampled = sampled || (tie && rank < threshold.num_ties);
       selection.ties_before += total;
     }

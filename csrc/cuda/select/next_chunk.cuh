@@ -50,8 +50,7 @@ __device__ KeyRange<Key> range_of(Key low, Key high, int min_shift) {
 
 // The bin in which the number of candidates reaches a target: its index, and the candidates before it and in it.
 struct FoundBin {
-  int bin;
-  int64_t before, count;
+  int64_t bin, before, count;
 };
 
 // Counts the sort keys from `first` on in the bins of the expected range, by their high bits; what lies outside the
@@ -76,7 +75,7 @@ __device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, i
   int64_t sum = before + block_exclusive_sum(own, &total);
   if (before + total <= capacity) return false;
   for (int k = 0; k < kPerThread; ++k) {
-    const int bin = static_cast<int>(threadIdx.x) * kPerThread + k;
+    const int64_t bin = static_cast<int64_t>(threadIdx.x) * kPerThread + k;
     const int64_t in_bin = bins[bin];
     if (sum < target && sum + in_bin >= target) found = {bin, sum, in_bin};
     sum += in_bin;
