@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 import ssd_ops
-from ssd.atomic_write import write_atomically, write_text
+from ssd.atomic_write import lock_folder, write_atomically, write_text
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record, run_folder_of
 from ssd.console import how_to_run
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 # A folder with only these files is of a run that ended before its first checkpoint, and may be reused.
-_FILES_OF_UNSAVED_RUN = {"config.json", "train.csv", "log.txt", "last.pt.part"}
+_FILES_OF_UNSAVED_RUN = {"config.json", "train.csv", "log.txt", "last.pt.part", ".lock"}
 
 
 class RunFolder:
@@ -104,9 +104,10 @@ class RunFolder:
         if not self.world.is_first:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.path)  # until this process ends
         self.runs_code = ":" in config.dataset
         if not config.resume:
-            for name in _FILES_OF_UNSAVED_RUN:
+            for name in _FILES_OF_UNSAVED_RUN - {".lock"}:
                 (self.path / name).unlink(missing_ok=True)
         self._append(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}")
         if previous := record(config, self.path):

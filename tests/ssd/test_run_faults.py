@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
-from ssd.atomic_write import WriteError, write_atomically, write_text
+from ssd.atomic_write import WriteError, lock_folder, write_atomically, write_text
 from ssd.console import CLOSED_PIPE, console_program
 from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
@@ -28,7 +28,10 @@ from ssd.engine.loop import run
 from ssd.engine.run_folder import CsvLog
 from ssd.errors import ConfigError
 from ssd.train import main
+from tests.processes import run_python
 from tests.ssd.test_training import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ONE = replace(SMALL, dataset="shapes", pictures=0, epochs=1)
 
@@ -49,6 +52,16 @@ def test_full_disk_error_keeps_previous_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=said):
         write_atomically(file, fill, 3_000_000)
     assert file.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_folder_of_a_running_training_is_locked(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from ssd.atomic_write import lock_folder; lock_folder(Path({str(tmp_path)!r}))"
+    lock = lock_folder(tmp_path)
+    assert lock is not None
+    done = run_python("-c", code, folder=ROOT)
+    assert done.returncode == 1 and f"another process is training in {tmp_path}" in done.stderr
+    lock.close()
+    assert run_python("-c", code, folder=ROOT).returncode == 0
 
 
 def test_leftover_partial_file_is_replaced_and_links_not_followed(tmp_path: Path) -> None:
