@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_check, measured, readme_tables, stages
+from benchmarks import gpu_check, readme_tables, stages
 from benchmarks.stages import Stage, run_stages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -156,7 +156,7 @@ def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytes
 
     path = tmp_path / "benchmarks" / "results" / "gpu-fake.json"
     assert gpu_check.main(["--json", str(path)], fakes) == 1
-    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.measured.ROOT", tmp_path)
     assert "| 1 ms | 5 ms | 5.0 |" in readme_tables.table("gpu")
     checks = readme_tables.checks()
     assert "| tests | 1 passed, 1 failed | failed" in checks and "| memcheck | 0 errors | passed" in checks
@@ -165,6 +165,6 @@ def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytes
 
 
 def test_readme_lists_stages_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.measured.ROOT", tmp_path)
     names = [stage.name for stage in gpu_check.all_stages(tmp_path) if not stage.name.startswith("bench_")]
     assert readme_tables.checks() == f"Not measured: {'; '.join(names)}."
