@@ -91,7 +91,7 @@ def test_exact_engine_equals_model() -> None:
             assert torch.equal(found[name], wanted[name])
     with pytest.raises(ValueError, match="model must be in evaluation mode"):
         InferenceEngine(model.train(), exact=True)
-    with pytest.raises(ValueError, match="leave out compile and dtype"):
+    with pytest.raises(ValueError, match="exact=True cannot be combined with compile or dtype"):
         InferenceEngine(model, exact=True, dtype=torch.float32)
 
 

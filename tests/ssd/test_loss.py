@@ -87,7 +87,7 @@ def test_loss_uses_preset_rules():
     assert own.min_negatives == 5 and own.loc_weight == 0.5
     balancap = MultiBoxLoss(get_preset("caffe", overrides={"mining": "batch", "normalizer": "batch_size"})).preset
     assert (balancap.mining, balancap.normalizer) == ("batch", "batch_size")
-    with pytest.raises(ValueError, match="normalizer must be batch or batch_size where mining is batch, got 'image'"):
+    with pytest.raises(ValueError, match="normalizer must be batch or batch_size if mining is batch, got 'image'"):
         get_preset("caffe", overrides={"mining": "batch", "normalizer": "image"})
 
 
