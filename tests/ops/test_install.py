@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ def test_install_runs_a_script_with_its_arguments(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("from torchvision.ops import nms\n")
     script = tmp_path / "script.py"
     script.write_text("import sys, helper, ssd_ops; print(__name__, sys.argv[1:], helper.nms is ssd_ops.nms)\n")
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for command in ([str(script)], ["-m", "script"]):
         done = subprocess.run(
             [sys.executable, "-m", "ssd_ops.install", *command, "--flag"],
@@ -142,6 +143,6 @@ def test_install_where_torchvision_cannot_load_its_extension(tmp_path: Path) -> 
         "arguments = torch.tensor([[0.0, 0, 1, 1]] * 2), torch.ones(2), 0.5\n"
         "print(torchvision.ops.nms(*arguments).tolist(), torch.ops.torchvision.nms(*arguments).tolist())"
     )
-    environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.stdout == "['torchvision::nms', 'torchvision.ops.nms']\n[0] [0]\n", done.stderr
