@@ -22,9 +22,9 @@ PRETRAINED_MODEL = "ssdlite320_mobilenet_v2"
 # From random weights, plain convolutions with BatchNorm fit a few hundred images far faster than depthwise ones.
 SCRATCH_MODEL, SCRATCH_WIDTH = "ssd_tiny", 32
 _CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
-# Total number of training images to process, by device and by input size: about ten minutes on two CPU cores.
+# Total number of training images to process, by device and by input size: ten to thirteen minutes on two CPU cores.
 _IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
-_SCRATCH_IMAGES_SEEN = {160: 30000, 224: 16000, 320: 8000, 416: 5000}
+_SCRATCH_IMAGES_SEEN = {160: 26000, 224: 16000, 320: 8000, 416: 5000}
 _CROWDED = 6  # objects per image from which a larger input pays off, as for blood cells
 _MAX_EPOCHS = 200
 

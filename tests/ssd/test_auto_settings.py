@@ -35,7 +35,7 @@ def no_downloaded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_auto_settings_for_few_hundred_images_on_two_cores() -> None:
     config = chosen(Facts(205, BIG, "cpu", 2))
     assert (config.model, config.image_size, config.opt) == ("ssd_tiny", 160, "adamw")
-    assert (config.batch_size, config.workers, config.epochs) == (16, 1, 146)
+    assert (config.batch_size, config.workers, config.epochs) == (16, 1, 127)
     assert config.clip_grad_norm == 10 and config.ema_decay == 0.99 and config.lr == 0.002
     assert config.fit_priors and config.channels_last and not config.amp
     assert config.model_options == {"rule": "greedy", "width": 32}
