@@ -1,17 +1,13 @@
-"""Atomic file writes (a file has either its old or its new content, even after an interruption), and locked folders."""
+"""Atomic file writes: a file has either its old or its new content, even if writing is interrupted."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
-
-from ssd.errors import ConfigError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY: Windows only
 
@@ -94,24 +90,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def lock_folder(folder: Path) -> IO[bytes] | None:
-    """Reserves a folder for this process; the file returned holds the lock until it is closed or the process ends.
-
-    Processes that this one forks do not hold it. None: the file system has no locks.
-
-    Raises:
-        ConfigError: Another process has reserved the folder.
-    """
-    file = open(folder / ".lock", "ab")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise ConfigError(
-                f"another process is training in {folder}; use another --output-dir, or wait for it"
-            ) from None
-        return None
-    return file

@@ -28,7 +28,7 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
 from ssd.class_names import display_name
 from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import DataError, unknown
-from ssd.file_tree import IMAGE_SUFFIXES, walk
+from ssd.file_tree import find_images, walk
 
 if TYPE_CHECKING:
     from ssd.inference.detector import Detector
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
         parser.error(f"checkpoint {args.checkpoint} does not exist")
     try:
-        args.files = find_images(args.images)
+        args.files = list_images(args.images)
         args.output_dir = choose_folder(args.output_dir, args.overwrite)
     except (DataError, OSError) as error:
         parser.error(str(error))
@@ -99,26 +99,18 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_images(names: list[str]) -> list[Path]:
-    """Returns the given files and the images in the given folders, without duplicates.
-
-    Files that do not exist are included, so that they are reported with the other results.
+def list_images(names: list[str]) -> list[Path]:
+    """Returns the images that files, folders and patterns name, without duplicates.
 
     Raises:
-        DataError: A folder contains no images, or none of the names exists.
+        DataError: A folder or pattern has no images, or none of the files exists.
     """
     files: dict[Path, None] = {}
     for name in names:
-        if not os.path.isdir(name):
-            files[Path(name)] = None
-            continue
-        everything = list(walk(Path(name)))
-        inside = [path for path in everything if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not inside:
-            raise DataError(f"folder {name} contains no images ({', '.join(IMAGE_SUFFIXES)})")
-        if len(inside) < len(everything):
-            print(f"{name}: {len(inside)} images; skipped {len(everything) - len(inside)} files of other types")
-        files.update(dict.fromkeys(inside))
+        found = find_images(Path(name))
+        files.update(dict.fromkeys(found))
+        if os.path.isdir(name) and (others := sum(1 for _ in walk(Path(name))) - len(found)):
+            print(f"{name}: {len(found)} images; skipped {others} files of other types")
     if not any(os.path.exists(file) for file in files):
         raise DataError(f"image {names[0][:200]} does not exist")
     return list(files)

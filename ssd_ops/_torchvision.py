@@ -26,13 +26,13 @@ def install() -> list[str]:
     """Makes torchvision, and all that calls it, use the ops of this package, until `uninstall`.
 
     `torch.ops.torchvision.nms` gets these kernels on CPU and CUDA, whoever calls it: torchvision's detectors,
-    ultralytics, detectron2, TorchScript and C++. `torchvision.ops` and `torchvision.ops.boxes` get `nms`, `batched_nms`,
-    `box_iou`, `generalized_box_iou`, `distance_box_iou` and `complete_box_iou`; code that imported one of these by name
-    before keeps torchvision's function, which calls the new `nms`. Where torchvision cannot load its extension, so that
-    even its import fails, it works afterwards, but for its other operators.
+    TorchScript, and any library that calls `torchvision.ops.nms`. `torchvision.ops` and `torchvision.ops.boxes` get
+    `nms`, `batched_nms`, `box_iou`, `generalized_box_iou`, `distance_box_iou` and `complete_box_iou`. Code that imported
+    one of these by name before keeps torchvision's function, which calls the new `nms`. If torchvision cannot load its
+    extension, so that even its import fails, it can be imported afterwards; its other operators remain unavailable.
 
-    Results are the same but where torchvision's depend on its algorithm: boxes of equal scores come by their indices,
-    and IoU of 32- and 64-bit integers is float64. Calling it again changes nothing.
+    Results are equal, except where torchvision's depend on its algorithm: boxes of equal scores are ordered by index, and
+    IoU of 32- and 64-bit integers is float64. A second call changes nothing.
 
     Returns:
         The names of what was replaced.
@@ -55,7 +55,7 @@ def install() -> list[str]:
 
 
 def uninstall() -> None:
-    """Gives torchvision its own functions and kernels back; does nothing where nothing is installed."""
+    """Restores the functions and kernels of torchvision; does nothing if nothing is installed."""
     while _originals:
         module, name, function = _originals.pop()
         setattr(module, name, function)
@@ -83,7 +83,7 @@ def _import_torchvision() -> Any:
         if not re.search("operator torchvision::q?nms does not exist", str(error)):
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]  # imported by half
+            del sys.modules[name]  # only partly imported
         _definition()
         torchvision = importlib.import_module("torchvision")
     if not hasattr(torch.ops.torchvision, "nms"):

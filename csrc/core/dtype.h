@@ -1,6 +1,8 @@
 // The dtypes of inputs, named without torch, and the dtype that kernels compute in.
 #pragma once
 
+#include <type_traits>
+
 struct CUstream_st;  // cudaStream_t is a pointer to it; a launcher's int is a cudaError_t: csrc/ops needs no CUDA
                      // headers
 
@@ -10,14 +12,6 @@ enum class Dtype { f32, f64, f16, bf16 };
 
 // The dtype in which inputs of type In are computed: half precision becomes float, double stays.
 template <typename In>
-struct ComputeType {
-  using type = float;
-};
-template <>
-struct ComputeType<double> {
-  using type = double;
-};
-template <typename In>
-using compute_t = typename ComputeType<In>::type;
+using compute_t = std::conditional_t<std::is_same_v<In, double>, double, float>;
 
 }  // namespace ssd_ops

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "core/host_device.h"
 
@@ -10,17 +11,7 @@ namespace ssd_ops {
 
 // The unsigned integer that is as wide as T.
 template <typename T>
-struct KeyType;
-template <>
-struct KeyType<float> {
-  using type = uint32_t;
-};
-template <>
-struct KeyType<double> {
-  using type = uint64_t;
-};
-template <typename T>
-using sort_key_t = typename KeyType<T>::type;
+using sort_key_t = std::conditional_t<sizeof(T) == sizeof(uint64_t), uint64_t, uint32_t>;
 
 template <typename T>
 SSD_OPS_HD sort_key_t<T> to_bits(T x) {

@@ -27,7 +27,7 @@ class Summary:
     name: str
     images: int
     empty_images: int  # images with no object, or with ignored ones only
-    dropped_images: int  # images without objects that the option empty="drop" left out
+    dropped_images: int  # images without objects, dropped by empty="drop"
     objects: int  # with the ignored ones
     ignored: int
     per_class: dict[str, int]  # without the ignored ones
@@ -44,7 +44,7 @@ class Summary:
             classes = f"most objects have {classes}; the {len(ranked) - _LISTED_CLASSES} others down to {least}"
         lines = [
             f"{self.name}: {self.images} images ({self.empty_images} without objects"
-            + (f", {self.dropped_images} more left out" if self.dropped_images else "")
+            + (f", {self.dropped_images} more dropped" if self.dropped_images else "")
             + f"), {self.objects} objects ({self.ignored} ignored)",
             f"  {len(self.per_class)} classes: {classes}",
         ]
@@ -79,15 +79,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         name: For messages, such as `"voc train of /data/bccd"`.
         classes: Names without the background; label i is `classes[i - 1]`.
         builder: Has gathered the annotations of all images.
-        log: The faults met while reading, and whether they are skipped or raised.
+        log: The faults found while reading, and whether they are skipped or raised.
         notes: Remarks for the summary.
-        apply_exif: Turn the images as their EXIF orientation says (True), never (False), or as the annotated sizes ask
-            for (`"auto"`).
+        apply_exif: Whether to rotate images as their EXIF orientation says; `"auto"` decides by the annotated sizes.
 
     Attributes:
-        apply_exif: Whether images are turned where their annotated size leaves it open; pictures of the same origin
-            are best read so in prediction.
-        num_listed: Images that the files of the data set list, with those left out because of faults.
+        apply_exif: Whether images are rotated by EXIF if their annotated size does not decide it; prediction on similar
+            images should do the same.
+        num_listed: Images that the files of the data set list, including those dropped because of faults.
 
     Raises:
         DataError: There is a fault with `on_error="raise"`, or no usable image.
@@ -122,7 +121,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def report(self) -> list[Fault]:
-        """The faults met so far, each named with its file."""
+        """The faults found so far, each named with its file."""
         return self.log.faults
 
     def __len__(self) -> int:
@@ -150,7 +149,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
         Raises:
             ImageError: It cannot be read, or its size is not the one that the annotations declare, in which case the
-                boxes belong to some other picture. `error.fault` is the `Fault`.
+                boxes belong to another image. `error.fault` is the `Fault`.
         """
         file = str(self.annotations.files[index])
         height, width = (int(v) for v in self.annotations.sizes[index])

@@ -18,7 +18,7 @@ def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarra
     """Decides whether to apply EXIF orientation to images whose annotated size does not tell (square, or rotated by 180).
 
     Args:
-        apply_exif: True or False is returned unchanged; `"auto"` reads the headers of some images.
+        apply_exif: True or False is rerotated unchanged; `"auto"` reads the headers of some images.
         files: Paths `[N]`.
         sizes: Annotated heights and widths `[N, 2]`.
 
@@ -30,7 +30,7 @@ def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarra
     if apply_exif != "auto":
         return bool(apply_exif), ""
     rows = np.linspace(0, len(files) - 1, min(len(files), _NUM_HEADERS)).astype(int)
-    oriented = turned = stored = 0
+    oriented = rotated = stored = 0
     for row in rows:
         try:
             header = read_header(str(files[row]))
@@ -38,15 +38,15 @@ def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarra
             continue  # reported when the image is loaded
         size = tuple(int(v) for v in sizes[row])
         oriented += header.orientation not in (0, 1)
-        turned += header.size(True) == size != header.size(False)
+        rotated += header.size(True) == size != header.size(False)
         stored += header.size(False) == size != header.size(True)
-    upright = turned >= stored
+    upright = rotated >= stored
     if not oriented:
         return upright, ""
     remark = (
         f"{oriented} of {len(rows)} sampled images have an EXIF orientation; they are "
         + ("rotated upright" if upright else "read as stored")
-        + (", or the other way if their annotated size requires it" if turned and stored else "")
+        + (", or the other way if their annotated size requires it" if rotated and stored else "")
         + " (override with apply_exif=True or False)"
     )
     return upright, remark

@@ -12,7 +12,7 @@ from ssd.data import Fault
 from ssd.data_check.images import ImageFacts
 
 _NEAR = 3  # bits in which the hashes of near-duplicates may differ; one of four 16-bit parts is then equal
-_ALIKE = 0.985  # least correlation of the thumbnails of near-duplicates
+_ALIKE = 0.985  # minimum correlation of the thumbnails of near-duplicates
 _FLAT = 3.0  # gray levels: standard deviation of images too uniform to compare
 _COMPARED = 100  # preceding images that an image is compared with in a group with an equal part of the hash
 

@@ -1,6 +1,6 @@
 """Writes a repaired copy of a data set, as COCO files; the original is only read.
 
-What is left out: images that cannot be read or have another size than annotated, second copies of an image (of one in
+Not copied: images that cannot be read or have another size than annotated, second copies of an image (of one in
 two splits, that in the training split), boxes that the reader refuses, objects annotated twice. What is changed: boxes
 end at the border of their image, and images with an EXIF orientation are stored rotated, in the coordinates of their boxes.
 """
@@ -46,7 +46,7 @@ class Repairs:
 
     def __str__(self) -> str:
         return (
-            f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; left out "
+            f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; skipped "
             f"{self.images_left_out} images that cannot be used, {self.copies_left_out} copies of images, "
             f"{self.repeated_objects} objects annotated twice; {self.rotated} images stored upright"
         )

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 import ssd_ops
-from ssd.atomic_write import lock_folder, write_atomically, write_text
+from ssd.atomic_write import write_atomically, write_text
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record, run_folder_of
 from ssd.console import how_to_run
 from ssd.data.faults import FaultLog
 from ssd.engine.distributed import World
+from ssd.engine.folder_lock import lock_folder
 from ssd.errors import ConfigError
 
 if TYPE_CHECKING:

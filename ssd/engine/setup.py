@@ -68,7 +68,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         dataset.log.new_entries()  # the summary contains them
     if not config.test_only and not train_set.annotations.trainable_counts().any():
         raise ConfigError(
-            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to train on (ignored "
+            f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn from (ignored "
             "objects do not count); see above for what was skipped"
         )
     return train_set, val_set

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,7 +100,7 @@ class Detector:
             from tqdm import tqdm
 
             results = iter(tqdm(results, total=len(source) if isinstance(source, Sequence) else None, unit="image"))
-        return list(results) if isinstance(source, (list, tuple, Tensor)) or hasattr(source, "ndim") else results
+        return list(results) if isinstance(source, (list, tuple, np.ndarray, Tensor)) else results
 
     def stream(
         self,

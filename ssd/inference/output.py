@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import yaml
 
+from ssd.atomic_write import write_text
 from ssd.inference.result import Result
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn as JPEG
@@ -100,10 +101,10 @@ class Output:
         if self._table is not None:
             self._table.close()
         if "coco" in self.formats:
-            _write(self.folder / "coco.json", _readable_json(self._coco()))
+            write_text(self.folder / "coco.json", _readable_json(self._coco()) + "\n")
 
     def _write_json(self) -> None:
-        _write(self.folder / "detections.json", json.dumps(self.entries, indent=1))
+        write_text(self.folder / "detections.json", json.dumps(self.entries, indent=1) + "\n")
 
     def _coco(self) -> dict[str, Any]:
         ids = {name: number for number, name in enumerate(self.classes, start=1)}
@@ -180,13 +181,6 @@ def _try_to_draw(result: Result, path: Path) -> str | None:
         path.unlink(missing_ok=True)
         return f"image {path} cannot be written: {getattr(error, 'strerror', None) or error}"
     return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def remove_results(folder: Path) -> None:

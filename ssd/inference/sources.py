@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssd.data.loading.images import pil_to_rgb, read_image
 from ssd.errors import DataError
-from ssd.file_tree import IMAGE_SUFFIXES, walk
+from ssd.file_tree import find_images
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 Source: TypeAlias = "ImageLike | Iterable[ImageLike]"
@@ -43,7 +43,7 @@ def images_of(source: Source) -> Iterator[ImageLike]:
         TypeError: The source has another type.
     """
     if isinstance(source, (str, os.PathLike)):
-        yield from _files(Path(source))
+        yield from find_images(Path(source))
     elif is_one_image(source):
         yield source  # type: ignore[misc]
     elif isinstance(source, Iterable):
@@ -51,22 +51,6 @@ def images_of(source: Source) -> Iterator[ImageLike]:
             yield from images_of(item)
     else:
         raise TypeError(f"source must be an image, a path or an iterable of them, got {type(source).__name__}")
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        files = [file for file in walk(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise DataError(f"folder {path} contains no images ({', '.join(IMAGE_SUFFIXES)})")
-        yield from files
-    elif not path.exists() and glob.has_magic(str(path)):
-        names = sorted(glob.glob(str(path), recursive=True))
-        files = [Path(name) for name in names if os.path.isfile(name) and name.lower().endswith(IMAGE_SUFFIXES)]
-        if not files:
-            raise DataError(f"pattern {path} matches no image files")
-        yield from files
-    else:
-        yield path
 
 
 def read(image: ImageLike, apply_exif: bool) -> Tensor:

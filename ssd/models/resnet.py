@@ -18,7 +18,7 @@ from ssd.presets import Preset
 from ssd.priors.sizes import SSD300_RATIOS
 
 DEPTHS = (18, 34, 50, 101, 152)
-# conv1, bn1, relu, maxpool and layer1 to layer3; layer4 is left out
+# conv1, bn1, relu, maxpool and layer1 to layer3; layer4 is not used
 _LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 _STAGES = tuple(_LAYERS.index(name) for name in ("conv1", "layer1", "layer2", "layer3"))
 # Width of the 1x1 layer of each extra level; the first three levels halve the resolution, the others have no padding.

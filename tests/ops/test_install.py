@@ -64,6 +64,16 @@ def test_installed_nms_runs_our_kernel() -> None:
     assert "ssd_ops::nms" in {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.cuda
+@pytest.mark.usefixtures("installed")
+def test_installed_nms_on_cuda_equals_cpu() -> None:
+    boxes, scores, idxs = crowded()
+    on_gpu = [tensor.cuda() for tensor in (boxes, scores, idxs)]
+    kept = torch.ops.torchvision.nms(*on_gpu[:2], 0.4)
+    assert kept.is_cuda and torch.equal(kept.cpu(), ssd_ops.nms(boxes, scores, 0.4))
+    assert torch.equal(imported_before(*on_gpu, 0.4).cpu(), ssd_ops.batched_nms(boxes, scores, idxs, 0.4))
+
+
 @pytest.mark.usefixtures("installed")
 def test_install_twice_and_uninstall_once() -> None:
     assert ssd_ops.install() == ssd_ops.install()

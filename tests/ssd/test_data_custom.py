@@ -165,7 +165,7 @@ def test_custom_image_ids_must_be_unique(module):
 def test_training_without_objects_raises(module):
     open_with([(IMAGE, {**GOOD, "labels": torch.tensor([3])})])  # labels that count from another number
     config = TrainConfig(dataset="users_cells:cells", train_split="train")
-    with pytest.raises(ConfigError, match="--train-split train: none of its 1 images has an object to train on"):
+    with pytest.raises(ConfigError, match="--train-split train: none of its 1 images has an object to learn from"):
         open_datasets(config)
     config.test_only = True
     assert len(open_datasets(config)[0]) == 1

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
-from ssd.atomic_write import WriteError, lock_folder, write_atomically, write_text
+from ssd.atomic_write import WriteError, write_atomically, write_text
 from ssd.console import CLOSED_PIPE, console_program
 from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.checkpoint import read
 from ssd.engine.error_messages import as_user_error
+from ssd.engine.folder_lock import lock_folder
 from ssd.engine.loop import run
 from ssd.engine.run_folder import CsvLog
 from ssd.errors import ConfigError
@@ -55,7 +56,7 @@ def test_full_disk_error_keeps_previous_checkpoint(tmp_path: Path) -> None:
 
 
 def test_folder_of_a_running_training_is_locked(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from ssd.atomic_write import lock_folder; lock_folder(Path({str(tmp_path)!r}))"
+    code = f"from pathlib import Path; from ssd.engine.folder_lock import lock_folder; lock_folder(Path({str(tmp_path)!r}))"
     lock = lock_folder(tmp_path)
     assert lock is not None
     done = run_python("-c", code, folder=ROOT)

@@ -86,28 +86,11 @@ class Logits {
   Scratch<T> row_, scores_;
 };
 
-template <typename T>
-void scan(const DetectTask<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Logits<decltype(type)> source(task);
-    scan_segments(task.select, task.segments, source, begin, end);
-  });
-}
-
-template <typename T>
-void images(const DetectTask<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Logits<decltype(type)> source(task);
-    Selection<T> selection(task.select, task.segments);
-    for (int64_t image = begin; image < end; ++image) selection.select(source, image);
-  });
-}
-
 }  // namespace
 
-void scan_logits(const DetectTask<float>& task, int64_t begin, int64_t end) { scan(task, begin, end); }
-void scan_logits(const DetectTask<double>& task, int64_t begin, int64_t end) { scan(task, begin, end); }
-void detect(const DetectTask<float>& task, int64_t begin, int64_t end) { images(task, begin, end); }
-void detect(const DetectTask<double>& task, int64_t begin, int64_t end) { images(task, begin, end); }
+void scan_logits(const DetectTask<float>& task, int64_t begin, int64_t end) { scan_task<Logits>(task, begin, end); }
+void scan_logits(const DetectTask<double>& task, int64_t begin, int64_t end) { scan_task<Logits>(task, begin, end); }
+void detect(const DetectTask<float>& task, int64_t begin, int64_t end) { select_images<Logits>(task, begin, end); }
+void detect(const DetectTask<double>& task, int64_t begin, int64_t end) { select_images<Logits>(task, begin, end); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -34,28 +34,17 @@ class Scores {
   Scratch<T> row_;
 };
 
-template <typename T>
-void scan(const MulticlassTask<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Scores<decltype(type)> source(task);
-    scan_segments(task.select, task.segments, source, begin, end);
-  });
-}
-
-template <typename T>
-void images(const MulticlassTask<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Scores<decltype(type)> source(task);
-    Selection<T> selection(task.select, task.segments);
-    for (int64_t image = begin; image < end; ++image) selection.select(source, image);
-  });
-}
-
 }  // namespace
 
-void scan_scores(const MulticlassTask<float>& task, int64_t begin, int64_t end) { scan(task, begin, end); }
-void scan_scores(const MulticlassTask<double>& task, int64_t begin, int64_t end) { scan(task, begin, end); }
-void multiclass_nms(const MulticlassTask<float>& task, int64_t begin, int64_t end) { images(task, begin, end); }
-void multiclass_nms(const MulticlassTask<double>& task, int64_t begin, int64_t end) { images(task, begin, end); }
+void scan_scores(const MulticlassTask<float>& task, int64_t begin, int64_t end) { scan_task<Scores>(task, begin, end); }
+void scan_scores(const MulticlassTask<double>& task, int64_t begin, int64_t end) {
+  scan_task<Scores>(task, begin, end);
+}
+void multiclass_nms(const MulticlassTask<float>& task, int64_t begin, int64_t end) {
+  select_images<Scores>(task, begin, end);
+}
+void multiclass_nms(const MulticlassTask<double>& task, int64_t begin, int64_t end) {
+  select_images<Scores>(task, begin, end);
+}
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

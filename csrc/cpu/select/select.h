@@ -19,6 +19,7 @@
 #include "core/detections.h"
 #include "cpu/common/box_arrays.h"
 #include "cpu/common/load.h"
+#include "cpu/common/rows.h"
 #include "cpu/common/sort.h"
 #include "cpu/nms/suppress.h"
 #include "cpu/select/segments.h"
@@ -184,5 +185,24 @@ class Selection {
   Scratch<Candidate<T>> items_;
   int64_t count_ = 0;
 };
+
+// scan_segments() with Source<In>, which reads inputs of the task's dtype In.
+template <template <typename> class Source, template <typename> class Task, typename T>
+void scan_task(const Task<T>& task, int64_t begin, int64_t end) {
+  with_dtype<T>(task.select.dtype, [&](auto type) {
+    Source<decltype(type)> source(task);
+    scan_segments(task.select, task.segments, source, begin, end);
+  });
+}
+
+// Fills the detections of images begin .. end - 1, likewise.
+template <template <typename> class Source, template <typename> class Task, typename T>
+void select_images(const Task<T>& task, int64_t begin, int64_t end) {
+  with_dtype<T>(task.select.dtype, [&](auto type) {
+    Source<decltype(type)> source(task);
+    Selection<T> selection(task.select, task.segments);
+    for (int64_t image = begin; image < end; ++image) selection.select(source, image);
+  });
+}
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -18,15 +18,7 @@ struct DoubleCandidate {
 };
 
 template <typename T>
-struct CandidateOf {
-  using type = FloatCandidate;
-};
-template <>
-struct CandidateOf<double> {
-  using type = DoubleCandidate;
-};
-template <typename T>
-using candidate_t = typename CandidateOf<T>::type;
+using candidate_t = std::conditional_t<std::is_same_v<T, double>, DoubleCandidate, FloatCandidate>;
 
 // The score must not be NaN; -0 becomes 0.
 __device__ inline FloatCandidate make_candidate(float score, unsigned index) {

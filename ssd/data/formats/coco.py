@@ -73,7 +73,7 @@ class COCODataset(DetectionDataset):
             names, self.category_ids = with_gaps(names, self.category_ids, classes is not None)
         finder = ImageFinder(self.root, folders, given=images is not None)
         reader = _Reader(self.annotation_file, self.category_ids, data["categories"], crowd, finder, log)
-        reader.turned = bool(apply_exif)
+        reader.oriented = bool(apply_exif)
         grouped = reader.group(data["images"], data["annotations"])
         reader.find_images(data["images"])
         for index, item in enumerate(data["images"]):
@@ -81,7 +81,7 @@ class COCODataset(DetectionDataset):
         # labels that no category of the file has, where labels are ids
         self.unused_labels = tuple(i for i, key in enumerate(self.category_ids, start=1) if key not in reader.known)
         source = f"coco {split} of {self.root}"
-        notes = (f"{reader.not_asked_for} objects of other categories left out",) if reader.not_asked_for else ()
+        notes = (f"{reader.other_categories} objects of other categories skipped",) if reader.other_categories else ()
         super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
 
 
@@ -101,11 +101,11 @@ class _Reader:
         self.near = file.relative_to(finder.root) if file.is_relative_to(finder.root) else None
         self.labels = {category: label for label, category in enumerate(category_ids, start=1)}
         self.known = {as_int(category.get("id")) for category in categories}
-        self.not_asked_for = 0
+        self.other_categories = 0
         self.crowd = crowd
         self.finder = finder
         self.files: list[Path | None] = []
-        self.turned = True  # whether sizes that the file lacks are those of the turned images
+        self.oriented = True  # whether sizes that the file lacks are those of the oriented images
         self.log = log
 
     def group(self, images: list[Any], annotations: list[Any]) -> dict[int, list[tuple[int, dict[str, Any]]]]:
@@ -169,7 +169,7 @@ class _Reader:
             self.log.add(Fault(self.file, "image entry malformed", detail))
             return None
         try:
-            return image_size(path, apply_exif=self.turned)
+            return image_size(path, apply_exif=self.oriented)
         except DataError as error:
             self.log.add(Fault(str(path), "image unreadable", str(error)))
             return None
@@ -180,7 +180,7 @@ class _Reader:
         category = as_int(item.get("category_id"))
         label = self.labels.get(category) if category is not None else None
         if label is None and category in self.known:
-            self.not_asked_for += 1
+            self.other_categories += 1
             return None
         if label is None:
             detail = f"category_id {item.get('category_id')!r:.40} is not among the file's categories"

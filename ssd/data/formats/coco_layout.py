@@ -55,9 +55,9 @@ def find_layout(
         return file, chosen or _folders(root, file, split)
     for name in aliases(split):
         for pattern, folder in _LAYOUTS:
-            file, pictures = root / pattern.format(name), root / folder.format(name)
-            if file.is_file() and (chosen or pictures.is_dir()):
-                return file, chosen or [pictures, *_folders(root, file, name)]
+            file, image_folder = root / pattern.format(name), root / folder.format(name)
+            if file.is_file() and (chosen or image_folder.is_dir()):
+                return file, chosen or [image_folder, *_folders(root, file, name)]
     file = _other_file(root, split)
     return file, chosen or _folders(root, file, split)
 
@@ -75,7 +75,7 @@ def _other_file(root: Path, split: str) -> Path:
     here = f"files of these: {', '.join(file.relative_to(root).as_posix() for file in files[:8])}" if files else ""
     raise NoSplitError(
         f"{root} has no COCO split {split!r}: expected annotations/instances_{usual}.json or {split}.json with the "
-        f"pictures in {usual}/ or images/, {here or describe_folder(root)}. Other places are given with "
+        f"images in {usual}/ or images/, {here or describe_folder(root)}. Other places are given with "
         "annotations=FILE and images=FOLDER.",
         found or tuple(file.stem for file in files),
     )

@@ -110,7 +110,7 @@ class _Reader:
         builder: AnnotationsBuilder,
         apply_exif: bool,
     ) -> None:
-        """Adds an image with its rows; one that is missing or broken is left out."""
+        """Adds an image with its rows; a missing or broken one is skipped."""
         if path is None:
             self.log.add(
                 Fault(self.file, "image missing", f"no file {shorten(name)} in the data set", line=rows[0].line)

@@ -62,7 +62,7 @@ def check_target(
 ) -> dict[str, Tensor]:
     """Returns boxes float32 `[G, 4]`, labels int64 `[G]` and ignore bool `[G]` of an item.
 
-    Boxes without area, not finite or outside of the image are left out and logged as faults of `file`, as are labels
+    Boxes without area, not finite or outside of the image are skipped and logged as faults of `file`, as are labels
     outside of 1 .. C - 1.
 
     Args:

@@ -74,9 +74,9 @@ class JSONItemsDataset(DetectionDataset):
 
 
 class _Reader:
-    def __init__(self, names: Sequence[str], finder: ImageFinder, turned: bool, log: FaultLog) -> None:
+    def __init__(self, names: Sequence[str], finder: ImageFinder, oriented: bool, log: FaultLog) -> None:
         self.labels = {name: label for label, name in enumerate(names, start=1)}
-        self.finder, self.turned, self.log = finder, turned, log
+        self.finder, self.oriented, self.log = finder, oriented, log
 
     def name_of(self, item: Item) -> tuple[str, PurePath]:
         """Returns the name that the image of an item is looked for by, and the place of its file in the data set."""
@@ -87,13 +87,13 @@ class _Reader:
         return item.image, PurePath(item.file.stem) / "x" if len(near.parts) < 3 else near
 
     def add(self, item: Item, image_id: int, path: Path | None, builder: AnnotationsBuilder) -> None:
-        """Adds an image with its objects; one that is missing or broken is left out."""
+        """Adds an image with its objects; a missing or broken one is skipped."""
         if path is None:
             self.log.add(Fault(str(item.file), "image missing", f"no file {shorten(item.image)} in the data set"))
             return
         height, width = as_side(item.height), as_side(item.width)
         try:
-            size = (height, width) if height and width else image_size(path, apply_exif=self.turned)
+            size = (height, width) if height and width else image_size(path, apply_exif=self.oriented)
         except DataError as error:
             self.log.add(Fault(str(path), "image unreadable", str(error)))
             return

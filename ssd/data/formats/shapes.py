@@ -25,7 +25,7 @@ _CONTRAST = 60  # min distance of a shape's color to what it covers, sum over th
 class ShapesDataset(DetectionDataset):
     """Images of drawn shapes.
 
-    The splits draw from separate random streams, so no image of one is in another. An image is drawn when first asked
+    The splits draw from separate random streams, so no image of one is in another. An image is drawn when first requested
     for, in about a millisecond, and kept while `cache` is set.
 
     Args:
@@ -110,7 +110,7 @@ def _layout(random: np.random.Generator, side: int, max_objects: int) -> list[tu
 
 
 def _outline(random: np.random.Generator, label: int) -> np.ndarray:
-    # [K, 2] outline of unit radius about the origin, turned and stretched a little.
+    # [K, 2] outline of unit radius about the origin, rotated and stretched a little.
     turn = random.uniform(0, 2 * math.pi)
     if label == 1:
         angles, radii = np.arange(48) * (2 * math.pi / 48), np.ones(48)

@@ -16,7 +16,7 @@ UNSPLIT = ("default", "all", "result", "labels", "annotations", "instances", "da
 
 
 def aliases(split: str) -> tuple[str, ...]:
-    """Returns the names that a split may have, the one asked for first: "val" is also "valid" and CVAT's "Validation"."""
+    """Returns the names that a split may have, the requested one first: "val" is also "valid" and CVAT's "Validation"."""
     known = _NAMES.get(_CANONICAL.get(split.lower(), ""), ())
     return tuple(dict.fromkeys((split, *known, *(name.capitalize() for name in known))))
 

@@ -92,11 +92,11 @@ class VOCDataset(DetectionDataset):
 class _Reader:
     """Reads annotation files one by one into a builder, and their faults into a log."""
 
-    def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, turned: bool, log: FaultLog) -> None:
+    def __init__(self, classes: tuple[str, ...], dataset: VOCDataset, oriented: bool, log: FaultLog) -> None:
         self.labels = {name: label for label, name in enumerate(classes, start=1)}
         self.difficult = dataset.difficult
         self.shift = _SHIFTS[dataset.coordinates]
-        self.turned = turned  # whether sizes that files lack are those of the turned images
+        self.oriented = oriented  # whether sizes that files lack are those of the oriented images
         self.log = log
         self.zero_based = 0
 
@@ -117,7 +117,7 @@ class _Reader:
             self.log.add(Fault(file, "annotation malformed", str(error)))
             return
         try:
-            size = _size(tree) or image_size(image, apply_exif=self.turned)
+            size = _size(tree) or image_size(image, apply_exif=self.oriented)
         except DataError as error:
             self.log.add(Fault(image, "image unreadable", str(error)))
             return

@@ -65,10 +65,10 @@ def _listed(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
     images: list[VOCImage] = []
     lists = read_lists(root, split)
     folders = list(dict.fromkeys(part.folder for part in lists))
-    pictures = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
+    images_by_stem = {folder: files_by_stem(folder / "JPEGImages") for folder in folders}
     for part in lists:
         home = part.folder / "Annotations"
         for name in part.names:
             path = home / f"{name}.xml"
-            images.append(VOCImage(path, pictures[part.folder].get(name) if is_within(path, home) else None))
+            images.append(VOCImage(path, images_by_stem[part.folder].get(name) if is_within(path, home) else None))
     return images, [path for folder in folders for path in walk(folder / "Annotations") if path.suffix == ".xml"]

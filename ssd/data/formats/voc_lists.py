@@ -33,7 +33,7 @@ class VOCList:
 
 
 def read_lists(root: Path, split: str) -> list[VOCList]:
-    """Returns the lists of a split; an image that an earlier one has is left out of the later.
+    """Returns the lists of a split; an image of several lists is taken from the first.
 
     Args:
         root: a VOC folder (Annotations, ImageSets, JPEGImages), or a devkit folder that holds VOC2007, VOC2012, ...,

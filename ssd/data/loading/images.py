@@ -33,7 +33,7 @@ except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL 
 _ORIENTATION = 0x0112  # EXIF tag
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of TIFF
-# What turns a picture that EXIF has turned back to how it is stored.
+# The rotation that undoes that of EXIF.
 _BACK = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +52,7 @@ _MAX_BYTES = 1 << 30  # of a file
 
 
 class SizeError(DataError):
-    """An image has another size than its annotation says, stored and turned."""
+    """An image has another size than its annotation says, stored and oriented."""
 
 
 class Header(NamedTuple):
@@ -63,9 +63,9 @@ class Header(NamedTuple):
     format: str  # PIL's name, such as "JPEG"
     orientation: int  # EXIF: 1 is upright, 5 to 8 swap height and width
 
-    def size(self, turned: bool) -> tuple[int, int]:
+    def size(self, oriented: bool) -> tuple[int, int]:
         """Returns (height, width), as stored or as the EXIF orientation turns the image."""
-        swaps = turned and self.orientation in _QUARTER_TURNS
+        swaps = oriented and self.orientation in _QUARTER_TURNS
         return (self.width, self.height) if swaps else (self.height, self.width)
 
 
@@ -80,7 +80,7 @@ def read_image(
 
     Gray images get three equal channels; CMYK and palette images are converted; transparency is dropped; 16-bit images
     keep their upper 8 bits; float images are taken as 0 .. 1, 0 .. 255 or 0 .. 65535 by their largest value; of an
-    animation or a stereo picture (MPO) the first frame is read.
+    animation or a stereo image (MPO) the first frame is read.
 
     Args:
         path: The file.
@@ -175,7 +175,7 @@ def _header(file: object, path: str | os.PathLike[str]) -> Header:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    # PIL tells the size of a TIFF file as turned, alone among the formats.
+    # Of a TIFF file, unlike all other formats, PIL reports the size after EXIF orientation.
     tags = getattr(image, "tag_v2", {})
     return (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]) if image.format == "TIFF" else (image.height, image.width)
 
