@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 def write(state: dict[str, Tensor], path: Path) -> None:
     """Writes a state dict in the format of the suffix."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file  # type: ignore[import-not-found]
+        from safetensors.torch import save_file
 
         save_file({name: value.contiguous() for name, value in state.items()}, str(path), {"format": "pt"})
         return

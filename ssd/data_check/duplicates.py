@@ -80,8 +80,8 @@ def _near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
             if thumbnails[row] is not None:
                 groups[facts.perceptual_hash >> shift & 0xFFFF].append(row)
         for rows in groups.values():
-            for place, two in enumerate(rows):
-                for one in rows[max(0, place - _COMPARED) : place]:
+            for index, two in enumerate(rows):
+                for one in rows[max(0, index - _COMPARED) : index]:
                     if one < found.get(two, two) and _is_near(images, thumbnails, one, two):
                         found[two] = one
     yield from ((one, two) for two, one in sorted(found.items()))

@@ -114,16 +114,16 @@ def _of_coco(dataset: COCODataset) -> Iterator[Fault]:
 def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) -> tuple[np.ndarray, np.ndarray]:
     # bbox as it is written, and width and height of its image
     notes = dataset.annotations
-    places = {int(image_id): index for index, image_id in enumerate(notes.image_ids)}
+    rows = {int(image_id): index for index, image_id in enumerate(notes.image_ids)}
     boxes, sides = [], []
     for item in data["annotations"]:
         key = as_int(item.get("image_id")) if isinstance(item, dict) else None
-        place = None if key is None else places.get(key)
-        box = item.get("bbox") if place is not None else None
+        row = None if key is None else rows.get(key)
+        box = item.get("bbox") if row is not None else None
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
             continue
         boxes.append(box)
-        sides.append(notes.sizes[place][::-1])
+        sides.append(notes.sizes[row][::-1])
     values = np.array(boxes, dtype=float).reshape(-1, 4)
     finite = np.isfinite(values).all(axis=1)
     return values[finite], np.array(sides, dtype=float).reshape(-1, 2)[finite]

@@ -120,7 +120,7 @@ def check_priors(
     Returns:
         The report, or None without objects.
     """
-    boxes, labels, places = _objects(datasets)
+    boxes, labels, origins = _objects(datasets)
     if not len(boxes):
         return None
     classes = datasets[0].classes
@@ -135,7 +135,7 @@ def check_priors(
         words = f"sides of {low:g} to {high:g} px" if high < float("inf") else f"sides from {low:g} px"
         by_size.append((words, int(is_found[inside].sum()), int(inside.sum())))
     missed = torch.nonzero(~is_found).flatten()[:_KEPT].tolist()
-    objects = tuple(Unmatched(datasets[places[row, 0]], int(places[row, 1]), float(sides[row])) for row in missed)
+    objects = tuple(Unmatched(datasets[origins[row, 0]], int(origins[row, 1]), float(sides[row])) for row in missed)
     found = PriorReport(coverage, name, model.image_size, tuple(by_size), objects)
     if coverage.advice(image_size=model.image_size) is None:
         return found
@@ -147,15 +147,15 @@ def check_priors(
 
 def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.ndarray]:
     # boxes as fractions, labels, and (number of the data set, row in its annotations) of the objects that count
-    boxes, labels, places = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
+    boxes, labels, origins = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
     for number, dataset in enumerate(datasets):
         notes = dataset.annotations
         rows = np.flatnonzero(~notes.ignore)
         sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)[rows]
         boxes.append((notes.boxes[rows] / np.tile(sides, 2)).astype(np.float32))
         labels.append(notes.labels[rows])
-        places.append(np.stack([np.full(len(rows), number), rows], axis=1))
-    return torch.from_numpy(np.concatenate(boxes)), torch.from_numpy(np.concatenate(labels)), np.concatenate(places)
+        origins.append(np.stack([np.full(len(rows), number), rows], axis=1))
+    return torch.from_numpy(np.concatenate(boxes)), torch.from_numpy(np.concatenate(labels)), np.concatenate(origins)
 
 
 def _words(box: Sequence[float] | np.ndarray) -> str:

@@ -103,20 +103,20 @@ def _surroundings(unmatched: Unmatched) -> Tensor:
 
 
 def _duplicates(report: CheckReport) -> Iterator[Tensor]:
-    places = {
+    indices = {
         (split, str(file)): index
         for split, dataset in report.datasets.items()
         for index, file in enumerate(dataset.annotations.files)
     }
     for found in report.duplicates:
         halves = [
-            _with_truth(report.datasets[split], places[split, file])
+            _with_ground_truth(report.datasets[split], indices[split, file])
             for split, file in ((found.other_split, found.other), (found.split, found.file))
         ]
         height = min(half.shape[1] for half in halves)
         yield side_by_side(*(half[:, :height] for half in halves))
 
 
-def _with_truth(dataset: DetectionDataset, index: int) -> Tensor:
+def _with_ground_truth(dataset: DetectionDataset, index: int) -> Tensor:
     target = dataset.target(index)
     return resize(draw_boxes(dataset.load_image(index), target["boxes"], target["labels"], dataset.classes), _WIDTH)

@@ -92,7 +92,7 @@ class SSD(nn.Module):
             ) from error
 
     def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
-        """Decodes boxes, applies the score threshold and NMS; returns padded detections with normalized boxes."""
+        """Turns loc [B, P, 4] and logits [B, P, C] into padded detections (score threshold, NMS) with normalized boxes."""
         rules = self.preset
         candidates = rules.candidates_per_class or len(self.priors)
         return ssd_ops.detect(

@@ -68,7 +68,7 @@ class MultiBoxLoss:
         )
 
     def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
-        """Computes the two losses from predictions and matches."""
+        """Computes the two losses from loc [B, P, 4], logits [B, P, C] and the matches."""
         loc_loss, cls_loss = ssd_ops.multibox_loss(
             loc,
             logits,

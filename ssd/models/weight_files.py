@@ -186,7 +186,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _safetensors_reader() -> Any:
     try:
-        from safetensors.torch import load_file as read  # type: ignore[import-not-found]
+        from safetensors.torch import load_file as read
     except ImportError:
         return None
     return read

@@ -75,7 +75,7 @@ def _other_file(root: Path, split: str) -> Path:
     here = f"files of these: {', '.join(file.relative_to(root).as_posix() for file in files[:8])}" if files else ""
     raise NoSplitError(
         f"{root} has no COCO split {split!r}: expected annotations/instances_{usual}.json or {split}.json with the "
-        f"images in {usual}/ or images/, {here or describe_folder(root)}. Other places are given with "
+        f"images in {usual}/ or images/, {here or describe_folder(root)}. Other folders are given with "
         "annotations=FILE and images=FOLDER.",
         found or tuple(file.stem for file in files),
     )
@@ -83,5 +83,5 @@ def _other_file(root: Path, split: str) -> Path:
 
 def _folders(root: Path, file: Path, split: str) -> list[Path]:
     names = [pattern.format(name) for name in aliases(split) for pattern in _FOLDERS]
-    places = [base / name for base in (file.parent, root) for name in names if is_within(base / name, root)]
-    return [place for place in dict.fromkeys(places) if place.is_dir()] or [root]
+    folders = [base / name for base in (file.parent, root) for name in names if is_within(base / name, root)]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]

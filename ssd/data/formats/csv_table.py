@@ -107,7 +107,7 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
 
 
 def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], bool]:
-    # column -> its place, and whether this line is the header that says so
+    # column -> its index, and whether this line is the header that says so
     folded = [cell.lower() for cell in cells]
     found = {
         column: folded.index(next(name for name in names if name in folded))
@@ -117,7 +117,7 @@ def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], b
     if all(column in found for column in _NEEDED):
         return found, True
     if len(cells) == len(_NEEDED) and all(cell == "" or _is_number(cell) for cell in cells[1:5]):
-        return {column: place for place, column in enumerate(_NEEDED)}, False
+        return {column: index for index, column in enumerate(_NEEDED)}, False
     missing = [column for column in _NEEDED if column not in found]
     raise DataError(
         f"{path}, line {line}: expected a header with {', '.join(_NEEDED)}, or rows of these six without one; found "

@@ -74,14 +74,14 @@ class ImageFinder:
     def _at(self, parts: tuple[str, ...]) -> Path | None:
         for folder in self.folders if parts else ():
             path = Path(os.path.normpath(folder.joinpath(*parts)))
-            if self._is_file(path) and any(is_within(path, place) for place in self.within):
+            if self._is_file(path) and any(is_within(path, limit) for limit in self.within):
                 return path
         return None
 
     def _of_label(self, label: Path) -> tuple[Path | None, bool]:
-        place = _place(label.relative_to(self.root))
+        pair = _pair_path(label.relative_to(self.root))
         found = self._stems.get(label.stem, [])
-        same = [image for image in found if _place(image.relative_to(self.root)) == place]
+        same = [image for image in found if _pair_path(image.relative_to(self.root)) == pair]
         if same:
             return same[0], True
         split = split_of_folder(label.relative_to(self.root))
@@ -109,8 +109,8 @@ class ImageFinder:
 
     @cached_property
     def _images(self) -> list[Path]:
-        places = self.folders if self.given else [self.root]
-        return [path for place in places for path in walk(place) if path.suffix.lower() in IMAGE_SUFFIXES]
+        folders = self.folders if self.given else [self.root]
+        return [path for folder in folders for path in walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
     @cached_property
     def _names(self) -> dict[str, list[Path]]:
@@ -155,5 +155,5 @@ def _clean(name: str) -> str:
     return "" if "\0" in clean or len(clean) > 4096 else clean
 
 
-def _place(path: PurePath) -> tuple[str, ...]:
+def _pair_path(path: PurePath) -> tuple[str, ...]:
     return tuple(part for part in path.parts[:-1] if part.lower() not in _KINDS)

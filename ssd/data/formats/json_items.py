@@ -79,7 +79,7 @@ class _Reader:
         self.finder, self.oriented, self.log = finder, oriented, log
 
     def name_of(self, item: Item) -> tuple[str, PurePath]:
-        """Returns the name that the image of an item is looked for by, and the place of its file in the data set."""
+        """Returns the name that the image of an item is looked for by, and the path of its file in the data set."""
         near = item.file.relative_to(self.finder.root)
         beside = f"{near.parent.parent.as_posix()}/img/{item.image}"  # of one name in several data sets of supervisely
         if self.finder.has(beside):

@@ -63,8 +63,8 @@ def _datumaro(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, 
         def read(entry: Any, here: tuple[str, ...] = here) -> Object | None:
             if entry["type"] not in ("bbox", "polygon", "polyline"):
                 return None
-            place = as_int(entry.get("label_id"))
-            label = here[place] if place is not None and 0 <= place < len(here) else f"label_id {place}"
+            index = as_int(entry.get("label_id"))
+            label = here[index] if index is not None and 0 <= index < len(here) else f"label_id {index}"
             is_crowd = is_true((entry.get("attributes") or {}).get("is_crowd"))
             if entry["type"] == "bbox":
                 x, y, w, h = map(float, entry["bbox"])
@@ -119,8 +119,8 @@ def _labelme(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, .
         if not isinstance(objects, list) or not isinstance(name, str):
             log.add(Fault(str(file), "annotation malformed", "expected shapes and imagePath"))
             continue
-        place = (file.parent / PurePath(name.replace("\\", "/")).name).relative_to(root)
-        items.append(Item(file, str(place), data.get("imageHeight"), data.get("imageWidth"), objects, read))
+        image = (file.parent / PurePath(name.replace("\\", "/")).name).relative_to(root)
+        items.append(Item(file, str(image), data.get("imageHeight"), data.get("imageWidth"), objects, read))
     return (), items
 
 

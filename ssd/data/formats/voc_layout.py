@@ -40,9 +40,9 @@ def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
     chosen = files
     found: set[str] = set()
     if split != "all":
-        places = {path: split_of_folder(path.relative_to(root)) for path in files}
-        found = {place for place in places.values() if place is not None}
-        chosen = [path for path in files if places[path] in aliases(split)]
+        splits = {path: split_of_folder(path.relative_to(root)) for path in files}
+        found = {name for name in splits.values() if name is not None}
+        chosen = [path for path in files if splits[path] in aliases(split)]
     if not files:
         raise DataError(
             f"{root} is not a PASCAL VOC folder: expected Annotations/, ImageSets/Main/{split}.txt and JPEGImages/, "

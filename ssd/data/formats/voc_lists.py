@@ -84,7 +84,7 @@ def _locate(root: Path, part: str, split: str) -> tuple[Path, str]:
 
 
 def _candidates(folder: Path, name: str) -> list[Path]:
-    return [place / f"{name}.txt" for place in (folder / "ImageSets" / "Main", folder / "ImageSets")]
+    return [parent / f"{name}.txt" for parent in (folder / "ImageSets" / "Main", folder / "ImageSets")]
 
 
 def _read_names(folder: Path, name: str) -> list[str]:
@@ -94,7 +94,7 @@ def _read_names(folder: Path, name: str) -> list[str]:
             break
     else:
         # Lists of single classes (cat_train.txt) are many, and no one means them by another name.
-        found = {p.stem for place in candidates[:2] for p in place.parent.glob("*.txt")}
+        found = {p.stem for candidate in candidates[:2] for p in candidate.parent.glob("*.txt")}
         splits = tuple(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found))
         listed = ", ".join(splits) or "none"
         raise NoSplitError(

@@ -80,10 +80,10 @@ def label_file(image: Path) -> Path:
 @cache
 def _label_folder(folder: Path) -> Path:
     parts = folder.parts
-    place = next((k for k in range(len(parts) - 1, -1, -1) if parts[k] == "images"), None)
-    if place is None:
+    depth = next((k for k in range(len(parts) - 1, -1, -1) if parts[k] == "images"), None)
+    if depth is None:
         return folder
-    names = [Path(*parts[:place], name, *parts[place + 1 :]) for name in _LABEL_FOLDERS]
+    names = [Path(*parts[:depth], name, *parts[depth + 1 :]) for name in _LABEL_FOLDERS]
     return next((name for name in names if name.is_dir()), names[0])
 
 
@@ -142,7 +142,7 @@ def _yaml_classes(data: dict[str, Any], path: Path) -> tuple[str, ...]:
 def _check_names(classes: list[str], path: Path) -> None:
     if not classes or "" in classes:
         raise DataError(f"{path} " + ("has a class without a name" if classes else "names no class"))
-    twice = next((name for place, name in enumerate(classes) if name in classes[:place]), None)
+    twice = next((name for index, name in enumerate(classes) if name in classes[:index]), None)
     if twice is not None:
         raise DataError(f"{path} names the class {shorten(twice)!r} twice")
 
@@ -158,23 +158,25 @@ def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> 
     base = shorten(data.get("path") or "", 300)
     for key in keys:
         for entry in data[key] if isinstance(data[key], list) else [data[key]]:
-            place = _yaml_place(base, shorten(entry, 300), path, key, within)
-            is_listed |= place.is_file()
-            images += images_below(place) if place.is_dir() else _listed(place, path.parent, within, base)
+            candidate = _yaml_path(base, shorten(entry, 300), path, key, within)
+            is_listed |= candidate.is_file()
+            images += images_below(candidate) if candidate.is_dir() else _listed(candidate, path.parent, within, base)
     return tuple(dict.fromkeys(images)), is_listed
 
 
-def _yaml_place(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
-    # Exporters write paths for the folder that they were started in, hence the last two places.
+def _yaml_path(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
+    # Exporters write paths for the folder that they were started in, hence the last two candidates.
     root = path.parent
     below = entry.lstrip("./\\").replace("\\", "/")
-    places = [root / base / entry, root / entry, *([root / below] if below else [])]
-    found = [place for place in places if _exists(place)]
-    inside = [place for place in found if is_within(place, within)]
+    candidates = [root / base / entry, root / entry, *([root / below] if below else [])]
+    found = [candidate for candidate in candidates if _exists(candidate)]
+    inside = [candidate for candidate in found if is_within(candidate, within)]
     if found and not inside:
         check_inside(found[0], within, f"{path}: {key}")
     if not found:
-        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places[0]} or {places[1]}")
+        raise DataError(
+            f"{path}: {key} names {entry!r}, expected a folder or list at {candidates[0]} or {candidates[1]}"
+        )
     return inside[0]
 
 
@@ -186,9 +188,9 @@ def _folder_images(root: Path, split: str, within: Path) -> tuple[tuple[Path, ..
         for folder in (root / "images" / name, root / name / "images", root / name):
             if folder.is_dir():
                 return tuple(images_below(folder)), False
-        for place in (root / f"{name}.txt", root / "data" / f"{name}.txt", root / "ImageSets" / f"{name}.txt"):
-            if place.is_file():
-                return tuple(_listed(place, root, within)), True
+        for candidate in (root / f"{name}.txt", root / "data" / f"{name}.txt", root / "ImageSets" / f"{name}.txt"):
+            if candidate.is_file():
+                return tuple(_listed(candidate, root, within)), True
     names = {
         path.name.removesuffix(".txt")
         for folder in (root, root / "images")
@@ -210,10 +212,10 @@ def _listed(path: Path, root: Path, within: Path, base: str = "") -> list[Path]:
     lines = [(number, name) for number, line in enumerate(read_text(path).splitlines(), 1) if (name := line.strip())]
     images = []
     for (number, name), found in zip(lines, finder.find_all((name, None) for _, name in lines), strict=True):
-        place = (path.parent if name.startswith("./") else home) / name
-        if found is None and _exists(place):
-            check_inside(place, within, f"{path}, line {number}")
-        images.append(found or place)
+        candidate = (path.parent if name.startswith("./") else home) / name
+        if found is None and _exists(candidate):
+            check_inside(candidate, within, f"{path}, line {number}")
+        images.append(found or candidate)
     return images
 
 
