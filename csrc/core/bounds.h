@@ -13,13 +13,13 @@ SSD_OPS_HD Box<T> empty_bounds() {
 
 // Bounds extended to contain `box`. NaN coordinates are ignored: a box with one overlaps nothing.
 template <typename T>
-SSD_OPS_HD Box<T> extended(const Box<T>& bounds, const Box<T>& box) {
+SSD_OPS_HD Box<T> enclose(const Box<T>& bounds, const Box<T>& box) {
   return {lesser(box.x1, bounds.x1), lesser(box.y1, bounds.y1), greater(box.x2, bounds.x2), greater(box.y2, bounds.y2)};
 }
 
 // Whether a box can overlap some box within the bounds. False with a NaN.
 template <typename T>
-SSD_OPS_HD bool touches(const Box<T>& box, const Box<T>& bounds) {
+SSD_OPS_HD bool overlaps(const Box<T>& box, const Box<T>& bounds) {
   return box.x2 > bounds.x1 && box.x1 < bounds.x2 && box.y2 > bounds.y1 && box.y1 < bounds.y2;
 }
 

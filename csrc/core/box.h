@@ -37,7 +37,7 @@ SSD_OPS_HD T greater(T a, T b) {
 
 // max(x, 0), 0 for NaN. No NaN is lost by that: where the side of an intersection is NaN, so is the area of a box.
 template <typename T>
-SSD_OPS_HD T at_least_zero(T x) {
+SSD_OPS_HD T clamp_to_zero(T x) {
   return x > T(0) ? x : T(0);
 }
 
@@ -48,8 +48,8 @@ SSD_OPS_HD T area(const Box<T>& a) {
 
 template <typename T>
 SSD_OPS_HD T intersection(const Box<T>& a, const Box<T>& b) {
-  const T width = at_least_zero(lesser(a.x2, b.x2) - greater(a.x1, b.x1));
-  const T height = at_least_zero(lesser(a.y2, b.y2) - greater(a.y1, b.y1));
+  const T width = clamp_to_zero(lesser(a.x2, b.x2) - greater(a.x1, b.x1));
+  const T height = clamp_to_zero(lesser(a.y2, b.y2) - greater(a.y1, b.y1));
   return width * height;
 }
 
@@ -88,7 +88,7 @@ SSD_OPS_HD T iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
 // Intersection over union for matching: 0 instead of NaN.
 template <typename T>
 SSD_OPS_HD T matching_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
-  return at_least_zero(iou(a, b, area_a, area_b));
+  return clamp_to_zero(iou(a, b, area_a, area_b));
 }
 
 // Intersection over union for suppression: NaN for an empty union, as in torchvision, so that it suppresses nothing.
@@ -101,8 +101,8 @@ SSD_OPS_HD T suppression_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_
 // The sides of the smallest box that encloses both; at least 0.
 template <typename T>
 SSD_OPS_HD void enclosing_sides(const Box<T>& a, const Box<T>& b, T* width, T* height) {
-  *width = at_least_zero(greater(a.x2, b.x2) - lesser(a.x1, b.x1));
-  *height = at_least_zero(greater(a.y2, b.y2) - lesser(a.y1, b.y1));
+  *width = clamp_to_zero(greater(a.x2, b.x2) - lesser(a.x1, b.x1));
+  *height = clamp_to_zero(greater(a.y2, b.y2) - lesser(a.y1, b.y1));
 }
 
 // In the denominators of distance and complete IoU, as in torchvision.

@@ -63,8 +63,8 @@ SSD_OPS_HD void grad_enclosing_side(T grad, T a_low, T a_high, T b_low, T b_high
 template <typename T>
 SSD_OPS_HD void add_overlap(T grad_inter, T grad_union, const Box<T>& a, const Box<T>& b, PairGrad<T>* da,
                             PairGrad<T>* db) {
-  const T width = at_least_zero(lesser(a.x2, b.x2) - greater(a.x1, b.x1));
-  const T height = at_least_zero(lesser(a.y2, b.y2) - greater(a.y1, b.y1));
+  const T width = clamp_to_zero(lesser(a.x2, b.x2) - greater(a.x1, b.x1));
+  const T height = clamp_to_zero(lesser(a.y2, b.y2) - greater(a.y1, b.y1));
   const T inter = grad_inter - grad_union;  // union = area a + area b - intersection
   grad_overlap_side(inter * height, a.x1, a.x2, b.x1, b.x2, &da->x1, &da->x2, &db->x1, &db->x2);
   grad_overlap_side(inter * width, a.y1, a.y2, b.y1, b.y2, &da->y1, &da->y2, &db->y1, &db->y2);

@@ -16,19 +16,19 @@ struct DetectionsOut {
   T* scores;               // [B, D]
   int64_t* labels;         // [B, D]
   int64_t* counts;         // [B]
-  int64_t* rows;           // [B, D]: index of a detection's box among the N boxes of its image
+  int64_t* box_indices;    // [B, D]: index of a detection's box among the N boxes of its image
   int64_t max_detections;  // D
 };
 
 // How the detections of an image are selected among its candidates. A candidate is a box with one of its classes.
 template <typename T>
-struct SelectTask {
+struct SelectParams {
   const void* scores;  // [B, N, C] of `dtype`: scores, or logits for detect
   Dtype dtype;
   int64_t num_boxes, num_classes;  // N (the priors for detect) and C; N * C is below 2^32
   T score_threshold;               // candidates have this score or a higher one
   int64_t candidates_per_class;
-  SuppressionRule<T> rule;
+  SuppressionThresholds<T> thresholds;
   T min_size;  // boxes with a shorter side are no candidates; 0: all are
   DetectionsOut<T> out;
 };

@@ -8,7 +8,7 @@
 namespace ssd_ops {
 
 // Dense tensors. T, the dtype of the arithmetic, is double if `logits_type` is f64 and float otherwise.
-struct LossTask {
+struct LossParams {
   Dtype logits_type, loc_type, target_type;
   const void* loc;          // [B, P, 4]
   const void* logits;       // [B, P, C]
@@ -20,8 +20,8 @@ struct LossTask {
       weight;  // T [B, P]: weight of a sampled prior in cls_loss, else 0; holds the cross entropy until mining is done
 };
 
-struct GradLossTask {
-  LossTask forward;                           // with lse and weight as the forward pass has written them
+struct GradLossParams {
+  LossParams forward;                         // with lse and weight as the forward pass has written them
   const void *grad_loc_loss, *grad_cls_loss;  // T, one number each
   void* grad_loc;                             // [B, P, 4], dtype of loc
   void* grad_logits;                          // [B, P, C], dtype of the logits
@@ -53,7 +53,7 @@ struct Normalization {
 };
 
 template <typename T>
-SSD_OPS_HD T loss_norm(const Normalization& normalization, int64_t positives_of_image, int64_t positives_of_batch) {
+SSD_OPS_HD T loss_divisor(const Normalization& normalization, int64_t positives_of_image, int64_t positives_of_batch) {
   const T num_images = static_cast<T>(normalization.num_images);
   if (normalization.normalizer == Normalizer::batch_size) return num_images;
   if (normalization.normalizer == Normalizer::batch)

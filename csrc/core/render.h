@@ -16,7 +16,7 @@ namespace ssd_ops {
 constexpr int64_t kMaxImageSide = 32767;  // centers of pixels are exact in float
 
 // All arrays are dense.
-struct RenderTask {
+struct RenderParams {
   const uint8_t* pixels;        // [N]
   int64_t num_bytes;            // N
   const int64_t* offsets;       // [B]: offset in pixels of the planes [3, H, W] of each image
@@ -38,11 +38,11 @@ struct RenderImage {
 };
 
 // Image b; an image without pixels if its offset and size, which are not validated on a GPU, exceed `pixels`.
-SSD_OPS_HD RenderImage render_image(const RenderTask& task, int64_t b) {
-  const int64_t offset = task.offsets[b], height = task.sizes[2 * b], width = task.sizes[2 * b + 1];
-  if (height < 0 || height > kMaxImageSide || width < 0 || width > kMaxImageSide) return {task.pixels, 0, 0};
-  if (offset < 0 || offset > task.num_bytes - 3 * height * width) return {task.pixels, 0, 0};
-  return {task.pixels + offset, static_cast<int>(height), static_cast<int>(width)};
+SSD_OPS_HD RenderImage render_image(const RenderParams& params, int64_t b) {
+  const int64_t offset = params.offsets[b], height = params.sizes[2 * b], width = params.sizes[2 * b + 1];
+  if (height < 0 || height > kMaxImageSide || width < 0 || width > kMaxImageSide) return {params.pixels, 0, 0};
+  if (offset < 0 || offset > params.num_bytes - 3 * height * width) return {params.pixels, 0, 0};
+  return {params.pixels + offset, static_cast<int>(height), static_cast<int>(width)};
 }
 
 // How output pixels map to one axis of an image.
@@ -104,19 +104,19 @@ SSD_OPS_HD RenderColor render_hue(const RenderColor& color, float shift) {
   const float ramps[3] = {fabsf(sixth - 3.0f) - 1.0f, 2.0f - fabsf(sixth - 2.0f), 2.0f - fabsf(sixth - 4.0f)};
   float out[3];
   for (int c = 0; c < 3; ++c)  // clamped to the maximum, which the rounded sum may exceed
-    out[c] = lesser(lesser(at_least_zero(ramps[c]), 1.0f) * chroma + minimum, maximum);
+    out[c] = lesser(lesser(clamp_to_zero(ramps[c]), 1.0f) * chroma + minimum, maximum);
   return {out[0], out[1], out[2]};
 }
 
 // Entry i of the color matrix of image b.
-SSD_OPS_HD float render_matrix(const RenderTask& task, int64_t b, int i) {
-  if (task.color_matrices != nullptr) return task.color_matrices[12 * b + i];
+SSD_OPS_HD float render_matrix(const RenderParams& params, int64_t b, int i) {
+  if (params.color_matrices != nullptr) return params.color_matrices[12 * b + i];
   return i % 5 == 0 ? 1.0f : 0.0f;
 }
 
 // The shift of hue of image b, in sixths of the circle.
-SSD_OPS_HD float render_shift(const RenderTask& task, int64_t b) {
-  return task.hue != nullptr ? 6.0f * task.hue[b] : 0.0f;
+SSD_OPS_HD float render_shift(const RenderParams& params, int64_t b) {
+  return params.hue != nullptr ? 6.0f * params.hue[b] : 0.0f;
 }
 
 }  // namespace ssd_ops

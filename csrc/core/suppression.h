@@ -15,21 +15,21 @@ namespace ssd_ops {
 //   inter < s * (a + b)             The same for s = t / (1 + t), a little lowered. s * a depends on one box alone and
 //                                   can be stored with it: scaled_area.
 template <typename T>
-struct SuppressionRule {
-  T threshold;
-  T nonnegative_threshold;  // max(threshold, 0)
+struct SuppressionThresholds {
+  T iou;
+  T nonnegative_iou;   // max(threshold, 0)
   T min_intersection;  // the smallest positive number, to reject pairs without overlap; -1 for a negative threshold
   T area_factor;       // a little less than t / (1 + t); 0 for a negative threshold
 };
 
 // Suppression at IoU >= threshold is suppression at IoU > this one: no double lies between, and no IoU is below 0.
-inline double threshold_just_below(double iou_threshold) {
+inline double next_double_below(double iou_threshold) {
   return iou_threshold > 0 ? std::nextafter(iou_threshold, -HUGE_VAL) : -1;
 }
 
 template <typename T>
-SuppressionRule<T> suppression_rule(double iou_threshold) {
-  const T threshold = threshold_below<T>(iou_threshold);
+SuppressionThresholds<T> suppression_thresholds(double iou_threshold) {
+  const T threshold = round_threshold_down<T>(iou_threshold);
   if (iou_threshold < 0) return {threshold, T(0), T(-1), T(0)};
   const T area_factor = T(1) / (T(1) + T(1) / threshold) * (T(1) - 16 * std::numeric_limits<T>::epsilon());
   return {threshold, threshold, next_above(T(0)), area_factor};
@@ -39,31 +39,32 @@ SuppressionRule<T> suppression_rule(double iou_threshold) {
 // inter - scaled_area(a) > scaled_area(b), each rounded. area_factor is lowered by more than all relative rounding
 // errors, and what rounding to subnormal numbers can add is subtracted here. Exact if the threshold is 0.
 template <typename T>
-SSD_OPS_HD T scaled_area(T box_area, const SuppressionRule<T>& rule) {
-  return at_least_zero(rule.area_factor * box_area - std::numeric_limits<T>::denorm_min());
+SSD_OPS_HD T scaled_area(T box_area, const SuppressionThresholds<T>& thresholds) {
+  return clamp_to_zero(thresholds.area_factor * box_area - std::numeric_limits<T>::denorm_min());
 }
 
-// A pair is certainly suppressed if inter - scaled_area(a) > scaled_area(b) + certainty_margin(area of b). area_factor
+// A pair is certainly suppressed if inter - scaled_area(a) > scaled_area(b) + rounding_margin(area of b). area_factor
 // is 16 epsilon too low, rounding adds less than 8, and since inter <= b both are at most that many epsilon of b.
 // Infinite if the numbers are so small that rounding errors are not relative, or so large that a + b may be infinite.
 template <typename T>
-SSD_OPS_HD T certainty_margin(T box_area, const SuppressionRule<T>& rule) {
+SSD_OPS_HD T rounding_margin(T box_area, const SuppressionThresholds<T>& thresholds) {
   constexpr T small = std::numeric_limits<T>::min() * (1 << 24), large = std::numeric_limits<T>::max() / 4;
-  const bool in_range = box_area > small && rule.threshold > small && box_area < rule.area_factor * large;
+  const bool in_range = box_area > small && thresholds.iou > small && box_area < thresholds.area_factor * large;
   return in_range ? 64 * std::numeric_limits<T>::epsilon() * box_area : std::numeric_limits<T>::infinity();
 }
 
 // Whether the IoU may exceed the threshold; true if it is NaN.
 template <typename T>
-SSD_OPS_HD bool may_suppress(T inter, T union_area, const SuppressionRule<T>& rule) {
-  return inter >= greater(rule.nonnegative_threshold * union_area, rule.min_intersection);
+SSD_OPS_HD bool may_suppress(T inter, T union_area, const SuppressionThresholds<T>& thresholds) {
+  return inter >= greater(thresholds.nonnegative_iou * union_area, thresholds.min_intersection);
 }
 
 // Whether the IoU exceeds the threshold: the decision.
 template <typename T>
-SSD_OPS_HD bool suppresses(const Box<T>& a, const Box<T>& b, T area_a, T area_b, const SuppressionRule<T>& rule) {
+SSD_OPS_HD bool suppresses(const Box<T>& a, const Box<T>& b, T area_a, T area_b,
+                           const SuppressionThresholds<T>& thresholds) {
   const T inter = intersection(a, b), union_area = area_a + area_b - inter;
-  return may_suppress(inter, union_area, rule) && inter / union_area > rule.threshold;
+  return may_suppress(inter, union_area, thresholds) && inter / union_area > thresholds.iou;
 }
 
 }  // namespace ssd_ops

@@ -8,24 +8,24 @@
 namespace ssd_ops {
 
 // Thresholds are doubles and values are compared as doubles, so no threshold is rounded. For float values a comparison
-// with a float gives the same: value > threshold if and only if value > float_below(threshold), and value >= threshold
-// if and only if value >= float_above(threshold).
-inline float float_below(double threshold) {  // the largest float that is not above
+// with a float gives the same: value > threshold if and only if value > round_down_to_float(threshold), and value >=
+// threshold if and only if value >= round_up_to_float(threshold).
+inline float round_down_to_float(double threshold) {  // the largest float that is not above
   const float f = static_cast<float>(threshold);
   return static_cast<double>(f) > threshold ? std::nextafterf(f, -INFINITY) : f;
 }
-inline float float_above(double threshold) {  // the smallest float that is not below
+inline float round_up_to_float(double threshold) {  // the smallest float that is not below
   const float f = static_cast<float>(threshold);
   return static_cast<double>(f) < threshold ? std::nextafterf(f, INFINITY) : f;
 }
 template <typename T>
-inline T threshold_below(double threshold) {
-  if constexpr (sizeof(T) == sizeof(float)) return float_below(threshold);
+inline T round_threshold_down(double threshold) {
+  if constexpr (sizeof(T) == sizeof(float)) return round_down_to_float(threshold);
   return static_cast<T>(threshold);
 }
 template <typename T>
-inline T threshold_above(double threshold) {
-  if constexpr (sizeof(T) == sizeof(float)) return float_above(threshold);
+inline T round_threshold_up(double threshold) {
+  if constexpr (sizeof(T) == sizeof(float)) return round_up_to_float(threshold);
   return static_cast<T>(threshold);
 }
 

@@ -22,20 +22,21 @@ void run(const T* __restrict coded, const T* __restrict priors, const Variances<
 }
 
 template <bool decodes, CodeType code, typename T>
-void rows(const CodecTask<T>& task, int64_t begin, int64_t end) {
+void rows(const CodecParams<T>& params, int64_t begin, int64_t end) {
   while (begin < end) {
-    const int64_t prior = begin % task.num_priors, count = std::min(end - begin, task.num_priors - prior);
-    run<decodes, code>(task.coded + 4 * begin, task.priors + 4 * prior, task.variances, count, task.out + 4 * begin);
+    const int64_t prior = begin % params.num_priors, count = std::min(end - begin, params.num_priors - prior);
+    run<decodes, code>(params.coded + 4 * begin, params.priors + 4 * prior, params.variances, count,
+                       params.out + 4 * begin);
     begin += count;
   }
 }
 
 template <bool decodes, typename T>
-void any_code(const CodecTask<T>& task, int64_t begin, int64_t end) {
-  switch (task.code) {
-    case CodeType::center_size: return rows<decodes, CodeType::center_size>(task, begin, end);
-    case CodeType::corner: return rows<decodes, CodeType::corner>(task, begin, end);
-    case CodeType::corner_size: return rows<decodes, CodeType::corner_size>(task, begin, end);
+void any_code(const CodecParams<T>& params, int64_t begin, int64_t end) {
+  switch (params.code) {
+    case CodeType::center_size: return rows<decodes, CodeType::center_size>(params, begin, end);
+    case CodeType::corner: return rows<decodes, CodeType::corner>(params, begin, end);
+    case CodeType::corner_size: return rows<decodes, CodeType::corner_size>(params, begin, end);
   }
 }
 
@@ -54,37 +55,37 @@ void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __re
 }
 
 template <bool decodes, CodeType code, typename T>
-void units(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t prior_blocks = ceil_div(task.num_priors, kPriorBlock);
+void units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+  const int64_t prior_blocks = ceil_div(params.num_priors, kPriorBlock);
   T of_row[4 * kPriorBlock];
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t slice = unit / prior_blocks, prior = unit % prior_blocks * kPriorBlock;
-    const int64_t count = std::min(kPriorBlock, task.num_priors - prior);
-    const int64_t first = task.leading * slice / task.slices, last = task.leading * (slice + 1) / task.slices;
-    double* sums = task.prior_slices + 4 * (slice * task.num_priors + prior);
+    const int64_t count = std::min(kPriorBlock, params.num_priors - prior);
+    const int64_t first = params.leading * slice / params.slices, last = params.leading * (slice + 1) / params.slices;
+    double* sums = params.prior_slices + 4 * (slice * params.num_priors + prior);
     std::fill_n(sums, 4 * count, 0.0);
     for (int64_t l = first; l < last; ++l) {
-      const int64_t row = 4 * (l * task.num_priors + prior);
-      grad_run<decodes, code>(task.grad + row, task.coded + row, task.priors + 4 * prior, task.variances, count,
-                              task.grad_coded + row, of_row);
+      const int64_t row = 4 * (l * params.num_priors + prior);
+      grad_run<decodes, code>(params.grad + row, params.coded + row, params.priors + 4 * prior, params.variances, count,
+                              params.grad_coded + row, of_row);
       for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(of_row[i]);
     }
   }
 }
 
 template <bool decodes, typename T>
-void units_of_any_code(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
-  switch (task.code) {
-    case CodeType::center_size: return units<decodes, CodeType::center_size>(task, begin, end);
-    case CodeType::corner: return units<decodes, CodeType::corner>(task, begin, end);
-    case CodeType::corner_size: return units<decodes, CodeType::corner_size>(task, begin, end);
+void units_of_any_code(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+  switch (params.code) {
+    case CodeType::center_size: return units<decodes, CodeType::center_size>(params, begin, end);
+    case CodeType::corner: return units<decodes, CodeType::corner>(params, begin, end);
+    case CodeType::corner_size: return units<decodes, CodeType::corner_size>(params, begin, end);
   }
 }
 
 template <typename T>
-void any_units(const GradCodecTask<T>& task, int64_t begin, int64_t end) {
-  if (task.decodes) return units_of_any_code<true>(task, begin, end);
-  return units_of_any_code<false>(task, begin, end);
+void any_units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+  if (params.decodes) return units_of_any_code<true>(params, begin, end);
+  return units_of_any_code<false>(params, begin, end);
 }
 
 template <typename T>
@@ -98,12 +99,16 @@ void sum_in_order(const double* slices, int64_t count, int64_t size, T* out) {
 
 }  // namespace
 
-void encode_rows(const CodecTask<float>& task, int64_t begin, int64_t end) { any_code<false>(task, begin, end); }
-void encode_rows(const CodecTask<double>& task, int64_t begin, int64_t end) { any_code<false>(task, begin, end); }
-void decode_rows(const CodecTask<float>& task, int64_t begin, int64_t end) { any_code<true>(task, begin, end); }
-void decode_rows(const CodecTask<double>& task, int64_t begin, int64_t end) { any_code<true>(task, begin, end); }
-void grad_codec_units(const GradCodecTask<float>& task, int64_t begin, int64_t end) { any_units(task, begin, end); }
-void grad_codec_units(const GradCodecTask<double>& task, int64_t begin, int64_t end) { any_units(task, begin, end); }
+void encode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) { any_code<false>(params, begin, end); }
+void encode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) { any_code<false>(params, begin, end); }
+void decode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) { any_code<true>(params, begin, end); }
+void decode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) { any_code<true>(params, begin, end); }
+void grad_codec_units(const GradCodecParams<float>& params, int64_t begin, int64_t end) {
+  any_units(params, begin, end);
+}
+void grad_codec_units(const GradCodecParams<double>& params, int64_t begin, int64_t end) {
+  any_units(params, begin, end);
+}
 void sum_slices(const double* slices, int64_t count, int64_t size, float* out) {
   sum_in_order(slices, count, size, out);
 }

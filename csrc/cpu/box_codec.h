@@ -10,7 +10,7 @@ namespace ssd_ops::cpu {
 
 // Boxes (or deltas) [L, P, 4] with priors [P, 4].
 template <typename T>
-struct CodecTask {
+struct CodecParams {
   const T* coded;   // [L, P, 4]: boxes to encode or deltas to decode
   const T* priors;  // [P, 4]
   T* out;           // [L, P, 4]
@@ -22,7 +22,7 @@ struct CodecTask {
 // The gradients. The gradient of a prior is a sum over L, in double and in a fixed order: over each of `slices` equal
 // parts of L, and then over these partial sums, see sum_slices.
 template <typename T>
-struct GradCodecTask {
+struct GradCodecParams {
   const T* grad;         // [L, P, 4]
   const T* coded;        // [L, P, 4]
   const T* priors;       // [P, 4]
@@ -39,13 +39,13 @@ constexpr int64_t kPriorBlock = 128;  // priors of one work unit of the gradient
 }  // namespace ssd_ops::cpu
 
 // Rows begin .. end - 1 of the L * P rows.
-SSD_OPS_CPU_KERNEL(void, encode_rows, const CodecTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, encode_rows, const CodecTask<double>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, decode_rows, const CodecTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, decode_rows, const CodecTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, encode_rows, const CodecParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, encode_rows, const CodecParams<double>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, decode_rows, const CodecParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, decode_rows, const CodecParams<double>& params, int64_t begin, int64_t end)
 // Units begin .. end - 1 of the slices * ceil(P / kPriorBlock) units.
-SSD_OPS_CPU_KERNEL(void, grad_codec_units, const GradCodecTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, grad_codec_units, const GradCodecTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_codec_units, const GradCodecParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_codec_units, const GradCodecParams<double>& params, int64_t begin, int64_t end)
 // out[i] = sum over s of slices[s, i], in order of s.
 SSD_OPS_CPU_KERNEL(void, sum_slices, const double* slices, int64_t count, int64_t size, float* out)
 SSD_OPS_CPU_KERNEL(void, sum_slices, const double* slices, int64_t count, int64_t size, double* out)

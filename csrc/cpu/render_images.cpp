@@ -73,12 +73,12 @@ class Columns {
 };
 
 // Converts the sums [3, size] of a row to colors, in place; the weights along y add up to `sum`.
-void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, float sum, float* sums) {
-  const int64_t size = task.size;
+void recolor_row(const RenderParams& params, int64_t b, const Columns& columns, float sum, float* sums) {
+  const int64_t size = params.size;
   float* __restrict red = sums, * __restrict green = sums + size, * __restrict blue = sums + 2 * size;
   const float* __restrict weights = columns.sums();
   float matrix[12];
-  for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(task, b, k);
+  for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(params, b, k);
   for (int64_t i = 0; i < size; ++i) {
     const float inverse = 1.0f / (weights[i] * sum);
     const float of_red = red[i] * inverse, of_green = green[i] * inverse, of_blue = blue[i] * inverse;
@@ -86,7 +86,7 @@ void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, floa
     green[i] = render_color(matrix + 4, of_red, of_green, of_blue);
     blue[i] = render_color(matrix + 8, of_red, of_green, of_blue);
   }
-  const float shift = render_shift(task, b);
+  const float shift = render_shift(params, b);
   for (int64_t i = 0; i < size && shift != 0.0f; ++i) {
     const RenderColor color = render_hue({red[i], green[i], blue[i]}, shift);
     red[i] = color.red;
@@ -98,14 +98,14 @@ void recolor_row(const RenderTask& task, int64_t b, const Columns& columns, floa
 // Writes a row of sums [3, size] to the output row y of image b; the weights along y add up to `sum`, 0 outside the
 // image.
 template <typename Out>
-void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
-  const int64_t size = task.size;
+void finish_row(const RenderParams& params, int64_t b, int64_t y, const Columns& columns, float sum, float* sums) {
+  const int64_t size = params.size;
   const int32_t any = sum > 0.0f, *__restrict shown = columns.shown();
-  if (any != 0) recolor_row(task, b, columns, sum, sums);
+  if (any != 0) recolor_row(params, b, columns, sum, sums);
   for (int c = 0; c < 3; ++c) {
     const float* __restrict colors = sums + c * size;
-    Out* __restrict out = static_cast<Out*>(task.out) + ((b * 3 + c) * size + y) * size;
-    const float fill = task.fill[c], mean = task.mean[c], deviation = task.std[c];
+    Out* __restrict out = static_cast<Out*>(params.out) + ((b * 3 + c) * size + y) * size;
+    const float fill = params.fill[c], mean = params.mean[c], deviation = params.std[c];
     for (int64_t i = 0; i < size; ++i) {
       const float value = (shown[i] & any) != 0 ? colors[i] : fill;
       out[i] = narrow<Out>((value - mean) / deviation);
@@ -115,13 +115,13 @@ void finish_row(const RenderTask& task, int64_t b, int64_t y, const Columns& col
 
 // Output rows y_begin .. y_end - 1 of image b.
 template <typename Out>
-void render_part(const RenderTask& task, int64_t b, int64_t y_begin, int64_t y_end) {
-  const int64_t size = task.size, row_size = 3 * size;
-  const RenderImage image = render_image(task, b);
-  const float* window = task.crops + 4 * b;
-  const RenderAxis down = render_axis(window[1], window[3], image.height, size, task.antialias);
-  Columns columns(render_axis(window[0], window[2], image.width, size, task.antialias), size,
-                  task.flip != nullptr && task.flip[b]);
+void render_part(const RenderParams& params, int64_t b, int64_t y_begin, int64_t y_end) {
+  const int64_t size = params.size, row_size = 3 * size;
+  const RenderImage image = render_image(params, b);
+  const float* window = params.crops + 4 * b;
+  const RenderAxis down = render_axis(window[1], window[3], image.height, size, params.antialias);
+  Columns columns(render_axis(window[0], window[2], image.width, size, params.antialias), size,
+                  params.flip != nullptr && params.flip[b]);
   const int slots = max_taps(down, y_begin, y_end);
   Scratch<float> kept(slots * row_size), sums(row_size);  // row r of the image is in slot r % slots
   int done = -1;                                          // rows up to this one have been resized
@@ -141,18 +141,18 @@ void render_part(const RenderTask& task, int64_t b, int64_t y_begin, int64_t y_e
       float* __restrict into = sums.data();
       for (int64_t i = 0; i < row_size; ++i) into[i] += weight * row[i];
     }
-    finish_row<Out>(task, b, y, columns, total, sums.data());
+    finish_row<Out>(params, b, y, columns, total, sums.data());
   }
 }
 
 }  // namespace
 
-void render_rows(const RenderTask& task, int64_t begin, int64_t end) {
+void render_rows(const RenderParams& params, int64_t begin, int64_t end) {
   while (begin < end) {
-    const int64_t b = begin / task.size, y = begin % task.size, count = std::min(end - begin, task.size - y);
-    dispatch_dtype(task.dtype, [&](auto type) {
+    const int64_t b = begin / params.size, y = begin % params.size, count = std::min(end - begin, params.size - y);
+    dispatch_dtype(params.dtype, [&](auto type) {
       using Out = decltype(type);
-      if constexpr (sizeof(Out) <= sizeof(float)) render_part<Out>(task, b, y, y + count);
+      if constexpr (sizeof(Out) <= sizeof(float)) render_part<Out>(params, b, y, y + count);
     });
     begin += count;
   }

@@ -7,4 +7,4 @@
 #include "cpu/dispatch/dispatch.h"
 
 // Output rows begin .. end - 1 of the B * size rows; all three channels of each.
-SSD_OPS_CPU_KERNEL(void, render_rows, const RenderTask& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, render_rows, const RenderParams& params, int64_t begin, int64_t end)

@@ -18,7 +18,7 @@ template <bool decodes, typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
     box_codec_kernel(const In* coded, const T* priors, T* out, int64_t rows, int64_t num_priors, CodeType code,
                      Variances<T> variances) {
-  const int64_t r = global_thread();
+  const int64_t r = global_thread_index();
   if (r >= rows) return;
   // A 64-bit remainder would cost more than all the rest.
   const int64_t p = rows <= 0x7fffffff ? static_cast<uint32_t>(r) % static_cast<uint32_t>(num_priors) : r % num_priors;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     sum_slices_kernel(const double* sums, int64_t slices, int64_t size, T* out) {
-  for (int64_t i = global_thread(); i < size; i += global_threads()) {
+  for (int64_t i = global_thread_index(); i < size; i += num_global_threads()) {
     double sum = 0;
     for (int64_t s = 0; s < slices; ++s) sum += sums[s * size + i];
     out[i] = static_cast<T>(sum);

@@ -8,7 +8,7 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kTile = 32, kRowsAtOnce = 8, kThreads = kTile * kRowsAtOnce;
+constexpr int kPixelTile = 32, kRowsAtOnce = 8, kThreads = kPixelTile * kRowsAtOnce;
 
 // The color of one output pixel that lies within the image.
 __device__ RenderColor blend(const RenderImage& image, const RenderAxis& across, const RenderTaps& columns, float sum_x,
@@ -36,53 +36,54 @@ __device__ RenderColor blend(const RenderImage& image, const RenderAxis& across,
 }
 
 // The color matrix and the shift of hue of image b.
-__device__ RenderColor recolor(const RenderTask& task, int64_t b, const RenderColor& color) {
+__device__ RenderColor recolor(const RenderParams& params, int64_t b, const RenderColor& color) {
   float matrix[12];
 #pragma unroll
-  for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(task, b, k);
+  for (int k = 0; k < 12; ++k) matrix[k] = render_matrix(params, b, k);
   const RenderColor changed{render_color(matrix, color.red, color.green, color.blue),
                             render_color(matrix + 4, color.red, color.green, color.blue),
                             render_color(matrix + 8, color.red, color.green, color.blue)};
-  const float shift = render_shift(task, b);
+  const float shift = render_shift(params, b);
   return shift != 0.0f ? render_hue(changed, shift) : changed;
 }
 
 template <typename Out>
-__global__ void __launch_bounds__(kThreads) render_images_kernel(RenderTask task, int64_t tiles_across, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads)
+    render_images_kernel(RenderParams params, int64_t tiles_across, int64_t tiles) {
   const int64_t b = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const int64_t x = tile % tiles_across * kTile + threadIdx.x % kTile;
-  const int64_t top = tile / tiles_across * kTile + threadIdx.x / kTile;
-  if (x >= task.size) return;
-  const RenderImage image = render_image(task, b);
-  const float* window = task.crops + 4 * b;
-  const RenderAxis across = render_axis(window[0], window[2], image.width, task.size, task.antialias);
-  const RenderAxis down = render_axis(window[1], window[3], image.height, task.size, task.antialias);
-  const bool flipped = task.flip != nullptr && task.flip[b];
-  const RenderTaps columns = render_taps(across, flipped ? task.size - 1 - x : x);
+  const int64_t x = tile % tiles_across * kPixelTile + threadIdx.x % kPixelTile;
+  const int64_t top = tile / tiles_across * kPixelTile + threadIdx.x / kPixelTile;
+  if (x >= params.size) return;
+  const RenderImage image = render_image(params, b);
+  const float* window = params.crops + 4 * b;
+  const RenderAxis across = render_axis(window[0], window[2], image.width, params.size, params.antialias);
+  const RenderAxis down = render_axis(window[1], window[3], image.height, params.size, params.antialias);
+  const bool flipped = params.flip != nullptr && params.flip[b];
+  const RenderTaps columns = render_taps(across, flipped ? params.size - 1 - x : x);
   float sum_x = 0;
   for (int i = columns.first; i < columns.last; ++i) sum_x += render_weight(across, columns, i);
-  const int64_t plane = task.size * task.size;
+  const int64_t plane = params.size * params.size;
 #pragma unroll 1
-  for (int64_t y = top; y < top + kTile && y < task.size; y += kRowsAtOnce) {
+  for (int64_t y = top; y < top + kPixelTile && y < params.size; y += kRowsAtOnce) {
     const RenderTaps rows = render_taps(down, y);
-    RenderColor color{task.fill[0], task.fill[1], task.fill[2]};
+    RenderColor color{params.fill[0], params.fill[1], params.fill[2]};
     if (columns.last > columns.first && rows.last > rows.first)
-      color = recolor(task, b, blend(image, across, columns, sum_x, down, rows));
-    Out* out = static_cast<Out*>(task.out) + 3 * plane * b + y * task.size + x;
-    out[0] = narrow<Out>((color.red - task.mean[0]) / task.std[0]);
-    out[plane] = narrow<Out>((color.green - task.mean[1]) / task.std[1]);
-    out[2 * plane] = narrow<Out>((color.blue - task.mean[2]) / task.std[2]);
+      color = recolor(params, b, blend(image, across, columns, sum_x, down, rows));
+    Out* out = static_cast<Out*>(params.out) + 3 * plane * b + y * params.size + x;
+    out[0] = narrow<Out>((color.red - params.mean[0]) / params.std[0]);
+    out[plane] = narrow<Out>((color.green - params.mean[1]) / params.std[1]);
+    out[2 * plane] = narrow<Out>((color.blue - params.mean[2]) / params.std[2]);
   }
 }
 
 }  // namespace
 
-int launch_render_images(const RenderTask& task, CUstream_st* stream) {
-  const int64_t across = ceil_div(task.size, kTile), tiles = across * across;
-  return dispatch_dtype(task.dtype, [&](auto type) {
+int launch_render_images(const RenderParams& params, CUstream_st* stream) {
+  const int64_t across = ceil_div(params.size, kPixelTile), tiles = across * across;
+  return dispatch_dtype(params.dtype, [&](auto type) {
     using Out = decltype(type);
     if constexpr (sizeof(Out) <= sizeof(float)) {
-      return launch(render_images_kernel<Out>, grid_blocks(task.num_images * tiles, 1), kThreads, 0, stream, task,
+      return launch(render_images_kernel<Out>, grid_blocks(params.num_images * tiles, 1), kThreads, 0, stream, params,
                     across, tiles);
     } else {
       return cudaErrorInvalidValue;

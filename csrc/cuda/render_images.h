@@ -5,7 +5,7 @@
 
 namespace ssd_ops {
 
-// Writes task.out in one launch.
-int launch_render_images(const RenderTask& task, CUstream_st* stream);
+// Writes params.out in one launch.
+int launch_render_images(const RenderParams& params, CUstream_st* stream);
 
 }  // namespace ssd_ops

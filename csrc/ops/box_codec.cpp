@@ -61,15 +61,15 @@ Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<d
   const Tensor dense_coded = dense(coded, codec.dtype);
   dispatch_compute(codec.dtype, [&](auto type) {
     using T = decltype(type);
-    const cpu::CodecTask<T> task{.coded = const_data<T>(dense_coded),
-                                 .priors = const_data<T>(dense_priors),
-                                 .out = data<T>(out),
-                                 .num_priors = codec.num_priors,
-                                 .code = codec.code,
-                                 .variances = variances_of<T>(variances.data())};
+    const cpu::CodecParams<T> params{.coded = const_data<T>(dense_coded),
+                                     .priors = const_data<T>(dense_priors),
+                                     .out = data<T>(out),
+                                     .num_priors = codec.num_priors,
+                                     .code = codec.code,
+                                     .variances = variances_of<T>(variances.data())};
     torch::stable::parallel_for(0, codec.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-      if (decodes) return SSD_OPS_CPU(decode_rows, task, begin, end);
-      SSD_OPS_CPU(encode_rows, task, begin, end);
+      if (decodes) return SSD_OPS_CPU(decode_rows, params, begin, end);
+      SSD_OPS_CPU(encode_rows, params, begin, end);
     });
   });
   return out;
@@ -89,21 +89,21 @@ void grad_on_cpu(const Tensor& grad, const Tensor& coded, const Tensor& priors, 
   const Tensor dense_priors = dense(priors, codec.dtype);
   const int64_t slices = slice_count(codec), size = 4 * codec.num_priors;
   Tensor sums = empty(coded, {slices, size}, ScalarType::Double);
-  const cpu::GradCodecTask<T> task{.grad = const_data<T>(dense_grad),
-                                   .coded = const_data<T>(dense_coded),
-                                   .priors = const_data<T>(dense_priors),
-                                   .grad_coded = data<T>(grad_coded),
-                                   .prior_slices = data<double>(sums),
-                                   .leading = codec.leading,
-                                   .num_priors = codec.num_priors,
-                                   .slices = slices,
-                                   .code = codec.code,
-                                   .variances = variances_of<T>(variances.data()),
-                                   .decodes = decodes};
+  const cpu::GradCodecParams<T> params{.grad = const_data<T>(dense_grad),
+                                       .coded = const_data<T>(dense_coded),
+                                       .priors = const_data<T>(dense_priors),
+                                       .grad_coded = data<T>(grad_coded),
+                                       .prior_slices = data<double>(sums),
+                                       .leading = codec.leading,
+                                       .num_priors = codec.num_priors,
+                                       .slices = slices,
+                                       .code = codec.code,
+                                       .variances = variances_of<T>(variances.data()),
+                                       .decodes = decodes};
   const int64_t blocks = ceil_div(codec.num_priors, cpu::kPriorBlock);
   const int64_t rows_of_unit = (codec.leading / slices + 1) * cpu::kPriorBlock;
   torch::stable::parallel_for(0, slices * blocks, 1 + kRowGrain / rows_of_unit,
-                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_codec_units, task, begin, end); });
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_codec_units, params, begin, end); });
   SSD_OPS_CPU(sum_slices, data<double>(sums), slices, size, data<T>(grad_priors));
 }
 

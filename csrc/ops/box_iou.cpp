@@ -17,18 +17,18 @@ void on_cpu(const Tensor& boxes1, const Tensor& boxes2, Tensor& out, int64_t bat
             IouMetric metric) {
   constexpr ScalarType dtype = dtype_for<T>();
   const Tensor rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
-  const cpu::IouTask<T> task{.rows = const_data<T>(rows),
-                             .columns = const_data<T>(columns),
-                             .out = data<T>(out),
-                             .n = n,
-                             .m = m,
-                             .metric = metric};
+  const cpu::IouParams<T> params{.rows = const_data<T>(rows),
+                                 .columns = const_data<T>(columns),
+                                 .out = data<T>(out),
+                                 .n = n,
+                                 .m = m,
+                                 .metric = metric};
   const int64_t strips = ceil_div(m, cpu::kIouColumns), row_tiles = ceil_div(n, cpu::kIouRows);
   const int64_t pairs = std::min(n, cpu::kIouRows) * std::min(m, cpu::kIouColumns);
   const int64_t grain = pairs > 0 ? 1 + 16384 / pairs : 1;  // tiles that are worth a thread
   chosen_isa();
   torch::stable::parallel_for(0, batch * strips * row_tiles, grain,
-                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_tiles, task, begin, end); });
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(iou_tiles, params, begin, end); });
 }
 
 void fill(const Tensor& boxes1, const Tensor& boxes2, Tensor out, IouMetric metric) {

@@ -172,7 +172,7 @@ inline int check_one_of(const char* name, std::string_view value, std::initializ
 
 // The threshold above which a box is suppressed.
 inline double suppress_threshold(double iou_threshold, bool suppress_equal) {
-  return suppress_equal ? threshold_just_below(iou_threshold) : iou_threshold;
+  return suppress_equal ? next_double_below(iou_threshold) : iou_threshold;
 }
 
 inline void check_variances(const std::vector<double>& variances) {

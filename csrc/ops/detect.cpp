@@ -43,34 +43,34 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
   const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::DetectTask<T> task{.select = select_task<T>(dense_logits, options, result),
-                            .segments = {},
-                            .loc = const_data<Box<T>>(dense_loc),
-                            .priors = const_data<Box<T>>(dense_priors),
-                            .variances = variances_of<T>(variances.data()),
-                            .clip = clip,
-                            .best_only = best_only};
+    cpu::DetectParams<T> params{.select = select_params<T>(dense_logits, options, result),
+                                .segments = {},
+                                .loc = const_data<Box<T>>(dense_loc),
+                                .priors = const_data<Box<T>>(dense_priors),
+                                .variances = variances_of<T>(variances.data()),
+                                .clip = clip,
+                                .best_only = best_only};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(loc)) {
       const CudaScope scope(loc);
-      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(task.select, num_images, best_only));
+      const auto bytes = static_cast<int64_t>(detect_workspace_bytes(params.select, num_images, best_only));
       const Tensor workspace = empty(loc, {bytes}, ScalarType::Byte);
-      const BoxSource<T> source{.boxes = task.loc,
+      const BoxSource<T> source{.boxes = params.loc,
                                 .boxes_by_class = false,
-                                .priors = task.priors,
-                                .variances = task.variances,
+                                .priors = params.priors,
+                                .variances = params.variances,
                                 .clip = clip,
-                                .class_rows = nullptr,
+                                .class_box_indices = nullptr,
                                 .class_capacity = 0};
       check_cuda(
-          launch_detect(task.select, source, best_only, num_images, workspace.mutable_data_ptr(), scope.stream()),
+          launch_detect(params.select, source, best_only, num_images, workspace.mutable_data_ptr(), scope.stream()),
           "detect");
       return;
     }
 #endif
     over_images(
-        task, num_images, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_logits, task, begin, end); },
-        [&](int64_t begin, int64_t end) { SSD_OPS_CPU(detect, task, begin, end); });
+        params, num_images, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_logits, params, begin, end); },
+        [&](int64_t begin, int64_t end) { SSD_OPS_CPU(detect, params, begin, end); });
   });
   return result;
 }

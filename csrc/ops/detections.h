@@ -11,7 +11,8 @@
 
 namespace ssd_ops {
 
-using DetectionTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // boxes, scores, labels, counts, rows
+using DetectionTensors =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // boxes, scores, labels, counts, box_indices
 
 // Validates the options that all three have.
 inline void check_options(double score_threshold, double iou_threshold, int64_t max_detections) {
@@ -62,12 +63,12 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t num_images, in
 
 template <typename T>
 DetectionsOut<T> out_of(const DetectionTensors& result) {
-  const auto& [boxes, scores, labels, counts, rows] = result;
+  const auto& [boxes, scores, labels, counts, box_indices] = result;
   return {.boxes = data<T>(boxes),
           .scores = data<T>(scores),
           .labels = data<int64_t>(labels),
           .counts = data<int64_t>(counts),
-          .rows = data<int64_t>(rows),
+          .box_indices = data<int64_t>(box_indices),
           .max_detections = scores.size(1)};
 }
 
@@ -78,33 +79,33 @@ struct SelectOptions {
 };
 
 template <typename T>
-SelectTask<T> select_task(const Tensor& scores, const SelectOptions& options, const DetectionTensors& result) {
+SelectParams<T> select_params(const Tensor& scores, const SelectOptions& options, const DetectionTensors& result) {
   return {.scores = scores.const_data_ptr(),
           .dtype = dtype_of(scores),
           .num_boxes = scores.size(1),
           .num_classes = scores.size(2),
-          .score_threshold = next_above(threshold_below<T>(options.score_threshold)),
+          .score_threshold = next_above(round_threshold_down<T>(options.score_threshold)),
           .candidates_per_class = options.candidates_per_class,
-          .rule = suppression_rule<T>(options.suppress_above),
-          .min_size = threshold_above<T>(options.min_size),
+          .thresholds = suppression_thresholds<T>(options.suppress_above),
+          .min_size = round_threshold_up<T>(options.min_size),
           .out = out_of<T>(result)};
 }
 
-// Runs `finish(begin, end)` over the images of a CPU task (MulticlassTask, DetectTask). If there are fewer images than
-// threads, runs `scan(begin, end)` over segments of them before.
-template <typename Task, typename Scan, typename Finish>
-void over_images(Task& task, int64_t num_images, Scan&& scan, Finish&& finish) {
+// Runs `finish(begin, end)` over the images of a CPU kernel (MulticlassParams, DetectParams). If there are fewer images
+// than threads, runs `scan(begin, end)` over segments of them before.
+template <typename Params, typename Scan, typename Finish>
+void over_images(Params& params, int64_t num_images, Scan&& scan, Finish&& finish) {
   chosen_isa();  // may throw, which is not allowed within a parallel region
   const int64_t threads = torch::stable::get_num_threads();
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
   std::unique_ptr<void, Free> buffers;
-  if (num_images < threads && task.select.num_boxes * task.select.num_classes > 100000) {
+  if (num_images < threads && params.select.num_boxes * params.select.num_classes > 100000) {
     const int64_t count = ceil_div(threads, num_images);
     buffers.reset(std::aligned_alloc(64, static_cast<size_t>(num_images * count * cpu::segment_bytes())));
     if (!buffers) fail("out of memory");
-    task.segments = {.count = count, .buffers = static_cast<char*>(buffers.get())};
+    params.segments = {.count = count, .buffers = static_cast<char*>(buffers.get())};
     torch::stable::parallel_for(0, num_images * count, 1, scan);
   }
   torch::stable::parallel_for(0, num_images, 1, finish);

@@ -28,22 +28,22 @@ void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tens
     const T *row_boxes = const_data<T>(rows) + b * n * 4, *column_boxes = const_data<T>(columns) + b * m * 4;
     T* soa = data<T>(arrays);
     SSD_OPS_CPU(iou_columns, column_boxes, m, metric == IouMetric::complete, soa);
-    const cpu::GradIouTask<T> task{.grad = const_data<T>(dense_grad) + b * n * m,
-                                   .rows = row_boxes,
-                                   .columns = soa,
-                                   .row_sums = data<double>(row_sums),
-                                   .column_sums = data<double>(column_sums),
-                                   .n = n,
-                                   .m = m,
-                                   .row_block = row_block,
-                                   .column_block = column_block,
-                                   .metric = metric};
+    const cpu::GradIouParams<T> params{.grad = const_data<T>(dense_grad) + b * n * m,
+                                       .rows = row_boxes,
+                                       .columns = soa,
+                                       .row_sums = data<double>(row_sums),
+                                       .column_sums = data<double>(column_sums),
+                                       .n = n,
+                                       .m = m,
+                                       .row_block = row_block,
+                                       .column_block = column_block,
+                                       .metric = metric};
     const int64_t pairs = row_block * column_block, grain = 1 + 8192 / pairs;
     torch::stable::parallel_for(0, row_blocks * column_blocks, grain,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_iou_tiles, task, begin, end); });
-    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.row_sums), column_blocks, n, row_boxes,
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_iou_tiles, params, begin, end); });
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.row_sums), column_blocks, n, row_boxes,
                 data<T>(grad1) + b * n * 4);
-    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(task.column_sums), row_blocks, m, column_boxes,
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.column_sums), row_blocks, m, column_boxes,
                 data<T>(grad2) + b * m * 4);
   }
 }

@@ -71,8 +71,8 @@ Options check_inputs(const Tensor& gt_boxes, const Tensor& gt_labels, const Tens
 // The lowest positive IoU, so that kernels have one comparison, >=.
 template <typename T>
 T min_positive_iou(const Options& options) {
-  if (options.match_equal) return threshold_above<T>(options.iou_threshold);
-  return std::nextafter(threshold_below<T>(options.iou_threshold), std::numeric_limits<T>::infinity());
+  if (options.match_equal) return round_threshold_up<T>(options.iou_threshold);
+  return std::nextafter(round_threshold_down<T>(options.iou_threshold), std::numeric_limits<T>::infinity());
 }
 
 struct Results {
@@ -103,41 +103,41 @@ void on_cpu(const Inputs& in, const Options& options, const Results& results) {
   const Tensor gt_arrays = empty(in.priors, {5, num_packed_gt}, dtype);
   const Tensor best_iou = empty(in.priors, {num_segments, num_packed_gt}, dtype);
   const Tensor best_prior = empty(in.offsets, {num_segments, num_packed_gt}, ScalarType::Long);
-  const Tensor near_gt = empty(in.offsets, {num_segments, num_packed_gt + 1}, ScalarType::Long);
+  const Tensor overlapping_gt = empty(in.offsets, {num_segments, num_packed_gt + 1}, ScalarType::Long);
   const cpu::PriorTiles<T> tiles{.priors = const_data<T>(in.priors),
                                  .num_priors = in.num_priors(),
                                  .num_tiles = num_tiles,
                                  .arrays = data<T>(arrays),
                                  .bounds = data<Box<T>>(bounds)};
-  const cpu::MatchTask<T> task{.tiles = tiles,
-                               .gt_boxes = const_data<T>(in.gt_boxes),
-                               .gt_arrays = const_data<T>(gt_arrays),
-                               .gt_labels = const_data<int64_t>(in.gt_labels),
-                               .ignore = in.ignore_flags(),
-                               .offsets = const_data<int64_t>(in.offsets),
-                               .num_packed_gt = num_packed_gt,
-                               .num_segments = num_segments,
-                               .iou_threshold = min_positive_iou<T>(options),
-                               .rule = options.rule,
-                               .variances = variances_of<T>(options.variances.data()),
-                               .best_iou = data<T>(best_iou),
-                               .best_prior = data<int64_t>(best_prior),
-                               .near_gt = data<int64_t>(near_gt),
-                               .labels = data<int64_t>(results.labels),
-                               .gt_index = data<int64_t>(results.gt_index),
-                               .loc_targets = data<T>(results.loc_targets)};
+  const cpu::MatchParams<T> params{.tiles = tiles,
+                                   .gt_boxes = const_data<T>(in.gt_boxes),
+                                   .gt_arrays = const_data<T>(gt_arrays),
+                                   .gt_labels = const_data<int64_t>(in.gt_labels),
+                                   .ignore = in.ignore_flags(),
+                                   .offsets = const_data<int64_t>(in.offsets),
+                                   .num_packed_gt = num_packed_gt,
+                                   .num_segments = num_segments,
+                                   .iou_threshold = min_positive_iou<T>(options),
+                                   .rule = options.rule,
+                                   .variances = variances_of<T>(options.variances.data()),
+                                   .best_iou = data<T>(best_iou),
+                                   .best_prior = data<int64_t>(best_prior),
+                                   .overlapping_gt = data<int64_t>(overlapping_gt),
+                                   .labels = data<int64_t>(results.labels),
+                                   .gt_index = data<int64_t>(results.gt_index),
+                                   .loc_targets = data<T>(results.loc_targets)};
   SSD_OPS_CPU(make_prior_tiles, tiles);
-  SSD_OPS_CPU(split_gt_boxes, task.gt_boxes, num_packed_gt, data<T>(gt_arrays));
+  SSD_OPS_CPU(split_gt_boxes, params.gt_boxes, num_packed_gt, data<T>(gt_arrays));
   const bool assigns = options.rule != MatchRule::none;
   torch::stable::parallel_for(0, num_images * num_segments, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      SSD_OPS_CPU(match_segment, task, i / num_segments, i % num_segments);
-      if (assigns && num_segments == 1) SSD_OPS_CPU(assign_priors, task, i);
+      SSD_OPS_CPU(match_segment, params, i / num_segments, i % num_segments);
+      if (assigns && num_segments == 1) SSD_OPS_CPU(assign_priors, params, i);
     }
   });
   if (!assigns || num_segments == 1) return;
   torch::stable::parallel_for(0, num_images, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) SSD_OPS_CPU(assign_priors, task, i);
+    for (int64_t i = begin; i < end; ++i) SSD_OPS_CPU(assign_priors, params, i);
   });
 }
 
@@ -146,25 +146,25 @@ template <typename T>
 void on_cuda(const Inputs& in, const Options& options, const Results& results) {
   const CudaScope scope(in.priors);
   const int64_t num_images = in.num_images(), num_packed_gt = in.num_packed_gt(), num_priors = in.num_priors();
-  const Tensor tile_bounds = empty(in.priors, {num_warp_tiles(num_priors), 4}, dtype_for<T>());
+  const Tensor tile_bounds = empty(in.priors, {num_prior_tiles(num_priors), 4}, dtype_for<T>());
   const Tensor workspace = empty(in.offsets, {num_packed_gt + num_images + 1}, ScalarType::Long);
-  const CudaMatchTask<T> task{.gt_boxes = const_data<Box<T>>(in.gt_boxes),
-                              .gt_labels = const_data<int64_t>(in.gt_labels),
-                              .ignore = in.ignore_flags(),
-                              .offsets = const_data<int64_t>(in.offsets),
-                              .priors = const_data<Box<T>>(in.priors),
-                              .num_packed_gt = num_packed_gt,
-                              .num_images = num_images,
-                              .num_priors = num_priors,
-                              .iou_threshold = min_positive_iou<T>(options),
-                              .rule = options.rule,
-                              .variances = variances_of<T>(options.variances.data()),
-                              .tile_bounds = data<Box<T>>(tile_bounds),
-                              .workspace = data<long long>(workspace),
-                              .labels = data<int64_t>(results.labels),
-                              .gt_index = data<long long>(results.gt_index),
-                              .loc_targets = data<Box<T>>(results.loc_targets)};
-  check_cuda(launch_match_priors(task, scope.stream()), "match_priors");
+  const CudaMatchParams<T> params{.gt_boxes = const_data<Box<T>>(in.gt_boxes),
+                                  .gt_labels = const_data<int64_t>(in.gt_labels),
+                                  .ignore = in.ignore_flags(),
+                                  .offsets = const_data<int64_t>(in.offsets),
+                                  .priors = const_data<Box<T>>(in.priors),
+                                  .num_packed_gt = num_packed_gt,
+                                  .num_images = num_images,
+                                  .num_priors = num_priors,
+                                  .iou_threshold = min_positive_iou<T>(options),
+                                  .rule = options.rule,
+                                  .variances = variances_of<T>(options.variances.data()),
+                                  .tile_bounds = data<Box<T>>(tile_bounds),
+                                  .workspace = data<long long>(workspace),
+                                  .labels = data<int64_t>(results.labels),
+                                  .gt_index = data<long long>(results.gt_index),
+                                  .loc_targets = data<Box<T>>(results.loc_targets)};
+  check_cuda(launch_match_priors(params, scope.stream()), "match_priors");
 }
 #endif
 

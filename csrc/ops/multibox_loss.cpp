@@ -53,7 +53,7 @@ struct Inputs {
     labels = dense(labels_);
   }
 
-  LossTask task(const Tensor& lse, const Tensor& weight) const {
+  LossParams params(const Tensor& lse, const Tensor& weight) const {
     return {.logits_type = dtype_of(logits),
             .loc_type = dtype_of(loc),
             .target_type = dtype_of(loc_targets),
@@ -72,29 +72,30 @@ struct Inputs {
 int64_t grain(int64_t items, int64_t work) { return std::max<int64_t>(1, items / std::max<int64_t>(1, work)); }
 
 template <typename T>
-void on_cpu(const LossTask& task, const Mining& mining, const Normalization& normalization, T* loc_loss, T* cls_loss) {
+void on_cpu(const LossParams& params, const Mining& mining, const Normalization& normalization, T* loc_loss,
+            T* cls_loss) {
   chosen_isa();  // may throw, which is not allowed within a parallel region
   std::atomic<bool> in_range{true};
-  torch::stable::parallel_for(0, task.num_images * task.num_priors, grain(32768, task.num_classes),
+  torch::stable::parallel_for(0, params.num_images * params.num_priors, grain(32768, params.num_classes),
                               [&](int64_t begin, int64_t end) {
-                                if (!SSD_OPS_CPU(loss_rows, task, begin, end)) in_range = false;
+                                if (!SSD_OPS_CPU(loss_rows, params, begin, end)) in_range = false;
                               });
-  if (!in_range) fail_label(task.labels, task.num_classes);
-  std::vector<int64_t> positives(static_cast<size_t>(task.num_images));
-  torch::stable::parallel_for(0, task.num_images, grain(65536, task.num_priors), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) positives[b] = SSD_OPS_CPU(loss_positives, task, b);
+  if (!in_range) fail_label(params.labels, params.num_classes);
+  std::vector<int64_t> positives(static_cast<size_t>(params.num_images));
+  torch::stable::parallel_for(0, params.num_images, grain(65536, params.num_priors), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) positives[b] = SSD_OPS_CPU(loss_positives, params, b);
   });
   int64_t total = 0;
   for (const int64_t count : positives) total += count;
-  const auto norm = [&](int64_t image) { return loss_norm<T>(normalization, positives[image], total); };
-  std::vector<cpu::ImageSums> sums(static_cast<size_t>(task.num_images));
-  torch::stable::parallel_for(0, task.num_images, grain(8192, task.num_priors), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) sums[b] = SSD_OPS_CPU(loss_image, task, mining, b, norm(b));
+  const auto divisor = [&](int64_t image) { return loss_divisor<T>(normalization, positives[image], total); };
+  std::vector<cpu::ImageSums> sums(static_cast<size_t>(params.num_images));
+  torch::stable::parallel_for(0, params.num_images, grain(8192, params.num_priors), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) sums[b] = SSD_OPS_CPU(loss_image, params, mining, b, divisor(b));
   });
   double loc = 0, cls = 0;
-  for (int64_t b = 0; b < task.num_images; ++b) {
-    loc += sums[b].loc / static_cast<double>(norm(b));
-    cls += sums[b].cls / static_cast<double>(norm(b));
+  for (int64_t b = 0; b < params.num_images; ++b) {
+    loc += sums[b].loc / static_cast<double>(divisor(b));
+    cls += sums[b].cls / static_cast<double>(divisor(b));
   }
   *loc_loss = static_cast<T>(loc);
   *cls_loss = static_cast<T>(cls);
@@ -115,19 +116,19 @@ Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
   Tensor lse = empty(loc, {num_images, num_priors}, inputs.dtype),
          weight = empty(loc, {num_images, num_priors}, inputs.dtype);
   if (lse.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), lse, weight};
-  LossTask task = inputs.task(lse, weight);
+  LossParams params = inputs.params(lse, weight);
   Mining rules{neg_pos_ratio, std::min(min_negatives, num_priors)};
   const Normalization normalization{chosen, num_images};
   if (over_batch) {  // mines the batch as one image
     rules.min_negatives *= num_images;
-    task.num_priors *= num_images;
-    task.num_images = 1;
+    params.num_priors *= num_images;
+    params.num_images = 1;
   }
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(loc)) {
     const CudaScope scope(loc);
-    const Tensor workspace = empty(loc, {static_cast<int64_t>(loss_workspace_bytes(task))}, ScalarType::Byte);
-    check_cuda(launch_multibox_loss(task, rules, normalization, workspace.mutable_data_ptr(),
+    const Tensor workspace = empty(loc, {static_cast<int64_t>(loss_workspace_bytes(params))}, ScalarType::Byte);
+    check_cuda(launch_multibox_loss(params, rules, normalization, workspace.mutable_data_ptr(),
                                     loc_loss.mutable_data_ptr(), cls_loss.mutable_data_ptr(), scope.stream()),
                "multibox_loss");
     return {loc_loss, cls_loss, lse, weight};
@@ -135,7 +136,7 @@ Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
 #endif
   dispatch_compute(inputs.dtype, [&](auto type) {
     using T = decltype(type);
-    on_cpu(task, rules, normalization, data<T>(loc_loss), data<T>(cls_loss));
+    on_cpu(params, rules, normalization, data<T>(loc_loss), data<T>(cls_loss));
   });
   return {loc_loss, cls_loss, lse, weight};
 }
@@ -155,21 +156,21 @@ std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const
   Tensor grad_loc = empty(loc, {loc.size(0), loc.size(1), 4}, loc.scalar_type());
   Tensor grad_logits = empty(loc, {logits.size(0), logits.size(1), logits.size(2)}, inputs.logits.scalar_type());
   prefer_huge_pages(grad_logits);
-  const GradLossTask task{.forward = inputs.task(dense_lse, dense_weight),
-                          .grad_loc_loss = grad_loc_in.const_data_ptr(),
-                          .grad_cls_loss = grad_cls_in.const_data_ptr(),
-                          .grad_loc = grad_loc.mutable_data_ptr(),
-                          .grad_logits = grad_logits.mutable_data_ptr()};
+  const GradLossParams params{.forward = inputs.params(dense_lse, dense_weight),
+                              .grad_loc_loss = grad_loc_in.const_data_ptr(),
+                              .grad_cls_loss = grad_cls_in.const_data_ptr(),
+                              .grad_loc = grad_loc.mutable_data_ptr(),
+                              .grad_logits = grad_logits.mutable_data_ptr()};
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(loc)) {
     const CudaScope scope(loc);
-    check_cuda(launch_grad_multibox_loss(task, scope.stream()), "grad_multibox_loss");
+    check_cuda(launch_grad_multibox_loss(params, scope.stream()), "grad_multibox_loss");
     return {grad_loc, torch::stable::to(grad_logits, logits.scalar_type())};
   }
 #endif
   chosen_isa();
-  torch::stable::parallel_for(0, rows, grain(65536, task.forward.num_classes),
-                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, task, begin, end); });
+  torch::stable::parallel_for(0, rows, grain(65536, params.forward.num_classes),
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, params, begin, end); });
   if (inputs.dtype == ScalarType::Double && logits.scalar_type() != ScalarType::Double)
     grad_logits = torch::stable::to(grad_logits, logits.scalar_type());
   return {grad_loc, grad_logits};

@@ -26,30 +26,30 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
   const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::MulticlassTask<T> task{.select = select_task<T>(dense_scores, options, result),
-                                .segments = {},
-                                .boxes = const_data<Box<T>>(dense_boxes),
-                                .boxes_by_class = boxes_by_class};
+    cpu::MulticlassParams<T> params{.select = select_params<T>(dense_scores, options, result),
+                                    .segments = {},
+                                    .boxes = const_data<Box<T>>(dense_boxes),
+                                    .boxes_by_class = boxes_by_class};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
       const CudaScope scope(boxes);
       const auto bytes = static_cast<int64_t>(multiclass_nms_workspace_bytes<T>(num_images, num_boxes, num_classes));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
-      const BoxSource<T> source{.boxes = task.boxes,
+      const BoxSource<T> source{.boxes = params.boxes,
                                 .boxes_by_class = boxes_by_class,
                                 .priors = nullptr,
                                 .variances = {},
                                 .clip = false,
-                                .class_rows = nullptr,
+                                .class_box_indices = nullptr,
                                 .class_capacity = 0};
-      check_cuda(launch_multiclass_nms(task.select, source, num_images, workspace.mutable_data_ptr(), scope.stream()),
+      check_cuda(launch_multiclass_nms(params.select, source, num_images, workspace.mutable_data_ptr(), scope.stream()),
                  "multiclass_nms");
       return;
     }
 #endif
     over_images(
-        task, num_images, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_scores, task, begin, end); },
-        [&](int64_t begin, int64_t end) { SSD_OPS_CPU(multiclass_nms, task, begin, end); });
+        params, num_images, [&](int64_t begin, int64_t end) { SSD_OPS_CPU(scan_scores, params, begin, end); },
+        [&](int64_t begin, int64_t end) { SSD_OPS_CPU(multiclass_nms, params, begin, end); });
   });
   return result;
 }

@@ -30,18 +30,18 @@ void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshol
 // Fills kept with the boxes that no other of their class suppresses, by rank, and returns their number. The groups of
 // equal class are distributed over the threads by their number of boxes.
 template <typename T>
-int64_t suppress_by_class(const cpu::NmsTask<T>& task, int64_t n, const int64_t* classes, uint32_t* kept) {
+int64_t suppress_by_class(const cpu::NmsParams<T>& params, int64_t n, const int64_t* classes, uint32_t* kept) {
   const std::unique_ptr<uint32_t[]> members(new uint32_t[n]), starts(new uint32_t[n + 1]);
   const std::unique_ptr<uint8_t[]> keep(new uint8_t[n]);
-  const int64_t groups = SSD_OPS_CPU(group_by_class, classes, task.order, n, members.get(), starts.get());
+  const int64_t groups = SSD_OPS_CPU(group_by_class, classes, params.order, n, members.get(), starts.get());
   torch::stable::parallel_for(0, n, 1024, [&](int64_t begin, int64_t end) {
     const uint32_t* first = std::lower_bound(starts.get(), starts.get() + groups, begin);
     for (; first != starts.get() + groups && *first < end; ++first)
-      SSD_OPS_CPU(suppress_group, task, members.get(), first[0], first[1], keep.get());
+      SSD_OPS_CPU(suppress_group, params, members.get(), first[0], first[1], keep.get());
   });
   int64_t count = 0;
   for (int64_t r = 0; r < n; ++r) {
-    kept[count] = task.order[r];
+    kept[count] = params.order[r];
     count += keep[r];
   }
   return count;
@@ -59,10 +59,11 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
   const int64_t count = dispatch_compute(compute_dtype({boxes.scalar_type()}), [&](auto type) {
     using T = decltype(type);
     const Tensor dense_boxes = dense(boxes, dtype_for<T>());
-    const cpu::NmsTask<T> task{
-        .boxes = const_data<Box<T>>(dense_boxes), .order = order.get(), .rule = suppression_rule<T>(iou_threshold)};
-    return classes ? suppress_by_class(task, n, dense(*classes).template const_data_ptr<int64_t>(), kept.get())
-                   : SSD_OPS_CPU(suppress_all, task, n, kept.get());
+    const cpu::NmsParams<T> params{.boxes = const_data<Box<T>>(dense_boxes),
+                                   .order = order.get(),
+                                   .thresholds = suppression_thresholds<T>(iou_threshold)};
+    return classes ? suppress_by_class(params, n, dense(*classes).template const_data_ptr<int64_t>(), kept.get())
+                   : SSD_OPS_CPU(suppress_all, params, n, kept.get());
   });
   Tensor indices = empty(boxes, {count}, ScalarType::Long);
   std::copy_n(kept.get(), count, indices.mutable_data_ptr<int64_t>());

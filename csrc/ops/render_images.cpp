@@ -87,37 +87,37 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
   const Tensor flips = flip ? dense(*flip) : starts;  // keep the memory until the kernels are done or queued
   const Tensor matrices = color_matrices ? dense(*color_matrices, ScalarType::Float) : starts;
   const Tensor turns = hue ? dense(*hue, ScalarType::Float) : starts;
-  RenderTask task{.pixels = const_data<uint8_t>(bytes),
-                  .num_bytes = bytes.numel(),
-                  .offsets = const_data<int64_t>(starts),
-                  .sizes = const_data<int64_t>(sides),
-                  .crops = const_data<float>(boxes),
-                  .flip = flip ? const_data<bool>(flips) : nullptr,
-                  .color_matrices = color_matrices ? const_data<float>(matrices) : nullptr,
-                  .hue = hue ? const_data<float>(turns) : nullptr,
-                  .out = out.mutable_data_ptr(),
-                  .dtype = names[choice],
-                  .num_images = num_images,
-                  .size = size,
-                  .antialias = antialias,
-                  .fill = {},
-                  .mean = {},
-                  .std = {}};
+  RenderParams params{.pixels = const_data<uint8_t>(bytes),
+                      .num_bytes = bytes.numel(),
+                      .offsets = const_data<int64_t>(starts),
+                      .sizes = const_data<int64_t>(sides),
+                      .crops = const_data<float>(boxes),
+                      .flip = flip ? const_data<bool>(flips) : nullptr,
+                      .color_matrices = color_matrices ? const_data<float>(matrices) : nullptr,
+                      .hue = hue ? const_data<float>(turns) : nullptr,
+                      .out = out.mutable_data_ptr(),
+                      .dtype = names[choice],
+                      .num_images = num_images,
+                      .size = size,
+                      .antialias = antialias,
+                      .fill = {},
+                      .mean = {},
+                      .std = {}};
   for (int c = 0; c < 3; ++c) {
-    task.fill[c] = static_cast<float>(fill[c]);
-    task.mean[c] = static_cast<float>(mean[c]);
-    task.std[c] = static_cast<float>(std[c]);
+    params.fill[c] = static_cast<float>(fill[c]);
+    params.mean[c] = static_cast<float>(mean[c]);
+    params.std[c] = static_cast<float>(std[c]);
   }
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(pixels)) {
     const CudaScope scope(pixels);
-    check_cuda(launch_render_images(task, scope.stream()), "render_images");
+    check_cuda(launch_render_images(params, scope.stream()), "render_images");
     return out;
   }
 #endif
   chosen_isa();
   torch::stable::parallel_for(0, num_images * size, kRowGrain,
-                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(render_rows, task, begin, end); });
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(render_rows, params, begin, end); });
   return out;
 }
 

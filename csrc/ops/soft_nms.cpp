@@ -25,39 +25,39 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
   const int64_t class_capacity = std::min(num_boxes, max_detections);
   const Tensor class_counts = empty(scores, {num_images, num_classes}, ScalarType::Long);
   const Tensor class_scores = empty(scores, {num_images, num_classes, class_capacity}, dtype);
-  const Tensor class_rows = empty(scores, {num_images, num_classes, class_capacity}, ScalarType::Int);
+  const Tensor class_box_indices = empty(scores, {num_images, num_classes, class_capacity}, ScalarType::Int);
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    const SoftNmsTask<T> task{.scores = dense_scores.const_data_ptr(),
-                              .dtype = dtype_of(dense_scores),
-                              .num_boxes = num_boxes,
-                              .num_classes = num_classes,
-                              .boxes = const_data<Box<T>>(dense_boxes),
-                              .boxes_by_class = boxes.dim() == 4,
-                              .gaussian = gaussian,
-                              .sigma = static_cast<T>(sigma),
-                              .iou_threshold = threshold_below<T>(decay_above),
-                              .score_threshold = keep_equal ? threshold_above<T>(score_threshold)
-                                                            : next_above(threshold_below<T>(score_threshold)),
-                              .out = out_of<T>(result),
-                              .class_capacity = class_capacity,
-                              .class_counts = data<int64_t>(class_counts),
-                              .class_scores = data<T>(class_scores),
-                              .class_rows = data<uint32_t>(class_rows)};
+    const SoftNmsParams<T> params{.scores = dense_scores.const_data_ptr(),
+                                  .dtype = dtype_of(dense_scores),
+                                  .num_boxes = num_boxes,
+                                  .num_classes = num_classes,
+                                  .boxes = const_data<Box<T>>(dense_boxes),
+                                  .boxes_by_class = boxes.dim() == 4,
+                                  .gaussian = gaussian,
+                                  .sigma = static_cast<T>(sigma),
+                                  .iou_threshold = round_threshold_down<T>(decay_above),
+                                  .score_threshold = keep_equal ? round_threshold_up<T>(score_threshold)
+                                                                : next_above(round_threshold_down<T>(score_threshold)),
+                                  .out = out_of<T>(result),
+                                  .class_capacity = class_capacity,
+                                  .class_counts = data<int64_t>(class_counts),
+                                  .class_scores = data<T>(class_scores),
+                                  .class_box_indices = data<uint32_t>(class_box_indices)};
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
       const CudaScope scope(boxes);
-      const auto bytes = static_cast<int64_t>(soft_nms_workspace_bytes(task, num_images));
+      const auto bytes = static_cast<int64_t>(soft_nms_workspace_bytes(params, num_images));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
-      check_cuda(launch_soft_nms(task, num_images, workspace.mutable_data_ptr(), scope.stream()), "soft_nms");
+      check_cuda(launch_soft_nms(params, num_images, workspace.mutable_data_ptr(), scope.stream()), "soft_nms");
       return;
     }
 #endif
     chosen_isa();
     torch::stable::parallel_for(0, num_images * ceil_div(num_classes, cpu::kClassGroup), 1,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_classes, task, begin, end); });
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_classes, params, begin, end); });
     torch::stable::parallel_for(0, num_images, 1,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_merge, task, begin, end); });
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_merge, params, begin, end); });
   });
   return result;
 }

@@ -1,4 +1,4 @@
-"""A kernel that may begin before the one before it has ended waits for that one first: launch.cuh, await_previous()."""
+"""A kernel that may begin before the previous one has ended waits for it first: wait_for_previous_kernel()."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SOURCES = {
 
 
 def early_kernels() -> set[str]:
-    """Return the names of the kernels that launch_next() or launch_as() starts."""
+    """Return the names of the kernels that launch_dependent() or launch_as() starts."""
     names: set[str] = set()
     for text in SOURCES.values():
-        statements = re.findall(r"\blaunch_(?:next|as)\([^;]*;", text)
+        statements = re.findall(r"\blaunch_(?:dependent|as)\([^;]*;", text)
         names |= {name for statement in statements for name in re.findall(r"\w+_kernel\b", statement)}
         if any(re.search(r"\(kernel,|, kernel,", statement) for statement in statements):
             names |= set(re.findall(r"\w+_kernel\b", " ".join(re.findall(r"auto\* kernel =[^;]*;", text))))
@@ -34,7 +34,7 @@ def test_every_early_kernel_waits_before_it_reads() -> None:
     names = early_kernels()
     assert {"select_kernel", "tile_kernel", "mine_kernel", "assign_kernel", "collect_logits_kernel"} <= names
     for name in sorted(names):
-        before, waits, _ = body_of(name).partition("await_previous();")
+        before, waits, _ = body_of(name).partition("wait_for_previous_kernel();")
         assert waits, f"{name} never waits"
         declarations = re.sub(r"//[^\n]*", "", before).split(";")
         assert all(re.match(r"\s*(using|constexpr|__shared__|$)", line) for line in declarations), (name, before)

@@ -1,8 +1,11 @@
 // Run-time choice among the copies of a CPU kernel, one for each instruction set.
 //
-// A header declares a kernel once:   SSD_OPS_CPU_KERNEL(void, box_iou_rows, const IouTask<float>& task, int64_t begin)
-// its .cpp file, compiled once for each set, defines it inside   namespace ssd_ops::cpu::SSD_OPS_ISA { ... }
-// and csrc/ops calls it:               SSD_OPS_CPU(box_iou_rows, task, begin);
+// A header declares a kernel once:
+//   SSD_OPS_CPU_KERNEL(void, box_iou_rows, const IouParams<float>& params, int64_t begin)
+// its .cpp file, compiled once for each set, defines it inside
+//   namespace ssd_ops::cpu::SSD_OPS_ISA { ... }
+// and csrc/ops calls it:
+//   SSD_OPS_CPU(box_iou_rows, params, begin);
 #pragma once
 
 #include "cpu/dispatch/isa.h"

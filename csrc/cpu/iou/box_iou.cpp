@@ -39,39 +39,39 @@ void fill_rows(const T* __restrict strip, int64_t columns, Rows... rows) {
 }
 
 template <IouMetric metric, typename T>
-void tiles(const IouTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t row_tiles = ceil_div(task.n, kIouRows), strips = ceil_div(task.m, kIouColumns);
+void tiles(const IouParams<T>& params, int64_t begin, int64_t end) {
+  const int64_t row_tiles = ceil_div(params.n, kIouRows), strips = ceil_div(params.m, kIouColumns);
   alignas(64) T strip[6 * kIouColumns];
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t batch = tile / row_tiles / strips, first = tile / row_tiles % strips * kIouColumns;
-    const int64_t columns = task.m - first < kIouColumns ? task.m - first : kIouColumns;
+    const int64_t columns = params.m - first < kIouColumns ? params.m - first : kIouColumns;
     if (tile == begin || tile % row_tiles == 0)
-      split_boxes(task.columns + 4 * (batch * task.m + first), columns, kIouColumns, metric == IouMetric::complete,
+      split_boxes(params.columns + 4 * (batch * params.m + first), columns, kIouColumns, metric == IouMetric::complete,
                   strip);
     const auto row = [&](int64_t n) {
-      const int64_t index = batch * task.n + n;
-      return Row<metric, T>(task.rows + 4 * index, task.out + index * task.m + first);
+      const int64_t index = batch * params.n + n;
+      return Row<metric, T>(params.rows + 4 * index, params.out + index * params.m + first);
     };
     int64_t n = tile % row_tiles * kIouRows;
-    const int64_t last = task.n - n < kIouRows ? task.n : n + kIouRows;
+    const int64_t last = params.n - n < kIouRows ? params.n : n + kIouRows;
     for (; n + 4 <= last; n += 4) fill_rows(strip, columns, row(n), row(n + 1), row(n + 2), row(n + 3));
     for (; n < last; ++n) fill_rows(strip, columns, row(n));
   }
 }
 
 template <typename T>
-void any_metric(const IouTask<T>& task, int64_t begin, int64_t end) {
-  switch (task.metric) {
-    case IouMetric::iou: return tiles<IouMetric::iou>(task, begin, end);
-    case IouMetric::generalized: return tiles<IouMetric::generalized>(task, begin, end);
-    case IouMetric::distance: return tiles<IouMetric::distance>(task, begin, end);
-    case IouMetric::complete: return tiles<IouMetric::complete>(task, begin, end);
+void any_metric(const IouParams<T>& params, int64_t begin, int64_t end) {
+  switch (params.metric) {
+    case IouMetric::iou: return tiles<IouMetric::iou>(params, begin, end);
+    case IouMetric::generalized: return tiles<IouMetric::generalized>(params, begin, end);
+    case IouMetric::distance: return tiles<IouMetric::distance>(params, begin, end);
+    case IouMetric::complete: return tiles<IouMetric::complete>(params, begin, end);
   }
 }
 
 }  // namespace
 
-void iou_tiles(const IouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
-void iou_tiles(const IouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void iou_tiles(const IouParams<float>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
+void iou_tiles(const IouParams<double>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -29,14 +29,14 @@ struct Row {
 
 // One row with `lanes` columns (at most kLanes) from `column` on, which has the index `in_chunk` in its chunk.
 template <IouMetric metric, typename T>
-__attribute__((always_inline)) inline void some_pairs(const GradIouTask<T>& task, const T* __restrict grad,
+__attribute__((always_inline)) inline void some_pairs(const GradIouParams<T>& params, const T* __restrict grad,
                                                       const Row<T>& row, int64_t column, int64_t in_chunk,
                                                       int64_t lanes, RowSums<T>& __restrict of_row,
                                                       ColumnSums<T>& __restrict of_columns) {
-  const T* __restrict x1 = task.columns + column;
-  const T* __restrict y1 = x1 + task.m, * __restrict x2 = y1 + task.m, * __restrict y2 = x2 + task.m;
-  const T* __restrict areas = y2 + task.m;
-  [[maybe_unused]] const T* __restrict angles = areas + task.m;
+  const T* __restrict x1 = params.columns + column;
+  const T* __restrict y1 = x1 + params.m, * __restrict x2 = y1 + params.m, * __restrict y2 = x2 + params.m;
+  const T* __restrict areas = y2 + params.m;
+  [[maybe_unused]] const T* __restrict angles = areas + params.m;
 #pragma GCC ivdep
   for (int64_t l = 0; l < lanes; ++l) {
     const Box<T> b{x1[l], y1[l], x2[l], y2[l]};
@@ -81,50 +81,50 @@ void add_columns(const ColumnSums<T>& of_columns, int64_t count, double* sums, i
 
 // Rows first .. last - 1, at most kRowChunk, with `count` columns from `column` on, at most kColumnChunk.
 template <IouMetric metric, typename T>
-void chunk(const GradIouTask<T>& task, int64_t first, int64_t last, int64_t column, int64_t count, double* row_sums,
+void chunk(const GradIouParams<T>& params, int64_t first, int64_t last, int64_t column, int64_t count, double* row_sums,
            double* column_sums) {
   ColumnSums<T> of_columns = {};
   for (int64_t n = first; n < last; ++n) {
-    const Box<T> box = load_box(task.rows, n);
+    const Box<T> box = load_box(params.rows, n);
     const Row<T> row{box, area(box), metric == IouMetric::complete ? aspect_angle(box) : T(0)};
-    const T* grad = task.grad + n * task.m + column;
+    const T* grad = params.grad + n * params.m + column;
     RowSums<T> of_row = {};
     int64_t j = 0;
     for (; j + kLanes <= count; j += kLanes)
-      some_pairs<metric>(task, grad + j, row, column + j, j, kLanes, of_row, of_columns);
-    if (j < count) some_pairs<metric>(task, grad + j, row, column + j, j, count - j, of_row, of_columns);
-    add_row(of_row, row_sums + n, task.n);
+      some_pairs<metric>(params, grad + j, row, column + j, j, kLanes, of_row, of_columns);
+    if (j < count) some_pairs<metric>(params, grad + j, row, column + j, j, count - j, of_row, of_columns);
+    add_row(of_row, row_sums + n, params.n);
   }
-  add_columns(of_columns, count, column_sums + column, task.m);
+  add_columns(of_columns, count, column_sums + column, params.m);
 }
 
 template <IouMetric metric, typename T>
-void tiles(const GradIouTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t column_blocks = ceil_div(task.m, task.column_block);
+void tiles(const GradIouParams<T>& params, int64_t begin, int64_t end) {
+  const int64_t column_blocks = ceil_div(params.m, params.column_block);
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row_index = tile / column_blocks, column_index = tile % column_blocks;
-    const int64_t first = row_index * task.row_block, last = std::min(task.n, first + task.row_block);
-    const int64_t left = column_index * task.column_block, right = std::min(task.m, left + task.column_block);
-    double* row_sums = task.row_sums + column_index * kGradNumbers * task.n;
-    double* column_sums = task.column_sums + row_index * kGradNumbers * task.m;
+    const int64_t first = row_index * params.row_block, last = std::min(params.n, first + params.row_block);
+    const int64_t left = column_index * params.column_block, right = std::min(params.m, left + params.column_block);
+    double* row_sums = params.row_sums + column_index * kGradNumbers * params.n;
+    double* column_sums = params.column_sums + row_index * kGradNumbers * params.m;
     for (int k = 0; k < kGradNumbers; ++k) {
-      std::fill(row_sums + k * task.n + first, row_sums + k * task.n + last, 0.0);
-      std::fill(column_sums + k * task.m + left, column_sums + k * task.m + right, 0.0);
+      std::fill(row_sums + k * params.n + first, row_sums + k * params.n + last, 0.0);
+      std::fill(column_sums + k * params.m + left, column_sums + k * params.m + right, 0.0);
     }
     for (int64_t column = left; column < right; column += kColumnChunk)
       for (int64_t n = first; n < last; n += kRowChunk)
-        chunk<metric>(task, n, std::min(last, n + kRowChunk), column, std::min(kColumnChunk, right - column), row_sums,
-                      column_sums);
+        chunk<metric>(params, n, std::min(last, n + kRowChunk), column, std::min(kColumnChunk, right - column),
+                      row_sums, column_sums);
   }
 }
 
 template <typename T>
-void any_metric(const GradIouTask<T>& task, int64_t begin, int64_t end) {
-  switch (task.metric) {
-    case IouMetric::iou: return tiles<IouMetric::iou>(task, begin, end);
-    case IouMetric::generalized: return tiles<IouMetric::generalized>(task, begin, end);
-    case IouMetric::distance: return tiles<IouMetric::distance>(task, begin, end);
-    case IouMetric::complete: return tiles<IouMetric::complete>(task, begin, end);
+void any_metric(const GradIouParams<T>& params, int64_t begin, int64_t end) {
+  switch (params.metric) {
+    case IouMetric::iou: return tiles<IouMetric::iou>(params, begin, end);
+    case IouMetric::generalized: return tiles<IouMetric::generalized>(params, begin, end);
+    case IouMetric::distance: return tiles<IouMetric::distance>(params, begin, end);
+    case IouMetric::complete: return tiles<IouMetric::complete>(params, begin, end);
   }
 }
 
@@ -142,8 +142,8 @@ void boxes_from_sums(const double* sums, int64_t blocks, int64_t count, const T*
 
 }  // namespace
 
-void grad_iou_tiles(const GradIouTask<float>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
-void grad_iou_tiles(const GradIouTask<double>& task, int64_t begin, int64_t end) { any_metric(task, begin, end); }
+void grad_iou_tiles(const GradIouParams<float>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
+void grad_iou_tiles(const GradIouParams<double>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
 void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const float* boxes, float* grads) {
   boxes_from_sums(sums, blocks, count, boxes, grads);
 }

@@ -14,7 +14,7 @@ constexpr int64_t kRowChunk = 64;      // rows that are summed in T before they 
 // One [N, M] matrix in tiles of row_block x column_block, independent of the number of threads. A tile sums the
 // gradients of its rows and of its columns over its pairs; grad_iou_boxes adds the sums of several tiles in order.
 template <typename T>
-struct GradIouTask {
+struct GradIouParams {
   const T* grad;        // [N, M]
   const T* rows;        // [N, 4] xyxy
   const T* columns;     // [6, M], see iou_columns
@@ -27,8 +27,8 @@ struct GradIouTask {
 }  // namespace ssd_ops::cpu
 
 // Tiles begin .. end - 1; tile t has the rows of block t / (column blocks) and the columns of the rest.
-SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_iou_tiles, const GradIouParams<double>& params, int64_t begin, int64_t end)
 // grads [count, 4] of boxes [count, 4] from sums [blocks, 6, count].
 SSD_OPS_CPU_KERNEL(void, grad_iou_boxes, const double* sums, int64_t blocks, int64_t count, const float* boxes,
                    float* grads)

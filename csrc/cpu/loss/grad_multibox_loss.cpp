@@ -39,20 +39,20 @@ void fill_row(const In* __restrict logits, int64_t classes, T lse, T scale, int6
 }
 
 template <typename In>
-void fill_logits(const GradLossTask& task, int64_t begin, int64_t end) {
+void fill_logits(const GradLossParams& params, int64_t begin, int64_t end) {
   using T = compute_t<In>;
-  const int64_t classes = task.forward.num_classes;
-  const In* logits = static_cast<const In*>(task.forward.logits);
-  const T* lse = static_cast<const T*>(task.forward.lse);
-  const T* weight = static_cast<const T*>(task.forward.weight);
-  const T grad_loss = *static_cast<const T*>(task.grad_cls_loss);
-  In* grad = static_cast<In*>(task.grad_logits);
+  const int64_t classes = params.forward.num_classes;
+  const In* logits = static_cast<const In*>(params.forward.logits);
+  const T* lse = static_cast<const T*>(params.forward.lse);
+  const T* weight = static_cast<const T*>(params.forward.weight);
+  const T grad_loss = *static_cast<const T*>(params.grad_cls_loss);
+  In* grad = static_cast<In*>(params.grad_logits);
   int64_t zeros = begin;  // the first row that is not yet filled
   for (int64_t r = begin; r < end; ++r) {
     const T scale = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
     if (scale == 0) continue;
     fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
-    fill_row(logits + r * classes, classes, lse[r], scale, task.forward.labels[r], grad + r * classes);
+    fill_row(logits + r * classes, classes, lse[r], scale, params.forward.labels[r], grad + r * classes);
     zeros = r + 1;
   }
   fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + end * classes));
@@ -62,15 +62,15 @@ void fill_logits(const GradLossTask& task, int64_t begin, int64_t end) {
 }
 
 template <typename Loc, typename T>
-void fill_loc(const GradLossTask& task, int64_t begin, int64_t end) {
-  const T* weight = static_cast<const T*>(task.forward.weight);
-  const T grad_loss = *static_cast<const T*>(task.grad_loc_loss);
-  Loc* grad = static_cast<Loc*>(task.grad_loc);
+void fill_loc(const GradLossParams& params, int64_t begin, int64_t end) {
+  const T* weight = static_cast<const T*>(params.forward.weight);
+  const T grad_loss = *static_cast<const T*>(params.grad_loc_loss);
+  Loc* grad = static_cast<Loc*>(params.grad_loc);
   for (int64_t r = begin; r < end; ++r) {
     T loc[4], target[4], slope[4] = {};
-    if (task.forward.labels[r] > 0) {
-      load_four(task.forward.loc_type, task.forward.loc, r, loc);
-      load_four(task.forward.target_type, task.forward.loc_targets, r, target);
+    if (params.forward.labels[r] > 0) {
+      load_four(params.forward.loc_type, params.forward.loc, r, loc);
+      load_four(params.forward.target_type, params.forward.loc_targets, r, target);
       const T scale = weight[r] * grad_loss;
       for (int k = 0; k < 4; ++k) slope[k] = scale * smooth_l1_slope(loc[k] - target[k]);
     }
@@ -80,14 +80,14 @@ void fill_loc(const GradLossTask& task, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void grad_loss_rows(const GradLossTask& task, int64_t begin, int64_t end) {
-  dispatch_dtype(task.forward.logits_type, [&](auto zero) { fill_logits<decltype(zero)>(task, begin, end); });
-  dispatch_dtype(task.forward.loc_type, [&](auto zero) {
+void grad_loss_rows(const GradLossParams& params, int64_t begin, int64_t end) {
+  dispatch_dtype(params.forward.logits_type, [&](auto zero) { fill_logits<decltype(zero)>(params, begin, end); });
+  dispatch_dtype(params.forward.loc_type, [&](auto zero) {
     using Loc = decltype(zero);
-    if (task.forward.logits_type == Dtype::f64) {
-      fill_loc<Loc, double>(task, begin, end);
+    if (params.forward.logits_type == Dtype::f64) {
+      fill_loc<Loc, double>(params, begin, end);
     } else {
-      fill_loc<Loc, float>(task, begin, end);
+      fill_loc<Loc, float>(params, begin, end);
     }
   });
 }

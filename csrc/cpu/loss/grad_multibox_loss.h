@@ -7,4 +7,4 @@
 #include "cpu/dispatch/dispatch.h"
 
 // Fills both gradients of rows begin .. end - 1 of the B * P rows.
-SSD_OPS_CPU_KERNEL(void, grad_loss_rows, const GradLossTask& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, grad_loss_rows, const GradLossParams& params, int64_t begin, int64_t end)

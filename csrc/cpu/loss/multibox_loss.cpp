@@ -100,21 +100,22 @@ void short_row_sums(const In* logits, int64_t rows, int64_t classes, T* shifts, 
 }
 
 template <typename In>
-bool rows(const LossTask& task, int64_t begin, int64_t end) {
+bool rows(const LossParams& params, int64_t begin, int64_t end) {
   using T = compute_t<In>;
-  const In* logits = static_cast<const In*>(task.logits);
-  T* lse = static_cast<T*>(task.lse);
-  T* cross_entropy = static_cast<T*>(task.weight);
+  const In* logits = static_cast<const In*>(params.logits);
+  T* lse = static_cast<T*>(params.lse);
+  T* cross_entropy = static_cast<T*>(params.weight);
   bool in_range = true;
   for (int64_t first = begin; first < end; first += kRows) {
     const int64_t count = end - first < kRows ? end - first : kRows;
     T shifts[kRows], sums[kRows], targets[kRows];
-    const auto of_rows = task.num_classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
-    of_rows(logits + first * task.num_classes, count, task.num_classes, shifts, sums);
+    const auto of_rows = params.num_classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
+    of_rows(logits + first * params.num_classes, count, params.num_classes, shifts, sums);
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t label = task.labels[first + r];
-      in_range = in_range && label >= -1 && label < task.num_classes;
-      targets[r] = widen(logits[(first + r) * task.num_classes + (label > 0 && label < task.num_classes ? label : 0)]);
+      const int64_t label = params.labels[first + r];
+      in_range = in_range && label >= -1 && label < params.num_classes;
+      targets[r] =
+          widen(logits[(first + r) * params.num_classes + (label > 0 && label < params.num_classes ? label : 0)]);
     }
     for (int64_t r = 0; r < count; ++r) {
       const T log_sum = vec_log(sums[r]);
@@ -133,73 +134,74 @@ KeyThreshold<Key> select_top_k(const T* cross_entropy, const int64_t* labels, in
   constexpr int kBits = 8 * sizeof(Key);
   if (k == 0) return {~Key(0), 0};
   Key prefix = 0;
-  for (int low = kBits; low > 0;) {
-    const int width = low < kRadixBits ? low : kRadixBits, above = low;
-    low -= width;
+  for (int shift = kBits; shift > 0;) {
+    const int digit_bits = shift < kRadixBits ? shift : kRadixBits, prefix_shift = shift;
+    shift -= digit_bits;
     uint32_t counts[1 << kRadixBits] = {};
     for (int64_t p = 0; p < num_priors; ++p) {
       const Key key = mining_key(cross_entropy[p], labels[p]);
-      if (above == kBits || key >> (above % kBits) == prefix) ++counts[key >> low & ((Key(1) << width) - 1)];
+      if (prefix_shift == kBits || key >> (prefix_shift % kBits) == prefix)
+        ++counts[key >> shift & ((Key(1) << digit_bits) - 1)];
     }
-    Key digit = (Key(1) << width) - 1;
+    Key digit = (Key(1) << digit_bits) - 1;
     while (counts[digit] < k) k -= counts[digit--];
-    prefix = prefix << width | digit;
+    prefix = prefix << digit_bits | digit;
   }
   return {prefix, k};
 }
 
 template <typename T>
-double box_loss(const LossTask& task, int64_t row) {
+double box_loss(const LossParams& params, int64_t row) {
   T loc[4], target[4];
-  load_four(task.loc_type, task.loc, row, loc);
-  load_four(task.target_type, task.loc_targets, row, target);
+  load_four(params.loc_type, params.loc, row, loc);
+  load_four(params.target_type, params.loc_targets, row, target);
   double sum = 0;
   for (int k = 0; k < 4; ++k) sum += smooth_l1(loc[k] - target[k]);
   return sum;
 }
 
 template <typename T>
-ImageSums image_sums(const LossTask& task, const Mining& mining, int64_t image, double norm) {
-  const int64_t first = image * task.num_priors;
-  const int64_t* labels = task.labels + first;
-  T* weight = static_cast<T*>(task.weight) + first;
+ImageSums image_sums(const LossParams& params, const Mining& mining, int64_t image, double divisor) {
+  const int64_t first = image * params.num_priors;
+  const int64_t* labels = params.labels + first;
+  T* weight = static_cast<T*>(params.weight) + first;
   int64_t positives = 0, background = 0;
-  for (int64_t p = 0; p < task.num_priors; ++p) {
+  for (int64_t p = 0; p < params.num_priors; ++p) {
     positives += labels[p] > 0;
     background += labels[p] == 0;
   }
   const int64_t k = num_hard_negatives(mining, positives, background);
-  const auto threshold = select_top_k(weight, labels, task.num_priors, k);
-  const T sample_weight = T(1) / static_cast<T>(norm);
+  const auto threshold = select_top_k(weight, labels, params.num_priors, k);
+  const T sample_weight = T(1) / static_cast<T>(divisor);
   ImageSums sums{0, 0};
   int64_t ties = threshold.num_ties;
-  for (int64_t p = 0; p < task.num_priors; ++p) {
+  for (int64_t p = 0; p < params.num_priors; ++p) {
     const T cross_entropy = weight[p];
     const auto key = mining_key(cross_entropy, labels[p]);
     const bool sampled = labels[p] > 0 || key > threshold.key || (key == threshold.key && ties-- > 0);
     weight[p] = sampled ? sample_weight : T(0);
     if (sampled) sums.cls += cross_entropy;
-    if (labels[p] > 0) sums.loc += box_loss<T>(task, first + p);
+    if (labels[p] > 0) sums.loc += box_loss<T>(params, first + p);
   }
   return sums;
 }
 
 }  // namespace
 
-bool loss_rows(const LossTask& task, int64_t begin, int64_t end) {
-  return dispatch_dtype(task.logits_type, [&](auto zero) { return rows<decltype(zero)>(task, begin, end); });
+bool loss_rows(const LossParams& params, int64_t begin, int64_t end) {
+  return dispatch_dtype(params.logits_type, [&](auto zero) { return rows<decltype(zero)>(params, begin, end); });
 }
 
-int64_t loss_positives(const LossTask& task, int64_t image) {
-  const int64_t* labels = task.labels + image * task.num_priors;
+int64_t loss_positives(const LossParams& params, int64_t image) {
+  const int64_t* labels = params.labels + image * params.num_priors;
   int64_t positives = 0;
-  for (int64_t p = 0; p < task.num_priors; ++p) positives += labels[p] > 0;
+  for (int64_t p = 0; p < params.num_priors; ++p) positives += labels[p] > 0;
   return positives;
 }
 
-ImageSums loss_image(const LossTask& task, const Mining& mining, int64_t image, double norm) {
-  if (task.logits_type == Dtype::f64) return image_sums<double>(task, mining, image, norm);
-  return image_sums<float>(task, mining, image, norm);
+ImageSums loss_image(const LossParams& params, const Mining& mining, int64_t image, double divisor) {
+  if (params.logits_type == Dtype::f64) return image_sums<double>(params, mining, image, divisor);
+  return image_sums<float>(params, mining, image, divisor);
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

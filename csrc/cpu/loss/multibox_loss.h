@@ -17,9 +17,9 @@ struct ImageSums {
 
 // Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows. Returns false if a label is out of range; the
 // cross entropy of that row is then that of the background.
-SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossTask& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossParams& params, int64_t begin, int64_t end)
 // The number of positives of one image.
-SSD_OPS_CPU_KERNEL(int64_t, loss_positives, const LossTask& task, int64_t image)
+SSD_OPS_CPU_KERNEL(int64_t, loss_positives, const LossParams& params, int64_t image)
 // Replaces the cross entropies of one image by weights, 1 / norm for sampled priors and 0 for others, and sums the
 // losses of the sampled priors.
-SSD_OPS_CPU_KERNEL(ImageSums, loss_image, const LossTask& task, const Mining& mining, int64_t image, double norm)
+SSD_OPS_CPU_KERNEL(ImageSums, loss_image, const LossParams& params, const Mining& mining, int64_t image, double divisor)

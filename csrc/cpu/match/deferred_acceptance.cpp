@@ -55,48 +55,48 @@ struct PreferenceList {
 template <typename T>
 class DeferredAcceptance {
  public:
-  DeferredAcceptance(const MatchTask<T>& task, int64_t image)
-      : task_(task),
-        begin_(task.offsets[image]),
-        num_gt_(task.offsets[image + 1] - begin_),
-        gt_index_(task.gt_index + image * task.tiles.num_priors) {}
+  DeferredAcceptance(const MatchParams<T>& params, int64_t image)
+      : params_(params),
+        begin_(params.offsets[image]),
+        num_gt_(params.offsets[image + 1] - begin_),
+        gt_index_(params.gt_index + image * params.tiles.num_priors) {}
   ~DeferredAcceptance() {
     for (int64_t gt = 0; gt < lists_.size(); ++gt) lists_[gt].release();
   }
   DeferredAcceptance(const DeferredAcceptance&) = delete;
   DeferredAcceptance& operator=(const DeferredAcceptance&) = delete;
 
-  bool is_assigned(int64_t gt, int64_t prior) const { return gt_index_[prior] == assigned(gt); }
+  bool is_assigned(int64_t gt, int64_t prior) const { return gt_index_[prior] == encode_assigned(gt); }
 
   void assign(int64_t gt, int64_t prior) {
-    gt_index_[prior] = assigned(gt);
-    if (assigned_iou_.size() > 0) assigned_iou_[prior] = prior_iou(task_, load(gt), prior);
+    gt_index_[prior] = encode_assigned(gt);
+    if (assigned_iou_.size() > 0) assigned_iou_[prior] = prior_iou(params_, load(gt), prior);
   }
 
   // `gt` proposes to `prior`. Whoever is refused or displaced proposes to its next preference, until a free prior
   // accepts or no preference is left. best_prior becomes the assigned prior of each, -1 for none.
   void propose(int64_t gt, int64_t prior) {
     while (prior >= 0) {
-      const int64_t displaced = assigned_gt(gt_index_[prior]);
-      if (accepts(prior, gt, prior_iou(task_, load(gt), prior))) {
+      const int64_t displaced = decode_assigned(gt_index_[prior]);
+      if (accepts(prior, gt, prior_iou(params_, load(gt), prior))) {
         assign(gt, prior);
-        task_.best_prior[begin_ + gt] = prior;
+        params_.best_prior[begin_ + gt] = prior;
         if (displaced < 0) return;
         gt = displaced;
       }
       prior = next_preference(gt);
     }
-    task_.best_prior[begin_ + gt] = -1;
+    params_.best_prior[begin_ + gt] = -1;
   }
 
  private:
-  GroundTruth<T> load(int64_t gt) const { return load_gt(task_, begin_ + gt); }
+  GroundTruth<T> load(int64_t gt) const { return load_gt(params_, begin_ + gt); }
 
   // Whether `prior` would accept `gt`, whose IoU with it is `iou`: it is free, or prefers `gt` to its ground truth.
   bool accepts(int64_t prior, int64_t gt, T iou) const {
-    const int64_t current = assigned_gt(gt_index_[prior]);
+    const int64_t current = decode_assigned(gt_index_[prior]);
     if (current < 0) return true;
-    const T other = assigned_iou_.size() > 0 ? assigned_iou_.data()[prior] : prior_iou(task_, load(current), prior);
+    const T other = assigned_iou_.size() > 0 ? assigned_iou_.data()[prior] : prior_iou(params_, load(current), prior);
     return iou > other || (iou == other && gt < current);
   }
 
@@ -119,10 +119,10 @@ class DeferredAcceptance {
     lists_.grow(num_gt_);
     std::memset(static_cast<void*>(lists_.data()), 0, sizeof(PreferenceList<T>) * static_cast<size_t>(num_gt_));
     found_.grow(2 * kMaxPreferences);
-    assigned_iou_.grow(task_.tiles.num_tiles * kPriorTile);
+    assigned_iou_.grow(params_.tiles.num_tiles * kPriorTile);
     for (int64_t prior = 0; prior < assigned_iou_.size(); ++prior) {
-      const int64_t gt = prior < task_.tiles.num_priors ? assigned_gt(gt_index_[prior]) : -1;
-      assigned_iou_[prior] = gt < 0 ? T(0) : prior_iou(task_, load(gt), prior);
+      const int64_t gt = prior < params_.tiles.num_priors ? decode_assigned(gt_index_[prior]) : -1;
+      assigned_iou_[prior] = gt < 0 ? T(0) : prior_iou(params_, load(gt), prior);
     }
   }
 
@@ -134,9 +134,9 @@ class DeferredAcceptance {
     int64_t count = 0;
     bool dropped = false;
     T min_iou = 0, ious[kPriorTile];  // only priors with a higher IoU than min_iou can enter the list
-    for (int64_t tile = 0; tile < task_.tiles.num_tiles; ++tile) {
-      const T* arrays = task_.tiles.arrays + tile * 5 * kPriorTile;
-      if (!touches(box.box, task_.tiles.bounds[tile]) || !reaches_iou(arrays, box, min_overlap_ratio(min_iou)))
+    for (int64_t tile = 0; tile < params_.tiles.num_tiles; ++tile) {
+      const T* arrays = params_.tiles.arrays + tile * 5 * kPriorTile;
+      if (!overlaps(box.box, params_.tiles.bounds[tile]) || !reaches_iou(arrays, box, min_overlap_ratio(min_iou)))
         continue;
       tile_iou(arrays, box, ious);
       for (int64_t j = 0; j < kPriorTile; ++j) {
@@ -174,9 +174,9 @@ class DeferredAcceptance {
     list.next = 0;
   }
 
-  const MatchTask<T>& task_;
+  const MatchParams<T>& params_;
   int64_t begin_, num_gt_;  // packed index of the first ground truth of the image, and their number
-  int64_t* gt_index_;       // of the image, [P], see assigned()
+  int64_t* gt_index_;       // of the image, [P], see encode_assigned()
   Scratch<PreferenceList<T>> lists_;
   Scratch<T> assigned_iou_;  // the IoU of each prior with its ground truth, 0 if it is free
   Scratch<Preference<T>> found_;
@@ -185,37 +185,37 @@ class DeferredAcceptance {
 // Reduces best_iou and best_prior over the segments into the first one. Segments are in ascending order of priors, so
 // ties go to the lowest prior.
 template <typename T>
-void reduce_segments(const MatchTask<T>& task, int64_t begin, int64_t end) {
-  for (int64_t segment = 1; segment < task.num_segments; ++segment) {
-    const T* iou = task.best_iou + segment * task.num_packed_gt;
+void reduce_segments(const MatchParams<T>& params, int64_t begin, int64_t end) {
+  for (int64_t segment = 1; segment < params.num_segments; ++segment) {
+    const T* iou = params.best_iou + segment * params.num_packed_gt;
     for (int64_t i = begin; i < end; ++i) {
-      if (!(iou[i] > task.best_iou[i])) continue;
-      task.best_iou[i] = iou[i];
-      task.best_prior[i] = task.best_prior[segment * task.num_packed_gt + i];
+      if (!(iou[i] > params.best_iou[i])) continue;
+      params.best_iou[i] = iou[i];
+      params.best_prior[i] = params.best_prior[segment * params.num_packed_gt + i];
     }
   }
 }
 
 template <typename T>
-void assign_image(const MatchTask<T>& task, int64_t image) {
-  const int64_t begin = task.offsets[image], num_gt = task.offsets[image + 1] - begin;
-  reduce_segments(task, begin, begin + num_gt);
-  const int64_t* prior = task.best_prior + begin;
-  DeferredAcceptance<T> assignment(task, image);
+void assign_image(const MatchParams<T>& params, int64_t image) {
+  const int64_t begin = params.offsets[image], num_gt = params.offsets[image + 1] - begin;
+  reduce_segments(params, begin, begin + num_gt);
+  const int64_t* prior = params.best_prior + begin;
+  DeferredAcceptance<T> assignment(params, image);
   for (int64_t gt = 0; gt < num_gt; ++gt) {
     if (prior[gt] < 0) continue;
-    if (task.rule == MatchRule::greedy)
+    if (params.rule == MatchRule::greedy)
       assignment.propose(gt, prior[gt]);
     else
       assignment.assign(gt, prior[gt]);  // rule last: a later ground truth replaces an earlier one
   }
   for (int64_t gt = 0; gt < num_gt; ++gt)
-    if (prior[gt] >= 0 && assignment.is_assigned(gt, prior[gt])) write_match(task, image, prior[gt], gt);
+    if (prior[gt] >= 0 && assignment.is_assigned(gt, prior[gt])) write_match(params, image, prior[gt], gt);
 }
 
 }  // namespace
 
-void assign_priors(const MatchTask<float>& task, int64_t image) { assign_image(task, image); }
-void assign_priors(const MatchTask<double>& task, int64_t image) { assign_image(task, image); }
+void assign_priors(const MatchParams<float>& params, int64_t image) { assign_image(params, image); }
+void assign_priors(const MatchParams<double>& params, int64_t image) { assign_image(params, image); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -22,7 +22,7 @@ struct PriorTiles {
 // `gt` is an index within its image and `packed_gt` one in the batch. The tiles are divided into segments, so that
 // several threads can work on one image.
 template <typename T>
-struct MatchTask {
+struct MatchParams {
   PriorTiles<T> tiles;
   const T* gt_boxes;         // [sum G, 4] xyxy
   const T* gt_arrays;        // [5, sum G]: x1, y1, x2, y2, area
@@ -34,12 +34,12 @@ struct MatchTask {
   T iou_threshold;  // a prior with this IoU or more is positive
   MatchRule rule;
   Variances<T> variances;
-  T* best_iou;          // [num_segments, sum G]: highest IoU of a ground truth with the priors of a segment, 0 none
-  int64_t* best_prior;  // [num_segments, sum G]: the lowest prior that has it, -1 none
-  int64_t* near_gt;     // [num_segments, sum G]: scratch, the ground truths that touch a tile
-  int64_t* labels;      // [B, P]
-  int64_t* gt_index;    // [B, P]
-  T* loc_targets;       // [B, P, 4]
+  T* best_iou;              // [num_segments, sum G]: highest IoU of a ground truth with the priors of a segment, 0 none
+  int64_t* best_prior;      // [num_segments, sum G]: the lowest prior that has it, -1 none
+  int64_t* overlapping_gt;  // [num_segments, sum G]: scratch, the ground truths that touch a tile
+  int64_t* labels;          // [B, P]
+  int64_t* gt_index;        // [B, P]
+  T* loc_targets;           // [B, P, 4]
 
   bool ignored(int64_t packed_gt) const { return ignore != nullptr && ignore[packed_gt]; }
 };
@@ -54,8 +54,8 @@ SSD_OPS_CPU_KERNEL(void, split_gt_boxes, const float* boxes, int64_t n, float* a
 SSD_OPS_CPU_KERNEL(void, split_gt_boxes, const double* boxes, int64_t n, double* arrays)
 // Matches the priors of one segment to the ground truths of one image by the threshold, and writes their three results.
 // Unless the rule is none, it also writes the best prior that each ground truth has in the segment.
-SSD_OPS_CPU_KERNEL(void, match_segment, const MatchTask<float>& task, int64_t image, int64_t segment)
-SSD_OPS_CPU_KERNEL(void, match_segment, const MatchTask<double>& task, int64_t image, int64_t segment)
+SSD_OPS_CPU_KERNEL(void, match_segment, const MatchParams<float>& params, int64_t image, int64_t segment)
+SSD_OPS_CPU_KERNEL(void, match_segment, const MatchParams<double>& params, int64_t image, int64_t segment)
 // Assigns each ground truth of one image a prior by the rule, after all segments of the image are matched.
-SSD_OPS_CPU_KERNEL(void, assign_priors, const MatchTask<float>& task, int64_t image)
-SSD_OPS_CPU_KERNEL(void, assign_priors, const MatchTask<double>& task, int64_t image)
+SSD_OPS_CPU_KERNEL(void, assign_priors, const MatchParams<float>& params, int64_t image)
+SSD_OPS_CPU_KERNEL(void, assign_priors, const MatchParams<double>& params, int64_t image)

@@ -19,15 +19,15 @@ struct GroundTruth {
 };
 
 template <typename T>
-GroundTruth<T> load_gt(const MatchTask<T>& task, int64_t packed_gt) {
-  const Box<T> box = load_box(task.gt_boxes, packed_gt);
+GroundTruth<T> load_gt(const MatchParams<T>& params, int64_t packed_gt) {
+  const Box<T> box = load_box(params.gt_boxes, packed_gt);
   return {box, area(box)};
 }
 
 // IoU of a ground truth with one prior, 0 for NaN; the same bits as tile_iou.
 template <typename T>
-T prior_iou(const MatchTask<T>& task, const GroundTruth<T>& gt, int64_t prior) {
-  const Box<T> box = load_box(task.tiles.priors, prior);
+T prior_iou(const MatchParams<T>& params, const GroundTruth<T>& gt, int64_t prior) {
+  const Box<T> box = load_box(params.tiles.priors, prior);
   return matching_iou(gt.box, box, gt.area, area(box));
 }
 
@@ -65,13 +65,13 @@ void tile_iou(const T* __restrict tile, const GroundTruth<T>& gt, T* __restrict 
 
 // Writes label, index and encoded box of a ground truth of the image to a prior.
 template <typename T>
-void write_match(const MatchTask<T>& task, int64_t image, int64_t prior, int64_t gt) {
-  const int64_t packed_gt = task.offsets[image] + gt, index = image * task.tiles.num_priors + prior;
-  task.labels[index] = task.gt_labels[packed_gt];
-  task.gt_index[index] = gt;
-  store_box(encode<VecMath>(load_box(task.gt_boxes, packed_gt), load_box(task.tiles.priors, prior),
-                            CodeType::center_size, task.variances),
-            task.loc_targets, index);
+void write_match(const MatchParams<T>& params, int64_t image, int64_t prior, int64_t gt) {
+  const int64_t packed_gt = params.offsets[image] + gt, index = image * params.tiles.num_priors + prior;
+  params.labels[index] = params.gt_labels[packed_gt];
+  params.gt_index[index] = gt;
+  store_box(encode<VecMath>(load_box(params.gt_boxes, packed_gt), load_box(params.tiles.priors, prior),
+                            CodeType::center_size, params.variances),
+            params.loc_targets, index);
 }
 
 }  // namespace

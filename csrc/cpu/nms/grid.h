@@ -20,19 +20,19 @@ class Grid {
   static constexpr T kCellsPerSide =
       T(1);  // of a box: larger cells hold more boxes, in smaller ones boxes have more copies
 
-  Grid(BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionRule<T>& rule)
-      : rule_(rule),
+  Grid(BoxLists<T>& kept, int64_t kept_count, int64_t boxes, const SuppressionThresholds<T>& thresholds)
+      : thresholds_(thresholds),
         all_(kept),
         lists_(int64_t(1) << bits_for(boxes)),
-        cells_(lists_ + 1, rule),
+        cells_(lists_ + 1, thresholds),
         shift_(64 - bits_for(boxes)) {
     cells_.reserve(boxes / 4);
-    const T t = rule.threshold < T(0.5) ? rule.threshold : T(0.5);
+    const T t = thresholds.iou < T(0.5) ? thresholds.iou : T(0.5);
     core_ = t < T(1e-3) ? T(0) : t * T(1 - 1e-5);
     Scratch<KeyIndex<sort_key_t<T>>> sides(kept_count);
     per_width_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.x2 - b.x1; });
     per_height_ = kCellsPerSide / median(kept, sides, [](const Box<T>& b) { return b.y2 - b.y1; });
-    kept.each(0, [&](const Box<T>& box, T box_area) { insert(box, box_area); });
+    kept.for_each(0, [&](const Box<T>& box, T box_area) { insert(box, box_area); });
   }
 
   void add(const Box<T>& box, T box_area) {
@@ -41,7 +41,7 @@ class Grid {
   }
 
   bool suppresses(const Box<T>& box, T box_area) const {
-    if (!can_overlap(box, box_area, rule_)) return false;  // its coordinates may have no cells
+    if (!can_suppress(box, box_area, thresholds_)) return false;  // its coordinates may have no cells
     const T dx = core_ * (box.x2 - box.x1), dy = core_ * (box.y2 - box.y1);
     const Cells c = cells_of(box.x1 + dx, box.y1 + dy, box.x2 - dx, box.y2 - dy, box_area);
     if (c.too_many) return all_.suppresses(0, box, box_area);
@@ -77,7 +77,7 @@ class Grid {
   static T median(const BoxLists<T>& kept, Scratch<KeyIndex<sort_key_t<T>>>& sides, Side side) {
     int64_t n = 0;
     Scratch<T> values(sides.size());
-    kept.each(0, [&](const Box<T>& box, T) {
+    kept.for_each(0, [&](const Box<T>& box, T) {
       values[n] = side(box);
       sides[n] = {descending_key_nan_first(values[n]), static_cast<uint32_t>(n)};
       ++n;
@@ -107,7 +107,7 @@ class Grid {
     return static_cast<int64_t>((mixed ^ mixed >> 32) * 0xd6e8feb86659fd93u >> shift_);
   }
 
-  SuppressionRule<T> rule_;
+  SuppressionThresholds<T> thresholds_;
   BoxLists<T>& all_;
   int64_t lists_;
   BoxLists<T> cells_;

@@ -1,4 +1,5 @@
-// Read in this order: nms.h (the task), suppress.h (lists of kept boxes), grid.h (the same for many boxes), this file.
+// Read in this order: nms.h (the parameters), suppress.h (lists of kept boxes), grid.h (the same for many boxes), this
+// file.
 #include "cpu/nms/nms.h"
 
 #include "cpu/common/sort.h"
@@ -30,16 +31,16 @@ struct KeptList {
 // Visits the boxes index_of(begin) .. index_of(end - 1), until `max_added` of them are added to `kept`, and calls
 // mark(i, keep) for each; returns the first i that it has not visited.
 template <typename T, typename Kept, typename IndexOf, typename Mark>
-int64_t visit(const NmsTask<T>& task, int64_t begin, int64_t end, int64_t max_added, Kept& kept,
+int64_t visit(const NmsParams<T>& params, int64_t begin, int64_t end, int64_t max_added, Kept& kept,
               const IndexOf& index_of, const Mark& mark) {
   int64_t i = begin;
   for (int64_t added = 0; i < end && added < max_added; ++i) {
-    __builtin_prefetch(task.boxes + index_of(i + 8 < end ? i + 8 : i));
-    const Box<T> box = task.boxes[index_of(i)];
+    __builtin_prefetch(params.boxes + index_of(i + 8 < end ? i + 8 : i));
+    const Box<T> box = params.boxes[index_of(i)];
     const T box_area = area(box);
     const bool keep = !kept.suppresses(box, box_area);
     mark(i, keep);
-    if (!keep || !can_overlap(box, box_area, task.rule)) continue;
+    if (!keep || !can_suppress(box, box_area, params.thresholds)) continue;
     kept.add(box, box_area);
     ++added;
   }
@@ -47,30 +48,31 @@ int64_t visit(const NmsTask<T>& task, int64_t begin, int64_t end, int64_t max_ad
 }
 
 template <typename T, typename IndexOf, typename Mark>
-void suppress(const NmsTask<T>& task, int64_t begin, int64_t end, const IndexOf& index_of, const Mark& mark) {
-  KeptList<T> few{BoxLists<T>(1, task.rule)};
-  const bool may_use_grid = task.rule.threshold >= T(0) && end - begin > 2 * kGridFrom;
-  const int64_t rest = visit(task, begin, end, may_use_grid ? kGridFrom : end - begin, few, index_of, mark);
+void suppress(const NmsParams<T>& params, int64_t begin, int64_t end, const IndexOf& index_of, const Mark& mark) {
+  KeptList<T> few{BoxLists<T>(1, params.thresholds)};
+  const bool may_use_grid = params.thresholds.iou >= T(0) && end - begin > 2 * kGridFrom;
+  const int64_t rest = visit(params, begin, end, may_use_grid ? kGridFrom : end - begin, few, index_of, mark);
   if (rest == end) return;
-  Grid<T> many(few.lists, kGridFrom, end - begin, task.rule);
-  visit(task, rest, end, end - rest, many, index_of, mark);
+  Grid<T> many(few.lists, kGridFrom, end - begin, params.thresholds);
+  visit(params, rest, end, end - rest, many, index_of, mark);
 }
 
 template <typename T>
-int64_t all(const NmsTask<T>& task, int64_t n, uint32_t* kept) {
+int64_t all(const NmsParams<T>& params, int64_t n, uint32_t* kept) {
   int64_t count = 0;
-  const auto index_of = [order = task.order](int64_t rank) { return order[rank]; };
-  suppress(task, 0, n, index_of, [&](int64_t rank, bool keep) {  // branch-free: whether a box is kept is unpredictable
-    kept[count] = index_of(rank);
-    count += keep;
-  });
+  const auto index_of = [order = params.order](int64_t rank) { return order[rank]; };
+  suppress(params, 0, n, index_of,
+           [&](int64_t rank, bool keep) {  // branch-free: whether a box is kept is unpredictable
+             kept[count] = index_of(rank);
+             count += keep;
+           });
   return count;
 }
 
 template <typename T>
-void group(const NmsTask<T>& task, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
-  const auto index_of = [order = task.order, members](int64_t i) { return order[members[i]]; };
-  suppress(task, begin, end, index_of, [=](int64_t i, bool kept) { keep[members[i]] = kept; });
+void group(const NmsParams<T>& params, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
+  const auto index_of = [order = params.order, members](int64_t i) { return order[members[i]]; };
+  suppress(params, begin, end, index_of, [=](int64_t i, bool kept) { keep[members[i]] = kept; });
 }
 
 }  // namespace
@@ -96,13 +98,15 @@ int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t n,
   return groups;
 }
 
-int64_t suppress_all(const NmsTask<float>& task, int64_t n, uint32_t* kept) { return all(task, n, kept); }
-int64_t suppress_all(const NmsTask<double>& task, int64_t n, uint32_t* kept) { return all(task, n, kept); }
-void suppress_group(const NmsTask<float>& task, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
-  group(task, members, begin, end, keep);
+int64_t suppress_all(const NmsParams<float>& params, int64_t n, uint32_t* kept) { return all(params, n, kept); }
+int64_t suppress_all(const NmsParams<double>& params, int64_t n, uint32_t* kept) { return all(params, n, kept); }
+void suppress_group(const NmsParams<float>& params, const uint32_t* members, int64_t begin, int64_t end,
+                    uint8_t* keep) {
+  group(params, members, begin, end, keep);
 }
-void suppress_group(const NmsTask<double>& task, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
-  group(task, members, begin, end, keep);
+void suppress_group(const NmsParams<double>& params, const uint32_t* members, int64_t begin, int64_t end,
+                    uint8_t* keep) {
+  group(params, members, begin, end, keep);
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

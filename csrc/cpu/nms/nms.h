@@ -8,10 +8,10 @@
 namespace ssd_ops::cpu {
 
 template <typename T>
-struct NmsTask {
+struct NmsParams {
   const Box<T>* boxes;    // [N]
   const uint32_t* order;  // [N]: order[rank] is the index of the box of that rank
-  SuppressionRule<T> rule;
+  SuppressionThresholds<T> thresholds;
 };
 
 }  // namespace ssd_ops::cpu
@@ -24,11 +24,11 @@ SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t n, uint32
 SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t n, uint32_t* members,
                    uint32_t* starts)
 // Fills kept [K] (capacity N) with the indices of the kept boxes by rank; returns K.
-SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<float>& task, int64_t n, uint32_t* kept)
-SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsTask<double>& task, int64_t n, uint32_t* kept)
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<float>& params, int64_t n, uint32_t* kept)
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<double>& params, int64_t n, uint32_t* kept)
 // Suppresses within one group, members begin .. end - 1, which are ascending ranks: keep[rank] is whether that box is
 // kept.
-SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<float>& task, const uint32_t* members, int64_t begin,
+SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsParams<float>& params, const uint32_t* members, int64_t begin,
                    int64_t end, uint8_t* keep)
-SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsTask<double>& task, const uint32_t* members, int64_t begin,
+SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsParams<double>& params, const uint32_t* members, int64_t begin,
                    int64_t end, uint8_t* keep)

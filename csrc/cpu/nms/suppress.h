@@ -18,8 +18,8 @@ namespace ssd_ops::cpu::SSD_OPS_ISA {
 // nothing, and IoUs with a NaN or infinite area are NaN or 0: such boxes are kept, and need not be compared. With a
 // negative threshold a box suppresses every box whose IoU with it is not NaN.
 template <typename T>
-SSD_OPS_HD bool can_overlap(const Box<T>& box, T box_area, const SuppressionRule<T>& rule) {
-  if (rule.threshold < T(0)) return box_area == box_area;
+SSD_OPS_HD bool can_suppress(const Box<T>& box, T box_area, const SuppressionThresholds<T>& thresholds) {
+  if (thresholds.iou < T(0)) return box_area == box_area;
   return box.x2 > box.x1 && box.y2 > box.y1 && box_area > T(0) && box_area <= std::numeric_limits<T>::max();
 }
 
@@ -36,11 +36,11 @@ struct alignas(64) BoxBlock {
 // (suppression.h). Several blocks are tested before branching: the branch is unpredictable, and a misprediction costs
 // more than a block.
 template <typename T>
-struct alignas(64) MaxExcess {
+struct alignas(64) LaneMaxExcess {
   static constexpr int kLanes = BoxBlock<T>::kLanes;
   T lane[kLanes] = {};
 
-  inline __attribute__((always_inline)) void add(const BoxBlock<T>& kept, const Box<T>& box) {
+  inline __attribute__((always_inline)) void update(const BoxBlock<T>& kept, const Box<T>& box) {
     for (int l = 0; l < kLanes; ++l) {
       // Only the width is clamped at 0: if the height is negative, so is the product, or NaN for an empty lane.
       const T left = greater(box.x1, kept.x1[l]), top = greater(box.y1, kept.y1[l]);
@@ -50,7 +50,7 @@ struct alignas(64) MaxExcess {
   }
 
   // A bit for each lane above the bound. Intrinsics, for what compilers generate takes a dozen dependent instructions.
-  inline __attribute__((always_inline)) uint32_t above(T bound) const {
+  inline __attribute__((always_inline)) uint32_t lanes_above(T bound) const {
 #if defined(SSD_OPS_ISA_AVX512)
     if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(_mm512_load_ps(lane), _mm512_set1_ps(bound), _CMP_GT_OQ);
     if constexpr (sizeof(T) == 8) return _mm512_cmp_pd_mask(_mm512_load_pd(lane), _mm512_set1_pd(bound), _CMP_GT_OQ);
@@ -80,7 +80,9 @@ class BoxLists {
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
 
-  BoxLists(int64_t lists, const SuppressionRule<T>& rule) : rule_(rule), ends_(lists) { clear(); }
+  BoxLists(int64_t lists, const SuppressionThresholds<T>& thresholds) : thresholds_(thresholds), ends_(lists) {
+    clear();
+  }
 
   // Allocates a capacity at once, which costs only address space until it is used; growing copies into fresh pages.
   void reserve(int64_t blocks) {
@@ -102,26 +104,26 @@ class BoxLists {
     block.y1[lane] = box.y1;
     block.x2[lane] = box.x2;
     block.y2[lane] = box.y2;
-    block.scaled_area[lane] = scaled_area(box_area, rule_);
+    block.scaled_area[lane] = scaled_area(box_area, thresholds_);
   }
 
-  // Whether a box of the list suppresses this one, whatever can_overlap() is for it.
+  // Whether a box of the list suppresses this one, whatever can_suppress() is for it.
   bool suppresses(int64_t list, const Box<T>& box, T box_area) const {
-    const T possible = scaled_area(box_area, rule_), certain = possible + certainty_margin(box_area, rule_);
+    const T possible = scaled_area(box_area, thresholds_), certain = possible + rounding_margin(box_area, thresholds_);
     for (uint32_t i = ends_[list].first; i != kNone;) {
       const uint32_t first = i;
-      MaxExcess<T> excess;
-      for (int n = 0; n < kBlocksPerBranch && i != kNone; ++n, i = links_[i].next) excess.add(blocks_[i], box);
-      const uint32_t lanes = rule_.threshold < T(0) ? ~0u : excess.above(possible);
-      if (lanes == 0) continue;
-      if (excess.above(certain) != 0 || suppresses_exactly(first, i, lanes, box, box_area)) return true;
+      LaneMaxExcess<T> excess;
+      for (int n = 0; n < kBlocksPerBranch && i != kNone; ++n, i = links_[i].next) excess.update(blocks_[i], box);
+      const uint32_t candidate_lanes = thresholds_.iou < T(0) ? ~0u : excess.lanes_above(possible);
+      if (candidate_lanes == 0) continue;
+      if (excess.lanes_above(certain) != 0 || suppresses_exactly(first, i, candidate_lanes, box, box_area)) return true;
     }
     return false;
   }
 
   // Calls f(box, area) for every box of a list.
   template <typename F>
-  void each(int64_t list, F&& f) const {
+  void for_each(int64_t list, F&& f) const {
     for (uint32_t i = ends_[list].first; i != kNone; i = links_[i].next) {
       for (uint32_t lane = 0; lane < links_[i].count; ++lane) {
         const Box<T> box = blocks_[i].box(static_cast<int>(lane));
@@ -158,17 +160,19 @@ class BoxLists {
 
   // The exact test, for pairs within rounding of the threshold and for negative thresholds: some lanes of the blocks
   // from `first` up to, not including, `last`.
-  bool suppresses_exactly(uint32_t first, uint32_t last, uint32_t lanes, const Box<T>& box, T box_area) const {
+  bool suppresses_exactly(uint32_t first, uint32_t last, uint32_t candidate_lanes, const Box<T>& box,
+                          T box_area) const {
     for (uint32_t i = first; i != last; i = links_[i].next) {
       for (uint32_t lane = 0; lane < links_[i].count; ++lane) {
         const Box<T> kept = blocks_[i].box(static_cast<int>(lane));
-        if ((lanes >> lane & 1) && ssd_ops::suppresses(kept, box, area(kept), box_area, rule_)) return true;
+        if ((candidate_lanes >> lane & 1) && ssd_ops::suppresses(kept, box, area(kept), box_area, thresholds_))
+          return true;
       }
     }
     return false;
   }
 
-  SuppressionRule<T> rule_;
+  SuppressionThresholds<T> thresholds_;
   Scratch<Ends> ends_;
   Scratch<BoxBlock<T>> blocks_;
   Scratch<Link> links_;  // apart from the blocks, so that following a list does not wait for them

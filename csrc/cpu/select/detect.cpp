@@ -14,30 +14,30 @@ class Logits {
   using T = compute_t<In>;
 
  public:
-  explicit Logits(const DetectTask<T>& task)
-      : task_(task),
-        padded_((task.select.num_classes + kLanes - 1) / kLanes * kLanes),
+  explicit Logits(const DetectParams<T>& params)
+      : params_(params),
+        padded_((params.select.num_classes + kLanes - 1) / kLanes * kLanes),
         row_(padded_),
         scores_(padded_) {
-    for (int64_t c = task.select.num_classes; c < padded_; ++c) row_[c] = -std::numeric_limits<T>::infinity();
+    for (int64_t c = params.select.num_classes; c < padded_; ++c) row_[c] = -std::numeric_limits<T>::infinity();
   }
 
   // One pass over the logits; the softmax is computed only for priors that may have a candidate. A NaN or inf among the
   // logits makes their sum NaN, and then no score is a candidate.
   void scan(int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
-    const SelectTask<T>& task = task_.select;
-    const int64_t num_classes = task.num_classes;
-    const In* logits = static_cast<const In*>(task.scores);
+    const SelectParams<T>& params = params_.select;
+    const int64_t num_classes = params.num_classes;
+    const In* logits = static_cast<const In*>(params.scores);
     T min_score = buffer.min_score, margin = min_logit_margin(min_score);
     for (int64_t prior = begin; prior < end; ++prior) {
-      const T* logit = widened_row(logits, image * task.num_boxes + prior, num_classes, row_.data());
+      const T* logit = widened_row(logits, image * params.num_boxes + prior, num_classes, row_.data());
       if (min_score > T(0) && !any_above<false>(logit, num_classes, candidate_logit_bound(logit[0], margin))) continue;
-      if (task_.best_only && !any_above<false>(logit, num_classes, logit[0])) continue;
+      if (params_.best_only && !any_above<false>(logit, num_classes, logit[0])) continue;
       const T max_logit = softmax(logit);
       for (int64_t c = 1; c < num_classes; ++c) {
-        if (task_.best_only && logit[c] != max_logit) continue;
-        if (scores_[c] >= buffer.min_score) buffer.add(scores_[c], static_cast<uint32_t>(c * task.num_boxes + prior));
-        if (task_.best_only) break;
+        if (params_.best_only && logit[c] != max_logit) continue;
+        if (scores_[c] >= buffer.min_score) buffer.add(scores_[c], static_cast<uint32_t>(c * params.num_boxes + prior));
+        if (params_.best_only) break;
       }
       if (buffer.min_score != min_score) {
         min_score = buffer.min_score;
@@ -47,16 +47,16 @@ class Logits {
   }
 
   Box<T> box(int64_t image, int64_t prior, int64_t) const {
-    const Box<T> box = decode<VecMath>(task_.loc[image * task_.select.num_boxes + prior], task_.priors[prior],
-                                       CodeType::center_size, task_.variances);
-    return task_.clip ? clip_to_image(box) : box;
+    const Box<T> box = decode<VecMath>(params_.loc[image * params_.select.num_boxes + prior], params_.priors[prior],
+                                       CodeType::center_size, params_.variances);
+    return params_.clip ? clip_to_image(box) : box;
   }
 
  private:
   // Fills scores_ and returns the maximum logit.
   T softmax(const T* logit) {
     if (logit != row_.data())
-      std::memcpy(row_.data(), logit, sizeof(T) * static_cast<size_t>(task_.select.num_classes));
+      std::memcpy(row_.data(), logit, sizeof(T) * static_cast<size_t>(params_.select.num_classes));
     const T* __restrict x = row_.data();
     T* __restrict e = scores_.data();
     T maxima[kLanes], sums[kLanes];
@@ -81,16 +81,24 @@ class Logits {
     return max_logit;
   }
 
-  const DetectTask<T>& task_;
+  const DetectParams<T>& params_;
   int64_t padded_;
   Scratch<T> row_, scores_;
 };
 
 }  // namespace
 
-void scan_logits(const DetectTask<float>& task, int64_t begin, int64_t end) { scan_task<Logits>(task, begin, end); }
-void scan_logits(const DetectTask<double>& task, int64_t begin, int64_t end) { scan_task<Logits>(task, begin, end); }
-void detect(const DetectTask<float>& task, int64_t begin, int64_t end) { select_images<Logits>(task, begin, end); }
-void detect(const DetectTask<double>& task, int64_t begin, int64_t end) { select_images<Logits>(task, begin, end); }
+void scan_logits(const DetectParams<float>& params, int64_t begin, int64_t end) {
+  scan_as_dtype<Logits>(params, begin, end);
+}
+void scan_logits(const DetectParams<double>& params, int64_t begin, int64_t end) {
+  scan_as_dtype<Logits>(params, begin, end);
+}
+void detect(const DetectParams<float>& params, int64_t begin, int64_t end) {
+  select_images<Logits>(params, begin, end);
+}
+void detect(const DetectParams<double>& params, int64_t begin, int64_t end) {
+  select_images<Logits>(params, begin, end);
+}
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -8,8 +8,8 @@
 namespace ssd_ops::cpu {
 
 template <typename T>
-struct DetectTask {
-  SelectTask<T> select;  // its scores are logits
+struct DetectParams {
+  SelectParams<T> select;  // its scores are logits
   Segments segments;
   const Box<T>* loc;     // [B, P]
   const Box<T>* priors;  // [P]
@@ -21,8 +21,8 @@ struct DetectTask {
 }  // namespace ssd_ops::cpu
 
 // See Segments; begin and end count the segments of all images.
-SSD_OPS_CPU_KERNEL(void, scan_logits, const DetectTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, scan_logits, const DetectTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, scan_logits, const DetectParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, scan_logits, const DetectParams<double>& params, int64_t begin, int64_t end)
 // Fills the detections of images begin .. end - 1.
-SSD_OPS_CPU_KERNEL(void, detect, const DetectTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, detect, const DetectTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, detect, const DetectParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, detect, const DetectParams<double>& params, int64_t begin, int64_t end)

@@ -9,7 +9,7 @@
 // buffer that has dropped some is visited without keeping D boxes, the image is scanned again for the candidates that
 // follow the last one, with a larger buffer.
 //
-// Read in this order: core/detections.h (the task), this file, multiclass_nms.cpp, detect.cpp, soft_nms.cpp.
+// Read in this order: core/detections.h (the parameters), this file, multiclass_nms.cpp, detect.cpp, soft_nms.cpp.
 #pragma once
 
 #include <algorithm>
@@ -84,13 +84,14 @@ inline CandidateBuffer<T>* segment_buffer(const Segments& segments, int64_t imag
 // Scans segments begin .. end - 1 of all images. source.scan(image, box, end_box, buffer) adds the candidates of those
 // boxes.
 template <typename T, typename Source>
-void scan_segments(const SelectTask<T>& task, const Segments& segments, Source& source, int64_t begin, int64_t end) {
+void scan_segments(const SelectParams<T>& params, const Segments& segments, Source& source, int64_t begin,
+                   int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t image = i / segments.count, segment = i % segments.count;
     auto* buffer = segment_buffer<T>(segments, image, segment);
     *buffer = CandidateBuffer<T>{reinterpret_cast<Candidate<T>*>(reinterpret_cast<char*>(buffer) + 128),
-                                 kBufferCapacity, task.score_threshold};
-    source.scan(image, task.num_boxes * segment / segments.count, task.num_boxes * (segment + 1) / segments.count,
+                                 kBufferCapacity, params.score_threshold};
+    source.scan(image, params.num_boxes * segment / segments.count, params.num_boxes * (segment + 1) / segments.count,
                 *buffer);
   }
 }
@@ -98,14 +99,17 @@ void scan_segments(const SelectTask<T>& task, const Segments& segments, Source& 
 template <typename T>
 class Selection {
  public:
-  Selection(const SelectTask<T>& task, const Segments& segments)
-      : task_(task), segments_(segments), kept_(task.num_classes, task.rule), visited_(task.num_classes) {}
+  Selection(const SelectParams<T>& params, const Segments& segments)
+      : params_(params),
+        segments_(segments),
+        kept_(params.num_classes, params.thresholds),
+        num_visited_(params.num_classes) {}
 
   // Fills the detections of one image. source.box(image, index, label) is a box.
   template <typename Source>
   void select(Source& source, int64_t image) {
     kept_.clear();
-    for (int64_t c = 0; c < task_.num_classes; ++c) visited_[c] = 0;
+    for (int64_t c = 0; c < params_.num_classes; ++c) num_visited_[c] = 0;
     count_ = 0;
     int64_t capacity = kBufferCapacity;
     CandidateBuffer<T> buffer{};
@@ -113,7 +117,7 @@ class Selection {
       const Candidate<T> last = first ? Candidate<T>{} : buffer.items[buffer.count - 1];  // before `grow` frees it
       const bool merges = first && segments_.count > 1;
       items_.grow(merges ? segments_.count * kBufferCapacity : capacity);
-      buffer = CandidateBuffer<T>{items_.data(), capacity, task_.score_threshold};
+      buffer = CandidateBuffer<T>{items_.data(), capacity, params_.score_threshold};
       if (!first) {
         buffer.continues = true;
         buffer.last_visited = last;
@@ -122,10 +126,10 @@ class Selection {
         for (int64_t segment = 0; segment < segments_.count; ++segment)
           buffer.merge(*segment_buffer<T>(segments_, image, segment));
       } else {
-        source.scan(image, 0, task_.num_boxes, buffer);
+        source.scan(image, 0, params_.num_boxes, buffer);
       }
       visit_all(source, image, buffer);
-      if (count_ == task_.out.max_detections || !buffer.dropped) break;
+      if (count_ == params_.out.max_detections || !buffer.dropped) break;
       capacity *= 4;
     }
     zero_pad(image);
@@ -150,57 +154,57 @@ class Selection {
   // Keeps or suppresses one candidate. Returns whether more detections are wanted.
   template <typename Source>
   bool visit(Source& source, int64_t image, const Candidate<T>& candidate) {
-    const int64_t label = candidate.index / task_.num_boxes, index = candidate.index % task_.num_boxes;
-    if (visited_[label] >= task_.candidates_per_class) return true;
+    const int64_t label = candidate.index / params_.num_boxes, index = candidate.index % params_.num_boxes;
+    if (num_visited_[label] >= params_.candidates_per_class) return true;
     const Box<T> box = source.box(image, index, label);
-    if (too_small(box, task_.min_size)) return true;
-    ++visited_[label];
+    if (too_small(box, params_.min_size)) return true;
+    ++num_visited_[label];
     const T box_area = area(box);
-    if (can_overlap(box, box_area, task_.rule)) {
+    if (can_suppress(box, box_area, params_.thresholds)) {
       if (kept_.suppresses(label, box, box_area)) return true;
       kept_.add(label, box, box_area);
     }
-    const int64_t out = image * task_.out.max_detections + count_;
-    store_box(box, task_.out.boxes, out);
-    task_.out.scores[out] = score_of_key<T>(candidate.key);
-    task_.out.labels[out] = label;
-    task_.out.rows[out] = index;
-    return ++count_ < task_.out.max_detections;
+    const int64_t out = image * params_.out.max_detections + count_;
+    store_box(box, params_.out.boxes, out);
+    params_.out.scores[out] = score_of_key<T>(candidate.key);
+    params_.out.labels[out] = label;
+    params_.out.box_indices[out] = index;
+    return ++count_ < params_.out.max_detections;
   }
 
   void zero_pad(int64_t image) {
-    const int64_t first = image * task_.out.max_detections + count_;
-    const auto rest = static_cast<size_t>(task_.out.max_detections - count_);
-    std::memset(task_.out.boxes + 4 * first, 0, sizeof(T) * 4 * rest);
-    std::memset(task_.out.scores + first, 0, sizeof(T) * rest);
-    std::memset(task_.out.labels + first, 0, sizeof(int64_t) * rest);
-    std::memset(task_.out.rows + first, 0, sizeof(int64_t) * rest);
-    task_.out.counts[image] = count_;
+    const int64_t first = image * params_.out.max_detections + count_;
+    const auto rest = static_cast<size_t>(params_.out.max_detections - count_);
+    std::memset(params_.out.boxes + 4 * first, 0, sizeof(T) * 4 * rest);
+    std::memset(params_.out.scores + first, 0, sizeof(T) * rest);
+    std::memset(params_.out.labels + first, 0, sizeof(int64_t) * rest);
+    std::memset(params_.out.box_indices + first, 0, sizeof(int64_t) * rest);
+    params_.out.counts[image] = count_;
   }
 
-  const SelectTask<T>& task_;
+  const SelectParams<T>& params_;
   const Segments& segments_;
-  BoxLists<T> kept_;          // a list for each class
-  Scratch<int64_t> visited_;  // candidates of each class so far
+  BoxLists<T> kept_;              // a list for each class
+  Scratch<int64_t> num_visited_;  // candidates of each class so far
   Scratch<Candidate<T>> items_;
   int64_t count_ = 0;
 };
 
-// scan_segments() with Source<In>, which reads inputs of the task's dtype In.
-template <template <typename> class Source, template <typename> class Task, typename T>
-void scan_task(const Task<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Source<decltype(type)> source(task);
-    scan_segments(task.select, task.segments, source, begin, end);
+// scan_segments() with Source<In>, which reads inputs of dtype In.
+template <template <typename> class Source, template <typename> class Params, typename T>
+void scan_as_dtype(const Params<T>& params, int64_t begin, int64_t end) {
+  with_dtype<T>(params.select.dtype, [&](auto type) {
+    Source<decltype(type)> source(params);
+    scan_segments(params.select, params.segments, source, begin, end);
   });
 }
 
 // Fills the detections of images begin .. end - 1, likewise.
-template <template <typename> class Source, template <typename> class Task, typename T>
-void select_images(const Task<T>& task, int64_t begin, int64_t end) {
-  with_dtype<T>(task.select.dtype, [&](auto type) {
-    Source<decltype(type)> source(task);
-    Selection<T> selection(task.select, task.segments);
+template <template <typename> class Source, template <typename> class Params, typename T>
+void select_images(const Params<T>& params, int64_t begin, int64_t end) {
+  with_dtype<T>(params.select.dtype, [&](auto type) {
+    Source<decltype(type)> source(params);
+    Selection<T> selection(params.select, params.segments);
     for (int64_t image = begin; image < end; ++image) selection.select(source, image);
   });
 }

@@ -61,9 +61,9 @@ struct ActiveBoxes {
 
 // Decays the scores by the overlap with box number `chosen`; returns the number of boxes that stay active.
 template <bool gaussian, typename T>
-int64_t decay_scores(ActiveBoxes<T>& active, int64_t chosen, const SoftNmsTask<T>& task) {
+int64_t decay_scores(ActiveBoxes<T>& active, int64_t chosen, const SoftNmsParams<T>& params) {
   const Box<T> best = active.box(chosen);
-  const T best_area = active.areas[chosen], min_score = task.score_threshold;
+  const T best_area = active.areas[chosen], min_score = params.score_threshold;
   const bool excludes_zero = above_zero(min_score);  // explicit, for a CPU that treats a subnormal threshold as 0
   const T* __restrict x1 = active.x1.data();
   const T* __restrict y1 = active.y1.data();
@@ -78,9 +78,9 @@ int64_t decay_scores(ActiveBoxes<T>& active, int64_t chosen, const SoftNmsTask<T
     const T overlap = iou != iou ? T(0) : iou;
     T weight;
     if constexpr (gaussian) {
-      weight = vec_exp(-(overlap * overlap) / task.sigma);
+      weight = vec_exp(-(overlap * overlap) / params.sigma);
     } else {
-      weight = overlap > task.iou_threshold ? T(1) - overlap : T(1);
+      weight = overlap > params.iou_threshold ? T(1) - overlap : T(1);
     }
     const T score = scores[i] * weight;
     const bool stays = (score >= min_score) & !((score == T(0)) & excludes_zero);
@@ -91,63 +91,63 @@ int64_t decay_scores(ActiveBoxes<T>& active, int64_t chosen, const SoftNmsTask<T
 }
 
 template <typename T>
-void select_in_class(ActiveBoxes<T>& active, const SoftNmsTask<T>& task, int64_t image_class) {
+void select_in_class(ActiveBoxes<T>& active, const SoftNmsParams<T>& params, int64_t image_class) {
   int64_t count = 0;
-  while (count < task.class_capacity) {
+  while (count < params.class_capacity) {
     const int64_t chosen = active.best();
     if (chosen < 0) break;
-    task.class_scores[image_class * task.class_capacity + count] = active.scores[chosen];
-    task.class_rows[image_class * task.class_capacity + count++] = active.rows[chosen];
+    params.class_scores[image_class * params.class_capacity + count] = active.scores[chosen];
+    params.class_box_indices[image_class * params.class_capacity + count++] = active.rows[chosen];
     active.scores[chosen] = -std::numeric_limits<T>::infinity();
     const int64_t num_active =
-        task.gaussian ? decay_scores<true>(active, chosen, task) : decay_scores<false>(active, chosen, task);
+        params.gaussian ? decay_scores<true>(active, chosen, params) : decay_scores<false>(active, chosen, params);
     if (2 * num_active < active.count) active.compact();
   }
-  task.class_counts[image_class] = count;
+  params.class_counts[image_class] = count;
 }
 
 template <typename In>
-void class_group(const SoftNmsTask<compute_t<In>>& task, int64_t image, int64_t first, int64_t last) {
+void class_group(const SoftNmsParams<compute_t<In>>& params, int64_t image, int64_t first, int64_t last) {
   using T = compute_t<In>;
   ActiveBoxes<T> active[kClassGroup];
-  const In* scores = static_cast<const In*>(task.scores);
-  for (int64_t box = 0; box < task.num_boxes; ++box) {
-    const int64_t index = image * task.num_boxes + box;
+  const In* scores = static_cast<const In*>(params.scores);
+  for (int64_t box = 0; box < params.num_boxes; ++box) {
+    const int64_t index = image * params.num_boxes + box;
     for (int64_t c = first; c < last; ++c) {
-      const T score = widen(scores[index * task.num_classes + c]);
-      if (!(score >= task.score_threshold) || (score == T(0) && above_zero(task.score_threshold))) continue;
-      active[c - first].add(task.boxes[task.boxes_by_class ? index * task.num_classes + c : index], score,
+      const T score = widen(scores[index * params.num_classes + c]);
+      if (!(score >= params.score_threshold) || (score == T(0) && above_zero(params.score_threshold))) continue;
+      active[c - first].add(params.boxes[params.boxes_by_class ? index * params.num_classes + c : index], score,
                             static_cast<uint32_t>(box));
     }
   }
-  for (int64_t c = first; c < last; ++c) select_in_class(active[c - first], task, image * task.num_classes + c);
+  for (int64_t c = first; c < last; ++c) select_in_class(active[c - first], params, image * params.num_classes + c);
 }
 
 template <typename T>
-void class_groups(const SoftNmsTask<T>& task, int64_t begin, int64_t end) {
-  const int64_t groups = (task.num_classes + kClassGroup - 1) / kClassGroup;
-  with_dtype<T>(task.dtype, [&](auto type) {
+void class_groups(const SoftNmsParams<T>& params, int64_t begin, int64_t end) {
+  const int64_t groups = (params.num_classes + kClassGroup - 1) / kClassGroup;
+  with_dtype<T>(params.dtype, [&](auto type) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % groups * kClassGroup, last = first + kClassGroup;
-      class_group<decltype(type)>(task, i / groups, first == 0 ? 1 : first,
-                                  last < task.num_classes ? last : task.num_classes);
+      class_group<decltype(type)>(params, i / groups, first == 0 ? 1 : first,
+                                  last < params.num_classes ? last : params.num_classes);
     }
   });
 }
 
 // In order of descending score, then class, then order of selection within the class.
 template <typename T>
-void merge(const SoftNmsTask<T>& task, int64_t image) {
-  Scratch<Candidate<T>> items(task.num_classes * task.class_capacity);
+void merge(const SoftNmsParams<T>& params, int64_t image) {
+  Scratch<Candidate<T>> items(params.num_classes * params.class_capacity);
   int64_t count = 0;
-  for (int64_t c = 1; c < task.num_classes; ++c) {
-    const int64_t image_class = image * task.num_classes + c;
-    for (int64_t k = 0; k < task.class_counts[image_class]; ++k) {
-      items[count++] = {descending_key_nan_first(task.class_scores[image_class * task.class_capacity + k]),
-                        static_cast<uint32_t>(c * task.class_capacity + k)};
+  for (int64_t c = 1; c < params.num_classes; ++c) {
+    const int64_t image_class = image * params.num_classes + c;
+    for (int64_t k = 0; k < params.class_counts[image_class]; ++k) {
+      items[count++] = {descending_key_nan_first(params.class_scores[image_class * params.class_capacity + k]),
+                        static_cast<uint32_t>(c * params.class_capacity + k)};
     }
   }
-  const int64_t max_detections = task.out.max_detections, found = count < max_detections ? count : max_detections;
+  const int64_t max_detections = params.out.max_detections, found = count < max_detections ? count : max_detections;
   if (found < count) std::nth_element(items.data(), items.data() + found, items.data() + count);
   std::sort(items.data(), items.data() + found);
   for (int64_t d = 0; d < max_detections; ++d) {
@@ -156,30 +156,34 @@ void merge(const SoftNmsTask<T>& task, int64_t image) {
     T score(0);
     int64_t label = 0, row = 0;
     if (d < found) {
-      label = items[d].index / task.class_capacity;
-      const int64_t selected = image * task.num_classes * task.class_capacity + items[d].index;
-      row = task.class_rows[selected];
-      score = task.class_scores[selected];
-      const int64_t index = image * task.num_boxes + row;
-      box = task.boxes[task.boxes_by_class ? index * task.num_classes + label : index];
+      label = items[d].index / params.class_capacity;
+      const int64_t selected = image * params.num_classes * params.class_capacity + items[d].index;
+      row = params.class_box_indices[selected];
+      score = params.class_scores[selected];
+      const int64_t index = image * params.num_boxes + row;
+      box = params.boxes[params.boxes_by_class ? index * params.num_classes + label : index];
     }
-    store_box(box, task.out.boxes, out);
-    task.out.scores[out] = score;
-    task.out.labels[out] = label;
-    task.out.rows[out] = row;
+    store_box(box, params.out.boxes, out);
+    params.out.scores[out] = score;
+    params.out.labels[out] = label;
+    params.out.box_indices[out] = row;
   }
-  task.out.counts[image] = found;
+  params.out.counts[image] = found;
 }
 
 }  // namespace
 
-void soft_nms_classes(const SoftNmsTask<float>& task, int64_t begin, int64_t end) { class_groups(task, begin, end); }
-void soft_nms_classes(const SoftNmsTask<double>& task, int64_t begin, int64_t end) { class_groups(task, begin, end); }
-void soft_nms_merge(const SoftNmsTask<float>& task, int64_t begin, int64_t end) {
-  for (int64_t image = begin; image < end; ++image) merge(task, image);
+void soft_nms_classes(const SoftNmsParams<float>& params, int64_t begin, int64_t end) {
+  class_groups(params, begin, end);
 }
-void soft_nms_merge(const SoftNmsTask<double>& task, int64_t begin, int64_t end) {
-  for (int64_t image = begin; image < end; ++image) merge(task, image);
+void soft_nms_classes(const SoftNmsParams<double>& params, int64_t begin, int64_t end) {
+  class_groups(params, begin, end);
+}
+void soft_nms_merge(const SoftNmsParams<float>& params, int64_t begin, int64_t end) {
+  for (int64_t image = begin; image < end; ++image) merge(params, image);
+}
+void soft_nms_merge(const SoftNmsParams<double>& params, int64_t begin, int64_t end) {
+  for (int64_t image = begin; image < end; ++image) merge(params, image);
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -11,8 +11,8 @@ constexpr int64_t kClassGroup = 16;  // classes whose scores are gathered togeth
 }  // namespace ssd_ops::cpu
 
 // Runs the class groups begin .. end - 1 of all images; an image has ceil(C / kClassGroup).
-SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_classes, const SoftNmsParams<double>& params, int64_t begin, int64_t end)
 // Fills the detections of images begin .. end - 1 from what their classes have selected.
-SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsTask<float>& task, int64_t begin, int64_t end)
-SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsTask<double>& task, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsParams<float>& params, int64_t begin, int64_t end)
+SSD_OPS_CPU_KERNEL(void, soft_nms_merge, const SoftNmsParams<double>& params, int64_t begin, int64_t end)

@@ -27,10 +27,10 @@
 namespace ssd_ops {
 
 constexpr int kWarpSize = 32;
-constexpr unsigned kFullMask = 0xffffffffu;     // every lane of a warp
-constexpr int64_t kMaxGridX = 0x7fffffff;       // blocks along x
-constexpr int64_t kMaxGridYZ = 65535;           // blocks along y and along z
-constexpr size_t kPlainSharedBytes = 32 << 10;  // dynamic shared memory that needs no attribute, see launch()
+constexpr unsigned kFullMask = 0xffffffffu;          // every lane of a warp
+constexpr int64_t kMaxGridX = 0x7fffffff;            // blocks along x
+constexpr int64_t kMaxGridYZ = 65535;                // blocks along y and along z
+constexpr size_t kMaxSharedWithoutOptIn = 32 << 10;  // dynamic shared memory that needs no attribute, see launch()
 
 // Blocks along x for `items` items with `per_block` items each, at most `max_blocks`: a kernel that may reach the limit
 // uses a grid-stride loop. 0 for no items; launch() then does nothing.
@@ -40,9 +40,9 @@ inline unsigned grid_blocks(int64_t items, int64_t per_block, int64_t max_blocks
 }
 
 // Index of the thread in a one-dimensional grid, and the number of threads of that grid, both 64 bits wide:
-//   for (int64_t i = global_thread(); i < n; i += global_threads()) ...
-__device__ inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline int64_t global_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+//   for (int64_t i = global_thread_index(); i < n; i += num_global_threads()) ...
+__device__ inline int64_t global_thread_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t num_global_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
 // The dynamic shared memory of the block, aligned to 16 bytes.
 template <typename T>
@@ -78,16 +78,16 @@ inline bool runs_code_of_sm_90() {
 #endif
 }
 
-// The first statement of every kernel that launch_next() starts (programmatic dependent launch): waits for the previous
-// kernel on the stream to complete and for its writes, and allows the next kernel to start.
-__device__ __forceinline__ void await_previous() {
+// The first statement of every kernel that launch_dependent() starts (programmatic dependent launch): waits for the
+// previous kernel on the stream to complete and for its writes, and allows the next kernel to start.
+__device__ __forceinline__ void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Whether a kernel may start before the previous one on the stream has completed, see await_previous().
+// Whether a kernel may start before the previous one on the stream has completed, see wait_for_previous_kernel().
 enum class Begin { after_previous, early };
 
 // Launches `kernel` on `stream` and returns the status of the launch, without synchronizing. An empty grid is no error:
@@ -102,7 +102,7 @@ cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 bl
   static_cast<void>(begin);
   return emu::launch<Params...>(kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
 #else
-  if (dynamic_shared_bytes > kPlainSharedBytes) {
+  if (dynamic_shared_bytes > kMaxSharedWithoutOptIn) {
     const cudaError_t status =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(dynamic_shared_bytes));
@@ -136,10 +136,10 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dyna
 }
 
 // Launches a kernel after another one of this library: its blocks may become resident while the last blocks of that one
-// still run. The kernel calls await_previous() first.
+// still run. The kernel calls wait_for_previous_kernel() first.
 template <typename... Params, typename... Args>
-cudaError_t launch_next(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
-                        cudaStream_t stream, Args&&... args) {
+cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
+                             cudaStream_t stream, Args&&... args) {
   return launch_as(Begin::early, kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
 }
 

@@ -71,9 +71,9 @@ template <typename T>
 __device__ __forceinline__ Box<T> warp_bounds(Box<T> bounds) {
 #pragma unroll
   for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    bounds = extended(bounds,
-                      Box<T>{__shfl_xor_sync(kFullMask, bounds.x1, step), __shfl_xor_sync(kFullMask, bounds.y1, step),
-                             __shfl_xor_sync(kFullMask, bounds.x2, step), __shfl_xor_sync(kFullMask, bounds.y2, step)});
+    bounds = enclose(bounds,
+                     Box<T>{__shfl_xor_sync(kFullMask, bounds.x1, step), __shfl_xor_sync(kFullMask, bounds.y1, step),
+                            __shfl_xor_sync(kFullMask, bounds.x2, step), __shfl_xor_sync(kFullMask, bounds.y2, step)});
   }
   return bounds;
 }

@@ -32,9 +32,9 @@ __device__ __forceinline__ T sum_of_previous_warps(T warp_total, T* total) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
   if (lane == kWarpSize - 1) warp_totals[warp] = warp_total;
   __syncthreads();
-  const T of_lane = lane < warps ? warp_totals[lane] : T(0);
-  const T previous = warp_sum(lane < warp ? of_lane : T(0));
-  *total = warp_sum(of_lane);
+  const T warp_total_of_lane = lane < warps ? warp_totals[lane] : T(0);
+  const T previous = warp_sum(lane < warp ? warp_total_of_lane : T(0));
+  *total = warp_sum(warp_total_of_lane);
   __syncthreads();  // the array may be written again
   return previous;
 }

@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kThreads)
     boxes_from_sums_kernel(const compute_t<In>* sums, const In* boxes, In* grads, int64_t batch, int64_t blocks,
                            int64_t count) {
   using T = compute_t<In>;
-  const int64_t i = global_thread();
+  const int64_t i = global_thread_index();
   if (i >= batch * count) return;
   const T* source = sums + i / count * blocks * kNumbers * count + i % count;
   double total[kNumbers] = {};

@@ -16,38 +16,38 @@ static_assert(kBins == 2 * kMineThreads, "a thread owns two bins");
 
 // One digit of the threshold key: the highest-first count reaches k in its bin.
 struct RadixDigit {
-  int value;
+  int bin;
   int64_t remaining_k;  // how many keys of the bin are selected
   bool selects_all;     // whether all of them are
 };
 
 // The higher of a thread's two bins; thread 0 has the two highest bins.
-__device__ inline int upper_bin() { return kBins - 1 - 2 * static_cast<int>(threadIdx.x); }
+__device__ inline int high_bin_of_thread() { return kBins - 1 - 2 * static_cast<int>(threadIdx.x); }
 
-// `upper` and `lower` are the counts of upper_bin() and of the bin below it; k is above 0 and at most the total. All
-// threads of the block call this.
+// `upper` and `lower` are the counts of high_bin_of_thread() and of the bin below it; k is above 0 and at most the
+// total. All threads of the block call this.
 __device__ RadixDigit find_digit(int64_t upper, int64_t lower, int64_t k) {
-  __shared__ int found_value;
+  __shared__ int found_bin;
   __shared__ int64_t found_remaining_k;
   __shared__ bool found_all;
   int64_t total;
   const int64_t before = block_exclusive_sum(upper + lower, &total);
   if (before < k && k <= before + upper + lower) {
     const bool in_upper = k <= before + upper;
-    found_value = in_upper ? upper_bin() : upper_bin() - 1;
+    found_bin = in_upper ? high_bin_of_thread() : high_bin_of_thread() - 1;
     found_remaining_k = k - before - (in_upper ? 0 : upper);
     found_all = found_remaining_k == (in_upper ? upper : lower);
   }
   __syncthreads();
-  const RadixDigit digit{found_value, found_remaining_k, found_all};
+  const RadixDigit digit{found_bin, found_remaining_k, found_all};
   __syncthreads();  // they may be written again
   return digit;
 }
 
 template <typename T>
-__device__ double box_loss(const LossTask& task, int64_t row) {
-  const Box<T> a = load_box_as<T>(task.loc_type, task.loc, row);
-  const Box<T> b = load_box_as<T>(task.target_type, task.loc_targets, row);
+__device__ double box_loss(const LossParams& params, int64_t row) {
+  const Box<T> a = load_box_as<T>(params.loc_type, params.loc, row);
+  const Box<T> b = load_box_as<T>(params.target_type, params.loc_targets, row);
   double sum = smooth_l1(a.x1 - b.x1);
   sum += smooth_l1(a.y1 - b.y1);
   sum += smooth_l1(a.x2 - b.x2);
@@ -56,7 +56,7 @@ __device__ double box_loss(const LossTask& task, int64_t row) {
 
 // Which background priors of some rows are sampled, besides the positives.
 template <typename T>
-struct Selection {
+struct MinedSelection {
   KeyThreshold<sort_key_t<T>> threshold;  // without ties no background prior is sampled
   bool selects_all_ties;
   int64_t ties_before;  // keys equal to the threshold in earlier rows
@@ -66,12 +66,13 @@ struct Selection {
 // Writes the weights of rows first .. first + count - 1 over their cross entropies, and sums their losses over the
 // block. keys(i) is the key of row first + i. All threads of the block call this.
 template <typename T, typename Keys>
-__device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, Selection<T> selection,
-                            const Keys& keys, double* loc_sum, double* cls_sum) {
+__device__ void write_weights_and_sum_losses(const LossParams& params, int64_t first, int64_t count,
+                                             MinedSelection<T> selection, const Keys& keys, double* loc_sum,
+                                             double* cls_sum) {
   using Key = sort_key_t<T>;
   const KeyThreshold<Key>& threshold = selection.threshold;
-  const int64_t* labels = task.labels + first;
-  T* weight = static_cast<T*>(task.weight) + first;
+  const int64_t* labels = params.labels + first;
+  T* weight = static_cast<T*>(params.weight) + first;
   const bool rank_ties = threshold.num_ties > 0 && !selection.selects_all_ties;  // ties go to the lowest priors
   double loc = 0, cls = 0;
 #pragma unroll 1  // unrolled, it would spill registers
@@ -89,8 +90,8 @@ __device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, 
     }
     if (p >= count) continue;
     if (sampled) cls += weight[p];
-    if (label > 0) loc += box_loss<T>(task, first + p);
-    if (label < -1 || label >= task.num_classes) loc = cls = NAN;  // labels are not validated on a GPU
+    if (label > 0) loc += box_loss<T>(params, first + p);
+    if (label < -1 || label >= params.num_classes) loc = cls = NAN;  // labels are not validated on a GPU
     weight[p] = sampled ? selection.weight : T(0);
   }
   *loc_sum = block_sum(loc);
@@ -98,7 +99,7 @@ __device__ void weight_rows(const LossTask& task, int64_t first, int64_t count, 
 }
 
 // Positives of the whole batch, if the losses are divided by them.
-__device__ inline int64_t positives_of_batch(const LossWorkspace& workspace, const Normalization& normalization) {
+__device__ inline int64_t count_batch_positives(const LossWorkspace& workspace, const Normalization& normalization) {
   int64_t total = 0;
   if (normalization.normalizer == Normalizer::batch)
     for (int64_t i = threadIdx.x; i < workspace.num_row_blocks; i += kMineThreads) total += workspace.positives[i];
@@ -108,13 +109,13 @@ __device__ inline int64_t positives_of_batch(const LossWorkspace& workspace, con
 // Writes the block partials, divided by the normalizer; the last block reduces all of them in a fixed order and writes
 // the losses.
 template <typename T>
-__device__ void write_block_partials(const LossWorkspace& workspace, double loc, double cls, T norm, T* loc_loss,
+__device__ void write_block_partials(const LossWorkspace& workspace, double loc, double cls, T divisor, T* loc_loss,
                                      T* cls_loss) {
   if (threadIdx.x == 0) {
-    workspace.sums[2 * blockIdx.x] = loc / static_cast<double>(norm);
-    workspace.sums[2 * blockIdx.x + 1] = cls / static_cast<double>(norm);
+    workspace.sums[2 * blockIdx.x] = loc / static_cast<double>(divisor);
+    workspace.sums[2 * blockIdx.x + 1] = cls / static_cast<double>(divisor);
   }
-  if (!is_last_block(workspace.finished)) return;
+  if (!is_last_block(workspace.ticket)) return;
   loc = cls = 0;
   for (int64_t b = threadIdx.x; b < gridDim.x; b += kMineThreads) {
     loc += __ldcg(&workspace.sums[2 * b]);

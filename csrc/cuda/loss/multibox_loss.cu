@@ -1,4 +1,4 @@
-// Read in this order: core/loss.h (the task, sort keys), this file, workspace.cuh, rows.cuh (the first kernel),
+// Read in this order: core/loss.h (the parameters, sort keys), this file, workspace.cuh, rows.cuh (the first kernel),
 // mining.cuh (what a block does to mine), segmented_mining.cuh (several blocks for an image).
 //
 // Plan, two launches: rows_kernel (rows.cuh) writes logsumexp and cross entropies; then mine_kernel selects the hard
@@ -23,26 +23,26 @@ struct Counts {
 
 // Stages the keys of the block, and counts their first digits.
 template <typename T, typename Key>
-__device__ void stage_keys(const LossTask& task, int64_t first, int count, Key* keys, Counts& counts) {
-  constexpr int kInFlight = 3, kShift = 8 * sizeof(Key) - kRadixBits;
-  const int64_t* labels = task.labels + first;
-  const T* cross_entropy = static_cast<const T*>(task.weight) + first;
+__device__ void stage_keys(const LossParams& params, int64_t first, int count, Key* keys, Counts& counts) {
+  constexpr int kLoadsInFlight = 3, kShift = 8 * sizeof(Key) - kRadixBits;
+  const int64_t* labels = params.labels + first;
+  const T* cross_entropy = static_cast<const T*>(params.weight) + first;
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts.digits[0][b] = counts.digits[1][b] = 0;
   if (threadIdx.x == 0) counts.positives = counts.background = 0;
   __syncthreads();
   int positives = 0, background = 0;
 #pragma unroll 1
-  for (int from = threadIdx.x; from < count; from += kInFlight * kMineThreads) {
-    int64_t label[kInFlight];
-    T entropy[kInFlight];
+  for (int from = threadIdx.x; from < count; from += kLoadsInFlight * kMineThreads) {
+    int64_t label[kLoadsInFlight];
+    T entropy[kLoadsInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
+    for (int k = 0; k < kLoadsInFlight; ++k) {
       const int p = from + k * kMineThreads;
       label[k] = p < count ? labels[p] : -1;
       entropy[k] = p < count ? cross_entropy[p] : T(0);
     }
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
+    for (int k = 0; k < kLoadsInFlight; ++k) {
       const int p = from + k * kMineThreads;
       if (p >= count) break;
       positives += label[k] > 0;
@@ -61,29 +61,30 @@ __device__ void stage_keys(const LossTask& task, int64_t first, int count, Key* 
 // Radix select of the k highest keys, k at least 1; at least k keys are not 0. The first digits are already counted.
 // All threads of the block call this.
 template <typename T, typename Key>
-__device__ Selection<T> select_top_k(const Key* keys, int count, int64_t k, Counts& counts) {
+__device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k, Counts& counts) {
   constexpr int kBits = 8 * sizeof(Key);
-  Selection<T> selection{};
+  MinedSelection<T> selection{};
   KeyThreshold<Key>& threshold = selection.threshold;
   RadixDigit digit{};
-  int now = 0;
-  for (int low = kBits; low > 0; now ^= 1) {
-    const int width = low < kRadixBits ? low : kRadixBits, above = low;
-    low -= width;
-    if (above != kBits) {
+  int current = 0;
+  for (int shift = kBits; shift > 0; current ^= 1) {
+    const int digit_bits = shift < kRadixBits ? shift : kRadixBits, prefix_shift = shift;
+    shift -= digit_bits;
+    if (prefix_shift != kBits) {
 #pragma unroll 4
       for (int p = threadIdx.x; p < count; p += kMineThreads) {
         const Key key = keys[p];
-        if (key >> (above % kBits) == threshold.key)
-          atomicAdd(&counts.digits[now][static_cast<int>(key >> low & ((Key(1) << width) - 1))], 1u);
+        if (key >> (prefix_shift % kBits) == threshold.key)
+          atomicAdd(&counts.digits[current][static_cast<int>(key >> shift & ((Key(1) << digit_bits) - 1))], 1u);
       }
       __syncthreads();
     }
-    const unsigned* highest = counts.digits[now] + upper_bin();
+    const unsigned* highest = counts.digits[current] + high_bin_of_thread();
     digit = find_digit(highest[0], highest[-1], k);
     k = digit.remaining_k;
-    threshold.key = threshold.key << width | static_cast<Key>(digit.value);
-    for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts.digits[now][b] = 0;  // for the pass after the next
+    threshold.key = threshold.key << digit_bits | static_cast<Key>(digit.bin);
+    for (int b = threadIdx.x; b < kBins; b += kMineThreads)
+      counts.digits[current][b] = 0;  // for the pass after the next
   }
   threshold.num_ties = k;
   selection.selects_all_ties = digit.selects_all;
@@ -92,82 +93,82 @@ __device__ Selection<T> select_top_k(const Key* keys, int count, int64_t k, Coun
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    mine_kernel(LossTask task, Mining mining, Normalization normalization, LossWorkspace workspace, T* loc_loss,
+    mine_kernel(LossParams params, Mining mining, Normalization normalization, LossWorkspace workspace, T* loc_loss,
                 T* cls_loss) {
   using Key = sort_key_t<T>;
   __shared__ Counts counts;
-  await_previous();
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * task.num_priors;
-  const int count = static_cast<int>(task.num_priors);
+  wait_for_previous_kernel();
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * params.num_priors;
+  const int count = static_cast<int>(params.num_priors);
   Key* keys = dynamic_shared<Key>();
-  stage_keys<T>(task, first, count, keys, counts);
-  const int64_t of_batch = positives_of_batch(workspace, normalization);
+  stage_keys<T>(params, first, count, keys, counts);
+  const int64_t batch_positives = count_batch_positives(workspace, normalization);
   __syncthreads();
   const int64_t positives = counts.positives, background = counts.background;
-  const T norm = loss_norm<T>(normalization, positives, of_batch);
+  const T divisor = loss_divisor<T>(normalization, positives, batch_positives);
   const int64_t k = num_hard_negatives(mining, positives, background);
-  Selection<T> selection{{~Key(0), 0}, false, 0, T(1) / norm};
+  MinedSelection<T> selection{{~Key(0), 0}, false, 0, T(1) / divisor};
   if (k > 0) {
     selection = select_top_k<T>(keys, count, k, counts);
-    selection.weight = T(1) / norm;
+    selection.weight = T(1) / divisor;
   }
   double loc, cls;
-  weight_rows<T>(task, first, count, selection, [&](int64_t p) { return keys[p]; }, &loc, &cls);
-  write_block_partials(workspace, loc, cls, norm, loc_loss, cls_loss);
+  write_weights_and_sum_losses<T>(params, first, count, selection, [&](int64_t p) { return keys[p]; }, &loc, &cls);
+  write_block_partials(workspace, loc, cls, divisor, loc_loss, cls_loss);
 }
 
 // The maximum size of the keys that a block stages; if an image has more, several blocks mine it.
 constexpr int64_t kMaxStagedBytes = 128 << 10;
 
-LossWorkspace loss_workspace(const LossTask& task, WorkspaceLayout& layout) {
-  const int64_t num_segments = task.num_images * ceil_div(task.num_priors, kSegment);
+LossWorkspace loss_workspace(const LossParams& params, WorkspaceLayout& layout) {
+  const int64_t num_segments = params.num_images * ceil_div(params.num_priors, kSegment);
   LossWorkspace workspace;
-  workspace.num_row_blocks = ceil_div(task.num_images * task.num_priors, rows_per_block(task.num_classes));
-  workspace.finished = layout.array<unsigned>(1);
+  workspace.num_row_blocks = ceil_div(params.num_images * params.num_priors, rows_per_block(params.num_classes));
+  workspace.ticket = layout.array<unsigned>(1);
   workspace.positives = layout.array<int64_t>(workspace.num_row_blocks);
   workspace.sums = layout.array<double>(2 * num_segments);
   workspace.segment_counts = layout.array<unsigned>(num_segments * kBins);
-  const size_t zeros = layout.bytes();
-  workspace.mining = layout.array<MiningState>(task.num_images);
-  workspace.counts = layout.array<unsigned>(task.num_images * kBins);
-  workspace.zeros = reinterpret_cast<int64_t*>(workspace.mining);
-  workspace.num_zeros = static_cast<int64_t>((layout.bytes() - zeros) / sizeof(int64_t));
+  const size_t zeroed_from = layout.bytes();
+  workspace.mining = layout.array<MiningState>(params.num_images);
+  workspace.counts = layout.array<unsigned>(params.num_images * kBins);
+  workspace.zeroed_words = reinterpret_cast<int64_t*>(workspace.mining);
+  workspace.num_zeroed_words = static_cast<int64_t>((layout.bytes() - zeroed_from) / sizeof(int64_t));
   return workspace;
 }
 
 template <typename T>
-cudaError_t launch_mining(const LossTask& task, const Mining& mining, const Normalization& normalization,
+cudaError_t launch_mining(const LossParams& params, const Mining& mining, const Normalization& normalization,
                           LossWorkspace& workspace, void* loc_loss, void* cls_loss, cudaStream_t stream) {
   constexpr int64_t kReserved = 20 << 10;  // shared memory for other purposes, with a margin
   int shared = 0;
   cudaError_t status = max_shared_bytes(&shared);
   if (status != cudaSuccess) return status;
-  const int64_t bytes = task.num_priors * static_cast<int64_t>(sizeof(T));  // a key is as wide as T
+  const int64_t bytes = params.num_priors * static_cast<int64_t>(sizeof(T));  // a key is as wide as T
   const bool staged = bytes <= kMaxStagedBytes && bytes <= shared - kReserved;
-  if (staged) workspace.num_zeros = 0;
-  status = launch_rows(task, workspace, stream);
+  if (staged) workspace.num_zeroed_words = 0;
+  status = launch_rows(params, workspace, stream);
   if (status != cudaSuccess) return status;
   auto *loc = static_cast<T*>(loc_loss), *cls = static_cast<T*>(cls_loss);
-  if (!staged) return launch_segmented_mining(task, mining, normalization, workspace, loc, cls, stream);
-  return launch_next(mine_kernel<T>, grid_blocks(task.num_images, 1), kMineThreads, static_cast<size_t>(bytes), stream,
-                     task, mining, normalization, workspace, loc, cls);
+  if (!staged) return launch_segmented_mining(params, mining, normalization, workspace, loc, cls, stream);
+  return launch_dependent(mine_kernel<T>, grid_blocks(params.num_images, 1), kMineThreads, static_cast<size_t>(bytes),
+                          stream, params, mining, normalization, workspace, loc, cls);
 }
 
 }  // namespace
 
-size_t loss_workspace_bytes(const LossTask& task) {
+size_t loss_workspace_bytes(const LossParams& params) {
   WorkspaceLayout layout(nullptr);
-  loss_workspace(task, layout);
+  loss_workspace(params, layout);
   return layout.bytes();
 }
 
-int launch_multibox_loss(const LossTask& task, const Mining& mining, const Normalization& normalization, void* memory,
-                         void* loc_loss, void* cls_loss, CUstream_st* stream) {
+int launch_multibox_loss(const LossParams& params, const Mining& mining, const Normalization& normalization,
+                         void* memory, void* loc_loss, void* cls_loss, CUstream_st* stream) {
   WorkspaceLayout layout(memory);
-  LossWorkspace workspace = loss_workspace(task, layout);
-  if (task.logits_type == Dtype::f64)
-    return launch_mining<double>(task, mining, normalization, workspace, loc_loss, cls_loss, stream);
-  return launch_mining<float>(task, mining, normalization, workspace, loc_loss, cls_loss, stream);
+  LossWorkspace workspace = loss_workspace(params, layout);
+  if (params.logits_type == Dtype::f64)
+    return launch_mining<double>(params, mining, normalization, workspace, loc_loss, cls_loss, stream);
+  return launch_mining<float>(params, mining, normalization, workspace, loc_loss, cls_loss, stream);
 }
 
 }  // namespace ssd_ops

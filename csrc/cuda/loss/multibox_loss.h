@@ -9,13 +9,13 @@
 namespace ssd_ops {
 
 // Bytes of workspace that launch_multibox_loss needs, uninitialized and aligned to 32 bytes.
-size_t loss_workspace_bytes(const LossTask& task);
+size_t loss_workspace_bytes(const LossParams& params);
 
-// Fills lse and weight of the task and the two losses, one T each. There must be at least one prior.
-int launch_multibox_loss(const LossTask& task, const Mining& mining, const Normalization& normalization,
+// Fills lse and weight of `params` and the two losses, one T each. There must be at least one prior.
+int launch_multibox_loss(const LossParams& params, const Mining& mining, const Normalization& normalization,
                          void* workspace, void* loc_loss, void* cls_loss, CUstream_st* stream);
 
-// Fills both gradients. The tensors of the task are aligned to 32 bytes.
-int launch_grad_multibox_loss(const GradLossTask& task, CUstream_st* stream);
+// Fills both gradients. The tensors of `params` are aligned to 32 bytes.
+int launch_grad_multibox_loss(const GradLossParams& params, CUstream_st* stream);
 
 }  // namespace ssd_ops

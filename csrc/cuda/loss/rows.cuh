@@ -1,8 +1,8 @@
 // The first kernel of multibox_loss: logsumexp and cross entropy of every row of logits (a row is a prior of an image).
 //
-// Plan: a group of kGroup lanes takes kRows rows at once and keeps them in registers, each lane every kGroup-th class,
-// so that neighboring lanes read neighboring classes. Maxima and sums of exponentials are reduced over the group by
-// shuffles, in an order that depends only on the number of classes; each lane ends with the result of one row,
+// Plan: a group of kGroup lanes takes kRowsPerGroup rows at once and keeps them in registers, each lane every kGroup-th
+// class, so that neighboring lanes read neighboring classes. Maxima and sums of exponentials are reduced over the group
+// by shuffles, in an order that depends only on the number of classes; each lane ends with the result of one row,
 // own_row(). Logits are read once.
 #pragma once
 
@@ -15,7 +15,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kRowThreads = 256;
-constexpr int kRows = 4;  // rows of a group of lanes
+constexpr int kRowsPerGroup = 4;  // rows of a group of lanes
 
 // Ignores NaN; the sum of exponentials that follows does not.
 __device__ __forceinline__ float max_of(float a, float b) { return fmaxf(a, b); }
@@ -38,7 +38,7 @@ __device__ __forceinline__ double exp_term(double x) { return exp(x); }
 // The row of the group whose result reduce_scatter() leaves with this lane.
 template <int kGroup>
 __device__ __forceinline__ int own_row() {
-  return static_cast<int>(threadIdx.x) % kGroup / (kGroup / kRows);
+  return static_cast<int>(threadIdx.x) % kGroup / (kGroup / kRowsPerGroup);
 }
 
 template <typename T>
@@ -46,22 +46,22 @@ struct RowSum {
   T shift, sum;  // the maximum logit (0 if it is infinite), and the sum of exp(logit - shift)
 };
 
-// For the lane's own row. Rows have at most kGroup * kPerLane classes; if fewer than kRows rows are left, the last one
-// is read in place of the others.
+// For the lane's own row. Rows have at most kGroup * kPerLane classes; if fewer than kRowsPerGroup rows are left, the
+// last one is read in place of the others.
 template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
 __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, int classes) {
   const int lane = threadIdx.x % kGroup;
-  T x[kRows][kPerLane], maxima[kRows], sums[kRows];
+  T x[kRowsPerGroup][kPerLane], maxima[kRowsPerGroup], sums[kRowsPerGroup];
   // Load.
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRowsPerGroup; ++r) {
     const In* row = logits + (r < rows ? r : static_cast<int>(rows - 1)) * classes + lane;
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
   }
   // Maximum.
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRowsPerGroup; ++r) {
     maxima[r] = x[r][0];
 #pragma unroll
     for (int k = 1; k < kPerLane; ++k) maxima[r] = max_of(maxima[r], x[r][k]);
@@ -70,8 +70,8 @@ __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, in
   const T shift = isinf(max) ? T(0) : max;
   // Sum of exponentials.
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const T row_shift = __shfl_sync(kFullMask, shift, r * (kGroup / kRows), kGroup);
+  for (int r = 0; r < kRowsPerGroup; ++r) {
+    const T row_shift = __shfl_sync(kFullMask, shift, r * (kGroup / kRowsPerGroup), kGroup);
     sums[r] = exp_term(x[r][0] - row_shift);
 #pragma unroll
     for (int k = 1; k < kPerLane; ++k) sums[r] += exp_term(x[r][k] - row_shift);
@@ -85,7 +85,7 @@ __device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t row
   const int lane = threadIdx.x % kWarpSize;
   RowSum<T> own{};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRowsPerGroup; ++r) {
     const int64_t count = r < rows ? classes : 0;
     T max = -T(INFINITY), sum = 0;
     for (int64_t c = lane; c < count; c += kWarpSize) max = max_of(max, widen(logits[r * classes + c]));
@@ -100,13 +100,13 @@ __device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t row
 
 // kPerLane = 0: any number of classes.
 template <int kGroup, int kPerLane, typename In>
-__global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossTask task, LossWorkspace workspace) {
+__global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params, LossWorkspace workspace) {
   using T = compute_t<In>;
-  await_previous();
-  const int64_t rows = task.num_images * task.num_priors, classes = task.num_classes;
+  wait_for_previous_kernel();
+  const int64_t rows = params.num_images * params.num_priors, classes = params.num_classes;
   // Groups beyond the last row read that row, for all lanes must join the shuffles, but write nothing.
-  const int64_t first = global_thread() / kGroup * kRows, start = first < rows ? first : rows - 1;
-  const In* logits = static_cast<const In*>(task.logits) + start * classes;
+  const int64_t first = global_thread_index() / kGroup * kRowsPerGroup, start = first < rows ? first : rows - 1;
+  const In* logits = static_cast<const In*>(params.logits) + start * classes;
   RowSum<T> own;
   if constexpr (kPerLane == 0) {
     own = sum_long_rows(logits, rows - start, classes);
@@ -115,39 +115,40 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossTask task, Los
   }
   const int64_t row = own_row<kGroup>();
   int64_t label = 0;
-  if (threadIdx.x % (kGroup / kRows) == 0 && first + row < rows) {
-    label = task.labels[first + row];
+  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && first + row < rows) {
+    label = params.labels[first + row];
     const T log_sum = log_of(own.sum);
     const T target = widen(logits[row * classes + (label > 0 && label < classes ? label : 0)]);
-    static_cast<T*>(task.lse)[first + row] = log_sum + own.shift;
-    static_cast<T*>(task.weight)[first + row] = log_sum - (target - own.shift);
+    static_cast<T*>(params.lse)[first + row] = log_sum + own.shift;
+    static_cast<T*>(params.weight)[first + row] = log_sum - (target - own.shift);
   }
   const int positives = __syncthreads_count(label > 0);
   if (threadIdx.x == 0) workspace.positives[blockIdx.x] = positives;
-  if (blockIdx.x == 0 && threadIdx.x == 0) *workspace.finished = 0;
-  for (int64_t i = global_thread(); i < workspace.num_zeros; i += global_threads()) workspace.zeros[i] = 0;
+  if (blockIdx.x == 0 && threadIdx.x == 0) *workspace.ticket = 0;
+  for (int64_t i = global_thread_index(); i < workspace.num_zeroed_words; i += num_global_threads())
+    workspace.zeroed_words[i] = 0;
 }
 
 template <int kGroup, int kPerLane, typename In>
-cudaError_t launch_rows_of(const LossTask& task, const LossWorkspace& workspace, cudaStream_t stream) {
+cudaError_t launch_rows_of(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {
   return launch(rows_kernel<kGroup, kPerLane, In>, grid_blocks(workspace.num_row_blocks, 1), kRowThreads, 0, stream,
-                task, workspace);
+                params, workspace);
 }
 
 // The number of rows of a block, by the number of classes; launch_rows() has the same limits.
 inline int64_t rows_per_block(int64_t classes) {
   const int group = classes <= 8 ? 4 : classes <= 24 ? 8 : classes <= 96 ? 16 : 32;
-  return kRowThreads / group * kRows;
+  return kRowThreads / group * kRowsPerGroup;
 }
 
-inline cudaError_t launch_rows(const LossTask& task, const LossWorkspace& workspace, cudaStream_t stream) {
-  return dispatch_dtype(task.logits_type, [&](auto zero) {
+inline cudaError_t launch_rows(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {
+  return dispatch_dtype(params.logits_type, [&](auto zero) {
     using In = decltype(zero);
-    if (task.num_classes <= 8) return launch_rows_of<4, 2, In>(task, workspace, stream);
-    if (task.num_classes <= 24) return launch_rows_of<8, 3, In>(task, workspace, stream);
-    if (task.num_classes <= 96) return launch_rows_of<16, 6, In>(task, workspace, stream);
-    if (task.num_classes <= 256) return launch_rows_of<32, 8, In>(task, workspace, stream);
-    return launch_rows_of<32, 0, In>(task, workspace, stream);
+    if (params.num_classes <= 8) return launch_rows_of<4, 2, In>(params, workspace, stream);
+    if (params.num_classes <= 24) return launch_rows_of<8, 3, In>(params, workspace, stream);
+    if (params.num_classes <= 96) return launch_rows_of<16, 6, In>(params, workspace, stream);
+    if (params.num_classes <= 256) return launch_rows_of<32, 8, In>(params, workspace, stream);
+    return launch_rows_of<32, 0, In>(params, workspace, stream);
   });
 }
 

@@ -60,17 +60,17 @@ __device__ void count_digits(const SegmentKeys<T>& keys, int64_t count, const Di
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    digit_kernel(LossTask task, Mining mining, LossWorkspace workspace, DigitPosition digit) {
+    digit_kernel(LossParams params, Mining mining, LossWorkspace workspace, DigitPosition digit) {
   using Key = sort_key_t<T>;
   __shared__ unsigned counts[kBins];
-  await_previous();
-  const int64_t segments = ceil_div(task.num_priors, kSegment), image = blockIdx.x / segments;
+  wait_for_previous_kernel();
+  const int64_t segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / segments;
   MiningState& state = workspace.mining[image];
   if (!digit.first && state.remaining_k == 0) return;  // no negatives
   const int64_t start = blockIdx.x % segments * kSegment,
-                count = task.num_priors - start < kSegment ? task.num_priors - start : kSegment;
-  const int64_t first = image * task.num_priors + start;
-  const SegmentKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
+                count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
+  const int64_t first = image * params.num_priors + start;
+  const SegmentKeys<T> keys{static_cast<const T*>(params.weight) + first, params.labels + first};
   const Key prefix = static_cast<Key>(state.prefix);
   count_digits(keys, count, digit, prefix, counts, state);
   unsigned* all = workspace.counts + image * kBins;
@@ -88,27 +88,27 @@ __global__ void __launch_bounds__(kMineThreads, 1)
                                 : state.remaining_k;
   __syncthreads();
   if (k == 0) return;  // remaining_k is 0
-  const RadixDigit found = find_digit(counts[upper_bin()], counts[upper_bin() - 1], k);
+  const RadixDigit found = find_digit(counts[high_bin_of_thread()], counts[high_bin_of_thread() - 1], k);
   if (threadIdx.x != 0) return;
-  state.prefix = static_cast<uint64_t>(prefix) << digit.width | static_cast<uint64_t>(found.value);
+  state.prefix = static_cast<uint64_t>(prefix) << digit.width | static_cast<uint64_t>(found.bin);
   state.remaining_k = found.remaining_k;
   state.selects_all_ties = found.selects_all;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    weight_kernel(LossTask task, Normalization normalization, LossWorkspace workspace, int last_width, T* loc_loss,
+    weight_kernel(LossParams params, Normalization normalization, LossWorkspace workspace, int last_width, T* loc_loss,
                   T* cls_loss) {
   using Key = sort_key_t<T>;
-  await_previous();
-  const int64_t segments = ceil_div(task.num_priors, kSegment), image = blockIdx.x / segments,
+  wait_for_previous_kernel();
+  const int64_t segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / segments,
                 segment = blockIdx.x % segments;
   const MiningState& state = workspace.mining[image];
   const int64_t start = segment * kSegment,
-                count = task.num_priors - start < kSegment ? task.num_priors - start : kSegment;
-  const int64_t first = image * task.num_priors + start, total = positives_of_batch(workspace, normalization);
-  const T norm = loss_norm<T>(normalization, static_cast<int64_t>(state.positives), total);
-  Selection<T> selection{{~Key(0), 0}, false, 0, T(1) / norm};
+                count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
+  const int64_t first = image * params.num_priors + start, total = count_batch_positives(workspace, normalization);
+  const T divisor = loss_divisor<T>(normalization, static_cast<int64_t>(state.positives), total);
+  MinedSelection<T> selection{{~Key(0), 0}, false, 0, T(1) / divisor};
   if (state.remaining_k > 0) {
     selection.threshold = {static_cast<Key>(state.prefix), state.remaining_k};
     selection.selects_all_ties = state.selects_all_ties;
@@ -119,29 +119,29 @@ __global__ void __launch_bounds__(kMineThreads, 1)
       ties += workspace.segment_counts[(image * segments + s) * kBins + digit];
     selection.ties_before = block_sum(ties);
   }
-  const SegmentKeys<T> keys{static_cast<const T*>(task.weight) + first, task.labels + first};
+  const SegmentKeys<T> keys{static_cast<const T*>(params.weight) + first, params.labels + first};
   double loc, cls;
-  weight_rows<T>(task, first, count, selection, keys, &loc, &cls);
-  write_block_partials(workspace, loc, cls, norm, loc_loss, cls_loss);
+  write_weights_and_sum_losses<T>(params, first, count, selection, keys, &loc, &cls);
+  write_block_partials(workspace, loc, cls, divisor, loc_loss, cls_loss);
 }
 
 template <typename T>
-cudaError_t launch_segmented_mining(const LossTask& task, const Mining& mining, const Normalization& normalization,
+cudaError_t launch_segmented_mining(const LossParams& params, const Mining& mining, const Normalization& normalization,
                                     const LossWorkspace& workspace, T* loc_loss, T* cls_loss, cudaStream_t stream) {
   constexpr int kBits = 8 * sizeof(sort_key_t<T>);
-  const unsigned blocks = grid_blocks(task.num_images * ceil_div(task.num_priors, kSegment), 1);
+  const unsigned blocks = grid_blocks(params.num_images * ceil_div(params.num_priors, kSegment), 1);
   cudaError_t status = cudaSuccess;
   int width = 0;
   for (int low = kBits; low > 0 && status == cudaSuccess;) {
     width = low < kRadixBits ? low : kRadixBits;
     const bool first = low == kBits;
     low -= width;
-    status = launch_next(digit_kernel<T>, blocks, kMineThreads, 0, stream, task, mining, workspace,
-                         DigitPosition{low, width, first, low == 0});
+    status = launch_dependent(digit_kernel<T>, blocks, kMineThreads, 0, stream, params, mining, workspace,
+                              DigitPosition{low, width, first, low == 0});
   }
   if (status != cudaSuccess) return status;
-  return launch_next(weight_kernel<T>, blocks, kMineThreads, 0, stream, task, normalization, workspace, width, loc_loss,
-                     cls_loss);
+  return launch_dependent(weight_kernel<T>, blocks, kMineThreads, 0, stream, params, normalization, workspace, width,
+                          loc_loss, cls_loss);
 }
 
 }  // namespace

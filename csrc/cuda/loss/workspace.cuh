@@ -17,15 +17,15 @@ struct MiningState {
 };
 
 struct LossWorkspace {
-  unsigned* finished;        // ticket of the last kernel, see is_last_block
+  unsigned* ticket;          // of the last kernel, see is_last_block
   int64_t* positives;        // [num_row_blocks], counted by each block of the first kernel
   double* sums;              // [blocks of the last kernel, 2]: loc and cls, divided by the normalizer
   MiningState* mining;       // [B]; this and the rest only if several blocks mine an image
   unsigned* counts;          // [B, kBins]
   unsigned* segment_counts;  // [B, segments, kBins]
   int64_t num_row_blocks;
-  int64_t* zeros;  // the words that must be 0 before mining begins
-  int64_t num_zeros;
+  int64_t* zeroed_words;  // the words that must be 0 before mining begins
+  int64_t num_zeroed_words;
 };
 
 }  // namespace

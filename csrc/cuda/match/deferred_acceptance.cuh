@@ -2,7 +2,7 @@
 // by threshold are written. Why this gives the greedy matching, whatever the order of the proposals:
 // csrc/cpu/match/deferred_acceptance.cpp.
 //
-// gt_index holds the assignment (see assigned()). It is changed by compare-and-swap only, so that a prior always
+// gt_index holds the assignment (see encode_assigned()). It is changed by compare-and-swap only, so that a prior always
 // changes to a better ground truth and the result does not depend on timing. The state of a ground truth is the prior
 // that it is assigned to or proposes to, kNoPrior, or kRefused.
 //
@@ -38,23 +38,23 @@ struct Candidate {
 };
 
 // Reads what another thread may be writing.
-__device__ __forceinline__ long long volatile_load(const long long* from) {
+__device__ __forceinline__ long long load_relaxed(const long long* from) {
   return *static_cast<const volatile long long*>(from);
 }
 
 // The assignment of the priors of one image; `gt` is an index in the image.
 template <typename T>
 struct DeferredAcceptance {
-  const CudaMatchTask<T>& task;
+  const CudaMatchParams<T>& params;
   int64_t image, begin, num_gt;  // its ground truths have the packed indices begin .. begin + num_gt - 1
 
-  __device__ long long* gt_index(int64_t prior) const { return task.gt_index + image * task.num_priors + prior; }
-  __device__ long long* state(int64_t gt) const { return task.gt_state() + begin + gt; }
+  __device__ long long* gt_index(int64_t prior) const { return params.gt_index + image * params.num_priors + prior; }
+  __device__ long long* state(int64_t gt) const { return params.gt_state() + begin + gt; }
 
   // Whether a prior that is assigned to `current` prefers `gt`, whose IoU with it is `iou`.
   __device__ bool prefers(const Box<T>& prior, int64_t gt, T iou, int64_t current) const {
-    if (task.rule == MatchRule::last) return gt > current;
-    const Box<T> box = task.gt_boxes[begin + current];
+    if (params.rule == MatchRule::last) return gt > current;
+    const Box<T> box = params.gt_boxes[begin + current];
     const T other = matching_iou(box, prior, area(box), area(prior));
     return iou > other || (iou == other && gt < current);
   }
@@ -64,14 +64,14 @@ struct DeferredAcceptance {
   __device__ int64_t propose(int64_t prior, int64_t gt) const {
     *state(gt) = prior;  // before the swap: after it, whoever displaces gt may write its state
     __threadfence_block();
-    auto* cell = reinterpret_cast<unsigned long long*>(gt_index(prior));
-    const Box<T> a = task.gt_boxes[begin + gt], b = task.priors[prior];
+    auto* slot = reinterpret_cast<unsigned long long*>(gt_index(prior));
+    const Box<T> a = params.gt_boxes[begin + gt], b = params.priors[prior];
     const T iou = matching_iou(a, b, area(a), area(b));
-    auto expected = static_cast<unsigned long long>(volatile_load(gt_index(prior)));
+    auto expected = static_cast<unsigned long long>(load_relaxed(gt_index(prior)));
     for (;;) {
-      const int64_t current = assigned_gt(static_cast<int64_t>(expected));
+      const int64_t current = decode_assigned(static_cast<int64_t>(expected));
       if (current >= 0 && !prefers(b, gt, iou, current)) return gt;
-      const unsigned long long found = atomicCAS(cell, expected, static_cast<unsigned long long>(assigned(gt)));
+      const unsigned long long found = atomicCAS(slot, expected, static_cast<unsigned long long>(encode_assigned(gt)));
       if (found == expected) {
         __threadfence_block();
         return current;
@@ -83,35 +83,36 @@ struct DeferredAcceptance {
   // Returns, to all lanes of a warp, the best prior that would accept `gt`, the lowest of ties, in every `stride`-th
   // tile from `first_tile` on. With the rule `last` every prior would.
   __device__ Candidate<T> best_accepting_prior(int64_t gt, int first_tile, int stride) const {
-    constexpr int kInFlight = sizeof(T) == sizeof(float) ? 4 : 2;  // tiles whose priors are loaded at once
-    const Box<T> a = task.gt_boxes[begin + gt];
+    constexpr int kLoadsInFlight = sizeof(T) == sizeof(float) ? 4 : 2;  // tiles whose priors are loaded at once
+    const Box<T> a = params.gt_boxes[begin + gt];
     const T area_a = area(a);
-    const int64_t num_tiles = num_warp_tiles(task.num_priors), lane = threadIdx.x % kWarpSize;
+    const int64_t num_tiles = num_prior_tiles(params.num_priors), lane = threadIdx.x % kWarpSize;
     Candidate<T> best{0, kNoPrior};
     for (int64_t first = first_tile; first < num_tiles; first += kWarpSize * stride) {
-      const bool near = first + lane * stride < num_tiles && touches(a, task.tile_bounds[first + lane * stride]);
-      for (unsigned mask = __ballot_sync(kFullMask, near); mask != 0;) {
-        Box<T> b[kInFlight];
-        int64_t p[kInFlight];
-        T iou[kInFlight];
-        long long index[kInFlight];
+      const bool overlaps_tile =
+          first + lane * stride < num_tiles && overlaps(a, params.tile_bounds[first + lane * stride]);
+      for (unsigned mask = __ballot_sync(kFullMask, overlaps_tile); mask != 0;) {
+        Box<T> b[kLoadsInFlight];
+        int64_t p[kLoadsInFlight];
+        T iou[kLoadsInFlight];
+        long long index[kLoadsInFlight];
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) {
-          p[k] =
-              mask != 0 ? (first + (__ffs(static_cast<int>(mask)) - 1) * stride) * kWarpTile + lane : task.num_priors;
-          b[k] = p[k] < task.num_priors ? task.priors[p[k]] : Box<T>{};  // a point at 0 overlaps nothing
+        for (int k = 0; k < kLoadsInFlight; ++k) {
+          p[k] = mask != 0 ? (first + (__ffs(static_cast<int>(mask)) - 1) * stride) * kPriorTile + lane
+                           : params.num_priors;
+          b[k] = p[k] < params.num_priors ? params.priors[p[k]] : Box<T>{};  // a point at 0 overlaps nothing
           mask &= mask - 1;
         }
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) {
+        for (int k = 0; k < kLoadsInFlight; ++k) {
           iou[k] = matching_iou(a, b[k], area_a, area(b[k]));
-          index[k] = iou[k] > best.iou ? volatile_load(gt_index(p[k])) : -1;
+          index[k] = iou[k] > best.iou ? load_relaxed(gt_index(p[k])) : -1;
         }
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) {
-          const int64_t current = assigned_gt(index[k]);
+        for (int k = 0; k < kLoadsInFlight; ++k) {
+          const int64_t current = decode_assigned(index[k]);
           if (!(iou[k] > best.iou) ||
-              (task.rule == MatchRule::greedy && current >= 0 && !prefers(b[k], gt, iou[k], current)))
+              (params.rule == MatchRule::greedy && current >= 0 && !prefers(b[k], gt, iou[k], current)))
             continue;
           best = {iou[k], p[k]};
         }
@@ -126,8 +127,8 @@ struct DeferredAcceptance {
   }
 
   // By one thread: `gt` proposes to the best prior that match_kernel found. `keyed`: it was asked to find them.
-  __device__ void propose_first(int64_t gt, bool keyed) const {
-    if (task.ignored(begin + gt)) {
+  __device__ void propose_to_best_prior(int64_t gt, bool keyed) const {
+    if (params.ignored(begin + gt)) {
       *state(gt) = kNoPrior;
       return;
     }
@@ -135,24 +136,24 @@ struct DeferredAcceptance {
       *state(gt) = kRefused;
       return;
     }
-    const auto key = static_cast<unsigned long long>(volatile_load(state(gt)));
+    const auto key = static_cast<unsigned long long>(load_relaxed(state(gt)));
     if (key == 0) {
       *state(gt) = kNoPrior;
       return;
     }
     const int64_t refused = propose(static_cast<int64_t>(~static_cast<unsigned>(key)), gt);
-    if (refused >= 0) *state(refused) = task.rule == MatchRule::greedy ? kRefused : kNoPrior;
+    if (refused >= 0) *state(refused) = params.rule == MatchRule::greedy ? kRefused : kNoPrior;
   }
 
   // By one thread: `gt` proposes to the candidate; returns the ground truth that has to search next, or -1.
-  __device__ int64_t propose_to(const Candidate<T>& candidate, int64_t gt) const {
+  __device__ int64_t propose_or_give_up(const Candidate<T>& candidate, int64_t gt) const {
     int64_t refused = -1;
     if (candidate.prior < 0) {
       *state(gt) = kNoPrior;
     } else {
       refused = propose(candidate.prior, gt);
     }
-    if (refused < 0 || task.rule == MatchRule::greedy) return refused;
+    if (refused < 0 || params.rule == MatchRule::greedy) return refused;
     *state(refused) = kNoPrior;  // rule last: who is displaced gets no other prior
     return -1;
   }
@@ -161,7 +162,7 @@ struct DeferredAcceptance {
   __device__ void resolve_by_warp(int64_t gt) const {
     while (gt >= 0) {
       const Candidate<T> candidate = best_accepting_prior(gt, 0, 1);
-      const int64_t refused = threadIdx.x % kWarpSize == 0 ? propose_to(candidate, gt) : -1;
+      const int64_t refused = threadIdx.x % kWarpSize == 0 ? propose_or_give_up(candidate, gt) : -1;
       gt = __shfl_sync(kFullMask, static_cast<long long>(refused), 0);
     }
   }
@@ -184,7 +185,7 @@ struct DeferredAcceptance {
           const Candidate<T> other{ious[w], priors[w]};
           if (other.precedes(best)) best = other;
         }
-        next = propose_to(best, gt);
+        next = propose_or_give_up(best, gt);
       }
       __syncthreads();
       gt = next;
@@ -199,7 +200,7 @@ struct DeferredAcceptance {
     if (threadIdx.x == 0) num_refused = 0;
     __syncthreads();
     for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) {
-      if (volatile_load(state(gt)) != kRefused) continue;
+      if (load_relaxed(state(gt)) != kRefused) continue;
       const int slot = atomicAdd(&num_refused, 1);
       if (slot < kFewRefused) few[slot] = gt;
     }
@@ -210,29 +211,29 @@ struct DeferredAcceptance {
       for (int k = 0; k < count; ++k) resolve_by_block(few[k]);
     } else {
       for (int64_t gt = threadIdx.x / kWarpSize; gt < num_gt; gt += blockDim.x / kWarpSize) {
-        const int64_t of_gt = __shfl_sync(kFullMask, volatile_load(state(gt)), 0);
-        if (of_gt == kRefused) resolve_by_warp(gt);
+        const int64_t gt_state = __shfl_sync(kFullMask, load_relaxed(state(gt)), 0);
+        if (gt_state == kRefused) resolve_by_warp(gt);
       }
     }
     __syncthreads();
   }
 
   __device__ void write_match(int64_t gt, int64_t prior) const {
-    const int64_t index = image * task.num_priors + prior;
-    task.labels[index] = task.gt_labels[begin + gt];
-    task.gt_index[index] = gt;
-    task.loc_targets[index] =
-        encode(task.gt_boxes[begin + gt], task.priors[prior], CodeType::center_size, task.variances);
+    const int64_t index = image * params.num_priors + prior;
+    params.labels[index] = params.gt_labels[begin + gt];
+    params.gt_index[index] = gt;
+    params.loc_targets[index] =
+        encode(params.gt_boxes[begin + gt], params.priors[prior], CodeType::center_size, params.variances);
   }
 
   // By one block: `keyed` if match_kernel has written the key of the best prior of each ground truth as its state.
   __device__ void run(bool keyed) const {
-    for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) propose_first(gt, keyed);
+    for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) propose_to_best_prior(gt, keyed);
     __syncthreads();
     resolve_refused();
     for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) {
-      const int64_t prior = volatile_load(state(gt));
-      if (prior >= 0 && volatile_load(gt_index(prior)) == assigned(gt)) write_match(gt, prior);
+      const int64_t prior = load_relaxed(state(gt));
+      if (prior >= 0 && load_relaxed(gt_index(prior)) == encode_assigned(gt)) write_match(gt, prior);
     }
     __syncthreads();
   }

@@ -1,5 +1,5 @@
-// Read in this order: match_priors.h (the task), this file, deferred_acceptance.cuh (how every ground truth is assigned
-// a prior of its own).
+// Read in this order: match_priors.h (the parameters), this file, deferred_acceptance.cuh (how every ground truth is
+// assigned a prior of its own).
 //
 // Plan: three launches for the whole batch; two if the rule assigns no priors to ground truths.
 //
@@ -25,40 +25,40 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-static_assert(kWarpTile == kWarpSize, "a lane is a prior");
+static_assert(kPriorTile == kWarpSize, "a lane is a prior");
 
 template <typename T>
-__device__ void compute_tile_bounds(const CudaMatchTask<T>& task, int64_t tile) {
-  const int64_t lane = threadIdx.x % kWarpSize, prior = tile * kWarpTile + lane;
+__device__ void compute_tile_bounds(const CudaMatchParams<T>& params, int64_t tile) {
+  const int64_t lane = threadIdx.x % kWarpSize, prior = tile * kPriorTile + lane;
   Box<T> bounds = empty_bounds<T>();
-  if (prior < task.num_priors) bounds = extended(bounds, task.priors[prior]);
+  if (prior < params.num_priors) bounds = enclose(bounds, params.priors[prior]);
   bounds = warp_bounds(bounds);
-  if (lane == 0) task.tile_bounds[tile] = bounds;
+  if (lane == 0) params.tile_bounds[tile] = bounds;
 }
 
-// safe_offsets[b] is the maximum of offsets[0 .. b], clamped to 0 .. num_packed_gt: the offsets themselves if they are
-// valid.
+// clamped_offsets[b] is the maximum of offsets[0 .. b], clamped to 0 .. num_packed_gt: the offsets themselves if they
+// are valid.
 template <typename T>
-__device__ void compute_safe_offset(const CudaMatchTask<T>& task, int64_t b) {
+__device__ void compute_clamped_offset(const CudaMatchParams<T>& params, int64_t b) {
   const int64_t lane = threadIdx.x % kWarpSize;
   long long max = 0;
-  for (int64_t i = lane; i <= b; i += kWarpSize) max = task.offsets[i] > max ? task.offsets[i] : max;
+  for (int64_t i = lane; i <= b; i += kWarpSize) max = params.offsets[i] > max ? params.offsets[i] : max;
   max = warp_reduce(max, [](long long own, long long other) { return other > own ? other : own; });
-  if (lane == 0) task.safe_offsets()[b] = max < task.num_packed_gt ? max : task.num_packed_gt;
+  if (lane == 0) params.clamped_offsets()[b] = max < params.num_packed_gt ? max : params.num_packed_gt;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchTask<T> task) {
-  await_previous();
-  const int64_t warp = global_thread() / kWarpSize, warps = global_threads() / kWarpSize;
-  for (int64_t tile = warp; tile < num_warp_tiles(task.num_priors); tile += warps) compute_tile_bounds(task, tile);
-  for (int64_t b = warp; b <= task.num_images; b += warps) compute_safe_offset(task, b);
-  for (int64_t i = global_thread(); i < task.num_packed_gt; i += global_threads()) task.gt_state()[i] = 0;
+__global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchParams<T> params) {
+  wait_for_previous_kernel();
+  const int64_t warp = global_thread_index() / kWarpSize, warps = num_global_threads() / kWarpSize;
+  for (int64_t tile = warp; tile < num_prior_tiles(params.num_priors); tile += warps) compute_tile_bounds(params, tile);
+  for (int64_t b = warp; b <= params.num_images; b += warps) compute_clamped_offset(params, b);
+  for (int64_t i = global_thread_index(); i < params.num_packed_gt; i += num_global_threads()) params.gt_state()[i] = 0;
 }
 
 // The ground truths of one chunk that touch the bounds of the block's priors, in order.
 template <typename T>
-struct NearGt {
+struct OverlappingGts {
   Box<T> box[kThreads];
   T area[kThreads];
   unsigned long long best_prior[kThreads];  // key of the best prior of the block
@@ -69,23 +69,24 @@ struct NearGt {
 // Loads the ground truths first .. end - 1 (at most kThreads) and compacts those that touch `bounds`; returns their
 // number.
 template <typename T>
-__device__ int load_near_gt(const CudaMatchTask<T>& task, NearGt<T>& near, int64_t first, int64_t end,
-                            const Box<T>& bounds) {
+__device__ int load_overlapping_gts(const CudaMatchParams<T>& params, OverlappingGts<T>& gts, int64_t first,
+                                    int64_t end, const Box<T>& bounds) {
   const int64_t packed_gt = first + threadIdx.x;
   Box<T> box{};
-  bool is_near = false;
+  bool overlaps_block = false;
   if (packed_gt < end) {
-    box = task.gt_boxes[packed_gt];
-    is_near = touches(box, bounds);
+    box = params.gt_boxes[packed_gt];
+    overlaps_block = overlaps(box, bounds);
   }
   int count;
-  const int slot = block_exclusive_count(is_near, &count);  // its barriers: all threads are done with the last chunk
-  if (is_near) {
-    near.box[slot] = box;
-    near.area[slot] = area(box);
-    near.best_prior[slot] = 0;
-    near.index[slot] = static_cast<int>(threadIdx.x);
-    near.ignored[slot] = task.ignored(packed_gt);
+  const int slot =
+      block_exclusive_count(overlaps_block, &count);  // its barriers: all threads are done with the last chunk
+  if (overlaps_block) {
+    gts.box[slot] = box;
+    gts.area[slot] = area(box);
+    gts.best_prior[slot] = 0;
+    gts.index[slot] = static_cast<int>(threadIdx.x);
+    gts.ignored[slot] = params.ignored(packed_gt);
   }
   __syncthreads();
   return count;
@@ -106,104 +107,110 @@ __device__ __forceinline__ void update_best_prior(unsigned long long*, double, i
 // The best match of one prior.
 template <typename T>
 struct PriorMatch {
-  T iou;            // with the best ground truth, 0 none
-  int64_t gt;       // its index in the image
-  bool on_ignored;  // whether the prior reaches the threshold with an ignored ground truth
+  T iou;                  // with the best ground truth, 0 none
+  int64_t gt;             // its index in the image
+  bool overlaps_ignored;  // whether the prior reaches the threshold with an ignored ground truth
 };
 
 // `keyed`: the best prior of each ground truth is to be found too.
 template <typename T>
-__device__ PriorMatch<T> match_prior(const CudaMatchTask<T>& task, NearGt<T>& near, int64_t prior, int64_t begin,
-                                     int64_t end, bool keyed) {
-  const int64_t tile = prior / kWarpTile, num_tiles = num_warp_tiles(task.num_priors);
+__device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, OverlappingGts<T>& gts, int64_t prior,
+                                     int64_t begin, int64_t end, bool keyed) {
+  const int64_t tile = prior / kPriorTile, num_tiles = num_prior_tiles(params.num_priors);
   const int64_t first_tile = tile - threadIdx.x / kWarpSize;  // of the block
   Box<T> block_bounds = empty_bounds<T>();
   for (int64_t t = first_tile; t < first_tile + kWarps && t < num_tiles; ++t)
-    block_bounds = extended(block_bounds, task.tile_bounds[t]);
-  const Box<T> tile_bounds = tile < num_tiles ? task.tile_bounds[tile] : empty_bounds<T>();
-  const Box<T> box = prior < task.num_priors ? task.priors[prior] : Box<T>{};
+    block_bounds = enclose(block_bounds, params.tile_bounds[t]);
+  const Box<T> tile_bounds = tile < num_tiles ? params.tile_bounds[tile] : empty_bounds<T>();
+  const Box<T> box = prior < params.num_priors ? params.priors[prior] : Box<T>{};
   const T prior_area = area(box);
   PriorMatch<T> match{T(0), 0, false};
   for (int64_t chunk = begin; chunk < end; chunk += kThreads) {
-    const int count = load_near_gt(task, near, chunk, end, block_bounds);
+    const int count = load_overlapping_gts(params, gts, chunk, end, block_bounds);
     for (int first = 0; first < count; first += kWarpSize) {
       const int of_lane = first + static_cast<int>(threadIdx.x) % kWarpSize;
-      unsigned mask = __ballot_sync(kFullMask, of_lane < count && touches(near.box[of_lane], tile_bounds));
+      unsigned mask = __ballot_sync(kFullMask, of_lane < count && overlaps(gts.box[of_lane], tile_bounds));
       for (; mask != 0; mask &= mask - 1) {
         const int i = first + __ffs(static_cast<int>(mask)) - 1;
-        const T iou = matching_iou(near.box[i], box, near.area[i], prior_area);
-        if (near.ignored[i]) {
-          match.on_ignored = match.on_ignored || iou >= task.iou_threshold;
+        const T iou = matching_iou(gts.box[i], box, gts.area[i], prior_area);
+        if (gts.ignored[i]) {
+          match.overlaps_ignored = match.overlaps_ignored || iou >= params.iou_threshold;
           continue;
         }
         if (iou > match.iou) {
           match.iou = iou;
-          match.gt = chunk - begin + near.index[i];
+          match.gt = chunk - begin + gts.index[i];
         }
-        if (keyed) update_best_prior(&near.best_prior[i], iou, tile * kWarpTile);
+        if (keyed) update_best_prior(&gts.best_prior[i], iou, tile * kPriorTile);
       }
     }
     if (!keyed) continue;
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < count && near.best_prior[threadIdx.x] != 0)
-      atomicMax(reinterpret_cast<unsigned long long*>(task.gt_state()) + chunk + near.index[threadIdx.x],
-                near.best_prior[threadIdx.x]);
+    if (static_cast<int>(threadIdx.x) < count && gts.best_prior[threadIdx.x] != 0)
+      atomicMax(reinterpret_cast<unsigned long long*>(params.gt_state()) + chunk + gts.index[threadIdx.x],
+                gts.best_prior[threadIdx.x]);
   }
   return match;
 }
 
 template <typename T>
-__device__ void write_by_threshold(const CudaMatchTask<T>& task, int64_t image, int64_t prior, int64_t begin,
+__device__ void write_by_threshold(const CudaMatchParams<T>& params, int64_t image, int64_t prior, int64_t begin,
                                    const PriorMatch<T>& match) {
-  const int64_t index = image * task.num_priors + prior;
-  const bool positive = match.iou >= task.iou_threshold;
+  const int64_t index = image * params.num_priors + prior;
+  const bool positive = match.iou >= params.iou_threshold;
   Box<T> target{};
   if (positive)
-    target = encode(task.gt_boxes[begin + match.gt], task.priors[prior], CodeType::center_size, task.variances);
-  task.labels[index] = positive ? task.gt_labels[begin + match.gt] : match.on_ignored ? -1 : 0;
-  task.gt_index[index] = positive ? match.gt : -1;
-  task.loc_targets[index] = target;
+    target = encode(params.gt_boxes[begin + match.gt], params.priors[prior], CodeType::center_size, params.variances);
+  params.labels[index] = positive ? params.gt_labels[begin + match.gt] : match.overlaps_ignored ? -1 : 0;
+  params.gt_index[index] = positive ? match.gt : -1;
+  params.loc_targets[index] = target;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    match_kernel(CudaMatchTask<T> task, int64_t blocks_per_image, bool keyed) {
-  __shared__ NearGt<T> near;
-  await_previous();
-  for (int64_t item = blockIdx.x; item < task.num_images * blocks_per_image; item += gridDim.x) {
-    const int64_t image = item / blocks_per_image, prior = item % blocks_per_image * kThreads + threadIdx.x;
-    const int64_t begin = task.safe_offsets()[image], end = task.safe_offsets()[image + 1];
-    const PriorMatch<T> match = match_prior(task, near, prior, begin, end, keyed);
-    if (prior < task.num_priors) write_by_threshold(task, image, prior, begin, match);
+    match_kernel(CudaMatchParams<T> params, int64_t blocks_per_image, bool keyed) {
+  __shared__ OverlappingGts<T> gts;
+  wait_for_previous_kernel();
+  for (int64_t work_item = blockIdx.x; work_item < params.num_images * blocks_per_image; work_item += gridDim.x) {
+    const int64_t image = work_item / blocks_per_image, prior = work_item % blocks_per_image * kThreads + threadIdx.x;
+    const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
+    const PriorMatch<T> match = match_prior(params, gts, prior, begin, end, keyed);
+    if (prior < params.num_priors) write_by_threshold(params, image, prior, begin, match);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kAssignThreads<T>, 1) assign_kernel(CudaMatchTask<T> task, bool keyed) {
-  await_previous();
-  for (int64_t image = blockIdx.x; image < task.num_images; image += gridDim.x) {
-    const int64_t begin = task.safe_offsets()[image], end = task.safe_offsets()[image + 1];
-    if (begin < end) DeferredAcceptance<T>{task, image, begin, end - begin}.run(keyed);
+__global__ void __launch_bounds__(kAssignThreads<T>, 1) assign_kernel(CudaMatchParams<T> params, bool keyed) {
+  wait_for_previous_kernel();
+  for (int64_t image = blockIdx.x; image < params.num_images; image += gridDim.x) {
+    const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
+    if (begin < end) DeferredAcceptance<T>{params, image, begin, end - begin}.run(keyed);
   }
 }
 
 template <typename T>
-int launch_all(const CudaMatchTask<T>& task, cudaStream_t stream) {
-  const int64_t warps = num_warp_tiles(task.num_priors) + task.num_images + 1;
-  const int64_t threads = warps * kWarpSize > task.num_packed_gt ? warps * kWarpSize : task.num_packed_gt;
-  cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, task);
+int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
+  const int64_t warps = num_prior_tiles(params.num_priors) + params.num_images + 1;
+  const int64_t threads = warps * kWarpSize > params.num_packed_gt ? warps * kWarpSize : params.num_packed_gt;
+  cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, params);
   if (status != cudaSuccess) return status;
-  const int64_t blocks = ceil_div(task.num_priors, kThreads);
-  const bool keyed = sizeof(T) == sizeof(float) && task.rule != MatchRule::none && task.num_priors < (int64_t{1} << 32);
-  status =
-      launch_next(match_kernel<T>, grid_blocks(task.num_images * blocks, 1), kThreads, 0, stream, task, blocks, keyed);
-  if (status != cudaSuccess || task.rule == MatchRule::none || task.num_packed_gt == 0) return status;
-  return launch_next(assign_kernel<T>, grid_blocks(task.num_images, 1), kAssignThreads<T>, 0, stream, task, keyed);
+  const int64_t blocks = ceil_div(params.num_priors, kThreads);
+  const bool keyed =
+      sizeof(T) == sizeof(float) && params.rule != MatchRule::none && params.num_priors < (int64_t{1} << 32);
+  status = launch_dependent(match_kernel<T>, grid_blocks(params.num_images * blocks, 1), kThreads, 0, stream, params,
+                            blocks, keyed);
+  if (status != cudaSuccess || params.rule == MatchRule::none || params.num_packed_gt == 0) return status;
+  return launch_dependent(assign_kernel<T>, grid_blocks(params.num_images, 1), kAssignThreads<T>, 0, stream, params,
+                          keyed);
 }
 
 }  // namespace
 
-int launch_match_priors(const CudaMatchTask<float>& task, CUstream_st* stream) { return launch_all(task, stream); }
-int launch_match_priors(const CudaMatchTask<double>& task, CUstream_st* stream) { return launch_all(task, stream); }
+int launch_match_priors(const CudaMatchParams<float>& params, CUstream_st* stream) {
+  return launch_all(params, stream);
+}
+int launch_match_priors(const CudaMatchParams<double>& params, CUstream_st* stream) {
+  return launch_all(params, stream);
+}
 
 }  // namespace ssd_ops

@@ -6,16 +6,16 @@
 
 namespace ssd_ops {
 
-constexpr int64_t kWarpTile = 32;  // priors that a warp compares with a ground truth together
+constexpr int64_t kPriorTile = 32;  // priors that a warp compares with a ground truth together
 
-SSD_OPS_HD int64_t num_warp_tiles(int64_t num_priors) { return ceil_div(num_priors, kWarpTile); }
+SSD_OPS_HD int64_t num_prior_tiles(int64_t num_priors) { return ceil_div(num_priors, kPriorTile); }
 
 // One batch; everything is dense, boxes are aligned. The sum G ground truths are packed: image b has those from
 // offsets[b] to offsets[b + 1] - 1. In the code `gt` is an index within its image and `packed_gt` one in the batch.
 // Offsets and labels are not validated: offsets are clamped to 0 .. num_packed_gt and made non-decreasing before they
 // are used, labels are only copied.
 template <typename T>
-struct CudaMatchTask {
+struct CudaMatchParams {
   const Box<T>* gt_boxes;    // [sum G] xyxy
   const int64_t* gt_labels;  // [sum G]
   const bool* ignore;        // [sum G] or null
@@ -27,7 +27,7 @@ struct CudaMatchTask {
   T iou_threshold;           // a prior with this IoU or more is positive
   MatchRule rule;
   Variances<T> variances;
-  Box<T>* tile_bounds;   // [num_warp_tiles(P)]: workspace, bounds of the priors of each tile
+  Box<T>* tile_bounds;   // [num_prior_tiles(P)]: workspace, bounds of the priors of each tile
   long long* workspace;  // [sum G + B + 1]; long long, for atomics
   int64_t* labels;       // [B, P]
   long long* gt_index;   // [B, P]
@@ -36,11 +36,11 @@ struct CudaMatchTask {
   // [sum G]: from match_kernel, the best prior of each ground truth as IoU bits << 32 | ~prior, 0 for none; then its
   // state during deferred acceptance, see deferred_acceptance.cuh.
   SSD_OPS_HD long long* gt_state() const { return workspace; }
-  SSD_OPS_HD long long* safe_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
+  SSD_OPS_HD long long* clamped_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
   SSD_OPS_HD bool ignored(int64_t packed_gt) const { return ignore != nullptr && ignore[packed_gt]; }
 };
 
-int launch_match_priors(const CudaMatchTask<float>& task, CUstream_st* stream);
-int launch_match_priors(const CudaMatchTask<double>& task, CUstream_st* stream);
+int launch_match_priors(const CudaMatchParams<float>& params, CUstream_st* stream);
+int launch_match_priors(const CudaMatchParams<double>& params, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -1,9 +1,9 @@
 // Many boxes in the order of the cells of a uniform grid, so that boxes that are compared together are near each other.
 //
-// Plan: each block of sort_boxes_kernel writes the bounds of its boxes' centers, range_kernel reduces them to the
-// bounds of all. count_kernel counts the boxes of each cell, and its last block makes offsets of the counts;
-// scatter_kernel writes each box to its cell. The order of boxes within a cell depends on timing; no result depends on
-// it.
+// Plan: each block of gather_boxes_kernel writes the bounds of its boxes' centers, reduce_center_bounds_kernel reduces
+// them to the bounds of all. count_kernel counts the boxes of each cell, and its last block makes offsets of the
+// counts; scatter_kernel writes each box to its cell. The order of boxes within a cell depends on timing; no result
+// depends on it.
 #pragma once
 
 #include "cuda/common/last_block.cuh"
@@ -16,14 +16,14 @@ namespace {
 // The bounds of the boxes of those threads of the block whose `flag` is set. All threads of the block call it.
 template <typename T>
 __device__ Box<T> block_bounds(bool flag, const Box<T>& box) {
-  __shared__ Box<T> of_warps[kThreads / kWarpSize];
+  __shared__ Box<T> bounds_by_warp[kThreads / kWarpSize];
   Box<T> bounds = empty_bounds<T>();
-  if (flag) bounds = extended(bounds, box);
+  if (flag) bounds = enclose(bounds, box);
   bounds = warp_bounds(bounds);
   __syncthreads();  // all threads have read the results of the last call
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = bounds;
+  if (threadIdx.x % kWarpSize == 0) bounds_by_warp[threadIdx.x / kWarpSize] = bounds;
   __syncthreads();
-  for (int w = 0; w < kThreads / kWarpSize; ++w) bounds = extended(bounds, of_warps[w]);
+  for (int w = 0; w < kThreads / kWarpSize; ++w) bounds = enclose(bounds, bounds_by_warp[w]);
   return bounds;
 }
 
@@ -45,9 +45,10 @@ __device__ unsigned grid_index(T x, T low, T high) {
 
 // Morton order: the bits of column and row are interleaved, so that near cells have near indices.
 template <typename T>
-__device__ unsigned cell_of(const Box<T>& box, const Box<T>& range) {
+__device__ unsigned cell_of(const Box<T>& box, const Box<T>& center_bounds) {
   const Box<T> center = center_of(box);
-  const unsigned column = grid_index(center.x1, range.x1, range.x2), row = grid_index(center.y1, range.y1, range.y2);
+  const unsigned column = grid_index(center.x1, center_bounds.x1, center_bounds.x2),
+                 row = grid_index(center.y1, center_bounds.y1, center_bounds.y2);
   unsigned cell = 0;
   for (unsigned bit = 1; bit < kGridSide; bit *= 2) cell |= (column & bit) * bit | (row & bit) * bit * 2;
   return cell;
@@ -55,39 +56,39 @@ __device__ unsigned cell_of(const Box<T>& box, const Box<T>& range) {
 
 // Reduces the ranges of `blocks` blocks to ranges[0], and clears the counts.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) range_kernel(NmsWorkspace<T> work, int blocks) {
-  await_previous();
-  Box<T> range = empty_bounds<T>();
-  for (int b = threadIdx.x; b < blocks; b += kThreads) range = extended(range, work.ranges[b]);
-  range = block_bounds(true, range);
-  if (threadIdx.x == 0) work.ranges[0] = range;
-  for (int c = threadIdx.x; c < kNumCells; c += kThreads) work.cells[c] = 0;
+__global__ void __launch_bounds__(kThreads) reduce_center_bounds_kernel(NmsWorkspace<T> work, int blocks) {
+  wait_for_previous_kernel();
+  Box<T> center_bounds = empty_bounds<T>();
+  for (int b = threadIdx.x; b < blocks; b += kThreads) center_bounds = enclose(center_bounds, work.center_bounds[b]);
+  center_bounds = block_bounds(true, center_bounds);
+  if (threadIdx.x == 0) work.center_bounds[0] = center_bounds;
+  for (int c = threadIdx.x; c < kNumCells; c += kThreads) work.cell_offsets[c] = 0;
 }
 
 // Writes to cells[c] the number of boxes in the cells before c.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWorkspace<T> work) {
-  await_previous();
-  const Box<T> range = work.ranges[0];
-  for (int64_t rank = global_thread(); rank < n; rank += global_threads())
-    atomicAdd(&work.cells[cell_of(work.boxes[rank], range)], 1u);
+  wait_for_previous_kernel();
+  const Box<T> center_bounds = work.center_bounds[0];
+  for (int64_t rank = global_thread_index(); rank < n; rank += num_global_threads())
+    atomicAdd(&work.cell_offsets[cell_of(work.boxes[rank], center_bounds)], 1u);
   if (!is_last_block(&work.state->ticket)) return;
   int offset = 0;
   for (int first = 0; first < kNumCells; first += kThreads) {
     int total;
-    const int count = static_cast<int>(work.cells[first + threadIdx.x]);
-    work.cells[first + threadIdx.x] = static_cast<unsigned>(offset + block_exclusive_sum(count, &total));
+    const int count = static_cast<int>(work.cell_offsets[first + threadIdx.x]);
+    work.cell_offsets[first + threadIdx.x] = static_cast<unsigned>(offset + block_exclusive_sum(count, &total));
     offset += total;
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) scatter_kernel(int64_t n, NmsWorkspace<T> work) {
-  await_previous();
-  const Box<T> range = work.ranges[0];
-  for (int64_t rank = global_thread(); rank < n; rank += global_threads()) {
+  wait_for_previous_kernel();
+  const Box<T> center_bounds = work.center_bounds[0];
+  for (int64_t rank = global_thread_index(); rank < n; rank += num_global_threads()) {
     const Box<T> box = work.boxes[rank];
-    const unsigned index = atomicAdd(&work.cells[cell_of(box, range)], 1u);
+    const unsigned index = atomicAdd(&work.cell_offsets[cell_of(box, center_bounds)], 1u);
     work.cell_boxes[index] = box;
     work.cell_ranks[index] = static_cast<unsigned>(rank);
   }
@@ -95,9 +96,10 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(int64_t n, NmsWorkspa
 
 template <typename T>
 cudaError_t sort_by_cell(int64_t n, const NmsWorkspace<T>& work, unsigned blocks, cudaStream_t stream) {
-  cudaError_t status = launch_next(range_kernel<T>, 1, kThreads, 0, stream, work, static_cast<int>(blocks));
-  if (status == cudaSuccess) status = launch_next(count_kernel<T>, blocks, kThreads, 0, stream, n, work);
-  if (status == cudaSuccess) status = launch_next(scatter_kernel<T>, blocks, kThreads, 0, stream, n, work);
+  cudaError_t status =
+      launch_dependent(reduce_center_bounds_kernel<T>, 1, kThreads, 0, stream, work, static_cast<int>(blocks));
+  if (status == cudaSuccess) status = launch_dependent(count_kernel<T>, blocks, kThreads, 0, stream, n, work);
+  if (status == cudaSuccess) status = launch_dependent(scatter_kernel<T>, blocks, kThreads, 0, stream, n, work);
   return status;
 }
 

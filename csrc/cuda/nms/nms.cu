@@ -1,7 +1,7 @@
 // Read in this order: nms.h (the interface), this file, workspace.cuh (what the kernels share), rank.cuh (sorting),
 // tile.cuh (comparing and resolving a tile), suppress_remaining.cuh, cell_order.cuh (the order of many boxes).
 //
-// Plan: boxes are sorted by score once. Then tile after tile, the next kTile boxes that are not yet suppressed are
+// Plan: boxes are sorted by score once. Then tile after tile, the next kNmsTile boxes that are not yet suppressed are
 // resolved among themselves, and every kept box suppresses the lower-scoring boxes that overlap it; only boxes not yet
 // suppressed are tested. So only kept boxes are compared with all that follow, crowded boxes cost little, and memory is
 // O(n).
@@ -28,32 +28,32 @@ namespace {
 
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
-    sort_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWorkspace<T> work,
-                      int64_t* progress) {
-  await_previous();
+    gather_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWorkspace<T> work,
+                        int64_t* progress) {
+  wait_for_previous_kernel();
   Box<T> centers = empty_bounds<T>();
-  for (int64_t rank = global_thread(); rank < n; rank += global_threads()) {
+  for (int64_t rank = global_thread_index(); rank < n; rank += num_global_threads()) {
     work.boxes[rank] = load_box(boxes, order[rank]);
     if (classes != nullptr) work.classes[rank] = classes[order[rank]];
     initialize_tiles(work, rank, n, progress);
-    centers = extended(centers, center_of(work.boxes[rank]));
+    centers = enclose(centers, center_of(work.boxes[rank]));
   }
   centers = block_bounds(true, centers);
-  if (threadIdx.x == 0) work.ranges[blockIdx.x] = centers;
+  if (threadIdx.x == 0) work.center_bounds[blockIdx.x] = centers;
 }
 
-template <bool has_classes, bool by_cell, typename T>
+template <bool has_classes, bool in_cell_order, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    tile_kernel(int64_t n, NmsWorkspace<T> work, SuppressionRule<T> rule, SuppressGrid grid, const int64_t* order,
-                int64_t* keep, int64_t* progress) {
-  await_previous();
+    tile_kernel(int64_t n, NmsWorkspace<T> work, SuppressionThresholds<T> thresholds, SuppressShape shape,
+                const int64_t* order, int64_t* keep, int64_t* progress) {
+  wait_for_previous_kernel();
   const int count = work.state->tile_size;
   if (count == 0) return;
-  const unsigned suppressing = grid.blocks * grid.splits;
+  const unsigned suppressing = shape.box_blocks * shape.kept_splits;
   if (blockIdx.x < suppressing) {
-    suppress_remaining<has_classes, by_cell>(n, work, rule, grid);
+    suppress_remaining<has_classes, in_cell_order>(n, work, thresholds, shape);
   } else {
-    compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - suppressing), count, rule);
+    compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - suppressing), count, thresholds);
   }
   if (!is_last_block(&work.state->ticket)) return;
   write_kept<has_classes>(work, resolve_tile(work, count), order, keep, progress);
@@ -61,27 +61,30 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
 }
 
 // The kept boxes are split until there are enough blocks to fill a large GPU.
-SuppressGrid suppress_grid(int64_t n) {
+SuppressShape suppress_shape(int64_t n) {
   constexpr unsigned kEnoughBlocks = 640, kMaxSplits = 16;
   const unsigned blocks = grid_blocks(n, kThreads, kMaxBlocks), splits = kEnoughBlocks / blocks;
   return {blocks, splits < 1 ? 1 : splits > kMaxSplits ? kMaxSplits : splits};
 }
 
 // With a negative threshold distant boxes suppress each other too.
-bool by_cell(const NmsInputs& in, double iou_threshold) { return in.num_boxes > kMaxRanked && iou_threshold >= 0; }
+bool uses_cell_order(const NmsInputs& in, double iou_threshold) {
+  return in.num_boxes > kMaxRanked && iou_threshold >= 0;
+}
 
 template <bool has_classes, typename T>
 cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWorkspace<T>& work, const int64_t* order,
                          int64_t first_tile, int64_t num_tiles, int64_t* keep, int64_t* progress, cudaStream_t stream) {
-  auto* kernel = by_cell(in, iou_threshold) ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
-  const unsigned comparing = num_compare_blocks(in.num_boxes < kTile ? in.num_boxes : kTile);
+  auto* kernel =
+      uses_cell_order(in, iou_threshold) ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
+  const unsigned comparing = num_compare_blocks(in.num_boxes < kNmsTile ? in.num_boxes : kNmsTile);
   cudaError_t status = cudaSuccess;
   for (int64_t tile = first_tile; tile < first_tile + num_tiles && status == cudaSuccess; ++tile) {
-    const SuppressGrid grid = tile > 0 ? suppress_grid(in.num_boxes) : SuppressGrid{0, 0};
+    const SuppressShape shape = tile > 0 ? suppress_shape(in.num_boxes) : SuppressShape{0, 0};
     const bool follows_own = tile > first_tile || first_tile == 0;  // not after a copy to the host
     status = launch_as(follows_own ? Begin::early : Begin::after_previous, kernel,
-                       grid.blocks * grid.splits + comparing, kThreads, 0, stream, in.num_boxes, work,
-                       suppression_rule<T>(iou_threshold), grid, order, keep, progress);
+                       shape.box_blocks * shape.kept_splits + comparing, kThreads, 0, stream, in.num_boxes, work,
+                       suppression_thresholds<T>(iou_threshold), shape, order, keep, progress);
   }
   return status;
 }
@@ -93,7 +96,7 @@ cudaError_t sort_boxes(const NmsInputs& in, const NmsWorkspace<T>& work, int64_t
     return dispatch_dtype(in.box_type, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch(sort_boxes_kernel<In, T>, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), kThreads, 0, stream,
+        return launch(gather_boxes_kernel<In, T>, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), kThreads, 0, stream,
                       static_cast<const In*>(in.boxes), order, in.classes, in.num_boxes, work, progress);
       } else {
         return cudaErrorInvalidValue;
@@ -117,7 +120,7 @@ size_t nms_workspace_bytes(int64_t num_boxes) {
   return layout.bytes();
 }
 
-int64_t num_nms_tiles(int64_t num_boxes) { return ceil_div(num_boxes, kTile); }
+int64_t num_nms_tiles(int64_t num_boxes) { return ceil_div(num_boxes, kNmsTile); }
 
 int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
                int64_t num_tiles, int64_t* keep, int64_t* progress, CUstream_st* stream) {
@@ -126,7 +129,7 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
     WorkspaceLayout layout(workspace);
     const NmsWorkspace<T> work = nms_workspace<T>(in.num_boxes, layout);
     cudaError_t status = first_tile == 0 ? sort_boxes(in, work, order, keep, progress, stream) : cudaSuccess;
-    if (status == cudaSuccess && first_tile == 0 && by_cell(in, iou_threshold))
+    if (status == cudaSuccess && first_tile == 0 && uses_cell_order(in, iou_threshold))
       status = sort_by_cell(in.num_boxes, work, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), stream);
     if (status != cudaSuccess) return status;
     auto* launch_all = in.classes != nullptr ? launch_tiles<true, T> : launch_tiles<false, T>;

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
   using Key = sort_key_t<compute_t<Score>>;
   __shared__ __align__(16) Key staged[kWarps][kStaged];
   __shared__ int ranks[kWarpSize];
-  await_previous();
+  wait_for_previous_kernel();
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, n = static_cast<int>(in.n);
   const int begin = static_cast<int>(blockIdx.x) * kWarpSize, index = begin + lane;
   const Key key = index < n ? descending_key_nan_first(widen(in.scores[index])) : 0;

@@ -22,7 +22,8 @@ inline unsigned num_compare_blocks(int64_t boxes) {
 
 // Compares kRows boxes of the tile with kColumns of those that precede them: one word of the mask for each thread.
 template <bool has_classes, typename T>
-__device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int count, const SuppressionRule<T>& rule) {
+__device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int count,
+                                const SuppressionThresholds<T>& thresholds) {
   __shared__ Box<T> columns[kColumns];
   __shared__ T areas[kColumns];
   __shared__ int64_t classes[kColumns];
@@ -51,16 +52,16 @@ __device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int coun
     for (int k = 0; k < kWarpSize; ++k) {
       const T inter = intersection(columns[first + k], box);
       const bool same = !has_classes || classes[first + k] == box_class;
-      may |= (same && may_suppress(inter, areas[first + k] + box_area - inter, rule) ? 1u : 0u) << k;
+      may |= (same && may_suppress(inter, areas[first + k] + box_area - inter, thresholds) ? 1u : 0u) << k;
     }
     if (num_preceding < kWarpSize) may &= (1u << num_preceding) - 1;
   }
   for (; may != 0; may &= may - 1) {
     const int k = first + __ffs(static_cast<int>(may)) - 1;
-    if (suppresses(columns[k], box, areas[k], box_area, rule)) bits |= may & (0 - may);
+    if (suppresses(columns[k], box, areas[k], box_area, thresholds)) bits |= may & (0 - may);
   }
   work.mask[row * kWords + group * 4 + first / kWarpSize] = bits;
-  if (bits != 0) atomicOr(&work.groups[row], 1u << group);
+  if (bits != 0) atomicOr(&work.nonzero_groups[row], 1u << group);
 }
 
 // A set of boxes of a tile, one bit each, for those that are kept and those that are not yet decided.
@@ -76,21 +77,21 @@ struct Suppressors {
 };
 
 // Reads the mask row of one box, by the groups of words that are not 0.
-__device__ __forceinline__ Suppressors find_suppressors(const uint4* mask_row, unsigned groups, int word,
+__device__ __forceinline__ Suppressors find_suppressors(const uint4* mask_row, unsigned nonzero_groups, int word,
                                                         const TileBits& tile) {
-  constexpr int kInFlight = 4;  // groups that are loaded at once
+  constexpr int kLoadsInFlight = 4;  // groups that are loaded at once
   Suppressors found{false, false, 0};
-  while (groups != 0) {
-    uint4 loaded[kInFlight];
-    int group[kInFlight];
+  while (nonzero_groups != 0) {
+    uint4 loaded[kLoadsInFlight];
+    int group[kLoadsInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
-      group[k] = groups != 0 ? __ffs(static_cast<int>(groups)) - 1 : 0;
-      loaded[k] = groups != 0 ? mask_row[group[k]] : uint4{0, 0, 0, 0};
-      groups &= groups - 1;
+    for (int k = 0; k < kLoadsInFlight; ++k) {
+      group[k] = nonzero_groups != 0 ? __ffs(static_cast<int>(nonzero_groups)) - 1 : 0;
+      loaded[k] = nonzero_groups != 0 ? mask_row[group[k]] : uint4{0, 0, 0, 0};
+      nonzero_groups &= nonzero_groups - 1;
     }
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
+    for (int k = 0; k < kLoadsInFlight; ++k) {
       const unsigned words[4] = {loaded[k].x, loaded[k].y, loaded[k].z, loaded[k].w};
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
@@ -113,8 +114,8 @@ __device__ void resolve_word(const NmsWorkspace<T>& work, int word, const TileBi
                              unsigned* undecided) {
   const int lane = threadIdx.x % kWarpSize, row = word * kWarpSize + lane;
   const unsigned bit = 1u << lane;
-  const uint4* mask_row = reinterpret_cast<const uint4*>(work.mask) + row * kGroups;
-  const Suppressors by = find_suppressors(mask_row, (*undecided & bit) != 0 ? work.groups[row] : 0, word, tile);
+  const uint4* mask_row = reinterpret_cast<const uint4*>(work.mask) + row * kWordGroups;
+  const Suppressors by = find_suppressors(mask_row, (*undecided & bit) != 0 ? work.nonzero_groups[row] : 0, word, tile);
   bool is_suppressed = by.kept;
   unsigned last;
   do {
@@ -143,21 +144,21 @@ __device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) 
     }
   }
   __syncthreads();
-  int now = 0;
-  for (bool more = true; more; now ^= 1) {
+  int current = 0;
+  for (bool more = true; more; current ^= 1) {
     bool any_undecided = false;
     for (int word = warp; word < kWords; word += kWarps) {
-      unsigned kept = rounds[now].kept[word], undecided = rounds[now].undecided[word];
-      if (undecided != 0) resolve_word(work, word, rounds[now], &kept, &undecided);
+      unsigned kept = rounds[current].kept[word], undecided = rounds[current].undecided[word];
+      if (undecided != 0) resolve_word(work, word, rounds[current], &kept, &undecided);
       any_undecided = any_undecided || undecided != 0;
       if (lane == 0) {
-        rounds[now ^ 1].kept[word] = kept;
-        rounds[now ^ 1].undecided[word] = undecided;
+        rounds[current ^ 1].kept[word] = kept;
+        rounds[current ^ 1].undecided[word] = undecided;
       }
     }
     more = __syncthreads_or(any_undecided) != 0;
   }
-  return rounds[now].kept;
+  return rounds[current].kept;
 }
 
 // Appends the kept boxes of the tile to `keep`, and leaves them for suppress_remaining().
@@ -191,25 +192,25 @@ __device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, co
 // Writes to the tile the ranks of the next boxes that are not known to be suppressed.
 template <typename T>
 __device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, int64_t* progress) {
-  const int64_t from = work.state->next;
-  for (int i = threadIdx.x; i < kTile && i < n; i += kThreads) work.groups[i] = 0;
+  const int64_t from = work.state->tile_end;
+  for (int i = threadIdx.x; i < kNmsTile && i < n; i += kThreads) work.nonzero_groups[i] = 0;
   __syncthreads();  // all threads have read the last tile
   int chosen = 0;
-  for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kTile; first += kThreads) {
+  for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kNmsTile; first += kThreads) {
     const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
     unsigned active = rank < n ? ~work.suppressed[word] : 0;
     if (rank < n && n - rank < kWarpSize) active &= (1u << (n - rank)) - 1;
     if (rank < from) active &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
     int total;
     int index = chosen + block_exclusive_sum(__popc(active), &total);
-    for (; active != 0 && index < kTile; active &= active - 1) work.tile[index++] = rank + __ffs(active) - 1;
+    for (; active != 0 && index < kNmsTile; active &= active - 1) work.tile[index++] = rank + __ffs(active) - 1;
     chosen += total;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    progress[1] = work.state->tile_size = chosen < kTile ? chosen : kTile;
-    work.state->from = from;
-    work.state->next = chosen < kTile ? n : work.tile[kTile - 1] + 1;
+    progress[1] = work.state->tile_size = chosen < kNmsTile ? chosen : kNmsTile;
+    work.state->tile_begin = from;
+    work.state->tile_end = chosen < kNmsTile ? n : work.tile[kNmsTile - 1] + 1;
   }
 }
 

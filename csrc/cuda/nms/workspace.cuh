@@ -9,39 +9,39 @@
 namespace ssd_ops {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kTile = 2048, kWords = kTile / kWarpSize;  // boxes of a tile, and words with a bit for each of them
-constexpr int kGroups = kWords / 4;                      // of four words, which are loaded at once
-constexpr int64_t kMaxBlocks = 65536;                    // of kernels over all boxes
+constexpr int kNmsTile = 2048, kWords = kNmsTile / kWarpSize;  // boxes of a tile, and words with a bit for each of them
+constexpr int kWordGroups = kWords / 4;                        // of four words, which are loaded at once
+constexpr int64_t kMaxBlocks = 65536;                          // of kernels over all boxes
 constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;
 
 struct NmsState {
-  int64_t from, next;  // the current tile was chosen from the ranks from .. next - 1
-  int tile_size;       // boxes of the current tile; 0 when no box is left
-  int num_tile_kept;   // kept boxes of the previous tile
-  unsigned ticket;     // see is_last_block
+  int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks from .. next - 1
+  int tile_size;                 // boxes of the current tile; 0 when no box is left
+  int num_tile_kept;             // kept boxes of the previous tile
+  unsigned ticket;               // see is_last_block
 };
 
 template <typename T>
 struct NmsWorkspace {
-  // Arrays over a tile have min(kTile, n) elements.
+  // Arrays over a tile have min(kNmsTile, n) elements.
   Box<T>*boxes, *tile_kept;              // [n] by rank; [tile] the kept boxes of the previous tile
   int64_t *classes, *tile_kept_classes;  // likewise; unused without classes
   int64_t* tile;                         // [tile]: the ranks of its boxes, ascending
-  unsigned* mask;        // [tile, kWords]: bit b of mask[i][w] is set if box 32 w + b precedes box i and suppresses it
-  unsigned* groups;      // [tile]: bit g is set if one of the words mask[i][4 g .. 4 g + 3] is not 0
-  unsigned* suppressed;  // a bit for each rank
+  unsigned* mask;  // [tile, kWords]: bit b of mask[i][w] is set if box 32 w + b precedes box i and suppresses it
+  unsigned* nonzero_groups;  // [tile]: bit g is set if one of the words mask[i][4 g .. 4 g + 3] is not 0
+  unsigned* suppressed;      // a bit for each rank
   // For more than kMaxRanked boxes, see cell_order.cuh.
-  Box<T>* cell_boxes;    // [n] in the order of the cells
-  unsigned* cell_ranks;  // [n]: the ranks of cell_boxes
-  unsigned* cells;       // [kNumCells]: the offset of the first box of a cell, after the scatter the end of the cell
-  Box<T>* ranges;        // [blocks]: bounds of the centers of each block's boxes; finally [0] of all
+  Box<T>* cell_boxes;      // [n] in the order of the cells
+  unsigned* cell_ranks;    // [n]: the ranks of cell_boxes
+  unsigned* cell_offsets;  // [kNumCells]: the offset of the first box of a cell, after the scatter the end of the cell
+  Box<T>* center_bounds;   // [blocks]: bounds of the centers of each block's boxes; finally [0] of all
   NmsState* state;
 };
 
 template <typename T>
 inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
-  const int64_t tile = n < kTile ? n : kTile, by_cell = n > kMaxRanked ? n : 0;
-  const int64_t range_blocks = ceil_div(by_cell, kThreads);
+  const int64_t tile = n < kNmsTile ? n : kNmsTile, num_cell_boxes = n > kMaxRanked ? n : 0;
+  const int64_t range_blocks = ceil_div(num_cell_boxes, kThreads);
   NmsWorkspace<T> work;
   work.boxes = layout.array<Box<T>>(n);
   work.classes = layout.array<int64_t>(n);
@@ -49,13 +49,13 @@ inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
   work.tile_kept_classes = layout.array<int64_t>(tile);
   work.tile = layout.array<int64_t>(tile);
   work.mask = layout.array<unsigned>(tile * kWords);
-  work.groups = layout.array<unsigned>(tile);
+  work.nonzero_groups = layout.array<unsigned>(tile);
   work.suppressed = layout.array<unsigned>(ceil_div(n, kWarpSize));
   work.state = layout.array<NmsState>(1);
-  work.cell_boxes = layout.array<Box<T>>(by_cell);
-  work.cell_ranks = layout.array<unsigned>(by_cell);
-  work.cells = layout.array<unsigned>(by_cell > 0 ? kNumCells : 0);
-  work.ranges = layout.array<Box<T>>(range_blocks < kMaxBlocks ? range_blocks : kMaxBlocks);
+  work.cell_boxes = layout.array<Box<T>>(num_cell_boxes);
+  work.cell_ranks = layout.array<unsigned>(num_cell_boxes);
+  work.cell_offsets = layout.array<unsigned>(num_cell_boxes > 0 ? kNumCells : 0);
+  work.center_bounds = layout.array<Box<T>>(range_blocks < kMaxBlocks ? range_blocks : kMaxBlocks);
   return work;
 }
 
@@ -63,13 +63,13 @@ inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
 template <typename T>
 __device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t rank, int64_t n,
                                                  int64_t* progress) {
-  if (rank < kTile) {
+  if (rank < kNmsTile) {
     work.tile[rank] = rank;
-    work.groups[rank] = 0;
+    work.nonzero_groups[rank] = 0;
   }
   if (rank % kWarpSize == 0) work.suppressed[rank / kWarpSize] = 0;
   if (rank != 0) return;
-  const int64_t first = n < kTile ? n : kTile;
+  const int64_t first = n < kNmsTile ? n : kNmsTile;
   *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
   progress[0] = 0;
 }

@@ -18,44 +18,45 @@ inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) 
 
 // The score from which on candidates still count; it rises while candidates are appended.
 template <typename T>
-__device__ inline T current_threshold(const CandidateLists& lists, int64_t slot, T score_threshold) {
-  const unsigned bound = lists.histogram != nullptr ? __ldcg(&lists.bounds[slot]) : kNoBound;
-  if (bound == kNoBound) return score_threshold;
-  const T lowest = lowest_score(bound, T());
+__device__ inline T current_threshold(const CandidateLists& lists, int64_t local_image, T score_threshold) {
+  const unsigned cutoff = lists.histogram != nullptr ? __ldcg(&lists.cutoffs[local_image]) : kNoCutoff;
+  if (cutoff == kNoCutoff) return score_threshold;
+  const T lowest = lowest_score(cutoff, T());
   return lowest > score_threshold ? lowest : score_threshold;
 }
 
 // The offset in a list of the first of `count` candidates that the warp is about to append: one atomic for all of them.
 // All lanes of a warp call it, with the same slot and count.
-__device__ inline int64_t reserve(const CandidateLists& lists, int64_t slot, int count) {
+__device__ inline int64_t reserve(const CandidateLists& lists, int64_t local_image, int count) {
   unsigned offset = 0;
-  if (threadIdx.x % kWarpSize == 0) offset = atomicAdd(&lists.counts[slot], static_cast<unsigned>(count));
+  if (threadIdx.x % kWarpSize == 0) offset = atomicAdd(&lists.counts[local_image], static_cast<unsigned>(count));
   return __shfl_sync(kFullMask, offset, 0);
 }
 
 // Writes the candidates of the lanes in `lanes`, from `offset` on.
 template <typename T>
-__device__ inline void write_candidates(const CandidateLists& lists, int64_t slot, int64_t offset, unsigned lanes,
-                                        T score, unsigned index) {
+__device__ inline void write_candidates(const CandidateLists& lists, int64_t local_image, int64_t offset,
+                                        unsigned lanes, T score, unsigned index) {
   using C = candidate_t<T>;
   offset += bits_below_lane(lanes);
   if ((lanes >> (threadIdx.x % kWarpSize) & 1) == 0 || offset >= lists.capacity) return;
   const C item = make_candidate(score, index);
-  static_cast<C*>(lists.items)[slot * lists.capacity + offset] = item;
+  static_cast<C*>(lists.items)[local_image * lists.capacity + offset] = item;
   if (lists.histogram == nullptr) return;
   const unsigned high = high_bits<C>(sort_key(item)),
                  bin = ((high > lists.low ? high : lists.low) - lists.low) >> lists.shift;
-  atomicAdd(&lists.histogram[slot * kHistogramBins + (bin < kHistogramBins ? bin : kHistogramBins - 1)], 1u);
+  atomicAdd(&lists.histogram[local_image * kHistogramBins + (bin < kHistogramBins ? bin : kHistogramBins - 1)], 1u);
 }
 
-// Tightens the bound of an image whenever another kMinBounded candidates have been appended: `count` were, at `offset`.
-// All lanes of a warp call it. Counts that other warps have not added yet are missing, so the bound leaves at least
-// kMinBounded candidates.
-__device__ inline void tighten_bound(const CandidateLists& lists, int64_t slot, int64_t offset, int count) {
+// Tightens the bound of an image whenever another kMinWithinCutoff candidates have been appended: `count` were, at
+// `offset`. All lanes of a warp call it. Counts that other warps have not added yet are missing, so the bound leaves at
+// least kMinWithinCutoff candidates.
+__device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local_image, int64_t offset, int count) {
   constexpr int kPerLane = kHistogramBins / kWarpSize;
-  if (lists.histogram == nullptr || offset / kMinBounded == (offset + count) / kMinBounded) return;
+  if (lists.histogram == nullptr || offset / kMinWithinCutoff == (offset + count) / kMinWithinCutoff) return;
   const unsigned lane = threadIdx.x % kWarpSize;
-  const auto* bins = reinterpret_cast<const uint4*>(lists.histogram + slot * kHistogramBins) + lane * (kPerLane / 4);
+  const auto* bins =
+      reinterpret_cast<const uint4*>(lists.histogram + local_image * kHistogramBins) + lane * (kPerLane / 4);
   unsigned counts[kPerLane], sum = 0;
 #pragma unroll
   for (int k = 0; k < kPerLane / 4; ++k) {
@@ -67,26 +68,27 @@ __device__ inline void tighten_bound(const CandidateLists& lists, int64_t slot, 
     sum += four.x + four.y + four.z + four.w;
   }
   unsigned before = warp_inclusive_sum(sum) - sum;  // in the bins of lower lanes
-  if (before >= kMinBounded || before + sum < kMinBounded) return;
-  unsigned bin = lane * kPerLane;  // the bin in which the sum reaches kMinBounded
+  if (before >= kMinWithinCutoff || before + sum < kMinWithinCutoff) return;
+  unsigned bin = lane * kPerLane;  // the bin in which the sum reaches kMinWithinCutoff
 #pragma unroll
   for (int k = 0; k < kPerLane; ++k) {
     before += counts[k];
-    if (before < kMinBounded) ++bin;
+    if (before < kMinWithinCutoff) ++bin;
   }
   // The last bin also counts everything beyond the range; high bits from 0xff800000 on may be those of NaN.
-  const unsigned long long bound = lists.low + (static_cast<unsigned long long>(bin + 1) << lists.shift) - 1;
-  if (bin < kHistogramBins - 1 && bound < 0xff800000u) atomicMin(&lists.bounds[slot], static_cast<unsigned>(bound));
+  const unsigned long long cutoff = lists.low + (static_cast<unsigned long long>(bin + 1) << lists.shift) - 1;
+  if (bin < kHistogramBins - 1 && cutoff < 0xff800000u)
+    atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
 // All of this for the lanes whose `appends` is set. All lanes of a warp call it, with the same slot.
 template <typename T>
-__device__ inline void append(const CandidateLists& lists, int64_t slot, bool appends, T score, unsigned index) {
+__device__ inline void append(const CandidateLists& lists, int64_t local_image, bool appends, T score, unsigned index) {
   const unsigned lanes = __ballot_sync(kFullMask, appends);
   if (lanes == 0) return;
-  const int64_t offset = reserve(lists, slot, __popc(lanes));
-  write_candidates(lists, slot, offset, lanes, score, index);
-  tighten_bound(lists, slot, offset, __popc(lanes));
+  const int64_t offset = reserve(lists, local_image, __popc(lanes));
+  write_candidates(lists, local_image, offset, lanes, score, index);
+  tighten_cutoff(lists, local_image, offset, __popc(lanes));
 }
 
 }  // namespace ssd_ops

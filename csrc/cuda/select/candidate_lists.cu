@@ -10,14 +10,14 @@ namespace {
 constexpr int64_t kListBytes = int64_t(256) << 20;
 
 __global__ void clear_kernel(CandidateLists lists, int64_t num_classes) {
-  await_previous();
-  const int64_t thread = global_thread(), threads = global_threads();
+  wait_for_previous_kernel();
+  const int64_t thread = global_thread_index(), threads = num_global_threads();
   if (thread == 0) lists.needs_retry[lists.num_images] = 0;
   for (int64_t i = thread; i < lists.num_images; i += threads) {
     lists.counts[i] = lists.needs_retry[i] = 0;
-    lists.bounds[i] = kNoBound;
+    lists.cutoffs[i] = kNoCutoff;
   }
-  for (int64_t i = thread; i < lists.num_images * num_classes; i += threads) lists.visited[i] = 0;
+  for (int64_t i = thread; i < lists.num_images * num_classes; i += threads) lists.num_visited_by_class[i] = 0;
   if (lists.histogram == nullptr) return;
   for (int64_t i = thread; i < lists.num_images * kHistogramBins; i += threads) lists.histogram[i] = 0;
 }
@@ -39,9 +39,9 @@ CandidateLists place_lists(WorkspaceLayout& layout, int64_t num_images, int64_t 
   lists.capacity = capacity;
   lists.num_images = images_at_once(num_images, capacity, candidate_bytes<T>());
   lists.items = layout.array(lists.num_images * capacity, candidate_bytes<T>());
-  lists.visited = layout.array<int>(lists.num_images * num_classes);
+  lists.num_visited_by_class = layout.array<int>(lists.num_images * num_classes);
   lists.histogram = layout.array<unsigned>(lists.num_images * kHistogramBins);
-  lists.bounds = layout.array<unsigned>(lists.num_images);
+  lists.cutoffs = layout.array<unsigned>(lists.num_images);
   lists.needs_retry = layout.array<unsigned>(lists.num_images + 1);
   lists.counts = layout.array<unsigned>(lists.num_images);
   return lists;
@@ -55,11 +55,11 @@ int clear_candidates(const CandidateLists& lists, int64_t num_classes, CUstream_
 }
 
 template <typename T>
-CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_classes, int64_t capacity, bool bounded,
+CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_classes, int64_t capacity, bool prunes,
                                T score_threshold) {
   WorkspaceLayout layout(workspace);
   CandidateLists lists = place_lists<T>(layout, num_images, num_classes, capacity);
-  if (!bounded || capacity <= kMinBounded) lists.histogram = nullptr;
+  if (!prunes || capacity <= kMinWithinCutoff) lists.histogram = nullptr;
   lists.low = high_bits_of_score(T(1));
   const unsigned high = high_bits_of_score(score_threshold);
   while (high > lists.low && (high - lists.low) >> lists.shift >= kHistogramBins) ++lists.shift;

@@ -41,17 +41,17 @@ __device__ inline bool precedes(const DoubleCandidate& a, const DoubleCandidate&
 
 // A candidate as one unsigned sort key of kBits bits, in the same order.
 template <typename C>
-struct SortKeyOf {
+struct CandidateKeyTraits {
   using type = unsigned long long;
   static constexpr int kBits = 64;
 };
 template <>
-struct SortKeyOf<DoubleCandidate> {
+struct CandidateKeyTraits<DoubleCandidate> {
   using type = unsigned __int128;
   static constexpr int kBits = 96;
 };
 template <typename C>
-using candidate_key_t = typename SortKeyOf<C>::type;
+using candidate_key_t = typename CandidateKeyTraits<C>::type;
 
 __device__ inline unsigned long long sort_key(FloatCandidate c) { return c; }
 __device__ inline unsigned __int128 sort_key(const DoubleCandidate& c) {
@@ -61,13 +61,13 @@ __device__ inline unsigned __int128 sort_key(const DoubleCandidate& c) {
 // The high 32 bits of a sort key: the key of a float score, or the upper half of that of a double.
 template <typename C>
 __device__ __forceinline__ unsigned high_bits(candidate_key_t<C> key) {
-  return static_cast<unsigned>(key >> (SortKeyOf<C>::kBits - 32));
+  return static_cast<unsigned>(key >> (CandidateKeyTraits<C>::kBits - 32));
 }
 
 // The last sort key with these high bits.
 template <typename C>
 __device__ __forceinline__ candidate_key_t<C> last_with_high_bits(unsigned high) {
-  constexpr int kLowBits = SortKeyOf<C>::kBits - 32;
+  constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
   return static_cast<candidate_key_t<C>>(high) << kLowBits | ((candidate_key_t<C>(1) << kLowBits) - 1);
 }
 
@@ -92,11 +92,11 @@ __device__ inline DoubleCandidate last_candidate() {
 // Bitonic sort of `size` items in shared memory, a power of two. All threads of the block call it.
 template <typename C>
 __device__ void sort_shared(C* items, int size) {
-  int last_step = kWarpSize + 1;  // other warps have written the items
+  int previous_step = kWarpSize + 1;  // other warps have written the items
   for (int span = 2; span <= size; span *= 2) {
-    for (int step = span / 2; step > 0; last_step = step, step /= 2) {
+    for (int step = span / 2; step > 0; previous_step = step, step /= 2) {
       // With short steps a warp exchanges only among the same 64 items.
-      if (step > kWarpSize || last_step > kWarpSize) {
+      if (step > kWarpSize || previous_step > kWarpSize) {
         __syncthreads();
       } else {
         __syncwarp();

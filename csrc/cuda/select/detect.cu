@@ -1,6 +1,6 @@
-// Plan: in collect_logits_kernel a group of lanes takes kRows priors at once, a lane every kGroup-th class, and a warp
-// issues the loads of all of their logits before it uses the first. A prior is skipped if no class exceeds the
-// background logit by the margin that the score threshold requires. For the others the warp reads the logits again
+// Plan: in collect_logits_kernel a group of lanes takes kPriorsPerGroup priors at once, a lane every kGroup-th class,
+// and a warp issues the loads of all of their logits before it uses the first. A prior is skipped if no class exceeds
+// the background logit by the margin that the score threshold requires. For the others the warp reads the logits again
 // (from the cache), a lane every 32nd class, computes the softmax and appends the candidates to those of the image.
 // select_kernel (select.cu) does the rest, a block for each image, and decodes only the boxes that it visits.
 #include <limits>
@@ -26,8 +26,8 @@ struct LogitRow {
   int classes;
   T loaded[kPerLane > 0 ? kPerLane : 1];
 
-  __device__ __forceinline__ void load(const In* from, int count) {
-    logits = from;
+  __device__ __forceinline__ void load(const In* row, int count) {
+    logits = row;
     classes = count;
     if constexpr (kPerLane > 0) {
 #pragma unroll
@@ -60,10 +60,10 @@ __device__ int best_label(const LogitRow<kPerLane, In>& row, T max) {
 // Appends the candidates of one prior. A NaN or inf among the logits makes the sum NaN, and then there are none.
 template <int kPerLane, typename In, typename T>
 __device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row, const Filter<T>& filter,
-                                              const CandidateLists& lists, int64_t slot, unsigned num_priors,
+                                              const CandidateLists& lists, int64_t local_image, unsigned num_priors,
                                               unsigned prior) {
   constexpr int kChunk = kPerLane > 0 ? kPerLane : 1;  // steps that share an atomic
-  const T threshold = current_threshold(lists, slot, filter.score_threshold);
+  const T threshold = current_threshold(lists, local_image, filter.score_threshold);
   T max = row[0], sum = 0;
 #pragma unroll
   for (int k = 1; k < row.steps(); ++k) max = greater(row[k], max);
@@ -87,15 +87,15 @@ __device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row,
       count += __popc(lanes[k]);
     }
     if (count == 0) continue;
-    const int64_t begin = reserve(lists, slot, count);
+    const int64_t begin = reserve(lists, local_image, count);
     int64_t offset = begin;
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
-      write_candidates(lists, slot, offset, lanes[k], scores[k],
+      write_candidates(lists, local_image, offset, lanes[k], scores[k],
                        static_cast<unsigned>(row.label(first + k)) * num_priors + prior);
       offset += __popc(lanes[k]);
     }
-    tighten_bound(lists, slot, begin, count);
+    tighten_cutoff(lists, local_image, begin, count);
   }
 }
 
@@ -105,58 +105,59 @@ __global__ void __launch_bounds__(kThreads, 2)
     collect_logits_kernel(const In* logits, CandidateLists lists, int64_t num_priors, int num_classes,
                           Filter<T> filter) {
   constexpr int kPriorsPerWarp = priors_per_warp<kGroup>();
-  await_previous();
+  wait_for_previous_kernel();
   if (lists.retry && lists.needs_retry[lists.num_images] == 0) return;
-  for (int64_t slot = blockIdx.x; slot < lists.num_images; slot += gridDim.x) {
-    if (lists.retry && lists.needs_retry[slot] == 0) continue;
+  for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
+    if (lists.retry && lists.needs_retry[local_image] == 0) continue;
     int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kPriorsPerWarp;
     for (; first < num_priors; first += static_cast<int64_t>(gridDim.y) * kWarps * kPriorsPerWarp) {
-      const In* from = logits + ((lists.first_image + slot) * num_priors + first) * num_classes;
+      const In* rows = logits + ((lists.first_image + local_image) * num_priors + first) * num_classes;
       const int count = static_cast<int>(num_priors - first < kPriorsPerWarp ? num_priors - first : kPriorsPerWarp);
       unsigned priors = kFullMask >> (kWarpSize - count);
       if (filter.score_threshold > T(0)) {
         if constexpr (kPerLane > 0) {
-          priors = may_have_candidate<kGroup, kPerLane>(from, count, num_classes, filter, lists, slot);
+          priors = may_have_candidate<kGroup, kPerLane>(rows, count, num_classes, filter, lists, local_image);
         } else {
-          priors = long_rows_may_have_candidate(from, count, num_classes, filter);
+          priors = long_rows_may_have_candidate(rows, count, num_classes, filter);
         }
       }
       for (; priors != 0; priors &= priors - 1) {
         const int r = __ffs(static_cast<int>(priors)) - 1;
         LogitRow<kPerLane == 0 ? 0 : (kGroup * kPerLane + kWarpSize - 1) / kWarpSize, In> row;
-        row.load(from + static_cast<int64_t>(r) * num_classes, num_classes);
-        append_scores(row, filter, lists, slot, static_cast<unsigned>(num_priors), static_cast<unsigned>(first + r));
+        row.load(rows + static_cast<int64_t>(r) * num_classes, num_classes);
+        append_scores(row, filter, lists, local_image, static_cast<unsigned>(num_priors),
+                      static_cast<unsigned>(first + r));
       }
     }
   }
 }
 
 template <int kGroup, int kPerLane, typename In, typename T>
-cudaError_t launch_collect(const SelectTask<T>& task, const CandidateLists& lists, const Filter<T>& filter,
+cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& lists, const Filter<T>& filter,
                            cudaStream_t stream) {
-  const dim3 grid = collect_grid(lists, ceil_div(task.num_boxes, kWarps * priors_per_warp<kGroup>()));
-  return launch_next(collect_logits_kernel<kGroup, kPerLane, In, T>, grid, kThreads, 0, stream,
-                     static_cast<const In*>(task.scores), lists, task.num_boxes, static_cast<int>(task.num_classes),
-                     filter);
+  const dim3 grid = collect_grid(lists, ceil_div(params.num_boxes, kWarps * priors_per_warp<kGroup>()));
+  return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>, grid, kThreads, 0, stream,
+                          static_cast<const In*>(params.scores), lists, params.num_boxes,
+                          static_cast<int>(params.num_classes), filter);
 }
 
 }  // namespace
 
 template <typename T>
-int launch_detect(const SelectTask<T>& task, const BoxSource<T>& source, bool best_only, int64_t num_images,
+int launch_detect(const SelectParams<T>& params, const BoxSource<T>& source, bool best_only, int64_t num_images,
                   void* workspace, CUstream_st* stream) {
-  const CandidateLists lists = candidate_lists(workspace, num_images, task.num_classes,
-                                               detect_capacity(task, best_only), true, task.score_threshold);
-  const Filter<T> filter{task.score_threshold, min_logit_margin(task.score_threshold), best_only};
-  return collect_and_select(lists, num_images, source, task, true, stream, [&](const CandidateLists& group) {
-    return dispatch_dtype(task.dtype, [&](auto type) {
+  const CandidateLists lists = candidate_lists(workspace, num_images, params.num_classes,
+                                               detect_capacity(params, best_only), true, params.score_threshold);
+  const Filter<T> filter{params.score_threshold, min_logit_margin(params.score_threshold), best_only};
+  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& group) {
+    return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        if (task.num_classes <= 8) return launch_collect<4, 2, In>(task, group, filter, stream);
-        if (task.num_classes <= 24) return launch_collect<8, 3, In>(task, group, filter, stream);
-        if (task.num_classes <= 96) return launch_collect<16, 6, In>(task, group, filter, stream);
-        if (task.num_classes <= 256) return launch_collect<32, 8, In>(task, group, filter, stream);
-        return launch_collect<32, 0, In>(task, group, filter, stream);
+        if (params.num_classes <= 8) return launch_collect<4, 2, In>(params, group, filter, stream);
+        if (params.num_classes <= 24) return launch_collect<8, 3, In>(params, group, filter, stream);
+        if (params.num_classes <= 96) return launch_collect<16, 6, In>(params, group, filter, stream);
+        if (params.num_classes <= 256) return launch_collect<32, 8, In>(params, group, filter, stream);
+        return launch_collect<32, 0, In>(params, group, filter, stream);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -164,9 +165,9 @@ int launch_detect(const SelectTask<T>& task, const BoxSource<T>& source, bool be
   });
 }
 
-template int launch_detect<float>(const SelectTask<float>&, const BoxSource<float>&, bool, int64_t, void*,
+template int launch_detect<float>(const SelectParams<float>&, const BoxSource<float>&, bool, int64_t, void*,
                                   CUstream_st*);
-template int launch_detect<double>(const SelectTask<double>&, const BoxSource<double>&, bool, int64_t, void*,
+template int launch_detect<double>(const SelectParams<double>&, const BoxSource<double>&, bool, int64_t, void*,
                                    CUstream_st*);
 
 }  // namespace ssd_ops

@@ -8,12 +8,12 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kRows = 4;
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kPriorsPerGroup = 4;
 
 // The number of priors that a warp takes at once.
 template <int kGroup>
 __host__ __device__ constexpr int priors_per_warp() {
-  return kWarpSize / kGroup * kRows;
+  return kWarpSize / kGroup * kPriorsPerGroup;
 }
 
 __device__ __forceinline__ float approximate_exp(float x) {
@@ -51,53 +51,54 @@ __device__ __forceinline__ bool certainly_below(const float (&x)[kPerLane], floa
   return warp_sum<kGroup>(sum) * score_threshold > 1.01f;
 }
 
-// Which of `count` priors (at most 32 / kGroup * kRows) may have a candidate: a bit for each, the same for all lanes.
-// Group g has the priors from g * kRows on. With a NaN among the logits either answer is correct.
+// Which of `count` priors (at most 32 / kGroup * kPriorsPerGroup) may have a candidate: a bit for each, the same for
+// all lanes. Group g has the priors from g * kPriorsPerGroup on. With a NaN among the logits either answer is correct.
 template <int kGroup, int kPerLane, typename In, typename T>
 __device__ __forceinline__ unsigned may_have_candidate(const In* logits, int count, int classes,
                                                        const Filter<T>& filter, const CandidateLists& lists,
-                                                       int64_t slot) {
+                                                       int64_t local_image) {
   constexpr int kGroups = kWarpSize / kGroup;
   const int lane = threadIdx.x % kGroup, group = threadIdx.x % kWarpSize / kGroup;
-  T x[kRows][kPerLane];
+  T x[kPriorsPerGroup][kPerLane];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int prior = group * kRows + r;
+  for (int r = 0; r < kPriorsPerGroup; ++r) {
+    const int prior = group * kPriorsPerGroup + r;
     const In* row = logits + static_cast<int64_t>(prior < count ? prior : 0) * classes + lane;
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
   }
-  unsigned lanes[kRows], any = 0;
+  unsigned lanes[kPriorsPerGroup], any = 0;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kPriorsPerGroup; ++r) {
     const T background = __shfl_sync(kFullMask, x[r][0], 0, kGroup);
     T max = lane > 0 ? x[r][0] : -T(INFINITY);
 #pragma unroll
     for (int k = 1; k < kPerLane; ++k) max = greater(x[r][k], max);
-    lanes[r] = __ballot_sync(kFullMask, max > filter.logit_bound(background) && group * kRows + r < count);
+    lanes[r] = __ballot_sync(kFullMask, max > filter.logit_bound(background) && group * kPriorsPerGroup + r < count);
     any |= lanes[r];
   }
   if (any == 0) return 0;
   if constexpr (sizeof(T) == sizeof(float)) {
-    const T threshold = current_threshold(lists, slot, filter.score_threshold);
+    const T threshold = current_threshold(lists, local_image, filter.score_threshold);
     if (threshold > filter.score_threshold) {  // usually far above it
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) lanes[r] &= __ballot_sync(kFullMask, !certainly_below<kGroup>(x[r], threshold));
+      for (int r = 0; r < kPriorsPerGroup; ++r)
+        lanes[r] &= __ballot_sync(kFullMask, !certainly_below<kGroup>(x[r], threshold));
     }
   }
   unsigned result = 0;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kPriorsPerGroup; ++r) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const unsigned of_group = lanes[r] >> (g * kGroup) & (kFullMask >> (kWarpSize - kGroup));
-      result |= (of_group != 0 ? 1u : 0u) << (g * kRows + r);
+      const unsigned group_lanes = lanes[r] >> (g * kGroup) & (kFullMask >> (kWarpSize - kGroup));
+      result |= (group_lanes != 0 ? 1u : 0u) << (g * kPriorsPerGroup + r);
     }
   }
   return result;
 }
 
-// The same for up to kRows priors with any number of classes.
+// The same for up to kPriorsPerGroup priors with any number of classes.
 template <typename In, typename T>
 __device__ __forceinline__ unsigned long_rows_may_have_candidate(const In* logits, int count, int classes,
                                                                  const Filter<T>& filter) {

@@ -26,13 +26,14 @@ __global__ void __launch_bounds__(kThreads)
                           compute_t<In> score_threshold) {
   using T = compute_t<In>;
   using Load = Scores<In, wide>;
-  await_previous();
+  wait_for_previous_kernel();
   if (lists.retry && lists.needs_retry[lists.num_images] == 0) return;
   const int64_t scores_per_image = static_cast<int64_t>(num_boxes) * num_classes;
   const int64_t loads = scores_per_image / Load::kCount;
-  for (int64_t slot = blockIdx.x; slot < lists.num_images; slot += gridDim.x) {
-    if (lists.retry && lists.needs_retry[slot] == 0) continue;
-    const auto* from = reinterpret_cast<const Load*>(scores + (lists.first_image + slot) * scores_per_image);
+  for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
+    if (lists.retry && lists.needs_retry[local_image] == 0) continue;
+    const auto* image_scores =
+        reinterpret_cast<const Load*>(scores + (lists.first_image + local_image) * scores_per_image);
     for (int64_t first = static_cast<int64_t>(blockIdx.y) * (kThreads * kLoadsInFlight); first < loads;
          first += static_cast<int64_t>(gridDim.y) * (kThreads * kLoadsInFlight)) {
       const int left =
@@ -41,9 +42,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int k = 0; k < kLoadsInFlight; ++k) {
         const int i = k * kThreads + static_cast<int>(threadIdx.x);
-        loaded[k] = from[first + (i < left ? i : 0)];
+        loaded[k] = image_scores[first + (i < left ? i : 0)];
       }
-      const T threshold = current_threshold(lists, slot, score_threshold);
+      const T threshold = current_threshold(lists, local_image, score_threshold);
 #pragma unroll
       for (int k = 0; k < kLoadsInFlight; ++k) {
         const int i = k * kThreads + static_cast<int>(threadIdx.x);
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
           const T score = widen(loaded[k].values[j]);
           const auto index = (static_cast<unsigned>(first) + i) * Load::kCount + j;
           const unsigned box = index / num_classes, label = index % num_classes;
-          append(lists, slot, i < left && score >= threshold && label != 0, score, label * num_boxes + box);
+          append(lists, local_image, i < left && score >= threshold && label != 0, score, label * num_boxes + box);
         }
       }
     }
@@ -64,27 +65,29 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <bool wide, typename In, typename T>
-cudaError_t launch_collect(const SelectTask<T>& task, const CandidateLists& lists, cudaStream_t stream) {
-  const dim3 grid = collect_grid(lists, ceil_div(task.num_boxes * task.num_classes, kScoresPerBlock<In, wide>));
-  return launch_next(collect_scores_kernel<wide, In>, grid, kThreads, 0, stream, static_cast<const In*>(task.scores),
-                     lists, static_cast<unsigned>(task.num_boxes), static_cast<unsigned>(task.num_classes),
-                     task.score_threshold);
+cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& lists, cudaStream_t stream) {
+  const dim3 grid = collect_grid(lists, ceil_div(params.num_boxes * params.num_classes, kScoresPerBlock<In, wide>));
+  return launch_dependent(collect_scores_kernel<wide, In>, grid, kThreads, 0, stream,
+                          static_cast<const In*>(params.scores), lists, static_cast<unsigned>(params.num_boxes),
+                          static_cast<unsigned>(params.num_classes), params.score_threshold);
 }
 
 }  // namespace
 
 template <typename T>
-int launch_multiclass_nms(const SelectTask<T>& task, const BoxSource<T>& source, int64_t num_images, void* workspace,
-                          CUstream_st* stream) {
-  const CandidateLists lists = candidate_lists(workspace, num_images, task.num_classes,
-                                               task.num_boxes * (task.num_classes - 1), true, task.score_threshold);
-  return collect_and_select(lists, num_images, source, task, true, stream, [&](const CandidateLists& group) {
-    return dispatch_dtype(task.dtype, [&](auto type) {
+int launch_multiclass_nms(const SelectParams<T>& params, const BoxSource<T>& source, int64_t num_images,
+                          void* workspace, CUstream_st* stream) {
+  const CandidateLists lists =
+      candidate_lists(workspace, num_images, params.num_classes, params.num_boxes * (params.num_classes - 1), true,
+                      params.score_threshold);
+  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& group) {
+    return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        const bool wide = reinterpret_cast<uintptr_t>(task.scores) % 16 == 0 &&
-                          task.num_boxes * task.num_classes % Scores<In, true>::kCount == 0;
-        return wide ? launch_collect<true, In>(task, group, stream) : launch_collect<false, In>(task, group, stream);
+        const bool wide = reinterpret_cast<uintptr_t>(params.scores) % 16 == 0 &&
+                          params.num_boxes * params.num_classes % Scores<In, true>::kCount == 0;
+        return wide ? launch_collect<true, In>(params, group, stream)
+                    : launch_collect<false, In>(params, group, stream);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -92,9 +95,9 @@ int launch_multiclass_nms(const SelectTask<T>& task, const BoxSource<T>& source,
   });
 }
 
-template int launch_multiclass_nms<float>(const SelectTask<float>&, const BoxSource<float>&, int64_t, void*,
+template int launch_multiclass_nms<float>(const SelectParams<float>&, const BoxSource<float>&, int64_t, void*,
                                           CUstream_st*);
-template int launch_multiclass_nms<double>(const SelectTask<double>&, const BoxSource<double>&, int64_t, void*,
+template int launch_multiclass_nms<double>(const SelectParams<double>&, const BoxSource<double>&, int64_t, void*,
                                            CUstream_st*);
 
 }  // namespace ssd_ops

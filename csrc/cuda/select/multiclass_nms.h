@@ -11,9 +11,9 @@ size_t multiclass_nms_workspace_bytes(int64_t num_images, int64_t num_boxes, int
   return candidate_workspace_bytes<T>(num_images, num_classes, num_boxes * (num_classes - 1));
 }
 
-// `task` has the scores and the results on the device.
+// `params` has the scores and the results on the device.
 template <typename T>
-int launch_multiclass_nms(const SelectTask<T>& task, const BoxSource<T>& source, int64_t num_images, void* workspace,
-                          CUstream_st* stream);
+int launch_multiclass_nms(const SelectParams<T>& params, const BoxSource<T>& source, int64_t num_images,
+                          void* workspace, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -5,7 +5,7 @@
 // bins of a range of sort keys, and continues with the bin that contains the bound, until what precedes the bound fits
 // the chunk. The first range is that of the expected scores, so that one pass usually suffices; if that was wrong the
 // search restarts with the range of all sort keys. Then the block reads the list once more and sorts what precedes the
-// bound. A thread loads kInFlight candidates at once.
+// bound. A thread loads kLoadsInFlight candidates at once.
 #pragma once
 
 #include "cuda/common/scan.cuh"
@@ -14,18 +14,18 @@
 namespace ssd_ops {
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
-constexpr int kBins = 2048, kInFlight = 8;
+constexpr int kBins = 2048, kLoadsInFlight = 8;
 
 // Calls f(item) for each item; the kThreads threads of the block divide them.
 template <int kThreads, typename C, typename F>
 __device__ __forceinline__ void for_each_item(const C* list, int64_t count, F&& f) {
   int64_t first = threadIdx.x;
-  for (; first + (kInFlight - 1) * kThreads < count; first += kInFlight * kThreads) {
-    C items[kInFlight];
+  for (; first + (kLoadsInFlight - 1) * kThreads < count; first += kLoadsInFlight * kThreads) {
+    C items[kLoadsInFlight];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) items[k] = list[first + k * kThreads];
+    for (int k = 0; k < kLoadsInFlight; ++k) items[k] = list[first + k * kThreads];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) f(items[k]);
+    for (int k = 0; k < kLoadsInFlight; ++k) f(items[k]);
   }
   for (; first < count; first += kThreads) f(list[first]);
 }
@@ -56,8 +56,9 @@ struct FoundBin {
 // Counts the sort keys from `first` on in the bins of the expected range, by their high bits; what lies outside the
 // range counts to the first or the last bin.
 template <int kThreads, typename C, typename Key>
-__device__ void count_expected(const C* list, int64_t count, Key first, const KeyRange<Key>& range, unsigned* bins) {
-  constexpr int kLowBits = SortKeyOf<C>::kBits - 32;
+__device__ void count_in_expected_range(const C* list, int64_t count, Key first, const KeyRange<Key>& range,
+                                        unsigned* bins) {
+  constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
   const unsigned low = high_bits<C>(range.low), shift = static_cast<unsigned>(range.shift - kLowBits);
   for_each_item<kThreads>(list, count, [&](const C& item) {
     const unsigned high = high_bits<C>(sort_key(item)), bin = ((high > low ? high : low) - low) >> shift;
@@ -86,21 +87,23 @@ __device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, i
 }
 
 // The bound: the sort keys from `first` to it are those of the next chunk, between capacity / 2 and `capacity` of them,
-// or all that are left. Most sort keys are expected between `best` and `worst`.
+// or all that are left. Most sort keys are expected between `expected_first` and `expected_last`.
 template <int kThreads, typename C, typename Key = candidate_key_t<C>>
-__device__ Key chunk_bound(const C* list, int64_t count, Key first, Key best, Key worst, int capacity) {
-  constexpr int kLowBits = SortKeyOf<C>::kBits - 32;
-  constexpr Key kMaxKey = ~Key(0) >> (8 * sizeof(Key) - SortKeyOf<C>::kBits);
+__device__ Key find_last_key(const C* list, int64_t count, Key first, Key expected_first, Key expected_last,
+                             int capacity) {
+  constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
+  constexpr Key kMaxKey = ~Key(0) >> (8 * sizeof(Key) - CandidateKeyTraits<C>::kBits);
   __shared__ unsigned bins[kBins];
   // The bins of the expected range do not split equal high bits.
-  KeyRange<Key> range = range_of((best > first ? best : first) >> kLowBits << kLowBits, worst, kLowBits);
+  KeyRange<Key> range =
+      range_of((expected_first > first ? expected_first : first) >> kLowBits << kLowBits, expected_last, kLowBits);
   bool expected = true;
   int64_t before = 0;  // sort keys below the range
   for (;;) {
     for (int b = threadIdx.x; b < kBins; b += kThreads) bins[b] = 0;
     __syncthreads();
     if (expected) {
-      count_expected<kThreads>(list, count, first, range, bins);
+      count_in_expected_range<kThreads>(list, count, first, range, bins);
     } else {
       for_each_item<kThreads>(list, count, [&](const C& item) {
         if (range.contains(sort_key(item))) atomicAdd(&bins[range.bin(sort_key(item))], 1u);
@@ -125,22 +128,23 @@ __device__ Key chunk_bound(const C* list, int64_t count, Key first, Key best, Ke
 }
 
 // Writes to `chunk` (of `capacity` items), sorted, the first candidates of `list` that follow `after` (null: of all)
-// and whose sort keys are at most `limit`; returns their number, which is below capacity / 2 only if no others are
-// left. Most scores lie between those of `best` and `worst`. All threads of the block call it.
+// and whose sort keys are at most `cutoff_key`; returns their number, which is below capacity / 2 only if no others are
+// left. Most scores lie between those of `expected_first` and `expected_last`. All threads of the block call it.
 template <int kThreads, typename C>
-__device__ int next_chunk(const C* list, int64_t count, const C* after, const C& best, const C& worst, C* chunk,
-                          int capacity, candidate_key_t<C> limit) {
+__device__ int next_chunk(const C* list, int64_t count, const C* after, const C& expected_first, const C& expected_last,
+                          C* chunk, int capacity, candidate_key_t<C> cutoff_key) {
   using Key = candidate_key_t<C>;
   __shared__ unsigned num_written;
   const Key first = after != nullptr ? sort_key(*after) + 1 : Key(0);
-  Key bound = limit;
-  if (count > capacity) bound = chunk_bound<kThreads>(list, count, first, sort_key(best), sort_key(worst), capacity);
-  if (bound > limit) bound = limit;
-  if (bound < first) return 0;
+  Key last_key = cutoff_key;
+  if (count > capacity)
+    last_key = find_last_key<kThreads>(list, count, first, sort_key(expected_first), sort_key(expected_last), capacity);
+  if (last_key > cutoff_key) last_key = cutoff_key;
+  if (last_key < first) return 0;
   if (threadIdx.x == 0) num_written = 0;
   __syncthreads();
   for_each_item<kThreads>(list, count, [&](const C& item) {
-    if (sort_key(item) - first <= bound - first) chunk[atomicAdd(&num_written, 1u)] = item;
+    if (sort_key(item) - first <= last_key - first) chunk[atomicAdd(&num_written, 1u)] = item;
   });
   __syncthreads();
   const int found = static_cast<int>(num_written);

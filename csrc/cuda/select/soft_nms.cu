@@ -39,23 +39,23 @@ __device__ C block_first(C candidate) {
 }
 
 template <typename T>
-__device__ T decayed(T score, T iou, const SoftNmsTask<T>& task) {
+__device__ T decayed(T score, T iou, const SoftNmsParams<T>& params) {
   const T overlap = iou != iou ? T(0) : iou;
-  if (task.gaussian) return score * exp_of(-(overlap * overlap) / task.sigma);
-  return score * (overlap > task.iou_threshold ? T(1) - overlap : T(1));
+  if (params.gaussian) return score * exp_of(-(overlap * overlap) / params.sigma);
+  return score * (overlap > params.iou_threshold ? T(1) - overlap : T(1));
 }
 
 // One class of one image, with its active boxes in the workspace.
 template <typename T>
 struct ClassOfImage {
-  const SoftNmsTask<T>& task;
+  const SoftNmsParams<T>& params;
   int64_t image, label;
   T* scores;       // [N]
   unsigned* rows;  // [N]: indices of the boxes
 
   __device__ Box<T> box(int64_t row) const {
-    const int64_t index = image * task.num_boxes + row;
-    return task.boxes[task.boxes_by_class ? index * task.num_classes + label : index];
+    const int64_t index = image * params.num_boxes + row;
+    return params.boxes[params.boxes_by_class ? index * params.num_classes + label : index];
   }
 
   // Lists the boxes that reach the score threshold; returns their number.
@@ -64,10 +64,10 @@ struct ClassOfImage {
     __shared__ unsigned count;
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
-    const In* all_scores = static_cast<const In*>(task.scores);
-    for (int64_t row = threadIdx.x; row < task.num_boxes; row += kThreads) {
-      const T score = widen(all_scores[(image * task.num_boxes + row) * task.num_classes + label]);
-      if (!(score >= task.score_threshold)) continue;
+    const In* all_scores = static_cast<const In*>(params.scores);
+    for (int64_t row = threadIdx.x; row < params.num_boxes; row += kThreads) {
+      const T score = widen(all_scores[(image * params.num_boxes + row) * params.num_classes + label]);
+      if (!(score >= params.score_threshold)) continue;
       const unsigned slot = atomicAdd(&count, 1u);
       scores[slot] = score;
       rows[slot] = static_cast<unsigned>(row);
@@ -85,15 +85,15 @@ struct ClassOfImage {
     C best = last_candidate<C>();
     for (int64_t i = threadIdx.x; i < num_active; i += kThreads) {
       T score = scores[i];
-      if (!(score >= task.score_threshold)) continue;
+      if (!(score >= params.score_threshold)) continue;
       const unsigned row = rows[i];
       if (selected_row != ~0u) {
         const Box<T> other = box(row);
         score = row == selected_row
                     ? T(-INFINITY)
-                    : decayed(score, suppression_iou(selected, other, selected_area, area(other)), task);
+                    : decayed(score, suppression_iou(selected, other, selected_area, area(other)), params);
         scores[i] = score;
-        if (!(score >= task.score_threshold)) continue;
+        if (!(score >= params.score_threshold)) continue;
       }
       const C candidate = make_candidate(score, row);
       if (precedes(candidate, best)) best = candidate;
@@ -103,82 +103,84 @@ struct ClassOfImage {
 };
 
 template <typename In>
-__global__ void __launch_bounds__(kThreads, 2) soft_nms_kernel(SoftNmsTask<compute_t<In>> task, CandidateLists lists,
-                                                               compute_t<In>* active_scores, unsigned* active_rows) {
+__global__ void __launch_bounds__(kThreads, 2)
+    soft_nms_kernel(SoftNmsParams<compute_t<In>> params, CandidateLists lists, compute_t<In>* active_scores,
+                    unsigned* active_rows) {
   using T = compute_t<In>;
   using C = candidate_t<T>;
-  await_previous();
-  const int64_t foreground = task.num_classes - 1, slot = blockIdx.x / foreground, label = blockIdx.x % foreground + 1;
-  const int64_t image = lists.first_image + slot, first = blockIdx.x * task.num_boxes;
-  const ClassOfImage<T> of_class{task, image, label, active_scores + first, active_rows + first};
+  wait_for_previous_kernel();
+  const int64_t foreground = params.num_classes - 1, local_image = blockIdx.x / foreground,
+                label = blockIdx.x % foreground + 1;
+  const int64_t image = lists.first_image + local_image, first = blockIdx.x * params.num_boxes;
+  const ClassOfImage<T> of_class{params, image, label, active_scores + first, active_rows + first};
   const int64_t num_active = of_class.template collect<In>();
   Box<T> selected{};
   unsigned selected_row = ~0u;
-  for (int64_t k = 0; k < task.class_capacity; ++k) {
+  for (int64_t k = 0; k < params.class_capacity; ++k) {
     const C best = block_first(of_class.decay_and_find_best(num_active, selected, selected_row));
     if (!precedes(best, last_candidate<C>())) break;
     selected_row = index_of(best);
     selected = of_class.box(selected_row);
     if (threadIdx.x != 0) continue;
-    task.class_rows[(image * task.num_classes + label) * task.class_capacity + k] = selected_row;
-    const unsigned offset = atomicAdd(&lists.counts[slot], 1u);
-    static_cast<C*>(lists.items)[slot * lists.capacity + offset] =
-        make_candidate(score_of(best), static_cast<unsigned>(label * task.class_capacity + k));
+    params.class_box_indices[(image * params.num_classes + label) * params.class_capacity + k] = selected_row;
+    const unsigned offset = atomicAdd(&lists.counts[local_image], 1u);
+    static_cast<C*>(lists.items)[local_image * lists.capacity + offset] =
+        make_candidate(score_of(best), static_cast<unsigned>(label * params.class_capacity + k));
   }
 }
 
 // Bytes of the active boxes of one image.
 template <typename T>
-int64_t active_bytes(const SoftNmsTask<T>& task) {
-  return round_up((task.num_classes - 1) * task.num_boxes * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)), 16);
+int64_t active_bytes(const SoftNmsParams<T>& params) {
+  return round_up((params.num_classes - 1) * params.num_boxes * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)), 16);
 }
 
 // The item array has the candidates that the classes select, followed by the active boxes, in units of items.
 template <typename T>
-CandidateLists lists_of(const SoftNmsTask<T>& task, int64_t num_images, void* workspace) {
-  const int64_t selected = (task.num_classes - 1) * task.class_capacity, item = candidate_bytes<T>();
-  return candidate_lists(workspace, num_images, task.num_classes, selected + ceil_div(active_bytes(task), item), false,
-                         task.score_threshold);
+CandidateLists lists_of(const SoftNmsParams<T>& params, int64_t num_images, void* workspace) {
+  const int64_t selected = (params.num_classes - 1) * params.class_capacity, item = candidate_bytes<T>();
+  return candidate_lists(workspace, num_images, params.num_classes, selected + ceil_div(active_bytes(params), item),
+                         false, params.score_threshold);
 }
 
 }  // namespace
 
 template <typename T>
-size_t soft_nms_workspace_bytes(const SoftNmsTask<T>& task, int64_t num_images) {
-  const CandidateLists lists = lists_of(task, num_images, nullptr);
-  return candidate_workspace_bytes<T>(num_images, task.num_classes, lists.capacity);
+size_t soft_nms_workspace_bytes(const SoftNmsParams<T>& params, int64_t num_images) {
+  const CandidateLists lists = lists_of(params, num_images, nullptr);
+  return candidate_workspace_bytes<T>(num_images, params.num_classes, lists.capacity);
 }
 
 template <typename T>
-int launch_soft_nms(const SoftNmsTask<T>& task, int64_t num_images, void* workspace, CUstream_st* stream) {
-  CandidateLists lists = lists_of(task, num_images, workspace);
-  const int64_t foreground = task.num_classes - 1, step = lists.num_images;
-  lists.capacity = foreground * task.class_capacity;
+int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* workspace, CUstream_st* stream) {
+  CandidateLists lists = lists_of(params, num_images, workspace);
+  const int64_t foreground = params.num_classes - 1, step = lists.num_images;
+  lists.capacity = foreground * params.class_capacity;
   auto* active_scores =
       reinterpret_cast<T*>(static_cast<char*>(workspace) + step * lists.capacity * candidate_bytes<T>());
-  auto* active_rows = reinterpret_cast<unsigned*>(active_scores + step * foreground * task.num_boxes);
-  const BoxSource<T> source{.boxes = task.boxes,
-                            .boxes_by_class = task.boxes_by_class,
+  auto* active_rows = reinterpret_cast<unsigned*>(active_scores + step * foreground * params.num_boxes);
+  const BoxSource<T> source{.boxes = params.boxes,
+                            .boxes_by_class = params.boxes_by_class,
                             .priors = nullptr,
                             .variances = {},
                             .clip = false,
-                            .class_rows = task.class_rows,
-                            .class_capacity = task.class_capacity};
-  const SelectTask<T> select{.scores = nullptr,
-                             .dtype = task.dtype,
-                             .num_boxes = task.num_boxes,
-                             .num_classes = task.num_classes,
-                             .score_threshold = task.score_threshold,
-                             .candidates_per_class = std::numeric_limits<int64_t>::max(),
-                             .rule = {},
-                             .min_size = T(0),
-                             .out = task.out};
+                            .class_box_indices = params.class_box_indices,
+                            .class_capacity = params.class_capacity};
+  const SelectParams<T> select{.scores = nullptr,
+                               .dtype = params.dtype,
+                               .num_boxes = params.num_boxes,
+                               .num_classes = params.num_classes,
+                               .score_threshold = params.score_threshold,
+                               .candidates_per_class = std::numeric_limits<int64_t>::max(),
+                               .thresholds = {},
+                               .min_size = T(0),
+                               .out = params.out};
   return collect_and_select(lists, num_images, source, select, false, stream, [&](const CandidateLists& group) {
-    return dispatch_dtype(task.dtype, [&](auto type) {
+    return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch_next(soft_nms_kernel<In>, grid_blocks(group.num_images * foreground, 1), kThreads, 0, stream,
-                           task, group, active_scores, active_rows);
+        return launch_dependent(soft_nms_kernel<In>, grid_blocks(group.num_images * foreground, 1), kThreads, 0, stream,
+                                params, group, active_scores, active_rows);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -186,9 +188,9 @@ int launch_soft_nms(const SoftNmsTask<T>& task, int64_t num_images, void* worksp
   });
 }
 
-template size_t soft_nms_workspace_bytes<float>(const SoftNmsTask<float>&, int64_t);
-template size_t soft_nms_workspace_bytes<double>(const SoftNmsTask<double>&, int64_t);
-template int launch_soft_nms<float>(const SoftNmsTask<float>&, int64_t, void*, CUstream_st*);
-template int launch_soft_nms<double>(const SoftNmsTask<double>&, int64_t, void*, CUstream_st*);
+template size_t soft_nms_workspace_bytes<float>(const SoftNmsParams<float>&, int64_t);
+template size_t soft_nms_workspace_bytes<double>(const SoftNmsParams<double>&, int64_t);
+template int launch_soft_nms<float>(const SoftNmsParams<float>&, int64_t, void*, CUstream_st*);
+template int launch_soft_nms<double>(const SoftNmsParams<double>&, int64_t, void*, CUstream_st*);
 
 }  // namespace ssd_ops

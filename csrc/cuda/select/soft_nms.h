@@ -9,10 +9,10 @@ namespace ssd_ops {
 // Bytes of workspace: what the classes select, and the active boxes, of as many images as fit into 256 MB, at least
 // one.
 template <typename T>
-size_t soft_nms_workspace_bytes(const SoftNmsTask<T>& task, int64_t num_images);
+size_t soft_nms_workspace_bytes(const SoftNmsParams<T>& params, int64_t num_images);
 
-// `task` has scores, boxes, results and class_rows on the device; class_counts and class_scores are not used.
+// `params` has scores, boxes, results and class_box_indices on the device; class_counts and class_scores are not used.
 template <typename T>
-int launch_soft_nms(const SoftNmsTask<T>& task, int64_t num_images, void* workspace, CUstream_st* stream);
+int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* workspace, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -49,7 +49,7 @@ __global__ void transpose_kernel(const int* x, int rows, int columns, int* y) {
 __global__ void argmax_kernel(const float* x, int n, unsigned long long* best, unsigned* finished, int* index) {
   __shared__ bool is_last;
   unsigned long long mine = 0;
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+  for (int64_t i = global_thread_index(); i < n; i += num_global_threads()) {
     const unsigned long long key =
         static_cast<unsigned long long>(__float_as_uint(x[i])) << 32 | ~static_cast<unsigned>(i);
     mine = max(mine, key);
@@ -159,7 +159,7 @@ __global__ void halves_kernel(int* out) {
 
 // Vector loads, half and bfloat16.
 __global__ void convert_kernel(const float4* x, __half* h, __nv_bfloat16* b, int n) {
-  const int i = static_cast<int>(global_thread());
+  const int i = static_cast<int>(global_thread_index());
   if (i >= n) return;
   const float4 v = __ldg(x + i);
   h[i] = __float2half_rn(__fadd_rn(__fmul_rn(v.x, v.y), v.z));
