@@ -8,20 +8,29 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+if int(setuptools.__version__.split(".")[0]) < 77:  # as in new environments of Python 3.10 and 3.11
+    raise SystemExit(
+        f"\nssd_ops: setuptools {setuptools.__version__} is too old. Upgrade it (pip install --upgrade 'setuptools>=77'), "
+        "or omit --no-build-isolation.\n"
+    )
+from setuptools.command.bdist_wheel import bdist_wheel
+
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "plan"))
 from build_plan import Plan, find_cxx, find_torch, make_plan  # noqa: E402
 from probe import BuildProblem, NoCompiler, command_words  # noqa: E402
+from wheel_tag import platform_tag  # noqa: E402
 
+LIBRARY = "libssd_ops.so"
 REASON = "_not_built.txt"  # in ssd_ops/: why there is no compiled library, for the warning at import
-OUTPUTS = ("libssd_ops.so", "_C.*.so", REASON)
+OUTPUTS = (LIBRARY, "_build_info.json", REASON)
+WITHOUT_KERNELS = os.environ.get("SSD_OPS_BACKEND") == "reference"
 
 
 def find_program(name: str) -> str | None:
@@ -38,6 +47,8 @@ def cmake_is_recent() -> bool:
 
 def build_requirements() -> list[str]:
     """Returns the requirements of an isolated build, in addition to setuptools, that the machine does not have."""
+    if WITHOUT_KERNELS:
+        return []
     try:
         find_cxx(os.environ)
     except BuildProblem:
@@ -87,24 +98,31 @@ def run_cmake(plan: Plan, build: Path, target: Path) -> None:
 
 
 class CMakeBuild(build_ext):
-    """Builds libssd_ops.so and _C into the package: in the source tree for an editable install, else in the wheel."""
+    """Builds libssd_ops.so into the package: in the source tree for an editable install, else in the wheel."""
+
+    def in_place(self) -> bool:
+        return bool(self.inplace or getattr(self, "editable_mode", False))
 
     def target(self) -> Path:
-        editable = self.inplace or getattr(self, "editable_mode", False)
-        return (ROOT if editable else Path(self.build_lib).resolve()) / "ssd_ops"
+        return (ROOT if self.in_place() else Path(self.build_lib).resolve()) / "ssd_ops"
 
     def run(self) -> None:
         target = self.target()
         target.mkdir(parents=True, exist_ok=True)
         try:
             plan = make_plan()
-            cuda = f"CUDA for {', '.join(plan.architectures)}" if plan.nvcc else f"CPU only. {plan.cuda_note}"
-            print(f"ssd_ops: torch {plan.torch.version}, {plan.cxx}, {cuda}")
-            run_cmake(plan, ROOT / "build" / f"cmake-{sys.implementation.cache_tag}", target)
+            cuda = f"CUDA for {', '.join(plan.architectures)}" if plan.nvcc else "CPU only"
+            print(f"ssd_ops: torch {plan.torch.version} ({plan.torch.path}), {plan.cxx}, {cuda}.")
+            print(f"ssd_ops: {plan.architecture_note or plan.cuda_note}", flush=True)
+            run_cmake(plan, ROOT / "build" / "cmake", target)
             (target / REASON).unlink(missing_ok=True)
         except NoCompiler as problem:
-            if os.environ.get("SSD_OPS_REQUIRE") == "1":
-                raise SystemExit(f"\nssd_ops: {problem}\n") from None
+            if not self.in_place() or os.environ.get("SSD_OPS_REQUIRE") == "1":
+                # pip would cache a wheel without kernels, and install it again after a compiler was installed.
+                raise SystemExit(
+                    f"\nssd_ops: {problem} SSD_OPS_BACKEND=reference pip install ... installs the package without "
+                    "kernels; it then runs on the PyTorch reference, which is slow.\n"
+                ) from None
             self.install_reason(target, str(problem))
         except BuildProblem as problem:
             raise SystemExit(f"\nssd_ops: {problem}\n") from None
@@ -115,7 +133,7 @@ class CMakeBuild(build_ext):
             ) from None
 
     def install_reason(self, target: Path, reason: str) -> None:
-        """Installs without kernels, and writes the reason to a file that `import ssd_ops` reads."""
+        """Removes an earlier library, and writes the reason to a file that `import ssd_ops` reads."""
         for output in self.built(target):
             output.unlink()
         (target / REASON).write_text(reason + "\n")
@@ -134,20 +152,20 @@ class CMakeBuild(build_ext):
         return []
 
 
-def check_setuptools() -> None:
-    """Exits early if setuptools is too old to build a wheel, as in new environments of Python 3.10 and 3.11."""
-    making_wheel = {"dist_info", "editable_wheel", "bdist_wheel"} & set(sys.argv)
-    if making_wheel and not find_spec("setuptools.command.bdist_wheel") and not find_spec("wheel"):
-        raise SystemExit(
-            f"\nssd_ops: setuptools {setuptools.__version__} cannot make a wheel by itself. Upgrade it (pip install "
-            "--upgrade 'setuptools>=77'), or omit --no-build-isolation.\n"
-        )
+class Wheel(bdist_wheel):
+    """Tags a wheel with kernels for every Python 3: the library contains nothing of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, platform = super().get_tag()
+        if self.root_is_pure:
+            return python, abi, platform
+        return "py3", "none", platform_tag(Path(self.bdist_dir) / "ssd_ops" / LIBRARY, platform)
 
 
 if __name__ == "__main__":
-    check_setuptools()
     setup(
-        ext_modules=[Extension("ssd_ops._C", sources=[])],
-        cmdclass={"build_ext": CMakeBuild},
+        # it has no sources: CMakeBuild knows what to do
+        ext_modules=[] if WITHOUT_KERNELS else [Extension("ssd_ops.libssd_ops", sources=[])],
+        cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
         setup_requires=build_requirements(),
     )

@@ -4,7 +4,8 @@
     python ssd/convert.py runs/ssd300_vgg16-voc-1/best.pt for_amdegroot.pth --to amdegroot
 
 The input is a state dict, a training checkpoint or a run folder (uses best.pt, else last.pt); its system and network are
-detected. The output is a state dict, written by torch.save (.pth, .pt, .bin, .tar) or safetensors (.safetensors).
+detected. The output is a state dict, written by torch.save (.pth, .pt, .bin, .tar) or safetensors (.safetensors), an
+archive of NumPy arrays (.npz), or Caffe's format (.caffemodel).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # written by torch.save
+PACKAGES = {".safetensors": "safetensors", ".caffemodel": "protobuf"}  # that other formats need
 SYSTEMS = (
     "ssd",
     "torchvision",
@@ -55,10 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"output {output} already exists; remove it first")
     if not output.parent.is_dir():
         parser.error(f"output {output}: folder {output.parent} does not exist")
-    if output.suffix not in (*SUFFIXES, ".safetensors"):
-        parser.error(f"output {output} must end in {', '.join(SUFFIXES)} or .safetensors")
-    if output.suffix == ".safetensors" and find_spec("safetensors") is None:
-        parser.error(f"output {output} needs the package safetensors: pip install safetensors, or write a .pth file")
+    if output.suffix not in (*SUFFIXES, *PACKAGES, ".npz"):
+        parser.error(f"output {output} must end in {', '.join((*SUFFIXES, *PACKAGES))} or .npz")
+    if output.suffix == ".caffemodel" and args.to != "caffe":
+        parser.error(f"output {output} needs --to caffe: Caffe knows no other names")
+    package = PACKAGES.get(output.suffix)
+    if package is not None and find_spec("google.protobuf" if package == "protobuf" else package) is None:
+        parser.error(f"output {output} needs the package {package}: pip install {package}, or write a .pth file")
     return args
 
 
@@ -84,6 +89,16 @@ def write(state: dict[str, Tensor], path: Path) -> None:
         from safetensors.torch import save_file
 
         save_file({name: value.contiguous() for name, value in state.items()}, str(path), {"format": "pt"})
+        return
+    if path.suffix == ".npz":
+        from ssd.models.tensorflow_files import write_npz
+
+        write_npz(state, path)
+        return
+    if path.suffix == ".caffemodel":
+        from ssd.models.protobuf_files import write_caffemodel
+
+        write_caffemodel({name: value.cpu().numpy() for name, value in state.items()}, path)
         return
     import torch
 

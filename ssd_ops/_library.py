@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import json
 import os
 import sys
 import warnings
@@ -15,6 +15,7 @@ import torch
 
 HOME = Path(__file__).parent
 LIBRARY = HOME / "libssd_ops.so"
+BUILD_INFO = HOME / "_build_info.json"  # installed with the library
 SCHEMAS = HOME / "schemas.def"
 REASON = HOME / "_not_built.txt"  # written by setup.py when it could not compile
 REBUILD = "pip install -e . in the source tree (or pip install ssd_ops again) builds it"
@@ -86,12 +87,10 @@ def warn_of_reference(device: str) -> None:
 
 
 def _compiled_info() -> dict[str, Any] | None:
-    """Returns the build information of `ssd_ops._C`, or None without that module (another Python, not built)."""
-    try:
-        module = importlib.import_module("ssd_ops._C")
-    except ImportError:
+    """Returns what the library was built from and with, or None if none was built."""
+    if not BUILD_INFO.exists():
         return None
-    info: dict[str, Any] = module.build_info()
+    info: dict[str, Any] = json.loads(BUILD_INFO.read_text(encoding="utf-8"))
     return info
 
 
@@ -99,15 +98,18 @@ def build_info() -> dict[str, Any]:
     """Returns which backend runs and what was compiled, for bug reports and benchmarks.
 
     Keys that are always present: `backend` ("compiled" or "reference"), `reference_because` (None or the reason), `torch`
-    and `python` (the versions running). `compiled` is None without a compiled module, else a dict: `version`,
-    `compiler`, `torch_built_with`, `torch_at_least`, `cuda` (version of nvcc, None for a CPU build),
-    `cuda_architectures` (as CMake writes them: `90-real` is machine code, `120-virtual` is PTX), `cuda_note` (why there
-    are no CUDA kernels), `isa_compiled`, `isa_chosen` (CPU instruction sets) and `schemas_sha256`.
+    and `python` (the versions running). `compiled` is None if no library was built, else a dict: `version`, `compiler`,
+    `torch_built_with`, `torch_at_least`, `cuda` (version of nvcc, None for a CPU build), `cuda_architectures` (as CMake
+    writes them: `90-real` is machine code, `120-virtual` is PTX), `cuda_note` (why there are no CUDA kernels),
+    `isa_compiled` (CPU instruction sets), `isa_chosen` (None if the library was not loaded) and `schemas_sha256`.
     """
+    compiled, loaded = _compiled_info(), _reference_because is None
+    if compiled is not None:
+        compiled["isa_chosen"] = compiled["isa_compiled"][torch.ops.ssd_ops._isa()] if loaded else None
     return {
-        "backend": "compiled" if _reference_because is None else "reference",
+        "backend": "compiled" if loaded else "reference",
         "reference_because": _reference_because,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
-        "compiled": _compiled_info(),
+        "compiled": compiled,
     }

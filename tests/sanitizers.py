@@ -1,12 +1,13 @@
-"""Runs the op tests with AddressSanitizer and UndefinedBehaviorSanitizer in the CPU kernels and op bindings.
+"""Runs the ops with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels and op bindings (a stage of .ci/run).
 
-    python -m tests.sanitizers            op tests for each instruction set of this CPU (a stage of .ci/run)
+    python -m tests.sanitizers            emulated CUDA kernels, then the op tests for each instruction set of this CPU
     python -m tests.sanitizers --long     more than 100,000 new property cases for each (some hours)
     python -m tests.sanitizers tests/ops/test_nms.py -x     pytest tests/ops/test_nms.py -x for each
 
 csrc/ops and csrc/cpu are built with GCC in build/sanitized (minutes at first, then incrementally), and the tests run in a
 copy of the source tree with that library. The first error ends the process: pytest names the test, after the report of
-the sanitizer. For the sanitizers of the CUDA kernels, see tests/emu.
+the sanitizer. Of the CUDA kernels, emulated on the CPU, every op runs with the same sanitizers, and with checks for races
+in shared memory and for reads of it before it is written (tests/emu/check.cpp).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.emu.build import SANITIZERS, sanitizer_environment
+from tests.emu.build import SANITIZERS, build_library, sanitizer_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "sanitized"
@@ -28,6 +29,21 @@ FLAGS = f"-O1 -g1 -fno-omit-frame-pointer {SANITIZERS}"
 # Excludes other implementations, the machine code of the plain build, and tests that do not run kernels.
 CPU_ONLY = "not [reference and not [emulated and not [cuda and not no_contraction and not opcheck and not vec_math"
 ALL_TESTS, PROPERTIES = ["tests/ops"], ["tests/ops/properties"]
+
+
+def run_emulated(variant: str) -> bool:
+    """Runs every op on emulated CUDA kernels of the variant `"sanitized"` or `"checked"`; returns whether all passed."""
+    build_library(variant)
+    variables = sanitizer_environment() if variant == "sanitized" else dict(os.environ)
+    variables |= {"SSD_OPS_EMU_VARIANT": variant, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases"]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    ran = sum(line.endswith(": ran") for line in done.stdout.splitlines())
+    passed = done.returncode == 0 and ran > 0
+    if not passed:
+        print(done.stdout + done.stderr)
+    print(f"emulated CUDA kernels, {variant}: {f'{ran} cases passed' if passed else 'FAILED'}", flush=True)
+    return passed
 
 
 def build() -> None:
@@ -91,9 +107,11 @@ def run(instruction_set: str, *arguments: str) -> bool:
 
 def main() -> int:
     """Runs the selected tests; returns the exit status."""
+    passed = True
+    if not sys.argv[1:]:
+        passed &= run_emulated("sanitized") & run_emulated("checked")
     build()
     spread = ["-n", str(cores())]
-    passed = True
     for index, name in enumerate(instruction_sets()):
         if sys.argv[1:] == ["--long"]:
             passed &= run(name, *PROPERTIES, "--hypothesis-profile=long", *spread)

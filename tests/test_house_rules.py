@@ -23,10 +23,7 @@ NAMES_OF_OTHERS = {
     "script.py",
     "SCRIPT.py",
     "version.py",
-    "pybind11.h",
-    "Python.h",
     "ssd_pascal.py",
-    "build_config.h",
     "library.h",
 }
 LAYERS = [("ssd_ops", "ssd"), ("csrc/cpu", "cuda"), ("csrc/cuda", "cpu"), ("csrc/core", "cpu"), ("csrc/core", "cuda")]

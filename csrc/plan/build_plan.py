@@ -6,14 +6,13 @@ a `BuildProblem`: one paragraph with the cause and a fix.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cuda_plan import architectures, cuda_obstacle, find_nvcc, gpu_capabilities, nvcc_capabilities
-from probe import BuildProblem, NoCompiler, command_words, compile_probe, host_compiler, version_pair
+from probe import BuildProblem, NoCompiler, command_words, compile_probe, host_compiler, run_text, version_pair
 
 MIN_TORCH = (2, 11)
 Environment = Mapping[str, str]
@@ -38,21 +37,18 @@ class Torch:
 class Plan:
     torch: Torch
     cxx: str  # command of the C++ compiler, may have a launcher ("ccache g++")
-    pybind11: Path  # include folder
     nvcc: str | None  # None: CPU kernels only
     architectures: tuple[str, ...]  # in CMake's notation: "80-real", "120-virtual"
     cuda_note: str  # why there are no CUDA kernels, "" if there are
+    architecture_note: str  # why these architectures, "" without CUDA kernels
 
     def definitions(self) -> dict[str, str]:
         """Returns the plan as CMake variables."""
         values = {
             "SSD_OPS_TORCH_DIR": self.torch.path.as_posix(),
             "SSD_OPS_TORCH_VERSION": self.torch.version,
-            "SSD_OPS_PYBIND11_INCLUDE": self.pybind11.as_posix(),
-            "SSD_OPS_PYTHON_INCLUDE": sysconfig.get_path("include"),
-            "SSD_OPS_PYTHON_SUFFIX": str(sysconfig.get_config_var("EXT_SUFFIX")),
             "SSD_OPS_WITH_CUDA": "ON" if self.nvcc else "OFF",
-            "SSD_OPS_CUDA_NOTE": self.cuda_note,
+            "SSD_OPS_CUDA_NOTE": json.dumps(self.cuda_note or None),
         }
         if self.nvcc:
             values["CMAKE_CUDA_COMPILER"] = self.nvcc
@@ -62,23 +58,36 @@ class Plan:
 
 
 # --- torch ----------------------------------------------------------------------------------------------------------
-# pip's isolated build hides the user's packages by environment variables, which -E ignores: the library is built against
-# the torch that the user has installed.
+# The library runs on every torch from 2.11 on, so that any installed one has the headers for it: an isolated build need not
+# install its own, which takes gigabytes.
 _PRINT_TORCH = (
     "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
 )
 
 
-def find_torch() -> Torch | None:
-    """Returns the user's torch, else the one installed for this build; None if there is neither."""
-    with tempfile.TemporaryDirectory() as empty:
-        asked = subprocess.run([sys.executable, "-E", "-c", _PRINT_TORCH], capture_output=True, text=True, cwd=empty)
-    places = [asked.stdout.strip()]
+def find_torch(env: Environment = os.environ) -> Torch | None:
+    """Returns the torch that is installed where the user works, else that of this build; None if there is neither.
+
+    pip's isolated build runs the user's Python and hides its packages by environment variables, which -E ignores. That of
+    `build` and of uv runs a new Python: the user's is that of the active environment, or on PATH.
+    """
+    homes = [f"{env[name]}/bin" for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    places = [*homes, *env.get("PATH", "").split(os.pathsep)]
+    pythons = [sys.executable, *(found for place in places if (found := shutil.which("python3", path=place)))]
+    for python in dict.fromkeys(pythons):
+        torch = torch_of(python)
+        if torch is not None and version_pair(torch.version) >= MIN_TORCH:
+            return torch
     spec = find_spec("torch")
-    places += list(spec.submodule_search_locations or []) if spec else []
-    found = [read_torch(Path(place)) for place in places if place and (Path(place) / "version.py").is_file()]
-    recent = [torch for torch in found if version_pair(torch.version) >= MIN_TORCH]
-    return next(iter(recent or found), None)
+    here = [read_torch(Path(place)) for place in (spec.submodule_search_locations or [] if spec else [])]
+    return next(iter(here), None) or torch_of(sys.executable)
+
+
+def torch_of(python: str) -> Torch | None:
+    """Returns the torch that is installed for another Python, None if there is none."""
+    with tempfile.TemporaryDirectory() as empty:
+        place = run_text(python, "-E", "-c", _PRINT_TORCH, folder=empty).strip()
+    return read_torch(Path(place)) if place and (Path(place) / "version.py").is_file() else None
 
 
 def read_torch(path: Path) -> Torch:
@@ -92,7 +101,7 @@ def check_torch(torch: Torch | None) -> Torch:
     if torch is None:
         raise BuildProblem(
             "torch is not installed in the environment of this build. Install it first (pip install 'torch>=2.11'), or "
-            "omit --no-build-isolation, so that pip installs it."
+            "omit --no-build-isolation, so that pip installs it for the build."
         )
     if version_pair(torch.version) < MIN_TORCH:
         raise BuildProblem(
@@ -126,29 +135,14 @@ def find_cxx(env: Environment) -> str:
     )
 
 
-def find_pybind11(torch: Torch) -> Path:
-    """Returns the include folder of pybind11, from torch or from the package pybind11."""
-    spec = find_spec("pybind11")
-    homes = [torch.path, *(Path(place) for place in (spec.submodule_search_locations or [] if spec else []))]
-    for home in homes:
-        if (home / "include/pybind11/pybind11.h").is_file():
-            return home / "include"
-    raise BuildProblem(f"{torch.path}/include has no headers of pybind11. Install them: pip install pybind11.")
-
-
 def check_headers(cxx: str) -> None:
-    """Compiles the C++20 and Python headers that the sources include. Raises BuildProblem if they are missing."""
-    command = [*shlex.split(cxx), "-std=c++20", "-c", f"-I{sysconfig.get_path('include')}"]
+    """Compiles a C++20 file with a standard header. Raises BuildProblem if that fails."""
+    command = [*shlex.split(cxx), "-std=c++20", "-c"]
     complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
     if complaint:
         raise BuildProblem(
             f"The C++ compiler '{cxx}' cannot compile a C++20 file with standard headers: {complaint}. Install a "
             "complete compiler (apt install g++, version 10 or newer) or point CXX at another one."
-        )
-    if compile_probe(command, "#include <Python.h>\n", ".cpp"):
-        raise BuildProblem(
-            f"Python.h is missing in {sysconfig.get_path('include')}: this Python has no headers. Install "
-            "them (apt install python3-dev, dnf install python3-devel) or use a Python that has them."
         )
 
 
@@ -159,9 +153,8 @@ def make_plan(env: Environment = os.environ) -> Plan:
     if mode not in ("auto", "1", "0"):
         raise BuildProblem(f"SSD_OPS_CUDA={mode}: it must be auto, 1 (CUDA or fail) or 0 (CPU only).")
     cxx = find_cxx(env)
-    torch = check_torch(find_torch())
+    torch = check_torch(find_torch(env))
     check_headers(cxx)
-    pybind11 = find_pybind11(torch)
     nvcc = find_nvcc(env)
     note = "SSD_OPS_CUDA=0 was set." if mode == "0" else cuda_obstacle(torch.version, torch.cuda, nvcc, cxx)
     present = gpu_capabilities(env)
@@ -169,9 +162,9 @@ def make_plan(env: Environment = os.environ) -> Plan:
     if note and (mode == "1" or (mode == "auto" and present and nvcc and torch.cuda)):
         raise BuildProblem(f"CUDA kernels cannot be built. {note} SSD_OPS_CUDA=0 builds for the CPU only.")
     if note or nvcc is None:
-        return Plan(torch, cxx, pybind11, None, (), note)
-    wanted = architectures(env.get("TORCH_CUDA_ARCH_LIST", ""), present, nvcc_capabilities(nvcc))
-    return Plan(torch, cxx, pybind11, nvcc, wanted, "")
+        return Plan(torch, cxx, None, (), note, "")
+    wanted, why = architectures(env.get("TORCH_CUDA_ARCH_LIST", ""), present, nvcc_capabilities(nvcc))
+    return Plan(torch, cxx, nvcc, wanted, "", why)
 
 
 def main() -> None:

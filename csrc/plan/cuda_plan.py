@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from probe import BuildProblem, compile_probe, host_compiler, run_text, version_pair
 
-DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# Without a GPU in the machine: PTX that every later GPU compiles at first use, and machine code for all GPUs of 8.x.
+DEFAULT_PTX, DEFAULT_CODE = "7.5", "8.0"
+OTHERS = "TORCH_CUDA_ARCH_LIST='8.0;9.0;12.0+PTX' (for example) chooses others."
 
 
 def find_nvcc(env: Mapping[str, str]) -> str | None:
@@ -61,32 +63,47 @@ def nvcc_capabilities(nvcc: str) -> tuple[str, ...]:
     return tuple(sorted((f"{major}.{minor}" for major, minor in numbers), key=version_pair))
 
 
-def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Returns the architectures to compile CUDA kernels for, in CMake's notation.
+def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Returns the architectures to compile CUDA kernels for, in CMake's notation, and a sentence that says why.
 
     Args:
         asked: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" if unset.
         present: compute capabilities of the GPUs in this machine.
         known: compute capabilities that nvcc can compile for, in ascending order.
     """
-    entries = [entry for entry in re.split(r"[;,\s]+", asked) if entry]
-    for entry in entries:
-        match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
-        if match is None or match[1] not in known:
-            what = "is not of the form 8.6, 9.0a or 12.0+PTX" if match is None else "is unknown to this nvcc"
-            raise BuildProblem(
-                f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. It compiles for {', '.join(known)}. Separate "
-                "entries by ';', or unset the variable to build for the GPUs of this machine."
-            )
-    if not entries:
-        entries = [capability for capability in present if capability in known]
-        if any(version_pair(capability) > version_pair(known[-1]) for capability in present):
-            entries.append(f"{known[-1]}+PTX")  # newer than this nvcc: the driver compiles the PTX when it is loaded
-    if not entries:
-        entries = [capability for capability in DEFAULT_ARCHITECTURES if capability in known]
-        entries[-1] += "+PTX"
-    chosen: list[str] = []
+    if entries := [entry for entry in re.split(r"[;,\s]+", asked) if entry]:
+        for entry in entries:
+            check_entry(entry, asked, known)
+        return cmake_names(entries), "TORCH_CUDA_ARCH_LIST is set."
+    entries = [capability for capability in present if capability in known]
+    if any(version_pair(capability) > version_pair(known[-1]) for capability in present):
+        entries.append(f"{known[-1]}+PTX")  # newer than this nvcc: the driver compiles the PTX when it is loaded
+    if entries:
+        return cmake_names(entries), f"This machine has GPUs of compute capability {', '.join(present)}. {OTHERS}"
+    ptx = DEFAULT_PTX if DEFAULT_PTX in known else known[0]
+    code = [DEFAULT_CODE] if DEFAULT_CODE in known else []
+    reason = (
+        f"nvidia-smi lists no GPU that nvcc supports, so GPUs of {DEFAULT_CODE[0]}.x get machine code; on other GPUs "
+        f"from {ptx} on, the driver compiles the PTX at first use. {OTHERS}"
+    )
+    return (*cmake_names(code), f"{ptx.replace('.', '')}-virtual"), reason
+
+
+def check_entry(entry: str, asked: str, known: Sequence[str]) -> None:
+    """Raises BuildProblem if an entry of TORCH_CUDA_ARCH_LIST is malformed or unknown to nvcc."""
+    match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
+    if match is None or match[1] not in known:
+        what = "is not of the form 8.6, 9.0a or 12.0+PTX" if match is None else "is unknown to this nvcc"
+        raise BuildProblem(
+            f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. It compiles for {', '.join(known)}. Separate "
+            "entries by ';', or unset the variable to build for the GPUs of this machine."
+        )
+
+
+def cmake_names(entries: Sequence[str]) -> tuple[str, ...]:
+    """Returns "8.6" as "86-real", and "12.0+PTX" as "120-real" and "120-virtual"; each name once."""
+    names: list[str] = []
     for entry in entries:
         name = entry.removesuffix("+PTX").replace(".", "")
-        chosen += [f"{name}-real"] + ([f"{name}-virtual"] if entry.endswith("+PTX") else [])
-    return tuple(dict.fromkeys(chosen))
+        names += [f"{name}-real"] + ([f"{name}-virtual"] if entry.endswith("+PTX") else [])
+    return tuple(dict.fromkeys(names))

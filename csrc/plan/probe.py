@@ -16,7 +16,7 @@ class BuildProblem(Exception):
 
 
 class NoCompiler(BuildProblem):
-    """There is no C++ compiler: the package is installed without kernels and runs on the reference."""
+    """There is no C++ compiler: an editable install has no kernels and runs on the reference."""
 
 
 def version_pair(text: str) -> tuple[int, int]:
@@ -45,9 +45,9 @@ def compile_probe(command: Sequence[str], source: str, suffix: str) -> str:
     return "" if result.returncode == 0 else " | ".join(lines[:3]) or f"exit status {result.returncode}"
 
 
-def run_text(*command: str) -> str:
-    """Returns the output of a program, "" if it is missing or fails."""
+def run_text(*command: str, folder: str | None = None) -> str:
+    """Returns the output of a program that runs in `folder`, "" if it is missing or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return ""

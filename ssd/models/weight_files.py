@@ -6,13 +6,16 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ssd.models.protobuf_files import read_caffemodel, read_frozen_graph
+from ssd.models.tensorflow_files import from_variables, read_npz, read_tensorflow_checkpoint
 
 # Safe objects that training scripts save beside weights: torchvision's command-line arguments, and NumPy scalars.
 _HARMLESS: list[Any] = [
@@ -36,24 +39,32 @@ _FOREIGN = (
 _IN_ZIP = (
     (r".*/code/.*", "a TorchScript program; save the state_dict() of its module instead"),
     (r".*(serialized_exported_program\.json|models/.*\.json)", "a program of torch.export, not weights"),
-    (r".*\.npy", "an archive of NumPy arrays"),
+    (r".*\.npy", "an archive of NumPy arrays, which needs the suffix .npz"),
 )
 _MAX_NAME = 200
 _SIBLINGS = {"last.pt": "best.pt", "best.pt": "last.pt"}
+# Suffix -> reader of a file that torch.save did not write; safetensors is read below.
+_READERS: dict[str, Callable[[Path], Mapping[str, Tensor]]] = {
+    ".caffemodel": lambda path: from_variables(read_caffemodel(path)),
+    ".npz": read_npz,
+    ".pb": lambda path: from_variables(read_frozen_graph(path)),
+    ".index": read_tensorflow_checkpoint,
+}
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def load_file(path: str | Path) -> Any:
-    """Reads a file of torch.save, or of safetensors if that is installed, to the CPU.
+    """Reads a file of torch.save, safetensors, Caffe, TensorFlow or NumPy to the CPU; the suffix tells which.
 
-    Pickled objects besides tensors, numbers and strings are rejected, and the checksums of the file are verified.
+    Pickled objects besides tensors, numbers and strings are rejected, and the checksums of the file are verified. A
+    checkpoint of TensorFlow is named by its prefix, such as "model.ckpt", or by its .index file.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: The file is truncated, damaged or of another kind; the message says what to do.
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
     try:
@@ -67,6 +78,13 @@ def load_file(path: str | Path) -> Any:
         except ValueError:
             raise error from None
         raise ValueError(f"{error}; {sibling} beside it is intact") from error
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """Returns the file of a checkpoint: the .index file of a TensorFlow checkpoint that is named by its prefix."""
+    path = Path(path)
+    index = Path(re.sub(r"\.data-\d+-of-\d+$", "", str(path)) + ".index")
+    return index if index.is_file() else path
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
@@ -113,6 +131,8 @@ def _shown(content: Mapping[Any, Any]) -> str:
 
 
 def _load(path: Path) -> Any:
+    if path.suffix in _READERS:
+        return _READERS[path.suffix](path)
     try:
         if path.suffix == ".safetensors" and (read := _safetensors_reader()) is not None:
             return read(str(path))

@@ -39,14 +39,13 @@ def program(tmp_path: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture
 def torch_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Returns a function that creates a fake torch package: its version file and the headers that the build needs."""
+    """Returns a function that creates a fake torch package: its version file and a header that the build needs."""
 
     def make(version: str = "2.12.1+cu130", cuda: str | None = "13.0", headers: bool = True) -> Path:
         home = tmp_path / "torch"
-        for header in ("torch/csrc/stable/library.h", "pybind11/pybind11.h"):
-            path = home / "include" / header
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch() if headers else path.unlink(missing_ok=True)
+        header = home / "include/torch/csrc/stable/library.h"
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.touch() if headers else header.unlink(missing_ok=True)
         (home / "version.py").write_text(f"__version__ = {version!r}\ncuda = {cuda!r}\n")
         return home
 
@@ -59,7 +58,7 @@ def source_tree(tmp_path: Path) -> Path:
     tree = tmp_path / "tree"
     for name in ("csrc", "ssd_ops"):
         shutil.copytree(
-            ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "_not_built.txt", "__pycache__")
+            ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "_*.json", "_*.txt", "__pycache__")
         )
     for name in ("CMakeLists.txt", "setup.py", "pyproject.toml", "ssd_launcher.py"):
         shutil.copy(ROOT / name, tree)

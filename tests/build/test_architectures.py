@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,18 +12,19 @@ from probe import BuildProblem
 
 CUDA_13 = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
 CUDA_12_0 = ("5.0", "6.0", "7.0", "7.5", "8.0", "8.6", "8.9", "9.0")
-EVERY = ("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120-real", "120-virtual")
+WITHOUT_GPU = ("80-real", "75-virtual")
 
 
 @pytest.mark.parametrize(
     ("asked", "present", "known", "expected"),
     [
-        ("", (), CUDA_13, EVERY),
-        ("", (), CUDA_12_0, (*EVERY[:5], "90-virtual")),
+        ("", (), CUDA_13, WITHOUT_GPU),
+        ("", (), CUDA_12_0, WITHOUT_GPU),
+        ("", (), ("9.0", "12.0"), ("90-virtual",)),  # an nvcc of the future
         ("", ("9.0",), CUDA_13, ("90-real",)),
         ("", ("8.0", "8.6"), CUDA_13, ("80-real", "86-real")),
         ("", ("12.0",), CUDA_12_0, ("90-real", "90-virtual")),  # newer than nvcc: PTX, compiled by the driver
-        ("", ("7.0",), CUDA_13, EVERY),  # no longer supported by nvcc: as without a GPU
+        ("", ("7.0",), CUDA_13, WITHOUT_GPU),  # no longer supported by nvcc: as without a GPU
         ("8.0;8.6", ("9.0",), CUDA_13, ("80-real", "86-real")),
         ("9.0+PTX", (), CUDA_13, ("90-real", "90-virtual")),
         ("8.0, 9.0a 12.0+PTX", (), CUDA_13, ("80-real", "90a-real", "120-real", "120-virtual")),
@@ -33,7 +35,23 @@ EVERY = ("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120
 def test_cuda_architectures(
     asked: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert architectures(asked, present, known) == expected
+    assert architectures(asked, present, known)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "present", "reason"),
+    [
+        ("", (), r"no GPU .* GPUs of 8\.x get machine code; on other GPUs from 7\.5 on, the driver compiles the PTX"),
+        ("", ("8.6", "9.0"), r"GPUs of compute capability 8\.6, 9\.0"),
+    ],
+)
+def test_chosen_architectures_come_with_reason_and_variable(asked: str, present: tuple[str, ...], reason: str) -> None:
+    text = architectures(asked, present, CUDA_13)[1]
+    assert re.search(reason, text) and "TORCH_CUDA_ARCH_LIST='8.0;9.0;12.0+PTX' (for example) chooses others" in text
+
+
+def test_requested_architectures_come_with_reason() -> None:
+    assert architectures("9.0", (), CUDA_13)[1] == "TORCH_CUDA_ARCH_LIST is set."
 
 
 @pytest.mark.parametrize(("asked", "entry"), [("8.0;Hopper", "Hopper"), ("90", "90"), ("8.0;9.0+ptx", "9.0+ptx")])

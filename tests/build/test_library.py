@@ -45,7 +45,7 @@ def test_unloadable_library_warning_quotes_loader_error(source_tree: Path, run_t
 
 def test_library_of_other_sources_is_not_loaded(source_tree: Path, run_torch: Run) -> None:
     (source_tree / "ssd_ops/libssd_ops.so").touch()
-    (source_tree / "ssd_ops/_C.py").write_text("def build_info(): return {'schemas_sha256': 'of another day'}\n")
+    (source_tree / "ssd_ops/_build_info.json").write_text('{"schemas_sha256": "of another day"}')
     assert "was built from other sources" in one_warning(run_torch(source_tree, "-c", USE))
 
 
@@ -76,13 +76,15 @@ def test_build_info_keys() -> None:
     assert (info["backend"] == "compiled") == (info["reference_because"] is None)
 
 
-@pytest.mark.skipif(ssd_ops.build_info()["compiled"] is None, reason="no compiled module")
-def test_build_info_of_compiled_module(root: Path, run_torch: Run) -> None:
+@pytest.mark.skipif(ssd_ops.build_info()["compiled"] is None, reason="no compiled library")
+def test_build_info_of_compiled_library(root: Path, run_torch: Run) -> None:
     compiled = ssd_ops.build_info()["compiled"]
     assert compiled["torch_at_least"] == "2.11" and compiled["isa_compiled"][0] == "baseline"
     assert compiled["isa_chosen"] in compiled["isa_compiled"]
     assert bool(compiled["cuda"]) == bool(compiled["cuda_architectures"]) == (compiled["cuda_note"] is None)
     code = "import ssd_ops; print(ssd_ops.build_info()['compiled']['isa_chosen'])"
     assert run_torch(root, "-c", code, SSD_OPS_ISA="baseline").stdout.strip() == "baseline"
+    code_of_reference = f"{code}; print(ssd_ops.build_info()['compiled']['isa_compiled'][0])"
+    assert run_torch(root, "-c", code_of_reference, SSD_OPS_BACKEND="reference").stdout.split() == ["None", "baseline"]
     failed = run_torch(root, "-c", code, SSD_OPS_ISA="sse9").stderr
     assert 'SSD_OPS_ISA must be baseline, avx2 or avx512, got "sse9"' in failed

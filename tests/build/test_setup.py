@@ -27,6 +27,30 @@ def test_setup_without_compiler_fails_if_library_required(source_tree: Path, run
     assert result.returncode != 0 and "ssd_ops: No C++ compiler was found" in result.stderr
 
 
+def test_wheel_without_compiler_fails_and_names_remedies(source_tree: Path, run_python: Run) -> None:
+    result = run_python(source_tree, "setup.py", "bdist_wheel", PATH=str(source_tree), CXX="")
+    assert result.returncode != 0 and not list(source_tree.glob("dist/*"))  # nothing that pip could cache
+    assert "ssd_ops: No C++ compiler was found" in result.stderr and "apt install g++" in result.stderr
+    assert "SSD_OPS_BACKEND=reference pip install" in result.stderr
+
+
+def test_wheel_of_reference_needs_no_compiler(source_tree: Path, run_python: Run) -> None:
+    result = run_python(
+        source_tree, "setup.py", "bdist_wheel", PATH=str(source_tree), CXX="", SSD_OPS_BACKEND="reference"
+    )
+    assert result.returncode == 0, result.stderr
+    assert [wheel.name for wheel in source_tree.glob("dist/*")] == ["ssd_ops-0.1.0-py3-none-any.whl"]
+
+
+def test_isolated_build_requires_what_is_missing(source_tree: Path, run_python: Run) -> None:
+    code = "import runpy; print(*runpy.run_path('setup.py', run_name='setup')['build_requirements']())"
+    compiler = source_tree / "c++"
+    compiler.touch(mode=0o755)
+    assert "torch" not in run_python(source_tree, "-c", code, CXX=str(compiler)).stdout  # that of this Python is used
+    assert run_python(source_tree, "-c", code, CXX="", PATH=str(source_tree / "empty")).stdout.split() == []
+    assert run_python(source_tree, "-c", code, CXX=str(compiler), SSD_OPS_BACKEND="reference").stdout.split() == []
+
+
 def test_build_problem_is_printed_without_traceback(source_tree: Path, run_python: Run) -> None:
     result = run_python(source_tree, *BUILD, CXX="no-such-compiler")
     assert result.returncode != 0 and "Traceback" not in result.stderr
@@ -35,14 +59,12 @@ def test_build_problem_is_printed_without_traceback(source_tree: Path, run_pytho
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
 def test_compile_error_fails_setup(source_tree: Path, run_python: Run) -> None:
-    (source_tree / "csrc/module.cpp").write_text("int unused_result() { int forgotten; return 0; }\n")
-    for folder in ("ops", "cpu", "cuda"):  # the module alone compiles in a second
+    for folder in ("ops", "cpu", "cuda"):  # one small file instead
         shutil.rmtree(source_tree / "csrc" / folder)
-    (source_tree / "csrc/ops").mkdir()
-    (source_tree / "csrc/ops/empty.cpp").touch()
-    (source_tree / "csrc/cpu/dispatch").mkdir(parents=True)
-    for name in ("isa.cpp", "isa.h"):
-        (source_tree / "csrc/cpu/dispatch" / name).touch()
+    for name in ("csrc/ops/one.cpp", "csrc/cpu/dispatch/isa.cpp"):
+        (source_tree / name).parent.mkdir(parents=True)
+        (source_tree / name).touch()
+    (source_tree / "csrc/ops/one.cpp").write_text("int unused_result() { int forgotten; return 0; }\n")
     result = run_python(source_tree, *BUILD, SSD_OPS_CUDA="0")
     assert result.returncode != 0
     assert "-Werror=unused-variable" in result.stdout, "a warning in our own sources must be an error"

@@ -119,7 +119,7 @@ def test_weight_source_error_messages(tiny):
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("out.onnx", "must end in .pth, .pt, .bin, .tar or .safetensors"),
+        ("out.onnx", "must end in .pth, .pt, .bin, .tar, .safetensors, .caffemodel or .npz"),
         ("none/out.pth", "folder none does not exist"),
     ],
 )
