@@ -37,6 +37,9 @@ SYSTEMS = (
     "lufficc_v1",
     "caffe",
     "sgrvinod",
+    "balancap",
+    "tensorflow",
+    "dusty_nv",
 )
 
 

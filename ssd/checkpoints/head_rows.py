@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ssd.checkpoints.layouts import Layout
+from ssd.checkpoints.layout import Layout
 from ssd.models import SSD
 from ssd.priors import BoxOrder
 
@@ -43,30 +42,44 @@ def head_rows(model: SSD) -> dict[str, HeadRows]:
     return out
 
 
-def to_ours(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
+def to_ours(tensor: Tensor, rows: HeadRows, layout: Layout, order: BoxOrder) -> Tensor:
     """Permutes rows [A * K, ...] of a system to this project's order, a * K + k."""
     rest = tensor.shape[1:]
     if layout.columns_first:
-        tensor = tensor.reshape(-1, boxes, *rest).transpose(0, 1)
-    tensor = tensor.reshape(boxes, -1, *rest)
+        tensor = tensor.reshape(-1, rows.boxes, *rest).transpose(0, 1)
+    tensor = tensor.reshape(rows.boxes, -1, *rest)
     if layout.box_order is not None and layout.box_order != order:
-        tensor = tensor[_box_permutation(boxes, order)]
-    return tensor.reshape(-1, *rest)
+        tensor = tensor[_box_permutation(rows.boxes, layout.box_order, order)]
+    return _swapped(tensor, rows, layout).reshape(-1, *rest)
 
 
-def to_theirs(tensor: Tensor, boxes: int, layout: Layout, order: BoxOrder) -> Tensor:
+def to_theirs(tensor: Tensor, rows: HeadRows, layout: Layout, order: BoxOrder) -> Tensor:
     """Permutes rows of this project to the order of a system; the inverse of `to_ours`."""
     rest = tensor.shape[1:]
-    tensor = tensor.reshape(boxes, -1, *rest)
+    tensor = _swapped(tensor.reshape(rows.boxes, -1, *rest), rows, layout)
     if layout.box_order is not None and layout.box_order != order:
-        tensor = tensor[torch.argsort(torch.tensor(_box_permutation(boxes, order)))]
+        tensor = tensor[_box_permutation(rows.boxes, order, layout.box_order)]
     if layout.columns_first:
         tensor = tensor.transpose(0, 1)
     return tensor.reshape(-1, *rest)
 
 
-def _box_permutation(boxes: int, order: BoxOrder) -> list[int]:
-    """Returns the index of each box in the other order: two squares, then ratios and inverses in pairs or grouped."""
-    ratios = (boxes - 2) // 2
-    grouped = [0, 1, *(2 + j + inverse * ratios for j in range(ratios) for inverse in (0, 1))]
-    return grouped if order == "pairs" else [grouped.index(i) for i in range(boxes)]
+def _swapped(tensor: Tensor, rows: HeadRows, layout: Layout) -> Tensor:
+    """Swaps x with y and width with height in [A, 4, ...] where the two orders differ."""
+    return tensor[:, [1, 0, 3, 2]] if layout.yx_deltas and not rows.is_class else tensor
+
+
+def _box_permutation(boxes: int, source: BoxOrder, target: BoxOrder) -> list[int]:
+    """Returns the index in the source order of each box of the target order."""
+    theirs = _box_names(boxes, source)
+    return [theirs.index(box) for box in _box_names(boxes, target)]
+
+
+def _box_names(boxes: int, order: BoxOrder) -> list[tuple[int, bool]]:
+    """Names the boxes of a cell, two squares and pairs of a ratio and its inverse, in an order of `PriorConfig`."""
+    small, large = (-1, False), (-1, True)
+    ratios = range((boxes - 2) // 2)
+    if order == "grouped":
+        return [small, large, *((ratio, inverse) for inverse in (False, True) for ratio in ratios)]
+    pairs = [(ratio, inverse) for ratio in ratios for inverse in (False, True)]
+    return [small, *pairs, large] if order == "tensorflow" else [small, large, *pairs]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
+from ssd.checkpoints.layout import Layout
 from ssd.checkpoints.names import (
     CLS,
     FLAT_BLOCK,
@@ -24,51 +23,25 @@ from ssd.checkpoints.names import (
     sgrvinod_source,
     vgg,
 )
+from ssd.checkpoints.tensorflow_layouts import BALANCAP, TENSORFLOW
 from ssd.errors import unknown
 from ssd.presets.systems import IMAGENET_MEAN, IMAGENET_STD
-from ssd.priors import BoxOrder
 
-
-@dataclass(frozen=True)
-class Layout:
-    """The names and orders of one system.
-
-    Args:
-        name: The system.
-        holds: The networks that it supports, for messages.
-        signature: Pattern of a name that only this system has.
-        rules: (pattern of this project's name, the system's name for it); the first that matches is used.
-        columns_first: Rows of a head are k * A + a (output k of box a, A boxes per cell) instead of a * K + k.
-        box_order: Order of the boxes of a cell; None: that of the model.
-        scale_shape: Shape of the L2Norm weights.
-        dropped: Pattern of the names of buffers that are constants.
-        backbone_only: Whether there are no heads.
-        preset: The preset that the weights were trained with.
-        options: Fields of the preset to change.
-        sizes: Prior sizes by the number of classes with the background, 0 for any other number; None: those of the
-            preset. amdegroot chooses by this number; for the others it only separates COCO's recipe from the default.
-    """
-
-    name: str
-    holds: str
-    signature: str
-    rules: tuple[Rule, ...]
-    columns_first: bool = False
-    box_order: BoxOrder | None = "pairs"
-    scale_shape: tuple[int, ...] = (512,)
-    dropped: str = r"$^"
-    backbone_only: bool = False
-    preset: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    sizes: dict[int, str] | None = None
-
-    def name_of(self, key: str) -> str | None:
-        """Returns the system's name for weights of this project, None if it has none."""
-        for pattern, name in self.rules:
-            if (match := re.fullmatch(pattern, key)) is not None:
-                return name(match)
-        return None
-
+_QFGAOHAO_RULES: tuple[Rule, ...] = (
+    *vgg(
+        lambda i: f"base_net.{i}",
+        lambda level, i: f"extras.{level}.{2 * i}",
+        "source_layer_add_ons.0.scale",
+        "source_layer_add_ons.0",
+    ),
+    (FLAT_BLOCK, flat_block),
+    (
+        r"backbone\.(?:features|blocks)\.(\d+)\.([0134]|squeeze|expand\dx\d)\.(\w+)",
+        lambda m: f"base_net.{m[1]}.{m[2]}.{m[3]}",
+    ),
+    (r"backbone\.extras\.(.+)", lambda m: f"extras.{m[1]}"),
+    *heads(lambda level: f"regression_headers.{level}", lambda level: f"classification_headers.{level}"),
+)
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -134,20 +107,18 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "qfgaohao",
-            "ssd300_vgg16(norm='batch' or 'l2') and ssdlite320_mobilenet_v2(layout='qfgaohao', image_size=300)",
+            "ssd300_vgg16(norm='batch' or 'l2'), ssd300_mobilenet_v1, ssdlite300_squeezenet1_1 and "
+            "ssdlite320_mobilenet_v2(layout='qfgaohao', image_size=300)",
             r"classification_headers\..+",
-            (
-                *vgg(
-                    lambda i: f"base_net.{i}",
-                    lambda level, i: f"extras.{level}.{2 * i}",
-                    "source_layer_add_ons.0.scale",
-                    "source_layer_add_ons.0",
-                ),
-                (FLAT_BLOCK, flat_block),
-                (r"backbone\.features\.(\d+)\.([01])\.(\w+)", lambda m: f"base_net.{m[1]}.{m[2]}.{m[3]}"),
-                *heads(lambda level: f"regression_headers.{level}", lambda level: f"classification_headers.{level}"),
-            ),
+            _QFGAOHAO_RULES,
             preset="qfgaohao",
+        ),
+        Layout(  # its names are qfgaohao's, so it cannot be detected
+            "dusty_nv",
+            "ssd300_mobilenet_v1 and ssdlite320_mobilenet_v2(layout='qfgaohao')",
+            r"$^",
+            _QFGAOHAO_RULES,
+            preset="dusty_nv",
         ),
         Layout(
             "lufficc",
@@ -216,6 +187,8 @@ LAYOUTS: dict[str, Layout] = {
                 "std": IMAGENET_STD,
             },
         ),
+        BALANCAP,
+        TENSORFLOW,
     )
 }
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ssd.checkpoints.classes import class_rows, take_rows
 from ssd.checkpoints.head_rows import HeadRows, head_rows, to_ours, to_theirs
-from ssd.checkpoints.layouts import LAYOUTS, Layout, find_layout
+from ssd.checkpoints.layout import Layout
+from ssd.checkpoints.layouts import LAYOUTS, find_layout
 from ssd.checkpoints.networks import other_network
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
@@ -46,7 +47,8 @@ def load_weights(
             loaded mapping. Files are read with `weights_only=True`.
         system: One of LAYOUTS: "ssd" (this project), "torchvision", "amdegroot", "vgg16_reducedfc" (the backbone
             alone), "nvidia" (and WZMIAOMIAO), "qfgaohao", "lufficc", "lufficc_v1" (its names of 2018), "caffe" (Caffe's
-            names), "sgrvinod"; None detects it from the names.
+            names), "sgrvinod", "balancap", "tensorflow" (its Object Detection API), "dusty_nv"; None detects it from the
+            names, all but "dusty_nv", which has qfgaohao's.
         strict: Whether missing weights, unexpected weights and other shapes are an error; if not, what fits is loaded.
         classes: Names of the model's classes, without the background; None keeps the order of the checkpoint.
 
@@ -105,16 +107,17 @@ def export_weights(model: SSD, system: str) -> dict[str, Tensor]:
         None in names.values() or (system == "torchvision" and not _is_torchvisions(model))
     ):
         raise ValueError(f"{system} has no {_name(model)}; it has {layout.holds}")
+    scope = layout.scopes.get(_name(model), "")
     exported: dict[str, Tensor] = {}
     for key, name in names.items():
-        if name is None:
+        if name is None or (name.endswith(_COUNTER) and "/" in name):  # TensorFlow has no such counter
             continue
         value = own[key]
         if key in rows:
-            value = to_theirs(value, rows[key].boxes, layout, order)
+            value = to_theirs(value, rows[key], layout, order)
         elif key == "backbone.scale_weight":
             value = value.reshape(layout.scale_shape)
-        exported[name] = value.clone()
+        exported[scope + name] = value.clone()
     return exported
 
 
@@ -178,7 +181,7 @@ def _fit(
                 report.new_heads.append(key)
                 continue
             if value.shape == want or (is_head and of_class):
-                value = to_ours(value, rows[key].boxes, layout, model.prior_config.order)
+                value = to_ours(value, rows[key], layout, model.prior_config.order)
             if is_head and of_class:
                 value = take_rows(value, own[key], rows[key].boxes, of_class)
         elif key == "backbone.scale_weight" and value.shape == layout.scale_shape:

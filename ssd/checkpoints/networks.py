@@ -8,15 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ssd.checkpoints.layouts import Layout, find_layout
+from ssd.checkpoints.layout import Layout
+from ssd.checkpoints.layouts import find_layout
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS
 from ssd.models.backbone_weights import RESNET_DEPTHS
 
 _OTHERS = (
-    (r"base_net\.13\.3\.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
-    (r"base_net\.\d+\.squeeze\.weight", "SSD on SqueezeNet (qfgaohao's sq-ssd-lite)"),
+    (r"FeatureExtractor/(?!MobilenetV[12]/).+", "TensorFlow's SSD on another backbone than MobileNetV1 and V2"),
+    (r"WeightSharedConvolutionalBoxPredictor.*", "TensorFlow's SSD with heads that all levels share (FPN)"),
     (r"backbone\._conv_stem\.weight", "SSD on EfficientNet (lufficc's efficient_net)"),
     (r"roi_heads\..+", "a two-stage detector (torchvision's Faster, Mask or Keypoint R-CNN)"),
     (r"backbone\.fpn\..+", "a detector on a feature pyramid (torchvision's RetinaNet or FCOS)"),
@@ -49,7 +50,7 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
             "load_weights"
         )
     name, options = network
-    classes = _classes(state, layout, 6 if name.startswith("ssdlite") else 4)
+    classes = _classes(state, layout, _first_boxes(name, options))
     preset = layout.preset or "torchvision"
     rules = preset_options(layout, MODELS[name].family, classes)
     return {"name": name, "num_classes": classes, "preset": preset, **rules, **options}
@@ -73,7 +74,13 @@ def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, A
         blocks = {key.removeprefix(stem).partition(".")[0] for key in state if key.startswith(stem)}
         depth = RESNET_DEPTHS.get((len(blocks), f"{stem}0.conv3.weight" in state))
         return None if depth is None else (f"ssd300_resnet{depth}", {})
-    if system == "qfgaohao":
+    if system == "tensorflow":
+        return _tensorflow_network(state)
+    if system in ("qfgaohao", "dusty_nv"):
+        if "base_net.13.3.weight" in state:
+            return "ssd300_mobilenet_v1", {"layout": "qfgaohao_lite" if "extras.0.2.0.weight" in state else "qfgaohao"}
+        if "base_net.3.squeeze.weight" in state:
+            return "ssdlite300_squeezenet1_1", {}
         if "base_net.1.conv.0.weight" in state:
             return "ssdlite320_mobilenet_v2", {"layout": "qfgaohao", "image_size": 300}
         if "base_net.33.weight" not in state:
@@ -82,21 +89,34 @@ def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, A
     if system == "lufficc" and "backbone.vgg.0.weight" not in state:
         return ("ssdlite320_mobilenet_v2", {"layout": "lufficc"}) if "backbone.features.18.0.weight" in state else None
     seventh = {
-        "amdegroot": "loc.6",
-        "lufficc_v1": "regression_headers.6",
-        "lufficc": "box_head.predictor.reg_headers.6",
-        "caffe": "conv10_2_mbox_loc",
+        "amdegroot": "loc.6.weight",
+        "lufficc_v1": "regression_headers.6.weight",
+        "lufficc": "box_head.predictor.reg_headers.6.weight",
+        "caffe": "conv10_2_mbox_loc.weight",
+        "balancap": "block12_box/conv_loc/weights",
     }
-    return ("ssd512_vgg16" if f"{seventh.get(system)}.weight" in state else "ssd300_vgg16"), {}
+    return ("ssd512_vgg16" if seventh.get(system) in state else "ssd300_vgg16"), {}
+
+
+def _tensorflow_network(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    if "FeatureExtractor/MobilenetV1/Conv2d_0/weights" in state:
+        return "ssd300_mobilenet_v1", {"layout": "tensorflow"}
+    lite = "BoxPredictor_0/ClassPredictor_depthwise/depthwise_weights" in state
+    layout = "tensorflow" if lite else "tensorflow_ssd"
+    return "ssdlite320_mobilenet_v2", {"layout": layout, "image_size": 300}
+
+
+def _first_boxes(name: str, options: Mapping[str, Any]) -> int:
+    """Returns the number of boxes in a cell of the first level."""
+    if str(options.get("layout")).startswith("tensorflow"):
+        return 3
+    return 4 if name.endswith("vgg16") or "resnet" in name else 6
 
 
 def _classes(state: Mapping[str, Tensor], layout: Layout, boxes: int) -> int:
     """Returns the number of classes with the background, from the first class head, with `boxes` boxes per cell."""
-    for layer in (
-        ".3",
-        ".1",
-        "",
-    ):  # the last layer of a separable head of qfgaohao or torchvision; a single convolution
+    # the last layer of a separable head of qfgaohao (with norm, without) or torchvision; a single convolution
+    for layer in (".3", ".2", ".1", ""):
         bias = state.get(layout.name_of(f"head.classification_head.module_list.0{layer}.bias") or "")
         if bias is not None and bias.dim() == 1 and bias.shape[0] % boxes == 0:
             return bias.shape[0] // boxes

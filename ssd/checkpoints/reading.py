@@ -24,6 +24,10 @@ _INSIDE = (
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Attributes of training frameworks' modules that hold a whole detector; an EMA comes before its source.
 _HOLDERS = ("ema_model", "ema", "teacher", "model", "net", "network", "detector", "ssd", "student", "online_model")
+_PREFIXES = (
+    *(f"{holder}." for holder in _HOLDERS),
+    *(s for layout in LAYOUTS.values() for s in layout.scopes.values()),
+)
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, t
     wrapped = next((m[0] for key in state if (m := re.search(rf"(?:{_WRAPPERS.pattern})+", key))), "")
     outside = tuple(key for key in state if key == "n_averaged" and wrapped)  # of torch's AveragedModel
     plain = {key: value for key, value in plain.items() if key not in outside}
-    for holder in () if _is_detector(plain) else _HOLDERS:
-        prefix = f"{holder}."
+    for prefix in () if _is_detector(plain) else _PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
         if _is_detector(inner):
             outside += tuple(key for key in plain if not key.startswith(prefix))

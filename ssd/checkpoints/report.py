@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssd.checkpoints.layouts import Layout
+from ssd.checkpoints.layout import Layout
 from ssd.models import MODELS, SSD
 from ssd.models.weight_files import few
 from ssd.presets import Preset, get_preset
 
 # Fields of a preset that weights depend on; the others (loss, thresholds) can be changed after training.
-LEARNED = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "std", "channels")
+LEARNED = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "std", "channels", "scores")
 
 
 class WeightsError(ValueError):

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from ssd.errors import unknown
 from ssd.models.detector import SSD
+from ssd.models.mobilenet_v1 import ssd300_mobilenet_v1
 from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2
 from ssd.models.mobilenet_v3 import ssdlite320_mobilenet_v3_large
 from ssd.models.resnet import BUILDERS as RESNETS
+from ssd.models.squeezenet import ssdlite300_squeezenet1_1
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
 from ssd.option_types import check_option_types
@@ -37,6 +39,8 @@ MODELS: dict[str, ModelEntry] = {
     "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300, {"trainable_layers": 4}),
     "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512, {"trainable_layers": 4}),
     **{name: ModelEntry(builder, "resnet", 300) for name, builder in RESNETS.items()},
+    "ssd300_mobilenet_v1": ModelEntry(ssd300_mobilenet_v1, "mobilenet_v1", 300),
+    "ssdlite300_squeezenet1_1": ModelEntry(ssdlite300_squeezenet1_1, "squeezenet", 300),
     "ssdlite320_mobilenet_v2": ModelEntry(ssdlite320_mobilenet_v2, "mobilenet_v2", 320, {"freeze_bn": True}),
     "ssdlite320_mobilenet_v3_large": ModelEntry(
         ssdlite320_mobilenet_v3_large, "mobilenet_v3", 320, {"reduced_tail": False}

@@ -18,7 +18,7 @@ from ssd.models.weight_files import few, load_file, state_dict_of
 
 _NAME = re.compile(r"\w+_Weights\.\w+")
 _USED = re.compile(
-    r"(VGG16|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
+    r"(VGG16|SqueezeNet1_1|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
 )  # by models here
 # Index of a VGG16 layer in torchvision's `features` -> its name in VGGExtractor. 31 and 33 are fc6 and fc7 of the
 # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), which uses bare indices as keys.
@@ -84,6 +84,7 @@ def model_of_backbone(source: str | Path) -> str:
     else:
         kind = _kind(read_state_dict(source))
     models = {"vgg16": "ssd300_vgg16", "mobilenet_v2": "ssdlite320_mobilenet_v2"}
+    models |= {"squeezenet1_1": "ssdlite300_squeezenet1_1"}
     models |= {"mobilenet_v3_large": "ssdlite320_mobilenet_v3_large"}
     models |= {name: f"ssd300_{name}" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
     if kind not in models:
@@ -98,7 +99,12 @@ def _kind(state: Mapping[str, Tensor]) -> str:
         blocks = {name.split(".")[1] for name in names if name.startswith("layer3.")}
         depth = RESNET_DEPTHS.get((len(blocks), "layer1.0.conv3.weight" in names))
         return f"resnet{depth}" if depth else ""
-    signs = {"1.conv.0.0.weight": "mobilenet_v2", "1.block.0.0.weight": "mobilenet_v3_large", "28.weight": "vgg16"}
+    signs = {
+        "3.squeeze.weight": "squeezenet1_1",
+        "1.conv.0.0.weight": "mobilenet_v2",
+        "1.block.0.0.weight": "mobilenet_v3_large",
+        "28.weight": "vgg16",
+    }
     return next((kind for sign, kind in signs.items() if sign in names), "")
 
 

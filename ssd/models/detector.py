@@ -95,19 +95,25 @@ class SSD(nn.Module):
         """Turns loc [B, P, 4] and logits [B, P, C] into padded detections (score threshold, NMS) with normalized boxes."""
         rules = self.preset
         candidates = rules.candidates_per_class or len(self.priors)
+        limits: dict[str, Any] = {
+            "score_threshold": rules.score_threshold,
+            "iou_threshold": rules.nms_iou_threshold,
+            "candidates_per_class": candidates,
+            "max_detections": rules.max_detections or candidates * (self.num_classes - 1),
+            "suppress_equal": rules.suppress_equal,
+            "min_size": rules.min_size,
+        }
+        if rules.scores == "sigmoid":
+            boxes = ssd_ops.decode_boxes(loc.to(self.priors.dtype), self.priors, rules.variances)
+            return ssd_ops.multiclass_nms(boxes.clamp(0, 1) if rules.clip_boxes else boxes, logits.sigmoid(), **limits)
         return ssd_ops.detect(
             loc,
             logits,
             self.priors,
-            score_threshold=rules.score_threshold,
-            iou_threshold=rules.nms_iou_threshold,
-            candidates_per_class=candidates,
-            max_detections=rules.max_detections or candidates * (self.num_classes - 1),
             variances=rules.variances,
             clip=rules.clip_boxes,
-            suppress_equal=rules.suppress_equal,
             multi_label=rules.multi_label,
-            min_size=rules.min_size,
+            **limits,
         )
 
     def forward(
@@ -178,7 +184,7 @@ def build_priors(
         grids,
         resolve_sizes(preset.prior_sizes, len(grids), image_size, smallest),
         ratios_of_levels(aspect_ratios, len(grids)),
-        steps=resolve_steps(preset.steps, len(grids), image_size),
+        steps=resolve_steps(preset.steps, image_size, grids),
         clip=preset.clip,
         order=preset.prior_order,
     )

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssd.models.detector import SSD
+from ssd.models.same_padding import SameConv2d
 
 
 def folded(model: SSD, dtype: torch.dtype = torch.float32) -> SSD:
@@ -81,7 +82,7 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
 def _fold(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
-    made = nn.Conv2d(
+    made = (SameConv2d if isinstance(conv, SameConv2d) else nn.Conv2d)(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def freeze_batch_norm(module: nn.Module) -> None:
     for parent in module.modules():
         if isinstance(parent, nn.Sequential):
             for conv, norm in zip(parent, [*parent][1:], strict=False):
-                plain = isinstance(conv, nn.Conv2d) and conv.bias is None and conv.padding_mode == "zeros"
+                plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
                 if plain and isinstance(norm, FrozenBatchNorm2d):
                     conv.__class__ = FoldedConv2d
                     conv.norm = [norm]  # type: ignore[assignment]  # mypy takes it for a child module

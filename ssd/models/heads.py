@@ -86,8 +86,17 @@ def separable_predictor(in_channels: int, out_channels: int) -> nn.Module:
     )
 
 
+def depthwise_layers(in_channels: int, out_channels: int, *, stride: int = 1, padding: int = 1) -> nn.Sequential:
+    """Returns qfgaohao's separable convolution without norm: 3x3 depthwise, ReLU, 1x1."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, stride, padding, groups=in_channels),
+        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, kernel_size=1),
+    )
+
+
 def point_predictor(in_channels: int, out_channels: int) -> nn.Module:
-    """Returns one 1x1 convolution, for a level of a single cell."""
+    """Returns one 1x1 convolution."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
 

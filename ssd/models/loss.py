@@ -69,6 +69,11 @@ class MultiBoxLoss:
 
     def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
         """Computes the two losses from loc [B, P, 4], logits [B, P, C] and the matches."""
+        if self.preset.scores != "softmax":
+            raise ValueError(
+                f"training needs scores='softmax', got {self.preset.scores!r}: the loss is the cross entropy of all "
+                "classes; build the model with scores='softmax' (--model-option scores=softmax)"
+            )
         loc_loss, cls_loss = ssd_ops.multibox_loss(
             loc,
             logits,

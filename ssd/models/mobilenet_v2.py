@@ -16,6 +16,7 @@ from ssd.models.extractor import Extractor
 from ssd.models.fpn import TopDown
 from ssd.models.frozen import freeze_batch_norm, freeze_stages
 from ssd.models.heads import (
+    LITE_NORM,
     Predictors,
     SSDHead,
     lite_extra,
@@ -25,11 +26,15 @@ from ssd.models.heads import (
     separable_predictor,
     xavier_init,
 )
+from ssd.models.mobilenet_v1 import TENSORFLOW_RATIOS, norm_extra
+from ssd.models.same_padding import use_same_padding
 from ssd.presets import Preset
 
 # The variants differ in three ways: the first level is the expansion of block 14 or (lufficc) the output of block 13;
 # extra levels are those of torchvision's SSDlite or inverted residual blocks; the heads have a bias or not.
-Layout = Literal["torchvision", "qfgaohao", "lufficc"]
+# "tensorflow" is torchvision's layout with TensorFlow's padding and BatchNorm; "tensorflow_ssd" is not depthwise separable.
+Layout = Literal["torchvision", "qfgaohao", "lufficc", "tensorflow", "tensorflow_ssd"]
+_PLAIN = ("torchvision", "tensorflow", "tensorflow_ssd")  # initialized as SSDlite, with 128 channels at the end
 
 # The level of each stride is the expansion of the block that follows it, before that block's strided convolution.
 _EXPANSION_OF_STRIDE = {4: 4, 8: 7, 16: 14}
@@ -57,10 +62,14 @@ class MobileNetV2Extractor(Extractor):
         channels.append(features[-1].get_parameter("0.weight").shape[0])
         self.extra = nn.ModuleList()
         for width in extra_channels:
-            block = lite_extra if layout == "torchvision" else _inverted_extra
-            self.extra.append(block(channels[-1], width))
+            if layout == "tensorflow_ssd":
+                self.extra.append(norm_extra(channels[-1], width // 2, width))
+            else:
+                self.extra.append((lite_extra if layout in _PLAIN else _inverted_extra)(channels[-1], width))
             channels.append(width)
-        (normal_init if layout == "torchvision" else xavier_init)(self.extra)
+        (normal_init if layout in _PLAIN else xavier_init)(self.extra)
+        if layout.startswith("tensorflow"):
+            use_same_padding(self)
         self.out_channels = tuple(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -88,7 +97,7 @@ def ssdlite320_mobilenet_v2(
     image_size: int,
     preset: Preset,
     *,
-    aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = (2.0, 3.0),
+    aspect_ratios: Sequence[Sequence[float]] | Sequence[float] | None = None,
     weights_backbone: str | None = None,
     trainable_layers: int | None = None,
     freeze_bn: bool | None = None,
@@ -108,7 +117,8 @@ def ssdlite320_mobilenet_v2(
         num_classes: With the background.
         image_size: Side of the input.
         preset: Rules around the network.
-        aspect_ratios: Besides 1; one list for all levels, or one for each.
+        aspect_ratios: Besides 1; one list for all levels, or one for each; None: 2 and 3, and in TensorFlow's layouts 2
+            alone on the first level.
         weights_backbone: a file with mobilenet_v2's weights, a name of torchvision, or None for a random start.
         trainable_layers: Number of trainable backbone stages, 0..7, counted from the last; None is all.
         freeze_bn: Freezes the backbone's BatchNorm at its loaded statistics; None does so if weights are loaded.
@@ -118,14 +128,18 @@ def ssdlite320_mobilenet_v2(
             256 and then 128 (64 in the other layouts).
         head_width: Projects each level to this width before its heads; None disables it.
         fpn_width: Projects all levels to this width and adds the coarse ones to the fine ones (FPN-lite); None disables it.
-        layout: Variant of extra levels and heads: "torchvision", "qfgaohao" (mb2-ssd-lite, at an input of 300) or
-            "lufficc" (mobilenet_v2_ssd320); the latter two for weights of these systems.
+        layout: Variant of extra levels and heads: "torchvision"; or for weights of other systems "qfgaohao" (mb2-ssd-lite,
+            at an input of 300), "lufficc" (mobilenet_v2_ssd320), "tensorflow" (ssdlite_mobilenet_v2_coco, at 300) or
+            "tensorflow_ssd" (ssd_mobilenet_v2_coco, at 300).
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
     if extra_channels is None:
-        extra_channels = (512, 256, 256, 128 if layout == "torchvision" else 64)
-    net = mobilenet_v2(weights=None, width_mult=width_mult, num_classes=1).features
+        extra_channels = (512, 256, 256, 128 if layout in _PLAIN else 64)
+    if aspect_ratios is None:
+        aspect_ratios = TENSORFLOW_RATIOS if layout.startswith("tensorflow") else (2.0, 3.0)
+    norm = LITE_NORM if layout.startswith("tensorflow") else None
+    net = mobilenet_v2(weights=None, width_mult=width_mult, num_classes=1, norm_layer=norm).features
     backbone: Extractor = MobileNetV2Extractor(net, extra_channels, min_stride, layout)
     if weights_backbone is not None:
         load_backbone(backbone, weights_backbone, "mobilenet_v2")
@@ -136,7 +150,7 @@ def ssdlite320_mobilenet_v2(
         backbone = TopDown(backbone, fpn_width)
     priors = build_priors(backbone, image_size, preset, aspect_ratios, smallest=0.2 * min_stride / 16)
     predictors = _predictors(layout, len(backbone.out_channels), head_width)
-    init = normal_init if layout == "torchvision" else xavier_init
+    init = normal_init if layout in _PLAIN else xavier_init
     head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, predictors, init)
     return SSD(backbone, head, priors, preset, num_classes)
 
@@ -149,10 +163,12 @@ def _inverted_extra(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _predictors(layout: Layout, levels: int, head_width: int | None) -> Predictors:
-    if layout == "torchvision":
+    if layout in ("torchvision", "tensorflow"):
         return partial(lite_predictor, width=head_width)
     if head_width is not None:
         raise ValueError(f"head_width {head_width} needs layout 'torchvision', got layout {layout!r}")
+    if layout == "tensorflow_ssd":
+        return point_predictor
     return [*[separable_predictor] * (levels - 1), point_predictor]
 
 

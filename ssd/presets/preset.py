@@ -34,6 +34,8 @@ class Preset:
         variances: Variances of the box coding, for center and size.
         neg_pos_ratio, normalizer, min_negatives, mining: Loss (see `ssd_ops.multibox_loss`).
         loc_weight: Weight of the localization loss.
+        scores: What the scores are of the logits: "softmax" over all classes, or "sigmoid" of each (for weights that were
+            trained so elsewhere; the loss here needs "softmax").
         score_threshold, nms_iou_threshold, suppress_equal, candidates_per_class, max_detections, clip_boxes, multi_label,
             min_size: Post-processing (see `ssd_ops.detect`); candidates_per_class None keeps all priors, max_detections
             None sets no limit.
@@ -58,6 +60,7 @@ class Preset:
     min_negatives: int = 0
     mining: Literal["image", "batch"] = "image"
     loc_weight: float = 1.0
+    scores: Literal["softmax", "sigmoid"] = "softmax"
     score_threshold: float = 0.01
     nms_iou_threshold: float = 0.45
     suppress_equal: bool = False
@@ -97,6 +100,7 @@ def _check(preset: Preset) -> None:
         ("mining", ("image", "batch")),
         ("channels", ("rgb", "bgr")),
         ("clip", get_args(Clip)),
+        ("scores", ("softmax", "sigmoid")),
         ("prior_order", get_args(BoxOrder)),
     ):
         if getattr(preset, name) not in kinds:

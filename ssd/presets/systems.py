@@ -18,6 +18,9 @@ nvidia      returns detections in ascending order of score; here in descending o
             positive and mined; not here. The NMS threshold is 0.5, as in its evaluation; its decoder defaults to 0.45.
 qfgaohao    divides by 0 in a batch without objects and fails for an image without objects; not here. Its soft-NMS is
             available as ssd_ops.soft_nms.
+tensorflow  scores each class by a sigmoid, and its loss is the binary cross entropy of each; here the loss needs
+            scores="softmax". It keeps up to 3000 hard examples after an NMS of their boxes; here 3 negatives per positive.
+            Its bilinear resizing samples at the corners of pixels; here at their centers.
 torchvision counts positives twice in the classification loss of an image with fewer negatives than 3 * positives; not
             here. On CUDA it is undefined there which of two objects a prior is matched to; here it is the last one.
 all         except caffe and balancap let a later object take the only prior of an earlier one, and so do their presets
@@ -82,6 +85,25 @@ PRESETS: dict[str, Preset] = {
         max_detections=None,
         clip_boxes=False,
     ),
+    # dusty-nv/pytorch-ssd, a fork of qfgaohao's that trains at any input size
+    "dusty_nv": Preset(
+        "dusty_nv", clip="all", rule="last", candidates_per_class=200, max_detections=None, clip_boxes=False
+    ),
+    # tensorflow/models, research/object_detection/samples/configs/ssd_mobilenet_v1_coco.config
+    "tensorflow": Preset(
+        "tensorflow",
+        prior_sizes="linear",
+        steps=None,
+        prior_order="tensorflow",
+        rule="last",
+        scores="sigmoid",
+        score_threshold=1e-8,
+        nms_iou_threshold=0.6,
+        candidates_per_class=None,
+        max_detections=100,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    ),
     # lufficc/SSD
     "lufficc": Preset(
         "lufficc",
@@ -113,10 +135,14 @@ _MOBILENET_OF: dict[str, dict[str, Any]] = {
         "std": (128 / 255,) * 3,
     },
     "lufficc": {"prior_sizes": "lufficc_mobilenet", "steps": "lufficc_mobilenet"},
+    "tensorflow": {"prior_sizes": "linear", "steps": None},
 }
+_MOBILENET_OF["dusty_nv"] = {**_MOBILENET_OF["qfgaohao"], "prior_sizes": "dusty_nv", "steps": "dusty_nv"}
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "vgg": {},
     "resnet": {"*": _RESNET},
+    "mobilenet_v1": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}, **_MOBILENET_OF},
+    "squeezenet": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}, **_MOBILENET_OF},
     "mobilenet_v2": {"*": _MOBILENET, "torchvision": {**_MOBILENET, **_SSDLITE_POST}, **_MOBILENET_OF},
     "mobilenet_v3": {"*": _MOBILENET_V3, "torchvision": {**_MOBILENET_V3, **_SSDLITE_POST}, **_MOBILENET_OF},
     "tiny": {

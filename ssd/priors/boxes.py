@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 Clip = Literal["none", "wh", "all", "corners"]
-BoxOrder = Literal["pairs", "grouped"]
+BoxOrder = Literal["pairs", "grouped", "tensorflow"]
 BoxFormat = Literal["xyxy", "cxcywh"]
 
 
@@ -38,7 +38,9 @@ class PriorConfig:
         steps: Distance between the centers of each level; None uses image_size / feature size.
         clip: "none" (Caffe); "wh" clamps width and height to the image but not the centers (torchvision); "all" clamps
             cx, cy, w, h to [0, 1] (amdegroot and its derivatives); "corners" clamps x1, y1, x2, y2 (Caffe's clip flag).
-        order: "pairs" is ar, 1/ar for each ratio in turn (most systems); "grouped" is all ratios, then all inverses.
+        order: "pairs" is ar, 1/ar for each ratio in turn (most systems); "grouped" is all ratios, then all inverses;
+            "tensorflow" is pairs with the square of side sqrt(s * S) last, and on the first level a single square, of a
+            tenth of the image (TensorFlow Object Detection's reduce_boxes_in_lowest_layer).
         offset: Position of the center within its cell.
 
     Raises:
@@ -103,10 +105,7 @@ class PriorConfig:
     @property
     def boxes_per_cell(self) -> tuple[int, ...]:
         """Number of priors per cell of each level."""
-        return tuple(
-            len(small) * (1 + (large is not None) + 2 * len(ratios))
-            for small, large, ratios in zip(self.min_sizes, self.max_sizes, self.aspect_ratios, strict=True)
-        )
+        return tuple(len(self.cell_boxes(level)) for level in range(len(self.feature_sizes)))
 
     @property
     def num_priors(self) -> int:
@@ -116,15 +115,15 @@ class PriorConfig:
     def cell_boxes(self, level: int) -> list[tuple[float, float]]:
         """Returns the (width, height) in pixels of the priors of one cell, in order, before clipping."""
         boxes: list[tuple[float, float]] = []
-        large = self.max_sizes[level]
+        large, tensorflow = self.max_sizes[level], self.order == "tensorflow"
         for i, s in enumerate(self.min_sizes[level]):
-            boxes.append((s, s))
-            if large is not None:
-                boxes.append((math.sqrt(s * large[i]),) * 2)
+            square = self.image_size / 10 if tensorflow and level == 0 else s
+            between = [] if large is None or square != s else [(math.sqrt(s * large[i]),) * 2]
+            boxes += [(square, square), *([] if tensorflow else between)]
             wide = [(s * math.sqrt(ar), s / math.sqrt(ar)) for ar in self.aspect_ratios[level]]
             tall = [(h, w) for w, h in wide]
             pairs = [box for pair in zip(wide, tall, strict=True) for box in pair]
-            boxes.extend(pairs if self.order == "pairs" else wide + tall)
+            boxes += (wide + tall if self.order == "grouped" else pairs) + (between if tensorflow else [])
         return boxes
 
 

@@ -29,12 +29,16 @@ _NAMED = {
     ("lufficc_voc", 7): (LUFFICC512_VOC, 512),
     ("qfgaohao_mobilenet", 6): (MOBILENET_45, 300),
     ("lufficc_mobilenet", 6): (MOBILENET_45, 320),
+    ("dusty_nv", 6): (SSD300_VOC, 300),
 }
+# dusty-nv trains at any size with these fractions of it, but at 300 with qfgaohao's sizes and steps.
+_PUBLISHED_ONLY = {("dusty_nv", 6, 300): MOBILENET_45}
 # (name, levels, image size) -> distance between centers in pixels, where it is not image size / cells.
 _STEPS = {
     ("ssd", 6, 300): SSD300_STEPS,
     ("ssd", 7, 512): SSD512_STEPS,
     ("qfgaohao_mobilenet", 6, 300): (16.0, 32.0, 64.0, 100.0, 150.0, 300.0),
+    ("dusty_nv", 6, 300): (16.0, 32.0, 64.0, 100.0, 150.0, 300.0),
     ("lufficc_mobilenet", 6, 320): (16.0, 32.0, 64.0, 107.0, 160.0, 320.0),
 }
 STEPS = tuple(dict.fromkeys(name for name, _, _ in _STEPS))
@@ -101,17 +105,28 @@ def resolve_sizes(
             f"prior_sizes must be a list of {levels + 1} sizes in pixels, or for a model of {levels} levels one of "
             f"{', '.join(known)}, got {sizes!r}"
         )
+    if (only := _PUBLISHED_ONLY.get((sizes, levels, image_size))) is not None:
+        return only
     values, published = _NAMED[sizes, levels]
     return values if image_size == published else tuple(v / published * image_size for v in values)
 
 
-def resolve_steps(steps: str | Sequence[float] | None, levels: int, image_size: int) -> tuple[float, ...] | None:
+def resolve_steps(
+    steps: str | Sequence[float] | None, image_size: int, grids: Sequence[tuple[int, int]]
+) -> tuple[float, ...] | None:
     """Returns the steps of `PriorConfig` for a name (one of `STEPS`) or a list; None means image size / cells.
 
-    A name applies to its published input size only; for any other the result is None.
+    A name applies to its published input size only; for any other the result is None, but "dusty_nv" rounds image size /
+    cells up there.
+
+    Args:
+        steps: A name, distances in pixels, or None.
+        image_size: Side of the input.
+        grids: (rows, cols) of each level.
     """
     if steps is None:
         return None
     if not isinstance(steps, str):
         return tuple(float(s) for s in steps)
-    return _STEPS.get((steps, levels, image_size))
+    known = _STEPS.get((steps, len(grids), image_size))
+    return tuple(float(-(-image_size // rows)) for rows, _ in grids) if known is None and steps == "dusty_nv" else known

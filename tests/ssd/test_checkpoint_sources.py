@@ -84,8 +84,8 @@ def test_weights_from_run_folders(tmp_path, tiny, state, capsys):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("base_net.13.3.weight", "SSD on MobileNetV1 (qfgaohao's mb1-ssd or mb1-ssd-lite)"),
-        ("base_net.3.squeeze.weight", "SSD on SqueezeNet"),
+        ("backbone._conv_stem.weight", "SSD on EfficientNet (lufficc's efficient_net)"),
+        ("FeatureExtractor/InceptionV2/Conv2d_1a_7x7/weights", "TensorFlow's SSD on another backbone"),
     ],
 )
 def test_unsupported_network_error_names_it(name, words, tiny):

@@ -174,7 +174,7 @@ def test_duplicate_priors_warn_with_counts():
         ({"steps": (8, 16)}, "steps must have one entry per level, 1, got 2"),
         ({"steps": (0.08,)}, r"steps\[0\] = 0.08 px times 4 cells covers 0.0032 of the image.*about 25 px"),
         ({"clip": "both"}, "clip must be one of none, wh, all, corners, got 'both'"),
-        ({"order": "caffe"}, "order must be one of pairs, grouped, got 'caffe'"),
+        ({"order": "caffe"}, "order must be one of pairs, grouped, tensorflow, got 'caffe'"),
         (
             {"max_sizes": (10,)},
             r"max_sizes\[0\] must have one larger size for each of min_sizes \(20.0,\), got \(10.0,\)",
