@@ -36,6 +36,8 @@ TORCH_FREE = (
     "ssd.dataset_format",
     "ssd.errors",
     "ssd.recipes",
+    "ssd.serve.command",
+    "ssd.serve.settings",
 )
 
 

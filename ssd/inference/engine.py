@@ -104,16 +104,21 @@ class InferenceEngine:
     def pack(self, images: Sequence[Tensor]) -> WholeImages:
         """Packs images of any sizes for `detect`, which resizes them to the input size of the network.
 
-        An image with more than 16 times the pixels of the input is resized here, which is faster than copying it.
+        Large images are reduced here, see `reduced`.
+        """
+        parts = [self.reduced(image) for image in images]
+        return WholeImages.of(parts, self.model.image_size, self.antialias, pin=self.device.type == "cuda")
+
+    def reduced(self, image: Tensor) -> Tensor:
+        """Resizes an image with more than 16 times the pixels of the input to it, which is faster than copying it.
+
+        Any other image is returned unchanged. Safe for concurrent threads.
         """
         side = self.model.image_size
-        parts = []
-        for image in images:
-            height, width = image.shape[1:]
-            if height * width > MAX_PIXEL_RATIO * side**2 or max(height, width) > MAX_SIDE:
-                image = resize_image(image, [side, side], antialias=self.antialias)
-            parts.append(image)
-        return WholeImages.of(parts, side, self.antialias, pin=self.device.type == "cuda")
+        height, width = image.shape[1:]
+        if height * width > MAX_PIXEL_RATIO * side**2 or max(height, width) > MAX_SIDE:
+            image = resize_image(image, [side, side], antialias=self.antialias)
+        return image
 
     def detect(self, images: Images) -> ssd_ops.Detections:
         """Returns the padded detections of a batch on the CPU, with boxes normalized to their image."""
@@ -129,10 +134,19 @@ class InferenceEngine:
         while pending:
             yield pending.popleft()()
 
+    def outputs(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Returns loc [B, P, 4] and logits [B, P, C] of a batch on the model's device, for `model.detect`."""
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            self._refresh_if_changed()
+            return self._network(images.to(self.device))
+
+    def _refresh_if_changed(self) -> None:
+        if not self.exact and (self._seen != self._versions() or self.model.preset is not self._preset):
+            self.refresh()
+
     def _submit(self, images: Images) -> Callable[[], ssd_ops.Detections]:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            if not self.exact and (self._seen != self._versions() or self.model.preset is not self._preset):
-                self.refresh()
+            self._refresh_if_changed()
             if self._graphs is not None:
                 assert self._copies is not None
                 return self._graphs.submit(images, self._copies)

@@ -91,9 +91,12 @@ class SSD(nn.Module):
                 "least 2 (--batch-size 2 or more, and at least 2 training images)"
             ) from error
 
-    def detect(self, loc: Tensor, logits: Tensor) -> ssd_ops.Detections:
-        """Turns loc [B, P, 4] and logits [B, P, C] into padded detections (score threshold, NMS) with normalized boxes."""
-        rules = self.preset
+    def detect(self, loc: Tensor, logits: Tensor, rules: Preset | None = None) -> ssd_ops.Detections:
+        """Turns loc [B, P, 4] and logits [B, P, C] into padded detections (score threshold, NMS) with normalized boxes.
+
+        `rules` replaces the post-processing of the model's preset.
+        """
+        rules = rules or self.preset
         candidates = rules.candidates_per_class or len(self.priors)
         limits: dict[str, Any] = {
             "score_threshold": rules.score_threshold,

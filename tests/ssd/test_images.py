@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ssd.data import DataError, build_loader, open_dataset, read_image
 from ssd.data.loading.images import image_size
@@ -142,3 +142,21 @@ def test_skipped_images_are_reported_once(tmp_path):
     assert "2.jpg: image unreadable (the file is empty)" in news and "and 1 more" in news
     assert dataset.log.images_left_out == 2 and dataset.num_listed == 3
     assert sum(len(batch) for batch in loader) == 1 and dataset.log.new_entries() == ""
+
+
+def test_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    save_turned(tmp_path / "a.png")
+    Image.new("RGB", (60, 40)).save(tmp_path / "b.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert image_size(tmp_path / "a.png", apply_exif=True) == (60, 40)
+    assert image_size(tmp_path / "b.png", apply_exif=True) == (40, 60)
+
+
+def test_exif_after_the_pixels_of_a_png_is_applied(tmp_path):
+    save_turned(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    (tmp_path / "b.png").write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    assert image_size(tmp_path / "b.png", apply_exif=True) == (60, 40)
+    assert torch.equal(*(read_image(tmp_path / name, apply_exif=True) for name in ("a.png", "b.png")))

@@ -13,9 +13,6 @@ import io
 import os
 import stat
 import warnings
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,16 +20,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssd.data.faults import DataError
-from ssd.file_tree import NEEDS_PACKAGE
+from ssd.data.loading.image_header import ORIENTATION, Header, header_of, open_image, reason_of
 
 try:
     from torchvision.io import decode_jpeg
 except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL reads the same pixels, only slower
     decode_jpeg = None
 
-_ORIENTATION = 0x0112  # EXIF tag
-_QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of TIFF
 # The rotation that undoes that of EXIF.
 _BACK = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,30 +37,11 @@ _BACK = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-# Formats that PIL decodes by itself; for others, such as EPS, it would start other programs.
-_FORMATS = (
-    *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA"),
-    *("HEIF", "ICO", "PCX", "QOI"),  # HEIF: of pillow-heif, where the user's program has registered it
-)
 _MAX_BYTES = 1 << 30  # of a file
 
 
 class SizeError(DataError):
     """An image has another size than its annotation says, stored and oriented."""
-
-
-class Header(NamedTuple):
-    """What the first bytes of an image file say."""
-
-    height: int  # as stored
-    width: int
-    format: str  # PIL's name, such as "JPEG"
-    orientation: int  # EXIF: 1 is upright, 5 to 8 swap height and width
-
-    def size(self, oriented: bool) -> tuple[int, int]:
-        """Returns (height, width), as stored or as the EXIF orientation turns the image."""
-        swaps = oriented and self.orientation in _QUARTER_TURNS
-        return (self.width, self.height) if swaps else (self.height, self.width)
 
 
 def read_image(
@@ -95,8 +70,19 @@ def read_image(
         DataError: The file is missing, empty, truncated, too large or no image. The message does not repeat the path.
         SizeError: The image has not the size declared.
     """
-    raw = _read_bytes(path)
-    header = _header(io.BytesIO(raw.tobytes()), path)
+    return decode_image(_read_bytes(path), path, apply_exif=apply_exif, size=size, either=either)
+
+
+def decode_image(
+    raw: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    apply_exif: bool = False,
+    size: tuple[int, int] | None = None,
+    either: bool = False,
+) -> Tensor:
+    """Decodes the content of an image file, uint8 `[N]`, as `read_image` does; `path` is for its errors only."""
+    header = header_of(io.BytesIO(raw.tobytes()), path)
     if size is not None and header.size(apply_exif) != size:
         if not either or header.size(not apply_exif) != size:
             height, width = header.size(apply_exif)
@@ -117,7 +103,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     _check_file(path)
     with open(path, "rb") as file:
-        return _header(file, path)
+        return header_of(file, path)
 
 
 def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tuple[int, int]:
@@ -131,12 +117,6 @@ def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tup
         DataError: See `read_header`.
     """
     return read_header(path).size(apply_exif)
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _check_file(path: str | os.PathLike[str]) -> int:
@@ -164,29 +144,6 @@ def _read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"the file cannot be read: {error.strerror or error}") from None
 
 
-def _header(file: object, path: str | os.PathLike[str]) -> Header:
-    try:
-        with _open(file) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            height, width = _stored_size(image)
-            return Header(height, width, str(image.format), orientation if orientation in range(9) else 1)
-    except Exception as error:  # PIL's plugins raise nearly anything on broken input
-        raise DataError(_reason(error, path)) from None
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    # Of a TIFF file, unlike all other formats, PIL reports the size after EXIF orientation.
-    tags = getattr(image, "tag_v2", {})
-    return (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]) if image.format == "TIFF" else (image.height, image.width)
-
-
-# Raises where an image has more pixels than PIL allows, as the decoder of torchvision does not.
-def _open(file: object) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=_formats())  # type: ignore[arg-type]
-
-
 def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     # None sends the file to PIL: it reads more kinds of JPEG, and says better what is wrong with a broken one.
     if decode_jpeg is None:
@@ -204,16 +161,16 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
 
 def _read_with_pil(raw: np.ndarray, apply_exif: bool, path: str | os.PathLike[str]) -> Tensor:
     try:
-        with _open(io.BytesIO(raw.tobytes())) as image:
+        with open_image(io.BytesIO(raw.tobytes())) as image:
             array = pil_to_rgb(image, apply_exif=apply_exif)
     except Exception as error:
-        raise DataError(_reason(error, path)) from None
+        raise DataError(reason_of(error, path)) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def pil_to_rgb(image: Image.Image, *, apply_exif: bool = False) -> np.ndarray:
     """Converts a PIL image of any mode to RGB, uint8 `[H, W, 3]`; modes are treated as `read_image` says."""
-    back = _BACK.get(image.getexif().get(_ORIENTATION, 1)) if image.format == "TIFF" else None
+    back = _BACK.get(image.getexif().get(ORIENTATION, 1)) if image.format == "TIFF" else None
     if apply_exif:
         image = ImageOps.exif_transpose(image)
     elif back is not None:  # PIL turns TIFF files when it decodes them
@@ -232,12 +189,3 @@ def pil_to_rgb(image: Image.Image, *, apply_exif: bool = False) -> np.ndarray:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
-
-
-def _reason(error: Exception, path: str | os.PathLike[str]) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        package = NEEDS_PACKAGE.get(Path(path).suffix.lower())
-        if package is not None:
-            return f"PIL cannot read {Path(path).suffix.lower()}; convert it to JPEG or PNG ({package} reads it)"
-        return "the file is not an image that PIL can read"
-    return f"{type(error).__name__}: {error}"
