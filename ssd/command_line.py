@@ -19,6 +19,7 @@ from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_
 from ssd.console import package_version, program_name
 from ssd.dataset_format import resolve_dataset
 from ssd.errors import ConfigError
+from ssd.weight_names import full_name
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
 # Common locations of a data set; the last is the default of torchvision's script.
@@ -92,6 +93,8 @@ def with_data_settings(values: dict[str, Any]) -> dict[str, Any]:
     check_folder(data.data_path)
     resolve_dataset(data)
     options = dict(values.get("dataset_options", {}))
+    if values.get("weights"):
+        values = {**values, "weights": full_name(values["weights"], values.get("model"))}
     if data.dataset == "coco" and "_Weights.COCO" in (values.get("weights") or ""):
         options.setdefault("labels", "ids")  # torchvision's detectors use COCO's category ids as labels, 91 classes
     return {**values, "dataset": data.dataset, "data_path": data.data_path, "dataset_options": options}

@@ -5,7 +5,8 @@
 
 The input is a state dict, a training checkpoint or a run folder (uses best.pt, else last.pt); its system and network are
 detected. The output is a state dict, written by torch.save (.pth, .pt, .bin, .tar) or safetensors (.safetensors), an
-archive of NumPy arrays (.npz), or Caffe's format (.caffemodel).
+archive of NumPy arrays (.npz), or Caffe's format (.caffemodel). With --to ssd, .safetensors and torch.save also keep the
+class names, the score thresholds and how to build the model, so that every program reads the file.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ssd.console import ArgumentParser, console_program, program_name
+from ssd.errors import ConfigError
+from ssd.weight_names import checked_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +56,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--to", required=True, choices=SYSTEMS, help="system of the output")
     parser.add_argument("--system", choices=SYSTEMS, help="system of the input (default: auto-detect)")
     args = parser.parse_args(argv)
-    if not Path(args.input).exists():
-        parser.error(f"input {args.input} does not exist")
+    try:
+        args.input = checked_checkpoint(args.input)
+    except ConfigError as error:
+        parser.error(str(error).replace("checkpoint", "input", 1))
     output = Path(args.output)
     if output.exists():
         parser.error(f"output {output} already exists; remove it first")
@@ -75,23 +80,28 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the program."""
     args = parse_args(argv)
     from ssd.checkpoints import build_from_weights, export_weights
+    from ssd.checkpoints.reading import read_checkpoint
 
     try:
-        model = build_from_weights(args.input, system=args.system)
+        checkpoint = read_checkpoint(args.input)
+        model = build_from_weights(checkpoint, system=args.system)
         state = export_weights(model, args.to)
-        write(state, Path(args.output))
-    except (ValueError, OSError) as error:
+        about = {"build_args": model.build_args, **checkpoint.about} if args.to == "ssd" else {}
+        write(state, about, Path(args.output))
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, OSError):
+            raise  # not a failed download
         sys.exit(f"error: {error}")
     build = model.build_args
     print(f"{args.output}: {len(state)} weights of {build['name']} with {build['num_classes']} classes for {args.to}")
 
 
-def write(state: dict[str, Tensor], path: Path) -> None:
-    """Writes a state dict in the format of the suffix."""
+def write(state: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+    """Writes a state dict in the format of the suffix, with what is to be saved beside it where the format can."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from ssd.models.safetensors_files import write_safetensors
 
-        save_file({name: value.contiguous() for name, value in state.items()}, str(path), {"format": "pt"})
+        write_safetensors(state, about, path)
         return
     if path.suffix == ".npz":
         from ssd.models.tensorflow_files import write_npz
@@ -105,7 +115,7 @@ def write(state: dict[str, Tensor], path: Path) -> None:
         return
     import torch
 
-    torch.save(state, path)
+    torch.save({"model": state, **about} if about else state, path)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
 from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
-from ssd.predict import TORCHVISION
+from ssd.weight_names import checked_checkpoint
 
 # Settings of a run that affect its evaluation, and those that apply to its own data set only.
 _EVALUATION_SETTINGS = ("model", "data_augmentation", "augmentation_options", "eval_metric", "batch_size", "workers")
@@ -48,8 +48,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         parser.error(f"--worst must not be negative, got {args.worst}")
     if args.save and os.path.exists(args.save) and not os.path.isdir(args.save):
         parser.error(f"--save must be a folder, got the file {args.save}")
-    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
-        parser.error(f"checkpoint {args.checkpoint} does not exist")
+    try:
+        args.checkpoint = checked_checkpoint(args.checkpoint)
+    except ConfigError as error:
+        parser.error(str(error))
     try:
         return args, configure(args)
     except (ConfigError, TypeError) as error:

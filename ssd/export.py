@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from ssd.console import ArgumentParser, console_program, program_name
-from ssd.predict import TORCHVISION
+from ssd.errors import ConfigError
+from ssd.weight_names import checked_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("output", help="output file, with the suffix .onnx or .pt2")
     args = parser.parse_args(argv)
-    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
-        parser.error(f"checkpoint {args.checkpoint} does not exist")
+    try:
+        args.checkpoint = checked_checkpoint(args.checkpoint)
+    except ConfigError as error:
+        parser.error(str(error))
     if Path(args.output).suffix not in (".onnx", ".pt2"):
         parser.error(f"output must end in .onnx or .pt2, got {args.output}")
     if args.output.endswith(".onnx"):

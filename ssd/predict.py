@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +26,14 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
 
 from ssd.class_names import display_name
 from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import DataError, unknown
+from ssd.errors import ConfigError, DataError, unknown
 from ssd.file_tree import find_images, walk
+from ssd.weight_names import checked_checkpoint
 
 if TYPE_CHECKING:
     from ssd.inference.detector import Detector
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
-# Names of torchvision's weights.
-TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,8 +53,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.classes = args.classes.split(",") if args.classes is not None else None
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
-    if not TORCHVISION.fullmatch(args.checkpoint) and not os.path.exists(args.checkpoint):
-        parser.error(f"checkpoint {args.checkpoint} does not exist")
+    try:
+        args.checkpoint = checked_checkpoint(args.checkpoint)
+    except ConfigError as error:
+        parser.error(str(error))
     try:
         args.files = list_images(args.images)
         args.output_dir = choose_folder(args.output_dir, args.overwrite)

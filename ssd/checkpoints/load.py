@@ -21,6 +21,7 @@ from ssd.models import MODELS, SSD
 from ssd.models.weight_files import few
 
 _TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
+_UNUSED = "N/A"  # torchvision's name of the gaps in COCO's ids
 _COUNTER = "num_batches_tracked"  # missing in files of old PyTorch, and not used
 
 
@@ -201,7 +202,9 @@ def _rows_of_classes(
 ) -> list[int | None] | None:
     """Returns the checkpoint's row of each class of the model; [] if it has none of them; None without names to compare."""
     saved = checkpoint.classes
-    if saved is None or classes is None or report.num_classes != len(saved) + 1 or tuple(saved) == tuple(classes):
+    if saved is None or classes is None or report.num_classes != len(saved) + 1:
+        return None
+    if len(saved) == len(classes) and all(a in (b, _UNUSED) for a, b in zip(saved, classes, strict=True)):
         return None
     rows = class_rows(saved, classes)
     if not any(rows):

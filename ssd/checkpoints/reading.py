@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ssd.checkpoints.layouts import LAYOUTS
 from ssd.checkpoints.options import check_classes, check_thresholds, checked_build_args
-from ssd.models.backbone_weights import download, is_torchvision_name
+from ssd.models.backbone_weights import download, torchvision_classes
 from ssd.models.weight_files import load_file, state_dict_of
+from ssd.weight_names import full_name, is_torchvision_name
 
 # Where training scripts keep the weights; this project's EMA comes first, because it is what is evaluated.
 _INSIDE = (
@@ -38,7 +39,7 @@ class Checkpoint:
         source: Its origin, for messages.
         state: Names to tensors, without the prefixes of wrappers.
         build_args: Arguments of `build_model`, if this project saved it.
-        classes: Class names without the background, if this project saved it.
+        classes: Class names without the background, if this project saved it or torchvision names them.
         prefix: The prefix that was removed from every name.
         outside: Entries without the prefix, which are not in `state`.
         apply_exif: Whether EXIF orientation was applied to the training images, if this project saved it.
@@ -54,6 +55,12 @@ class Checkpoint:
     apply_exif: bool | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What this project saves beside the weights and `build_args`, as values that JSON can store."""
+        values = {"classes": self.classes, "apply_exif": self.apply_exif, "thresholds": dict(self.thresholds) or None}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 Source = str | Path | Mapping[str, Any] | Checkpoint
 
@@ -67,6 +74,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 
     Raises:
         FileNotFoundError: No such file.
+        ConfigError: A short name of torchvision's weights belongs to several models (a ValueError).
         ValueError: The file is damaged, holds pickled objects besides tensors, no state dict, or invalid build_args.
         RuntimeError: The download failed.
     """
@@ -86,7 +94,8 @@ def read_checkpoint(source: Source) -> Checkpoint:
     state, prefix, outside = _without_prefix(state_dict_of(state, words))
     if build_args is not None:
         build_args = checked_build_args(build_args, words)
-    names, thresholds = check_classes(classes, build_args, words), check_thresholds(about.get("thresholds"), words)
+    names = check_classes(classes, build_args, words) or torchvision_classes(words)
+    thresholds = check_thresholds(about.get("thresholds"), words)
     exif = exif if isinstance(exif, bool) else None
     return Checkpoint(words, state, build_args, names, prefix, outside, exif, thresholds)
 
@@ -100,7 +109,7 @@ def _content(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
         raise TypeError(
             f"source must be a file, a name of torchvision's weights or a state dict, got {type(source).__name__}{hint}"
         )
-    words = str(source)
+    words = full_name(str(source))
     if is_torchvision_name(words):
         return words, download(words)
     path = Path(source)

@@ -7,10 +7,12 @@ MODELS = (
     "ssd300_vgg16",
     "ssd512_vgg16",
     *(f"ssd300_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    "ssd300_mobilenet_v1",
+    "ssdlite300_squeezenet1_1",
     "ssdlite320_mobilenet_v2",
     "ssdlite320_mobilenet_v3_large",
 )
-PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao")
+PRESETS = ("torchvision", "caffe", "amdegroot", "balancap", "lufficc", "nvidia", "qfgaohao", "dusty_nv", "tensorflow")
 AUGMENTATIONS = ("auto", "ssd", "ssdlite", "hflip", "multiscale", "lsj", "none")
 SCHEDULES = ("multisteplr", "cosineannealinglr", "steplr", "polynomial")
 OPTIMIZERS = ("sgd", "sgd_nesterov", "adamw")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from ssd.config.choices import AUGMENTATIONS, CHOICES, DATASETS, FILE_DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
 from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
 from ssd.errors import ConfigError
+from ssd.weight_names import checkpoint_exists, is_torchvision_name
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -219,7 +220,7 @@ class TrainConfig:
             source = getattr(self, name)
             if self.resume and name != "resume":
                 continue  # the checkpoint contains the weights
-            if source and "_Weights." not in source and not Path(source).exists():
+            if source and not is_torchvision_name(source) and not checkpoint_exists(source):
                 raise ConfigError(f"{flag(name)} {source}: no such file")
         if self.test_only and not (self.resume or self.weights):
             raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")

@@ -28,7 +28,6 @@ from ssd.inference.engine import InferenceEngine
 from ssd.inference.result import Result
 from ssd.inference.sources import ImageLike, Source, images_of, is_one_image, read
 from ssd.models import SSD
-from ssd.models.backbone_weights import is_torchvision_name
 from ssd.models.torchvision_io import split_detections
 
 SCORE_THRESHOLD = 0.4  # of a class without a threshold from an evaluation
@@ -183,8 +182,9 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
 
     Args:
         source: A run folder (uses best.pt, else last.pt), a checkpoint of this project or of any system that
-            `ssd.load_weights` supports, or a name of torchvision's weights such as "SSD300_VGG16_Weights.COCO_V1". If
-            the file has no class names, the classes are named by their numbers.
+            `ssd.load_weights` supports, or a name of torchvision's weights, "SSD300_VGG16_Weights.COCO_V1" or short
+            "SSD300_VGG16.COCO_V1", which are downloaded once. If the file has no class names, the classes are named by
+            their numbers.
         device: Device of the model; "auto" is the first GPU if there is one.
 
     Raises:
@@ -199,18 +199,9 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
         if not isinstance(error.__cause__, OSError):
             raise
         raise DataError(str(error)) from error
-    classes = checkpoint.classes or _names_of_torchvision(str(source))
-    classes = classes or tuple(str(label) for label in range(1, model.num_classes))
+    classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # Unknown for foreign weights: apply it, because photos should be upright.
     apply_exif = True if checkpoint.apply_exif is None else checkpoint.apply_exif
     return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds)
-
-
-def _names_of_torchvision(source: str) -> tuple[str, ...]:
-    if not is_torchvision_name(source):
-        return ()
-    from torchvision.models import get_weight
-
-    return tuple(get_weight(source).meta["categories"][1:])  # the first one is the background

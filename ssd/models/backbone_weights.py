@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ssd.errors import unknown
 from ssd.models.weight_files import few, load_file, state_dict_of
+from ssd.weight_names import is_torchvision_name
 
-_NAME = re.compile(r"\w+_Weights\.\w+")
 _USED = re.compile(
     r"(VGG16|SqueezeNet1_1|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
 )  # by models here
@@ -145,9 +145,11 @@ def _is_integer(key: str, value: Tensor) -> bool:
     return not value.is_floating_point() and not key.endswith("num_batches_tracked")
 
 
-def is_torchvision_name(source: str) -> bool:
-    """Returns whether this is a name of torchvision's weights, such as "VGG16_Weights.IMAGENET1K_FEATURES"."""
-    return _NAME.fullmatch(source) is not None
+def torchvision_classes(name: str) -> tuple[str, ...] | None:
+    """Returns the class names of torchvision's weights without the background; None for other names and files."""
+    if not is_torchvision_name(name):
+        return None
+    return tuple(torchvision.models.get_weight(name).meta["categories"][1:])
 
 
 def download(name: str) -> Mapping[str, Tensor]:

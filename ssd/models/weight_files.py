@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssd.models.protobuf_files import read_caffemodel, read_frozen_graph
+from ssd.models.safetensors_files import is_installed, read_safetensors
 from ssd.models.tensorflow_files import from_variables, read_npz, read_tensorflow_checkpoint
 
 # Safe objects that training scripts save beside weights: torchvision's command-line arguments, and NumPy scalars.
@@ -134,8 +135,8 @@ def _load(path: Path) -> Any:
     if path.suffix in _READERS:
         return _READERS[path.suffix](path)
     try:
-        if path.suffix == ".safetensors" and (read := _safetensors_reader()) is not None:
-            return read(str(path))
+        if path.suffix == ".safetensors" and is_installed():
+            return read_safetensors(path)
         if zipfile.is_zipfile(path):
             _check_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
@@ -192,7 +193,7 @@ def _reason(path: Path, error: Exception) -> str:
         start = file.read(64)
     if not start:
         return "it is empty (0 bytes); copy or download it again"
-    if path.suffix == ".safetensors" and _safetensors_reader() is not None:
+    if path.suffix == ".safetensors" and is_installed():
         return "it is cut off, damaged or no safetensors file; copy or download it again"
     for pattern, what in _FOREIGN:
         if re.match(pattern, start, re.DOTALL):
@@ -202,11 +203,3 @@ def _reason(path: Path, error: Exception) -> str:
     if start.startswith(b"\x80"):  # a pickle, as PyTorch wrote before 1.6
         return "it is cut off, damaged, or no checkpoint of PyTorch; copy or download it again"
     return "it is not what torch.save writes"
-
-
-def _safetensors_reader() -> Any:
-    try:
-        from safetensors.torch import load_file as read
-    except ImportError:
-        return None
-    return read

@@ -65,7 +65,7 @@ def test_convert_round_trip(tmp_path, capsys):
     main([files[0], files[1], "--to", "ssd"])
     assert "weights of ssd300_resnet18 with 21 classes for ssd" in capsys.readouterr().out
     model = build_from_weights(files[0])
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in torch.load(files[1]).items())
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in torch.load(files[1])["model"].items())
     back = export_weights(model, "nvidia")
     assert back.keys() == state.keys() and all(torch.equal(v, back[k]) for k, v in state.items())
 
