@@ -214,7 +214,10 @@ def variances(value: Sequence[float]) -> None:
 def as_many(name: str, tensor: Tensor, count: int) -> None:
     """Raises unless a tensor has shape `[count]`; a traced program checks an unknown length when it runs."""
     shape(name, tensor, f"[{count}]", tensor.dim() == 1)
-    torch._check(tensor.shape[0] == count, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
+    fits: bool | Tensor = tensor.shape[0] == count
+    if isinstance(fits, Tensor):  # torch.jit.trace
+        fits = bool(fits)
+    torch._check(fits, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -31,6 +31,8 @@ def class_ids(name: str, value: Any) -> Tensor:
     tensor: Tensor = value
     if tensor.is_complex() or not tensor.is_floating_point():
         return tensor if tensor.is_complex() else tensor.to(torch.int64)
+    if torch.onnx.is_in_onnx_export():
+        checks.fail(f"{name} must be integers in a program that is exported to ONNX: give {name}.to(torch.int64)")
     return (tensor.double() + 0.0).view(torch.int64)  # -0 is 0
 
 

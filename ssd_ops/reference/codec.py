@@ -23,7 +23,9 @@ def _checked(
     boxes, priors = floating(name, boxes), floating("priors", priors)
     values = check(name, boxes, priors, variances, code_type)
     dtype = compute_dtype(boxes, priors)
-    return boxes.to(dtype), priors.to(dtype), torch.tensor(values, dtype=dtype, device=boxes.device)
+    # not torch.tensor, which no decomposition of a traced program may contain
+    variance = torch.stack([boxes.new_full((), value, dtype=dtype) for value in values])
+    return boxes.to(dtype), priors.to(dtype), variance
 
 
 def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], code_type: str) -> list[float]:

@@ -150,33 +150,6 @@ def test_scripted(function: Callable[..., Tensor], inputs: tuple[Any, ...]) -> N
     assert torch.equal(torch.jit.script(function)(*inputs), function(*inputs))
 
 
-class Kept(nn.Module):
-    def forward(self, boxes: Tensor, scores: Tensor, names: Tensor, others: Tensor) -> tuple[Tensor, ...]:
-        kept = ssd_ops.nms(boxes, scores, 0.3), ssd_ops.batched_nms(boxes, scores, names, 0.3)
-        coded = ssd_ops.encode_boxes(boxes, others), ssd_ops.decode_boxes(boxes, others)
-        return *kept, *coded, ssd_ops.box_iou(boxes, others), ssd_ops.complete_box_iou(boxes, others)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_onnx(dynamo: bool) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    inputs, file = (BOXES, SCORES, NAMES, OTHERS), io.BytesIO()
-    if dynamo:
-        program = torch.onnx.export(Kept(), inputs, dynamo=True, verbose=False)
-        assert program is not None
-        data = program.model_proto.SerializeToString()
-    else:
-        torch.onnx.export(Kept(), inputs, file, dynamo=False, opset_version=16)
-        data = file.getvalue()
-    session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [argument.name for argument in session.get_inputs()]
-    results = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
-    for result, expected in zip(results, Kept()(*inputs), strict=True):
-        torch.testing.assert_close(torch.from_numpy(result), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_dtensors_raise() -> None:
     distributed = pytest.importorskip("torch.distributed")
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
