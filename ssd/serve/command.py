@@ -28,8 +28,9 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from ssd.console import ArgumentParser, console_program, program_name
-from ssd.predict import TORCHVISION
+from ssd.errors import ConfigError
 from ssd.serve.settings import LOOPBACK, PACKAGES, Settings
+from ssd.weight_names import checked_checkpoint, is_torchvision_name
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,9 +50,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--batch-window-ms must lie in 0..1000, got {args.batch_window_ms}")
     if not 0 <= args.port < 65536:
         parser.error(f"--port must lie in 0..65535, got {args.port}")
-    for checkpoint in args.checkpoints:
-        if not TORCHVISION.fullmatch(checkpoint) and not os.path.exists(checkpoint):
-            parser.error(f"checkpoint {checkpoint} does not exist")
+    try:
+        args.checkpoints = [checked_checkpoint(checkpoint) for checkpoint in args.checkpoints]
+    except ConfigError as error:
+        parser.error(str(error))
     if args.samples is not None and not os.path.isdir(args.samples):
         parser.error(f"--samples {args.samples} is not a folder")
     args.settings = _settings(args)
@@ -150,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         sys.exit(f"error: --host {args.host} --port {args.port}: {error.strerror or error}")
     from ssd.engine.setup import choose_device
-    from ssd.errors import ConfigError, DataError
+    from ssd.errors import DataError
     from ssd.inference.detector import load
     from ssd.serve.app import create_app
     from ssd.serve.run import run
@@ -180,7 +182,7 @@ def names_of(checkpoints: list[str]) -> list[str]:
     for checkpoint in checkpoints:
         path = Path(os.path.abspath(checkpoint))
         is_run = path.stem in ("best", "last") and path.suffix == ".pt"
-        name = checkpoint if TORCHVISION.fullmatch(checkpoint) else path.parent.name if is_run else path.name
+        name = checkpoint if is_torchvision_name(checkpoint) else path.parent.name if is_run else path.name
         name = re.sub(r"\.(pt|pth|safetensors)$", "", name) or "model"
         number, base = 1, name
         while name in names:
