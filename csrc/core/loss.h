@@ -16,8 +16,10 @@ struct LossParams {
   const int64_t* labels;    // [B, P]: 0 background, -1 ignored
   int64_t num_images, num_priors, num_classes;
   void* lse;  // T [B, P]: logsumexp of the logits
-  void*
-      weight;  // T [B, P]: weight of a sampled prior in cls_loss, else 0; holds the cross entropy until mining is done
+  // T [B, P]: the weight of a sampled prior in cls_loss, else 0. Until a prior is mined, its cross entropy is here.
+  void* weight;
+
+  SSD_OPS_HD void* cross_entropy() const { return weight; }
 };
 
 struct GradLossParams {

@@ -8,16 +8,17 @@
 
 namespace ssd_ops {
 
-// A box is suppressed if its IoU with a kept box exceeds the threshold: fl(inter / union) > threshold decides, as in
-// the reference. Two tests without the division reject most pairs:
-//   inter < fl(threshold * union)   Then inter / union < threshold in real numbers, and rounding is monotone (also for
-//                                   subnormal numbers), so the pair is not suppressed: may_suppress.
-//   inter < s * (a + b)             The same for s = t / (1 + t), a little lowered. s * a depends on one box alone and
-//                                   can be stored with it: scaled_area.
+// A box is suppressed if its IoU with a kept box exceeds the threshold t: fl(inter / union) > t decides, as in the
+// reference, where fl() is the result rounded to T. Two tests without the division reject most pairs:
+//   inter < fl(t * union)   Then inter / union < t in real numbers, and rounding is monotone (also for subnormal
+//                           numbers), so the pair is not suppressed: may_suppress.
+//   inter < s * (a + b)     The same for areas a and b and s = t / (1 + t), a little lowered, since inter / (a + b -
+//                           inter) > t is inter > s * (a + b). s * a depends on one box alone and can be stored with
+//                           it: scaled_area.
 template <typename T>
 struct SuppressionThresholds {
   T iou;
-  T nonnegative_iou;   // max(threshold, 0)
+  T nonnegative_iou;   // max(iou, 0)
   T min_intersection;  // the smallest positive number, to reject pairs without overlap; -1 for a negative threshold
   T area_factor;       // a little less than t / (1 + t); 0 for a negative threshold
 };
@@ -53,7 +54,7 @@ SSD_OPS_HD T rounding_margin(T box_area, const SuppressionThresholds<T>& thresho
   return in_range ? 64 * std::numeric_limits<T>::epsilon() * box_area : std::numeric_limits<T>::infinity();
 }
 
-// Whether the IoU may exceed the threshold; true if it is NaN.
+// Whether the IoU may exceed the threshold; either answer for a NaN, which does not exceed it.
 template <typename T>
 SSD_OPS_HD bool may_suppress(T inter, T union_area, const SuppressionThresholds<T>& thresholds) {
   return inter >= greater(thresholds.nonnegative_iou * union_area, thresholds.min_intersection);

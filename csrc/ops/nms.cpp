@@ -15,7 +15,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kMaxBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
-constexpr int64_t kMaxViewed = 8192;             // up to so many boxes the result is a view of the array for all, 64 KB
+constexpr int64_t kMaxViewed = 8192;  // up to this many boxes the result is a view of the array for all, 64 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -101,18 +101,19 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
                      .num_boxes = n};
   Tensor on_host = torch::stable::empty({2}, ScalarType::Long, std::nullopt,
                                         torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const int64_t* host = on_host.const_data_ptr<int64_t>();
+  const auto* host = reinterpret_cast<const NmsProgress*>(on_host.const_data_ptr<int64_t>());
   const int64_t all = num_nms_tiles(n);
   for (int64_t first = 0, tiles = std::min(all, kTilesPerCheck); tiles > 0;) {
     check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles,
-                          keep.mutable_data_ptr<int64_t>(), progress.mutable_data_ptr<int64_t>(), scope.stream()),
+                          keep.mutable_data_ptr<int64_t>(),
+                          reinterpret_cast<NmsProgress*>(progress.mutable_data_ptr<int64_t>()), scope.stream()),
                "nms");
     torch::stable::copy_(on_host, progress);  // synchronizes
     first += tiles;
-    tiles = host[1] == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
+    tiles = host->next_tile_size == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
   }
   Tensor all_indices = keep;
-  const Tensor kept = torch::stable::narrow(all_indices, 0, 0, host[0]);
+  const Tensor kept = torch::stable::narrow(all_indices, 0, 0, host->num_kept);
   return n <= kMaxViewed ? kept : torch::stable::clone(kept);
 }
 #endif

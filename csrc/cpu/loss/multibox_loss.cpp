@@ -104,7 +104,7 @@ bool rows(const LossParams& params, int64_t begin, int64_t end) {
   using T = compute_t<In>;
   const In* logits = static_cast<const In*>(params.logits);
   T* lse = static_cast<T*>(params.lse);
-  T* cross_entropy = static_cast<T*>(params.weight);
+  T* cross_entropy = static_cast<T*>(params.cross_entropy());
   bool in_range = true;
   for (int64_t first = begin; first < end; first += kRows) {
     const int64_t count = end - first < kRows ? end - first : kRows;
@@ -140,8 +140,7 @@ KeyThreshold<Key> select_top_k(const T* cross_entropy, const int64_t* labels, in
     uint32_t counts[1 << kRadixBits] = {};
     for (int64_t p = 0; p < num_priors; ++p) {
       const Key key = mining_key(cross_entropy[p], labels[p]);
-      if (prefix_shift == kBits || key >> (prefix_shift % kBits) == prefix)
-        ++counts[key >> shift & ((Key(1) << digit_bits) - 1)];
+      if (prefix_shift == kBits || key >> prefix_shift == prefix) ++counts[key >> shift & ((Key(1) << digit_bits) - 1)];
     }
     Key digit = (Key(1) << digit_bits) - 1;
     while (counts[digit] < k) k -= counts[digit--];

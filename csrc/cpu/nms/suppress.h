@@ -32,9 +32,9 @@ struct alignas(64) BoxBlock {
   inline __attribute__((always_inline)) Box<T> box(int lane) const { return {x1[lane], y1[lane], x2[lane], y2[lane]}; }
 };
 
-// For each lane the maximum, over some blocks, of the intersection of a box with the lane's box minus its scaled area
-// (suppression.h). Several blocks are tested before branching: the branch is unpredictable, and a misprediction costs
-// more than a block.
+// For each lane the maximum excess over some blocks: the intersection of a box with the lane's box minus the scaled
+// area of that (suppression.h). Several blocks are tested before branching: the branch is unpredictable, and a
+// misprediction costs more than a block.
 template <typename T>
 struct alignas(64) LaneMaxExcess {
   static constexpr int kLanes = BoxBlock<T>::kLanes;
@@ -42,7 +42,8 @@ struct alignas(64) LaneMaxExcess {
 
   inline __attribute__((always_inline)) void update(const BoxBlock<T>& kept, const Box<T>& box) {
     for (int l = 0; l < kLanes; ++l) {
-      // Only the width is clamped at 0: if the height is negative, so is the product, or NaN for an empty lane.
+      // Only the width is clamped at 0, which saves a maximum: if the height is negative, so is the product, or NaN for
+      // an empty lane.
       const T left = greater(box.x1, kept.x1[l]), top = greater(box.y1, kept.y1[l]);
       const T width = greater(lesser(box.x2, kept.x2[l]), left) - left, height = lesser(box.y2, kept.y2[l]) - top;
       lane[l] = greater(width * height - kept.scaled_area[l], lane[l]);
@@ -74,7 +75,8 @@ struct alignas(64) LaneMaxExcess {
   }
 };
 
-// Lists of kept boxes in one pool of blocks: a list for each class of an image, or for each cell of a grid.
+// Unrolled linked lists of kept boxes in one pool of blocks: a list for each class of an image, or for each cell of a
+// grid.
 template <typename T>
 class BoxLists {
  public:
@@ -114,6 +116,8 @@ class BoxLists {
       const uint32_t first = i;
       LaneMaxExcess<T> excess;
       for (int n = 0; n < kBlocksPerBranch && i != kNone; ++n, i = links_[i].next) excess.update(blocks_[i], box);
+      // A bit stands for that lane in all of these blocks. With a negative threshold all lanes are candidates, and none
+      // is certain, because then the rounding margin is infinite.
       const uint32_t candidate_lanes = thresholds_.iou < T(0) ? ~0u : excess.lanes_above(possible);
       if (candidate_lanes == 0) continue;
       if (excess.lanes_above(certain) != 0 || suppresses_exactly(first, i, candidate_lanes, box, box_area)) return true;
@@ -159,10 +163,9 @@ class BoxLists {
   }
 
   // The exact test, for pairs within rounding of the threshold and for negative thresholds: some lanes of the blocks
-  // from `first` up to, not including, `last`.
-  bool suppresses_exactly(uint32_t first, uint32_t last, uint32_t candidate_lanes, const Box<T>& box,
-                          T box_area) const {
-    for (uint32_t i = first; i != last; i = links_[i].next) {
+  // from `first` up to, not including, `end`.
+  bool suppresses_exactly(uint32_t first, uint32_t end, uint32_t candidate_lanes, const Box<T>& box, T box_area) const {
+    for (uint32_t i = first; i != end; i = links_[i].next) {
       for (uint32_t lane = 0; lane < links_[i].count; ++lane) {
         const Box<T> kept = blocks_[i].box(static_cast<int>(lane));
         if ((candidate_lanes >> lane & 1) && ssd_ops::suppresses(kept, box, area(kept), box_area, thresholds_))

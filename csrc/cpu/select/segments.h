@@ -15,6 +15,8 @@ struct Segments {
   char* buffers = nullptr;
 };
 
-constexpr int64_t segment_bytes() { return 128 + kBufferCapacity * 16; }
+constexpr int64_t kSegmentHeaderBytes = 128;  // a CandidateBuffer, see select.h
+constexpr int64_t kMaxCandidateBytes = 16;
+constexpr int64_t segment_bytes() { return kSegmentHeaderBytes + kBufferCapacity * kMaxCandidateBytes; }
 
 }  // namespace ssd_ops::cpu

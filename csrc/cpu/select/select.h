@@ -77,7 +77,7 @@ struct CandidateBuffer {
 // The buffer of a segment of an image, followed by its candidates.
 template <typename T>
 inline CandidateBuffer<T>* segment_buffer(const Segments& segments, int64_t image, int64_t segment) {
-  static_assert(sizeof(CandidateBuffer<T>) <= 128);
+  static_assert(sizeof(CandidateBuffer<T>) <= kSegmentHeaderBytes && sizeof(Candidate<T>) <= kMaxCandidateBytes);
   return reinterpret_cast<CandidateBuffer<T>*>(segments.buffers + (image * segments.count + segment) * segment_bytes());
 }
 
@@ -89,7 +89,7 @@ void scan_segments(const SelectParams<T>& params, const Segments& segments, Sour
   for (int64_t i = begin; i < end; ++i) {
     const int64_t image = i / segments.count, segment = i % segments.count;
     auto* buffer = segment_buffer<T>(segments, image, segment);
-    *buffer = CandidateBuffer<T>{reinterpret_cast<Candidate<T>*>(reinterpret_cast<char*>(buffer) + 128),
+    *buffer = CandidateBuffer<T>{reinterpret_cast<Candidate<T>*>(reinterpret_cast<char*>(buffer) + kSegmentHeaderBytes),
                                  kBufferCapacity, params.score_threshold};
     source.scan(image, params.num_boxes * segment / segments.count, params.num_boxes * (segment + 1) / segments.count,
                 *buffer);

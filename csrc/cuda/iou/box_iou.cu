@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
     const int64_t first_row = tile / column_tiles % row_tiles * kRows;
     const int64_t column = tile % column_tiles * (kThreads * kColumns) + threadIdx.x * (adjacent ? kColumns : 1);
     const int row_count = static_cast<int>(n - first_row < kRows ? n - first_row : kRows);
-    __syncthreads();  // all threads are done with the rows of the last tile
+    __syncthreads();  // all threads are done with the rows of the previous tile
     if (threadIdx.x < row_count) {
       const Box<T> row = load_box(boxes1, batch * n + first_row + threadIdx.x);
       rows[threadIdx.x] = row;

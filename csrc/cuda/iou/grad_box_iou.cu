@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     load_columns<metric>(boxes2 + 4 * batch * m, first, right, columns);
     for (int64_t row = top; row < bottom; row += kRows) {
       const int count = static_cast<int>(bottom - row < kRows ? bottom - row : kRows);
-      __syncthreads();  // all threads are done with the last chunk
+      __syncthreads();  // all threads are done with the previous chunk
       for (int r = threadIdx.x; r < count; r += blockDim.x) {
         rows.boxes[r] = load_box(boxes1, batch * n + row + r);
         rows.areas[r] = area(rows.boxes[r]);

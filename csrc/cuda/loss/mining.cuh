@@ -14,7 +14,7 @@ constexpr int kMineThreads = 1024;
 constexpr int kBins = 1 << kRadixBits;
 static_assert(kBins == 2 * kMineThreads, "a thread owns two bins");
 
-// One digit of the threshold key: the highest-first count reaches k in its bin.
+// One digit of the threshold key: the bin in which the count reaches k, counting from the highest bin.
 struct RadixDigit {
   int bin;
   int64_t remaining_k;  // how many keys of the bin are selected
@@ -54,10 +54,11 @@ __device__ double box_loss(const LossParams& params, int64_t row) {
   return sum + smooth_l1(a.y2 - b.y2);
 }
 
-// Which background priors of some rows are sampled, besides the positives.
+// Which background priors of some rows are sampled, besides the positives. The threshold {~0, 0} selects none: no key
+// is higher, and no tie is needed.
 template <typename T>
 struct MinedSelection {
-  KeyThreshold<sort_key_t<T>> threshold;  // without ties no background prior is sampled
+  KeyThreshold<sort_key_t<T>> threshold;
   bool selects_all_ties;
   int64_t ties_before;  // keys equal to the threshold in earlier rows
   T weight;             // of a sampled prior

@@ -26,7 +26,7 @@ template <typename T, typename Key>
 __device__ void stage_keys(const LossParams& params, int64_t first, int count, Key* keys, Counts& counts) {
   constexpr int kLoadsInFlight = 3, kShift = 8 * sizeof(Key) - kRadixBits;
   const int64_t* labels = params.labels + first;
-  const T* cross_entropy = static_cast<const T*>(params.weight) + first;
+  const T* cross_entropy = static_cast<const T*>(params.cross_entropy()) + first;
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts.digits[0][b] = counts.digits[1][b] = 0;
   if (threadIdx.x == 0) counts.positives = counts.background = 0;
   __syncthreads();
@@ -74,7 +74,7 @@ __device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k,
 #pragma unroll 4
       for (int p = threadIdx.x; p < count; p += kMineThreads) {
         const Key key = keys[p];
-        if (key >> (prefix_shift % kBits) == threshold.key)
+        if (key >> prefix_shift == threshold.key)
           atomicAdd(&counts.digits[current][static_cast<int>(key >> shift & ((Key(1) << digit_bits) - 1))], 1u);
       }
       __syncthreads();

@@ -6,6 +6,7 @@
 // own_row(). Logits are read once.
 #pragma once
 
+#include "cuda/common/lane_group.cuh"
 #include "cuda/common/load.cuh"
 #include "cuda/common/math.cuh"
 #include "cuda/common/reduce.cuh"
@@ -15,7 +16,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kRowThreads = 256;
-constexpr int kRowsPerGroup = 4;  // rows of a group of lanes
+constexpr int kRowsPerGroup = 4;  // rows that a group of lanes takes at once
 
 // Ignores NaN; the sum of exponentials that follows does not.
 __device__ __forceinline__ float max_of(float a, float b) { return fmaxf(a, b); }
@@ -46,16 +47,16 @@ struct RowSum {
   T shift, sum;  // the maximum logit (0 if it is infinite), and the sum of exp(logit - shift)
 };
 
-// For the lane's own row. Rows have at most kGroup * kPerLane classes; if fewer than kRowsPerGroup rows are left, the
-// last one is read in place of the others.
+// Returns the sum of the lane's own_row(). Rows have at most kGroup * kPerLane classes; if `rows_left` is less than
+// kRowsPerGroup, the last of them is read in place of those that are missing.
 template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
-__device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, int classes) {
+__device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows_left, int classes) {
   const int lane = threadIdx.x % kGroup;
   T x[kRowsPerGroup][kPerLane], maxima[kRowsPerGroup], sums[kRowsPerGroup];
   // Load.
 #pragma unroll
   for (int r = 0; r < kRowsPerGroup; ++r) {
-    const In* row = logits + (r < rows ? r : static_cast<int>(rows - 1)) * classes + lane;
+    const In* row = logits + (r < rows_left ? r : static_cast<int>(rows_left - 1)) * classes + lane;
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
   }
@@ -79,14 +80,14 @@ __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows, in
   return {shift, reduce_scatter<kGroup>(sums, [](T own, T other) { return own + other; })};
 }
 
-// For any number of classes; logits are read twice, the second time from the cache. A group is a warp.
+// The same for any number of classes; logits are read twice, the second time from the cache. A group is a warp.
 template <typename In, typename T = compute_t<In>>
-__device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t rows, int64_t classes) {
+__device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t rows_left, int64_t classes) {
   const int lane = threadIdx.x % kWarpSize;
   RowSum<T> own{};
 #pragma unroll
   for (int r = 0; r < kRowsPerGroup; ++r) {
-    const int64_t count = r < rows ? classes : 0;
+    const int64_t count = r < rows_left ? classes : 0;
     T max = -T(INFINITY), sum = 0;
     for (int64_t c = lane; c < count; c += kWarpSize) max = max_of(max, widen(logits[r * classes + c]));
     max = warp_reduce(max, [](T own_max, T other) { return max_of(own_max, other); });
@@ -98,32 +99,34 @@ __device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t row
   return own;
 }
 
-// kPerLane = 0: any number of classes.
+// kPerLane = 0: any number of classes. One block for a multiprocessor, since registers hold the logits of a group.
 template <int kGroup, int kPerLane, typename In>
 __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params, LossWorkspace workspace) {
   using T = compute_t<In>;
   wait_for_previous_kernel();
   const int64_t rows = params.num_images * params.num_priors, classes = params.num_classes;
   // Groups beyond the last row read that row, for all lanes must join the shuffles, but write nothing.
-  const int64_t first = global_thread_index() / kGroup * kRowsPerGroup, start = first < rows ? first : rows - 1;
-  const In* logits = static_cast<const In*>(params.logits) + start * classes;
+  const int64_t first_row = global_thread_index() / kGroup * kRowsPerGroup;
+  const int64_t clamped_first_row = first_row < rows ? first_row : rows - 1;
+  const In* logits = static_cast<const In*>(params.logits) + clamped_first_row * classes;
   RowSum<T> own;
   if constexpr (kPerLane == 0) {
-    own = sum_long_rows(logits, rows - start, classes);
+    own = sum_long_rows(logits, rows - clamped_first_row, classes);
   } else {
-    own = sum_rows<kGroup, kPerLane>(logits, rows - start, static_cast<int>(classes));
+    own = sum_rows<kGroup, kPerLane>(logits, rows - clamped_first_row, static_cast<int>(classes));
   }
-  const int64_t row = own_row<kGroup>();
+  const int64_t row_in_group = own_row<kGroup>(), row = first_row + row_in_group;
   int64_t label = 0;
-  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && first + row < rows) {
-    label = params.labels[first + row];
+  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && row < rows) {
+    label = params.labels[row];
     const T log_sum = log_of(own.sum);
-    const T target = widen(logits[row * classes + (label > 0 && label < classes ? label : 0)]);
-    static_cast<T*>(params.lse)[first + row] = log_sum + own.shift;
-    static_cast<T*>(params.weight)[first + row] = log_sum - (target - own.shift);
+    const T target = widen(logits[row_in_group * classes + (label > 0 && label < classes ? label : 0)]);
+    static_cast<T*>(params.lse)[row] = log_sum + own.shift;
+    static_cast<T*>(params.cross_entropy())[row] = log_sum - (target - own.shift);
   }
   const int positives = __syncthreads_count(label > 0);
   if (threadIdx.x == 0) workspace.positives[blockIdx.x] = positives;
+  // Initializes the workspace of the kernels that follow.
   if (blockIdx.x == 0 && threadIdx.x == 0) *workspace.ticket = 0;
   for (int64_t i = global_thread_index(); i < workspace.num_zeroed_words; i += num_global_threads())
     workspace.zeroed_words[i] = 0;
@@ -135,20 +138,16 @@ cudaError_t launch_rows_of(const LossParams& params, const LossWorkspace& worksp
                 params, workspace);
 }
 
-// The number of rows of a block, by the number of classes; launch_rows() has the same limits.
-inline int64_t rows_per_block(int64_t classes) {
-  const int group = classes <= 8 ? 4 : classes <= 24 ? 8 : classes <= 96 ? 16 : 32;
-  return kRowThreads / group * kRowsPerGroup;
+inline int64_t rows_per_block(int64_t num_classes) {
+  return dispatch_lane_group(num_classes, [](auto group) { return kRowThreads / group.kLanes * kRowsPerGroup; });
 }
 
 inline cudaError_t launch_rows(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {
   return dispatch_dtype(params.logits_type, [&](auto zero) {
     using In = decltype(zero);
-    if (params.num_classes <= 8) return launch_rows_of<4, 2, In>(params, workspace, stream);
-    if (params.num_classes <= 24) return launch_rows_of<8, 3, In>(params, workspace, stream);
-    if (params.num_classes <= 96) return launch_rows_of<16, 6, In>(params, workspace, stream);
-    if (params.num_classes <= 256) return launch_rows_of<32, 8, In>(params, workspace, stream);
-    return launch_rows_of<32, 0, In>(params, workspace, stream);
+    return dispatch_lane_group(params.num_classes, [&](auto group) {
+      return launch_rows_of<decltype(group)::kLanes, decltype(group)::kPerLane, In>(params, workspace, stream);
+    });
   });
 }
 

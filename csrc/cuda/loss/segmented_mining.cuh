@@ -35,14 +35,13 @@ template <typename T>
 __device__ void count_digits(const SegmentKeys<T>& keys, int64_t count, const DigitPosition& digit,
                              sort_key_t<T> prefix, unsigned* counts, MiningState& state) {
   using Key = sort_key_t<T>;
-  constexpr int kBits = 8 * sizeof(Key);
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts[b] = 0;
   int positives = 0, background = 0;
   __syncthreads();
 #pragma unroll 4
   for (int64_t p = threadIdx.x; p < count; p += kMineThreads) {
     const Key key = keys(p);
-    const bool has_prefix = digit.first || key >> ((digit.low + digit.width) % kBits) == prefix;
+    const bool has_prefix = digit.first || key >> (digit.low + digit.width) == prefix;
     if (has_prefix) atomicAdd(&counts[static_cast<int>(key >> digit.low & ((Key(1) << digit.width) - 1))], 1u);
     positives += keys.labels[p] > 0;
     background += keys.labels[p] == 0;
@@ -70,7 +69,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   const int64_t start = blockIdx.x % segments * kSegment,
                 count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
   const int64_t first = image * params.num_priors + start;
-  const SegmentKeys<T> keys{static_cast<const T*>(params.weight) + first, params.labels + first};
+  const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
   const Key prefix = static_cast<Key>(state.prefix);
   count_digits(keys, count, digit, prefix, counts, state);
   unsigned* all = workspace.counts + image * kBins;
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
       ties += workspace.segment_counts[(image * segments + s) * kBins + digit];
     selection.ties_before = block_sum(ties);
   }
-  const SegmentKeys<T> keys{static_cast<const T*>(params.weight) + first, params.labels + first};
+  const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
   double loc, cls;
   write_weights_and_sum_losses<T>(params, first, count, selection, keys, &loc, &cls);
   write_block_partials(workspace, loc, cls, divisor, loc_loss, cls_loss);

@@ -3,14 +3,15 @@
 // csrc/cpu/match/deferred_acceptance.cpp.
 //
 // gt_index holds the assignment (see encode_assigned()). It is changed by compare-and-swap only, so that a prior always
-// changes to a better ground truth and the result does not depend on timing. The state of a ground truth is the prior
-// that it is assigned to or proposes to, kNoPrior, or kRefused.
+// changes to a ground truth that it prefers and the result does not depend on timing. The state of a ground truth is
+// the prior that it is assigned to or proposes to, kNoPrior, or kRefused. With rule `last` a prior prefers the last
+// ground truth, and one that is displaced gets no other prior.
 //
 // Plan: a block is an image. First a thread per ground truth proposes to its best prior, which match_kernel has found.
 // Ground truths that are refused or displaced become kRefused, each at most once here since each proposes once. Then
-// every refused ground truth searches for the best prior that would accept it and proposes to it, and so does whoever
-// it displaces: the whole block searches if few are refused, a warp for each if many are. Finally a thread per ground
-// truth writes the match of the prior that it is assigned to.
+// every refused ground truth searches for the best prior that would accept it and proposes to it, and so does the
+// ground truth that it displaces: the whole block searches if few are refused, a warp for each if many are. Finally a
+// thread per ground truth writes the match of the prior that it is assigned to.
 #pragma once
 
 #include "cuda/common/load.cuh"
@@ -20,8 +21,9 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int64_t kNoPrior = -1, kRefused = -2;  // states of a ground truth
-constexpr int kFewRefused = 8;                   // up to so many, the whole block resolves one after another
+constexpr int64_t kNoPrior = -1, kRefused = -2;  // states of a ground truth; gt_index has a different encoding
+// At most this many refused ground truths are resolved one after another by the whole block; more, by a warp each.
+constexpr int kFewRefused = 8;
 
 template <typename T>
 constexpr int kAssignThreads = sizeof(T) == sizeof(float) ? 768 : 512;
@@ -37,7 +39,7 @@ struct Candidate {
   }
 };
 
-// Reads what another thread may be writing.
+// A relaxed load (ld.volatile) of what other threads may be changing.
 __device__ __forceinline__ long long load_relaxed(const long long* from) {
   return *static_cast<const volatile long long*>(from);
 }
@@ -49,20 +51,22 @@ struct DeferredAcceptance {
   int64_t image, begin, num_gt;  // its ground truths have the packed indices begin .. begin + num_gt - 1
 
   __device__ long long* gt_index(int64_t prior) const { return params.gt_index + image * params.num_priors + prior; }
-  __device__ long long* state(int64_t gt) const { return params.gt_state() + begin + gt; }
+  __device__ long long* state(int64_t gt) const { return params.gt_states() + begin + gt; }
 
   // Whether a prior that is assigned to `current` prefers `gt`, whose IoU with it is `iou`.
-  __device__ bool prefers(const Box<T>& prior, int64_t gt, T iou, int64_t current) const {
+  __device__ bool prefers(const Box<T>& prior_box, int64_t gt, T iou, int64_t current) const {
     if (params.rule == MatchRule::last) return gt > current;
     const Box<T> box = params.gt_boxes[begin + current];
-    const T other = matching_iou(box, prior, area(box), area(prior));
-    return iou > other || (iou == other && gt < current);
+    const T current_iou = matching_iou(box, prior_box, area(box), area(prior_box));
+    return iou > current_iou || (iou == current_iou && gt < current);
   }
 
-  // `gt` proposes to `prior`. Returns who has no prior now: `gt` if it is refused, the ground truth that it displaces,
-  // or -1.
+  // `gt` proposes to `prior`. Returns the ground truth that is left without a prior: `gt` if it is refused, the one
+  // that it displaces, or -1.
   __device__ int64_t propose(int64_t prior, int64_t gt) const {
-    *state(gt) = prior;  // before the swap: after it, whoever displaces gt may write its state
+    *state(gt) = prior;
+    // Release and, after the swap, acquire: the thread that displaces gt later writes its state after the line above.
+    // The scope of the block suffices, because one block has the image.
     __threadfence_block();
     auto* slot = reinterpret_cast<unsigned long long*>(gt_index(prior));
     const Box<T> a = params.gt_boxes[begin + gt], b = params.priors[prior];
@@ -81,7 +85,8 @@ struct DeferredAcceptance {
   }
 
   // Returns, to all lanes of a warp, the best prior that would accept `gt`, the lowest of ties, in every `stride`-th
-  // tile from `first_tile` on. With the rule `last` every prior would.
+  // tile from `first_tile` on. With the rule `last` every prior would. An assignment that is out of date does no harm:
+  // a prior changes only to a ground truth that it prefers, so a refusal is final, and propose() checks an acceptance.
   __device__ Candidate<T> best_accepting_prior(int64_t gt, int first_tile, int stride) const {
     constexpr int kLoadsInFlight = sizeof(T) == sizeof(float) ? 4 : 2;  // tiles whose priors are loaded at once
     const Box<T> a = params.gt_boxes[begin + gt];
@@ -100,7 +105,7 @@ struct DeferredAcceptance {
         for (int k = 0; k < kLoadsInFlight; ++k) {
           p[k] = mask != 0 ? (first + (__ffs(static_cast<int>(mask)) - 1) * stride) * kPriorTile + lane
                            : params.num_priors;
-          b[k] = p[k] < params.num_priors ? params.priors[p[k]] : Box<T>{};  // a point at 0 overlaps nothing
+          b[k] = p[k] < params.num_priors ? params.priors[p[k]] : Box<T>{};  // IoU 0: gt_index is not read
           mask &= mask - 1;
         }
 #pragma unroll
@@ -114,7 +119,7 @@ struct DeferredAcceptance {
           if (!(iou[k] > best.iou) ||
               (params.rule == MatchRule::greedy && current >= 0 && !prefers(b[k], gt, iou[k], current)))
             continue;
-          best = {iou[k], p[k]};
+          best = {iou[k], p[k]};  // priors ascend, so that the lowest of ties is kept
         }
       }
     }
@@ -126,17 +131,17 @@ struct DeferredAcceptance {
     return best;
   }
 
-  // By one thread: `gt` proposes to the best prior that match_kernel found. `keyed`: it was asked to find them.
-  __device__ void propose_to_best_prior(int64_t gt, bool keyed) const {
+  // By one thread: `gt` proposes to the best prior that match_kernel found, if it has found those.
+  __device__ void propose_to_best_prior(int64_t gt, bool has_best_priors) const {
     if (params.ignored(begin + gt)) {
       *state(gt) = kNoPrior;
       return;
     }
-    if (!keyed) {
+    if (!has_best_priors) {
       *state(gt) = kRefused;
       return;
     }
-    const auto key = static_cast<unsigned long long>(load_relaxed(state(gt)));
+    const unsigned long long key = params.best_prior_keys()[begin + gt];
     if (key == 0) {
       *state(gt) = kNoPrior;
       return;
@@ -145,7 +150,7 @@ struct DeferredAcceptance {
     if (refused >= 0) *state(refused) = params.rule == MatchRule::greedy ? kRefused : kNoPrior;
   }
 
-  // By one thread: `gt` proposes to the candidate; returns the ground truth that has to search next, or -1.
+  // By one thread: `gt` proposes to the candidate, if any; returns the ground truth that has to search next, or -1.
   __device__ int64_t propose_or_give_up(const Candidate<T>& candidate, int64_t gt) const {
     int64_t refused = -1;
     if (candidate.prior < 0) {
@@ -154,11 +159,11 @@ struct DeferredAcceptance {
       refused = propose(candidate.prior, gt);
     }
     if (refused < 0 || params.rule == MatchRule::greedy) return refused;
-    *state(refused) = kNoPrior;  // rule last: who is displaced gets no other prior
+    *state(refused) = kNoPrior;
     return -1;
   }
 
-  // By one warp: `gt`, and then whoever is refused or displaced, searches and proposes until nobody is.
+  // By one warp: `gt`, and then the ground truth that is refused or displaced, searches and proposes until none is.
   __device__ void resolve_by_warp(int64_t gt) const {
     while (gt >= 0) {
       const Candidate<T> candidate = best_accepting_prior(gt, 0, 1);
@@ -226,14 +231,15 @@ struct DeferredAcceptance {
         encode(params.gt_boxes[begin + gt], params.priors[prior], CodeType::center_size, params.variances);
   }
 
-  // By one block: `keyed` if match_kernel has written the key of the best prior of each ground truth as its state.
-  __device__ void run(bool keyed) const {
-    for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) propose_to_best_prior(gt, keyed);
+  // By one block. `has_best_priors`: match_kernel has written the keys of the best priors.
+  __device__ void run(bool has_best_priors) const {
+    for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) propose_to_best_prior(gt, has_best_priors);
     __syncthreads();
     resolve_refused();
     for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) {
+      // Every ground truth that was refused or displaced has had its state changed, so gt_index agrees with the states.
       const int64_t prior = load_relaxed(state(gt));
-      if (prior >= 0 && load_relaxed(gt_index(prior)) == encode_assigned(gt)) write_match(gt, prior);
+      if (prior >= 0) write_match(gt, prior);
     }
     __syncthreads();
   }

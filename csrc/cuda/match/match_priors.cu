@@ -3,12 +3,12 @@
 //
 // Plan: three launches for the whole batch; two if the rule assigns no priors to ground truths.
 //
-// prepare_kernel: a warp computes the bounds of a tile of 32 priors, a warp the range of ground truths of an image;
-// threads clear the workspace.
+// prepare_kernel: a warp computes the bounds of a tile of 32 priors, a warp one clamped offset; threads clear the keys
+// of the best priors.
 //
 // match_kernel: a block is kThreads priors of one image; a thread is one prior, with its best ground truth in
-// registers. Ground truths come in chunks of kThreads: each thread loads one, those that touch the bounds of the
-// block's priors are compacted, in order, into shared memory, and a warp skips those that do not touch the bounds of
+// registers. Ground truths come in chunks of kThreads: each thread loads one, those that overlap the bounds of the
+// block's priors are compacted, in order, into shared memory, and a warp skips those that do not overlap the bounds of
 // its own 32 priors. For each ground truth the warps reduce the best prior into shared memory, and the block into
 // global memory with one atomic maximum of IoU bits << 32 | ~prior: the highest IoU, the lowest prior of ties, whatever
 // the order of the blocks. Matches by threshold are written.
@@ -53,10 +53,11 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchParams<T> pa
   const int64_t warp = global_thread_index() / kWarpSize, warps = num_global_threads() / kWarpSize;
   for (int64_t tile = warp; tile < num_prior_tiles(params.num_priors); tile += warps) compute_tile_bounds(params, tile);
   for (int64_t b = warp; b <= params.num_images; b += warps) compute_clamped_offset(params, b);
-  for (int64_t i = global_thread_index(); i < params.num_packed_gt; i += num_global_threads()) params.gt_state()[i] = 0;
+  for (int64_t i = global_thread_index(); i < params.num_packed_gt; i += num_global_threads())
+    params.best_prior_keys()[i] = 0;
 }
 
-// The ground truths of one chunk that touch the bounds of the block's priors, in order.
+// The ground truths of one chunk that overlap the bounds of the block's priors, in order.
 template <typename T>
 struct OverlappingGts {
   Box<T> box[kThreads];
@@ -66,7 +67,7 @@ struct OverlappingGts {
   bool ignored[kThreads];
 };
 
-// Loads the ground truths first .. end - 1 (at most kThreads) and compacts those that touch `bounds`; returns their
+// Loads the ground truths first .. end - 1 (at most kThreads) and compacts those that overlap `bounds`; returns their
 // number.
 template <typename T>
 __device__ int load_overlapping_gts(const CudaMatchParams<T>& params, OverlappingGts<T>& gts, int64_t first,
@@ -79,8 +80,8 @@ __device__ int load_overlapping_gts(const CudaMatchParams<T>& params, Overlappin
     overlaps_block = overlaps(box, bounds);
   }
   int count;
-  const int slot =
-      block_exclusive_count(overlaps_block, &count);  // its barriers: all threads are done with the last chunk
+  // This synchronizes, so that the previous chunk may be overwritten.
+  const int slot = block_exclusive_count(overlaps_block, &count);
   if (overlaps_block) {
     gts.box[slot] = box;
     gts.area[slot] = area(box);
@@ -102,7 +103,6 @@ __device__ __forceinline__ void update_best_prior(unsigned long long* best, floa
   const auto prior = static_cast<unsigned>(prior0 + lane);
   atomicMax(best, static_cast<unsigned long long>(max) << 32 | static_cast<unsigned>(~prior));
 }
-__device__ __forceinline__ void update_best_prior(unsigned long long*, double, int64_t) {}
 
 // The best match of one prior.
 template <typename T>
@@ -112,10 +112,10 @@ struct PriorMatch {
   bool overlaps_ignored;  // whether the prior reaches the threshold with an ignored ground truth
 };
 
-// `keyed`: the best prior of each ground truth is to be found too.
+// `find_best_priors`: finds the best prior of each ground truth too; never set for doubles.
 template <typename T>
 __device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, OverlappingGts<T>& gts, int64_t prior,
-                                     int64_t begin, int64_t end, bool keyed) {
+                                     int64_t begin, int64_t end, bool find_best_priors) {
   const int64_t tile = prior / kPriorTile, num_tiles = num_prior_tiles(params.num_priors);
   const int64_t first_tile = tile - threadIdx.x / kWarpSize;  // of the block
   Box<T> block_bounds = empty_bounds<T>();
@@ -128,8 +128,8 @@ __device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, Overlappi
   for (int64_t chunk = begin; chunk < end; chunk += kThreads) {
     const int count = load_overlapping_gts(params, gts, chunk, end, block_bounds);
     for (int first = 0; first < count; first += kWarpSize) {
-      const int of_lane = first + static_cast<int>(threadIdx.x) % kWarpSize;
-      unsigned mask = __ballot_sync(kFullMask, of_lane < count && overlaps(gts.box[of_lane], tile_bounds));
+      const int own = first + static_cast<int>(threadIdx.x) % kWarpSize;
+      unsigned mask = __ballot_sync(kFullMask, own < count && overlaps(gts.box[own], tile_bounds));
       for (; mask != 0; mask &= mask - 1) {
         const int i = first + __ffs(static_cast<int>(mask)) - 1;
         const T iou = matching_iou(gts.box[i], box, gts.area[i], prior_area);
@@ -141,14 +141,14 @@ __device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, Overlappi
           match.iou = iou;
           match.gt = chunk - begin + gts.index[i];
         }
-        if (keyed) update_best_prior(&gts.best_prior[i], iou, tile * kPriorTile);
+        if constexpr (sizeof(T) == sizeof(float))
+          if (find_best_priors) update_best_prior(&gts.best_prior[i], iou, tile * kPriorTile);
       }
     }
-    if (!keyed) continue;
+    if (!find_best_priors) continue;
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < count && gts.best_prior[threadIdx.x] != 0)
-      atomicMax(reinterpret_cast<unsigned long long*>(params.gt_state()) + chunk + gts.index[threadIdx.x],
-                gts.best_prior[threadIdx.x]);
+      atomicMax(params.best_prior_keys() + chunk + gts.index[threadIdx.x], gts.best_prior[threadIdx.x]);
   }
   return match;
 }
@@ -168,23 +168,23 @@ __device__ void write_by_threshold(const CudaMatchParams<T>& params, int64_t ima
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    match_kernel(CudaMatchParams<T> params, int64_t blocks_per_image, bool keyed) {
+    match_kernel(CudaMatchParams<T> params, int64_t blocks_per_image, bool find_best_priors) {
   __shared__ OverlappingGts<T> gts;
   wait_for_previous_kernel();
   for (int64_t work_item = blockIdx.x; work_item < params.num_images * blocks_per_image; work_item += gridDim.x) {
     const int64_t image = work_item / blocks_per_image, prior = work_item % blocks_per_image * kThreads + threadIdx.x;
     const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
-    const PriorMatch<T> match = match_prior(params, gts, prior, begin, end, keyed);
+    const PriorMatch<T> match = match_prior(params, gts, prior, begin, end, find_best_priors);
     if (prior < params.num_priors) write_by_threshold(params, image, prior, begin, match);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kAssignThreads<T>, 1) assign_kernel(CudaMatchParams<T> params, bool keyed) {
+__global__ void __launch_bounds__(kAssignThreads<T>, 1) assign_kernel(CudaMatchParams<T> params, bool has_best_priors) {
   wait_for_previous_kernel();
   for (int64_t image = blockIdx.x; image < params.num_images; image += gridDim.x) {
     const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
-    if (begin < end) DeferredAcceptance<T>{params, image, begin, end - begin}.run(keyed);
+    if (begin < end) DeferredAcceptance<T>{params, image, begin, end - begin}.run(has_best_priors);
   }
 }
 
@@ -195,13 +195,13 @@ int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
   cudaError_t status = launch(prepare_kernel<T>, grid_blocks(threads, kThreads, 4096), kThreads, 0, stream, params);
   if (status != cudaSuccess) return status;
   const int64_t blocks = ceil_div(params.num_priors, kThreads);
-  const bool keyed =
+  const bool find_best_priors =
       sizeof(T) == sizeof(float) && params.rule != MatchRule::none && params.num_priors < (int64_t{1} << 32);
   status = launch_dependent(match_kernel<T>, grid_blocks(params.num_images * blocks, 1), kThreads, 0, stream, params,
-                            blocks, keyed);
+                            blocks, find_best_priors);
   if (status != cudaSuccess || params.rule == MatchRule::none || params.num_packed_gt == 0) return status;
   return launch_dependent(assign_kernel<T>, grid_blocks(params.num_images, 1), kAssignThreads<T>, 0, stream, params,
-                          keyed);
+                          find_best_priors);
 }
 
 }  // namespace

@@ -33,9 +33,10 @@ struct CudaMatchParams {
   long long* gt_index;   // [B, P]
   Box<T>* loc_targets;   // [B, P]
 
-  // [sum G]: from match_kernel, the best prior of each ground truth as IoU bits << 32 | ~prior, 0 for none; then its
-  // state during deferred acceptance, see deferred_acceptance.cuh.
-  SSD_OPS_HD long long* gt_state() const { return workspace; }
+  // [sum G], two views of the same memory. match_kernel writes the best prior of each ground truth as IoU bits << 32 |
+  // ~prior, 0 for none; assign_kernel replaces that by the state of the ground truth, see deferred_acceptance.cuh.
+  SSD_OPS_HD unsigned long long* best_prior_keys() const { return reinterpret_cast<unsigned long long*>(workspace); }
+  SSD_OPS_HD long long* gt_states() const { return workspace; }
   SSD_OPS_HD long long* clamped_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
   SSD_OPS_HD bool ignored(int64_t packed_gt) const { return ignore != nullptr && ignore[packed_gt]; }
 };

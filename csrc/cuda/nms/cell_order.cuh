@@ -20,7 +20,7 @@ __device__ Box<T> block_bounds(bool flag, const Box<T>& box) {
   Box<T> bounds = empty_bounds<T>();
   if (flag) bounds = enclose(bounds, box);
   bounds = warp_bounds(bounds);
-  __syncthreads();  // all threads have read the results of the last call
+  __syncthreads();  // all threads have read the results of the previous call
   if (threadIdx.x % kWarpSize == 0) bounds_by_warp[threadIdx.x / kWarpSize] = bounds;
   __syncthreads();
   for (int w = 0; w < kThreads / kWarpSize; ++w) bounds = enclose(bounds, bounds_by_warp[w]);
@@ -54,7 +54,7 @@ __device__ unsigned cell_of(const Box<T>& box, const Box<T>& center_bounds) {
   return cell;
 }
 
-// Reduces the ranges of `blocks` blocks to ranges[0], and clears the counts.
+// Reduces the bounds of `blocks` blocks to center_bounds[0], and clears the counts of the cells.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) reduce_center_bounds_kernel(NmsWorkspace<T> work, int blocks) {
   wait_for_previous_kernel();
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) reduce_center_bounds_kernel(NmsWorks
   for (int c = threadIdx.x; c < kNumCells; c += kThreads) work.cell_offsets[c] = 0;
 }
 
-// Writes to cells[c] the number of boxes in the cells before c.
+// Counts the boxes of each cell; the last block replaces the counts by their exclusive prefix sum.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) count_kernel(int64_t n, NmsWorkspace<T> work) {
   wait_for_previous_kernel();

@@ -12,7 +12,7 @@
 // that a block needs only the kept boxes near its own.) The other blocks compare the boxes of the tile with each other,
 // 64 with 128, a bit for each pair. The last block to finish resolves the tile, in rounds: a box is kept if no kept or
 // undecided box that precedes it suppresses it, and suppressed if a kept one does. In each round a warp decides 32
-// boxes by all that the last round has decided, and repeats that among the 32 until nothing changes. Most boxes are
+// boxes by all that the previous round has decided, and repeats that among the 32 until nothing changes. Most boxes are
 // decided in the first round, chains of overlapping boxes take several; the result is that of the greedy algorithm.
 // Then this block chooses the next tile from the boxes that are not suppressed. Some of them are suppressed only in the
 // next launch, by the boxes that were just kept, and are seen as suppressed before the tile is resolved. When no boxes
@@ -29,7 +29,7 @@ namespace {
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
     gather_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWorkspace<T> work,
-                        int64_t* progress) {
+                        NmsProgress* progress) {
   wait_for_previous_kernel();
   Box<T> centers = empty_bounds<T>();
   for (int64_t rank = global_thread_index(); rank < n; rank += num_global_threads()) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
 template <bool has_classes, bool in_cell_order, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     tile_kernel(int64_t n, NmsWorkspace<T> work, SuppressionThresholds<T> thresholds, SuppressShape shape,
-                const int64_t* order, int64_t* keep, int64_t* progress) {
+                const int64_t* order, int64_t* keep, NmsProgress* progress) {
   wait_for_previous_kernel();
   const int count = work.state->tile_size;
   if (count == 0) return;
@@ -74,7 +74,8 @@ bool uses_cell_order(const NmsInputs& in, double iou_threshold) {
 
 template <bool has_classes, typename T>
 cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWorkspace<T>& work, const int64_t* order,
-                         int64_t first_tile, int64_t num_tiles, int64_t* keep, int64_t* progress, cudaStream_t stream) {
+                         int64_t first_tile, int64_t num_tiles, int64_t* keep, NmsProgress* progress,
+                         cudaStream_t stream) {
   auto* kernel =
       uses_cell_order(in, iou_threshold) ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
   const unsigned comparing = num_compare_blocks(in.num_boxes < kNmsTile ? in.num_boxes : kNmsTile);
@@ -89,9 +90,10 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
   return status;
 }
 
+// Writes the boxes to the workspace by descending score: in the given order, or by rank.
 template <typename T>
 cudaError_t sort_boxes(const NmsInputs& in, const NmsWorkspace<T>& work, int64_t* order, int64_t* keep,
-                       int64_t* progress, cudaStream_t stream) {
+                       NmsProgress* progress, cudaStream_t stream) {
   if (in.scores == nullptr) {
     return dispatch_dtype(in.box_type, [&](auto type) {
       using In = decltype(type);
@@ -123,7 +125,7 @@ size_t nms_workspace_bytes(int64_t num_boxes) {
 int64_t num_nms_tiles(int64_t num_boxes) { return ceil_div(num_boxes, kNmsTile); }
 
 int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
-               int64_t num_tiles, int64_t* keep, int64_t* progress, CUstream_st* stream) {
+               int64_t num_tiles, int64_t* keep, NmsProgress* progress, CUstream_st* stream) {
   const auto run = [&](auto type) {
     using T = decltype(type);
     WorkspaceLayout layout(workspace);

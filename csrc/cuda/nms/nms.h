@@ -14,10 +14,16 @@ constexpr int64_t kMaxRanked = 12288;
 struct NmsInputs {
   const void* boxes;  // [num_boxes, 4] of box_type
   Dtype box_type;
-  const void* scores;  // [num_boxes] of score_type, or null: `order` is given
+  const void* scores;  // [num_boxes] of score_type, or null: `order` is given (for more than kMaxRanked boxes only)
   Dtype score_type;
   const int64_t* classes;  // [num_boxes] or null
   int64_t num_boxes;       // above 0
+};
+
+// What the host reads to know whether boxes are left.
+struct NmsProgress {
+  int64_t num_kept;        // kept boxes so far
+  int64_t next_tile_size;  // boxes in the next tile; 0 when all is done
 };
 
 // Bytes of workspace, a multiple of 256: about 400 a box up to half a megabyte, and 90 a box on top of that.
@@ -28,12 +34,11 @@ int64_t num_nms_tiles(int64_t num_boxes);
 constexpr int64_t kTilesPerCheck = 8;
 
 // Processes `num_tiles` tiles from number `first_tile` on; the call with first_tile 0 sorts the boxes before. Fills
-// keep (capacity num_boxes) with the indices of the kept boxes by rank, progress[0] with their number so far, and
-// progress[1] with the number of boxes in the next tile: 0 when all is done. order [num_boxes] is the index of the box
-// of each rank: descending scores, NaN first, ties to the lowest index. If scores are given, for at most kMaxRanked
-// boxes, it is filled here. The workspace is aligned to 256 bytes and, like `order`, keeps its contents from call to
-// call.
+// keep (capacity num_boxes) with the indices of the kept boxes by rank, and *progress. order [num_boxes] is the index
+// of the box of each rank: descending scores, NaN first, ties to the lowest index. If scores are given, for at most
+// kMaxRanked boxes, it is filled here. The workspace is aligned to 256 bytes and, like `order`, keeps its contents from
+// call to call.
 int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
-               int64_t num_tiles, int64_t* keep, int64_t* progress, CUstream_st* stream);
+               int64_t num_tiles, int64_t* keep, NmsProgress* progress, CUstream_st* stream);
 
 }  // namespace ssd_ops

@@ -1,4 +1,4 @@
-// Sorts up to kMaxRanked boxes by score by counting: the rank of a box is the number of boxes that precede it.
+// Rank sort of up to kMaxRanked boxes by score, in O(n^2): the rank of a box is the number of boxes that precede it.
 //
 // Plan: a block ranks kWarpSize boxes, one per lane. Each warp counts in its part of all scores, staging kStaged sort
 // keys at a time in shared memory. Ties go to the lower index; so for keys of boxes before the block's own, equal keys
@@ -26,7 +26,7 @@ struct UnsortedBoxes {
 
 template <typename Score, typename T>
 __global__ void __launch_bounds__(kThreads)
-    rank_kernel(UnsortedBoxes<Score> in, NmsWorkspace<T> work, int64_t* order, int64_t* keep, int64_t* progress) {
+    rank_kernel(UnsortedBoxes<Score> in, NmsWorkspace<T> work, int64_t* order, int64_t* keep, NmsProgress* progress) {
   using Key = sort_key_t<compute_t<Score>>;
   __shared__ __align__(16) Key staged[kWarps][kStaged];
   __shared__ int ranks[kWarpSize];
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   if (warp == 0) ranks[lane] = 0;
   int count = 0;
   for (int first = warp * kStaged; first < n; first += kWarps * kStaged) {
-    __syncwarp();  // all lanes are done with the last keys
+    __syncwarp();  // all lanes are done with the previous keys
 #pragma unroll
     for (int k = 0; k < kStaged / kWarpSize; ++k) {
       const int i = first + k * kWarpSize + lane;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
   if (warp != 0 || index >= n) return;
   const int rank = ranks[lane];
   order[rank] = index;
-  keep[index] = 0;  // the caller may return a view of the whole array
+  keep[index] = 0;  // the result may be a view of this array, and saving a view saves all of it
   work.boxes[rank] = load_box_as<T>(in.type, in.boxes, index);
   if (in.classes != nullptr) work.classes[rank] = in.classes[index];
   initialize_tiles(work, index, in.n, progress);

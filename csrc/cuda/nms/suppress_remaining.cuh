@@ -8,7 +8,8 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kPairsPerBranch = 4;  // kept boxes that a thread tests before it branches
+// Kept boxes that a thread tests before it branches: independent tests overlap, and a warp diverges less often.
+constexpr int kPairsPerBranch = 4;
 
 // The work is divided among box_blocks * kept_splits blocks: each has kThreads boxes at a time and 1 / kept_splits of
 // the kept boxes.
@@ -24,12 +25,18 @@ struct KeptChunk {
   int64_t classes[kThreads + kPairsPerBranch];
 };
 
+// A box that intersects no other.
+template <typename T>
+__device__ __forceinline__ Box<T> empty_box() {
+  return {T(1), T(1), T(0), T(0)};
+}
+
 // Loads those kept boxes first .. first + kThreads - 1 (below `end`) that may suppress a box within `bounds`; returns
 // their number.
 template <bool has_classes, bool in_cell_order, typename T>
 __device__ int load_kept(const NmsWorkspace<T>& work, KeptChunk<T>& kept, int first, int end, const Box<T>& bounds) {
   const int i = first + static_cast<int>(threadIdx.x);
-  Box<T> box{1, 1, 0, 0};
+  Box<T> box = empty_box<T>();
   if (i < end) box = work.tile_kept[i];
   int index = static_cast<int>(threadIdx.x), total = end - first < kThreads ? end - first : kThreads;
   bool loads = i < end;
@@ -42,8 +49,8 @@ __device__ int load_kept(const NmsWorkspace<T>& work, KeptChunk<T>& kept, int fi
     kept.areas[index] = area(box);
     if (has_classes) kept.classes[index] = work.tile_kept_classes[i];
   }
-  if (threadIdx.x < kPairsPerBranch) {  // padding that suppresses nothing, not even with a negative threshold
-    kept.boxes[total + threadIdx.x] = Box<T>{1, 1, 0, 0};
+  if (threadIdx.x < kPairsPerBranch) {  // padding; with a NaN area it has no IoU above a negative threshold either
+    kept.boxes[total + threadIdx.x] = empty_box<T>();
     kept.areas[total + threadIdx.x] = T(NAN);
     if (has_classes) kept.classes[total + threadIdx.x] = 0;
   }
@@ -86,7 +93,7 @@ __device__ void suppress_remaining(int64_t n, const NmsWorkspace<T>& work, const
     if (!in_cell_order && base + kThreads <= tile_begin) continue;
     const int64_t i = base + threadIdx.x, rank = in_cell_order && i < n ? work.cell_ranks[i] : i;
     const unsigned bit = 1u << (rank % kWarpSize);
-    // Other splits may be setting bits; a box that one has already suppressed need not be tested.
+    // Other splits may be setting bits, so the load bypasses L1; a box that one has already suppressed is not tested.
     bool active = rank >= tile_begin && i < n && (__ldcg(&work.suppressed[rank / kWarpSize]) & bit) == 0;
     const bool was_active = active;
     const Box<T> box = active ? (in_cell_order ? work.cell_boxes[i] : work.boxes[rank]) : Box<T>{};

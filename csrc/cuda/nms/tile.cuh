@@ -10,23 +10,25 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kRows = 64, kColumns = 2 * kRows;  // boxes that a block compares
-static_assert(kRows * kColumns == kThreads * kWarpSize, "a thread has a row and a word");
+static_assert(kRows * kColumns == kThreads * kWarpSize, "each thread computes one word of the mask");
 static_assert(kColumns == 4 * kWarpSize, "a block's columns are a group of words");
 
 // The number of blocks that compare all boxes of a tile with those that precede them.
 inline unsigned num_compare_blocks(int64_t boxes) {
   unsigned blocks = 0;
-  for (int row = 0; row < ceil_div(boxes, kRows); ++row) blocks += row * kRows / kColumns + 1;
+  for (int row_block = 0; row_block < ceil_div(boxes, kRows); ++row_block) blocks += row_block * kRows / kColumns + 1;
   return blocks;
 }
 
-// Compares kRows boxes of the tile with kColumns of those that precede them: one word of the mask for each thread.
+// Compares kRows boxes of the tile with kColumns of those that precede them; each thread computes one word of the mask.
+// The mask is not cleared between tiles: only the groups of words that nonzero_groups marks are read.
 template <bool has_classes, typename T>
 __device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int count,
                                 const SuppressionThresholds<T>& thresholds) {
   __shared__ Box<T> columns[kColumns];
   __shared__ T areas[kColumns];
   __shared__ int64_t classes[kColumns];
+  // The index of the block in the triangle of row blocks and the column groups that precede them.
   int row_block = 0, group = block;
   for (; group > row_block * kRows / kColumns; ++row_block) group -= row_block * kRows / kColumns + 1;
   if (row_block * kRows >= count) return;
@@ -39,8 +41,9 @@ __device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int coun
   }
   __syncthreads();
   const int row = row_block * kRows + static_cast<int>(threadIdx.x) % kRows;
-  const int first = static_cast<int>(threadIdx.x) / kRows * kWarpSize;  // the lanes of a warp read the same column
-  const int num_preceding = row - group * kColumns - first;             // columns of the word that precede the row
+  // One word for all lanes of a warp, so that they read the same column: a shared-memory broadcast.
+  const int first = static_cast<int>(threadIdx.x) / kRows * kWarpSize;
+  const int num_preceding = row - group * kColumns - first;  // columns of the word that precede the row
   if (row >= count) return;
   const int64_t rank = work.tile[row];
   const Box<T> box = work.boxes[rank];
@@ -57,8 +60,8 @@ __device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int coun
     if (num_preceding < kWarpSize) may &= (1u << num_preceding) - 1;
   }
   for (; may != 0; may &= may - 1) {
-    const int k = first + __ffs(static_cast<int>(may)) - 1;
-    if (suppresses(columns[k], box, areas[k], box_area, thresholds)) bits |= may & (0 - may);
+    const int column = first + __ffs(static_cast<int>(may)) - 1;
+    if (suppresses(columns[column], box, areas[column], box_area, thresholds)) bits |= may & (0 - may);
   }
   work.mask[row * kWords + group * 4 + first / kWarpSize] = bits;
   if (bits != 0) atomicOr(&work.nonzero_groups[row], 1u << group);
@@ -69,8 +72,8 @@ struct TileBits {
   unsigned kept[kWords], undecided[kWords];
 };
 
-// How the boxes of other words bear on one box: whether a kept one suppresses it, whether an undecided one would; and
-// the boxes of its own word that suppress it.
+// The boxes that suppress one box: whether one of other words is kept, whether one is undecided; and those of its own
+// word.
 struct Suppressors {
   bool kept, undecided;
   unsigned in_word;
@@ -115,23 +118,25 @@ __device__ void resolve_word(const NmsWorkspace<T>& work, int word, const TileBi
   const int lane = threadIdx.x % kWarpSize, row = word * kWarpSize + lane;
   const unsigned bit = 1u << lane;
   const uint4* mask_row = reinterpret_cast<const uint4*>(work.mask) + row * kWordGroups;
-  const Suppressors by = find_suppressors(mask_row, (*undecided & bit) != 0 ? work.nonzero_groups[row] : 0, word, tile);
-  bool is_suppressed = by.kept;
-  unsigned last;
+  const Suppressors suppressors =
+      find_suppressors(mask_row, (*undecided & bit) != 0 ? work.nonzero_groups[row] : 0, word, tile);
+  bool is_suppressed = suppressors.kept;
+  unsigned previous;
   do {
-    last = *undecided;
-    is_suppressed = is_suppressed || (by.in_word & *kept) != 0;
-    const bool is_undecided = (last & bit) != 0, is_kept = !is_suppressed && !by.undecided && (by.in_word & last) == 0;
+    previous = *undecided;
+    is_suppressed = is_suppressed || (suppressors.in_word & *kept) != 0;
+    const bool is_undecided = (previous & bit) != 0,
+               is_kept = !is_suppressed && !suppressors.undecided && (suppressors.in_word & previous) == 0;
     *kept |= __ballot_sync(kFullMask, is_undecided && is_kept);
     *undecided &= ~__ballot_sync(kFullMask, is_undecided && (is_suppressed || is_kept));
-  } while (*undecided != last);
+  } while (*undecided != previous);
 }
 
 // Decides which boxes of the tile are kept, in rounds; returns their bits, in shared memory. Every round decides at
 // least the first undecided word.
 template <typename T>
 __device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) {
-  __shared__ TileBits rounds[2];  // as the last round has left them, and as this one leaves them
+  __shared__ TileBits rounds[2];  // double buffer: what the previous round has decided, and this one
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   for (int word = warp; word < kWords; word += kWarps) {
     const int row = word * kWarpSize + lane;
@@ -161,13 +166,13 @@ __device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) 
   return rounds[current].kept;
 }
 
-// Appends the kept boxes of the tile to `keep`, and leaves them for suppress_remaining().
+// Appends the kept boxes of the tile to `keep`, and writes them for suppress_remaining() of the next launch.
 template <bool has_classes, typename T>
 __device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, const int64_t* order, int64_t* keep,
-                           int64_t* progress) {
+                           NmsProgress* progress) {
   __shared__ int offsets[kWords];
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int64_t base = progress[0];
+  const int64_t base = progress->num_kept;
   int total;
   const int in_word = threadIdx.x < kWords ? __popc(kept[threadIdx.x]) : 0;
   const int offset = block_exclusive_sum(in_word, &total);
@@ -184,23 +189,23 @@ __device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, co
     if (has_classes) work.tile_kept_classes[index] = work.classes[rank];
   }
   if (threadIdx.x == 0) {
-    progress[0] = base + total;
+    progress->num_kept = base + total;
     work.state->num_tile_kept = total;
   }
 }
 
 // Writes to the tile the ranks of the next boxes that are not known to be suppressed.
 template <typename T>
-__device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, int64_t* progress) {
-  const int64_t from = work.state->tile_end;
+__device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, NmsProgress* progress) {
+  const int64_t begin = work.state->tile_end;
   for (int i = threadIdx.x; i < kNmsTile && i < n; i += kThreads) work.nonzero_groups[i] = 0;
-  __syncthreads();  // all threads have read the last tile
+  __syncthreads();  // all threads have read the previous tile
   int chosen = 0;
-  for (int64_t first = from / kWarpSize; first * kWarpSize < n && chosen < kNmsTile; first += kThreads) {
+  for (int64_t first = begin / kWarpSize; first * kWarpSize < n && chosen < kNmsTile; first += kThreads) {
     const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
     unsigned active = rank < n ? ~work.suppressed[word] : 0;
     if (rank < n && n - rank < kWarpSize) active &= (1u << (n - rank)) - 1;
-    if (rank < from) active &= from - rank < kWarpSize ? ~0u << (from - rank) : 0;
+    if (rank < begin) active &= begin - rank < kWarpSize ? ~0u << (begin - rank) : 0;
     int total;
     int index = chosen + block_exclusive_sum(__popc(active), &total);
     for (; active != 0 && index < kNmsTile; active &= active - 1) work.tile[index++] = rank + __ffs(active) - 1;
@@ -208,8 +213,8 @@ __device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, int64_t* pro
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    progress[1] = work.state->tile_size = chosen < kNmsTile ? chosen : kNmsTile;
-    work.state->tile_begin = from;
+    progress->next_tile_size = work.state->tile_size = chosen < kNmsTile ? chosen : kNmsTile;
+    work.state->tile_begin = begin;
     work.state->tile_end = chosen < kNmsTile ? n : work.tile[kNmsTile - 1] + 1;
   }
 }

@@ -15,7 +15,7 @@ constexpr int64_t kMaxBlocks = 65536;                          // of kernels ove
 constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;
 
 struct NmsState {
-  int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks from .. next - 1
+  int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks tile_begin .. tile_end - 1
   int tile_size;                 // boxes of the current tile; 0 when no box is left
   int num_tile_kept;             // kept boxes of the previous tile
   unsigned ticket;               // see is_last_block
@@ -41,7 +41,7 @@ struct NmsWorkspace {
 template <typename T>
 inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
   const int64_t tile = n < kNmsTile ? n : kNmsTile, num_cell_boxes = n > kMaxRanked ? n : 0;
-  const int64_t range_blocks = ceil_div(num_cell_boxes, kThreads);
+  const int64_t bounds_blocks = ceil_div(num_cell_boxes, kThreads);
   NmsWorkspace<T> work;
   work.boxes = layout.array<Box<T>>(n);
   work.classes = layout.array<int64_t>(n);
@@ -55,14 +55,15 @@ inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
   work.cell_boxes = layout.array<Box<T>>(num_cell_boxes);
   work.cell_ranks = layout.array<unsigned>(num_cell_boxes);
   work.cell_offsets = layout.array<unsigned>(num_cell_boxes > 0 ? kNumCells : 0);
-  work.center_bounds = layout.array<Box<T>>(range_blocks < kMaxBlocks ? range_blocks : kMaxBlocks);
+  work.center_bounds = layout.array<Box<T>>(bounds_blocks < kMaxBlocks ? bounds_blocks : kMaxBlocks);
   return work;
 }
 
-// The state before the first tile, which is the first boxes of all; nothing is suppressed. One thread for each rank.
+// The state before the first tile, which is the first boxes of all; nothing is suppressed. Called once for each rank,
+// by any thread.
 template <typename T>
 __device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t rank, int64_t n,
-                                                 int64_t* progress) {
+                                                 NmsProgress* progress) {
   if (rank < kNmsTile) {
     work.tile[rank] = rank;
     work.nonzero_groups[rank] = 0;
@@ -71,7 +72,7 @@ __device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, in
   if (rank != 0) return;
   const int64_t first = n < kNmsTile ? n : kNmsTile;
   *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
-  progress[0] = 0;
+  progress->num_kept = 0;
 }
 
 }  // namespace ssd_ops

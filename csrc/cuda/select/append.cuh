@@ -1,4 +1,4 @@
-// Appends to the candidates of an image from many threads, and leaves out those that cannot matter.
+// Appends to the candidates of an image from many threads, and prunes low scores.
 #pragma once
 
 #include "cuda/common/scan.cuh"
@@ -7,8 +7,12 @@
 
 namespace ssd_ops {
 
+// The high bits of the sort key of float -inf. A cutoff from here on is not used: its lowest_score() is -inf or NaN. As
+// high bits of a double they are a finite score, -2^1017; lower ones are not pruned, which changes no result.
+constexpr unsigned kHighBitsOfMinusInfinity = 0xff800000u;
+
 // The grid of a kernel that appends: along x images, so that blocks that run at the same time have different images and
-// the bound of each is soon known; along y `blocks_per_image`, or fewer that stride.
+// the cutoff of each is soon known; along y `blocks_per_image`, or fewer that stride.
 inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) {
   const int64_t max_blocks = lists.retry ? 512 : 1 << 20;  // the retry pass usually has nothing to do
   const unsigned images = grid_blocks(lists.num_images, 1, max_blocks);
@@ -16,7 +20,7 @@ inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) 
   return dim3(images, grid_blocks(blocks_per_image, 1, max_per_image < kMaxGridYZ ? max_per_image : kMaxGridYZ));
 }
 
-// The score from which on candidates still count; it rises while candidates are appended.
+// The score from which on candidates are not pruned; it rises while candidates are appended.
 template <typename T>
 __device__ inline T current_threshold(const CandidateLists& lists, int64_t local_image, T score_threshold) {
   const unsigned cutoff = lists.histogram != nullptr ? __ldcg(&lists.cutoffs[local_image]) : kNoCutoff;
@@ -26,7 +30,7 @@ __device__ inline T current_threshold(const CandidateLists& lists, int64_t local
 }
 
 // The offset in a list of the first of `count` candidates that the warp is about to append: one atomic for all of them.
-// All lanes of a warp call it, with the same slot and count.
+// All lanes of a warp call it, with the same image and count.
 __device__ inline int64_t reserve(const CandidateLists& lists, int64_t local_image, int count) {
   unsigned offset = 0;
   if (threadIdx.x % kWarpSize == 0) offset = atomicAdd(&lists.counts[local_image], static_cast<unsigned>(count));
@@ -48,9 +52,9 @@ __device__ inline void write_candidates(const CandidateLists& lists, int64_t loc
   atomicAdd(&lists.histogram[local_image * kHistogramBins + (bin < kHistogramBins ? bin : kHistogramBins - 1)], 1u);
 }
 
-// Tightens the bound of an image whenever another kMinWithinCutoff candidates have been appended: `count` were, at
-// `offset`. All lanes of a warp call it. Counts that other warps have not added yet are missing, so the bound leaves at
-// least kMinWithinCutoff candidates.
+// Tightens the cutoff of an image if the length of its list has crossed a multiple of kMinWithinCutoff; the warp has
+// just appended `count` candidates at `offset`. All lanes of a warp call it. Counts that other warps have not added yet
+// are missing, so the cutoff leaves at least kMinWithinCutoff candidates.
 __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local_image, int64_t offset, int count) {
   constexpr int kPerLane = kHistogramBins / kWarpSize;
   if (lists.histogram == nullptr || offset / kMinWithinCutoff == (offset + count) / kMinWithinCutoff) return;
@@ -75,13 +79,13 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     before += counts[k];
     if (before < kMinWithinCutoff) ++bin;
   }
-  // The last bin also counts everything beyond the range; high bits from 0xff800000 on may be those of NaN.
+  // The last bin also counts everything beyond the range.
   const unsigned long long cutoff = lists.low + (static_cast<unsigned long long>(bin + 1) << lists.shift) - 1;
-  if (bin < kHistogramBins - 1 && cutoff < 0xff800000u)
+  if (bin < kHistogramBins - 1 && cutoff < kHighBitsOfMinusInfinity)
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
-// All of this for the lanes whose `appends` is set. All lanes of a warp call it, with the same slot.
+// All of this for the lanes whose `appends` is set. All lanes of a warp call it, with the same image.
 template <typename T>
 __device__ inline void append(const CandidateLists& lists, int64_t local_image, bool appends, T score, unsigned index) {
   const unsigned lanes = __ballot_sync(kFullMask, appends);

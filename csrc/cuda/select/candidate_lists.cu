@@ -1,7 +1,6 @@
 // The lists of candidates: their layout in the workspace, and their initialization.
 #include "core/ordered_key.h"
 #include "cuda/common/launch.cuh"
-#include "cuda/common/workspace.h"
 #include "cuda/select/select.h"
 
 namespace ssd_ops {
@@ -12,7 +11,7 @@ constexpr int64_t kListBytes = int64_t(256) << 20;
 __global__ void clear_kernel(CandidateLists lists, int64_t num_classes) {
   wait_for_previous_kernel();
   const int64_t thread = global_thread_index(), threads = num_global_threads();
-  if (thread == 0) lists.needs_retry[lists.num_images] = 0;
+  if (thread == 0) *lists.num_retries = 0;
   for (int64_t i = thread; i < lists.num_images; i += threads) {
     lists.counts[i] = lists.needs_retry[i] = 0;
     lists.cutoffs[i] = kNoCutoff;
@@ -22,8 +21,14 @@ __global__ void clear_kernel(CandidateLists lists, int64_t num_classes) {
   for (int64_t i = thread; i < lists.num_images * kHistogramBins; i += threads) lists.histogram[i] = 0;
 }
 
-int64_t images_at_once(int64_t num_images, int64_t capacity, int64_t item_bytes) {
-  const int64_t fit = kListBytes / (capacity * item_bytes + 1);
+// Bytes of a candidate, see candidates.cuh.
+template <typename T>
+constexpr int64_t candidate_bytes() {
+  return sizeof(T) == sizeof(float) ? 8 : 16;
+}
+
+int64_t images_at_once(int64_t num_images, int64_t image_bytes) {
+  const int64_t fit = kListBytes / (image_bytes + 1);
   return fit < 1 ? 1 : fit < num_images ? fit : num_images;
 }
 
@@ -34,15 +39,17 @@ unsigned high_bits_of_score(T score) {
 }
 
 template <typename T>
-CandidateLists place_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t capacity) {
+CandidateLists place_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t capacity,
+                           int64_t more_bytes) {
   CandidateLists lists{};
   lists.capacity = capacity;
-  lists.num_images = images_at_once(num_images, capacity, candidate_bytes<T>());
+  lists.num_images = images_at_once(num_images, capacity * candidate_bytes<T>() + more_bytes);
   lists.items = layout.array(lists.num_images * capacity, candidate_bytes<T>());
   lists.num_visited_by_class = layout.array<int>(lists.num_images * num_classes);
   lists.histogram = layout.array<unsigned>(lists.num_images * kHistogramBins);
   lists.cutoffs = layout.array<unsigned>(lists.num_images);
-  lists.needs_retry = layout.array<unsigned>(lists.num_images + 1);
+  lists.needs_retry = layout.array<unsigned>(lists.num_images);
+  lists.num_retries = layout.array<unsigned>(1);
   lists.counts = layout.array<unsigned>(lists.num_images);
   return lists;
 }
@@ -55,10 +62,9 @@ int clear_candidates(const CandidateLists& lists, int64_t num_classes, CUstream_
 }
 
 template <typename T>
-CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_classes, int64_t capacity, bool prunes,
-                               T score_threshold) {
-  WorkspaceLayout layout(workspace);
-  CandidateLists lists = place_lists<T>(layout, num_images, num_classes, capacity);
+CandidateLists candidate_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t capacity,
+                               bool prunes, T score_threshold, int64_t more_bytes) {
+  CandidateLists lists = place_lists<T>(layout, num_images, num_classes, capacity, more_bytes);
   if (!prunes || capacity <= kMinWithinCutoff) lists.histogram = nullptr;
   lists.low = high_bits_of_score(T(1));
   const unsigned high = high_bits_of_score(score_threshold);
@@ -69,12 +75,12 @@ CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_
 template <typename T>
 size_t candidate_workspace_bytes(int64_t num_images, int64_t num_classes, int64_t capacity) {
   WorkspaceLayout layout(nullptr);
-  place_lists<T>(layout, num_images, num_classes, capacity);
+  place_lists<T>(layout, num_images, num_classes, capacity, 0);
   return layout.bytes();
 }
 
-template CandidateLists candidate_lists<float>(void*, int64_t, int64_t, int64_t, bool, float);
-template CandidateLists candidate_lists<double>(void*, int64_t, int64_t, int64_t, bool, double);
+template CandidateLists candidate_lists<float>(WorkspaceLayout&, int64_t, int64_t, int64_t, bool, float, int64_t);
+template CandidateLists candidate_lists<double>(WorkspaceLayout&, int64_t, int64_t, int64_t, bool, double, int64_t);
 template size_t candidate_workspace_bytes<float>(int64_t, int64_t, int64_t);
 template size_t candidate_workspace_bytes<double>(int64_t, int64_t, int64_t);
 

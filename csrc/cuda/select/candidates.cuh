@@ -9,7 +9,7 @@
 namespace ssd_ops {
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
-// Descending key of the score in the upper 32 bits, index in the lower: ascending.
+// Descending key of the score in the upper 32 bits, index in the lower: sorting ascending gives descending scores.
 using FloatCandidate = unsigned long long;
 
 struct DoubleCandidate {
@@ -64,7 +64,7 @@ __device__ __forceinline__ unsigned high_bits(candidate_key_t<C> key) {
   return static_cast<unsigned>(key >> (CandidateKeyTraits<C>::kBits - 32));
 }
 
-// The last sort key with these high bits.
+// The highest sort key with these high bits.
 template <typename C>
 __device__ __forceinline__ candidate_key_t<C> last_with_high_bits(unsigned high) {
   constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;

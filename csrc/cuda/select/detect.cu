@@ -5,6 +5,7 @@
 // select_kernel (select.cu) does the rest, a block for each image, and decodes only the boxes that it visits.
 #include <limits>
 
+#include "cuda/common/lane_group.cuh"
 #include "cuda/common/math.cuh"
 #include "cuda/select/append.cuh"
 #include "cuda/select/detect.h"
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                           Filter<T> filter) {
   constexpr int kPriorsPerWarp = priors_per_warp<kGroup>();
   wait_for_previous_kernel();
-  if (lists.retry && lists.needs_retry[lists.num_images] == 0) return;
+  if (lists.retry && *lists.num_retries == 0) return;
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
     if (lists.retry && lists.needs_retry[local_image] == 0) continue;
     int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kPriorsPerWarp;
@@ -146,18 +147,18 @@ cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& 
 template <typename T>
 int launch_detect(const SelectParams<T>& params, const BoxSource<T>& source, bool best_only, int64_t num_images,
                   void* workspace, CUstream_st* stream) {
-  const CandidateLists lists = candidate_lists(workspace, num_images, params.num_classes,
+  WorkspaceLayout layout(workspace);
+  const CandidateLists lists = candidate_lists(layout, num_images, params.num_classes,
                                                detect_capacity(params, best_only), true, params.score_threshold);
   const Filter<T> filter{params.score_threshold, min_logit_margin(params.score_threshold), best_only};
-  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& group) {
+  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& images) {
     return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        if (params.num_classes <= 8) return launch_collect<4, 2, In>(params, group, filter, stream);
-        if (params.num_classes <= 24) return launch_collect<8, 3, In>(params, group, filter, stream);
-        if (params.num_classes <= 96) return launch_collect<16, 6, In>(params, group, filter, stream);
-        if (params.num_classes <= 256) return launch_collect<32, 8, In>(params, group, filter, stream);
-        return launch_collect<32, 0, In>(params, group, filter, stream);
+        return dispatch_lane_group(params.num_classes, [&](auto lane_group) {
+          using Group = decltype(lane_group);
+          return launch_collect<Group::kLanes, Group::kPerLane, In>(params, images, filter, stream);
+        });
       } else {
         return cudaErrorInvalidValue;
       }

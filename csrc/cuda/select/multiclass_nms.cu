@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   using T = compute_t<In>;
   using Load = Scores<In, wide>;
   wait_for_previous_kernel();
-  if (lists.retry && lists.needs_retry[lists.num_images] == 0) return;
+  if (lists.retry && *lists.num_retries == 0) return;
   const int64_t scores_per_image = static_cast<int64_t>(num_boxes) * num_classes;
   const int64_t loads = scores_per_image / Load::kCount;
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
@@ -77,17 +77,18 @@ cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& 
 template <typename T>
 int launch_multiclass_nms(const SelectParams<T>& params, const BoxSource<T>& source, int64_t num_images,
                           void* workspace, CUstream_st* stream) {
+  WorkspaceLayout layout(workspace);
   const CandidateLists lists =
-      candidate_lists(workspace, num_images, params.num_classes, params.num_boxes * (params.num_classes - 1), true,
+      candidate_lists(layout, num_images, params.num_classes, params.num_boxes * (params.num_classes - 1), true,
                       params.score_threshold);
-  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& group) {
+  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& images) {
     return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
         const bool wide = reinterpret_cast<uintptr_t>(params.scores) % 16 == 0 &&
                           params.num_boxes * params.num_classes % Scores<In, true>::kCount == 0;
-        return wide ? launch_collect<true, In>(params, group, stream)
-                    : launch_collect<false, In>(params, group, stream);
+        return wide ? launch_collect<true, In>(params, images, stream)
+                    : launch_collect<false, In>(params, images, stream);
       } else {
         return cudaErrorInvalidValue;
       }

@@ -1,11 +1,11 @@
 // The next candidates of an image in sorted order, a chunk at a time.
 //
-// Plan: a block finds a bound such that between capacity / 2 and `capacity` candidates lie from the first wanted sort
-// key to the bound, by histograms in shared memory: it reads the list, counts the candidates in each of kBins equal
-// bins of a range of sort keys, and continues with the bin that contains the bound, until what precedes the bound fits
-// the chunk. The first range is that of the expected scores, so that one pass usually suffices; if that was wrong the
-// search restarts with the range of all sort keys. Then the block reads the list once more and sorts what precedes the
-// bound. A thread loads kLoadsInFlight candidates at once.
+// Plan: a block finds the last key of the chunk, such that between capacity / 2 and `capacity` candidates lie from the
+// first wanted sort key to it, by histograms in shared memory: it reads the list, counts the candidates in each of
+// kBins equal bins of a range of sort keys, and continues with the bin that contains the last key, until what lies
+// before the end of a bin fits the chunk. The first range is that of the expected scores, so that one pass usually
+// suffices; if that was wrong the search restarts with the range of all sort keys. Then the block reads the list once
+// more and sorts the candidates up to the last key. A thread loads kLoadsInFlight candidates at once.
 #pragma once
 
 #include "cuda/common/scan.cuh"
@@ -86,8 +86,8 @@ __device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, i
   return true;
 }
 
-// The bound: the sort keys from `first` to it are those of the next chunk, between capacity / 2 and `capacity` of them,
-// or all that are left. Most sort keys are expected between `expected_first` and `expected_last`.
+// The last key of the next chunk, which begins with `first`: between capacity / 2 and `capacity` candidates, or all
+// that are left. Most sort keys are expected between `expected_first` and `expected_last`.
 template <int kThreads, typename C, typename Key = candidate_key_t<C>>
 __device__ Key find_last_key(const C* list, int64_t count, Key first, Key expected_first, Key expected_last,
                              int capacity) {
@@ -144,6 +144,7 @@ __device__ int next_chunk(const C* list, int64_t count, const C* after, const C&
   if (threadIdx.x == 0) num_written = 0;
   __syncthreads();
   for_each_item<kThreads>(list, count, [&](const C& item) {
+    // first <= key <= last_key in one comparison: unsigned, so that keys below `first` wrap around to large numbers.
     if (sort_key(item) - first <= last_key - first) chunk[atomicAdd(&num_written, 1u)] = item;
   });
   __syncthreads();

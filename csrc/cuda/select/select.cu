@@ -7,7 +7,7 @@
 // threads compare each box of a tile with the boxes kept before, which are read from the results through shared memory,
 // and with the boxes that precede it in the tile, a bit for each that suppresses it; then one warp resolves which boxes
 // are kept. So shared memory limits neither classes nor boxes nor detections. An image whose candidates within the
-// bound (select.h) do not suffice is collected again in the retry pass.
+// cutoff (select.h) do not suffice is collected again in the retry pass.
 #include "cuda/select/next_chunk.cuh"
 #include "cuda/select/select.h"
 #include "cuda/select/tile.cuh"
@@ -45,7 +45,7 @@ __device__ void request_retry(const CandidateLists& lists, int64_t local_image, 
   lists.counts[local_image] = 0;
   lists.cutoffs[local_image] = kNoCutoff;
   lists.needs_retry[local_image] = 1;
-  atomicAdd(&lists.needs_retry[lists.num_images], 1u);
+  atomicAdd(lists.num_retries, 1u);
 }
 
 // Fills the detections from `num_kept` on with 0.

@@ -6,6 +6,7 @@
 
 #include "core/detections.h"
 #include "core/dtype.h"
+#include "cuda/common/workspace.h"
 
 namespace ssd_ops {
 
@@ -37,7 +38,8 @@ struct CandidateLists {
   int64_t first_image, num_images;
   unsigned* histogram;    // [num_images, kHistogramBins], aligned to 16; null: nothing is pruned
   unsigned* cutoffs;      // [num_images]: the highest high bits that are not pruned
-  unsigned* needs_retry;  // [num_images + 1]: flags, and their number
+  unsigned* needs_retry;  // [num_images]: flags
+  unsigned* num_retries;  // [1]: how many flags are set
   unsigned low, shift;    // bin i has the high bits from low + (i << shift) on
   bool retry;             // the retry pass: only images that need it
 };
@@ -46,11 +48,12 @@ constexpr int kHistogramBins = 512;
 constexpr unsigned kMinWithinCutoff = 4096;  // a cutoff leaves at least this many candidates
 constexpr unsigned kNoCutoff = ~0u;
 
-// The lists of as many images as have their candidates in some 256 MB, at least of one. `prunes`: low scores may be
-// pruned if there can be more than kMinWithinCutoff candidates. The workspace is aligned to 256 bytes.
+// The lists of as many images as fit into some 256 MB, at least of one, with their candidates and `more_bytes` an image
+// for the caller's own arrays. `prunes`: low scores may be pruned if there can be more than kMinWithinCutoff
+// candidates.
 template <typename T>
-CandidateLists candidate_lists(void* workspace, int64_t num_images, int64_t num_classes, int64_t capacity, bool prunes,
-                               T score_threshold);
+CandidateLists candidate_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t capacity,
+                               bool prunes, T score_threshold, int64_t more_bytes = 0);
 template <typename T>
 size_t candidate_workspace_bytes(int64_t num_images, int64_t num_classes, int64_t capacity);
 
@@ -61,11 +64,6 @@ int clear_candidates(const CandidateLists& lists, int64_t num_classes, CUstream_
 template <typename T>
 int launch_select(const CandidateLists& lists, const BoxSource<T>& source, const SelectParams<T>& params,
                   bool with_suppression, CUstream_st* stream);
-
-template <typename T>
-constexpr int64_t candidate_bytes() {
-  return sizeof(T) == 4 ? 8 : 16;
-}
 
 // Calls collect(lists) and launch_select for all images of the batch, in groups, each with a retry pass if candidates
 // may be pruned.

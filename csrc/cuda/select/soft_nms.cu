@@ -1,7 +1,7 @@
 // Plan: a block is a class of an image. Its active boxes (index and score) are in the workspace. In each round every
-// thread decays the scores of its boxes by their overlap with the last selected box and finds the best of them, and the
-// block reduces these to the next selected box, until no box is active or D are selected. What is selected becomes a
-// candidate of the image, and select_kernel (select.cu), without suppression, merges the classes.
+// thread decays the scores of its boxes by their overlap with the previously selected box and finds the best of them,
+// and the block reduces these to the next selected box, until no box is active or D are selected. What is selected
+// becomes a candidate of the image, and select_kernel (select.cu), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/common/load.cuh"
@@ -24,17 +24,17 @@ __device__ __forceinline__ DoubleCandidate shuffle_xor(const DoubleCandidate& c,
 // Reduces the candidates of all threads to the first one, which all of them get.
 template <typename C>
 __device__ C block_first(C candidate) {
-  __shared__ C of_warps[kThreads / kWarpSize];
+  __shared__ C first_by_warp[kThreads / kWarpSize];
   for (int step = kWarpSize / 2; step > 0; step /= 2) {
     const C other = shuffle_xor(candidate, step);
     if (precedes(other, candidate)) candidate = other;
   }
-  __syncthreads();  // all threads have read the results of the last call
-  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = candidate;
+  __syncthreads();  // all threads have read the results of the previous call
+  if (threadIdx.x % kWarpSize == 0) first_by_warp[threadIdx.x / kWarpSize] = candidate;
   __syncthreads();
-  candidate = of_warps[0];
+  candidate = first_by_warp[0];
   for (int w = 1; w < kThreads / kWarpSize; ++w)
-    if (precedes(of_warps[w], candidate)) candidate = of_warps[w];
+    if (precedes(first_by_warp[w], candidate)) candidate = first_by_warp[w];
   return candidate;
 }
 
@@ -50,11 +50,11 @@ template <typename T>
 struct ClassOfImage {
   const SoftNmsParams<T>& params;
   int64_t image, label;
-  T* scores;       // [N]
-  unsigned* rows;  // [N]: indices of the boxes
+  T* scores;              // [N]
+  unsigned* box_indices;  // [N]: indices of the boxes
 
-  __device__ Box<T> box(int64_t row) const {
-    const int64_t index = image * params.num_boxes + row;
+  __device__ Box<T> box(int64_t box_index) const {
+    const int64_t index = image * params.num_boxes + box_index;
     return params.boxes[params.boxes_by_class ? index * params.num_classes + label : index];
   }
 
@@ -65,37 +65,37 @@ struct ClassOfImage {
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
     const In* all_scores = static_cast<const In*>(params.scores);
-    for (int64_t row = threadIdx.x; row < params.num_boxes; row += kThreads) {
-      const T score = widen(all_scores[(image * params.num_boxes + row) * params.num_classes + label]);
+    for (int64_t box_index = threadIdx.x; box_index < params.num_boxes; box_index += kThreads) {
+      const T score = widen(all_scores[(image * params.num_boxes + box_index) * params.num_classes + label]);
       if (!(score >= params.score_threshold)) continue;
       const unsigned slot = atomicAdd(&count, 1u);
       scores[slot] = score;
-      rows[slot] = static_cast<unsigned>(row);
+      box_indices[slot] = static_cast<unsigned>(box_index);
     }
     __syncthreads();
     return count;
   }
 
-  // Decays the scores of the thread's boxes by their overlap with the selected box (none if selected_row is ~0) and
+  // Decays the scores of the thread's boxes by their overlap with the selected box (none if selected_index is ~0) and
   // returns the best of them.
   __device__ candidate_t<T> decay_and_find_best(int64_t num_active, const Box<T>& selected,
-                                                unsigned selected_row) const {
+                                                unsigned selected_index) const {
     using C = candidate_t<T>;
     const T selected_area = area(selected);
     C best = last_candidate<C>();
     for (int64_t i = threadIdx.x; i < num_active; i += kThreads) {
       T score = scores[i];
       if (!(score >= params.score_threshold)) continue;
-      const unsigned row = rows[i];
-      if (selected_row != ~0u) {
-        const Box<T> other = box(row);
-        score = row == selected_row
+      const unsigned box_index = box_indices[i];
+      if (selected_index != ~0u) {
+        const Box<T> other = box(box_index);
+        score = box_index == selected_index
                     ? T(-INFINITY)
                     : decayed(score, suppression_iou(selected, other, selected_area, area(other)), params);
         scores[i] = score;
         if (!(score >= params.score_threshold)) continue;
       }
-      const C candidate = make_candidate(score, row);
+      const C candidate = make_candidate(score, box_index);
       if (precedes(candidate, best)) best = candidate;
     }
     return best;
@@ -105,60 +105,62 @@ struct ClassOfImage {
 template <typename In>
 __global__ void __launch_bounds__(kThreads, 2)
     soft_nms_kernel(SoftNmsParams<compute_t<In>> params, CandidateLists lists, compute_t<In>* active_scores,
-                    unsigned* active_rows) {
+                    unsigned* active_box_indices) {
   using T = compute_t<In>;
   using C = candidate_t<T>;
   wait_for_previous_kernel();
   const int64_t foreground = params.num_classes - 1, local_image = blockIdx.x / foreground,
                 label = blockIdx.x % foreground + 1;
   const int64_t image = lists.first_image + local_image, first = blockIdx.x * params.num_boxes;
-  const ClassOfImage<T> of_class{params, image, label, active_scores + first, active_rows + first};
-  const int64_t num_active = of_class.template collect<In>();
+  const ClassOfImage<T> image_class{params, image, label, active_scores + first, active_box_indices + first};
+  const int64_t num_active = image_class.template collect<In>();
   Box<T> selected{};
-  unsigned selected_row = ~0u;
+  unsigned selected_index = ~0u;
   for (int64_t k = 0; k < params.class_capacity; ++k) {
-    const C best = block_first(of_class.decay_and_find_best(num_active, selected, selected_row));
+    const C best = block_first(image_class.decay_and_find_best(num_active, selected, selected_index));
     if (!precedes(best, last_candidate<C>())) break;
-    selected_row = index_of(best);
-    selected = of_class.box(selected_row);
+    selected_index = index_of(best);
+    selected = image_class.box(selected_index);
     if (threadIdx.x != 0) continue;
-    params.class_box_indices[(image * params.num_classes + label) * params.class_capacity + k] = selected_row;
+    params.class_box_indices[(image * params.num_classes + label) * params.class_capacity + k] = selected_index;
     const unsigned offset = atomicAdd(&lists.counts[local_image], 1u);
     static_cast<C*>(lists.items)[local_image * lists.capacity + offset] =
         make_candidate(score_of(best), static_cast<unsigned>(label * params.class_capacity + k));
   }
 }
 
-// Bytes of the active boxes of one image.
+// The lists of what the classes select, and the active boxes of each class.
 template <typename T>
-int64_t active_bytes(const SoftNmsParams<T>& params) {
-  return round_up((params.num_classes - 1) * params.num_boxes * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)), 16);
-}
+struct SoftNmsWorkspace {
+  CandidateLists lists;
+  T* active_scores;              // [images, C - 1, N]
+  unsigned* active_box_indices;  // [images, C - 1, N]
+};
 
-// The item array has the candidates that the classes select, followed by the active boxes, in units of items.
 template <typename T>
-CandidateLists lists_of(const SoftNmsParams<T>& params, int64_t num_images, void* workspace) {
-  const int64_t selected = (params.num_classes - 1) * params.class_capacity, item = candidate_bytes<T>();
-  return candidate_lists(workspace, num_images, params.num_classes, selected + ceil_div(active_bytes(params), item),
-                         false, params.score_threshold);
+SoftNmsWorkspace<T> soft_nms_workspace(const SoftNmsParams<T>& params, int64_t num_images, WorkspaceLayout& layout) {
+  const int64_t foreground = params.num_classes - 1, num_active = foreground * params.num_boxes;
+  SoftNmsWorkspace<T> work;
+  work.lists = candidate_lists(layout, num_images, params.num_classes, foreground * params.class_capacity, false,
+                               params.score_threshold, num_active * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)));
+  work.active_scores = layout.array<T>(work.lists.num_images * num_active);
+  work.active_box_indices = layout.array<unsigned>(work.lists.num_images * num_active);
+  return work;
 }
 
 }  // namespace
 
 template <typename T>
 size_t soft_nms_workspace_bytes(const SoftNmsParams<T>& params, int64_t num_images) {
-  const CandidateLists lists = lists_of(params, num_images, nullptr);
-  return candidate_workspace_bytes<T>(num_images, params.num_classes, lists.capacity);
+  WorkspaceLayout layout(nullptr);
+  soft_nms_workspace(params, num_images, layout);
+  return layout.bytes();
 }
 
 template <typename T>
 int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* workspace, CUstream_st* stream) {
-  CandidateLists lists = lists_of(params, num_images, workspace);
-  const int64_t foreground = params.num_classes - 1, step = lists.num_images;
-  lists.capacity = foreground * params.class_capacity;
-  auto* active_scores =
-      reinterpret_cast<T*>(static_cast<char*>(workspace) + step * lists.capacity * candidate_bytes<T>());
-  auto* active_rows = reinterpret_cast<unsigned*>(active_scores + step * foreground * params.num_boxes);
+  WorkspaceLayout layout(workspace);
+  const SoftNmsWorkspace<T> work = soft_nms_workspace(params, num_images, layout);
   const BoxSource<T> source{.boxes = params.boxes,
                             .boxes_by_class = params.boxes_by_class,
                             .priors = nullptr,
@@ -175,12 +177,12 @@ int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* wo
                                .thresholds = {},
                                .min_size = T(0),
                                .out = params.out};
-  return collect_and_select(lists, num_images, source, select, false, stream, [&](const CandidateLists& group) {
+  return collect_and_select(work.lists, num_images, source, select, false, stream, [&](const CandidateLists& images) {
     return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return launch_dependent(soft_nms_kernel<In>, grid_blocks(group.num_images * foreground, 1), kThreads, 0, stream,
-                                params, group, active_scores, active_rows);
+        return launch_dependent(soft_nms_kernel<In>, grid_blocks(images.num_images * (params.num_classes - 1), 1),
+                                kThreads, 0, stream, params, images, work.active_scores, work.active_box_indices);
       } else {
         return cudaErrorInvalidValue;
       }

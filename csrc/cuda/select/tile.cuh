@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 512;
 constexpr unsigned kNoLabel = ~0u;  // the label of a box that is too small to count
 
-// Boxes that are resolved together. "Same" boxes are those of the tile with the same label.
+// Boxes that are resolved together. The label of a box is the index of its class.
 template <typename T>
 struct CandidateTile {
   static constexpr int kSize = sizeof(T) == sizeof(float) ? 256 : 128, kWords = kSize / kWarpSize;
@@ -23,8 +23,8 @@ struct CandidateTile {
   unsigned box_indices[kSize];            // index of the box in its image
   unsigned suppressors[kWords][kSize];    // bit b of [w][i] is set if box 32 w + b < i suppresses box i
   unsigned active[kWords], kept[kWords];  // a bit for each box
-  int same_class_before[kSize],
-      same_class_from_here[kSize];  // numbers of same boxes; the box itself counts as following
+  int same_class_before[kSize];           // number of boxes of the tile with the same label that precede the box
+  int same_class_from_here[kSize];        // number of those that follow it, and the box itself
   // Boxes kept before this tile, a part of them at a time.
   Box<T> kept_before[kSize];
   unsigned kept_before_labels[kSize];
@@ -32,13 +32,13 @@ struct CandidateTile {
 
 template <typename T>
 __device__ Box<T> load_candidate(const BoxSource<T>& source, const SelectParams<T>& params, int64_t image,
-                                 unsigned index, unsigned* label, unsigned* row) {
+                                 unsigned index, unsigned* label, unsigned* index_in_image) {
   const int64_t stride = source.class_box_indices != nullptr ? source.class_capacity : params.num_boxes;
   *label = static_cast<unsigned>(index / stride);
   const int64_t box_index = source.class_box_indices != nullptr
                                 ? source.class_box_indices[image * params.num_classes * stride + index]
                                 : index % stride;
-  *row = static_cast<unsigned>(box_index);
+  *index_in_image = static_cast<unsigned>(box_index);
   const int64_t in_batch = image * params.num_boxes + box_index;
   Box<T> box = source.boxes[source.boxes_by_class ? in_batch * params.num_classes + *label : in_batch];
   if (source.priors != nullptr) box = decode(box, source.priors[box_index], CodeType::center_size, source.variances);
@@ -50,12 +50,12 @@ __device__ void load_tile(CandidateTile<T>& tile, const candidate_t<T>* candidat
                           const BoxSource<T>& source, const SelectParams<T>& params, int64_t image) {
   const int i = threadIdx.x;
   if (i < CandidateTile<T>::kSize) {
-    unsigned label = kNoLabel, row = 0;
+    unsigned label = kNoLabel, box_index = 0;
     Box<T> box{};
-    if (i < count) box = load_candidate(source, params, image, index_of(candidates[i]), &label, &row);
+    if (i < count) box = load_candidate(source, params, image, index_of(candidates[i]), &label, &box_index);
     tile.boxes[i] = box;
     tile.areas[i] = area(box);
-    tile.box_indices[i] = row;
+    tile.box_indices[i] = box_index;
     tile.labels[i] = too_small(box, params.min_size) ? kNoLabel : label;
     tile.same_class_before[i] = tile.same_class_from_here[i] = 0;
   }
@@ -104,12 +104,12 @@ __device__ void suppress_by_kept(CandidateTile<T>& tile, int count, int64_t num_
   const int64_t first_out = image * params.out.max_detections;
   const Box<T>* kept = reinterpret_cast<const Box<T>*>(params.out.boxes) + first_out;
   bool active = true;
-  for (int64_t from = 0; from < num_kept; from += kSize) {
-    const int loaded = static_cast<int>(num_kept - from < kSize ? num_kept - from : kSize);
+  for (int64_t begin = 0; begin < num_kept; begin += kSize) {
+    const int loaded = static_cast<int>(num_kept - begin < kSize ? num_kept - begin : kSize);
     __syncthreads();  // all threads are done with the part before
     if (static_cast<int>(threadIdx.x) < loaded) {
-      tile.kept_before[threadIdx.x] = kept[from + threadIdx.x];
-      tile.kept_before_labels[threadIdx.x] = static_cast<unsigned>(params.out.labels[first_out + from + threadIdx.x]);
+      tile.kept_before[threadIdx.x] = kept[begin + threadIdx.x];
+      tile.kept_before_labels[threadIdx.x] = static_cast<unsigned>(params.out.labels[first_out + begin + threadIdx.x]);
     }
     __syncthreads();
     for (int k = threadIdx.x / kSize; active && label != kNoLabel && k < loaded;
@@ -148,8 +148,9 @@ __device__ void count_visited(const CandidateTile<T>& tile, int count, int* num_
     num_visited_by_class[tile.labels[i]] += tile.same_class_from_here[i];
 }
 
-// Which active boxes are kept: all but those that a kept box suppresses, repeated until nothing changes, which is the
-// greedy result. By one warp.
+// Which active boxes are kept: all but those that a kept box suppresses, repeated until nothing changes. After k
+// iterations the first k boxes are final, since only preceding boxes suppress a box; so this ends, at the only
+// fixpoint, which is the greedy result. By one warp.
 template <typename T>
 __device__ void resolve_by_fixpoint(CandidateTile<T>& tile) {
   constexpr int kWords = CandidateTile<T>::kWords;
