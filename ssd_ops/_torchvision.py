@@ -6,7 +6,6 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +13,15 @@ import torch
 from torch import Tensor
 
 import ssd_ops
+from ssd_ops._other_libraries import ImportHook, loaded_helpers, replace_helpers
 
 FUNCTIONS = ("nms", "batched_nms", "box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
 # What torchvision's import needs of its extension; qnms, for quantized boxes, stays without a kernel.
 _SCHEMAS = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms"))
 _libraries: list[torch.library.Library] = []
-_originals: list[tuple[ModuleType, str, Callable[..., Any]]] = []
+_originals: list[tuple[Any, str, Any]] = []  # owner, name of its attribute, previous value
+_hooks: list[ImportHook] = []
+_installed: list[str] = []  # names of what was replaced
 
 
 def install() -> list[str]:
@@ -27,9 +29,11 @@ def install() -> list[str]:
 
     `torch.ops.torchvision.nms` gets these kernels on CPU and CUDA, whoever calls it: torchvision's detectors,
     TorchScript, and any library that calls `torchvision.ops.nms`. `torchvision.ops` and `torchvision.ops.boxes` get
-    `nms`, `batched_nms`, `box_iou`, `generalized_box_iou`, `distance_box_iou` and `complete_box_iou`. Code that imported
-    one of these by name before keeps torchvision's function, which calls the new `nms`. If torchvision cannot load its
-    extension, so that even its import fails, it can be imported afterwards; its other operators remain unavailable.
+    `nms`, `batched_nms`, `box_iou`, `generalized_box_iou`, `distance_box_iou` and `complete_box_iou`, and so do modules
+    that imported one of these by name before. The NMS functions of ultralytics (`TorchNMS.nms`) and supervision
+    (`box_non_max_suppression`), which do not call torchvision's, are replaced too, also if imported later; detectron2's
+    call torchvision's. If torchvision cannot load its extension, so that even its import fails, it can be imported
+    afterwards; its other operators remain unavailable.
 
     Results are equal, except where torchvision's depend on its algorithm: boxes of equal scores are ordered by index, and
     IoU of 32- and 64-bit integers is float64. A second call changes nothing.
@@ -46,21 +50,54 @@ def install() -> list[str]:
         for key in ("CPU", "CUDA"):
             library.impl("nms", _nms, key, allow_override=True)
         _libraries.append(library)
-        for module in (torchvision.ops, torchvision.ops.boxes):
-            for name in FUNCTIONS:
-                if hasattr(module, name):
-                    _originals.append((module, name, getattr(module, name)))
-                    setattr(module, name, getattr(ssd_ops, name))
-    return ["torchvision::nms", *dict.fromkeys(f"torchvision.ops.{name}" for _, name, _ in _originals)]
+        _installed.extend(["torchvision::nms", *_replace_functions(torchvision)])
+        for module in loaded_helpers():
+            _installed.extend(replace_helpers(_replace_everywhere, module))
+        _hooks.append(ImportHook(lambda module: _installed.extend(replace_helpers(_replace, module))))
+        sys.meta_path.insert(0, _hooks[0])
+    return [*_installed]
 
 
 def uninstall() -> None:
-    """Restores the functions and kernels of torchvision; does nothing if nothing is installed."""
+    """Restores the functions and kernels of torchvision and of other libraries; does nothing if nothing is installed.
+
+    A module that imported a function by name while the ops were installed keeps it.
+    """
+    while _hooks:
+        sys.meta_path.remove(_hooks.pop())
     while _originals:
-        module, name, function = _originals.pop()
-        setattr(module, name, function)
+        owner, name, value = _originals.pop()
+        setattr(owner, name, value)
     while _libraries:
         _libraries.pop()._destroy()
+    _installed.clear()
+
+
+def _replace(owner: Any, name: str, value: Any) -> None:
+    """Replaces an attribute of a module or class."""
+    _originals.append((owner, name, vars(owner)[name]))
+    setattr(owner, name, value)
+
+
+def _replace_everywhere(owner: Any, name: str, value: Any) -> None:
+    """Replaces an attribute of a module or class, and in all modules the names that are bound to the same function."""
+    original = vars(owner)[name]
+    _replace(owner, name, value)
+    for module in list(sys.modules.values()):
+        if not isinstance(module, ModuleType) or module.__name__.partition(".")[0] == "ssd_ops":
+            continue
+        for other in [key for key, bound in list(vars(module).items()) if bound is original]:
+            _replace(module, other, value)
+
+
+def _replace_functions(torchvision: Any) -> list[str]:
+    """Replaces the functions of torchvision.ops and returns their names."""
+    names = [name for name in FUNCTIONS if hasattr(torchvision.ops, name)]
+    for name in names:
+        for module in (torchvision.ops.boxes, torchvision.ops):
+            if getattr(module, name, None) is not getattr(ssd_ops, name):  # the first may have replaced the second
+                _replace_everywhere(module, name, getattr(ssd_ops, name))
+    return [f"torchvision.ops.{name}" for name in names]
 
 
 def _nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
