@@ -57,7 +57,7 @@ void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __re
 template <bool decodes, CodeType code, typename T>
 void units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
   const int64_t prior_blocks = ceil_div(params.num_priors, kPriorBlock);
-  T of_row[4 * kPriorBlock];
+  T row_grads[4 * kPriorBlock];
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t slice = unit / prior_blocks, prior = unit % prior_blocks * kPriorBlock;
     const int64_t count = std::min(kPriorBlock, params.num_priors - prior);
@@ -67,8 +67,8 @@ void units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
     for (int64_t l = first; l < last; ++l) {
       const int64_t row = 4 * (l * params.num_priors + prior);
       grad_run<decodes, code>(params.grad + row, params.coded + row, params.priors + 4 * prior, params.variances, count,
-                              params.grad_coded + row, of_row);
-      for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(of_row[i]);
+                              params.grad_coded + row, row_grads);
+      for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(row_grads[i]);
     }
   }
 }

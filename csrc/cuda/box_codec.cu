@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     grad_box_codec_kernel(const T* grad, const In* coded, const T* priors, In* grad_coded, double* sums,
                           int64_t leading, int64_t num_priors, int64_t slices, int width, CodeType code,
                           Variances<T> variances) {
-  __shared__ double of_threads[kThreads][4];
+  __shared__ double thread_sums[kThreads][4];
   const int groups = kThreads / width, group = threadIdx.x / width, column = threadIdx.x % width;
   const int64_t tiles = ceil_div(num_priors, width), slice = blockIdx.x / tiles;
   const int64_t p = blockIdx.x % tiles * width + column;
@@ -52,16 +52,16 @@ __global__ void __launch_bounds__(kThreads, 2)
       y2 += result.prior.y2;
     }
   }
-  of_threads[threadIdx.x][0] = x1;
-  of_threads[threadIdx.x][1] = y1;
-  of_threads[threadIdx.x][2] = x2;
-  of_threads[threadIdx.x][3] = y2;
+  thread_sums[threadIdx.x][0] = x1;
+  thread_sums[threadIdx.x][1] = y1;
+  thread_sums[threadIdx.x][2] = x2;
+  thread_sums[threadIdx.x][3] = y2;
   __syncthreads();
   // From here on a thread is one coordinate of a prior: width * 4 <= 128 threads.
   const int64_t target = blockIdx.x % tiles * width + threadIdx.x / 4;
   if (threadIdx.x < width * 4 && target < num_priors) {
     double sum = 0;
-    for (int k = 0; k < groups; ++k) sum += of_threads[k * width + threadIdx.x / 4][threadIdx.x % 4];
+    for (int k = 0; k < groups; ++k) sum += thread_sums[k * width + threadIdx.x / 4][threadIdx.x % 4];
     sums[4 * (slice * num_priors + target) + threadIdx.x % 4] = sum;
   }
 }

@@ -17,19 +17,19 @@ __device__ RenderColor blend(const RenderImage& image, const RenderAxis& across,
   const uint8_t* row = image.planes + static_cast<int64_t>(rows.first) * image.width;
   float red = 0, green = 0, blue = 0, sum_y = 0;
   for (int r = rows.first; r < rows.last; ++r, row += image.width) {
-    const uint8_t *of_green = row + plane, *of_blue = of_green + plane;
-    float of_row[3] = {0, 0, 0};
+    const uint8_t *green_row = row + plane, *blue_row = green_row + plane;
+    float row_color[3] = {0, 0, 0};
     for (int i = columns.first; i < columns.last; ++i) {
       const float weight = render_weight(across, columns, i);
-      of_row[0] += weight * static_cast<float>(__ldg(row + i));
-      of_row[1] += weight * static_cast<float>(__ldg(of_green + i));
-      of_row[2] += weight * static_cast<float>(__ldg(of_blue + i));
+      row_color[0] += weight * static_cast<float>(__ldg(row + i));
+      row_color[1] += weight * static_cast<float>(__ldg(green_row + i));
+      row_color[2] += weight * static_cast<float>(__ldg(blue_row + i));
     }
     const float weight = render_weight(down, rows, r);
     sum_y += weight;
-    red += weight * of_row[0];
-    green += weight * of_row[1];
-    blue += weight * of_row[2];
+    red += weight * row_color[0];
+    green += weight * row_color[1];
+    blue += weight * row_color[2];
   }
   const float inverse = 1.0f / (sum_x * sum_y);
   return {red * inverse, green * inverse, blue * inverse};

@@ -20,7 +20,7 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def at_least_zero(sides: Tensor) -> Tensor:
+def clamp_to_zero(sides: Tensor) -> Tensor:
     """Returns `sides`, 0 where negative; the gradient passes at 0 (with `clamp` that depends on the version of torch)."""
     return torch.where(sides < 0, 0, sides)
 
@@ -32,7 +32,7 @@ def intersection_and_union(
     """Returns the areas `[..., N, M]` of intersection and union."""
     top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    sides = at_least_zero(bottom_right - top_left)
+    sides = clamp_to_zero(bottom_right - top_left)
     inter = sides[..., 0] * sides[..., 1]
     union = area(boxes1)[..., :, None] + area(boxes2)[..., None, :] - inter
     return inter, union
@@ -48,7 +48,7 @@ def _enclosing_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Returns width and height `[..., N, M, 2]` of the smallest box that encloses two boxes."""
     top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    return at_least_zero(bottom_right - top_left)
+    return clamp_to_zero(bottom_right - top_left)
 
 
 def as_corners(name: str, boxes: Tensor, fmt: str) -> Tensor:

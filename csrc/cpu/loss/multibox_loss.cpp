@@ -109,8 +109,8 @@ bool rows(const LossParams& params, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += kRows) {
     const int64_t count = end - first < kRows ? end - first : kRows;
     T shifts[kRows], sums[kRows], targets[kRows];
-    const auto of_rows = params.num_classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
-    of_rows(logits + first * params.num_classes, count, params.num_classes, shifts, sums);
+    const auto sum_rows = params.num_classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
+    sum_rows(logits + first * params.num_classes, count, params.num_classes, shifts, sums);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t label = params.labels[first + r];
       in_range = in_range && label >= -1 && label < params.num_classes;

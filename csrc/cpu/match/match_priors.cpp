@@ -2,8 +2,8 @@
 // tile), this file, deferred_acceptance.cpp (the assignment of one prior to each ground truth).
 //
 // The outer loop is over tiles of priors, which stay in the L1 cache; the inner loop is over ground truths, each one
-// broadcast. A tile whose bounds a ground truth does not touch is skipped. A test without division then skips tiles in
-// which the ground truth reaches neither the threshold nor its best IoU so far. Only for the rest are IoUs computed.
+// broadcast. A tile whose bounds a ground truth does not overlap is skipped. A test without division then skips tiles
+// in which the ground truth reaches neither the threshold nor its best IoU so far. Only for the rest are IoUs computed.
 #include "cpu/match/match_priors.h"
 
 #include <algorithm>
@@ -36,8 +36,8 @@ void fill_tiles(const PriorTiles<T>& tiles) {
   }
 }
 
-// Lists the packed ground truths begin .. end - 1 that touch the bounds of a tile and returns their number. overlaps()
-// on separate arrays, without branches.
+// Lists the packed ground truths begin .. end - 1 that overlap the bounds of a tile and returns their number.
+// overlaps() on separate arrays, without branches.
 template <typename T>
 int64_t list_overlapping_gt(const MatchParams<T>& params, int64_t begin, int64_t end, const Box<T>& bounds,
                             int64_t* overlapping_gt) {

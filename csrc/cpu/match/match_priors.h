@@ -36,7 +36,7 @@ struct MatchParams {
   Variances<T> variances;
   T* best_iou;              // [num_segments, sum G]: highest IoU of a ground truth with the priors of a segment, 0 none
   int64_t* best_prior;      // [num_segments, sum G]: the lowest prior that has it, -1 none
-  int64_t* overlapping_gt;  // [num_segments, sum G]: scratch, the ground truths that touch a tile
+  int64_t* overlapping_gt;  // [num_segments, sum G]: scratch, the ground truths that overlap the bounds of a tile
   int64_t* labels;          // [B, P]
   int64_t* gt_index;        // [B, P]
   T* loc_targets;           // [B, P, 4]

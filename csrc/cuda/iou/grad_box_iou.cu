@@ -28,8 +28,8 @@ __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
 // Sums over the warp: lane 4 k returns number k, and the other lanes of its group of 4 too (0 from lane 4 * kNumbers
 // on). 9 shuffles for 6 numbers instead of 30.
 template <typename T>
-__device__ T warp_sums(const PairGrad<T>& of_thread) {
-  T numbers[8] = {of_thread.x1, of_thread.y1, of_thread.x2, of_thread.y2, of_thread.area, of_thread.angle, T(0), T(0)};
+__device__ T warp_sums(const PairGrad<T>& grad) {
+  T numbers[8] = {grad.x1, grad.y1, grad.x2, grad.y2, grad.area, grad.angle, T(0), T(0)};
   return reduce_scatter<kWarpSize>(numbers, [](T own, T other) { return own + other; });
 }
 
@@ -68,17 +68,17 @@ __device__ __forceinline__ void add_pairs(const T* grad, int64_t m, int count, i
                                           ThreadColumns<T>& columns) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   for (int r = 0; r < count; ++r) {
-    PairGrad<T> of_row = {};
+    PairGrad<T> row_grad = {};
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) {
       if (columns.index[k] >= end) continue;
       PairGrad<T> da, db;
       pair_gradient<metric>(grad[r * m + columns.index[k]], rows.boxes[r], columns.boxes[k], rows.areas[r],
                             columns.areas[k], rows.angles[r], columns.angles[k], &da, &db);
-      add(of_row, da);
+      add(row_grad, da);
       add(columns.sums[k], db);
     }
-    const T sum = warp_sums(of_row);
+    const T sum = warp_sums(row_grad);
     if (lane % 4 == 0 && lane / 4 < kNumbers) rows.sums[r][warp][lane / 4] = sum;
   }
 }

@@ -16,7 +16,7 @@ constexpr int64_t kSegment = 4096;
 
 // The position of a digit in a key of 8 * sizeof(Key) bits.
 struct DigitPosition {
-  int low, width;
+  int shift, bits;
   bool first, last;
 };
 
@@ -41,8 +41,8 @@ __device__ void count_digits(const SegmentKeys<T>& keys, int64_t count, const Di
 #pragma unroll 4
   for (int64_t p = threadIdx.x; p < count; p += kMineThreads) {
     const Key key = keys(p);
-    const bool has_prefix = digit.first || key >> (digit.low + digit.width) == prefix;
-    if (has_prefix) atomicAdd(&counts[static_cast<int>(key >> digit.low & ((Key(1) << digit.width) - 1))], 1u);
+    const bool has_prefix = digit.first || key >> (digit.shift + digit.bits) == prefix;
+    if (has_prefix) atomicAdd(&counts[static_cast<int>(key >> digit.shift & ((Key(1) << digit.bits) - 1))], 1u);
     positives += keys.labels[p] > 0;
     background += keys.labels[p] == 0;
   }
@@ -63,45 +63,45 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   using Key = sort_key_t<T>;
   __shared__ unsigned counts[kBins];
   wait_for_previous_kernel();
-  const int64_t segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / segments;
+  const int64_t num_segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / num_segments;
   MiningState& state = workspace.mining[image];
   if (!digit.first && state.remaining_k == 0) return;  // no negatives
-  const int64_t start = blockIdx.x % segments * kSegment,
+  const int64_t start = blockIdx.x % num_segments * kSegment,
                 count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
   const int64_t first = image * params.num_priors + start;
   const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
   const Key prefix = static_cast<Key>(state.prefix);
   count_digits(keys, count, digit, prefix, counts, state);
-  unsigned* all = workspace.counts + image * kBins;
+  unsigned* image_counts = workspace.counts + image * kBins;
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
-    if (counts[b] != 0) atomicAdd(&all[b], counts[b]);
+    if (counts[b] != 0) atomicAdd(&image_counts[b], counts[b]);
     if (digit.last) workspace.segment_counts[static_cast<int64_t>(blockIdx.x) * kBins + b] = counts[b];
   }
-  if (!is_last_block(&state.ticket, static_cast<unsigned>(segments))) return;
+  if (!is_last_block(&state.ticket, static_cast<unsigned>(num_segments))) return;
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
-    counts[b] = __ldcg(&all[b]);
-    all[b] = 0;  // for the next digit
+    counts[b] = __ldcg(&image_counts[b]);
+    image_counts[b] = 0;  // for the next digit
   }
   const int64_t k = digit.first ? num_hard_negatives(mining, static_cast<int64_t>(__ldcg(&state.positives)),
                                                      static_cast<int64_t>(__ldcg(&state.background)))
                                 : state.remaining_k;
   __syncthreads();
-  if (k == 0) return;  // remaining_k is 0
+  if (k == 0) return;  // remaining_k stays 0
   const RadixDigit found = find_digit(counts[high_bin_of_thread()], counts[high_bin_of_thread() - 1], k);
   if (threadIdx.x != 0) return;
-  state.prefix = static_cast<uint64_t>(prefix) << digit.width | static_cast<uint64_t>(found.bin);
+  state.prefix = static_cast<uint64_t>(prefix) << digit.bits | static_cast<uint64_t>(found.bin);
   state.remaining_k = found.remaining_k;
   state.selects_all_ties = found.selects_all;
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    weight_kernel(LossParams params, Normalization normalization, LossWorkspace workspace, int last_width, T* loc_loss,
-                  T* cls_loss) {
+    weight_kernel(LossParams params, Normalization normalization, LossWorkspace workspace, int last_digit_bits,
+                  T* loc_loss, T* cls_loss) {
   using Key = sort_key_t<T>;
   wait_for_previous_kernel();
-  const int64_t segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / segments,
-                segment = blockIdx.x % segments;
+  const int64_t num_segments = ceil_div(params.num_priors, kSegment), image = blockIdx.x / num_segments,
+                segment = blockIdx.x % num_segments;
   const MiningState& state = workspace.mining[image];
   const int64_t start = segment * kSegment,
                 count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
@@ -111,11 +111,11 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   if (state.remaining_k > 0) {
     selection.threshold = {static_cast<Key>(state.prefix), state.remaining_k};
     selection.selects_all_ties = state.selects_all_ties;
-    const int64_t digit = static_cast<int64_t>(state.prefix & ((uint64_t(1) << last_width) - 1));
+    const int64_t digit = static_cast<int64_t>(state.prefix & ((uint64_t(1) << last_digit_bits) - 1));
     int64_t ties = 0;
 #pragma unroll 1  // unrolled, it would spill registers
     for (int64_t s = threadIdx.x; s < segment; s += kMineThreads)
-      ties += workspace.segment_counts[(image * segments + s) * kBins + digit];
+      ties += workspace.segment_counts[(image * num_segments + s) * kBins + digit];
     selection.ties_before = block_sum(ties);
   }
   const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
@@ -130,17 +130,17 @@ cudaError_t launch_segmented_mining(const LossParams& params, const Mining& mini
   constexpr int kBits = 8 * sizeof(sort_key_t<T>);
   const unsigned blocks = grid_blocks(params.num_images * ceil_div(params.num_priors, kSegment), 1);
   cudaError_t status = cudaSuccess;
-  int width = 0;
-  for (int low = kBits; low > 0 && status == cudaSuccess;) {
-    width = low < kRadixBits ? low : kRadixBits;
-    const bool first = low == kBits;
-    low -= width;
+  int digit_bits = 0;
+  for (int shift = kBits; shift > 0 && status == cudaSuccess;) {
+    digit_bits = shift < kRadixBits ? shift : kRadixBits;
+    const bool first = shift == kBits;
+    shift -= digit_bits;
     status = launch_dependent(digit_kernel<T>, blocks, kMineThreads, 0, stream, params, mining, workspace,
-                              DigitPosition{low, width, first, low == 0});
+                              DigitPosition{shift, digit_bits, first, shift == 0});
   }
   if (status != cudaSuccess) return status;
-  return launch_dependent(weight_kernel<T>, blocks, kMineThreads, 0, stream, params, normalization, workspace, width,
-                          loc_loss, cls_loss);
+  return launch_dependent(weight_kernel<T>, blocks, kMineThreads, 0, stream, params, normalization, workspace,
+                          digit_bits, loc_loss, cls_loss);
 }
 
 }  // namespace

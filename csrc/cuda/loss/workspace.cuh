@@ -24,7 +24,7 @@ struct LossWorkspace {
   unsigned* counts;          // [B, kBins]
   unsigned* segment_counts;  // [B, segments, kBins]
   int64_t num_row_blocks;
-  int64_t* zeroed_words;  // what must be 0 before mining begins
+  int64_t* zeroed_words;  // [num_zeroed_words]: `mining` and `counts`, which are 0 before mining begins
   int64_t num_zeroed_words;
 };
 

@@ -13,8 +13,8 @@
 // global memory with one atomic maximum of IoU bits << 32 | ~prior: the highest IoU, the lowest prior of ties, whatever
 // the order of the blocks. Matches by threshold are written.
 //
-// assign_kernel: a block assigns priors to the ground truths of one image (deferred_acceptance.cuh). A double does not
-// fit the 64-bit key; for doubles that kernel finds the best priors itself.
+// assign_kernel: a block assigns priors to the ground truths of one image (deferred_acceptance.cuh). An IoU of type
+// double or a prior from 2^32 on does not fit the 64-bit key; then that kernel finds the best priors itself.
 #include "core/ordered_key.h"
 #include "cuda/common/load.cuh"
 #include "cuda/common/scan.cuh"
@@ -62,8 +62,8 @@ template <typename T>
 struct OverlappingGts {
   Box<T> box[kThreads];
   T area[kThreads];
-  unsigned long long best_prior[kThreads];  // key of the best prior of the block
-  int index[kThreads];                      // in the chunk
+  unsigned long long best_prior_key[kThreads];  // of the priors of the block
+  int index[kThreads];                          // in the chunk
   bool ignored[kThreads];
 };
 
@@ -85,7 +85,7 @@ __device__ int load_overlapping_gts(const CudaMatchParams<T>& params, Overlappin
   if (overlaps_block) {
     gts.box[slot] = box;
     gts.area[slot] = area(box);
-    gts.best_prior[slot] = 0;
+    gts.best_prior_key[slot] = 0;
     gts.index[slot] = static_cast<int>(threadIdx.x);
     gts.ignored[slot] = params.ignored(packed_gt);
   }
@@ -93,14 +93,15 @@ __device__ int load_overlapping_gts(const CudaMatchParams<T>& params, Overlappin
   return count;
 }
 
-// Reduces the IoUs of the warp's priors with one ground truth into the key of its best prior; prior0 is that of lane 0.
-__device__ __forceinline__ void update_best_prior(unsigned long long* best, float iou, int64_t prior0) {
+// Reduces the IoUs of the warp's priors with one ground truth into the key of its best prior; `first_prior` is that of
+// lane 0.
+__device__ __forceinline__ void update_best_prior(unsigned long long* best, float iou, int64_t first_prior) {
   const unsigned bits = to_bits(iou);  // IoUs are 0 or more: their bits have their order
   const unsigned max = warp_max(bits);
   if (max == 0) return;
   const int lane = __ffs(static_cast<int>(__ballot_sync(kFullMask, bits == max))) - 1;
   if (threadIdx.x % kWarpSize != 0) return;
-  const auto prior = static_cast<unsigned>(prior0 + lane);
+  const auto prior = static_cast<unsigned>(first_prior + lane);
   atomicMax(best, static_cast<unsigned long long>(max) << 32 | static_cast<unsigned>(~prior));
 }
 
@@ -112,7 +113,8 @@ struct PriorMatch {
   bool overlaps_ignored;  // whether the prior reaches the threshold with an ignored ground truth
 };
 
-// `find_best_priors`: finds the best prior of each ground truth too; never set for doubles.
+// `find_best_priors`: finds the best prior of each ground truth too; never set for doubles. All threads of the block
+// call it.
 template <typename T>
 __device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, OverlappingGts<T>& gts, int64_t prior,
                                      int64_t begin, int64_t end, bool find_best_priors) {
@@ -142,13 +144,13 @@ __device__ PriorMatch<T> match_prior(const CudaMatchParams<T>& params, Overlappi
           match.gt = chunk - begin + gts.index[i];
         }
         if constexpr (sizeof(T) == sizeof(float))
-          if (find_best_priors) update_best_prior(&gts.best_prior[i], iou, tile * kPriorTile);
+          if (find_best_priors) update_best_prior(&gts.best_prior_key[i], iou, tile * kPriorTile);
       }
     }
     if (!find_best_priors) continue;
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < count && gts.best_prior[threadIdx.x] != 0)
-      atomicMax(params.best_prior_keys() + chunk + gts.index[threadIdx.x], gts.best_prior[threadIdx.x]);
+    if (static_cast<int>(threadIdx.x) < count && gts.best_prior_key[threadIdx.x] != 0)
+      atomicMax(params.best_prior_keys() + chunk + gts.index[threadIdx.x], gts.best_prior_key[threadIdx.x]);
   }
   return match;
 }

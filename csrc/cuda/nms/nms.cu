@@ -49,11 +49,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
   wait_for_previous_kernel();
   const int count = work.state->tile_size;
   if (count == 0) return;
-  const unsigned suppressing = shape.box_blocks * shape.kept_splits;
-  if (blockIdx.x < suppressing) {
+  const unsigned suppress_blocks = shape.box_blocks * shape.kept_splits;
+  if (blockIdx.x < suppress_blocks) {
     suppress_remaining<has_classes, in_cell_order>(n, work, thresholds, shape);
   } else {
-    compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - suppressing), count, thresholds);
+    compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - suppress_blocks), count, thresholds);
   }
   if (!is_last_block(&work.state->ticket)) return;
   write_kept<has_classes>(work, resolve_tile(work, count), order, keep, progress);
@@ -78,13 +78,13 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
                          cudaStream_t stream) {
   auto* kernel =
       uses_cell_order(in, iou_threshold) ? tile_kernel<has_classes, true, T> : tile_kernel<has_classes, false, T>;
-  const unsigned comparing = num_compare_blocks(in.num_boxes < kNmsTile ? in.num_boxes : kNmsTile);
+  const unsigned compare_blocks = num_compare_blocks(in.num_boxes < kNmsTile ? in.num_boxes : kNmsTile);
   cudaError_t status = cudaSuccess;
   for (int64_t tile = first_tile; tile < first_tile + num_tiles && status == cudaSuccess; ++tile) {
     const SuppressShape shape = tile > 0 ? suppress_shape(in.num_boxes) : SuppressShape{0, 0};
     const bool follows_own = tile > first_tile || first_tile == 0;  // not after a copy to the host
     status = launch_as(follows_own ? Begin::early : Begin::after_previous, kernel,
-                       shape.box_blocks * shape.kept_splits + comparing, kThreads, 0, stream, in.num_boxes, work,
+                       shape.box_blocks * shape.kept_splits + compare_blocks, kThreads, 0, stream, in.num_boxes, work,
                        suppression_thresholds<T>(iou_threshold), shape, order, keep, progress);
   }
   return status;
@@ -134,8 +134,8 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
     if (status == cudaSuccess && first_tile == 0 && uses_cell_order(in, iou_threshold))
       status = sort_by_cell(in.num_boxes, work, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), stream);
     if (status != cudaSuccess) return status;
-    auto* launch_all = in.classes != nullptr ? launch_tiles<true, T> : launch_tiles<false, T>;
-    return launch_all(in, iou_threshold, work, order, first_tile, num_tiles, keep, progress, stream);
+    auto* launch_chosen = in.classes != nullptr ? launch_tiles<true, T> : launch_tiles<false, T>;
+    return launch_chosen(in, iou_threshold, work, order, first_tile, num_tiles, keep, progress, stream);
   };
   return in.box_type == Dtype::f64 ? run(double()) : run(float());
 }

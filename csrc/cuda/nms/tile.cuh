@@ -1,4 +1,4 @@
-// The boxes of one tile: which of them suppress which, who is kept, and the choice of the next tile. The plan is in
+// The boxes of one tile: which of them suppress which, which are kept, and the choice of the next tile. The plan is in
 // nms.cu.
 #pragma once
 

@@ -12,7 +12,7 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 constexpr int kNmsTile = 2048, kWords = kNmsTile / kWarpSize;  // boxes of a tile, and words with a bit for each of them
 constexpr int kWordGroups = kWords / 4;                        // of four words, which are loaded at once
 constexpr int64_t kMaxBlocks = 65536;                          // of kernels over all boxes
-constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;
+constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;  // of the grid of cell_order.cuh
 
 struct NmsState {
   int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks tile_begin .. tile_end - 1
@@ -33,7 +33,7 @@ struct NmsWorkspace {
   // For more than kMaxRanked boxes, see cell_order.cuh.
   Box<T>* cell_boxes;      // [n] in the order of the cells
   unsigned* cell_ranks;    // [n]: the ranks of cell_boxes
-  unsigned* cell_offsets;  // [kNumCells]: the offset of the first box of a cell, after the scatter the end of the cell
+  unsigned* cell_offsets;  // [kNumCells]: boxes of each cell, then the offset of its first box, finally that of its end
   Box<T>* center_bounds;   // [blocks]: bounds of the centers of each block's boxes; finally [0] of all
   NmsState* state;
 };
@@ -59,17 +59,17 @@ inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
   return work;
 }
 
-// The state before the first tile, which is the first boxes of all; nothing is suppressed. Called once for each rank,
-// by any thread.
+// The state before the first tile, which is the first boxes of all; nothing is suppressed. Called once for each index i
+// from 0 to n - 1, by any thread.
 template <typename T>
-__device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t rank, int64_t n,
+__device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t i, int64_t n,
                                                  NmsProgress* progress) {
-  if (rank < kNmsTile) {
-    work.tile[rank] = rank;
-    work.nonzero_groups[rank] = 0;
+  if (i < kNmsTile) {
+    work.tile[i] = i;
+    work.nonzero_groups[i] = 0;
   }
-  if (rank % kWarpSize == 0) work.suppressed[rank / kWarpSize] = 0;
-  if (rank != 0) return;
+  if (i % kWarpSize == 0) work.suppressed[i / kWarpSize] = 0;
+  if (i != 0) return;
   const int64_t first = n < kNmsTile ? n : kNmsTile;
   *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
   progress->num_kept = 0;

@@ -82,9 +82,9 @@ __device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row,
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
       const int label = row.label(first + k);
-      const bool counts = label > 0 && label < row.classes && (!filter.best_only || label == best);
-      scores[k] = counts ? exp_of(row[first + k] - max) / sum : T(0);
-      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= threshold);
+      const bool eligible = label > 0 && label < row.classes && (!filter.best_only || label == best);
+      scores[k] = eligible ? exp_of(row[first + k] - max) / sum : T(0);
+      lanes[k] = __ballot_sync(kFullMask, eligible && scores[k] >= threshold);
       count += __popc(lanes[k]);
     }
     if (count == 0) continue;

@@ -39,8 +39,8 @@ __device__ Box<T> load_candidate(const BoxSource<T>& source, const SelectParams<
                                 ? source.class_box_indices[image * params.num_classes * stride + index]
                                 : index % stride;
   *index_in_image = static_cast<unsigned>(box_index);
-  const int64_t in_batch = image * params.num_boxes + box_index;
-  Box<T> box = source.boxes[source.boxes_by_class ? in_batch * params.num_classes + *label : in_batch];
+  const int64_t index_in_batch = image * params.num_boxes + box_index;
+  Box<T> box = source.boxes[source.boxes_by_class ? index_in_batch * params.num_classes + *label : index_in_batch];
   if (source.priors != nullptr) box = decode(box, source.priors[box_index], CodeType::center_size, source.variances);
   return source.clip ? clip_to_image(box) : box;
 }
@@ -129,13 +129,14 @@ __device__ void limit_classes(CandidateTile<T>& tile, int count, int64_t candida
                               int* num_visited_by_class) {
   const int i = threadIdx.x;
   if (i >= CandidateTile<T>::kSize) return;
-  const bool counts = i < count && tile.labels[i] != kNoLabel;
+  const bool has_label = i < count && tile.labels[i] != kNoLabel;
   int visited_before = 0, same_class_before = 0;
-  if (counts) {
+  if (has_label) {
     visited_before = num_visited_by_class != nullptr ? num_visited_by_class[tile.labels[i]] : 0;
     same_class_before = tile.same_class_before[i];
   }
-  const unsigned bits = __ballot_sync(kFullMask, counts && visited_before + same_class_before < candidates_per_class);
+  const unsigned bits =
+      __ballot_sync(kFullMask, has_label && visited_before + same_class_before < candidates_per_class);
   if (i % kWarpSize == 0) atomicAnd(&tile.active[i / kWarpSize], bits);
 }
 
