@@ -14,7 +14,7 @@ COMMANDS = {
     "predict": ("ssd.predict", "detect objects in images"),
     "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
     "serve": ("ssd.serve.command", "serve trained models over HTTP, with a page to look at"),
-    "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export)"),
+    "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
     "convert": ("ssd.convert", "convert weights from one SSD system to another"),
     "data": ("ssd.data_commands", "check a data set"),
     "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),

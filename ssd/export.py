@@ -1,30 +1,33 @@
-"""Export a trained model to ONNX or torch.export (.pt2).
+"""Export a trained model: torch.export, AOTInductor (for C++, without Python) or ONNX.
 
-    python ssd/export.py runs/ssd_tiny-shapes-1 model.onnx
-    python ssd/export.py runs/ssd_tiny-shapes-1 model.pt2
-    python ssd/export.py SSD300_VGG16_Weights.COCO_V1 model.onnx
+    ssd export runs/ssd_tiny-shapes-1 --to onnx
+    ssd export runs/ssd_tiny-shapes-1 model.pt2 --to aoti --images photos/
+    ssd export SSD300_VGG16_Weights.COCO_V1 model.onnx
+    ssd export runs/x --to onnx --int8 --calibration-data photos/ --eval-data bccd
 
-Both take images [B, 3, S, S] of any batch size: RGB, float in 0..1 (the model normalizes them). Resize as in training:
+All take images [B, 3, S, S] of any batch size: RGB, float in 0..1 (the model normalizes them). Resize as in training:
 the whole image to S x S, bilinear with antialiasing, as PIL's Image.resize with BILINEAR. cv2.resize does not antialias,
 which changes the detections in many images.
 
-model.onnx returns boxes [B, P, 4] (xyxy, normalized) and scores [B, P, C] (class 0 is background); apply the NMS of your
-runtime to them. To export it: pip install onnx onnxscript.
-model.pt2 returns boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B] after NMS; it runs in PyTorch, in a
-program that imports ssd_ops.
+All return boxes [B, D, 4] (xyxy, normalized), scores [B, D], labels [B, D] (1 is the first class) and counts [B] after
+NMS, padded with zeros:
 
-The file contains, as ONNX metadata or as `classes.json` in the .pt2: class names, image size, how to resize, whether to
-apply the EXIF orientation, and the thresholds.
+    pt2   runs in PyTorch, in a program that imports ssd_ops
+    aoti  compiled for this kind of CPU; runs in LibTorch with libssd_ops.so, or in PyTorch
+    onnx  standard operators of ONNX only; --no-nms leaves out the post-processing (boxes and scores of all priors)
+
+The exported program then runs on images beside the detector; it is written only if no score and no coordinate differs by
+more than the tolerance (--no-check skips this). The file contains, as ONNX or AOTInductor metadata or as `classes.json`
+in the .pt2: class names, image size, how to resize, whether to apply the EXIF orientation, and the thresholds.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
+import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -33,136 +36,112 @@ from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
 from ssd.weight_names import checked_checkpoint
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ssd.inference.detector import Detector
+SUFFIXES = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the command line, without importing torch."""
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    if args.to is None and args.output is None:
+        parser.error("give --to pt2, aoti or onnx, or an output file that ends in .onnx or .pt2")
+    if args.to is None:
+        args.to = "onnx" if Path(args.output).suffix == ".onnx" else "pt2"
+    suffix = SUFFIXES[args.to]
+    if args.output is not None and Path(args.output).suffix != suffix:
+        expected = f"{suffix} for --to {args.to}" if "--to" in (argv or sys.argv) else ".onnx or .pt2"
+        parser.error(f"output must end in {expected}, got {args.output}")
+    if args.to != "onnx" and (args.int8 or not args.nms or args.exporter != "dynamo"):
+        parser.error("--int8, --no-nms and --exporter are for --to onnx")
+    if args.int8 and args.calibration_data is None:
+        parser.error("--int8 needs --calibration-data: a folder of images like those to detect in")
+    if args.eval_data and not args.nms:
+        parser.error("--eval-data needs the post-processing: omit --no-nms")
+    for flag in ("images", "calibration_data", "eval_data"):
+        path = getattr(args, flag)
+        if path is not None and not os.path.exists(path):
+            parser.error(f"--{flag.replace('_', '-')}: {path} does not exist")
+    try:
+        args.checkpoint = checked_checkpoint(args.checkpoint)
+    except ConfigError as error:
+        parser.error(str(error))
+    if missing := missing_packages(args):
+        hint = ", or use --no-check" if missing == ["onnxruntime"] and not (args.int8 or args.eval_data) else ""
+        parser.error(f"missing packages: pip install {' '.join(missing)}{hint}")
+    if args.output is None:
+        kind = {"pt2": "", "aoti": ".aoti", "onnx": ".int8" if args.int8 else ""}[args.to]
+        path = Path(args.checkpoint)
+        args.output = (
+            (path.resolve().name if path.is_dir() else path.stem if path.exists() else path.name) + kind + suffix
+        )
+    return args
+
+
+def _build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog=program_name("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "checkpoint", help="run folder (uses best.pt, else last.pt), checkpoint file, or name of torchvision's weights"
     )
-    parser.add_argument("output", help="output file, with the suffix .onnx or .pt2")
-    args = parser.parse_args(argv)
-    try:
-        args.checkpoint = checked_checkpoint(args.checkpoint)
-    except ConfigError as error:
-        parser.error(str(error))
-    if Path(args.output).suffix not in (".onnx", ".pt2"):
-        parser.error(f"output must end in .onnx or .pt2, got {args.output}")
-    if args.output.endswith(".onnx"):
-        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            parser.error(f"ONNX export needs missing packages: pip install {' '.join(missing)}")
-    return args
+    parser.add_argument("output", nargs="?", help="output file, .onnx or .pt2 (default: named after the checkpoint)")
+    parser.add_argument("--to", choices=SUFFIXES, help="kind of program (default: by the suffix of the output)")
+    parser.add_argument(
+        "--exporter",
+        choices=("dynamo", "torchscript"),
+        default="dynamo",
+        help="which of torch's ONNX exporters to use (default: dynamo; torchscript needs no onnxscript)",
+    )
+    parser.add_argument(
+        "--no-nms", dest="nms", action="store_false", help="leave out the post-processing, for the NMS of a runtime"
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the program with the detector on images (default: yes)",
+    )
+    parser.add_argument("--images", metavar="PATH", help="images of the check (default: 8 drawn ones)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="X",
+        help="greatest difference of a score, or of a coordinate as a fraction of the image, that the check accepts "
+        "(default: 1e-4); with --int8 it instead demands that 90%% of the detections shown are found",
+    )
+    parser.add_argument("--int8", action="store_true", help="quantize the convolutions to int8 with ONNX Runtime")
+    parser.add_argument("--calibration-data", metavar="PATH", help="images that set the ranges of --int8; 100 are used")
+    parser.add_argument("--eval-data", metavar="PATH", help="data set on which to print the AP of detector and program")
+    parser.add_argument("--eval-split", metavar="NAME", help="its split (default: the one that training evaluates on)")
+    return parser
+
+
+def missing_packages(args: argparse.Namespace) -> list[str]:
+    """Returns the packages to install for an export."""
+    if args.to != "onnx":
+        return []
+    needed = ["onnx"]
+    if args.exporter == "dynamo":
+        needed.append("onnxscript")
+    if (args.check and args.nms) or args.int8 or args.eval_data:
+        needed.append("onnxruntime")
+    return [name for name in needed if find_spec(name) is None]
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Runs the program."""
+    """Runs the program; exits with 1 if the exported program differs from the detector."""
     args = parse_args(argv)
     from ssd.data.faults import DataError
-    from ssd.inference.detector import load
+    from ssd.exporters.command import export
 
     try:
-        detector = load(args.checkpoint, "cpu")
-    except DataError as error:
+        export(args)
+    except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
-    path = Path(args.output)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (export_onnx if path.suffix == ".onnx" else export_pt2)(detector, path)
     except OSError as error:
-        sys.exit(f"error: {path}: {error.strerror or error}")
-    side = detector.model.image_size
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")
-
-
-def describe(detector: Detector) -> dict[str, Any]:
-    """Returns what a runtime needs to know besides the network: classes, preprocessing and thresholds."""
-    rules = detector.model.preset
-    return {
-        "classes": list(detector.classes),
-        "image_size": detector.model.image_size,
-        "resize": "whole image to image_size x image_size, bilinear, antialiased",
-        "color": "RGB in 0..1",
-        "apply_exif": detector.apply_exif,
-        "score_threshold": rules.score_threshold,  # before NMS
-        "nms_iou_threshold": rules.nms_iou_threshold,
-        "candidates_per_class": rules.candidates_per_class,
-        "max_detections": rules.max_detections,
-        "show_from": dict(
-            zip(detector.classes, detector.score_thresholds(), strict=True)
-        ),  # lowest score to show, by class
-    }
-
-
-def export_onnx(detector: Detector, path: Path) -> None:
-    """Writes the network, softmax and box decoding as ONNX, with the result of `describe` as metadata (JSON)."""
-    import torch
-    from torch import nn
-
-    from ssd_ops import reference
-
-    model = detector.model
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            loc, logits = model.forward_raw(model.normalize(images))
-            # The reference consists of operators that ONNX supports; the compiled op is not one of them.
-            boxes = reference.decode_boxes(loc, model.priors, variances=model.preset.variances)
-            return (boxes.clamp(0, 1) if model.preset.clip_boxes else boxes), logits.softmax(dim=-1)
-
-    program = torch.onnx.export(
-        Network().eval(),
-        (_example(detector),),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["boxes", "scores"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )
-    assert program is not None
-    for key, value in describe(detector).items():
-        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-    program.save(path)
-
-
-def export_pt2(detector: Detector, path: Path) -> None:
-    """Writes the network and the post-processing as a torch.export program, with the result of `describe`."""
-    import torch
-    from torch import nn
-
-    model = detector.model
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            found = model.detect(*model.forward_raw(model.normalize(images)))
-            return found.boxes, found.scores, found.labels, found.counts
-
-    shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(Network().eval(), (_example(detector),), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files={"classes.json": json.dumps(describe(detector))})
-
-
-def _example(detector: Detector) -> Tensor:
-    import torch
-
-    size = detector.model.image_size
-    return torch.zeros(2, 3, size, size)  # torch.export specializes on a batch size of 1
+        sys.exit(f"error: {error.filename or args.output}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

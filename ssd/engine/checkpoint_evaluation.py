@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from ssd.evaluate import COCOResult, Evaluator, Records, VOCResult, voc_ap
 from ssd.evaluate.confusion import confusion_matrix, pair_up, worst_errors
 from ssd.evaluate.relabel import describe_map, map_classes, relabel
 from ssd.inference.detector import Detector
+from ssd.inference.graph import Images
 from ssd.transforms import build_transforms
+from ssd_ops import Detections
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,19 @@ def open_split(config: TrainConfig, split: str | None) -> DetectionDataset:
     return open_dataset(config.dataset, config.data_path, split, **options)
 
 
-def evaluate_detector(detector: Detector, dataset: DetectionDataset, config: TrainConfig) -> EvaluationReport:
+def evaluate_detector(
+    detector: Detector,
+    dataset: DetectionDataset,
+    config: TrainConfig,
+    detect: Callable[[Iterable[Images]], Iterator[Detections]] | None = None,
+) -> EvaluationReport:
     """Runs a detector on a data set and computes the metrics.
 
     Args:
         detector: Detector; its classes are matched with those of the data set by name.
         dataset: Data set to evaluate on.
         config: Batch size, number of workers, metric and augmentation policy (which determines the resizing).
+        detect: Yields the detections of batches of images; None: the detector's.
 
     Raises:
         DataError: Detector and data set have no class in common, or an image is invalid and `on_error` is "raise".
@@ -84,7 +93,7 @@ def evaluate_detector(detector: Detector, dataset: DetectionDataset, config: Tra
     workers, _ = fitting_workers(config.workers, batch_bytes(config, dataset, size))
     loader = build_loader(dataset, resize, config.batch_size, train=False, workers=workers)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    detect_all(detector.model, progress_bar(loader, True, desc="evaluation", leave=False), evaluator)
+    detect_all(detector.model, progress_bar(loader, True, desc="evaluation", leave=False), evaluator, detect)
     records = evaluator.records
     relabel(records, labels)
     result = evaluator.summarize()

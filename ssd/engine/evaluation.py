@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -22,14 +22,21 @@ from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
 from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
 from ssd.inference.engine import InferenceEngine
+from ssd.inference.graph import Images
 from ssd.models import SSD
+from ssd_ops import Detections
 
 DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
 
 
-def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> None:
-    """Runs the model in float32 on all batches and adds the detections to the evaluator."""
-    engine = InferenceEngine(model.eval(), dtype=torch.float32)
+def detect_all(
+    model: SSD,
+    batches: Iterable[Batch],
+    evaluator: Evaluator,
+    detect: Callable[[Iterable[Images]], Iterator[Detections]] | None = None,
+) -> None:
+    """Runs the model in float32, or `detect` instead of it, on all batches and adds the detections to the evaluator."""
+    detect = detect or InferenceEngine(model.eval(), dtype=torch.float32).detect_all
     waiting: deque[Batch] = deque()
 
     def images() -> Iterator[Tensor | PackedImages]:
@@ -37,7 +44,7 @@ def detect_all(model: SSD, batches: Iterable[Batch], evaluator: Evaluator) -> No
             waiting.append(batch)
             yield batch.images
 
-    for detections in engine.detect_all(images()):
+    for detections in detect(images()):
         evaluator.update_batch(detections, waiting.popleft())
 
 

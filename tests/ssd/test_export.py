@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from ssd.export import describe, export_onnx, export_pt2, main
+import ssd_ops
+from ssd.export import main
+from ssd.exporters import describe, export_onnx, export_pt2
+from ssd.exporters.check import TOLERANCE, compare
+from ssd.exporters.network import DetectorNetwork
+from ssd.exporters.quantize import quantize
+from ssd.exporters.running import load_program
 from ssd.inference.detector import Detector
 from ssd.models import build_model
 
@@ -39,9 +46,9 @@ def test_pt2_includes_post_processing(detector: Detector, tmp_path: Path) -> Non
 
 
 def test_onnx_outputs_boxes_and_scores(detector: Detector, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    export_onnx(detector, tmp_path / "model.onnx")
+    export_onnx(detector, tmp_path / "model.onnx", exporter="torchscript", nms=False)
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == ["disc", "star"] and about["image_size"] == "64"
@@ -53,18 +60,54 @@ def test_onnx_outputs_boxes_and_scores(detector: Detector, tmp_path: Path) -> No
     model = detector.model
     with torch.inference_mode():
         loc, logits = model.forward_raw(model.normalize(images))
-    import ssd_ops
-
     expected = ssd_ops.decode_boxes(loc, model.priors, variances=model.preset.variances).clamp(0, 1)
     torch.testing.assert_close(boxes, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(scores, logits.softmax(-1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_onnx_includes_post_processing(detector: Detector, exporter: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    if exporter == "dynamo":
+        pytest.importorskip("onnxscript")
+    path = tmp_path / "model.onnx"
+    export_onnx(detector, path, exporter=exporter)
+    assert {node.domain for node in onnx.load(str(path)).graph.node} == {""}
+    images = list(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    result = compare(detector, load_program(path, "onnx"), images, TOLERANCE)
+    assert result.images == 4 and result.detections > 0 and result.difference <= TOLERANCE
+
+
+def test_int8_keeps_metadata_and_takes_any_batch(detector: Detector, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    export_onnx(detector, tmp_path / "model.onnx", exporter="torchscript")
+    images = list(torch.rand(4, 3, 64, 64))
+    assert quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", images) == 4
+    assert load_program(tmp_path / "int8.onnx", "onnx")(torch.stack(images)).boxes.shape == (4, 200, 4)
+    import onnx
+
+    properties = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "int8.onnx")).metadata_props}
+    assert json.loads(properties["classes"]) == ["disc", "star"]
+
+
+def test_a_program_that_differs_is_found(detector: Detector) -> None:
+    def shifted(images: Tensor) -> ssd_ops.Detections:
+        boxes, scores, labels, counts = DetectorNetwork(detector.model)(images)
+        return ssd_ops.Detections(boxes + 0.01, scores, labels, counts)
+
+    with torch.inference_mode():
+        result = compare(detector, shifted, list(torch.rand(4, 3, 64, 64)), TOLERANCE)
+    assert TOLERANCE < result.difference <= 0.011
 
 
 def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = {"build_args": detector.model.build_args, "classes": ["disc", "star"]}
     torch.save({**checkpoint, "model": detector.model.state_dict()}, tmp_path / "best.pt")
     main([str(tmp_path), str(tmp_path / "new" / "model.pt2")])
-    assert "images [B, 3, 64, 64]" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "images [B, 3, 64, 64]" in text and "greatest difference 0 " in text
     assert (tmp_path / "new" / "model.pt2").stat().st_size > 0
 
 
@@ -73,6 +116,9 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
     [
         (["nowhere", "x.onnx"], "checkpoint nowhere does not exist"),
         ([".", "x.pb"], "output must end in .onnx or .pt2, got x.pb"),
+        (["."], "give --to pt2, aoti or onnx, or an output file"),
+        ([".", "x.onnx", "--int8"], "--int8 needs --calibration-data"),
+        ([".", "x.pt2", "--no-nms"], "--int8, --no-nms and --exporter are for --to onnx"),
     ],
 )
 def test_export_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:

@@ -1,0 +1,111 @@
+"""The steps of `ssd export`: write the program, check it, evaluate it, and move it to its place."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from ssd.errors import ConfigError
+from ssd.exporters.check import BATCHES, LEAST_FOUND, compare, sample_images
+from ssd.exporters.onnx_file import export_onnx
+from ssd.exporters.programs import export_aoti, export_pt2
+from ssd.exporters.quantize import CALIBRATION_IMAGES, quantize
+from ssd.exporters.running import Program, detect_batches, load_program, network_inputs
+from ssd.inference.detector import Detector, load
+from ssd.models.folded import folded
+
+
+def export(args: argparse.Namespace) -> None:
+    """Exports as the command line of `ssd export` says.
+
+    Raises:
+        ConfigError: The program differs from the detector, a compiler is missing, or the data set is unknown.
+        DataError: The checkpoint or an image cannot be read.
+    """
+    detector = load(args.checkpoint, "cpu")
+    path = Path(args.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        written = Path(folder) / path.name
+        write(detector, written, args)
+        if args.nms:
+            if args.check:
+                check(detector, load_program(written, args.to), args)
+            if args.eval_data:
+                evaluate(detector, load_program(written, args.to), args)
+        elif args.check:
+            print("not checked: --no-nms leaves out the detections")
+        os.replace(written, path)
+    side = detector.model.image_size
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")
+
+
+def write(detector: Detector, path: Path, args: argparse.Namespace) -> None:
+    """Writes the program of one kind."""
+    if args.to == "pt2":
+        export_pt2(detector, path)
+    elif args.to == "aoti":
+        require_compiler()
+        export_aoti(detector, path)
+    elif not args.int8:
+        export_onnx(detector, path, exporter=args.exporter, nms=args.nms)
+    else:
+        whole = path.with_suffix(".float.onnx")
+        plain = Detector(folded(detector.model), detector.classes, detector.apply_exif, detector.thresholds)
+        export_onnx(plain, whole, exporter=args.exporter, nms=args.nms)
+        side = detector.model.image_size
+        images = network_inputs(args.calibration_data, side, detector.apply_exif, CALIBRATION_IMAGES)
+        count = quantize(whole, path, images)
+        print(f"calibrated on {count} images: {whole.stat().st_size / 1e6:.1f} MB as float32")
+
+
+def require_compiler() -> None:
+    """Raises a ConfigError unless there is a C++ compiler, which AOTInductor calls."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name.split()[0]) is None:
+        raise ConfigError(f"--to aoti needs a C++ compiler, and {name} was not found: apt install g++, or set CXX")
+
+
+def check(detector: Detector, program: Program, args: argparse.Namespace) -> None:
+    """Compares a program with its detector; raises a ConfigError if they differ by too much."""
+    side, source = detector.model.image_size, args.images or args.calibration_data
+    images: list[Tensor] = (
+        list(network_inputs(source, side, detector.apply_exif, sum(BATCHES))) if source else sample_images(side)
+    )
+    result = compare(detector, program, images, args.tolerance)
+    print(
+        f"check: {result.detections} detections in {result.images} images; greatest difference {result.difference:.2g} "
+        f"(tolerance {args.tolerance:g}); {result.found} of {result.shown} shown found again"
+    )
+    if result.detections == 0:
+        print("warning: the detector found nothing in these images; --images names others")
+    if args.int8:
+        if result.found < LEAST_FOUND * result.shown:
+            raise ConfigError(
+                f"the int8 program finds only {result.found} of the {result.shown} detections shown: calibrate with images "
+                "like those to detect in (--calibration-data), or use --no-check to write it nevertheless"
+            )
+    elif result.difference > args.tolerance:
+        raise ConfigError(
+            f"the exported program differs from the detector by {result.difference:.2g}, more than the tolerance of "
+            f"{args.tolerance:g}; nothing was written (--no-check writes it, --tolerance sets another limit)"
+        )
+
+
+def evaluate(detector: Detector, program: Program, args: argparse.Namespace) -> None:
+    """Prints the AP of detector and program on a data set."""
+    from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
+    from ssd.eval import parse_args
+
+    split = ["--split", args.eval_split] if args.eval_split else []
+    _, config = parse_args([args.checkpoint, "--data-path", args.eval_data, *split])
+    dataset = open_split(config, args.eval_split)
+    print(f"{dataset.name}, {len(dataset)} images, detector and exported program:")
+    for detect in (None, partial(detect_batches, program)):
+        print(evaluate_detector(detector, dataset, config, detect).result)

@@ -1,0 +1,65 @@
+"""Exported files as functions of images, for their check and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ssd_ops
+from ssd.exporters.network import INPUT
+from ssd.inference.graph import Images
+from ssd.inference.sources import Source, images_of, read
+
+Program = Callable[[Tensor], ssd_ops.Detections]
+
+
+def load_program(path: Path, kind: str) -> Program:
+    """Returns an exported file as a function of images [B, 3, S, S], RGB float in 0..1.
+
+    Args:
+        path: File of `ssd export`, with its post-processing.
+        kind: "onnx" (in ONNX Runtime on the CPU), "pt2" or "aoti".
+    """
+    if kind == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda images: ssd_ops.Detections(
+            *(torch.from_numpy(result) for result in session.run(None, {INPUT: images.numpy()}))
+        )
+    run: Any
+    if kind == "pt2":
+        run = torch.export.load(path).module()
+    else:
+        run = torch._inductor.aoti_load_package(str(path))
+
+    def detect(images: Tensor) -> ssd_ops.Detections:
+        with torch.no_grad():
+            return ssd_ops.Detections(*run(images))
+
+    return detect
+
+
+def detect_batches(program: Program, batches: Iterable[Images]) -> Iterator[ssd_ops.Detections]:
+    """Yields the detections of batches of a data loader: uint8 tensors or packed images."""
+    for images in batches:
+        pixels = images.float() if isinstance(images, Tensor) else images.render()
+        yield program(pixels / 255)
+
+
+def network_inputs(source: Source, side: int, apply_exif: bool, limit: int) -> Iterator[Tensor]:
+    """Yields the first `limit` images of a source as [3, side, side] in 0..1, resized as `Detector.predict` does.
+
+    Raises:
+        DataError: The source has no image, or one of them cannot be read.
+    """
+    from ssd.data.loading.whole_images import WholeImages
+
+    for count, image in enumerate(images_of(source)):
+        if count == limit:
+            return
+        yield WholeImages.of([read(image, apply_exif)], side, antialias=True).render()[0] / 255
