@@ -2,8 +2,9 @@
 
 python benchmarks/readme_tables.py [--check]
 
-Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, detector cpu, detector gpu, headline)
-and `<!-- end -->`. Cases without a measurement are listed below the table. `gpu_check.py` writes one file for a whole GPU.
+Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, install, detector cpu, detector gpu,
+headline) and `<!-- end -->`. Cases without a measurement are listed below the table.
+`gpu_check.py` writes one file for a whole GPU.
 """
 
 from __future__ import annotations
@@ -134,6 +135,16 @@ def _both(timings: dict[str, Any], variant: str) -> str:
     return " / ".join(duration(timing["median"]) for timing in found)
 
 
+def installed() -> str:
+    """Returns the table of other libraries before and after `ssd_ops.install`, from the newest report that has it."""
+    lines = ["| call | before | installed | ratio |", "| --- |" + " ---: |" * 3]
+    reports = [report for report in load("cpu") if any("installed" in timings for timings in report["cases"].values())]
+    for name, timings in reports[-1]["cases"].items() if reports else ():
+        before, after = timings["before"]["median"], timings["installed"]["median"]
+        lines.append(f"| {name} | {duration(before)} | {duration(after)} | {before / after:.1f} |")
+    return "\n".join([*lines, "", *notes(reports[-1:])]).rstrip()
+
+
 CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
 
 
@@ -173,6 +184,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
     check = parser.parse_args().check
     made = {"cpu": lambda: table("cpu"), "gpu": lambda: table("gpu"), "checks": checks, "data": data}
+    made["install"] = installed
     made |= {f"detector {kind}": lambda kind=kind: detector(kind) for kind in ("cpu", "gpu")}
     made["headline"] = lambda: times(HEADLINE)
     texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
