@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,28 +69,6 @@ def walk(root: Path, *, max_depth: int = _MAX_DEPTH) -> Iterator[Path]:
 def images_below(root: Path, **options: int) -> list[Path]:
     """Returns the image files below a folder, recognized by their suffix; the options are those of `walk`."""
     return [path for path in walk(root, **options) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def find_images(path: Path) -> list[Path]:
-    """Returns the image files that a path names: those in a folder and below it, the matches of a glob pattern, or itself.
-
-    A file that does not exist is returned too, so that it is reported with the others.
-
-    Raises:
-        DataError: The folder contains no images, or the pattern matches none.
-    """
-    if os.path.isdir(path):  # Path.is_dir raises an error if a name is too long
-        files = images_below(path)
-        if not files:
-            raise DataError(f"folder {path} contains no images ({', '.join(IMAGE_SUFFIXES)})")
-        return files
-    if os.path.exists(path) or not glob.has_magic(str(path)):
-        return [path]
-    names = sorted(glob.glob(str(path), recursive=True))
-    files = [Path(name) for name in names if os.path.isfile(name) and name.lower().endswith(IMAGE_SUFFIXES)]
-    if not files:
-        raise DataError(f"pattern {path} matches no image files")
-    return files
 
 
 def is_within(path: Path, root: Path) -> bool:

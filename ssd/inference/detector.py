@@ -8,10 +8,8 @@ result.plot("drawing.jpg")
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ssd_ops
 from ssd.checkpoints import build_from_weights
 from ssd.checkpoints.reading import read_checkpoint
-from ssd.data.loading.whole_images import WholeImages
 from ssd.errors import DataError, unknown
 from ssd.inference.engine import InferenceEngine
 from ssd.inference.result import Result
-from ssd.inference.sources import ImageLike, Source, images_of, is_one_image, read
+from ssd.inference.source_files import is_live, names_one_video, stream_name
+from ssd.inference.sources import Source, images_of, is_one_image
+from ssd.inference.stream import detect_all
+from ssd.inference.tiles import Tiling
 from ssd.models import SSD
-from ssd.models.torchvision_io import split_detections
 
 SCORE_THRESHOLD = 0.4  # of a class without a threshold from an evaluation
 
@@ -67,34 +65,42 @@ class Detector:
         score_threshold: float | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
         progress: bool = False,
     ) -> Result | list[Result] | Iterator[Result]:
         """Detects objects in one or many images.
 
         Args:
             source: One image: a file, a PIL image of any mode, a uint8 array `[H, W, 3]` in RGB order, or a tensor
-                `[3, H, W]`, uint8 or floating in 0..1. Many: a list of these, a batch, a folder, a glob pattern, or a
-                generator.
+                `[3, H, W]`, uint8 or floating in 0..1. Many: a list of these, a batch, a folder, a glob pattern, a
+                generator, a text file with one path per line, a tar file, or a video: a file, a URL such as
+                rtsp://host/path, or the number of a camera.
             score_threshold: Minimum score of a detection; None uses `thresholds`.
             classes: Names of the classes to keep; None keeps all.
-            batch_size: Number of images per batch.
+            batch_size: Number of images, or tiles of images, per batch; 1 for cameras and live streams.
+            tile: `SIZE` or `(SIZE, OVERLAP)`: detect also in tiles of that many pixels, by default overlapping by a
+                fifth, for small objects in large images. Objects larger than a tile are found in the whole image.
             progress: Whether to show a progress bar.
 
         Returns:
-            A `Result` for one image, a list of them for a list or a batch. For folders, patterns and generators an
-            iterator, which reads the images lazily and needs constant memory.
+            A `Result` for one image, a list of them for a list or a batch. For all other sources an iterator, which
+            reads the images lazily and needs constant memory.
 
         Raises:
-            DataError: A single image cannot be read, an item is not an image, or a folder contains no images. Among
-                many images, an unreadable file results in a `Result` with `error` instead.
+            DataError: A single image or video cannot be read, an item is not an image, or a folder contains no images.
+                Among many images, an unreadable file results in a `Result` with `error` instead.
             ValueError: An argument is out of range, or a class does not exist.
         """
-        results = self.stream(source, score_threshold=score_threshold, classes=classes, batch_size=batch_size)
+        results = self.stream(
+            source, score_threshold=score_threshold, classes=classes, batch_size=batch_size, tile=tile
+        )
         if is_one_image(source):
             (result,) = results
             if result.error is not None:
                 raise DataError(f"{result.file}: {result.error}")
             return result
+        if isinstance(source, int) or (isinstance(source, (str, os.PathLike)) and names_one_video(source)):
+            results = _or_raise(results)
         if progress:
             from tqdm import tqdm
 
@@ -108,6 +114,7 @@ class Detector:
         score_threshold: float | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
     ) -> Iterator[Result]:
         """Yields the results of a source in order; the arguments are those of `predict`.
 
@@ -124,7 +131,10 @@ class Detector:
                 if name not in self.classes:
                     raise ValueError(unknown("class", name, self.classes))
             thresholds[1:][[name not in classes for name in self.classes]] = 2.0  # above every score
-        return self._stream(images_of(source), thresholds, batch_size)
+        tiling = None if tile is None else Tiling.of(tile)
+        if (stream := stream_name(source)) is not None and is_live(stream):
+            batch_size = 1  # do not wait for further frames
+        return detect_all(self, images_of(source), thresholds, batch_size, tiling)
 
     def score_thresholds(self, score_threshold: float | None = None) -> list[float]:
         """Returns the score threshold of each class; `score_threshold` overrides those of the detector."""
@@ -132,49 +142,12 @@ class Detector:
             return [score_threshold] * len(self.classes)
         return [self.thresholds.get(name, SCORE_THRESHOLD) for name in self.classes]
 
-    def _stream(self, images: Iterator[ImageLike], thresholds: Tensor, batch_size: int) -> Iterator[Result]:
-        pending: deque[list[tuple[Path | None, Tensor | str]]] = deque()
-        numbered = enumerate(images)
 
-        def batches() -> Iterator[WholeImages]:
-            while chunk := list(islice(numbered, batch_size)):
-                pending.append([self._read(index, image) for index, image in chunk])
-                if readable := [image for _, image in pending[-1] if isinstance(image, Tensor)]:
-                    yield self.engine.pack(readable)
-
-        for detections in self.engine.detect_all(batches()):
-            while all(isinstance(image, str) for _, image in pending[0]):
-                yield from self._results(pending.popleft(), None, thresholds)
-            yield from self._results(pending.popleft(), detections, thresholds)
-        for rest in pending:
-            yield from self._results(rest, None, thresholds)
-
-    def _read(self, index: int, image: ImageLike) -> tuple[Path | None, Tensor | str]:
-        file = Path(image) if isinstance(image, (str, os.PathLike)) else None
-        try:
-            return file, read(image, self.apply_exif)
-        except DataError as error:
-            if file is None:  # an invalid argument, not an unreadable file
-                raise DataError(f"image {index} of source: {error}") from None
-            return file, str(error)
-
-    def _results(
-        self,
-        batch: list[tuple[Path | None, Tensor | str]],
-        detections: ssd_ops.Detections | None,
-        thresholds: Tensor,
-    ) -> Iterator[Result]:
-        sizes = [(image.shape[1], image.shape[2]) for _, image in batch if isinstance(image, Tensor)]
-        outputs = iter([] if detections is None else split_detections(detections, sizes))
-        for file, image in batch:
-            if isinstance(image, str):
-                empty = torch.zeros(0)
-                yield Result(empty.view(0, 4), empty.long(), empty, self.classes, None, file, image)
-                continue
-            output = next(outputs)
-            keep = output["scores"] >= thresholds[output["labels"]]
-            boxes, labels, scores = (output[key][keep] for key in ("boxes", "labels", "scores"))
-            yield Result(boxes, labels, scores, self.classes, image, file)
+def _or_raise(results: Iterator[Result]) -> Iterator[Result]:
+    for result in results:
+        if result.error is not None:
+            raise DataError(f"{result.file}: {result.error}")
+        yield result
 
 
 def load(source: str | Path, device: str | torch.device = "auto") -> Detector:

@@ -25,8 +25,10 @@ class Result:
         scores: float32 `[N]`.
         classes: Names of all classes of the detector, without the background.
         image: uint8 `[3, H, W]`, with the EXIF orientation applied; None if it could not be read.
-        file: File of the image, if it has one.
+        file: File of the image or video, if it has one; of a stream its URL as a string.
         error: Why the image could not be read, or None.
+        frame: Number of the frame if it is one of a video, from 0.
+        time: Time of the frame in seconds.
     """
 
     boxes: Tensor  # [N, 4] xyxy
@@ -34,8 +36,10 @@ class Result:
     scores: Tensor  # [N]
     classes: tuple[str, ...]
     image: Tensor | None  # [3, H, W]
-    file: Path | None = None
+    file: Path | str | None = None
     error: str | None = None
+    frame: int | None = None
+    time: float | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +50,9 @@ class Result:
         counts = {name: self.names.count(name) for name in dict.fromkeys(self.names)}
         found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no detections"
         height, width = self.size
-        return f"Result({f'{self.file}, ' if self.file else ''}{width} x {height}: {found})"
+        where = f"{self.file}, " if self.file else ""
+        where += "" if self.frame is None else f"frame {self.frame}, "
+        return f"Result({where}{width} x {height}: {found})"
 
     @property
     def names(self) -> list[str]:
@@ -78,11 +84,16 @@ class Result:
         return drawing
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns file, width, height, and a list of detections `{label, score, box}` with boxes in pixels."""
+        """Returns file, width, height, and a list of detections `{label, score, box}` with boxes in pixels.
+
+        A frame of a video also has its number `frame` and its `time` in seconds.
+        """
         height, width = self.size
         rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
         detections = [{"label": n, "score": round(s, 4), "box": [round(x, 2) for x in box]} for n, s, box in rows]
-        entry = {} if self.file is None else {"file": str(self.file)}
+        entry: dict[str, Any] = {} if self.file is None else {"file": str(self.file)}
+        if self.frame is not None:
+            entry |= {"frame": self.frame, "time": None if self.time is None else round(self.time, 4)}
         return {**entry, "width": width, "height": height, "detections": detections}
 
     def to_json(self) -> str:

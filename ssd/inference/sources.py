@@ -1,10 +1,11 @@
-"""Image sources of a detector: files, folders, glob patterns, PIL images, arrays, tensors, and iterables of these."""
+"""Sources of a detector: images in files and memory, folders, patterns, videos, tar files, and iterables of these."""
 
 from __future__ import annotations
 
-import glob
 import os
+import tarfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,62 +14,145 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssd.data.loading.images import pil_to_rgb, read_image
+from ssd.data.loading.images import decode_image, pil_to_rgb, read_image
 from ssd.errors import DataError
-from ssd.file_tree import find_images
+from ssd.file_tree import IMAGE_SUFFIXES
+from ssd.inference.source_files import find_files, is_tar, is_video, names_many, public_name, stream_name
+from ssd.inference.video import Frame, frames_of
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
-Source: TypeAlias = "ImageLike | Iterable[ImageLike]"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file; `data` is its content if it is in a tar file, whose path is in front of its own."""
+
+    file: Path
+    data: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A video or tar file that cannot be read, or not to its end."""
+
+    file: Path | str
+    error: str
+
+
+Item: TypeAlias = "ImageLike | Frame | ImageFile | Unreadable"
+Source: TypeAlias = "int | Item | Iterable[Item]"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image and where it is from; `image`, uint8 RGB `[3, H, W]`, is None if it cannot be read for `error`."""
+
+    image: Tensor | None
+    file: Path | str | None = None
+    error: str | None = None
+    frame: int | None = None
+    time: float | None = None
 
 
 def is_one_image(source: Source) -> bool:
-    """Returns whether a source is a single image rather than a folder, a pattern, a batch or an iterable."""
+    """Returns whether a source is a single image rather than a folder, a video, a batch or another source of many."""
     if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        return not os.path.isdir(path) and (os.path.exists(path) or not glob.has_magic(path))
+        return not names_many(source)
     if isinstance(source, (np.ndarray, Tensor)):
         return source.ndim <= 3
     return isinstance(source, Image.Image)
 
 
-def images_of(source: Source) -> Iterator[ImageLike]:
-    """Yields the images of a source one by one, without reading files.
+def images_of(source: Source) -> Iterator[Item]:
+    """Yields the images of a source one by one, without reading image files.
 
     Args:
-        source: One image; a folder, which is searched recursively; a glob pattern; a batch `[B, ...]` of arrays or
-            tensors; or an iterable of images, folders and patterns, which may be infinite.
+        source: One image; a folder, which is searched recursively; a glob pattern; a text file with one path per line;
+            a video file or stream; a tar file; the number of a camera; a batch `[B, ...]` of arrays or tensors; or an
+            iterable of any of these but cameras, which may be infinite.
 
     Raises:
-        DataError: A folder contains no images, or a pattern matches none.
+        DataError: A folder contains no images or videos, or a pattern matches none.
         TypeError: The source has another type.
     """
     if isinstance(source, (str, os.PathLike)):
-        yield from find_images(Path(source))
-    elif is_one_image(source):
+        for name in find_files(source):
+            yield from _in_file(name)
+    elif isinstance(source, int):
+        yield from _in_file(source)
+    elif is_one_image(source) or isinstance(source, (Frame, ImageFile, Unreadable)):
         yield source  # type: ignore[misc]
     elif isinstance(source, Iterable):
         for item in source:
+            if isinstance(item, int):
+                raise TypeError(
+                    "the number of a camera must be the whole source; name a camera among others /dev/videoN"
+                )
             yield from images_of(item)
     else:
         raise TypeError(f"source must be an image, a path or an iterable of them, got {type(source).__name__}")
 
 
-def read(image: ImageLike, apply_exif: bool) -> Tensor:
-    """Reads or converts one image.
+def _in_file(name: str | int) -> Iterator[Item]:
+    stream = stream_name(name)
+    if stream is None and not is_tar(str(name)) and not is_video(str(name)):
+        yield ImageFile(Path(str(name)))
+        return
+    try:
+        yield from _in_tar(str(name)) if stream is None and is_tar(str(name)) else frames_of(name)
+    except DataError as error:
+        yield Unreadable(public_name(stream) if stream else Path(str(name)), str(error))
+
+
+def _in_tar(name: str) -> Iterator[ImageFile]:
+    try:
+        with tarfile.open(name, "r|*") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps a record of each member
+                if member.isreg() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                    file = tar.extractfile(member)
+                    assert file is not None  # it is a regular file
+                    yield ImageFile(Path(name) / member.name, file.read())
+    except (OSError, EOFError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the tar file cannot be read to its end: {reason}") from None
+
+
+def load_item(item: Item, apply_exif: bool) -> Loaded:
+    """Reads an item of `images_of`.
+
+    Raises:
+        DataError: An image that is not in a file is invalid.
+    """
+    if isinstance(item, Frame):
+        return Loaded(item.image, item.file, frame=item.index, time=item.time)
+    if isinstance(item, Unreadable):
+        return Loaded(None, item.file, item.error)
+    if not isinstance(item, ImageFile):
+        return Loaded(read(item, apply_exif))
+    try:
+        if item.data is None:
+            return Loaded(read_image(item.file, apply_exif=apply_exif), item.file)
+        raw = np.frombuffer(bytearray(item.data), np.uint8)
+        return Loaded(decode_image(raw, item.file, apply_exif=apply_exif), item.file)
+    except DataError as error:
+        return Loaded(None, item.file, str(error))
+
+
+def read(image: object, apply_exif: bool) -> Tensor:
+    """Converts an image in memory.
 
     Args:
-        image: A file; a PIL image of any mode; a uint8 array `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` in RGB
+        image: A PIL image of any mode; a uint8 array `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` in RGB
             order; or a tensor `[3, H, W]` or `[1, H, W]`, uint8 or floating in 0..1.
-        apply_exif: Whether to apply the EXIF orientation of files and PIL images.
+        apply_exif: Whether to apply the EXIF orientation of PIL images.
 
     Returns:
         uint8 RGB `[3, H, W]` on the CPU.
 
     Raises:
-        DataError: The file cannot be read, or the array has another shape or dtype.
+        DataError: The image cannot be decoded, or the array has another shape or dtype.
     """
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(image, apply_exif=apply_exif)
     if isinstance(image, Image.Image):
         try:
             return torch.from_numpy(pil_to_rgb(image, apply_exif=apply_exif)).permute(2, 0, 1)

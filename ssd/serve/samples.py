@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.images import read_image
 from ssd.errors import DataError
-from ssd.file_tree import find_images
+from ssd.file_tree import images_below
 
 _MAX_SAMPLES = 12
 _MAX_SIDE = 1280  # pixels
@@ -44,7 +44,7 @@ def read_samples(folder: Path) -> list[Sample]:
         DataError: There are none.
     """
     samples: list[Sample] = []
-    for file in find_images(folder):
+    for file in images_below(folder):
         if len(samples) == _MAX_SAMPLES:
             break
         try:

@@ -109,8 +109,9 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(detector: Dete
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)], "image 1 of source: an array must be uint8"),
         (torch.zeros(4, 4), r"image 0 of source: a tensor must be \[3, H, W\]"),
         (torch.full((3, 4, 4), 255.0), r"a floating tensor must lie in 0\.\.1"),
-        ([3], "source must be an image, a path or an iterable of them, got int"),
-        ("nothing*.png", "pattern nothing.*png matches no image files"),
+        ([3], "the number of a camera must be the whole source"),
+        ([3.0], "source must be an image, a path or an iterable of them, got float"),
+        ("nothing*.png", "pattern nothing.*png matches no images"),
     ],
 )
 def test_wrong_sources_are_named(detector: Detector, source: object, words: str) -> None:

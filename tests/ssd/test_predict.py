@@ -80,7 +80,7 @@ def test_predict_folder_writes_images_and_json(
         main([str(run_folder), str(photos), "gone.jpg", *flags])
     said = capsys.readouterr()
     assert "broken.jpg: " in said.err and "gone.jpg: the file does not exist" in said.err
-    assert "5 images; skipped 1 files of other types" in said.out
+    assert "5 images and videos; skipped 1 files of other types" in said.out
     entries = json.loads((out / "detections.json").read_text())
     assert [Path(entry["file"]).name[:9] for entry in entries] == ["a.png", "b.jpg", "n" * 9, "a.png"]
     assert len({entry["picture"] for entry in entries}) == 4

@@ -39,9 +39,9 @@ def results(tmp_path: Path) -> list[Result]:
 
 
 def write(folder: Path, results: list[Result], formats: tuple[str, ...] = FORMATS) -> list[str | None]:
-    output = Output(folder, formats, CLASSES, [result.file for result in results if result.file])
-    errors = [output.add(result) for result in results]
-    output.close()
+    output = Output(folder, formats, CLASSES, len(results))
+    errors = [output.add(number, result) for number, result in enumerate(results, start=1)]
+    output.close(True)
     return errors
 
 
@@ -120,9 +120,9 @@ def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
     box, image = torch.tensor([[1.0, 2.0, 11.0, 22.0]]), torch.zeros(3, 40, 60, dtype=torch.uint8)
     file = tmp_path / os.fsdecode(b"\xe9.png")
     result = Result(box, torch.tensor([1]), torch.tensor([0.5]), ("a\x1b[2Jb",), image, file)
-    output = Output(tmp_path / "out", FORMATS, result.classes, [file])
-    assert output.add(result) is None
-    output.close()
+    output = Output(tmp_path / "out", FORMATS, result.classes, 1)
+    assert output.add(1, result) is None
+    output.close(True)
     assert "\\udce9.png," in (tmp_path / "out/detections.csv").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out/coco.json").read_bytes())["images"][0]["file_name"].endswith(file.name)
     (path,) = (tmp_path / "out/voc/Annotations").iterdir()

@@ -101,7 +101,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         DataError: The file is missing, its header is no image's, or the image is too large.
     """
-    _check_file(path)
+    check_file(path)
     with open(path, "rb") as file:
         return header_of(file, path)
 
@@ -119,8 +119,12 @@ def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tup
     return read_header(path).size(apply_exif)
 
 
-def _check_file(path: str | os.PathLike[str]) -> int:
-    # The size in bytes. Only plain files: a pipe of this name would block for ever.
+def check_file(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> int:
+    """Returns the size of a file in bytes.
+
+    Raises:
+        DataError: It is missing, empty, too large, or no plain file: a pipe would block forever.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -131,13 +135,13 @@ def _check_file(path: str | os.PathLike[str]) -> int:
         raise DataError("the path is no plain file")
     if status.st_size == 0:
         raise DataError("the file is empty")
-    if status.st_size > _MAX_BYTES:
-        raise DataError(f"the file has {status.st_size} bytes, more than {_MAX_BYTES}")
+    if status.st_size > max_bytes:
+        raise DataError(f"the file has {status.st_size} bytes, more than {max_bytes}")
     return status.st_size
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
-    _check_file(path)
+    check_file(path)
     try:
         return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
