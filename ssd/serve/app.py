@@ -63,8 +63,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
     async def detect(request: Request) -> JSONResponse:
         contents, options = await read_request(request, service.settings.max_images)
         found = await service.detect(request, contents, options)
-        readable = any("error" not in result for result in found["results"])
-        return JSONResponse(found, 200 if readable else 422)
+        return JSONResponse(found, service.status(found["results"]))
 
     @app.get("/v1/models", summary="List the models")
     async def models() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ssd.serve.served_model import Output, Rules, ServedModel
 from ssd.serve.settings import Settings
 
 _LOG = logging.getLogger("ssd.serve")
+_FAILED = "detection failed; the log of the server has the reason"
 _DISCONNECT_INTERVAL = 0.5  # seconds between checks whether the client is still there
 
 
@@ -91,6 +92,12 @@ class Service:
         self.metrics.seconds.observe(seconds)
         return {"model": model.name, "results": results, "total_ms": round(1e3 * seconds, 3)}
 
+    @staticmethod
+    def status(results: Sequence[Mapping[str, Any]]) -> int:
+        """Returns the HTTP status of a response: 200 if any image has a result."""
+        errors = [result.get("error") for result in results]
+        return 200 if None in errors else 500 if _FAILED in errors else 422
+
     def _model(self, options: Options) -> ServedModel:
         model = next(iter(self.models.values())) if options.model is None else self.models.get(options.model)
         if model is None:
@@ -140,7 +147,7 @@ class Service:
         if isinstance(outcome, DataError):
             return {"error": str(outcome)}
         if isinstance(outcome, BaseException):
-            return {"error": "detection failed; the log of the server has the reason"}
+            return {"error": _FAILED}
         if options.candidates:
             entry = job.model.candidates(outcome, job.size)
         else:

@@ -1,0 +1,109 @@
+"""The page of `ssd serve` in a headless Chromium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+pytest.importorskip("websockets")
+
+import httpx
+
+from tests.ssd import chromium
+from tests.ssd.serving import base64_of, encoded, pixels, running, service_of, small_detector
+
+pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="Chromium is not installed")
+COUNT = "+document.querySelector('#panel-{}').dataset.count"
+PICTURE = "document.querySelector('#panel-a canvas').toDataURL()"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with running(service_of(small_detector(), small_detector(2))) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def page(port: int) -> Iterator[chromium.Page]:
+    with chromium.opened(f"http://127.0.0.1:{port}/") as page:
+        page.wait_for("document.body?.dataset.state === 'ready'")
+        yield page
+
+
+def count(page: chromium.Page, panel: str = "a") -> int:
+    return int(page.evaluate(COUNT.format(panel)))
+
+
+def detections(port: int, image: bytes, **options: Any) -> int:
+    body = {"images": [base64_of(image)], **options}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/detect", json=body, timeout=60).json()
+    return len(answer["results"][0]["detections"])
+
+
+def set_slider(page: chromium.Page, name: str, value: float) -> None:
+    script = f"document.getElementById('{name}').value = {value}; document.getElementById('{name}').oninput()"
+    page.evaluate(script)
+
+
+def test_drop_slide_and_see_the_boxes_change(page: chromium.Page, port: int, tmp_path: Path) -> None:
+    sample = page.evaluate(PICTURE)
+    image = encoded(pixels(0, 160, 240))
+    (tmp_path / "dropped.png").write_bytes(image)
+    page.drop("#drop", tmp_path / "dropped.png")
+    page.wait_for(f"document.body.dataset.state === 'ready' && {PICTURE} !== {sample!r}")
+    assert page.evaluate("document.querySelector('#panel-a').dataset.size") == "240x160"
+    assert count(page) == detections(port, image) and count(page, "b") == detections(port, image, model="b")
+
+    sent = len(page.requests)
+    none = page.evaluate(PICTURE)
+    page.click("#score", 0.3)  # the track of the slider
+    page.wait_for(f"{PICTURE} !== {none!r}")
+    assert not page.evaluate("document.querySelector('#auto').checked")
+    set_slider(page, "score", 0.3)
+    set_slider(page, "nms", 0.45)
+    many, drawn = count(page), page.evaluate(PICTURE)
+    assert many == detections(port, image, score_threshold=0.3, nms_threshold=0.45) > 0
+    set_slider(page, "nms", 0.1)
+    assert 0 < count(page) < many and page.evaluate(PICTURE) != drawn
+    assert count(page) == detections(port, image, score_threshold=0.3, nms_threshold=0.1)
+    of_class = count(page)
+    page.click("#classes button:first-child")
+    assert 0 < count(page) < of_class
+    page.click("#classes button:first-child")
+    assert len(page.requests) == sent, "a slider or filter sent a request"
+    if folder := os.environ.get("SSD_SCREENSHOTS"):
+        page.screenshot(Path(folder) / "ssd-serve.png")
+
+
+def test_times_and_boxes_are_listed_for_both_checkpoints(page: chromium.Page) -> None:
+    set_slider(page, "score", 0.3)
+    for panel in "ab":
+        times = page.evaluate(f"document.querySelector('#panel-{panel} .times').textContent")
+        assert all(stage in times for stage in ("decode", "queue", "network", "post-process", "NMS", "request"))
+        assert page.evaluate(f"document.querySelectorAll('#panel-{panel} tbody tr').length") == min(
+            count(page, panel), 100
+        )
+
+
+def test_unreadable_file_is_reported(page: chromium.Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image <b>at all</b>")
+    page.drop("#drop", tmp_path / "notes.txt")
+    page.wait_for("!document.getElementById('error').hidden")
+    assert "not an image that PIL can read" in page.evaluate("document.getElementById('error').textContent")
+    page.click("#samples button:first-child")
+    page.wait_for("document.getElementById('error').hidden && document.body.dataset.state === 'ready'")
+    assert len(page.faults) == 1 and "status of 422" in page.faults[0]
+
+
+def test_pages_send_requests_to_their_server_only(page: chromium.Page, port: int) -> None:
+    page.call("Page.navigate", url=f"http://127.0.0.1:{port}/docs")
+    page.wait_for("document.querySelectorAll('section').length >= 4")
+    assert "POST /v1/detect" in page.evaluate("document.body.textContent")
+    own = (f"http://127.0.0.1:{port}/", "blob:", "data:")
+    assert page.requests and all(url.startswith(own) for url in page.requests), page.requests
