@@ -103,7 +103,7 @@ class Page:
 def opened(url: str) -> Iterator[Page]:
     """Opens a page in a new browser."""
     assert PROGRAM is not None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [PROGRAM, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
