@@ -214,9 +214,7 @@ def variances(value: Sequence[float]) -> None:
 def as_many(name: str, tensor: Tensor, count: int) -> None:
     """Raises unless a tensor has shape `[count]`; a traced program checks an unknown length when it runs."""
     shape(name, tensor, f"[{count}]", tensor.dim() == 1)
-    fits: bool | Tensor = tensor.shape[0] == count
-    if isinstance(fits, Tensor):  # torch.jit.trace
-        fits = bool(fits)
+    fits = bool(tensor.shape[0] == count) if torch.jit.is_tracing() else tensor.shape[0] == count
     torch._check(fits, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
 
 
@@ -226,10 +224,7 @@ def has_values(tensor: Tensor) -> bool:
 
 
 def offsets(tensor: Tensor, total: int) -> None:
-    """Raises unless offsets start at 0, do not decrease and end at the number of boxes.
-
-    Values on a GPU are not validated, because that would synchronize.
-    """
+    """Raises unless offsets ascend from 0 to the number of boxes; not validated on a GPU, which would synchronize."""
     shape("offsets", tensor, "[B + 1]", tensor.dim() == 1 and tensor.shape[0] >= 1)
     int64("offsets", tensor)
     if not has_values(tensor):
