@@ -11,7 +11,7 @@ from ssd.errors import near_name
 # Command -> (module whose main() it runs, description).
 COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
-    "predict": ("ssd.predict", "detect objects in images"),
+    "predict": ("ssd.predict", "detect objects in images and videos"),
     "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
     "serve": ("ssd.serve.command", "serve trained models over HTTP, with a page to look at"),
     "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
