@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 import ssd_ops
+from ssd.errors import DataError
 from ssd.exporters.network import INPUT
 from ssd.inference.graph import Images
-from ssd.inference.sources import Source, images_of, read
+from ssd.inference.sources import Source, images_of, load_item
 
 Program = Callable[[Tensor], ssd_ops.Detections]
 
@@ -59,7 +61,8 @@ def network_inputs(source: Source, side: int, apply_exif: bool, limit: int) -> I
     """
     from ssd.data.loading.whole_images import WholeImages
 
-    for count, image in enumerate(images_of(source)):
-        if count == limit:
-            return
-        yield WholeImages.of([read(image, apply_exif)], side, antialias=True).render()[0] / 255
+    for item in islice(images_of(source), limit):
+        loaded = load_item(item, apply_exif)
+        if loaded.image is None:
+            raise DataError(f"{loaded.file}: {loaded.error}")
+        yield WholeImages.of([loaded.image], side, antialias=True).render()[0] / 255

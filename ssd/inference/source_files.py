@@ -11,24 +11,7 @@ from pathlib import Path
 from ssd.errors import DataError
 from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
 
-VIDEO_SUFFIXES = (
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-        ".m2ts",
-        ".mts",
-    ),
-)
+VIDEO_SUFFIXES = tuple(f".{name}" for name in "mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp ogv m2ts mts".split())
 _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|srt|tcp|https?)://.+|/dev/video\d+")
 
 

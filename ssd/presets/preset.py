@@ -105,8 +105,7 @@ def _check(preset: Preset) -> None:
     ):
         if getattr(preset, name) not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
-    if preset.mining == "batch" and preset.normalizer == "image":
-        raise ValueError("normalizer must be batch or batch_size if mining is batch, got 'image'")
+    _check_combinations(preset)
     if isinstance(preset.steps, str) and preset.steps not in STEPS:
         raise ValueError(f"steps must be distances in pixels, None or one of {', '.join(STEPS)}, got {preset.steps!r}")
     for name, length in (("mean", 3), ("std", 3), ("variances", 2)):
@@ -119,3 +118,10 @@ def _check(preset: Preset) -> None:
     for name in ("neg_pos_ratio", "min_negatives", "loc_weight", "min_size"):
         if not getattr(preset, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(preset, name)}")
+
+
+def _check_combinations(preset: Preset) -> None:
+    if preset.scores == "sigmoid" and not preset.multi_label:
+        raise ValueError("multi_label must be True if scores is sigmoid, which scores each class by itself")
+    if preset.mining == "batch" and preset.normalizer == "image":
+        raise ValueError("normalizer must be batch or batch_size if mining is batch, got 'image'")

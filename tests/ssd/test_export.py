@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import ssd_ops
+from ssd.errors import DataError
 from ssd.export import main
 from ssd.exporters import describe, export_onnx, export_pt2
 from ssd.exporters.check import TOLERANCE, compare
 from ssd.exporters.network import DetectorNetwork
 from ssd.exporters.quantize import quantize
-from ssd.exporters.running import load_program
+from ssd.exporters.running import load_program, network_inputs
 from ssd.inference.detector import Detector
 from ssd.models import build_model
 
@@ -125,3 +127,15 @@ def test_export_argument_errors_do_not_import_torch(arguments: list[str], words:
     code = "import sys; sys.modules['torch'] = None; from ssd.export import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
+
+
+def test_inputs_of_check_and_calibration_are_read_from_a_folder(tmp_path: Path) -> None:
+    for name, level in (("a.png", 51), ("b.png", 255)):
+        Image.new("RGB", (40, 20), (level, 0, 0)).save(tmp_path / name)
+    inputs = list(network_inputs(tmp_path, 32, True, limit=8))
+    assert [tuple(image.shape) for image in inputs] == [(3, 32, 32)] * 2
+    torch.testing.assert_close(torch.stack([image[0].mean() for image in inputs]), torch.tensor([0.2, 1.0]))
+    assert len(list(network_inputs(tmp_path, 32, True, limit=1))) == 1
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"c\.png"):
+        list(network_inputs(tmp_path, 32, True, limit=8))

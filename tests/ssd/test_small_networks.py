@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,8 @@ def check_tensorflow(
         found = model.detect(loc, logits)
     best = scores[:, 1:].max()
     assert found.counts.item() == 100 and found.scores[0, 0].item() == pytest.approx(best, abs=1e-4)
+    with pytest.raises(ValueError, match="multi_label must be True if scores is sigmoid"):
+        replace(model.preset, multi_label=False)
     with pytest.raises(ValueError, match="training needs scores='softmax', got 'sigmoid'"):
         model.criterion(loc, logits, model.priors, [torch.rand(0, 4)], [torch.zeros(0, dtype=torch.long)])
 
