@@ -52,7 +52,7 @@ def compare(detector: Detector, program: Program, images: Sequence[Tensor], tole
     A detection within `tolerance` of the score threshold, or of the last of a full list, need not have a counterpart.
     """
     network = DetectorNetwork(detector.model)
-    thresholds = torch.tensor([2.0, *detector.score_thresholds()])
+    thresholds = detector.label_thresholds()
     total = Comparison(0, 0, 0.0, 0, 0)
     sizes = [*BATCHES, *[BATCHES[-1]] * len(images)]
     first = 0

@@ -125,12 +125,7 @@ class Detector:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
-        thresholds = torch.tensor([2.0, *self.score_thresholds(score_threshold)])
-        if classes is not None:
-            for name in classes:
-                if name not in self.classes:
-                    raise ValueError(unknown("class", name, self.classes))
-            thresholds[1:][[name not in classes for name in self.classes]] = 2.0  # above every score
+        thresholds = self.label_thresholds(score_threshold, classes)
         tiling = None if tile is None else Tiling.of(tile)
         if (stream := stream_name(source)) is not None and is_live(stream):
             batch_size = 1  # do not wait for further frames
@@ -141,6 +136,18 @@ class Detector:
         if score_threshold is not None:
             return [score_threshold] * len(self.classes)
         return [self.thresholds.get(name, SCORE_THRESHOLD) for name in self.classes]
+
+    def label_thresholds(self, score_threshold: float | None = None, classes: Sequence[str] | None = None) -> Tensor:
+        """Returns the minimum score of each label `[C]`; no score reaches that of the background or of an excluded class.
+
+        Raises:
+            ValueError: A class does not exist.
+        """
+        for name in classes or ():
+            if name not in self.classes:
+                raise ValueError(unknown("class", name, self.classes))
+        values = zip(self.classes, self.score_thresholds(score_threshold), strict=True)
+        return torch.tensor([2.0, *(2.0 if classes is not None and name not in classes else v for name, v in values)])
 
 
 def _or_raise(results: Iterator[Result]) -> Iterator[Result]:

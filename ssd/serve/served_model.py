@@ -107,9 +107,7 @@ class ServedModel:
             score_threshold: Minimum score; None uses the thresholds of the detector.
             classes: Names of the classes to keep; None keeps all.
         """
-        thresholds = torch.tensor([2.0, *self.detector.score_thresholds(score_threshold)])
-        if classes is not None:
-            thresholds[1:][[name not in classes for name in self.detector.classes]] = 2.0  # above every score
+        thresholds = self.detector.label_thresholds(score_threshold, classes)
         keep = output.scores >= thresholds[output.labels]
         height, width = size
         boxes = output.boxes[keep] * torch.tensor([width, height, width, height])
