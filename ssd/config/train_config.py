@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ssd.config.choices import AUGMENTATIONS, CHOICES, DATASETS, FILE_DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
-from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
-from ssd.errors import ConfigError
-from ssd.weight_names import checkpoint_exists, is_torchvision_name
+from ssd.config.choices import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
+from ssd.config.setting_checks import flag
+from ssd.config.validation import check_settings
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -131,6 +130,11 @@ class TrainConfig:
     ema_decay: float = _option(
         0.99, "decay of the exponential moving average (EMA) of the weights; 0: no EMA", torchvision=0.0
     )
+    ignore_unlabeled: float = _option(
+        0.0,
+        "score from which detections of the EMA that no annotation covers are ignored by the loss, instead of trained "
+        "as background, after the first quarter of the steps; for data with missing annotations. 0: off",
+    )
 
     lr_scheduler: str = _option(
         "cosineannealinglr",
@@ -205,25 +209,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises ConfigError for an invalid configuration value."""
-        for f in dataclasses.fields(self):
-            check_type(flag(f.name), str(f.type), getattr(self, f.name))
-            check_number(f.name, getattr(self, f.name))
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if value not in known and not (name == "dataset" and ":" in value):
-                hint = did_you_mean(value, known)
-                raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{hint}")
-        if self.dataset in FILE_DATASETS and self.data_path is None:
-            raise ConfigError(f"--data-path is required for --dataset {self.dataset}: the folder of the data set")
-        check_folder(self.data_path)
-        for name in ("weights", "weights_backbone", "resume"):
-            source = getattr(self, name)
-            if self.resume and name != "resume":
-                continue  # the checkpoint contains the weights
-            if source and not is_torchvision_name(source) and not checkpoint_exists(source):
-                raise ConfigError(f"{flag(name)} {source}: no such file")
-        if self.test_only and not (self.resume or self.weights):
-            raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")
+        check_settings(self)
 
     @property
     def augmentation(self) -> str:

@@ -93,11 +93,16 @@ def _decay(config: TrainConfig, kind: str) -> float:
     return config.weight_decay if own is None else own
 
 
+def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Returns the number of steps of the whole run."""
+    return config.iterations or config.epochs * steps_per_epoch
+
+
 def build_schedule(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Builds the per-step schedule: linear warmup times the decay of --lr-scheduler."""
-    total = config.iterations or config.epochs * steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
     warmup_iters = config.warmup_iters
     if config.lr_update == "epoch":  # torchvision warms up within the first epoch only
         warmup_iters = min(warmup_iters, steps_per_epoch - 1)
@@ -135,7 +140,7 @@ class ModelEMA:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.module = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
         self.updates = 0
         self._ema_slots = tensor_slots(self.module)

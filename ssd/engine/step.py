@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +17,9 @@ from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.capturable_optim import DeviceRates
 from ssd.engine.distributed import World
-from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule
+from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule, total_steps
 from ssd.engine.step_graph import GraphedStep
+from ssd.engine.unlabeled import with_unlabeled_ignored
 from ssd.errors import ConfigError
 from ssd.models import SSD
 
@@ -44,6 +46,7 @@ class State:
     graphed: GraphedStep | None = None  # None: steps run eagerly
     steps_per_epoch: int = 1
     images_per_step: int = 1  # over all processes
+    unlabeled_from: float = math.inf  # the step from which --ignore-unlabeled applies
 
     def parts(self) -> dict[str, Any]:
         """Returns all parts with a state dict, by their keys in a checkpoint."""
@@ -53,6 +56,10 @@ class State:
     def best_model(self) -> SSD:
         """Returns the model to evaluate: the EMA if there is one."""
         return self.model if self.ema is None else self.ema.module  # type: ignore[return-value]
+
+    def ignores_unlabeled(self) -> bool:
+        """Returns whether this step ignores detections of the EMA that no annotation covers."""
+        return self.step >= self.unlabeled_from
 
     def skip_to(self, epoch: int, steps_per_epoch: int) -> None:
         """Counts epochs as completed without running them, and advances the schedule."""
@@ -110,10 +117,14 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         steps_per_epoch=steps_per_epoch,
         images_per_step=config.batch_size * world.size,
     )
+    if config.ignore_unlabeled:
+        state.unlabeled_from = total_steps(config, steps_per_epoch) / 4
     reason = why_not_graphed(config, device, world)
     if reason is None:
         step = partial(optimize, config, state)
-        state.graphed = GraphedStep(step, model, optimizer, required=config.cuda_graph == "on")
+        state.graphed = GraphedStep(
+            step, model, optimizer, required=config.cuda_graph == "on", variant=state.ignores_unlabeled
+        )
     elif config.cuda_graph == "on":
         raise ConfigError(f"--cuda-graph on is not possible: {reason}")
     return state
@@ -168,11 +179,14 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
     """Computes the losses of a batch and their gradients, scaled so that DDP's mean is that of the whole batch."""
     model, criterion = state.model, state.model.criterion
     device = batch.images.device
-    matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
-    factor = state.world.loss_factor(matches.labels, criterion.preset.normalizer)
     images = model.normalize(batch.images)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
+    if state.ignores_unlabeled():
+        with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
+            batch = with_unlabeled_ignored(state.best_model(), images, batch, config.ignore_unlabeled)
+    matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
+    factor = state.world.loss_factor(matches.labels, criterion.preset.normalizer)
     with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
         loc, logits = state.network(images)
     losses = criterion.losses(loc, logits, matches)

@@ -31,6 +31,7 @@ class GraphedStep:
         model: Model to train. Moving or freezing parameters, or switching a module's mode, discards the graphs.
         optimizer: Its state is part of the graphs; loading a state dict discards them.
         required: Raise ConfigError if a step cannot be captured, instead of continuing eagerly.
+        variant: Returns what else the course of a step depends on; another value discards the graphs.
     """
 
     eager_steps = _EAGER_STEPS
@@ -41,8 +42,10 @@ class GraphedStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         required: bool = False,
+        variant: Callable[[], Hashable] = bool,
     ) -> None:
         self._step = step
+        self._variant = variant
         self._required = required
         self._modules, self._weights = list(model.modules()), list(model.parameters())
         self._stream = torch.cuda.Stream(self._weights[0].device)
@@ -76,7 +79,7 @@ class GraphedStep:
     def _graph_key(self) -> Hashable:
         # Everything that a captured graph depends on besides the shape of the batch.
         weights = tuple([(weight.data_ptr(), weight.requires_grad) for weight in self._weights])
-        return weights, tuple([module.training for module in self._modules])
+        return weights, tuple([module.training for module in self._modules]), self._variant()
 
     def _discard(self) -> None:
         self._graphs.clear()

@@ -164,6 +164,7 @@ def assert_equal_steps(gpu: torch.device, batches: list[Batch], **options: Any) 
         {"opt": "adamw", "clip_grad_norm": 1.0, "ema_decay": 0.9},
         {"opt": "sgd_nesterov", "channels_last": True, "amp": True},
         {"deferred": True},
+        {"ignore_unlabeled": 0.05, "ema_decay": 0.9},
     ],
     ids=lambda options: " ".join(options),
 )

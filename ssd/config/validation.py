@@ -1,0 +1,41 @@
+"""Checks of a whole configuration before torch is imported. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ssd.config.choices import CHOICES, FILE_DATASETS
+from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
+from ssd.errors import ConfigError
+from ssd.weight_names import checkpoint_exists, is_torchvision_name
+
+if TYPE_CHECKING:
+    from ssd.config.train_config import TrainConfig
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raises ConfigError for an invalid value, or for values that exclude each other."""
+    for f in dataclasses.fields(config):
+        check_type(flag(f.name), str(f.type), getattr(config, f.name))
+        check_number(f.name, getattr(config, f.name))
+    for name, known in CHOICES.items():
+        value = getattr(config, name)
+        if value not in known and not (name == "dataset" and ":" in value):
+            hint = did_you_mean(value, known)
+            raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{hint}")
+    if config.dataset in FILE_DATASETS and config.data_path is None:
+        raise ConfigError(f"--data-path is required for --dataset {config.dataset}: the folder of the data set")
+    check_folder(config.data_path)
+    for name in ("weights", "weights_backbone", "resume"):
+        source = getattr(config, name)
+        if config.resume and name != "resume":
+            continue  # the checkpoint contains the weights
+        if source and not is_torchvision_name(source) and not checkpoint_exists(source):
+            raise ConfigError(f"{flag(name)} {source}: no such file")
+    if config.test_only and not (config.resume or config.weights):
+        raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")
+    if config.ignore_unlabeled and not config.ema_decay:
+        raise ConfigError(
+            "--ignore-unlabeled needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
+        )

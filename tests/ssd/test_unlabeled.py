@@ -1,0 +1,101 @@
+"""Tests that detections of the EMA that no annotation covers are ignored by the loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ssd_ops
+from ssd.config import TrainConfig
+from ssd.data import Batch
+from ssd.engine import step
+from ssd.engine.unlabeled import with_unlabeled_ignored
+from ssd.errors import ConfigError
+from ssd.models import build_model
+from ssd.presets import Preset
+
+COVERED = [0.1, 0.1, 0.3, 0.3]
+BESIDE = [0.6, 0.6, 0.8, 0.8]
+OTHER = [0.1, 0.6, 0.3, 0.8]
+
+
+def batch_of(boxes: list[list[list[float]]], ignore: list[bool]) -> Batch:
+    counts = [len(rows) for rows in boxes]
+    return Batch(
+        images=torch.zeros(len(boxes), 3, 64, 64, dtype=torch.uint8),
+        gt_boxes=torch.tensor([row for rows in boxes for row in rows]).reshape(-1, 4),
+        gt_labels=torch.arange(2, 2 + sum(counts)),
+        ignore=torch.tensor(ignore, dtype=torch.bool),
+        offsets=torch.tensor([0, *counts]).cumsum(0),
+        image_ids=list(range(len(boxes))),
+        sizes=torch.full((len(boxes), 2), 64),
+    )
+
+
+def detector(boxes: list[list[list[float]]]) -> Any:
+    """Returns a stand-in for a model that detects these boxes in any image."""
+    rows = max(map(len, boxes))
+    padded = torch.tensor([[*own, *[[0.0] * 4] * (rows - len(own))] for own in boxes])
+    counts = torch.tensor([len(own) for own in boxes])
+
+    def detect(loc: Tensor, logits: Tensor, rules: Preset) -> ssd_ops.Detections:
+        assert rules.score_threshold == 0.3 and rules.max_detections == 100
+        return ssd_ops.Detections(padded, torch.ones(len(boxes), rows), torch.ones(len(boxes), rows), counts)
+
+    return SimpleNamespace(
+        preset=Preset("test"), detect=detect, forward_raw=lambda images: (torch.zeros(1), torch.zeros(1))
+    )
+
+
+def test_only_uncovered_detections_are_ignored() -> None:
+    # COVERED of image 1 covers nothing in image 0, and an ignored annotation covers as others do
+    batch = batch_of([[COVERED], [], [COVERED, BESIDE]], [False, True, False])
+    found = detector([[COVERED, BESIDE], [COVERED], [OTHER, COVERED, BESIDE]])
+    result = with_unlabeled_ignored(found, torch.zeros(3, 3, 64, 64), batch, 0.3)
+    none = [0.0] * 4
+    rows = [COVERED, none, BESIDE, none, COVERED, none, none, COVERED, BESIDE, OTHER, none, none]
+    assert torch.equal(result.gt_boxes, torch.tensor(rows))
+    assert result.offsets.tolist() == [0, 4, 7, 12]
+    assert result.ignore.tolist() == [False, *[True] * 7, False, *[True] * 3]
+    assert result.gt_labels[[0, 7, 8]].tolist() == [2, 3, 4]
+
+
+def test_priors_of_ignored_detections_are_not_sampled() -> None:
+    priors = torch.tensor([COVERED, BESIDE, OTHER])
+    result = with_unlabeled_ignored(
+        detector([[BESIDE]]), torch.zeros(1, 3, 64, 64), batch_of([[COVERED]], [False]), 0.3
+    )
+    matches = ssd_ops.match_priors(
+        result.gt_boxes, result.gt_labels, priors, offsets=result.offsets, ignore=result.ignore
+    )
+    assert matches.labels.tolist() == [[2, -1, 0]]
+
+
+def test_training_ignores_after_the_first_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2).train()
+    config = TrainConfig(ignore_unlabeled=0.05, iterations=8, batch_size=2)
+    state, used = step.make_state(config, model, 4), []
+
+    def spy(ema: Any, images: Tensor, batch: Batch, threshold: float) -> Batch:
+        assert ema is state.ema.module and not ema.training
+        used.append(state.step)
+        return with_unlabeled_ignored(ema, images, batch, threshold)
+
+    monkeypatch.setattr(step, "with_unlabeled_ignored", spy)
+    batch = replace(batch_of([[COVERED], [BESIDE]], [False, False]), gt_labels=torch.tensor([1, 2]))
+    for _ in range(4):
+        losses = step.train_step(config, state, batch)
+    assert used == [2, 3] and all(bool(loss.isfinite()) for loss in losses.values())
+
+
+def test_needs_an_ema() -> None:
+    with pytest.raises(ConfigError, match="--ignore-unlabeled needs the EMA"):
+        TrainConfig(ignore_unlabeled=0.5, ema_decay=0.0).check()
+    with pytest.raises(ConfigError, match=r"--ignore-unlabeled must lie in \[0, 1\), got 1.5"):
+        TrainConfig(ignore_unlabeled=1.5).check()
