@@ -29,7 +29,7 @@ if __package__ in (None, ""):  # run as a file: let `import ssd` find the packag
 
 from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
-from ssd.serve.settings import LOOPBACK, PACKAGES, Settings
+from ssd.serve.settings import BACKLOG, LOOPBACK, PACKAGES, Settings
 from ssd.weight_names import checked_checkpoint, is_torchvision_name
 
 
@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     app = create_app(Service(detectors, args.settings), samples)
     host, port = listener.getsockname()[:2]
+    listener.listen(BACKLOG)  # who reads the next line may connect
     print(f"serving {', '.join(names)} on http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
     if args.host not in LOOPBACK:
         print("everyone who can reach this address can use the server: it has no access control")

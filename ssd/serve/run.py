@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ssd.serve.protocol import timed_protocol
-from ssd.serve.settings import Settings
+from ssd.serve.settings import BACKLOG, Settings
 
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
@@ -31,7 +31,7 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         log_level="warning",
         server_header=False,
         limit_concurrency=settings.max_connections,
-        backlog=2048,
+        backlog=BACKLOG,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BACKLOG = 2048  # connections that wait to be accepted
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus_client"}
 PACKAGES["python_multipart"] = "python-multipart"  # module -> package

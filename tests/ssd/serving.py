@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import signal
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +29,9 @@ from ssd.serve.run import server
 from ssd.serve.samples import drawn_samples
 from ssd.serve.service import Service
 from ssd.serve.settings import Settings
+from tests.processes import free_port, run_python
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SCORE = 0.3  # of the detector with random weights, a threshold with some detections
 
 
@@ -73,3 +82,49 @@ def client_of(service: Service) -> Iterator[httpx.Client]:
     """A client of a running server."""
     with running(service) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield client
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A run folder of the small detector."""
+    detector = small_detector()
+    state = {"build_args": detector.model.build_args, "classes": ["disc", "star"], "model": detector.model.state_dict()}
+    torch.save(state, folder / "last.pt")
+    return folder
+
+
+@dataclass
+class Served:
+    """A process of `ssd serve`; `ended` is set when it has ended."""
+
+    port: int
+    pid: int
+    ended: subprocess.CompletedProcess[str] | None = None
+
+
+_NOTE_PID_AND_SERVE = (
+    "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); "
+    "from ssd.serve.command import main; main(sys.argv[2:])"
+)
+
+
+@contextmanager
+def serve_process(checkpoint: Path, *options: str) -> Iterator[Served]:
+    """Runs `ssd serve` in a process on the CPU; ends it with SIGTERM."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        noted, port = Path(folder) / "pid", free_port()
+        arguments = [str(noted), str(checkpoint), "--port", str(port), "--device", "cpu", *options]
+        running = pool.submit(run_python, "-c", _NOTE_PID_AND_SERVE, *arguments, folder=ROOT)
+        while True:
+            assert not running.done(), running.result().stderr
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=60)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.02)
+        served = Served(port, int(noted.read_text()))
+        try:
+            yield served
+        finally:
+            if not running.done():
+                os.kill(served.pid, signal.SIGTERM)
+            served.ended = running.result()

@@ -24,7 +24,17 @@ from ssd.serve.batching import Batcher, Job
 from ssd.serve.command import main, names_of, parse_args
 from ssd.serve.served_model import Rules, ServedModel
 from tests.processes import run_python
-from tests.ssd.serving import SCORE, base64_of, client_of, encoded, pixels, running, service_of, small_detector
+from tests.ssd.serving import (
+    SCORE,
+    base64_of,
+    client_of,
+    encoded,
+    pixels,
+    running,
+    service_of,
+    small_detector,
+    write_checkpoint,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PNG = encoded(pixels())
@@ -193,18 +203,11 @@ print("answers", answers)
 """
 
 
-def checkpoint(folder: Path) -> Path:
-    detector = small_detector()
-    state = {"build_args": detector.model.build_args, "classes": ["disc", "star"], "model": detector.model.state_dict()}
-    torch.save(state, folder / "last.pt")
-    return folder
-
-
 def test_sigterm_answers_requests_in_flight_and_exits_with_0(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    done = run_python("-c", SHUTDOWN, str(port), BODY.decode(), str(checkpoint(tmp_path)), folder=ROOT)
+    done = run_python("-c", SHUTDOWN, str(port), BODY.decode(), str(write_checkpoint(tmp_path)), folder=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"serving {tmp_path.name} on http://127.0.0.1:{port}" in done.stdout
     assert "answers [60, 60, 60]" in done.stdout
@@ -243,7 +246,7 @@ def test_address_in_use_is_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=f"error: --host 127.0.0.1 --port {port}: Address already in use"):
-            main([str(checkpoint(tmp_path)), "--port", str(port)])
+            main([str(write_checkpoint(tmp_path)), "--port", str(port)])
 
 
 def test_names_of_checkpoints_are_short_and_distinct() -> None:
