@@ -146,8 +146,9 @@ template <typename T>
 void on_cuda(const Inputs& in, const Options& options, const Results& results) {
   const CudaScope scope(in.priors);
   const int64_t num_images = in.num_images(), num_packed_gt = in.num_packed_gt(), num_priors = in.num_priors();
-  const Tensor tile_bounds = empty(in.priors, {num_prior_tiles(num_priors), 4}, dtype_for<T>());
-  const Tensor workspace = empty(in.offsets, {num_packed_gt + num_images + 1}, ScalarType::Long);
+  const int64_t numbers_per_tile = sizeof(PriorTile<T>) / sizeof(T);
+  const Tensor tiles = empty(in.priors, {num_prior_tiles(num_priors), numbers_per_tile}, dtype_for<T>());
+  const Tensor workspace = empty(in.offsets, {match_workspace_words(num_packed_gt, num_images)}, ScalarType::Long);
   const CudaMatchParams<T> params{.gt_boxes = const_data<Box<T>>(in.gt_boxes),
                                   .gt_labels = const_data<int64_t>(in.gt_labels),
                                   .ignore = in.ignore_flags(),
@@ -159,7 +160,7 @@ void on_cuda(const Inputs& in, const Options& options, const Results& results) {
                                   .iou_threshold = min_positive_iou<T>(options),
                                   .rule = options.rule,
                                   .variances = variances_of<T>(options.variances.data()),
-                                  .tile_bounds = data<Box<T>>(tile_bounds),
+                                  .tiles = data<PriorTile<T>>(tiles),
                                   .workspace = data<long long>(workspace),
                                   .labels = data<int64_t>(results.labels),
                                   .gt_index = data<long long>(results.gt_index),

@@ -10,6 +10,13 @@ constexpr int64_t kPriorTile = 32;  // priors that a warp compares with a ground
 
 SSD_OPS_HD int64_t num_prior_tiles(int64_t num_priors) { return ceil_div(num_priors, kPriorTile); }
 
+// What bounds the IoU of a box with each prior of a tile, see iou_bound().
+template <typename T>
+struct alignas(4 * sizeof(T)) PriorTile {
+  Box<T> bounds;
+  T max_width, max_height, min_area;
+};
+
 // One batch; everything is dense, boxes are aligned. The sum G ground truths are packed: image b has those from
 // offsets[b] to offsets[b + 1] - 1. In the code `gt` is an index within its image and `packed_gt` one in the batch.
 // Offsets and labels are not validated: offsets are clamped to 0 .. num_packed_gt and made non-decreasing before they
@@ -27,19 +34,26 @@ struct CudaMatchParams {
   T iou_threshold;           // a prior with this IoU or more is positive
   MatchRule rule;
   Variances<T> variances;
-  Box<T>* tile_bounds;   // [num_prior_tiles(P)]: workspace, bounds of the priors of each tile
-  long long* workspace;  // [sum G + B + 1]; long long, for atomics
+  PriorTile<T>* tiles;   // [num_prior_tiles(P)]: workspace
+  long long* workspace;  // [match_workspace_words()]
   int64_t* labels;       // [B, P]
-  long long* gt_index;   // [B, P]
+  long long* gt_index;   // [B, P]; long long, for atomics
   Box<T>* loc_targets;   // [B, P]
 
-  // [sum G], two views of the same memory. match_kernel writes the best prior of each ground truth as IoU bits << 32 |
-  // ~prior, 0 for none; assign_kernel replaces that by the state of the ground truth, see deferred_acceptance.cuh.
-  SSD_OPS_HD unsigned long long* best_prior_keys() const { return reinterpret_cast<unsigned long long*>(workspace); }
+  // [sum G]: match_kernel writes the best prior of each ground truth or kNoPrior, assign_kernel its later states, see
+  // deferred_acceptance.cuh.
   SSD_OPS_HD long long* gt_states() const { return workspace; }
   SSD_OPS_HD long long* clamped_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
+  // The ticket of is_last_block() of an image.
+  SSD_OPS_HD unsigned* ticket(int64_t image) const {
+    return reinterpret_cast<unsigned*>(workspace + num_packed_gt + num_images + 1 + image);
+  }
   SSD_OPS_HD bool ignored(int64_t packed_gt) const { return ignore != nullptr && ignore[packed_gt]; }
 };
+
+constexpr int64_t match_workspace_words(int64_t num_packed_gt, int64_t num_images) {
+  return num_packed_gt + 2 * num_images + 1;
+}
 
 int launch_match_priors(const CudaMatchParams<float>& params, CUstream_st* stream);
 int launch_match_priors(const CudaMatchParams<double>& params, CUstream_st* stream);
