@@ -74,7 +74,7 @@ def program_name(command: str) -> str:
 
 def how_to_run(command: str) -> str:
     """Returns the command that starts another program of this project the way this one was started."""
-    if not _is_dispatched():
+    if not _is_dispatched() and Path(__file__).with_name(f"{command}.py").is_file():
         return f"python ssd/{command}.py"
     return f"{'ssd' if Path(sys.argv[0]).stem == 'ssd' else 'python -m ssd'} {command}"
 

@@ -83,9 +83,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; exits with 1 after problems."""
     args, config = parse_args(argv)
-    from ssd.data_check import check_data
     from ssd.data_check.images import usable_cores
     from ssd.data_check.repair import check_target, write_repaired
+    from ssd.data_tools.check import check_data
     from ssd.errors import DataError
 
     try:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             Path(args.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
         if args.pictures:
-            from ssd.data_check.pictures import save_pictures
+            from ssd.data_tools.pictures import save_pictures
 
             print(*save_pictures(report, Path(args.pictures)), sep="\n")
         if args.fix:

@@ -29,5 +29,6 @@ CHOICES = {  # setting -> allowed values
     "freeze": FREEZE,
     "cuda_graph": ("auto", "on", "off"),
     "defaults": DEFAULTS,
+    "data_check": ("off", "fast", "full"),
     "eval_metric": ("auto", "voc", "voc07", "coco"),
 }

@@ -58,6 +58,11 @@ class TrainConfig:
     dataset_options: dict[str, Any] = _option(
         {}, "option of the data set; repeatable, see --list-options", flag="--dataset-option"
     )
+    data_check: str = _option(
+        "fast",
+        "check of images and boxes before the first step, which prints what is wrong: off, fast (images read within 2 "
+        "seconds), or full (every image, as ssd data check)",
+    )
     data_augmentation: str = _option(
         "auto",
         f"augmentation policy: {', '.join(AUGMENTATIONS)}. auto uses that of the model, and hflip for shapes",

@@ -1,5 +1,1 @@
-"""What `ssd data check` does: decodes every image, checks every box, compares splits, matches priors with objects."""
-
-from ssd.data_check.report import CheckReport, check_data
-
-__all__ = ["CheckReport", "check_data"]
+"""Faults of images, boxes, splits and whole data sets, and a repaired copy without them."""

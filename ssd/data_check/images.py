@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ssd.data import DataError, DetectionDataset, Fault, ImageError
 from ssd.data.loading.images import read_header
 
 SIDE = 16  # of a thumbnail
-_SAMPLED = 512  # pixels of the shorter side that a thumbnail is made of, at least
+_SAMPLED = 192  # pixels of the shorter side that a thumbnail is made of, at least
 _AHEAD = 64  # images in work for each thread
 
 
@@ -50,14 +50,30 @@ def examine_images(dataset: DetectionDataset, workers: int) -> Iterator[ImageFac
         dataset: Whose images are read as training reads them.
         workers: Threads; decoders release Python's lock.
     """
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting: deque[Future[ImageFacts]] = deque()
-        for index in range(len(dataset)):
+    return examine_some(((dataset, index) for index in range(len(dataset))), workers)
+
+
+def examine_some(
+    images: Iterable[tuple[DetectionDataset, int]], workers: int, ahead: int = _AHEAD
+) -> Generator[ImageFacts, None, None]:
+    """Yields the properties of images (data set, index) in their order.
+
+    Args:
+        images: Taken as they are needed.
+        workers: Threads.
+        ahead: Images in work for each thread; closing the iterator waits for those that a thread has begun.
+    """
+    pool = ThreadPoolExecutor(max(1, workers))
+    waiting: deque[Future[ImageFacts]] = deque()
+    try:
+        for dataset, index in images:
             waiting.append(pool.submit(examine_image, dataset, index))
-            if len(waiting) >= _AHEAD * max(1, workers):
+            if len(waiting) >= ahead * max(1, workers):
                 yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def examine_image(dataset: DetectionDataset, index: int) -> ImageFacts:
@@ -71,21 +87,25 @@ def examine_image(dataset: DetectionDataset, index: int) -> ImageFacts:
         return ImageFacts(file, error.fault)
     except (DataError, OSError) as error:
         return ImageFacts(file, Fault(file, "image unreadable", str(error)))
-    thumbnail = shrink(image, SIDE, SIDE)
-    return ImageFacts(file, None, digest, thumbnail, difference_hash(image), orientation)
+    gray = to_gray(image)
+    return ImageFacts(file, None, digest, shrink(gray, SIDE, SIDE), difference_hash(gray), orientation)
 
 
-def shrink(image: Tensor, height: int, width: int) -> np.ndarray:
-    """Returns an image as gray uint8 `[height, width]`, each pixel the mean of its part."""
+def to_gray(image: Tensor) -> Tensor:
+    """Returns an image uint8 `[3, H, W]` as gray float32, with fewer pixels if it is large."""
     step = max(1, min(image.shape[1:]) // _SAMPLED)
-    gray = image[:, ::step, ::step].float().mean(dim=0)
+    return image[:, ::step, ::step].float().mean(dim=0)
+
+
+def shrink(gray: Tensor, height: int, width: int) -> np.ndarray:
+    """Returns a gray image as uint8 `[height, width]`, each pixel the mean of its part."""
     small = torch.nn.functional.adaptive_avg_pool2d(gray[None, None], (height, width))[0, 0]
     return small.round().to(torch.uint8).numpy()
 
 
-def difference_hash(image: Tensor) -> int:
-    """Returns 64 bits, each whether a part of the image is brighter than the part to its left."""
-    small = shrink(image, 8, 9)
+def difference_hash(gray: Tensor) -> int:
+    """Returns 64 bits, each whether a part of a gray image is brighter than the part to its left."""
+    small = shrink(gray, 8, 9)
     bits = small[:, 1:] > small[:, :-1]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

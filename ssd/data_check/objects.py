@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +23,15 @@ _TWICE = 0.95  # IoU of two boxes of one object
 _BANDS = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))  # pixels of the input
 
 
-def find_repeated_objects(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Yields the objects whose box and class another object of their image has."""
+def find_repeated_objects(dataset: DetectionDataset, images: Iterable[int] | None = None) -> Iterator[Fault]:
+    """Yields the objects whose box and class another object of their image has.
+
+    Args:
+        dataset: The data set.
+        images: Indices of the images to check; None: all.
+    """
     notes = dataset.annotations
-    for index in range(len(notes)):
+    for index in range(len(notes)) if images is None else images:
         rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
         boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
         for two in sorted(repeated_rows(boxes, labels)):

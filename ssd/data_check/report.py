@@ -1,25 +1,21 @@
-"""Runs all checks of a data set, and reports them as text and as JSON."""
+"""Checks images, boxes and splits of a data set, and reports everything as text and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
 from ssd.class_names import display_name
-from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, Fault
 from ssd.data_check.duplicates import Duplicate, find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
 from ssd.data_check.images import ImageFacts, examine_images
-from ssd.data_check.objects import UNMATCHED, PriorReport, check_priors, find_repeated_objects
-from ssd.data_check.splits import open_all
-from ssd.engine.auto_settings import Facts, choose_model, choose_settings
-from ssd.engine.setup import as_config_error, choose_device, normalized_objects
+from ssd.data_check.objects import UNMATCHED, PriorReport, find_repeated_objects
 
 # Kinds of faults that may be intended or that do not harm training; all others are problems.
 WARNINGS = (
@@ -105,34 +101,45 @@ class CheckReport:
             exif = f", {oriented} with an EXIF orientation" if oriented else ""
             lines.append(f"  {readable} of {counts['images']} images decoded{exif}")
         lines += [f"note: {remark}" for remark in self.remarks]
+        lines += self.findings(_LISTED, " (--json names them)")
+        if self.priors is not None:
+            lines.append(str(self.priors))
+        lines.append(self.totals)
+        return "\n".join(lines)
+
+    @property
+    def totals(self) -> str:
+        """Numbers of problems and warnings in words."""
+        problems = sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
+        return f"{problems} problems, {self.counts.total() - problems} warnings"
+
+    def findings(self, listed: int, more: str = "") -> list[str]:
+        """Returns lines with the faults of each kind, problems first.
+
+        Args:
+            listed: Maximum number of faults of each kind.
+            more: How to find the others.
+        """
+        lines = []
         for severity in ("problem", "warning"):
             for kind in (kind for kind in self.counts if _severity(kind) == severity):
                 lines.append(f"{severity}: {kind} ({self.counts[kind]})")
                 faults = [fault for fault in self.faults if fault.kind == kind]
-                lines += [f"  {fault}" for fault in faults[:_LISTED]]
-                if self.counts[kind] > _LISTED:
-                    lines.append(f"  ... and {self.counts[kind] - _LISTED} more (--json names them)")
-        if self.priors is not None:
-            lines.append(str(self.priors))
-        problems = sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
-        lines.append(f"{problems} problems, {self.counts.total() - problems} warnings")
-        return "\n".join(lines)
+                lines += [f"  {fault}" for fault in faults[:listed]]
+                if self.counts[kind] > listed:
+                    lines.append(f"  ... and {self.counts[kind] - listed} more{more}")
+        return lines
 
 
-def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, with_priors: bool = True) -> CheckReport:
-    """Checks a data set.
+def check_datasets(datasets: dict[str, DetectionDataset], path: str, workers: int) -> CheckReport:
+    """Checks everything but priors.
 
     Args:
-        config: Its format, folder and options, and the model whose priors are matched with its objects.
-        splits: Names of splits; those that are found where empty.
+        datasets: Split -> data set.
+        path: Folder of the data, for messages.
         workers: Threads that decode images.
-        with_priors: Match the priors of the model with the objects.
-
-    Raises:
-        DataError: It cannot be opened at all.
     """
-    datasets, remarks = open_all(config.dataset, str(config.data_path), splits, config.dataset_options)
-    report = CheckReport(datasets, remarks=remarks)
+    report = CheckReport(datasets)
     for split, dataset in datasets.items():
         bar = tqdm(
             total=len(dataset), desc=f"images of {split}", unit="image", mininterval=0.5, disable=None, leave=False
@@ -146,17 +153,12 @@ def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, wi
         bar.close()
     _add_reader_faults(report)
     for split, dataset in datasets.items():
-        source = f"{config.data_path}, {split}"
+        source = f"{path}, {split}"
         report.add(find_encoding_errors(dataset, source))
         report.add(_classes_without_objects(dataset, source))
         report.add(find_repeated_objects(dataset))
     report.duplicates = list(find_duplicates(report.images))
     report.add(duplicate.fault for duplicate in report.duplicates)
-    report.priors = _check_priors(config, datasets) if with_priors else None
-    if report.priors is not None:
-        report.add(unmatched.fault for unmatched in report.priors.unmatched)
-        missed = sum(report.priors.coverage.objects) - sum(report.priors.coverage.matched)
-        report.counts += Counter({UNMATCHED: missed - len(report.priors.unmatched)})
     return report
 
 
@@ -179,17 +181,6 @@ def _classes_without_objects(dataset: DetectionDataset, source: str) -> Iterable
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         yield Fault(source, "classes without objects", ", ".join(missing[:_NAMED]) + more)
-
-
-def _check_priors(config: TrainConfig, datasets: Mapping[str, DetectionDataset]) -> PriorReport | None:
-    first = next(iter(datasets.values()))
-    alike = [dataset for dataset in datasets.values() if dataset.classes == first.classes]
-    choices = choose_model(config)
-    boxes = normalized_objects(first)[0]
-    choose_settings(choices, Facts.of(len(first), boxes, choose_device(config.device)))
-    options = {key: value for key, value in config.model_options.items() if key != "trainable_layers"}
-    with as_config_error():
-        return check_priors(alike, config.model, config.image_size, preset=config.preset, **options)
 
 
 def _severity(kind: str) -> str:

@@ -17,6 +17,7 @@ from ssd.config.resume_settings import changed_settings
 from ssd.console import how_to_run
 from ssd.data import DataError, Loader, build_loader
 from ssd.data.loading.shared_memory import fitting_workers
+from ssd.data_check.before_training import check_before_training
 from ssd.dataset_format import resolve_dataset
 from ssd.engine.auto_settings import Choices, Facts, choose_model, choose_settings
 from ssd.engine.checkpoint import read, restore, seed_everything
@@ -66,6 +67,9 @@ def run(config: TrainConfig) -> RunFolder:
             if config.test_only:
                 evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
             else:
+                if world.is_first and not config.resume:
+                    for line in check_before_training(config, loader.dataset, val_loader.dataset):
+                        folder.log(line)
                 train(config, state, loader, val_loader, folder, interruption)
     except Interrupted as error:
         raise Interrupted(error.code - 128, "" if config.test_only else folder.describe_resume()) from None

@@ -114,6 +114,7 @@ def test_recipe_runs_first_step(name: str, folders: dict[str, Path], tmp_path: P
     config = parse_args(small(name, folders, *flags))
     config.output_dir = str(tmp_path)
     run(config)
+    assert "data check: all " in (tmp_path / "log.txt").read_text()
     rows = CsvLog(tmp_path / "train.csv").rows()
     assert [row["step"] for row in rows] == [1]
     assert all(math.isfinite(row["loc_loss"] + row["cls_loss"]) for row in rows)

@@ -1,0 +1,66 @@
+"""The data check at the start of training: what it finds, how it ends, and its lines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ssd.config import TrainConfig
+from ssd.data import DetectionDataset, open_dataset
+from ssd.data_check import before_training
+from ssd.data_check.before_training import check_before_training, check_fast
+from tests.ssd.small_folders import voc_object, write_voc
+
+NAMES = "abcdefgh"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training images, one unreadable, and two evaluation images, one of them a training image."""
+    root = tmp_path_factory.mktemp("voc")
+    write_voc(root, {name: [voc_object(), voc_object()] for name in NAMES})
+    write_voc(root, {name: [voc_object()] for name in ("y", "z")}, "val")
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"no image")
+    shutil.copy(root / "JPEGImages" / "h.jpg", root / "JPEGImages" / "z.jpg")
+    return root
+
+
+def splits(folder: Path) -> list[DetectionDataset]:
+    return [open_dataset("voc", folder, split) for split in ("train", "val")]
+
+
+def lines_of(folder: Path, form: str) -> list[str]:
+    return check_before_training(TrainConfig(dataset="voc", data_path=str(folder), data_check=form), *splits(folder))
+
+
+@pytest.mark.parametrize("form", ["fast", "full"])
+def test_faults_are_counted_and_the_first_of_each_kind_are_named(folder: Path, form: str) -> None:
+    head, *lines = lines_of(folder, form)
+    assert head.startswith("data check: all 10 images in ")
+    assert "2 problems, 8 warnings" in head and f"data check {folder}" in head
+    assert [line for line in lines if not line.startswith("    ")] == [
+        "  problem: image unreadable (1)",
+        "  problem: image in two splits (1)",
+        "  warning: object annotated twice (8)",
+    ]
+    assert "    ... and 6 more" in lines and sum("cat at x 10 .. 30" in line for line in lines) == 2
+
+
+def test_fast_form_reads_as_many_images_as_its_time_allows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_set, val_set = splits(folder)
+    report = check_fast({"train": train_set, "val": val_set}, "data", seconds=0)
+    assert sum(map(len, report.images.values())) == 1
+    monkeypatch.setattr(before_training, "check_fast", lambda *sets: check_fast(*sets, seconds=0))
+    config = TrainConfig(dataset="voc", data_path=str(folder))
+    assert "1 of 10 images" in check_before_training(config, train_set, val_set)[0]
+
+
+def test_evaluation_on_the_training_images_is_no_duplicate(folder: Path) -> None:
+    (train_set, _), config = splits(folder), TrainConfig(dataset="voc", data_path=str(folder))
+    assert not any("duplicate" in line for line in check_before_training(config, train_set, train_set))
+
+
+def test_nothing_is_read_when_it_is_off(folder: Path) -> None:
+    assert lines_of(folder, "off") == []
