@@ -217,7 +217,8 @@ def loss_and_gradient(get_model: GetModel, get_priors: Callable[[], Tensor] | No
 
     def call(loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, truths: Any) -> tuple[Tensor, Tensor]:
         if get_priors is None:
-            both = get_model().criterion.losses(loc, logits, matches)
+            model = get_model()
+            both = model.criterion.losses(loc, logits, matches, model.priors)
             values = both["loc"], both["cls"]
         else:
             targets = [{"boxes": b, "labels": x} for b, x in zip(*truths, strict=True)]

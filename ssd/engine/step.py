@@ -189,7 +189,7 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
     factor = state.world.loss_factor(matches.labels, criterion.preset.normalizer)
     with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
         loc, logits = state.network(images)
-    losses = criterion.losses(loc, logits, matches)
+    losses = criterion.losses(loc, logits, matches, model.priors)
     if factor is not None:
         losses = {name: loss * factor.to(loss.dtype) for name, loss in losses.items()}
     state.scaler.scale(losses["loc"] + losses["cls"]).backward()

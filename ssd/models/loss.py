@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 import ssd_ops
+from ssd.models.box_loss import iou_loss
 
 if TYPE_CHECKING:
     from ssd.presets import Preset
@@ -44,7 +45,7 @@ class MultiBoxLoss:
         Returns:
             {"loc": scalar, "cls": scalar}; the training loss is their sum.
         """
-        return self.losses(loc, logits, self.match(priors, gt_boxes, gt_labels, offsets, ignore))
+        return self.losses(loc, logits, self.match(priors, gt_boxes, gt_labels, offsets, ignore), priors)
 
     def match(
         self,
@@ -67,8 +68,8 @@ class MultiBoxLoss:
             variances=self.preset.variances,
         )
 
-    def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches) -> dict[str, Tensor]:
-        """Computes the two losses from loc [B, P, 4], logits [B, P, C] and the matches."""
+    def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, priors: Tensor) -> dict[str, Tensor]:
+        """Computes the two losses from loc [B, P, 4], logits [B, P, C], the matches and the priors [P, 4]."""
         if self.preset.scores != "softmax":
             raise ValueError(
                 f"training needs scores='softmax', got {self.preset.scores!r}: the loss is the cross entropy of all "
@@ -84,4 +85,8 @@ class MultiBoxLoss:
             min_negatives=self.preset.min_negatives,
             mining=self.preset.mining,
         )
+        if self.preset.box_loss != "smooth_l1":
+            loc_loss = iou_loss(
+                self.preset.box_loss, loc, priors, matches, self.preset.variances, self.preset.normalizer
+            )
         return {"loc": loc_loss * self.preset.loc_weight, "cls": cls_loss}

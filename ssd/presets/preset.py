@@ -33,6 +33,8 @@ class Preset:
         match_iou_threshold, rule, match_equal: Matching (see `ssd_ops.match_priors`).
         variances: Variances of the box coding, for center and size.
         neg_pos_ratio, normalizer, min_negatives, mining: Loss (see `ssd_ops.multibox_loss`).
+        box_loss: Localization loss of the positive priors: "smooth_l1" of the deltas, or 1 - "giou", "diou" or "ciou" of
+            the boxes.
         loc_weight: Weight of the localization loss.
         scores: What the scores are of the logits: "softmax" over all classes, or "sigmoid" of each (for weights that were
             trained so elsewhere; the loss here needs "softmax").
@@ -59,6 +61,7 @@ class Preset:
     normalizer: Literal["batch", "image", "batch_size"] = "batch"
     min_negatives: int = 0
     mining: Literal["image", "batch"] = "image"
+    box_loss: Literal["smooth_l1", "giou", "diou", "ciou"] = "smooth_l1"
     loc_weight: float = 1.0
     scores: Literal["softmax", "sigmoid"] = "softmax"
     score_threshold: float = 0.01
@@ -98,6 +101,7 @@ def _check(preset: Preset) -> None:
         ("rule", ("greedy", "last", "none")),
         ("normalizer", ("batch", "image", "batch_size")),
         ("mining", ("image", "batch")),
+        ("box_loss", ("smooth_l1", "giou", "diou", "ciou")),
         ("channels", ("rgb", "bgr")),
         ("clip", get_args(Clip)),
         ("scores", ("softmax", "sigmoid")),

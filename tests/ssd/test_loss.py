@@ -79,6 +79,38 @@ def test_ignored_objects_are_neither_positive_nor_negative():
     )  # one positive, two negatives, prior 3 apart
 
 
+@pytest.mark.parametrize(
+    ("kind", "iou"),
+    [("giou", 1 / 3), ("diou", 1 / 3 - 0.125**2 / (0.375**2 + 1)), ("ciou", 1 / 3 - 0.125**2 / 1.140625)],
+)
+def test_iou_loss_of_boxes_by_hand(kind, iou):
+    loc = torch.zeros(2, 4, 4)
+    loc[0, 1, 0] = 5.0  # 5 * variance 0.1 * width 0.25: shifted by half a width, IoU 1/3
+    loc[1, 3] = 9.0  # a negative's deltas do not matter
+    loc.requires_grad_()
+    args = (
+        torch.zeros(2, 4, 2),
+        PRIORS,
+        torch.cat((BOX, BOX)),
+        torch.tensor([1, 1]),
+        torch.tensor([0, 1, 2]),
+    )
+    whole = loss_with(box_loss=kind, loc_weight=3.0)(loc, *args)["loc"]
+    assert whole.item() == pytest.approx(3 * (1 - iou) / 2, abs=1e-5)  # priors 1 of both images are positive
+    whole.backward()
+    assert loc.grad[0, 1, 0] > 0 and not loc.grad[1, 3].any()
+    for normalizer, divisor in (("image", 2), ("batch_size", 2)):
+        value = loss_with(box_loss=kind, normalizer=normalizer)(loc.detach(), *args)["loc"]
+        assert value.item() == pytest.approx((1 - iou) / divisor, abs=1e-5)
+
+
+def test_iou_loss_without_objects_is_zero():
+    empty = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0]))
+    assert loss_with(box_loss="giou")(torch.zeros(1, 4, 4), torch.zeros(1, 4, 2), PRIORS, *empty)["loc"].item() == 0
+    with pytest.raises(ValueError, match="box_loss must be one of smooth_l1, giou, diou, ciou, got 'iou'"):
+        loss_with(box_loss="iou")
+
+
 def test_loss_uses_preset_rules():
     torchvision, caffe = (MultiBoxLoss(get_preset(name)).preset for name in ("torchvision", "caffe"))
     assert (torchvision.rule, caffe.rule) == ("last", "greedy")
