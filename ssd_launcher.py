@@ -33,5 +33,7 @@ def clash() -> str | None:
         other = f"another installed project, ssd {metadata.version('ssd')}"
         remedy = "pip uninstall ssd, then pip install --force-reinstall --no-deps ssd_ops"
     except metadata.PackageNotFoundError:
-        other, remedy = "another project", "rename it or remove it from Python's path (PYTHONPATH, the working folder)"
+        other, remedy = "another project", "pip install --force-reinstall --no-deps ssd_ops"
+        if origin.parent.parent != Path(__file__).parent:  # it did not overwrite ours
+            remedy = "rename it or remove it from Python's path (PYTHONPATH, the working folder)"
     return f"the module ssd that Python finds, {origin}, is of {other} and not of ssd_ops. Remedy: {remedy}"

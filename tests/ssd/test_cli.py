@@ -103,7 +103,18 @@ def test_the_launcher_names_another_package_called_ssd(
     with pytest.raises(SystemExit) as end:
         ssd_launcher.main()
     assert f"error: the module ssd that Python finds, {other}, is of another project" in str(end.value)
-    assert "Remedy: " in str(end.value)
+    assert "Remedy: rename it or remove it from Python's path" in str(end.value)
+
+
+def test_the_launcher_names_the_remedy_where_another_package_overwrote_ssd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ssd").mkdir()
+    origin = tmp_path / "ssd/__init__.py"
+    origin.write_text("__version__ = '0.8'\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec("ssd", None, origin=str(origin)))
+    monkeypatch.setattr(ssd_launcher, "__file__", str(tmp_path / "ssd_launcher.py"))
+    assert (ssd_launcher.clash() or "").endswith("Remedy: pip install --force-reinstall --no-deps ssd_ops")
 
 
 def test_bench_lists_what_can_be_timed_and_passes_arguments_on(
