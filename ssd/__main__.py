@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
     "predict": ("ssd.predict", "detect objects in images and videos"),
     "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
+    "replay": ("ssd.replay", "run the batch of a non-finite loss again"),
     "serve": ("ssd.serve.command", "serve trained models over HTTP, with a page to look at"),
     "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
     "convert": ("ssd.convert", "convert weights from one SSD system to another"),

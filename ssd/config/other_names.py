@@ -26,6 +26,13 @@ _FLAGS = {
     "--lr-scheduler": ("scheduler", "lr_policy", "lr_schedule", "cos_lr"),
     "--warmup-iters (steps)": ("warmup", "warmup_steps", "warmup_epochs"),
     "--clip-grad-norm": ("grad_clip", "clip_grad", "gradient_clip_val", "max_grad_norm", "clip_gradients"),
+    "--accumulate (parts of a batch; --batch-size counts all of them)": (
+        *("accum_iter", "accumulation_steps", "gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum"),
+    ),
+    "--patience (evaluations, see --eval-every)": ("early_stopping", "early_stopping_patience", "early_stop"),
+    "--trainable-backbone-layers, the number of stages that are trained": (
+        *("freeze_backbone", "frozen_stages", "freeze_layers", "freeze_at", "trainable_layers"),
+    ),
     "--ema-decay": ("ema", "model_ema"),
     "--lr-gamma": ("gamma",),
     "--lr-steps": ("milestones", "steps_lr", "lr_milestones", "decay_epochs"),
@@ -59,8 +66,11 @@ _FLAGS = {
 _FLAG_BY_NAME = {name: flag for flag, names in _FLAGS.items() for name in names}
 _ADVICE = {
     "num_classes": "the number of classes comes from the data set; --dataset-option classes=a,b selects a subset",
-    "patience": "there is no early stopping; best.pt is the checkpoint with the best evaluation",
 }
+_NOT_SHARDED = (
+    "the weights of these detectors fit on one GPU, so nothing is sharded; use torchrun --nproc_per_node=N (DDP)"
+)
+_ADVICE |= dict.fromkeys(("fsdp", "fsdp2", "deepspeed", "zero", "strategy", "sharding"), _NOT_SHARDED)
 _ADVICE |= {name: _ADVICE["num_classes"] for name in ("classes", "n_classes", "nc", "class_names", "names", "labels")}
 
 

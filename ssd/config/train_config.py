@@ -115,6 +115,9 @@ class TrainConfig:
         "number of training steps, instead of --epochs; --lr-steps and --lr-step-size then count steps. 0: use --epochs",
     )
     batch_size: int = _option(16, "images per step and process", torchvision=2, short="-b")
+    accumulate: int = _option(
+        1, "parts in which each batch goes through the network, to save memory; gradients are those of the whole batch"
+    )
     opt: str = _option("adamw", f"optimizer: {', '.join(OPTIMIZERS)}", torchvision="sgd")
     lr: float = _option(0.002, "learning rate after warmup", torchvision=0.02)
     lr_batch_size: int = _option(
@@ -166,6 +169,9 @@ class TrainConfig:
         5, "number of epochs between evaluations; the last epoch is always evaluated", torchvision=1, group="evaluation"
     )
     eval_epochs: list[int] = _option([], "epochs to evaluate, instead of --eval-every")
+    patience: int = _option(
+        0, "stop after this many evaluations in a row without a better result; best.pt is the best one. 0: never"
+    )
     eval_metric: str = _option(
         "auto", "metric: voc (area under the curve), voc07 (11 points), coco, or auto (coco for COCO data, else voc)"
     )

@@ -39,3 +39,5 @@ def check_settings(config: TrainConfig) -> None:
         raise ConfigError(
             "--ignore-unlabeled needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
         )
+    if config.accumulate > config.batch_size:
+        raise ConfigError(f"--accumulate must be at most --batch-size {config.batch_size}, got {config.accumulate}")

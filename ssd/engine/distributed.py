@@ -125,27 +125,25 @@ class World:
                 if name not in parameters:
                     dist.broadcast(value, 0)
 
-    def loss_factor(self, labels: Tensor, normalizer: str) -> Tensor | None:
-        """Returns the factor on this process's loss that makes DDP's mean equal the gradient of the whole batch.
+    def loss_factor(self, labels: Tensor, normalizer: str, whole: Tensor) -> Tensor | None:
+        """Returns the factor on the loss of a part that makes DDP's mean of sums the gradient of the whole batch.
 
-        Each process divides its loss by its own number of positives (or images), at least 1, and DDP averages over
+        The loss of a part is divided by its own number of positives (or images), at least 1, and DDP averages over
         processes; the loss of the whole batch is divided by the total number. Does not synchronize with the device.
 
         Args:
-            labels: int64 `[B, P]` of `ssd_ops.match_priors`.
+            labels: int64 `[B', P]` of `ssd_ops.match_priors`, of the images of the part.
             normalizer: "batch" (positives), "image" or "batch_size", as in `ssd_ops.multibox_loss`. Its mining="batch"
-                covers the images of this process only.
+                covers the images of the part only.
+            whole: Labels of all images of this process, `[B, P]`.
 
         Returns:
-            A float64 scalar on the device of `labels`, or None in a world of size 1.
+            A float64 scalar on the device of `labels`, or None if the part is the whole batch.
         """
-        if self.size == 1:
+        if self.size == 1 and len(labels) == len(whole):
             return None
-        if normalizer in ("image", "batch_size"):
-            own = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
-        else:
-            own = (labels > 0).sum(dtype=torch.float64)
-        return self.size * own.clamp(min=1) / self.sum(own).clamp(min=1)
+        own, total = (_normalizer(tensor, normalizer) for tensor in (labels, whole))
+        return self.size * own.clamp(min=1) / self.sum(total).clamp(min=1)
 
     @contextlib.contextmanager
     def fail_together(self) -> Iterator[None]:
@@ -182,6 +180,13 @@ class World:
                 yield
             finally:
                 dist.barrier()
+
+
+def _normalizer(labels: Tensor, normalizer: str) -> Tensor:
+    """Returns what `ssd_ops.multibox_loss` divides by, before its lower limit of 1, as a float64 scalar."""
+    if normalizer in ("image", "batch_size"):
+        return torch.full((), len(labels), dtype=torch.float64, device=labels.device)
+    return (labels > 0).sum(dtype=torch.float64)
 
 
 def exit_with_error(error: Exception) -> NoReturn:

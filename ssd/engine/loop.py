@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import time
+from functools import partial
 from itertools import islice
-from typing import Any
 
 import torch
 
 from ssd.config import TrainConfig
-from ssd.config.choices import FILE_DATASETS
-from ssd.config.resume_settings import changed_settings
 from ssd.console import how_to_run
-from ssd.data import DataError, Loader, build_loader
-from ssd.data.loading.shared_memory import fitting_workers
+from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
 from ssd.dataset_format import resolve_dataset
-from ssd.engine.auto_settings import Choices, Facts, choose_model, choose_settings
-from ssd.engine.checkpoint import read, restore, seed_everything
-from ssd.engine.distributed import SharedError, TrainingError, World, synchronize_batch_norm
+from ssd.engine.auto_settings import choose_model
+from ssd.engine.distributed import SharedError, TrainingError, World
 from ssd.engine.epochs import epochs_of, is_evaluated
-from ssd.engine.evaluation import evaluate_model
+from ssd.engine.evaluation import evaluate_model, metric_of
 from ssd.engine.meter import LossMeter
+from ssd.engine.preparation import prepare
 from ssd.engine.progress import TimeLeft, progress_bar
+from ssd.engine.replay import save_non_finite
 from ssd.engine.run_folder import RunFolder
-from ssd.engine.setup import (
-    as_config_error,
-    batch_bytes,
-    choose_device,
-    describe,
-    make_model,
-    normalized_objects,
-    nothing_to_evaluate,
-    open_datasets,
-    priors_report,
-)
+from ssd.engine.setup import as_config_error
 from ssd.engine.signals import CONTINUE, SAVE, STOP, Agreement, Interrupted, Interruption
-from ssd.engine.step import State, describe_step, make_state, train_step
-from ssd.transforms import build_transforms
+from ssd.engine.step import State, is_finite, make_state, train_step
 
 __all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
 
@@ -93,25 +81,42 @@ def train(
     agreement, left = Agreement(state.world), TimeLeft(epochs * len(loader), state.epoch * len(loader) + state.batch)
     if state.epoch >= epochs:
         folder.log(f"all {epochs} epochs are done; set a larger --epochs to continue")
-    while True:
-        if 0 < state.epoch != state.evaluated and state.batch == 0 and is_evaluated(config, state.epoch, epochs):
-            evaluate_and_keep_best(config, state, val_loader, folder, interruption)
-        if state.epoch >= epochs:
-            return
+    if 0 < state.epoch != state.evaluated and state.batch == 0 and is_evaluated(config, state.epoch, epochs):
+        evaluate_and_keep_best(config, state, val_loader, folder, interruption)  # the run was interrupted before it
+    while state.epoch < epochs and not has_stalled(config, state, folder):
         with interruption.deferred():
             summary = train_epoch(config, state, loader, folder, interruption, agreement)
             state.epoch, state.batch = state.epoch + 1, 0
             save(state, folder)
             folder.log_new_faults(loader.dataset.log)
-            folder.log(f"epoch {state.epoch}/{epochs}: {summary}, {left.at(state.epoch * len(loader))}")
+            line = f"epoch {state.epoch}/{epochs}: {summary}, {left.at(state.epoch * len(loader))}"
             if agreement.reduce(STOP if interruption.signum else CONTINUE) == STOP:
+                folder.log(line)
                 raise Interrupted(interruption.signum or signal.SIGTERM)
+        if is_evaluated(config, state.epoch, epochs):
+            line += evaluate_and_keep_best(config, state, val_loader, folder, interruption)
+        folder.log(line)
+
+
+def has_stalled(config: TrainConfig, state: State, folder: RunFolder) -> bool:
+    """Returns whether --patience evaluations in a row were no better than the best one, and logs it."""
+    if not config.patience or state.stale < config.patience:
+        return False
+    folder.log(
+        f"stopped after epoch {state.epoch}: the last {state.stale} evaluations were no better than {state.best:.3f} "
+        "(--patience)"
+    )
+    return True
 
 
 def evaluate_and_keep_best(
     config: TrainConfig, state: State, loader: Loader, folder: RunFolder, interruption: Interruption
-) -> None:
-    """Evaluates after an epoch; training continues if that fails, unless the data set option `on_error` is "raise"."""
+) -> str:
+    """Evaluates after an epoch; training continues if that fails, unless the data set option `on_error` is "raise".
+
+    Returns:
+        The result for the line of the epoch.
+    """
     raises = config.dataset_options.get("on_error") == "raise"
     value = folder.try_task(
         "evaluation",
@@ -122,10 +127,15 @@ def evaluate_and_keep_best(
     if value is None:
         loader.restart_workers()
     with interruption.deferred():
-        if value is not None and value >= state.best:  # NaN: nothing could be judged
-            state.best = value
-            folder.save("best.pt", state)
+        if value is not None and not math.isnan(value):  # NaN: nothing could be judged
+            state.stale = 0 if value > state.best else state.stale + 1
+            if value >= state.best:
+                state.best = value
+                folder.save("best.pt", state)
         folder.save("last.pt", state)
+    return (
+        "" if value is None or math.isnan(value) else f", {'AP' if metric_of(config) == 'coco' else 'AP50'} {value:.3f}"
+    )
 
 
 def save(state: State, folder: RunFolder) -> None:
@@ -141,63 +151,6 @@ def save(state: State, folder: RunFolder) -> None:
             "too high (try a tenth of --lr), or no gradient clipping (--clip-grad-norm 10)"
         )
     folder.save("last.pt", state)
-
-
-def prepare(
-    config: TrainConfig, world: World, folder: RunFolder, choices: Choices | None = None
-) -> tuple[State, Loader, Loader]:
-    """Returns the state and both data loaders; an error here ends all processes with one message."""
-    with world.fail_together():
-        folder.check(config)
-        changes = changed_settings(config.resume, config) if config.resume else []
-        checkpoint = read(config.resume) if config.resume else None
-        device = choose_device(config.device, world)
-        seed_everything(config.seed)
-        train_set, val_set = open_datasets(config)
-        choices = choices or Choices(config)
-        choose_settings(choices, Facts.of(len(train_set), normalized_objects(train_set)[0], device, world.size))
-        print(choices, end="")
-        with world.local_first():
-            model = make_model(config, train_set, checkpoint)
-        model = model.to(device)
-        if config.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        if config.sync_bn and world.size > 1:
-            synchronize_batch_norm(model, device)
-        seed_everything(config.seed + world.rank)  # random layers must differ between processes
-        size = model.image_size
-        deferred, options = config.device_augmentation, config.augmentation_options
-        with as_config_error("--augmentation-option: "):
-            augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
-        resize = build_transforms(config.augmentation, size, train=False, **options)
-        workers, workers_notice = fitting_workers(config.workers, batch_bytes(config, train_set, size))
-        common: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
-        loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **common)
-        val_loader = build_loader(val_set, resize, config.batch_size, train=False, **common)
-        state = make_state(config, model, len(loader), world)
-        state.classes = train_set.classes
-        state.apply_exif = train_set.apply_exif if config.dataset in FILE_DATASETS else None
-        if checkpoint is not None:
-            restore(checkpoint, str(config.resume), state)
-            folder.thresholds = dict(checkpoint.get("thresholds", {}))
-        elif config.start_epoch:
-            state.skip_to(config.start_epoch, len(loader))
-        if not config.test_only:
-            folder.start(config, state)
-    resumed = describe_resumed(config, state, len(loader), changes) if config.resume else None
-    for notice in filter(None, [workers_notice, nothing_to_evaluate(config, val_set), resumed]):
-        folder.log(notice)
-    folder.log(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
-    print(priors_report(model, train_set))
-    if device.type == "cuda" and not config.test_only:
-        folder.log(describe_step(config, state))
-    return state, loader, val_loader
-
-
-def describe_resumed(config: TrainConfig, state: State, batches: int, changes: list[str]) -> str:
-    """Returns the position from which a run is resumed and the changed settings, as text."""
-    at = f"batch {state.batch} of {batches} of epoch {state.epoch + 1}" if state.batch else f"epoch {state.epoch}"
-    return f"--resume {config.resume}: after {at}{'; changed: ' if changes else ''}{', '.join(changes)}"
 
 
 def train_epoch(
@@ -222,15 +175,18 @@ def train_epoch(
     loader.set_epoch(state.epoch, state.batch)
     steps = len(loader) - state.batch
     steps = min(steps, config.iterations - state.step) if config.iterations else steps
-    meter, taken = LossMeter(state.world, state.model.priors.device, folder.describe_saved), 0
+    save_batch = partial(save_non_finite, config, state, loader, folder)
+    meter, taken = LossMeter(state.world, state.model.priors.device, save_batch), 0
     title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
     bar = progress_bar(islice(loader, steps), state.world.is_first, desc=title, total=steps)
     rate = max(state.schedule.get_last_lr())
     for batch in bar:
         rate = max(state.schedule.get_last_lr())  # of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
-        meter.add(losses, state.step, batch.image_ids)
+        meter.add(losses, state.step, batch.image_ids, loader.position)
         taken, state.batch = taken + 1, loader.position
+        if state.keeps_weights_of_non_finite_loss() and not is_finite(losses):
+            meter.read()  # raises
         is_due = config.save_minutes and taken < steps and time.perf_counter() - saved > 60 * config.save_minutes
         action = agreement.reduce_async(STOP if interruption.signum else SAVE if is_due else CONTINUE)
         if action or state.batch % config.print_freq == 0 or taken == steps:

@@ -39,25 +39,26 @@ class LossMeter:
     Args:
         world: Process group; all processes must call `add` equally often and `read` together.
         device: Device of the losses.
-        saved: Returns a sentence about the last saved checkpoint, for the error message.
+        save: Saves the batch at this position of the epoch, on the process whose loss was not finite, or gets None on
+            the others; returns sentences for the error message.
     """
 
-    def __init__(self, world: World, device: torch.device, saved: Callable[[], str] = str) -> None:
+    def __init__(self, world: World, device: torch.device, save: Callable[[int, int | None], str]) -> None:
         self.world = world
-        self.saved = saved
+        self.save = save
         self.device = device
         self.sums, self.first_non_finite = self._zeros()
-        self.seen: dict[int, list[int]] = {}
+        self.seen: dict[int, tuple[list[int], int]] = {}  # step -> image ids and position in the epoch
         self.start = time.perf_counter()
         self.epoch = EpochMeans()
 
-    def add(self, losses: dict[str, Tensor], step: int, image_ids: list[int]) -> None:
-        """Adds the losses of a step and the ids of its images, without synchronizing with the device."""
+    def add(self, losses: dict[str, Tensor], step: int, image_ids: list[int], position: int) -> None:
+        """Adds the losses of a step and the batch that it used, without synchronizing with the device."""
         loc, cls = losses["loc"].double(), losses["cls"].double()
         self.sums += torch.stack([loc, cls])
         bad_here = torch.where(torch.isfinite(loc + cls), math.inf, float(step))
         self.first_non_finite = torch.minimum(self.first_non_finite, bad_here)
-        self.seen[step] = image_ids
+        self.seen[step] = (image_ids, position)
 
     def read(self) -> dict[str, float]:
         """Returns the mean losses over steps and processes since the last call, and the total images per second.
@@ -65,7 +66,7 @@ class LossMeter:
         Raises:
             SharedError: A loss was not finite; the message names the step, the process and its images.
         """
-        images = sum(map(len, self.seen.values()))
+        images = sum(len(ids) for ids, _ in self.seen.values())
         own = torch.cat([self.sums, self.first_non_finite[None], self.sums.new_tensor([images])])
         rows = [own]
         if self.world.size > 1:
@@ -87,11 +88,14 @@ class LossMeter:
         return row
 
     def _raise_non_finite(self, step: int, rank: int) -> None:
-        ids = self.world.gather(self.seen.get(step, []))[rank]
+        ids, position = self.seen.get(step, ([], 0))
+        sentences = self.world.gather(self.save(step, position if rank == self.world.rank else None))
+        ids = self.world.gather(ids)[rank]
         who = f" of process {rank} of {self.world.size}" if self.world.size > 1 else ""
         raise SharedError(
-            f"the loss{who} is not finite at step {step} (image ids {ids}). {self.saved()}Common causes: the learning rate "
-            "is too high (try a tenth of --lr), no warmup (--warmup-iters), or no gradient clipping (--clip-grad-norm 10)"
+            f"the loss{who} is not finite at step {step} (image ids {ids}). {sentences[rank]}Common causes: the learning "
+            "rate is too high (try a tenth of --lr), no warmup (--warmup-iters), or no gradient clipping "
+            "(--clip-grad-norm 10)"
         )
 
     def _clear(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import ssd_ops
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.capturable_optim import DeviceRates
@@ -40,6 +41,7 @@ class State:
     step: int = 0
     evaluated: int = 0  # the last epoch that was evaluated
     best: float = -1.0
+    stale: int = 0  # evaluations since the best one
     classes: tuple[str, ...] = ()
     apply_exif: bool | None = None  # whether EXIF orientation is applied to the training images; None: unknown
     rates: DeviceRates | None = None  # learning rates of a fused optimizer
@@ -60,6 +62,10 @@ class State:
     def ignores_unlabeled(self) -> bool:
         """Returns whether this step ignores detections of the EMA that no annotation covers."""
         return self.step >= self.unlabeled_from
+
+    def keeps_weights_of_non_finite_loss(self) -> bool:
+        """Returns whether each step checks its loss before the update; on a GPU or in DDP it would have to wait."""
+        return self.world.size == 1 and self.model.priors.device.type == "cpu"
 
     def skip_to(self, epoch: int, steps_per_epoch: int) -> None:
         """Counts epochs as completed without running them, and advances the schedule."""
@@ -165,6 +171,8 @@ def train_step(config: TrainConfig, state: State, batch: Batch) -> dict[str, Ten
 def optimize(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
     """Computes losses and gradients of a batch and updates the weights: the part of a step inside the CUDA graph."""
     losses = backward(config, state, batch)
+    if state.keeps_weights_of_non_finite_loss() and not is_finite(losses):
+        return losses  # the run ends here, and `ssd replay` needs these weights
     state.scaler.unscale_(state.optimizer)
     if config.clip_grad_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
@@ -176,7 +184,11 @@ def optimize(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
 
 
 def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:
-    """Computes the losses of a batch and their gradients, scaled so that DDP's mean is that of the whole batch."""
+    """Computes the losses of a batch and their gradients, scaled so that DDP's mean is that of the whole batch.
+
+    With --accumulate, the batch goes through the network in parts, whose gradients add up to those of the whole batch,
+    except for the statistics of BatchNorm.
+    """
     model, criterion = state.model, state.model.criterion
     device = batch.images.device
     images = model.normalize(batch.images)
@@ -186,14 +198,26 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
         with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
             batch = with_unlabeled_ignored(state.best_model(), images, batch, config.ignore_unlabeled)
     matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
-    factor = state.world.loss_factor(matches.labels, criterion.preset.normalizer)
-    with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
-        loc, logits = state.network(images)
-    losses = criterion.losses(loc, logits, matches, model.priors)
-    if factor is not None:
-        losses = {name: loss * factor.to(loss.dtype) for name, loss in losses.items()}
-    state.scaler.scale(losses["loc"] + losses["cls"]).backward()
-    return {name: loss.detach() for name, loss in losses.items()}
+    total = dict.fromkeys(("loc", "cls"), torch.zeros((), device=device))
+    parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (images, *matches)), strict=True))
+    for index, (part, *assigned) in enumerate(parts):
+        own = ssd_ops.PriorMatches(*assigned)
+        factor = state.world.loss_factor(own.labels, criterion.preset.normalizer, whole=matches.labels)
+        is_last = index == len(parts) - 1  # DDP averages the gradients of all parts in one go
+        with contextlib.nullcontext() if is_last else getattr(state.network, "no_sync", contextlib.nullcontext)():
+            with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
+                loc, logits = state.network(part)
+            losses = criterion.losses(loc, logits, own, model.priors)
+            if factor is not None:
+                losses = {name: loss * factor.to(loss.dtype) for name, loss in losses.items()}
+            state.scaler.scale(losses["loc"] + losses["cls"]).backward()
+        total = {name: value + losses[name].detach() for name, value in total.items()}
+    return total
+
+
+def is_finite(losses: dict[str, Tensor]) -> bool:
+    """Returns whether all losses are finite; synchronizes with the device."""
+    return all(bool(loss.isfinite()) for loss in losses.values())
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

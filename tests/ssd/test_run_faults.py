@@ -114,7 +114,9 @@ def test_test_only_leaves_training_results(tmp_path: Path) -> None:
 def test_empty_evaluation_is_reported_and_best_is_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "nothing_to_evaluate", lambda *_: "AP is undefined and no best.pt is saved")
+    monkeypatch.setattr(
+        "ssd.engine.preparation.nothing_to_evaluate", lambda *_: "AP is undefined and no best.pt is saved"
+    )
     monkeypatch.setattr(training, "evaluate_model", lambda *_: float("nan"))
     run(replace(ONE, output_dir=str(tmp_path)))
     assert "AP is undefined" in capsys.readouterr().out.partition("epochs 1 to 1")[0]

@@ -13,8 +13,9 @@ from torchvision.transforms.v2.functional import resize
 
 from ssd.config import TrainConfig
 from ssd.engine.distributed import World
-from ssd.engine.loop import TrainingError, prepare, run
+from ssd.engine.loop import TrainingError, run
 from ssd.engine.optim import ModelEMA, build_schedule
+from ssd.engine.preparation import prepare
 from ssd.engine.run_folder import CsvLog, RunFolder
 from ssd.errors import ConfigError
 from ssd.models import build_model

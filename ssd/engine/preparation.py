@@ -1,0 +1,88 @@
+"""Preparation of a run: data, settings chosen for them, model and state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ssd.config import TrainConfig
+from ssd.config.choices import FILE_DATASETS
+from ssd.config.resume_settings import changed_settings
+from ssd.data import Loader, build_loader
+from ssd.data.loading.shared_memory import fitting_workers
+from ssd.engine.auto_settings import Choices, Facts, choose_settings
+from ssd.engine.checkpoint import read, restore, seed_everything
+from ssd.engine.distributed import World, synchronize_batch_norm
+from ssd.engine.epochs import epochs_of
+from ssd.engine.run_folder import RunFolder
+from ssd.engine.setup import (
+    as_config_error,
+    batch_bytes,
+    choose_device,
+    describe,
+    make_model,
+    normalized_objects,
+    nothing_to_evaluate,
+    open_datasets,
+    priors_report,
+)
+from ssd.engine.step import State, describe_step, make_state
+from ssd.transforms import build_transforms
+
+
+def prepare(
+    config: TrainConfig, world: World, folder: RunFolder, choices: Choices | None = None
+) -> tuple[State, Loader, Loader]:
+    """Returns the state and both data loaders; an error here ends all processes with one message."""
+    with world.fail_together():
+        folder.check(config)
+        changes = changed_settings(config.resume, config) if config.resume else []
+        checkpoint = read(config.resume) if config.resume else None
+        device = choose_device(config.device, world)
+        seed_everything(config.seed)
+        train_set, val_set = open_datasets(config)
+        choices = choices or Choices(config)
+        choose_settings(choices, Facts.of(len(train_set), normalized_objects(train_set)[0], device, world.size))
+        print(choices, end="")
+        with world.local_first():
+            model = make_model(config, train_set, checkpoint)
+        model = model.to(device)
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if config.sync_bn and world.size > 1:
+            synchronize_batch_norm(model, device)
+        seed_everything(config.seed + world.rank)  # random layers must differ between processes
+        size = model.image_size
+        deferred, options = config.device_augmentation, config.augmentation_options
+        with as_config_error("--augmentation-option: "):
+            augment = build_transforms(config.augmentation, size, train=True, deferred=deferred, **options)
+        resize = build_transforms(config.augmentation, size, train=False, **options)
+        workers, workers_notice = fitting_workers(config.workers, batch_bytes(config, train_set, size))
+        common: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
+        loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **common)
+        val_loader = build_loader(val_set, resize, config.batch_size, train=False, **common)
+        state = make_state(config, model, len(loader), world)
+        state.classes = train_set.classes
+        state.apply_exif = train_set.apply_exif if config.dataset in FILE_DATASETS else None
+        if checkpoint is not None:
+            restore(checkpoint, str(config.resume), state)
+            folder.thresholds = dict(checkpoint.get("thresholds", {}))
+        elif config.start_epoch:
+            state.skip_to(config.start_epoch, len(loader))
+        if not config.test_only:
+            folder.start(config, state)
+    resumed = describe_resumed(config, state, len(loader), changes) if config.resume else None
+    for notice in filter(None, [workers_notice, nothing_to_evaluate(config, val_set), resumed]):
+        folder.log(notice)
+    folder.log(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
+    print(priors_report(model, train_set))
+    if device.type == "cuda" and not config.test_only:
+        folder.log(describe_step(config, state))
+    return state, loader, val_loader
+
+
+def describe_resumed(config: TrainConfig, state: State, batches: int, changes: list[str]) -> str:
+    """Returns the position from which a run is resumed and the changed settings, as text."""
+    at = f"batch {state.batch} of {batches} of epoch {state.epoch + 1}" if state.batch else f"epoch {state.epoch}"
+    return f"--resume {config.resume}: after {at}{'; changed: ' if changes else ''}{', '.join(changes)}"

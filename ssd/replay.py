@@ -1,0 +1,45 @@
+"""Run the batch of a non-finite loss again.
+
+    ssd replay runs/NAME
+
+Training that stops because a loss is not finite saves the batch as non_finite.pt in the run folder. This program computes
+its losses and gradients once more and prints them for the whole batch and for each image, with the first layer whose
+output is not finite. It starts from the weights in the file, or else from last.pt beside it. Exits with 1 if a value is
+not finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ssd.console import ArgumentParser, console_program, program_name
+
+
+@console_program
+def main(argv: list[str] | None = None) -> None:
+    """Runs the program."""
+    parser = ArgumentParser(
+        prog=program_name("replay"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="run folder, or the file non_finite.pt")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    args = parser.parse_args(argv)
+    from ssd.engine.replay import read_saved, replay
+    from ssd.engine.setup import choose_device
+    from ssd.errors import ConfigError, DataError
+
+    try:
+        report, is_finite = replay(read_saved(args.source), choose_device(args.device))
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    print(report)
+    sys.exit(0 if is_finite else 1)
+
+
+if __name__ == "__main__":
+    main()
