@@ -94,7 +94,7 @@ def run_cmake(plan: Plan, build: Path, target: Path) -> None:
     options = [f"-D{name}={value}" for name, value in definitions.items()]
     subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True)
     subprocess.run([cmake, "--build", str(build), "--parallel", parallel_jobs()], check=True)
-    subprocess.run([cmake, "--install", str(build)], check=True)
+    subprocess.run([cmake, "--install", str(build), "--component", "python"], check=True)
 
 
 class CMakeBuild(build_ext):
