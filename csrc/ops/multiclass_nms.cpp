@@ -33,7 +33,7 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
 #ifdef SSD_OPS_WITH_CUDA
     if (uses_cuda_kernels(boxes)) {
       const CudaScope scope(boxes);
-      const auto bytes = static_cast<int64_t>(multiclass_nms_workspace_bytes<T>(num_images, num_boxes, num_classes));
+      const auto bytes = static_cast<int64_t>(multiclass_nms_workspace_bytes(params.select, num_images));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
       const BoxSource<T> source{.boxes = params.boxes,
                                 .boxes_by_class = boxes_by_class,

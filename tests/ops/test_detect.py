@@ -162,7 +162,7 @@ def test_equals_multiclass_nms_of_decoded_boxes(impl: Implementation) -> None:
 
 
 def test_more_candidates_than_capacity(impl: Implementation) -> None:
-    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a retry pass necessary."""
+    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a refill necessary."""
     if impl.name == "reference":
         pytest.skip("compared with")
     loc, logits, priors = inputs(2, 3200, 4, spread=0.5)

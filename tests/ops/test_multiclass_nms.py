@@ -138,7 +138,7 @@ def test_sorted_chunks_of_tied_scores(impl: Implementation, dtype: torch.dtype) 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 @pytest.mark.parametrize("threshold", (-5.0, 0.0, 0.25))
 def test_more_candidates_than_capacity(impl: Implementation, threshold: float, dtype: torch.dtype) -> None:
-    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a retry pass necessary."""
+    """The GPU skips candidates that 4096 others precede; in image 1 a crowd among those makes a refill necessary."""
     boxes, scores = random_boxes(3, 2600).to(dtype), torch.rand(3, 2600, 3).to(dtype)
     boxes[1, 10:], scores[1, :10] = torch.tensor([5.0, 5, 6, 6]), 0.3 + torch.rand(10, 3) * 0.01
     scores[1, 10:] += 0.4

@@ -14,7 +14,7 @@ constexpr unsigned kHighBitsOfMinusInfinity = 0xff800000u;
 // The grid of a kernel that appends: along x images, so that blocks that run at the same time have different images and
 // the cutoff of each is soon known; along y `blocks_per_image`, or fewer that stride.
 inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) {
-  const int64_t max_blocks = lists.retry ? 512 : 1 << 20;  // the retry pass usually has nothing to do
+  constexpr int64_t max_blocks = 1 << 20;
   const unsigned images = grid_blocks(lists.num_images, 1, max_blocks);
   const int64_t max_per_image = max_blocks / images;
   return dim3(images, grid_blocks(blocks_per_image, 1, max_per_image < kMaxGridYZ ? max_per_image : kMaxGridYZ));

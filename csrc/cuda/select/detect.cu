@@ -1,90 +1,38 @@
 // Plan: in collect_logits_kernel a group of lanes takes kPriorsPerGroup priors at once, a lane every kGroup-th class,
 // and a warp issues the loads of all of their logits before it uses the first. A prior is skipped if no class exceeds
 // the background logit by the margin that the score threshold requires. For the others the warp reads the logits again
-// (from the cache), a lane every 32nd class, computes the softmax and appends the candidates to those of the image.
-// select_kernel (select.cu) does the rest, a block for each image, and decodes only the boxes that it visits.
-#include <limits>
-
+// (from the cache), a lane every 32nd class, computes the softmax (logit_row.cuh) and appends the candidates to those
+// of the image. select_kernel (select_kernel.cuh) does the rest, a block for each image, and decodes only the boxes
+// that it visits.
 #include "cuda/common/lane_group.cuh"
-#include "cuda/common/math.cuh"
 #include "cuda/select/append.cuh"
 #include "cuda/select/detect.h"
 #include "cuda/select/logit_filter.cuh"
+#include "cuda/select/logit_row.cuh"
+#include "cuda/select/select_kernel.cuh"
 
 namespace ssd_ops {
 namespace {
 
-template <typename T>
-__device__ __forceinline__ T warp_greatest(T value) {
-  return warp_reduce(value, [](T own, T other) { return greater(other, own); });
-}
-
-// The logits of one prior that a lane has, every 32nd. kPerLane is their number, or 0 for any number: they are then
-// read again for each access.
-template <int kPerLane, typename In, typename T = compute_t<In>>
-struct LogitRow {
-  const In* logits;
-  int classes;
-  T loaded[kPerLane > 0 ? kPerLane : 1];
-
-  __device__ __forceinline__ void load(const In* row, int count) {
-    logits = row;
-    classes = count;
-    if constexpr (kPerLane > 0) {
-#pragma unroll
-      for (int k = 0; k < kPerLane; ++k) loaded[k] = read(k);
-    }
-  }
-  __device__ __forceinline__ int steps() const {
-    return kPerLane > 0 ? kPerLane : static_cast<int>(ceil_div(classes, kWarpSize));
-  }
-  __device__ __forceinline__ int label(int k) const {
-    return k * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize;
-  }
-  __device__ __forceinline__ T read(int k) const { return label(k) < classes ? widen(logits[label(k)]) : -T(INFINITY); }
-  __device__ __forceinline__ T operator[](int k) const {
-    if constexpr (kPerLane > 0) return loaded[k];
-    return read(k);
-  }
-};
-
-// The lowest class with the maximum logit, for all lanes.
-template <int kPerLane, typename In, typename T>
-__device__ int best_label(const LogitRow<kPerLane, In>& row, T max) {
-  int best = row.classes;
-#pragma unroll
-  for (int k = 0; k < row.steps(); ++k)
-    if (row[k] == max && row.label(k) < best) best = row.label(k);
-  return warp_reduce(best, [](int own, int other) { return other < own ? other : own; });
-}
-
-// Appends the candidates of one prior. A NaN or inf among the logits makes the sum NaN, and then there are none.
+// Appends the candidates of one prior.
 template <int kPerLane, typename In, typename T>
 __device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row, const Filter<T>& filter,
                                               const CandidateLists& lists, int64_t local_image, unsigned num_priors,
                                               unsigned prior) {
   constexpr int kChunk = kPerLane > 0 ? kPerLane : 1;  // steps that share an atomic
   const T threshold = current_threshold(lists, local_image, filter.score_threshold);
-  T max = row[0], sum = 0;
-#pragma unroll
-  for (int k = 1; k < row.steps(); ++k) max = greater(row[k], max);
-  max = warp_greatest(max);
-#pragma unroll
-  for (int k = 0; k < row.steps(); ++k) sum += row.label(k) < row.classes ? exp_of(row[k] - max) : T(0);
-  sum = warp_sum(sum);
-  const T rounding = 4 * kLogitRounding<T>;
-  if (sum * threshold > T(1) + rounding) return;  // no score of this prior is above 1 / sum
-  const int best = filter.best_only ? best_label(row, max) : 0;
+  const Softmax<T> softmax = softmax_of(row);
+  if (softmax.all_below(threshold)) return;
+  const int best = filter.best_only ? best_label(row, softmax.max) : kAnyLabel;
   for (int first = 0; first < row.steps(); first += kChunk) {
     T scores[kChunk];
     unsigned lanes[kChunk];
     int count = 0;
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) {
-      const int label = row.label(first + k);
-      const bool eligible = label > 0 && label < row.classes && (!filter.best_only || label == best);
-      scores[k] = eligible ? exp_of(row[first + k] - max) / sum : T(0);
-      lanes[k] = __ballot_sync(kFullMask, eligible && scores[k] >= threshold);
+      const bool counts = is_eligible(row, first + k, best);
+      scores[k] = counts ? softmax.score(row[first + k]) : T(0);
+      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= threshold);
       count += __popc(lanes[k]);
     }
     if (count == 0) continue;
@@ -107,9 +55,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                           Filter<T> filter) {
   constexpr int kPriorsPerWarp = priors_per_warp<kGroup>();
   wait_for_previous_kernel();
-  if (lists.retry && *lists.num_retries == 0) return;
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
-    if (lists.retry && lists.needs_retry[local_image] == 0) continue;
     int64_t first = (static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize) * kPriorsPerWarp;
     for (; first < num_priors; first += static_cast<int64_t>(gridDim.y) * kWarps * kPriorsPerWarp) {
       const In* rows = logits + ((lists.first_image + local_image) * num_priors + first) * num_classes;
@@ -142,27 +88,73 @@ cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& 
                           static_cast<int>(params.num_classes), filter);
 }
 
+// All candidates of an image, for select_kernel; a warp takes a prior at a time.
+template <typename In, typename T = compute_t<In>>
+struct LogitCandidates {
+  const In* logits;  // of the image
+  int64_t num_priors;
+  int num_classes;
+  const Filter<T>& filter;
+
+  template <int kBlockThreads, typename F>
+  __device__ void for_each(F&& f) const {
+    for (int64_t prior = threadIdx.x / kWarpSize; prior < num_priors; prior += kBlockThreads / kWarpSize) {
+      LogitRow<0, In> row;
+      row.load(logits + prior * num_classes, num_classes);
+      if (filter.score_threshold > T(0) && long_rows_may_have_candidate(row.logits, 1, num_classes, filter) == 0)
+        continue;
+      const Softmax<T> softmax = softmax_of(row);
+      const int best = filter.best_only ? best_label(row, softmax.max) : kAnyLabel;
+      for (int k = 0; k < row.steps(); ++k) {
+        if (!is_eligible(row, k, best)) continue;
+        const T score = softmax.score(row[k]);
+        if (!(score >= filter.score_threshold)) continue;
+        f(make_candidate(score, static_cast<unsigned>(row.label(k) * num_priors + prior)));
+      }
+    }
+  }
+};
+
+template <typename In>
+struct LogitRefill {
+  const In* logits;
+  int64_t num_priors;
+  int num_classes;
+  Filter<compute_t<In>> filter;
+
+  __device__ LogitCandidates<In> candidates_of(int64_t image) const {
+    return {logits + image * num_priors * num_classes, num_priors, num_classes, filter};
+  }
+};
+
 }  // namespace
 
 template <typename T>
 int launch_detect(const SelectParams<T>& params, const BoxSource<T>& source, bool best_only, int64_t num_images,
                   void* workspace, CUstream_st* stream) {
   WorkspaceLayout layout(workspace);
-  const CandidateLists lists = candidate_lists(layout, num_images, params.num_classes,
-                                               detect_capacity(params, best_only), true, params.score_threshold);
+  const CandidateLists lists = pruned_candidate_lists(layout, num_images, params.num_classes,
+                                                      max_detect_candidates(params, best_only), params.score_threshold);
   const Filter<T> filter{params.score_threshold, min_logit_margin(params.score_threshold), best_only};
-  return collect_and_select(lists, num_images, source, params, true, stream, [&](const CandidateLists& images) {
-    return dispatch_dtype(params.dtype, [&](auto type) {
-      using In = decltype(type);
-      if constexpr (std::is_same_v<compute_t<In>, T>) {
-        return dispatch_lane_group(params.num_classes, [&](auto lane_group) {
-          using Group = decltype(lane_group);
-          return launch_collect<Group::kLanes, Group::kPerLane, In>(params, images, filter, stream);
-        });
-      } else {
-        return cudaErrorInvalidValue;
-      }
-    });
+  return dispatch_dtype(params.dtype, [&](auto type) {
+    using In = decltype(type);
+    if constexpr (std::is_same_v<compute_t<In>, T>) {
+      return static_cast<cudaError_t>(collect_and_select(
+          lists, num_images, params.num_classes, stream,
+          [&](const CandidateLists& images) {
+            return dispatch_lane_group(params.num_classes, [&](auto lane_group) {
+              using Group = decltype(lane_group);
+              return launch_collect<Group::kLanes, Group::kPerLane, In>(params, images, filter, stream);
+            });
+          },
+          [&](const CandidateLists& images) {
+            const LogitRefill<In> refill{static_cast<const In*>(params.scores), params.num_boxes,
+                                         static_cast<int>(params.num_classes), filter};
+            return launch_select<true>(images, source, params, refill, stream);
+          }));
+    } else {
+      return cudaErrorInvalidValue;
+    }
   });
 }
 

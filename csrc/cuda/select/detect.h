@@ -8,17 +8,20 @@ namespace ssd_ops {
 // The maximum number of candidates of an image: P * min(C - 1, 1 / threshold), since the scores of a prior add up to 1;
 // one per prior if only its best class counts.
 template <typename T>
-int64_t detect_capacity(const SelectParams<T>& params, bool best_only) {
+int64_t max_detect_candidates(const SelectParams<T>& params, bool best_only) {
   const double per_prior = params.score_threshold > T(0) ? 1.001 / static_cast<double>(params.score_threshold) : 1e18;
   const int64_t foreground = best_only && params.num_classes > 1 ? 1 : params.num_classes - 1;
   return params.num_boxes *
          (per_prior < static_cast<double>(foreground) ? static_cast<int64_t>(per_prior) : foreground);
 }
 
-// Bytes of workspace: the candidates of as many images as fit into 256 MB, at least one.
+// Bytes of workspace, see pruned_candidate_lists().
 template <typename T>
 size_t detect_workspace_bytes(const SelectParams<T>& params, int64_t num_images, bool best_only) {
-  return candidate_workspace_bytes<T>(num_images, params.num_classes, detect_capacity(params, best_only));
+  WorkspaceLayout layout(nullptr);
+  pruned_candidate_lists(layout, num_images, params.num_classes, max_detect_candidates(params, best_only),
+                         params.score_threshold);
+  return layout.bytes();
 }
 
 // `params` has the logits and the results on the device. `best_only`: only the best class of each prior counts.

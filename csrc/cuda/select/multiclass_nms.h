@@ -5,11 +5,9 @@
 
 namespace ssd_ops {
 
-// Bytes of workspace: the candidates of as many images as fit into 256 MB, at least one; N * (C - 1) an image.
+// Bytes of workspace, see pruned_candidate_lists().
 template <typename T>
-size_t multiclass_nms_workspace_bytes(int64_t num_images, int64_t num_boxes, int64_t num_classes) {
-  return candidate_workspace_bytes<T>(num_images, num_classes, num_boxes * (num_classes - 1));
-}
+size_t multiclass_nms_workspace_bytes(const SelectParams<T>& params, int64_t num_images);
 
 // `params` has the scores and the results on the device.
 template <typename T>

@@ -6,6 +6,8 @@
 // before the end of a bin fits the chunk. The first range is that of the expected scores, so that one pass usually
 // suffices; if that was wrong the search restarts with the range of all sort keys. Then the block reads the list once
 // more and sorts the candidates up to the last key. A thread loads kLoadsInFlight candidates at once.
+//
+// The functions here take the candidates from any object with a for_each() like that of CandidateList.
 #pragma once
 
 #include "cuda/common/scan.cuh"
@@ -16,19 +18,25 @@ namespace {  // so that the emulator's sanitized build can put red zones around 
 
 constexpr int kBins = 2048, kLoadsInFlight = 8;
 
-// Calls f(item) for each item; the kThreads threads of the block divide them.
-template <int kThreads, typename C, typename F>
-__device__ __forceinline__ void for_each_item(const C* list, int64_t count, F&& f) {
-  int64_t first = threadIdx.x;
-  for (; first + (kLoadsInFlight - 1) * kThreads < count; first += kLoadsInFlight * kThreads) {
-    C items[kLoadsInFlight];
+template <typename C>
+struct CandidateList {
+  const C* items;
+  int64_t count;
+
+  // Calls f(item) for each item; the kThreads threads of the block divide them.
+  template <int kThreads, typename F>
+  __device__ __forceinline__ void for_each(F&& f) const {
+    int64_t first = threadIdx.x;
+    for (; first + (kLoadsInFlight - 1) * kThreads < count; first += kLoadsInFlight * kThreads) {
+      C loaded[kLoadsInFlight];
 #pragma unroll
-    for (int k = 0; k < kLoadsInFlight; ++k) items[k] = list[first + k * kThreads];
+      for (int k = 0; k < kLoadsInFlight; ++k) loaded[k] = items[first + k * kThreads];
 #pragma unroll
-    for (int k = 0; k < kLoadsInFlight; ++k) f(items[k]);
+      for (int k = 0; k < kLoadsInFlight; ++k) f(loaded[k]);
+    }
+    for (; first < count; first += kThreads) f(items[first]);
   }
-  for (; first < count; first += kThreads) f(list[first]);
-}
+};
 
 // Sort keys from `low` on, in kBins bins of 1 << shift keys.
 template <typename Key>
@@ -55,12 +63,11 @@ struct FoundBin {
 
 // Counts the sort keys from `first` on in the bins of the expected range, by their high bits; what lies outside the
 // range counts to the first or the last bin.
-template <int kThreads, typename C, typename Key>
-__device__ void count_in_expected_range(const C* list, int64_t count, Key first, const KeyRange<Key>& range,
-                                        unsigned* bins) {
+template <int kThreads, typename C, typename Source, typename Key>
+__device__ void count_in_expected_range(const Source& source, Key first, const KeyRange<Key>& range, unsigned* bins) {
   constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
   const unsigned low = high_bits<C>(range.low), shift = static_cast<unsigned>(range.shift - kLowBits);
-  for_each_item<kThreads>(list, count, [&](const C& item) {
+  source.template for_each<kThreads>([&](const C& item) {
     const unsigned high = high_bits<C>(sort_key(item)), bin = ((high > low ? high : low) - low) >> shift;
     if (sort_key(item) >= first) atomicAdd(&bins[bin < kBins ? bin : kBins - 1], 1u);
   });
@@ -86,13 +93,17 @@ __device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, i
   return true;
 }
 
+// The highest sort key.
+template <typename C>
+constexpr candidate_key_t<C> kMaxKey =
+    ~candidate_key_t<C>(0) >> (8 * sizeof(candidate_key_t<C>) - CandidateKeyTraits<C>::kBits);
+
 // The last key of the next chunk, which begins with `first`: between capacity / 2 and `capacity` candidates, or all
-// that are left. Most sort keys are expected between `expected_first` and `expected_last`.
-template <int kThreads, typename C, typename Key = candidate_key_t<C>>
-__device__ Key find_last_key(const C* list, int64_t count, Key first, Key expected_first, Key expected_last,
-                             int capacity) {
+// that are left. Most sort keys are expected between `expected_first` and `expected_last`. All threads of the block
+// call it.
+template <int kThreads, typename C, typename Source, typename Key = candidate_key_t<C>>
+__device__ Key find_last_key(const Source& source, Key first, Key expected_first, Key expected_last, int capacity) {
   constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
-  constexpr Key kMaxKey = ~Key(0) >> (8 * sizeof(Key) - CandidateKeyTraits<C>::kBits);
   __shared__ unsigned bins[kBins];
   // The bins of the expected range do not split equal high bits.
   KeyRange<Key> range =
@@ -103,21 +114,21 @@ __device__ Key find_last_key(const C* list, int64_t count, Key first, Key expect
     for (int b = threadIdx.x; b < kBins; b += kThreads) bins[b] = 0;
     __syncthreads();
     if (expected) {
-      count_in_expected_range<kThreads>(list, count, first, range, bins);
+      count_in_expected_range<kThreads, C>(source, first, range, bins);
     } else {
-      for_each_item<kThreads>(list, count, [&](const C& item) {
+      source.template for_each<kThreads>([&](const C& item) {
         if (range.contains(sort_key(item))) atomicAdd(&bins[range.bin(sort_key(item))], 1u);
       });
     }
     __syncthreads();
     FoundBin found;
-    if (!find_bin<kThreads>(bins, before, capacity / 2, capacity, &found)) return kMaxKey;
+    if (!find_bin<kThreads>(bins, before, capacity / 2, capacity, &found)) return kMaxKey<C>;
     const bool is_last = expected && found.bin == kBins - 1, is_first = expected && found.bin == 0;
     const Key low = range.low + (static_cast<Key>(found.bin) << range.shift), width = (Key(1) << range.shift) - 1;
-    const Key high = is_last || width > kMaxKey - low ? kMaxKey : low + width;
+    const Key high = is_last || width > kMaxKey<C> - low ? kMaxKey<C> : low + width;
     if (found.before + found.count <= capacity) return high;
     if (is_last || is_first) {
-      range = range_of(first, kMaxKey, 0);  // the expectation was wrong
+      range = range_of(first, kMaxKey<C>, 0);  // the expectation was wrong
     } else {
       before = found.before;
       range = range_of(low, high, 0);
@@ -127,28 +138,35 @@ __device__ Key find_last_key(const C* list, int64_t count, Key first, Key expect
   }
 }
 
-// Writes to `chunk` (of `capacity` items), sorted, the first candidates of `list` that follow `after` (null: of all)
-// and whose sort keys are at most `cutoff_key`; returns their number, which is below capacity / 2 only if no others are
-// left. Most scores lie between those of `expected_first` and `expected_last`. All threads of the block call it.
-template <int kThreads, typename C>
-__device__ int next_chunk(const C* list, int64_t count, const C* after, const C& expected_first, const C& expected_last,
-                          C* chunk, int capacity, candidate_key_t<C> cutoff_key) {
-  using Key = candidate_key_t<C>;
+// Writes the candidates from `first` to `last`, in any order; returns their number. All threads of the block call it.
+template <int kThreads, typename C, typename Source, typename Key = candidate_key_t<C>>
+__device__ int gather(const Source& source, Key first, Key last, C* items) {
   __shared__ unsigned num_written;
-  const Key first = after != nullptr ? sort_key(*after) + 1 : Key(0);
-  Key last_key = cutoff_key;
-  if (count > capacity)
-    last_key = find_last_key<kThreads>(list, count, first, sort_key(expected_first), sort_key(expected_last), capacity);
-  if (last_key > cutoff_key) last_key = cutoff_key;
-  if (last_key < first) return 0;
   if (threadIdx.x == 0) num_written = 0;
   __syncthreads();
-  for_each_item<kThreads>(list, count, [&](const C& item) {
-    // first <= key <= last_key in one comparison: unsigned, so that keys below `first` wrap around to large numbers.
-    if (sort_key(item) - first <= last_key - first) chunk[atomicAdd(&num_written, 1u)] = item;
+  source.template for_each<kThreads>([&](const C& item) {
+    // first <= key <= last in one comparison: unsigned, so that keys below `first` wrap around to large numbers.
+    if (sort_key(item) - first <= last - first) items[atomicAdd(&num_written, 1u)] = item;
   });
   __syncthreads();
-  const int found = static_cast<int>(num_written);
+  const int count = static_cast<int>(num_written);
+  __syncthreads();  // it may be written again
+  return count;
+}
+
+// Writes to `chunk` (of `capacity` items), sorted, the first candidates of the list from `first` to `last`; returns
+// their number, which is below capacity / 2 only if no others are left. Most scores lie between those of
+// `expected_first` and `expected_last`. All threads of the block call it.
+template <int kThreads, typename C, typename Key = candidate_key_t<C>>
+__device__ int next_chunk(const CandidateList<C>& list, Key first, Key last, const C& expected_first,
+                          const C& expected_last, C* chunk, int capacity) {
+  if (list.count > capacity) {
+    const Key last_of_chunk =
+        find_last_key<kThreads, C>(list, first, sort_key(expected_first), sort_key(expected_last), capacity);
+    if (last_of_chunk < last) last = last_of_chunk;
+  }
+  if (last < first) return 0;
+  const int found = gather<kThreads>(list, first, last, chunk);
   int size = 2;
   while (size < found) size *= 2;
   for (int i = found + threadIdx.x; i < size; i += blockDim.x) chunk[i] = last_candidate<C>();

@@ -1,12 +1,12 @@
 // Plan: a block is a class of an image. Its active boxes (index and score) are in the workspace. In each round every
 // thread decays the scores of its boxes by their overlap with the previously selected box and finds the best of them,
 // and the block reduces these to the next selected box, until no box is active or D are selected. What is selected
-// becomes a candidate of the image, and select_kernel (select.cu), without suppression, merges the classes.
+// becomes a candidate of the image, and select_kernel (select_kernel.cuh), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/common/load.cuh"
 #include "cuda/common/math.cuh"
-#include "cuda/select/append.cuh"
+#include "cuda/select/select_kernel.cuh"
 #include "cuda/select/soft_nms.h"
 
 namespace ssd_ops {
@@ -141,8 +141,8 @@ template <typename T>
 SoftNmsWorkspace<T> soft_nms_workspace(const SoftNmsParams<T>& params, int64_t num_images, WorkspaceLayout& layout) {
   const int64_t foreground = params.num_classes - 1, num_active = foreground * params.num_boxes;
   SoftNmsWorkspace<T> work;
-  work.lists = candidate_lists(layout, num_images, params.num_classes, foreground * params.class_capacity, false,
-                               params.score_threshold, num_active * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)));
+  work.lists = candidate_lists<T>(layout, num_images, params.num_classes, foreground * params.class_capacity,
+                                  num_active * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)));
   work.active_scores = layout.array<T>(work.lists.num_images * num_active);
   work.active_box_indices = layout.array<unsigned>(work.lists.num_images * num_active);
   return work;
@@ -177,7 +177,7 @@ int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* wo
                                .thresholds = {},
                                .min_size = T(0),
                                .out = params.out};
-  return collect_and_select(work.lists, num_images, source, select, false, stream, [&](const CandidateLists& images) {
+  const auto collect = [&](const CandidateLists& images) {
     return dispatch_dtype(params.dtype, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
@@ -187,7 +187,10 @@ int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* wo
         return cudaErrorInvalidValue;
       }
     });
-  });
+  };
+  return collect_and_select(
+      work.lists, num_images, params.num_classes, stream, collect,
+      [&](const CandidateLists& images) { return launch_select<false>(images, source, select, NoRefill(), stream); });
 }
 
 template size_t soft_nms_workspace_bytes<float>(const SoftNmsParams<float>&, int64_t);

@@ -1,4 +1,4 @@
-// The candidates of one tile: which of them suppress which, and which are kept. The plan is in select.cu.
+// The candidates of one tile: which of them suppress which, and which are kept. The plan is in select_kernel.cuh.
 #pragma once
 
 #include "cuda/common/load.cuh"
@@ -8,14 +8,14 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kSelectThreads = 512;
 constexpr unsigned kNoLabel = ~0u;  // the label of a box that is too small to count
 
 // Boxes that are resolved together. The label of a box is the index of its class.
 template <typename T>
 struct CandidateTile {
   static constexpr int kSize = sizeof(T) == sizeof(float) ? 256 : 128, kWords = kSize / kWarpSize;
-  static constexpr int kThreadsPerBox = kThreads / kSize;  // in different warps
+  static constexpr int kThreadsPerBox = kSelectThreads / kSize;  // in different warps
 
   Box<T> boxes[kSize];
   T areas[kSize];
