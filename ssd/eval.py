@@ -58,6 +58,15 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         parser.error(str(error))
 
 
+def settings_of(checkpoint: str, data_path: str | None = None) -> TrainConfig:
+    """Returns the settings of an evaluation of a checkpoint, by default on the data set of its run.
+
+    Raises:
+        ConfigError: As `configure`.
+    """
+    return configure(_build_parser().parse_args([checkpoint, *(("--data-path", data_path) if data_path else ())]))
+
+
 def configure(args: argparse.Namespace) -> TrainConfig:
     """Merges the settings of a run with those of the command line, which take precedence.
 

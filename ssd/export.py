@@ -3,7 +3,7 @@
     ssd export runs/ssd_tiny-shapes-1 --to onnx
     ssd export runs/ssd_tiny-shapes-1 model.pt2 --to aoti --images photos/
     ssd export SSD300_VGG16_Weights.COCO_V1 model.onnx
-    ssd export runs/x --to onnx --int8 --calibration-data photos/ --eval-data bccd
+    ssd export runs/x --to onnx --int8 --eval-data bccd
 
 All take images [B, 3, S, S] of any batch size: RGB, float in 0..1 (the model normalizes them). Resize as in training:
 the whole image to S x S, bilinear with antialiasing, as PIL's Image.resize with BILINEAR. cv2.resize does not antialias,
@@ -32,6 +32,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.config.resume_settings import recorded_settings
 from ssd.console import ArgumentParser, console_program, program_name
 from ssd.errors import ConfigError
 from ssd.weight_names import checked_checkpoint
@@ -53,8 +54,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"output must end in {expected}, got {args.output}")
     if args.to != "onnx" and (args.int8 or not args.nms or args.exporter != "dynamo"):
         parser.error("--int8, --no-nms and --exporter are for --to onnx")
-    if args.int8 and args.calibration_data is None:
-        parser.error("--int8 needs --calibration-data: a folder of images like those to detect in")
     if args.eval_data and not args.nms:
         parser.error("--eval-data needs the post-processing: omit --no-nms")
     for flag in ("images", "calibration_data", "eval_data"):
@@ -63,6 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{flag.replace('_', '-')}: {path} does not exist")
     try:
         args.checkpoint = checked_checkpoint(args.checkpoint)
+        if args.int8 and args.calibration_data is None:
+            check_training_data(args.checkpoint)
     except ConfigError as error:
         parser.error(str(error))
     if missing := missing_packages(args):
@@ -75,6 +76,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             (path.resolve().name if path.is_dir() else path.stem if path.exists() else path.name) + kind + suffix
         )
     return args
+
+
+def check_training_data(checkpoint: str) -> None:
+    """Raises a ConfigError unless the checkpoint belongs to a run, whose training images can calibrate --int8."""
+    if not os.path.exists(checkpoint) or recorded_settings(checkpoint) is None:
+        raise ConfigError(
+            f"--int8 needs --calibration-data, since {checkpoint} does not record the data set of its run: a data set, of "
+            "which training images are used, or a folder of images like those to detect in"
+        )
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -111,7 +121,12 @@ def _build_parser() -> argparse.ArgumentParser:
         "(default: 1e-4); with --int8 it instead demands that 90%% of the detections shown are found",
     )
     parser.add_argument("--int8", action="store_true", help="quantize the convolutions to int8 with ONNX Runtime")
-    parser.add_argument("--calibration-data", metavar="PATH", help="images that set the ranges of --int8; 100 are used")
+    parser.add_argument(
+        "--calibration-data",
+        metavar="PATH",
+        help="at most 100 images that set the ranges of --int8: a folder, or a data set, of which training images are used "
+        "(default: training images of the run)",
+    )
     parser.add_argument("--eval-data", metavar="PATH", help="data set on which to print the AP of detector and program")
     parser.add_argument("--eval-split", metavar="NAME", help="its split (default: the one that training evaluates on)")
     return parser

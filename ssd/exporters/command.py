@@ -7,15 +7,19 @@ import os
 import shutil
 import tempfile
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from torch import Tensor
-
+from ssd.config import TrainConfig
+from ssd.data import DetectionDataset
+from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
 from ssd.errors import ConfigError
+from ssd.eval import settings_of
+from ssd.exporters.calibration import Calibration, is_dataset, of_files, of_training_split
 from ssd.exporters.check import BATCHES, LEAST_FOUND, compare, sample_images
 from ssd.exporters.onnx_file import export_onnx
 from ssd.exporters.programs import export_aoti, export_pt2
-from ssd.exporters.quantize import CALIBRATION_IMAGES, quantize
+from ssd.exporters.quantize import quantize
 from ssd.exporters.running import Program, detect_batches, load_program, network_inputs
 from ssd.inference.detector import Detector, load
 from ssd.models.folded import folded
@@ -29,14 +33,15 @@ def export(args: argparse.Namespace) -> None:
         DataError: The checkpoint or an image cannot be read.
     """
     detector = load(args.checkpoint, "cpu")
+    calibration = calibration_of(detector, args) if args.int8 else None
     path = Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         written = Path(folder) / path.name
-        write(detector, written, args)
+        write(detector, written, args, calibration)
         if args.nms:
             if args.check:
-                check(detector, load_program(written, args.to), args)
+                check(detector, load_program(written, args.to), args, calibration)
             if args.eval_data:
                 evaluate(detector, load_program(written, args.to), args)
         elif args.check:
@@ -46,23 +51,30 @@ def export(args: argparse.Namespace) -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")
 
 
-def write(detector: Detector, path: Path, args: argparse.Namespace) -> None:
+def calibration_of(detector: Detector, args: argparse.Namespace) -> Calibration:
+    """Returns the images that set the ranges of int8: training images where the data set or the run knows them."""
+    side = detector.model.image_size
+    if is_dataset(args.calibration_data):
+        return of_training_split(settings_of(args.checkpoint, args.calibration_data), side)
+    evaluated = open_evaluated(args)[0] if args.eval_data else None
+    return of_files(args.calibration_data, side, detector.apply_exif, evaluated)
+
+
+def write(detector: Detector, path: Path, args: argparse.Namespace, calibration: Calibration | None) -> None:
     """Writes the program of one kind."""
     if args.to == "pt2":
         export_pt2(detector, path)
     elif args.to == "aoti":
         require_compiler()
         export_aoti(detector, path)
-    elif not args.int8:
+    elif calibration is None:
         export_onnx(detector, path, exporter=args.exporter, nms=args.nms)
     else:
         whole = path.with_suffix(".float.onnx")
         plain = Detector(folded(detector.model), detector.classes, detector.apply_exif, detector.thresholds)
         export_onnx(plain, whole, exporter=args.exporter, nms=args.nms)
-        side = detector.model.image_size
-        images = network_inputs(args.calibration_data, side, detector.apply_exif, CALIBRATION_IMAGES)
-        count = quantize(whole, path, images)
-        print(f"calibrated on {count} images: {whole.stat().st_size / 1e6:.1f} MB as float32")
+        count = quantize(whole, path, calibration.images())
+        print(f"calibrated on {count} {calibration.about}: {whole.stat().st_size / 1e6:.1f} MB as float32")
 
 
 def require_compiler() -> None:
@@ -72,12 +84,13 @@ def require_compiler() -> None:
         raise ConfigError(f"--to aoti needs a C++ compiler, and {name} was not found: apt install g++, or set CXX")
 
 
-def check(detector: Detector, program: Program, args: argparse.Namespace) -> None:
+def check(detector: Detector, program: Program, args: argparse.Namespace, calibration: Calibration | None) -> None:
     """Compares a program with its detector; raises a ConfigError if they differ by too much."""
-    side, source = detector.model.image_size, args.images or args.calibration_data
-    images: list[Tensor] = (
-        list(network_inputs(source, side, detector.apply_exif, sum(BATCHES))) if source else sample_images(side)
-    )
+    side, count = detector.model.image_size, sum(BATCHES)
+    if args.images:
+        images = list(network_inputs(args.images, side, detector.apply_exif, count))
+    else:
+        images = sample_images(side) if calibration is None else list(islice(calibration.images(), count))
     result = compare(detector, program, images, args.tolerance)
     print(
         f"check: {result.detections} detections in {result.images} images; greatest difference {result.difference:.2g} "
@@ -100,12 +113,13 @@ def check(detector: Detector, program: Program, args: argparse.Namespace) -> Non
 
 def evaluate(detector: Detector, program: Program, args: argparse.Namespace) -> None:
     """Prints the AP of detector and program on a data set."""
-    from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
-    from ssd.eval import parse_args
-
-    split = ["--split", args.eval_split] if args.eval_split else []
-    _, config = parse_args([args.checkpoint, "--data-path", args.eval_data, *split])
-    dataset = open_split(config, args.eval_split)
+    dataset, config = open_evaluated(args)
     print(f"{dataset.name}, {len(dataset)} images, detector and exported program:")
     for detect in (None, partial(detect_batches, program)):
         print(evaluate_detector(detector, dataset, config, detect).result)
+
+
+def open_evaluated(args: argparse.Namespace) -> tuple[DetectionDataset, TrainConfig]:
+    """Opens the data set of --eval-data; returns it with the settings of its evaluation."""
+    config = settings_of(args.checkpoint, args.eval_data)
+    return open_split(config, args.eval_split), config

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ssd.exporters.network import INPUT
 
-CALIBRATION_IMAGES = 100
-
 
 def quantize(source: Path, target: Path, images: Iterable[Tensor]) -> int:
     """Quantizes the convolutions of an ONNX file: weights per channel, activations by the range seen on images.

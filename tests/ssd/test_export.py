@@ -119,7 +119,7 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
         (["nowhere", "x.onnx"], "checkpoint nowhere does not exist"),
         ([".", "x.pb"], "output must end in .onnx or .pt2, got x.pb"),
         (["."], "give --to pt2, aoti or onnx, or an output file"),
-        ([".", "x.onnx", "--int8"], "--int8 needs --calibration-data"),
+        ([".", "x.onnx", "--int8"], "--int8 needs --calibration-data, since . does not record"),
         ([".", "x.pt2", "--no-nms"], "--int8, --no-nms and --exporter are for --to onnx"),
     ],
 )

@@ -1,0 +1,98 @@
+"""Tests which images calibrate an int8 export: training images, and none that are evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.export import main, parse_args
+from ssd.exporters import command
+from ssd.exporters.calibration import MAX_IMAGES, is_dataset, of_files, of_training_split
+from ssd.models import build_model
+from tests.ssd.small_folders import voc_object, write_voc
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A data set with the splits train (a, b, c) and val (d, e)."""
+    root = tmp_path / "voc"
+    write_voc(root, {name: [voc_object()] for name in NAMES})
+    lists = root / "ImageSets" / "Main"
+    for split, names in (("train", "abc"), ("val", "de")):
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def write_run(folder: Path, **settings: object) -> Path:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 2, image_size=64, width=4, levels=2)
+    folder.mkdir()
+    torch.save({"build_args": model.build_args, "classes": ["cat"], "model": model.state_dict()}, folder / "best.pt")
+    (folder / "config.json").write_text(json.dumps({"model": "ssd_tiny", "image_size": 64, **settings}))
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the images that are read, without suffix."""
+    from ssd.data import dataset
+    from ssd.inference import sources
+
+    names: list[str] = []
+    for module in (dataset, sources):
+        original = module.read_image
+
+        def note(file: object, original: object = original, **options: object) -> torch.Tensor:
+            names.append(Path(str(file)).stem)
+            return original(file, **options)  # type: ignore[operator]
+
+        monkeypatch.setattr(module, "read_image", note)
+    return names
+
+
+def test_run_is_calibrated_on_its_training_images(
+    voc: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", dataset="voc", data_path=str(voc), train_split="train", val_split="val")
+    monkeypatch.setattr(command, "export_onnx", lambda detector, path, **options: path.write_bytes(b""))
+
+    def quantize(source: Path, target: Path, images: object) -> int:
+        target.write_bytes(b"")
+        return len(list(images))  # type: ignore[call-overload]
+
+    monkeypatch.setattr(command, "quantize", quantize)
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    main([str(run), str(tmp_path / "x.onnx"), "--int8", "--no-check", "--exporter", "torchscript"])
+    assert read == ["a", "b", "c"]
+    assert "calibrated on 3 training images (" in capsys.readouterr().out
+
+
+def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: list[str]) -> None:
+    config = command.settings_of(str(write_run(voc.parent / "run")), str(voc))
+    evaluated = command.open_split(config, "val")
+    assert not is_dataset(str(voc / "JPEGImages")) and is_dataset(str(voc)) and is_dataset(None)
+    images = list(of_files(str(voc / "JPEGImages"), 32, True, evaluated).images())
+    assert read == ["a", "b", "c"] and images[0].shape == (3, 32, 32)
+    assert "which is no data set" in of_files("x", 32, True, None).about
+
+
+def test_training_images_are_spread_over_the_data_set(tmp_path: Path) -> None:
+    config = command.settings_of(str(write_run(tmp_path / "run", dataset="shapes", dataset_options={"size": 250})))
+    calibration = of_training_split(config, 32)
+    images = list(calibration.images())
+    assert len(images) == MAX_IMAGES and len(list(calibration.images())) == MAX_IMAGES
+    assert 0 <= min(image.min().item() for image in images) < max(image.max().item() for image in images) <= 1
+
+
+def test_checkpoint_without_data_set_needs_calibration_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "config.json").unlink()
+    with pytest.raises(SystemExit):
+        parse_args([str(run), "x.onnx", "--int8"])
+    assert "--int8 needs --calibration-data, since" in capsys.readouterr().err
