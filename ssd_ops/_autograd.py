@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ssd_ops import _transforms, onnx_forms, reference
+from ssd_ops import _levels, _transforms, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
 from ssd_ops._schemas import SCHEMAS, Schema, parameters
 from ssd_ops.reference import kept
@@ -41,7 +41,10 @@ def register(namespace: str, library: torch.library.Library) -> None:
     """Registers the autograd kernel of each op of `namespace`."""
     calls = _calls[namespace] = {}
     derivatives = _derivatives(calls)
+    _levels.register(getattr(torch.ops, namespace), library, calls, SCHEMAS)
     for name, schema in SCHEMAS.items():
+        if name in calls:
+            continue
         op = getattr(getattr(torch.ops, namespace), name).default
         if name in derivatives:
             function: Any = function_of(name, op, derivatives[name])

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ssd_ops import checks
 from ssd_ops._schemas import Schema, call_by_name
 from ssd_ops.dtypes import compute_dtype
-from ssd_ops.reference import codec, detection, images, loss, matching, overlap, soft_suppression, suppression
+from ssd_ops.reference import codec, detection, images, levels, loss, matching, overlap, soft_suppression, suppression
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -25,11 +25,19 @@ class _Fake(NamedTuple):
 
 
 def implementation(schema: Schema) -> Callable[..., Any]:
-    """Returns the fake kernel of an op."""
-    fake = _FAKES[schema.name]
+    """Returns the fake kernel of an op; that of an op on levels is the one of the op on rows."""
+    takes_levels = schema.name.endswith("_levels")
+    fake = _FAKES.get(schema.name) or _FAKES[schema.name.removesuffix("_levels")]
 
     def kernel(*args: Any) -> Any:
         arguments = schema.by_name(args)
+        if takes_levels:
+            loc, logits = arguments["loc"], arguments["logits"]
+            levels.check_levels(loc, logits)
+            arguments["loc"], arguments["logits"] = levels.rows_of_levels(loc, logits)
+            if fake.results is _grads_of_levels:
+                call_by_name(_check_loss_grad, arguments)
+                return _grads_of_levels(loc, logits)
         for check in fake.checks:
             call_by_name(check, arguments)
         return call_by_name(fake.results, arguments)
@@ -109,6 +117,14 @@ def _detected(loc: Tensor, logits: Tensor, priors: Tensor, max_detections: int) 
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
+def _grads_of_levels(loc: list[Tensor], logits: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def empty(level: Tensor) -> Tensor:
+        batch, channels, height, width = level.shape
+        return level.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+    return [empty(level) for level in loc], [empty(level) for level in logits]
+
+
 def _images(crops: Tensor, images: Tensor, size: int, dtype: str) -> Tensor:
     return images.new_empty((crops.shape[0], 3, size, size), dtype=getattr(torch, dtype))
 
@@ -147,6 +163,7 @@ _FAKES: dict[str, _Fake] = {
     "match_priors": _Fake((matching.check,), _matches),
     "multibox_loss": _Fake((loss.check,), _losses),
     "grad_multibox_loss": _Fake((_check_loss_grad,), lambda loc, logits: _like(loc, logits)),
+    "grad_multibox_loss_levels": _Fake((), _grads_of_levels),
     "nms": _Fake((suppression.check_nms,), _kept_of("nms")),
     "batched_nms": _Fake((suppression.check_nms, suppression.check_idxs), _kept_of("batched_nms")),
     "multiclass_nms": _Fake((suppression.check_scored, *_OPTIONS_OF_NMS), _scored),

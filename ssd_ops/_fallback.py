@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssd_ops import _library, reference
 from ssd_ops._schemas import Schema
+from ssd_ops.reference.loss import grad_multibox_loss_levels
 from ssd_ops.reference.outputs import all_outputs
 
 
@@ -21,7 +22,13 @@ def _render_images(*, dtype: str, **others: Any) -> Tensor:
     return reference.render_images(**others, dtype=getattr(torch, dtype))
 
 
-_OTHERS: dict[str, Callable[..., Any]] = {"box_iou_out": _box_iou_out, "render_images": _render_images}
+_OTHERS: dict[str, Callable[..., Any]] = {
+    "box_iou_out": _box_iou_out,
+    "detect_levels": reference.detect,
+    "grad_multibox_loss_levels": grad_multibox_loss_levels,
+    "multibox_loss_levels": reference.multibox_loss,
+    "render_images": _render_images,
+}
 """By name of an op, what its reference is called by where the arguments differ from those of the schema."""
 
 
@@ -34,7 +41,7 @@ def implementation(schema: Schema) -> Callable[..., Any]:
     needs_autograd = schema.name in ("grad_box_iou", "grad_encode_boxes", "grad_decode_boxes")
 
     def kernel(*args: Any) -> Any:
-        device = args[0].device.type
+        device = (args[0][0] if isinstance(args[0], list) else args[0]).device.type
         if device not in ("cpu", "meta"):
             _library.warn_of_reference(device)
         arguments = schema.by_name(args)
@@ -47,8 +54,8 @@ def implementation(schema: Schema) -> Callable[..., Any]:
 
 
 def _flat(result: Any) -> Any:
-    """Returns the tensors of a result, in one plain tuple where there are several."""
+    """Returns the tensors and lists of a result, in one plain tuple where there are several."""
     if not isinstance(result, tuple):
         return result
     parts = (part if isinstance(part, tuple) else (part,) for part in result)
-    return tuple(tensor for part in parts for tensor in part if isinstance(tensor, Tensor))
+    return tuple(tensor for part in parts for tensor in part if isinstance(tensor, (Tensor, list)))

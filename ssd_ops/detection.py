@@ -8,13 +8,14 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
+from ssd_ops._levels import op_and_outputs
 from ssd_ops.dtypes import floating
 from ssd_ops.results import Detections
 
 
 def detect(
-    loc: Tensor,  # [B, P, 4] deltas
-    logits: Tensor,  # [B, P, C]
+    loc: Tensor | Sequence[Tensor],  # [B, P, 4] deltas, or for each level [B, A * 4, H, W]
+    logits: Tensor | Sequence[Tensor],  # [B, P, C], or for each level [B, A * C, H, W]
     priors: Tensor,  # [P, 4] xyxy
     *,
     score_threshold: float = 0.01,
@@ -35,8 +36,12 @@ def detect(
     `min_size`.
 
     Args:
-        loc: `[B, P, 4]`, deltas; any floating dtype, computed in float32 (float64 where an input is).
+        loc: `[B, P, 4]`, deltas; any floating dtype, computed in float32 (float64 where an input is). Or a list of the
+            outputs of each feature level as a convolution leaves them, `[B, A * 4, H, W]`, whose priors are ordered by
+            level, row, column and then A: equal results without concatenating them. In channels_last they are read in
+            place, otherwise copied.
         logits: `[B, P, C]`, class 0 is the background; any floating dtype. A prior with a NaN logit gives no detection.
+            Or a list of `[B, A * C, H, W]`, where `loc` is a list.
         priors: `[P, 4]`, xyxy, normalized coordinates.
         score_threshold: Only scores strictly above it are candidates.
         iou_threshold: A box is suppressed at an IoU above this.
@@ -58,10 +63,11 @@ def detect(
 
     Source: `DetectionOutput` of Caffe SSD; `SSD.postprocess_detections` of torchvision.
     """
+    name, loc, logits = op_and_outputs("detect", loc, logits)
     found = call(
-        "detect",
-        floating("loc", loc),
-        floating("logits", logits),
+        name,
+        loc,
+        logits,
         floating("priors", priors),
         checks.real("score_threshold", score_threshold),
         checks.real("iou_threshold", iou_threshold),

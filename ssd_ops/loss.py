@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops._autograd import call
+from ssd_ops._levels import op_and_outputs
 from ssd_ops.dtypes import floating
 
 
 def multibox_loss(
-    loc: Tensor,  # [B, P, 4] deltas
-    logits: Tensor,  # [B, P, C]
+    loc: Tensor | Sequence[Tensor],  # [B, P, 4] deltas, or for each level [B, A * 4, H, W]
+    logits: Tensor | Sequence[Tensor],  # [B, P, C], or for each level [B, A * C, H, W]
     loc_targets: Tensor,  # [B, P, 4]
     labels: Tensor,  # [B, P] int64
     *,
@@ -33,8 +36,12 @@ def multibox_loss(
     no derivative of any order.
 
     Args:
-        loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is).
-        logits: `[B, P, C]`, class 0 is the background; any floating dtype.
+        loc: `[B, P, 4]`, predicted deltas; any floating dtype, computed in float32 (float64 where an input is). Or a list
+            of the outputs of each feature level as a convolution leaves them, `[B, A * 4, H, W]`, whose priors are ordered
+            by level, row, column and then A: equal results without concatenating them. In channels_last they are read
+            in place, otherwise copied; their gradients are in channels_last.
+        logits: `[B, P, C]`, class 0 is the background; any floating dtype. Or a list of `[B, A * C, H, W]`, where `loc` is
+            a list.
         loc_targets: `[B, P, 4]`, the target deltas (only those of positives are used).
         labels: int64 `[B, P]`: 1 .. C - 1 positive, 0 background, -1 ignored.
         neg_pos_ratio: 0 or more.
@@ -55,10 +62,11 @@ def multibox_loss(
     and division by its size as in balancap's SSD-Tensorflow.
     """
     checks.tensor("labels", labels)
+    name, loc, logits = op_and_outputs("multibox_loss", loc, logits)
     loc_loss, cls_loss, _, _ = call(
-        "multibox_loss",
-        floating("loc", loc),
-        floating("logits", logits),
+        name,
+        loc,
+        logits,
         floating("loc_targets", loc_targets),
         labels,
         checks.real("neg_pos_ratio", neg_pos_ratio),

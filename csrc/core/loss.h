@@ -3,6 +3,7 @@
 
 #include "core/box.h"
 #include "core/dtype.h"
+#include "core/levels.h"
 #include "core/ordered_key.h"
 
 namespace ssd_ops {
@@ -10,12 +11,14 @@ namespace ssd_ops {
 // Dense tensors. T, the dtype of the arithmetic, is double if `logits_type` is f64 and float otherwise.
 struct LossParams {
   Dtype logits_type, loc_type, target_type;
-  const void* loc;          // [B, P, 4]
-  const void* logits;       // [B, P, C]
-  const void* loc_targets;  // [B, P, 4]
-  const int64_t* labels;    // [B, P]: 0 background, -1 ignored
-  int64_t num_images, num_priors, num_classes;
-  void* lse;  // T [B, P]: logsumexp of the logits
+  Levels levels;
+  LevelPointers<const void> loc;     // rows of 4
+  LevelPointers<const void> logits;  // rows of C
+  const void* loc_targets;           // [B, P, 4]
+  const int64_t* labels;             // [B, P]: 0 background, -1 ignored
+  int64_t batch_size, num_classes;
+  int64_t num_images, num_priors;  // of mining: 1 and B * P where the batch is mined as one image, else B and P
+  void* lse;                       // T [B, P]: logsumexp of the logits
   // T [B, P]: the weight of a sampled prior in cls_loss, else 0. Until a prior is mined, its cross entropy is here.
   void* weight;
 
@@ -25,8 +28,8 @@ struct LossParams {
 struct GradLossParams {
   LossParams forward;                         // with lse and weight as the forward pass has written them
   const void *grad_loc_loss, *grad_cls_loss;  // T, one number each
-  void* grad_loc;                             // [B, P, 4], dtype of loc
-  void* grad_logits;                          // [B, P, C], dtype of the logits
+  LevelPointers<void> loc;                    // their gradients, with the rows and dtypes of loc and logits
+  LevelPointers<void> logits;
 };
 
 // Smooth L1 with beta 1, and its derivative; NaN stays NaN.

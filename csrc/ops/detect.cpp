@@ -2,6 +2,7 @@
 #include "cpu/select/detect.h"
 
 #include "ops/detections.h"
+#include "ops/detector_outputs.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/select/detect.h"
 #endif
@@ -9,62 +10,67 @@
 namespace ssd_ops {
 namespace {
 
-void check_inputs(const Tensor& loc, const Tensor& logits, const Tensor& priors) {
-  check_boxes("loc", loc, "[B, P, 4]", 3);
-  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
-  check_shape("logits", logits, "[" + std::to_string(num_images) + ", " + std::to_string(num_priors) + ", C]",
-              logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
-  check_floating("logits", logits);
-  if (logits.size(2) < 1) fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
+struct DetectOptions {
+  double score_threshold, iou_threshold;
+  int64_t candidates_per_class, max_detections;
+  std::vector<double> variances;
+  bool clip, suppress_equal, multi_label;
+  double min_size;
+};
+
+void check(const DetectorOutputs& outputs, const Tensor& priors, const DetectOptions& options) {
+  const int64_t num_priors = outputs.num_priors();
   check_shape("priors", priors, "[" + std::to_string(num_priors) + ", 4]", has_shape(priors, {num_priors, 4}));
   check_floating("priors", priors);
-  check_same_device("logits", logits, "loc", loc);
-  check_same_device("priors", priors, "loc", loc);
+  check_same_device("priors", priors, "loc", outputs.loc[0]);
+  check_variances(options.variances);
+  check_options(options.score_threshold, options.iou_threshold, options.max_detections);
+  check_at_least_one("candidates_per_class", options.candidates_per_class);
+  check_not_negative("min_size", options.min_size);
+  check_candidate_count("logits", num_priors, outputs.num_classes);
 }
 
-DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& priors, double score_threshold,
-                        double iou_threshold, int64_t candidates_per_class, int64_t max_detections,
-                        std::vector<double> variances, bool clip, bool suppress_equal, bool multi_label,
-                        double min_size) {
-  check_inputs(loc, logits, priors);
-  check_variances(variances);
-  check_options(score_threshold, iou_threshold, max_detections);
-  check_at_least_one("candidates_per_class", candidates_per_class);
-  const double suppress_above = suppress_threshold(iou_threshold, suppress_equal);
-  const bool best_only = !multi_label;
-  check_not_negative("min_size", min_size);
-  const int64_t num_images = logits.size(0);
-  check_candidate_count("logits", logits.size(1), logits.size(2));
-  const ScalarType dtype = compute_dtype({loc.scalar_type(), logits.scalar_type(), priors.scalar_type()});
-  if (logits.numel() == 0) return no_detections(logits, num_images, max_detections, dtype);
-  const DetectionTensors result = new_detections(logits, num_images, max_detections, dtype);
-  const Tensor dense_logits = dense_for(logits, dtype), dense_loc = dense(loc, dtype);
+DetectionTensors detections_of(const DetectorOutputs& outputs, const Tensor& priors, const DetectOptions& options) {
+  check(outputs, priors, options);
+  const Tensor& like = outputs.logits[0];
+  const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
+  const ScalarType dtype = compute_dtype({outputs.loc_type(), outputs.logits_type(), priors.scalar_type()});
+  if (num_images * num_priors == 0) return no_detections(like, num_images, options.max_detections, dtype);
+  const DetectionTensors result = new_detections(like, num_images, options.max_detections, dtype);
+  const std::vector<Tensor> logits = dense_rows(outputs.logits, kept_dtype(outputs.logits_type(), dtype));
+  const std::vector<Tensor> loc = dense_rows(outputs.loc, dtype);
   const Tensor dense_priors = dense(priors, dtype);
-  const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
+  const ScoreRows scores{nullptr, dtype_of(logits[0]), num_priors, outputs.num_classes};
+  const SelectOptions select{options.score_threshold, suppress_threshold(options.iou_threshold, options.suppress_equal),
+                             options.min_size, options.candidates_per_class};
+  const bool best_only = !options.multi_label;
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::DetectParams<T> params{.select = select_params<T>(dense_logits, options, result),
+    cpu::DetectParams<T> params{.select = select_params<T>(scores, select, result),
                                 .segments = {},
-                                .loc = const_data<Box<T>>(dense_loc),
+                                .levels = outputs.levels,
+                                .logits = const_rows<void>(logits),
+                                .loc = const_rows<Box<T>>(loc),
                                 .priors = const_data<Box<T>>(dense_priors),
-                                .variances = variances_of<T>(variances.data()),
-                                .clip = clip,
+                                .variances = variances_of<T>(options.variances.data()),
+                                .clip = options.clip,
                                 .best_only = best_only};
 #ifdef SSD_OPS_WITH_CUDA
-    if (uses_cuda_kernels(loc)) {
-      const CudaScope scope(loc);
+    if (uses_cuda_kernels(like)) {
+      const CudaScope scope(like);
       const auto bytes = static_cast<int64_t>(detect_workspace_bytes(params.select, num_images, best_only));
-      const Tensor workspace = empty(loc, {bytes}, ScalarType::Byte);
-      const BoxSource<T> source{.boxes = params.loc,
+      const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
+      const BoxSource<T> source{.levels = params.levels,
+                                .boxes = params.loc,
                                 .boxes_by_class = false,
                                 .priors = params.priors,
                                 .variances = params.variances,
-                                .clip = clip,
+                                .clip = params.clip,
                                 .class_box_indices = nullptr,
                                 .class_capacity = 0};
-      check_cuda(
-          launch_detect(params.select, source, best_only, num_images, workspace.mutable_data_ptr(), scope.stream()),
-          "detect");
+      check_cuda(launch_detect(params.select, params.logits, source, best_only, num_images,
+                               workspace.mutable_data_ptr(), scope.stream()),
+                 "detect");
       return;
     }
 #endif
@@ -75,8 +81,20 @@ DetectionTensors detect(const Tensor& loc, const Tensor& logits, const Tensor& p
   return result;
 }
 
+// Outputs is Tensor, or std::vector<Tensor> with a tensor for each level.
+template <typename Outputs>
+DetectionTensors detect(const Outputs& loc, const Outputs& logits, const Tensor& priors, double score_threshold,
+                        double iou_threshold, int64_t candidates_per_class, int64_t max_detections,
+                        std::vector<double> variances, bool clip, bool suppress_equal, bool multi_label,
+                        double min_size) {
+  return detections_of(detector_outputs(loc, logits), priors,
+                       {score_threshold, iou_threshold, candidates_per_class, max_detections, std::move(variances),
+                        clip, suppress_equal, multi_label, min_size});
+}
+
 }  // namespace
 
-SSD_OPS_REGISTER(detect, detect)
+SSD_OPS_REGISTER(detect, detect<Tensor>)
+SSD_OPS_REGISTER(detect_levels, detect<std::vector<Tensor>>)
 
 }  // namespace ssd_ops

@@ -78,12 +78,23 @@ struct SelectOptions {
   int64_t candidates_per_class;
 };
 
+// Scores or, for detect, logits; `data` is null there.
+struct ScoreRows {
+  const void* data;
+  Dtype dtype;
+  int64_t num_boxes, num_classes;
+};
+
+inline ScoreRows score_rows(const Tensor& scores) {
+  return {scores.const_data_ptr(), dtype_of(scores), scores.size(1), scores.size(2)};
+}
+
 template <typename T>
-SelectParams<T> select_params(const Tensor& scores, const SelectOptions& options, const DetectionTensors& result) {
-  return {.scores = scores.const_data_ptr(),
-          .dtype = dtype_of(scores),
-          .num_boxes = scores.size(1),
-          .num_classes = scores.size(2),
+SelectParams<T> select_params(const ScoreRows& scores, const SelectOptions& options, const DetectionTensors& result) {
+  return {.scores = scores.data,
+          .dtype = scores.dtype,
+          .num_boxes = scores.num_boxes,
+          .num_classes = scores.num_classes,
           .score_threshold = next_above(round_threshold_down<T>(options.score_threshold)),
           .candidates_per_class = options.candidates_per_class,
           .thresholds = suppression_thresholds<T>(options.suppress_above),

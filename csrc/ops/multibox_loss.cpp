@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "cpu/loss/grad_multibox_loss.h"
-#include "ops/glue.h"
+#include "ops/detector_outputs.h"
 #include "ops/huge_pages.h"
 #ifdef SSD_OPS_WITH_CUDA
 #include "cuda/loss/multibox_loss.h"
@@ -16,21 +16,15 @@ namespace {
 
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-void check_tensors(const Tensor& loc, const Tensor& logits, const Tensor& loc_targets, const Tensor& labels) {
-  check_boxes("loc", loc, "[B, P, 4]", 3);
-  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
+void check_targets(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels) {
+  const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
   const std::string rows = "[" + std::to_string(num_images) + ", " + std::to_string(num_priors);
-  check_shape("logits", logits, rows + ", C]",
-              logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
-  check_floating("logits", logits);
-  if (logits.size(2) < 1) fail("logits must have at least 1 class, the background, got shape " + shape_of(logits));
   check_shape("loc_targets", loc_targets, rows + ", 4]", has_shape(loc_targets, {num_images, num_priors, 4}));
   check_floating("loc_targets", loc_targets);
   check_shape("labels", labels, rows + "]", has_shape(labels, {num_images, num_priors}));
   check_dtype("labels", labels, ScalarType::Long);
-  check_same_device("logits", logits, "loc", loc);
-  check_same_device("loc_targets", loc_targets, "loc", loc);
-  check_same_device("labels", labels, "loc", loc);
+  check_same_device("loc_targets", loc_targets, "loc", outputs.loc[0]);
+  check_same_device("labels", labels, "loc", outputs.loc[0]);
 }
 
 [[noreturn]] void fail_label(const int64_t* labels, int64_t classes) {
@@ -42,28 +36,32 @@ void check_tensors(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
 
 // The tensors as kernels take them.
 struct Inputs {
-  Tensor loc, logits, loc_targets, labels;
+  const DetectorOutputs& outputs;
   ScalarType dtype;  // of the arithmetic
+  std::vector<Tensor> loc, logits;
+  Tensor loc_targets, labels;
 
-  Inputs(const Tensor& loc_, const Tensor& logits_, const Tensor& loc_targets_, const Tensor& labels_)
-      : dtype(compute_dtype({loc_.scalar_type(), logits_.scalar_type(), loc_targets_.scalar_type()})) {
-    loc = dense(loc_);
-    logits = dense_for(logits_, dtype);
-    loc_targets = dense(loc_targets_);
-    labels = dense(labels_);
-  }
+  Inputs(const DetectorOutputs& all, const Tensor& targets, const Tensor& classes)
+      : outputs(all),
+        dtype(compute_dtype({all.loc_type(), all.logits_type(), targets.scalar_type()})),
+        loc(dense_rows(all.loc, all.loc_type())),
+        logits(dense_rows(all.logits, kept_dtype(all.logits_type(), dtype))),
+        loc_targets(dense(targets)),
+        labels(dense(classes)) {}
 
   LossParams params(const Tensor& lse, const Tensor& weight) const {
-    return {.logits_type = dtype_of(logits),
-            .loc_type = dtype_of(loc),
+    return {.logits_type = dtype_of(logits[0]),
+            .loc_type = dtype_of(loc[0]),
             .target_type = dtype_of(loc_targets),
-            .loc = loc.const_data_ptr(),
-            .logits = logits.const_data_ptr(),
+            .levels = outputs.levels,
+            .loc = const_rows<void>(loc),
+            .logits = const_rows<void>(logits),
             .loc_targets = loc_targets.const_data_ptr(),
             .labels = const_data<int64_t>(labels),
-            .num_images = logits.size(0),
-            .num_priors = logits.size(1),
-            .num_classes = logits.size(2),
+            .batch_size = outputs.num_images,
+            .num_classes = outputs.num_classes,
+            .num_images = outputs.num_images,
+            .num_priors = outputs.num_priors(),
             .lse = lse.data_ptr(),
             .weight = weight.data_ptr()};
   }
@@ -101,33 +99,44 @@ void on_cpu(const LossParams& params, const Mining& mining, const Normalization&
   *cls_loss = static_cast<T>(cls);
 }
 
-Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_targets, const Tensor& labels,
-                   double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
-  check_tensors(loc, logits, loc_targets, labels);
+struct LossOptions {
+  Mining mining;
+  Normalizer normalizer;
+  bool over_batch;  // mines the batch as one image
+};
+
+LossOptions loss_options(double neg_pos_ratio, const std::string& normalizer, int64_t min_negatives,
+                         const std::string& mining) {
   check_not_negative("neg_pos_ratio", neg_pos_ratio);
   const auto chosen = static_cast<Normalizer>(check_one_of("normalizer", normalizer, {"batch", "image", "batch_size"}));
   check_not_negative("min_negatives", static_cast<double>(min_negatives));
   const bool over_batch = check_one_of("mining", mining, {"image", "batch"}) == 1;
   if (over_batch && chosen == Normalizer::image)
     fail("normalizer must be batch or batch_size where mining is batch, got image");
-  const Inputs inputs(loc, logits, loc_targets, labels);
-  const int64_t num_images = loc.size(0), num_priors = loc.size(1);
-  Tensor loc_loss = empty(loc, {}, inputs.dtype), cls_loss = empty(loc, {}, inputs.dtype);
-  Tensor lse = empty(loc, {num_images, num_priors}, inputs.dtype),
-         weight = empty(loc, {num_images, num_priors}, inputs.dtype);
+  return {{neg_pos_ratio, min_negatives}, chosen, over_batch};
+}
+
+Four losses_of(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels,
+               const LossOptions& options) {
+  const Inputs inputs(outputs, loc_targets, labels);
+  const Tensor& like = outputs.loc[0];
+  const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
+  Tensor loc_loss = empty(like, {}, inputs.dtype), cls_loss = empty(like, {}, inputs.dtype);
+  Tensor lse = empty(like, {num_images, num_priors}, inputs.dtype),
+         weight = empty(like, {num_images, num_priors}, inputs.dtype);
   if (lse.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), lse, weight};
   LossParams params = inputs.params(lse, weight);
-  Mining rules{neg_pos_ratio, std::min(min_negatives, num_priors)};
-  const Normalization normalization{chosen, num_images};
-  if (over_batch) {  // mines the batch as one image
+  Mining rules{options.mining.neg_pos_ratio, std::min(options.mining.min_negatives, num_priors)};
+  const Normalization normalization{options.normalizer, num_images};
+  if (options.over_batch) {
     rules.min_negatives *= num_images;
     params.num_priors *= num_images;
     params.num_images = 1;
   }
 #ifdef SSD_OPS_WITH_CUDA
-  if (uses_cuda_kernels(loc)) {
-    const CudaScope scope(loc);
-    const Tensor workspace = empty(loc, {static_cast<int64_t>(loss_workspace_bytes(params))}, ScalarType::Byte);
+  if (uses_cuda_kernels(like)) {
+    const CudaScope scope(like);
+    const Tensor workspace = empty(like, {static_cast<int64_t>(loss_workspace_bytes(params))}, ScalarType::Byte);
     check_cuda(launch_multibox_loss(params, rules, normalization, workspace.mutable_data_ptr(),
                                     loc_loss.mutable_data_ptr(), cls_loss.mutable_data_ptr(), scope.stream()),
                "multibox_loss");
@@ -141,44 +150,82 @@ Four multibox_loss(const Tensor& loc, const Tensor& logits, const Tensor& loc_ta
   return {loc_loss, cls_loss, lse, weight};
 }
 
-std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const Tensor& grad_cls_loss,
-                                              const Tensor& loc, const Tensor& logits, const Tensor& loc_targets,
+using Gradients = std::vector<Tensor>;
+
+// Uninitialized gradients with the rows of `dense`.
+Gradients new_gradients(const std::vector<Tensor>& dense) {
+  Gradients result;
+  for (const Tensor& t : dense) {
+    result.push_back(torch::stable::empty_like(t));
+    prefer_huge_pages(result.back());
+  }
+  return result;
+}
+
+std::tuple<Gradients, Gradients> gradients_of(const DetectorOutputs& outputs, const Tensor& grad_loc_loss,
+                                              const Tensor& grad_cls_loss, const Tensor& loc_targets,
                                               const Tensor& labels, const Tensor& lse, const Tensor& weight) {
-  check_tensors(loc, logits, loc_targets, labels);
-  const Inputs inputs(loc, logits, loc_targets, labels);
-  const int64_t rows = loc.size(0) * loc.size(1);
+  check_targets(outputs, loc_targets, labels);
+  const Inputs inputs(outputs, loc_targets, labels);
+  const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
   for (const Tensor* t : {&lse, &weight})
-    check_shape(t == &lse ? "lse" : "weight", *t, bracketed(labels.sizes()), has_shape(*t, {loc.size(0), loc.size(1)}));
+    check_shape(t == &lse ? "lse" : "weight", *t, bracketed(labels.sizes()), has_shape(*t, {num_images, num_priors}));
   check_shape("grad_loc_loss", grad_loc_loss, "[]", grad_loc_loss.dim() == 0);
   check_shape("grad_cls_loss", grad_cls_loss, "[]", grad_cls_loss.dim() == 0);
   const Tensor dense_lse = dense(lse, inputs.dtype), dense_weight = dense(weight, inputs.dtype);
   const Tensor grad_loc_in = dense(grad_loc_loss, inputs.dtype), grad_cls_in = dense(grad_cls_loss, inputs.dtype);
-  Tensor grad_loc = empty(loc, {loc.size(0), loc.size(1), 4}, loc.scalar_type());
-  Tensor grad_logits = empty(loc, {logits.size(0), logits.size(1), logits.size(2)}, inputs.logits.scalar_type());
-  prefer_huge_pages(grad_logits);
+  Gradients loc = new_gradients(inputs.loc), logits = new_gradients(inputs.logits);
   const GradLossParams params{.forward = inputs.params(dense_lse, dense_weight),
                               .grad_loc_loss = grad_loc_in.const_data_ptr(),
                               .grad_cls_loss = grad_cls_in.const_data_ptr(),
-                              .grad_loc = grad_loc.mutable_data_ptr(),
-                              .grad_logits = grad_logits.mutable_data_ptr()};
+                              .loc = mutable_rows(loc),
+                              .logits = mutable_rows(logits)};
 #ifdef SSD_OPS_WITH_CUDA
-  if (uses_cuda_kernels(loc)) {
-    const CudaScope scope(loc);
+  if (uses_cuda_kernels(outputs.loc[0])) {
+    const CudaScope scope(outputs.loc[0]);
     check_cuda(launch_grad_multibox_loss(params, scope.stream()), "grad_multibox_loss");
-    return {grad_loc, torch::stable::to(grad_logits, logits.scalar_type())};
-  }
+  } else
 #endif
-  chosen_isa();
-  torch::stable::parallel_for(0, rows, grain(65536, params.forward.num_classes),
-                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, params, begin, end); });
-  if (inputs.dtype == ScalarType::Double && logits.scalar_type() != ScalarType::Double)
-    grad_logits = torch::stable::to(grad_logits, logits.scalar_type());
-  return {grad_loc, grad_logits};
+  {
+    chosen_isa();
+    torch::stable::parallel_for(0, num_images * num_priors, grain(65536, outputs.num_classes),
+                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, params, begin, end); });
+  }
+  for (Tensor& grad : logits)
+    if (grad.scalar_type() != outputs.logits_type()) grad = torch::stable::to(grad, outputs.logits_type());
+  return {std::move(loc), std::move(logits)};
+}
+
+// Outputs is Tensor, or std::vector<Tensor> with a tensor for each level.
+template <typename Outputs>
+Four multibox_loss(const Outputs& loc, const Outputs& logits, const Tensor& loc_targets, const Tensor& labels,
+                   double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
+  const DetectorOutputs outputs = detector_outputs(loc, logits);
+  check_targets(outputs, loc_targets, labels);
+  return losses_of(outputs, loc_targets, labels, loss_options(neg_pos_ratio, normalizer, min_negatives, mining));
+}
+
+std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const Tensor& grad_cls_loss,
+                                              const Tensor& loc, const Tensor& logits, const Tensor& loc_targets,
+                                              const Tensor& labels, const Tensor& lse, const Tensor& weight) {
+  auto [grad_loc, grad_logits] =
+      gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, lse, weight);
+  return {grad_loc[0], grad_logits[0]};
+}
+
+std::tuple<Gradients, Gradients> grad_multibox_loss_levels(const Tensor& grad_loc_loss, const Tensor& grad_cls_loss,
+                                                           const std::vector<Tensor>& loc,
+                                                           const std::vector<Tensor>& logits, const Tensor& loc_targets,
+                                                           const Tensor& labels, const Tensor& lse,
+                                                           const Tensor& weight) {
+  return gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, lse, weight);
 }
 
 }  // namespace
 
-SSD_OPS_REGISTER(multibox_loss, multibox_loss)
+SSD_OPS_REGISTER(multibox_loss, multibox_loss<Tensor>)
+SSD_OPS_REGISTER(multibox_loss_levels, multibox_loss<std::vector<Tensor>>)
 SSD_OPS_REGISTER(grad_multibox_loss, grad_multibox_loss)
+SSD_OPS_REGISTER(grad_multibox_loss_levels, grad_multibox_loss_levels)
 
 }  // namespace ssd_ops

@@ -26,7 +26,7 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
   const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
   dispatch_compute(dtype, [&](auto type) {
     using T = decltype(type);
-    cpu::MulticlassParams<T> params{.select = select_params<T>(dense_scores, options, result),
+    cpu::MulticlassParams<T> params{.select = select_params<T>(score_rows(dense_scores), options, result),
                                     .segments = {},
                                     .boxes = const_data<Box<T>>(dense_boxes),
                                     .boxes_by_class = boxes_by_class};
@@ -35,7 +35,8 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
       const CudaScope scope(boxes);
       const auto bytes = static_cast<int64_t>(multiclass_nms_workspace_bytes(params.select, num_images));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
-      const BoxSource<T> source{.boxes = params.boxes,
+      const BoxSource<T> source{.levels = one_level(num_boxes),
+                                .boxes = {{params.boxes}},
                                 .boxes_by_class = boxes_by_class,
                                 .priors = nullptr,
                                 .variances = {},

@@ -5,15 +5,22 @@ Sorting is ONNX's TopK, which orders equal values by index; suppression is its N
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssd_ops import checks, reference
 from ssd_ops._schemas import SCHEMAS
 from ssd_ops.onnx_forms import detection, suppression
+from ssd_ops.reference.levels import rows_of_levels
+
+
+def _detect_levels(loc: Sequence[Tensor], logits: Sequence[Tensor], **others: Any) -> Any:
+    return detection.detect(*rows_of_levels(loc, logits), **others)
+
 
 _FORMS: dict[str, Callable[..., Any]] = {
     "box_iou": reference.box_iou,
@@ -26,6 +33,7 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "batched_nms": suppression.batched_nms,
     "multiclass_nms": detection.multiclass_nms,
     "detect": detection.detect,
+    "detect_levels": _detect_levels,
 }
 
 

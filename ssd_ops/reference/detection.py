@@ -10,6 +10,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.codec import decode_boxes
+from ssd_ops.reference.levels import rows_of_outputs
 from ssd_ops.reference.outputs import all_outputs, first, returns
 from ssd_ops.reference.suppression import multiclass_nms
 from ssd_ops.results import Detections
@@ -17,8 +18,8 @@ from ssd_ops.results import Detections
 
 @returns(first)
 def detect(
-    loc: Tensor,  # [B, P, 4] deltas
-    logits: Tensor,  # [B, P, C]
+    loc: Tensor | Sequence[Tensor],  # [B, P, 4] deltas, or for each level [B, A * 4, H, W]
+    logits: Tensor | Sequence[Tensor],  # [B, P, C], or for each level [B, A * C, H, W]
     priors: Tensor,  # [P, 4] xyxy
     *,
     score_threshold: float = 0.01,
@@ -35,7 +36,8 @@ def detect(
 
     The second of all outputs is the prior that each detection came from: int64 `[B, D]`, zero-padded.
     """
-    loc, logits, priors = floating("loc", loc), floating("logits", logits), floating("priors", priors)
+    loc, logits = rows_of_outputs(loc, logits)
+    priors = floating("priors", priors)
     check_raw(loc, logits, priors, variances, multi_label)
     dtype = compute_dtype(loc, logits, priors)
     boxes = decode_boxes(loc.to(dtype), priors.to(dtype), checks.four_variances(variances))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
+from ssd_ops.reference.levels import levels_of_rows, rows_of_levels, rows_of_outputs
 from ssd_ops.reference.outputs import returns
 
 NORMALIZERS = ("batch", "image", "batch_size")
@@ -20,8 +23,8 @@ def _both_losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor
 
 @returns(_both_losses)
 def multibox_loss(
-    loc: Tensor,  # [B, P, 4] deltas
-    logits: Tensor,  # [B, P, C]
+    loc: Tensor | Sequence[Tensor],  # [B, P, 4] deltas, or for each level [B, A * 4, H, W]
+    logits: Tensor | Sequence[Tensor],  # [B, P, C], or for each level [B, A * C, H, W]
     loc_targets: Tensor,  # [B, P, 4]
     labels: Tensor,  # [B, P] int64
     *,
@@ -37,9 +40,8 @@ def multibox_loss(
     A row of logits with NaN, with inf at its target, or with nothing but -inf has a cross entropy of NaN; inf elsewhere
     gives inf. A label out of range (not validated on a GPU) makes both losses NaN.
     """
-    loc, logits, loc_targets = (
-        floating(name, value) for name, value in (("loc", loc), ("logits", logits), ("loc_targets", loc_targets))
-    )
+    loc, logits = rows_of_outputs(loc, logits)
+    loc_targets = floating("loc_targets", loc_targets)
     checks.tensor("labels", labels)
     check(loc, logits, loc_targets, labels, neg_pos_ratio, normalizer, min_negatives, mining)
     dtype = compute_dtype(loc, logits, loc_targets)
@@ -138,6 +140,22 @@ def grad_multibox_loss(
     is_positive = (labels > 0)[..., None]
     grad_loc = torch.where(is_positive, (weight * grad_loc_loss)[..., None] * slope, 0)
     return grad_loc.to(loc.dtype), grad_logits.to(logits.dtype)
+
+
+def grad_multibox_loss_levels(
+    grad_loc_loss: Tensor,  # scalar
+    grad_cls_loss: Tensor,  # scalar
+    loc: Sequence[Tensor],  # for each level [B, A * 4, H, W]
+    logits: Sequence[Tensor],  # for each level [B, A * C, H, W]
+    loc_targets: Tensor,  # [B, P, 4]
+    labels: Tensor,  # [B, P] int64
+    lse: Tensor,  # [B, P]
+    weight: Tensor,  # [B, P]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the gradients of both losses for `loc` and `logits`, in their shapes and dtypes and in channels_last."""
+    rows = rows_of_levels(loc, logits)
+    grad_loc, grad_logits = grad_multibox_loss(grad_loc_loss, grad_cls_loss, *rows, loc_targets, labels, lse, weight)
+    return levels_of_rows(grad_loc, loc), levels_of_rows(grad_logits, logits)
 
 
 def check(

@@ -17,7 +17,9 @@ import torch
 import ssd_ops
 from tests.emu import emulated_ops
 from tests.ops.conftest import Implementation
+from tests.ops.levels import as_levels
 
+CELLS = ((7, 9, 3), (5, 5, 4), (1, 11, 1))  # 300 priors
 Case = Callable[[], "torch.Tensor | tuple[torch.Tensor, ...]"]
 
 
@@ -84,6 +86,14 @@ def _training() -> Iterator[tuple[str, Case]]:
                 numbers(3, 300, 7, seed=9),
             ),
         )
+    yield (
+        "multibox_loss_levels",
+        lambda: with_gradients(
+            lambda loc, logits: ssd_ops.multibox_loss(as_levels(loc, CELLS), as_levels(logits, CELLS), targets, wanted),
+            numbers(3, 300, 4, seed=8),
+            numbers(3, 300, 7, seed=9),
+        ),
+    )
     wide = [numbers(4, 3300, 4, seed=20), numbers(4, 3300, 2, seed=21, levels=64)]  # several blocks mine the batch
     rows, some = numbers(4, 3300, 4, seed=22), (numbers(4, 3300, seed=23) > 1.8).long()
     for least in (0, 2000):
@@ -122,6 +132,8 @@ def _detection() -> Iterator[tuple[str, Case]]:
     for rules in ({"multi_label": True}, {"multi_label": False, "min_size": 0.1}):
         options = {"candidates_per_class": 70, "max_detections": 40, **rules}
         yield "detect", lambda o=options: tuple(ssd_ops.detect(loc, logits, priors, **o))
+    levels_in = [as_levels(rows, CELLS) for rows in (loc, logits)]
+    yield "detect_levels", lambda: tuple(ssd_ops.detect(*levels_in, priors, candidates_per_class=70, max_detections=40))
     many_loc, many_logits = numbers(2, 1500, 4, seed=25), numbers(2, 1500, 5, seed=26, levels=300)
     wide = {"candidates_per_class": 1500, "max_detections": 40}
     yield "detect", lambda: tuple(ssd_ops.detect(many_loc, many_logits, crowd[:1500] + 0.01, **wide))

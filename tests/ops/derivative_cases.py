@@ -12,8 +12,10 @@ from torch import Tensor
 
 import ssd_ops
 from tests.ops.boxes import random_boxes
+from tests.ops.levels import as_levels
 
 PRIORS, CLASSES, OBJECTS = 24, 4, 5
+CELLS = ((2, 3, 3), (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,19 @@ def cases() -> list[Case]:
         ),
         Case("match_priors", lambda m, a, b: _matches(m, a, here(names, a), b), (truths, priors), (2,)),
         Case("multiclass_nms", lambda m, a, b: m.multiclass_nms(a, b, **hard), (batch, class_scores), (0, 1)),
+        Case(
+            "multibox_loss levels",
+            lambda m, a, b, c: m.multibox_loss(as_levels(a, CELLS), as_levels(b, CELLS), c, here(labels, a)),
+            (loc, logits, targets.detach()),
+            (0, 1),
+        ),
         Case("detect", lambda m, a, b, c: m.detect(a, b, c, max_detections=12), (loc, logits, priors), (0, 1)),
+        Case(
+            "detect levels",
+            lambda m, a, b, c: m.detect(as_levels(a, CELLS), as_levels(b, CELLS), c, max_detections=12),
+            (loc, logits, priors),
+            (0, 1),
+        ),
     ]
     found += [
         Case(

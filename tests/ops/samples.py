@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from tests.ops.boxes import random_boxes
+from tests.ops.levels import as_levels
 
 VARIANCES = [0.1, 0.1, 0.2, 0.2]
 CLASSES, PRIORS = 5, 70
+CELLS = ((4, 4, 4), (2, 1, 3))
 
 
 def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
@@ -27,6 +29,7 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
     gt_labels, offsets = torch.arange(9) % 4 + 1, torch.tensor([0, 4, 9])
     labels = torch.randint(-1, CLASSES, (2, PRIORS), generator=generator) * (torch.arange(PRIORS) % 4 == 0)
     loc, logits, targets = randn(2, PRIORS, 4), randn(2, PRIORS, CLASSES), randn(2, PRIORS, 4)
+    levels = as_levels(loc, CELLS), as_levels(logits, CELLS)
     lse = logits.to(out_dtype).logsumexp(-1)
     weight = ((labels > 0) / 7).to(out_dtype)
     pixels = torch.randint(0, 256, (3 * 90,), generator=generator).to(torch.uint8)
@@ -45,6 +48,8 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
         "grad_decode_boxes": (randn(2, PRIORS, 4), loc, boxes, VARIANCES, "corner_size"),
         "match_priors": (few, gt_labels, offsets, gt_labels == 3, boxes, 0.4, "greedy", True, VARIANCES),
         "multibox_loss": (loc, logits, targets, labels, 3.0, "batch_size", 1, "batch"),
+        "multibox_loss_levels": (*levels, targets, labels, 3.0, "batch_size", 1, "batch"),
+        "grad_multibox_loss_levels": (torch.tensor(1.0), torch.tensor(0.5), *levels, targets, labels, lse, weight),
         "grad_multibox_loss": (torch.tensor(1.0), torch.tensor(0.5), loc, logits, targets, labels, lse, weight),
         "nms": (boxes, scores, 0.3, False),
         "batched_nms": (boxes, scores, idxs, 0.3, True),
@@ -55,4 +60,5 @@ def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any,
             *(three, three, three, "float32"),
         ),
         "detect": (loc, logits, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, True, False, 0.05),
+        "detect_levels": (*levels, boxes, 0.2, 0.45, 20, 15, VARIANCES, True, True, False, 0.05),
     }

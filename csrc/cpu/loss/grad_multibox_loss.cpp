@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cpu/common/level_runs.h"
 #include "cpu/common/load.h"
 #include "cpu/common/vec_math.h"
 #ifdef __SSE2__
@@ -39,38 +40,36 @@ void fill_row(const In* __restrict logits, int64_t classes, T lse, T scale, int6
 }
 
 template <typename In>
-void fill_logits(const GradLossParams& params, int64_t begin, int64_t end) {
+void fill_logits(const GradLossParams& params, const LevelRun& run) {
   using T = compute_t<In>;
   const int64_t classes = params.forward.num_classes;
-  const In* logits = static_cast<const In*>(params.forward.logits);
-  const T* lse = static_cast<const T*>(params.forward.lse);
-  const T* weight = static_cast<const T*>(params.forward.weight);
+  const In* logits = static_cast<const In*>(params.forward.logits.of[run.level]) + run.row * classes;
+  In* grad = static_cast<In*>(params.logits.of[run.level]) + run.row * classes;
+  const int64_t* labels = params.forward.labels + run.batch_row;
+  const T* lse = static_cast<const T*>(params.forward.lse) + run.batch_row;
+  const T* weight = static_cast<const T*>(params.forward.weight) + run.batch_row;
   const T grad_loss = *static_cast<const T*>(params.grad_cls_loss);
-  In* grad = static_cast<In*>(params.grad_logits);
-  int64_t zeros = begin;  // the first row that is not yet filled
-  for (int64_t r = begin; r < end; ++r) {
+  int64_t zeros = 0;  // the first row that is not yet filled
+  for (int64_t r = 0; r < run.count; ++r) {
     const T scale = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
     if (scale == 0) continue;
     fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
-    fill_row(logits + r * classes, classes, lse[r], scale, params.forward.labels[r], grad + r * classes);
+    fill_row(logits + r * classes, classes, lse[r], scale, labels[r], grad + r * classes);
     zeros = r + 1;
   }
-  fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + end * classes));
-#ifdef __SSE2__
-  _mm_sfence();
-#endif
+  fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + run.count * classes));
 }
 
 template <typename Loc, typename T>
-void fill_loc(const GradLossParams& params, int64_t begin, int64_t end) {
-  const T* weight = static_cast<const T*>(params.forward.weight);
+void fill_loc(const GradLossParams& params, const LevelRun& run) {
+  const T* weight = static_cast<const T*>(params.forward.weight) + run.batch_row;
   const T grad_loss = *static_cast<const T*>(params.grad_loc_loss);
-  Loc* grad = static_cast<Loc*>(params.grad_loc);
-  for (int64_t r = begin; r < end; ++r) {
+  Loc* grad = static_cast<Loc*>(params.loc.of[run.level]) + 4 * run.row;
+  for (int64_t r = 0; r < run.count; ++r) {
     T loc[4], target[4], slope[4] = {};
-    if (params.forward.labels[r] > 0) {
-      load_four(params.forward.loc_type, params.forward.loc, r, loc);
-      load_four(params.forward.target_type, params.forward.loc_targets, r, target);
+    if (params.forward.labels[run.batch_row + r] > 0) {
+      load_four(params.forward.loc_type, params.forward.loc.of[run.level], run.row + r, loc);
+      load_four(params.forward.target_type, params.forward.loc_targets, run.batch_row + r, target);
       const T scale = weight[r] * grad_loss;
       for (int k = 0; k < 4; ++k) slope[k] = scale * smooth_l1_slope(loc[k] - target[k]);
     }
@@ -78,18 +77,26 @@ void fill_loc(const GradLossParams& params, int64_t begin, int64_t end) {
   }
 }
 
-}  // namespace
-
-void grad_loss_rows(const GradLossParams& params, int64_t begin, int64_t end) {
-  dispatch_dtype(params.forward.logits_type, [&](auto zero) { fill_logits<decltype(zero)>(params, begin, end); });
+void fill_run(const GradLossParams& params, const LevelRun& run) {
+  dispatch_dtype(params.forward.logits_type, [&](auto zero) { fill_logits<decltype(zero)>(params, run); });
   dispatch_dtype(params.forward.loc_type, [&](auto zero) {
     using Loc = decltype(zero);
     if (params.forward.logits_type == Dtype::f64) {
-      fill_loc<Loc, double>(params, begin, end);
+      fill_loc<Loc, double>(params, run);
     } else {
-      fill_loc<Loc, float>(params, begin, end);
+      fill_loc<Loc, float>(params, run);
     }
   });
+}
+
+}  // namespace
+
+void grad_loss_rows(const GradLossParams& params, int64_t begin, int64_t end) {
+  for_each_run(params.forward.levels, params.forward.batch_size, begin, end,
+               [&](const LevelRun& run) { fill_run(params, run); });
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/common/level_runs.h"
 #include "cpu/common/load.h"
 #include "cpu/common/vec_math.h"
 
@@ -100,22 +101,23 @@ void short_row_sums(const In* logits, int64_t rows, int64_t classes, T* shifts, 
 }
 
 template <typename In>
-bool rows(const LossParams& params, int64_t begin, int64_t end) {
+bool rows(const LossParams& params, const LevelRun& run) {
   using T = compute_t<In>;
-  const In* logits = static_cast<const In*>(params.logits);
-  T* lse = static_cast<T*>(params.lse);
-  T* cross_entropy = static_cast<T*>(params.cross_entropy());
+  const int64_t classes = params.num_classes;
+  const In* logits = static_cast<const In*>(params.logits.of[run.level]) + run.row * classes;
+  const int64_t* labels = params.labels + run.batch_row;
+  T* lse = static_cast<T*>(params.lse) + run.batch_row;
+  T* cross_entropy = static_cast<T*>(params.cross_entropy()) + run.batch_row;
   bool in_range = true;
-  for (int64_t first = begin; first < end; first += kRows) {
-    const int64_t count = end - first < kRows ? end - first : kRows;
+  for (int64_t first = 0; first < run.count; first += kRows) {
+    const int64_t count = run.count - first < kRows ? run.count - first : kRows;
     T shifts[kRows], sums[kRows], targets[kRows];
-    const auto sum_rows = params.num_classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
-    sum_rows(logits + first * params.num_classes, count, params.num_classes, shifts, sums);
+    const auto sum_rows = classes < kLanes ? short_row_sums<T, In> : row_sums<T, In>;
+    sum_rows(logits + first * classes, count, classes, shifts, sums);
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t label = params.labels[first + r];
-      in_range = in_range && label >= -1 && label < params.num_classes;
-      targets[r] =
-          widen(logits[(first + r) * params.num_classes + (label > 0 && label < params.num_classes ? label : 0)]);
+      const int64_t label = labels[first + r];
+      in_range = in_range && label >= -1 && label < classes;
+      targets[r] = widen(logits[(first + r) * classes + (label > 0 && label < classes ? label : 0)]);
     }
     for (int64_t r = 0; r < count; ++r) {
       const T log_sum = vec_log(sums[r]);
@@ -152,7 +154,8 @@ KeyThreshold<Key> select_top_k(const T* cross_entropy, const int64_t* labels, in
 template <typename T>
 double box_loss(const LossParams& params, int64_t row) {
   T loc[4], target[4];
-  load_four(params.loc_type, params.loc, row, loc);
+  const LevelRow at = level_row_of_batch(params.levels, row);
+  load_four(params.loc_type, params.loc.of[at.level], at.row, loc);
   load_four(params.target_type, params.loc_targets, row, target);
   double sum = 0;
   for (int k = 0; k < 4; ++k) sum += smooth_l1(loc[k] - target[k]);
@@ -188,7 +191,11 @@ ImageSums image_sums(const LossParams& params, const Mining& mining, int64_t ima
 }  // namespace
 
 bool loss_rows(const LossParams& params, int64_t begin, int64_t end) {
-  return dispatch_dtype(params.logits_type, [&](auto zero) { return rows<decltype(zero)>(params, begin, end); });
+  bool in_range = true;
+  for_each_run(params.levels, params.batch_size, begin, end, [&](const LevelRun& run) {
+    dispatch_dtype(params.logits_type, [&](auto zero) { in_range = rows<decltype(zero)>(params, run) && in_range; });
+  });
+  return in_range;
 }
 
 int64_t loss_positives(const LossParams& params, int64_t image) {

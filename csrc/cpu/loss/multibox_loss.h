@@ -15,8 +15,8 @@ struct ImageSums {
 
 }  // namespace ssd_ops::cpu
 
-// Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows. Returns false if a label is out of range; the
-// cross entropy of that row is then that of the background.
+// Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows, level after level. Returns false if a label
+// is out of range; the cross entropy of that row is then that of the background.
 SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossParams& params, int64_t begin, int64_t end)
 // The number of positives of one image.
 SSD_OPS_CPU_KERNEL(int64_t, loss_positives, const LossParams& params, int64_t image)

@@ -22,15 +22,33 @@ class Logits {
     for (int64_t c = params.select.num_classes; c < padded_; ++c) row_[c] = -std::numeric_limits<T>::infinity();
   }
 
+  void scan(int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
+    const Levels& levels = params_.levels;
+    for (int level = 0; level < levels.count; ++level) {
+      const int64_t first = levels.first_prior[level], last = levels.first_prior[level + 1];
+      if (begin < last && end > first)
+        scan_level(level, image, begin > first ? begin : first, end < last ? end : last, buffer);
+    }
+  }
+
+  Box<T> box(int64_t image, int64_t prior, int64_t) const {
+    const LevelRow at = level_row(params_.levels, image, prior);
+    const Box<T> box = decode<VecMath>(params_.loc.of[at.level][at.row], params_.priors[prior], CodeType::center_size,
+                                       params_.variances);
+    return params_.clip ? clip_to_image(box) : box;
+  }
+
+ private:
   // One pass over the logits; the softmax is computed only for priors that may have a candidate. A NaN or inf among the
   // logits makes their sum NaN, and then no score is a candidate.
-  void scan(int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
+  void scan_level(int level, int64_t image, int64_t begin, int64_t end, CandidateBuffer<T>& buffer) {
     const SelectParams<T>& params = params_.select;
     const int64_t num_classes = params.num_classes;
-    const In* logits = static_cast<const In*>(params.scores);
+    const In* logits = static_cast<const In*>(params_.logits.of[level]);
+    const int64_t first_row = image * params_.levels.num_priors(level) - params_.levels.first_prior[level];
     T min_score = buffer.min_score, margin = min_logit_margin(min_score);
     for (int64_t prior = begin; prior < end; ++prior) {
-      const T* logit = widened_row(logits, image * params.num_boxes + prior, num_classes, row_.data());
+      const T* logit = widened_row(logits, first_row + prior, num_classes, row_.data());
       if (min_score > T(0) && !any_above<false>(logit, num_classes, candidate_logit_bound(logit[0], margin))) continue;
       if (params_.best_only && !any_above<false>(logit, num_classes, logit[0])) continue;
       const T max_logit = softmax(logit);
@@ -46,13 +64,6 @@ class Logits {
     }
   }
 
-  Box<T> box(int64_t image, int64_t prior, int64_t) const {
-    const Box<T> box = decode<VecMath>(params_.loc[image * params_.select.num_boxes + prior], params_.priors[prior],
-                                       CodeType::center_size, params_.variances);
-    return params_.clip ? clip_to_image(box) : box;
-  }
-
- private:
   // Fills scores_ and returns the maximum logit.
   T softmax(const T* logit) {
     if (logit != row_.data())

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/detections.h"
+#include "core/levels.h"
 #include "cpu/dispatch/dispatch.h"
 #include "cpu/select/segments.h"
 
@@ -9,9 +10,11 @@ namespace ssd_ops::cpu {
 
 template <typename T>
 struct DetectParams {
-  SelectParams<T> select;  // its scores are logits
+  SelectParams<T> select;  // its scores are null, and its dtype is that of the logits
   Segments segments;
-  const Box<T>* loc;     // [B, P]
+  Levels levels;
+  LevelPointers<const void> logits;  // rows of C
+  LevelPointers<const Box<T>> loc;
   const Box<T>* priors;  // [P]
   Variances<T> variances;
   bool clip;

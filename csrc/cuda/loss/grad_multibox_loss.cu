@@ -1,7 +1,7 @@
-// Plan: a block is a tile of kRowTile rows (priors of the batch). Its threads fill the tile's gradient of the logits
-// with zeros, 16 bytes a store; then its warps process the few rows whose prior is sampled, a lane every 32nd class,
-// and overwrite the zeros. Logits of the other rows are not read. The first kRowTile threads write the gradient of loc,
-// a box each. The incoming gradients are read on the device.
+// Plan: a block is a tile of kRowTile rows of a level (priors of the batch). Its threads fill the tile's gradient of
+// the logits with zeros, 16 bytes a store; then its warps process the few rows whose prior is sampled, a lane every
+// 32nd class, and overwrite the zeros. Logits of the other rows are not read. The first kRowTile threads write the
+// gradient of loc, a box each. The incoming gradients are read on the device.
 #include "cuda/common/load.cuh"
 #include "cuda/common/math.cuh"
 #include "cuda/loss/multibox_loss.h"
@@ -27,17 +27,17 @@ __device__ void store_box_as(Dtype type, void* boxes, int64_t i, const Box<T>& b
 }
 
 template <typename T>
-__device__ void fill_loc(const GradLossParams& grad, int64_t row, T weight) {
+__device__ void fill_loc(const GradLossParams& grad, LevelRow at, int64_t row, T weight) {
   const LossParams& params = grad.forward;
   Box<T> slope{0, 0, 0, 0};
   if (params.labels[row] > 0) {
-    const Box<T> a = load_box_as<T>(params.loc_type, params.loc, row);
+    const Box<T> a = load_box_as<T>(params.loc_type, params.loc.of[at.level], at.row);
     const Box<T> b = load_box_as<T>(params.target_type, params.loc_targets, row);
     const T scale = weight * *static_cast<const T*>(grad.grad_loc_loss);
     slope = {scale * smooth_l1_slope(a.x1 - b.x1), scale * smooth_l1_slope(a.y1 - b.y1),
              scale * smooth_l1_slope(a.x2 - b.x2), scale * smooth_l1_slope(a.y2 - b.y2)};
   }
-  store_box_as(params.loc_type, grad.grad_loc, row, slope);
+  store_box_as(params.loc_type, grad.loc.of[at.level], at.row, slope);
 }
 
 // `count` elements from a 16-byte boundary on.
@@ -53,25 +53,28 @@ template <typename In>
 __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossParams grad) {
   using T = compute_t<In>;
   __shared__ T scales[kRowTile];  // of the gradient of each row
+  __shared__ int64_t batch_rows[kRowTile];
   const LossParams& params = grad.forward;
-  const int64_t rows = params.num_images * params.num_priors, classes = params.num_classes;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRowTile;
-  const int count = static_cast<int>(rows - first < kRowTile ? rows - first : kRowTile);
+  const int64_t classes = params.num_classes;
+  const LevelTile tile = level_tile(params.levels, params.batch_size, blockIdx.x, int64_t{kRowTile});
+  const int count = static_cast<int>(tile.left < kRowTile ? tile.left : kRowTile);
   if (threadIdx.x < count) {
-    const T weight = static_cast<const T*>(params.weight)[first + threadIdx.x];
+    const LevelRow at{tile.level, tile.first + threadIdx.x};
+    const int64_t row = batch_rows[threadIdx.x] = batch_row(params.levels, at.level, at.row);
+    const T weight = static_cast<const T*>(params.weight)[row];
     scales[threadIdx.x] = weight == T(0) ? T(0) : weight * *static_cast<const T*>(grad.grad_cls_loss);
-    fill_loc(grad, first + threadIdx.x, weight);
+    fill_loc(grad, at, row, weight);
   }
-  In* out = static_cast<In*>(grad.grad_logits) + first * classes;
+  In* out = static_cast<In*>(grad.logits.of[tile.level]) + tile.first * classes;
   fill_zero(out, count * classes);
   __syncthreads();
   const int lane = threadIdx.x % kWarpSize;
   for (int r = threadIdx.x / kWarpSize; r < count; r += kThreads / kWarpSize) {
     const T scale = scales[r];
     if (scale == T(0)) continue;
-    const In* logits = static_cast<const In*>(params.logits) + (first + r) * classes;
-    const T lse = static_cast<const T*>(params.lse)[first + r];
-    const int64_t label = params.labels[first + r];
+    const In* logits = static_cast<const In*>(params.logits.of[tile.level]) + (tile.first + r) * classes;
+    const T lse = static_cast<const T*>(params.lse)[batch_rows[r]];
+    const int64_t label = params.labels[batch_rows[r]];
 #pragma unroll 1  // few rows are sampled; unrolled, float64 spills
     for (int64_t c = lane; c < classes; c += kWarpSize) {
       const T probability = exp_of(widen(logits[c]) - lse);
@@ -85,8 +88,8 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossParams grad) {
 int launch_grad_multibox_loss(const GradLossParams& grad, CUstream_st* stream) {
   const LossParams& params = grad.forward;
   return dispatch_dtype(params.logits_type, [&](auto zero) {
-    return launch(grad_kernel<decltype(zero)>, grid_blocks(params.num_images * params.num_priors, kRowTile), kThreads,
-                  0, stream, grad);
+    const int64_t tiles = count_level_tiles(params.levels, params.batch_size, kRowTile);
+    return launch(grad_kernel<decltype(zero)>, grid_blocks(tiles, 1), kThreads, 0, stream, grad);
   });
 }
 

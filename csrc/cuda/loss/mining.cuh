@@ -46,7 +46,8 @@ __device__ RadixDigit find_digit(int64_t upper, int64_t lower, int64_t k) {
 
 template <typename T>
 __device__ double box_loss(const LossParams& params, int64_t row) {
-  const Box<T> a = load_box_as<T>(params.loc_type, params.loc, row);
+  const LevelRow at = level_row_of_batch(params.levels, row);
+  const Box<T> a = load_box_as<T>(params.loc_type, params.loc.of[at.level], at.row);
   const Box<T> b = load_box_as<T>(params.target_type, params.loc_targets, row);
   double sum = smooth_l1(a.x1 - b.x1);
   sum += smooth_l1(a.y1 - b.y1);

@@ -123,7 +123,7 @@ constexpr int64_t kMaxStagedBytes = 128 << 10;
 LossWorkspace loss_workspace(const LossParams& params, WorkspaceLayout& layout) {
   const int64_t num_segments = params.num_images * ceil_div(params.num_priors, kSegment);
   LossWorkspace workspace;
-  workspace.num_row_blocks = ceil_div(params.num_images * params.num_priors, rows_per_block(params.num_classes));
+  workspace.num_row_blocks = count_row_blocks(params);
   workspace.ticket = layout.array<unsigned>(1);
   workspace.positives = layout.array<int64_t>(workspace.num_row_blocks);
   workspace.sums = layout.array<double>(2 * num_segments);

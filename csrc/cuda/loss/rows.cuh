@@ -104,20 +104,24 @@ template <int kGroup, int kPerLane, typename In>
 __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params, LossWorkspace workspace) {
   using T = compute_t<In>;
   wait_for_previous_kernel();
-  const int64_t rows = params.num_images * params.num_priors, classes = params.num_classes;
-  // Groups beyond the last row read that row, for all lanes must join the shuffles, but write nothing.
-  const int64_t first_row = global_thread_index() / kGroup * kRowsPerGroup;
-  const int64_t clamped_first_row = first_row < rows ? first_row : rows - 1;
-  const In* logits = static_cast<const In*>(params.logits) + clamped_first_row * classes;
+  const int64_t classes = params.num_classes;
+  const LevelTile tile =
+      level_tile(params.levels, params.batch_size, global_thread_index() / kGroup, int64_t{kRowsPerGroup});
+  // Groups past the last row read that row, for all lanes must join the shuffles, but write nothing.
+  const bool past_end = tile.left <= 0;
+  const In* logits = static_cast<const In*>(params.logits.of[tile.level]) +
+                     (past_end ? tile.first + tile.left - 1 : tile.first) * classes;
+  const int64_t rows_left = past_end ? 1 : tile.left;
   RowSum<T> own;
   if constexpr (kPerLane == 0) {
-    own = sum_long_rows(logits, rows - clamped_first_row, classes);
+    own = sum_long_rows(logits, rows_left, classes);
   } else {
-    own = sum_rows<kGroup, kPerLane>(logits, rows - clamped_first_row, static_cast<int>(classes));
+    own = sum_rows<kGroup, kPerLane>(logits, rows_left, static_cast<int>(classes));
   }
-  const int64_t row_in_group = own_row<kGroup>(), row = first_row + row_in_group;
+  const int64_t row_in_group = own_row<kGroup>();
   int64_t label = 0;
-  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && row < rows) {
+  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && row_in_group < tile.left) {
+    const int64_t row = batch_row(params.levels, tile.level, tile.first + row_in_group);
     label = params.labels[row];
     const T log_sum = log_of(own.sum);
     const T target = widen(logits[row_in_group * classes + (label > 0 && label < classes ? label : 0)]);
@@ -138,8 +142,10 @@ cudaError_t launch_rows_of(const LossParams& params, const LossWorkspace& worksp
                 params, workspace);
 }
 
-inline int64_t rows_per_block(int64_t num_classes) {
-  return dispatch_lane_group(num_classes, [](auto group) { return kRowThreads / group.kLanes * kRowsPerGroup; });
+inline int64_t count_row_blocks(const LossParams& params) {
+  const int64_t groups = count_level_tiles(params.levels, params.batch_size, kRowsPerGroup);
+  return dispatch_lane_group(params.num_classes,
+                             [&](auto group) { return ceil_div(groups, kRowThreads / group.kLanes); });
 }
 
 inline cudaError_t launch_rows(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {

@@ -24,9 +24,10 @@ size_t detect_workspace_bytes(const SelectParams<T>& params, int64_t num_images,
   return layout.bytes();
 }
 
-// `params` has the logits and the results on the device. `best_only`: only the best class of each prior counts.
+// `logits` has rows of C, and `params` their dtype and the results on the device. `best_only`: only the best class of
+// each prior counts.
 template <typename T>
-int launch_detect(const SelectParams<T>& params, const BoxSource<T>& source, bool best_only, int64_t num_images,
-                  void* workspace, CUstream_st* stream);
+int launch_detect(const SelectParams<T>& params, const LevelPointers<const void>& logits, const BoxSource<T>& source,
+                  bool best_only, int64_t num_images, void* workspace, CUstream_st* stream);
 
 }  // namespace ssd_ops

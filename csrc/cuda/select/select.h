@@ -6,6 +6,7 @@
 
 #include "core/detections.h"
 #include "core/dtype.h"
+#include "core/levels.h"
 #include "cuda/common/workspace.h"
 
 namespace ssd_ops {
@@ -13,7 +14,8 @@ namespace ssd_ops {
 // Where the box of a candidate comes from.
 template <typename T>
 struct BoxSource {
-  const Box<T>* boxes;  // [B, N], or [B, N, C] if boxes_by_class; deltas if there are priors
+  Levels levels;                      // of the N boxes of an image
+  LevelPointers<const Box<T>> boxes;  // a box for each row, or C if boxes_by_class; deltas if there are priors
   bool boxes_by_class;
   const Box<T>* priors;  // [N] or null
   Variances<T> variances;

@@ -161,7 +161,8 @@ template <typename T>
 int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* workspace, CUstream_st* stream) {
   WorkspaceLayout layout(workspace);
   const SoftNmsWorkspace<T> work = soft_nms_workspace(params, num_images, layout);
-  const BoxSource<T> source{.boxes = params.boxes,
+  const BoxSource<T> source{.levels = one_level(params.num_boxes),
+                            .boxes = {{params.boxes}},
                             .boxes_by_class = params.boxes_by_class,
                             .priors = nullptr,
                             .variances = {},

@@ -39,8 +39,8 @@ __device__ Box<T> load_candidate(const BoxSource<T>& source, const SelectParams<
                                 ? source.class_box_indices[image * params.num_classes * stride + index]
                                 : index % stride;
   *index_in_image = static_cast<unsigned>(box_index);
-  const int64_t index_in_batch = image * params.num_boxes + box_index;
-  Box<T> box = source.boxes[source.boxes_by_class ? index_in_batch * params.num_classes + *label : index_in_batch];
+  const LevelRow at = level_row(source.levels, image, box_index);
+  Box<T> box = source.boxes.of[at.level][source.boxes_by_class ? at.row * params.num_classes + *label : at.row];
   if (source.priors != nullptr) box = decode(box, source.priors[box_index], CodeType::center_size, source.variances);
   return source.clip ? clip_to_image(box) : box;
 }

@@ -10,8 +10,10 @@ from torch import Tensor
 
 import ssd_ops
 from tests.ops.boxes import random_boxes
+from tests.ops.levels import as_levels
 
 IMAGES, PRIORS, CLASSES, OBJECTS = 3, 700, 7, 40
+CELLS = ((10, 11, 6), (3, 3, 4), (1, 1, 4))
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,20 @@ def _calls() -> list[Call]:
                 ),
             )
         )
+    calls.append(
+        Call(
+            "multibox_loss levels",
+            _loss,
+            lambda loc, logits, targets, labels: _with_gradients(
+                lambda a, b: ssd_ops.multibox_loss(as_levels(a, CELLS), as_levels(b, CELLS), targets, labels),
+                loc,
+                logits,
+            ),
+        )
+    )
+    calls.append(
+        Call("detect levels", _raw, lambda a, b, c: tuple(ssd_ops.detect(as_levels(a, CELLS), as_levels(b, CELLS), c)))
+    )
     hard = {**limits, "iou_threshold": 0.4, "candidates_per_class": 100}
     calls.append(Call("multiclass_nms", _scored, lambda a, b: tuple(ssd_ops.multiclass_nms(a, b, **hard))))
     for method in ("linear", "gaussian"):

@@ -1,0 +1,99 @@
+"""The outputs of a detector as rows: from one tensor for each feature level, as convolutions leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_ops import checks
+from ssd_ops.dtypes import floating
+
+Outputs = Tensor | Sequence[Tensor]
+
+
+def rows_of_outputs(loc: Outputs, logits: Outputs) -> tuple[Tensor, Tensor]:
+    """Returns loc `[B, P, 4]` and logits `[B, P, C]` of outputs in either form."""
+    if not isinstance(loc, (list, tuple)) and not isinstance(logits, (list, tuple)):
+        return floating("loc", loc), floating("logits", logits)
+    return rows_of_levels(*checked_levels(loc, logits))
+
+
+def rows_of_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns loc `[B, P, 4]` and logits `[B, P, C]` of levels `[B, A * 4, H, W]` and `[B, A * C, H, W]`.
+
+    Row `(y * W + x) * A + a` of a level has channels `a * C .. a * C + C - 1` of cell (x, y); levels follow each other.
+    """
+    return _rows(loc, 4), _rows(logits, num_classes(loc, logits))
+
+
+def num_classes(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> int:
+    """Returns C of levels `[B, A * 4, H, W]` and `[B, A * C, H, W]`."""
+    return logits[0].shape[1] // (loc[0].shape[1] // 4)
+
+
+def levels_of_rows(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Returns rows `[B, P, columns]` as the levels that they come from, in channels_last."""
+    sizes = [(level.shape[2], level.shape[3], level.shape[1]) for level in like]
+    parts = rows.split([height * width * channels // rows.shape[2] for height, width, channels in sizes], dim=1)
+    return [
+        part.reshape(len(rows), *size).contiguous().permute(0, 3, 1, 2) for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _rows(levels: Sequence[Tensor], columns: int) -> Tensor:
+    rows = []
+    for level in levels:
+        batch, channels, height, width = level.shape
+        # a view, not a copy, where the network runs in channels_last
+        rows.append(level.permute(0, 2, 3, 1).reshape(batch, channels // columns * height * width, columns))
+    return torch.cat(rows, dim=1)
+
+
+def checked_levels(loc: Outputs, logits: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the levels of both outputs as floating tensors; raises unless they fit each other."""
+    if not isinstance(loc, (list, tuple)):
+        checks.fail("loc must be a list with one tensor for each level like logits, got a tensor")
+    if not isinstance(logits, (list, tuple)):
+        checks.fail("logits must be a list with one tensor for each level like loc, got a tensor")
+    loc = [floating(f"loc[{k}]", level) for k, level in enumerate(loc)]
+    logits = [floating(f"logits[{k}]", level) for k, level in enumerate(logits)]
+    check_levels(loc, logits)
+    return loc, logits
+
+
+def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
+    """Validates the levels of both outputs."""
+    if not loc:
+        checks.fail("loc must be a list of at least 1 tensor, got a list of 0")
+    if len(logits) != len(loc):
+        checks.fail(f"logits must be a list of {len(loc)} tensors like loc, got a list of {len(logits)}")
+    classes: int | None = None
+    for k, (deltas, scores) in enumerate(zip(loc, logits, strict=True)):
+        batch = len(loc[0]) if k else "B"
+        fits = deltas.dim() == 4 and deltas.shape[0] == len(loc[0]) and deltas.shape[1] > 0 and deltas.shape[1] % 4 == 0
+        _check_level("loc", k, deltas, f"[{batch}, A * 4, H, W]", fits, loc, loc[0])
+        per_cell, size = deltas.shape[1] // 4, deltas.shape[2:]
+        fits = scores.dim() == 4 and scores.shape[0] == len(loc[0]) and scores.shape[2:] == size
+        fits = fits and scores.shape[1] % per_cell == 0
+        if classes is None and fits:
+            classes = scores.shape[1] // per_cell
+        expected = f"[{len(loc[0])}, {per_cell} * {classes if k else 'C'}, {size[0]}, {size[1]}]"
+        _check_level(
+            "logits", k, scores, expected, fits and scores.shape[1] == per_cell * (classes or 0), loc, logits[0]
+        )
+        if not classes:
+            checks.fail(f"logits[0] must have at least 1 class, the background, got shape {list(scores.shape)}")
+
+
+def _check_level(
+    kind: str, level: int, tensor: Tensor, expected: str, fits: bool, loc: Sequence[Tensor], first: Tensor
+) -> None:
+    name = f"{kind}[{level}]"
+    checks.shape(name, tensor, expected, fits)
+    checks.floating(name, tensor)
+    if tensor.dtype != first.dtype:
+        given, wanted = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, first.dtype))
+        checks.fail(f"{name} must have the dtype of {kind}[0], {wanted}, got {given}")
+    checks.same_device(name, tensor, "loc[0]", loc[0])
