@@ -194,3 +194,15 @@ def test_what_onnx_lacks_is_refused(call: Callable[[Tensor, Tensor], Any], words
         torch.onnx.export(
             Refused(call), (grid_boxes(3, 1), torch.rand(3)), io.BytesIO(), dynamo=False, opset_version=17
         )
+
+
+def test_compiled_module_gets_an_error_that_says_what_to_export() -> None:
+    class Plain(nn.Module):
+        def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
+            return ssd_ops.nms(boxes, scores, 0.5)
+
+    inputs = (grid_boxes(3, 1), torch.rand(3))
+    with pytest.raises(RuntimeError, match="compiled has no form in ONNX: export the module itself"):
+        torch.onnx.export(torch.jit.script(Plain()), inputs, io.BytesIO(), dynamo=False, opset_version=17)
+    run = exported(Plain(), inputs, dynamo=False)  # the module itself
+    assert torch.equal(run(*inputs)[0], Plain()(*inputs))
