@@ -28,7 +28,7 @@ _FIXED = (
     "opt",
     "start_epoch",
 )
-_COMMAND_ONLY = ("resume", "output_dir", "test_only")  # belong to one command, not to the run
+_COMMAND_ONLY = ("resume", "output_dir", "test_only", "quiet")  # belong to one command, not to the run
 _PATHS = ("data_path", "weights", "weights_backbone")
 
 

@@ -194,6 +194,7 @@ class TrainConfig:
     use_deterministic_algorithms: bool = _option(False, "use deterministic algorithms only")
     dist_url: str = _option("env://", "URL to set up distributed training", metavar="URL")
     print_freq: int = _option(20, "number of steps between rows of train.csv")
+    quiet: bool = _option(False, "print only warnings, errors and the run folder; log.txt has everything", short="-q")
     seed: int = _option(0, "random seed of initialization, data order and augmentation")
     output_dir: str | None = _option(None, "run folder (default: runs/MODEL-DATASET-N)", metavar="DIR")
     resume: str | None = _option(

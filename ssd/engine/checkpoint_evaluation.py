@@ -20,7 +20,8 @@ from ssd.data.loading.shared_memory import fitting_workers
 from ssd.data.registry import open_dataset
 from ssd.data.splits import open_splits
 from ssd.engine.error_gallery import describe_errors, save_gallery
-from ssd.engine.evaluation import DISPLAY_SCORE, best_thresholds, curve_of, detect_all, metric_of, notices
+from ssd.engine.evaluation import best_thresholds, curve_of, detect_all, metric_of, notices
+from ssd.engine.pictures import DISPLAY_SCORE
 from ssd.engine.plots import plot_confusion, plot_precision_recall
 from ssd.engine.progress import progress_bar
 from ssd.engine.setup import TRAINING_ONLY, batch_bytes

@@ -15,18 +15,15 @@ from ssd.atomic_write import write_text
 from ssd.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader, PackedImages
-from ssd.data.faults import DataError
+from ssd.engine.pictures import draw_confusion, draw_samples
 from ssd.engine.plots import plot_losses, plot_precision_recall
 from ssd.engine.progress import progress_bar
 from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
-from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
 from ssd.inference.engine import InferenceEngine
 from ssd.inference.graph import Images
 from ssd.models import SSD
 from ssd_ops import Detections
-
-DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
 
 
 def detect_all(
@@ -80,7 +77,7 @@ def report(
 ) -> float:
     """Computes the metrics, prints, writes and plots them; returns the value that selects the best checkpoint."""
     result = evaluator.summarize()
-    print(f"epoch {epoch}, {dataset.name}:\n{result}")
+    folder.log_details(f"epoch {epoch}, {dataset.name}:\n{result}")
     left_out, not_finite = dataset.num_listed - result.images, evaluator.records.count_not_finite()
     for line in notices(dataset, left_out, not_finite):
         print(line)
@@ -100,6 +97,8 @@ def report(
     folder.try_task("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
     if config.pictures:
         folder.try_task("detections.png", lambda: draw_samples(evaluator, dataset, config.pictures, folder))
+    if folder.is_last:
+        folder.try_task("confusion.png", lambda: draw_confusion(evaluator, dataset, folder))
     return result.mean_ap
 
 
@@ -129,34 +128,6 @@ def metric_of(config: TrainConfig) -> str:
     if config.eval_metric != "auto":
         return config.eval_metric
     return "coco" if config.dataset == "coco" else "voc"
-
-
-def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
-    """Saves a grid of images with ground truth on the left and detections on the right."""
-    records = evaluator.records
-    thresholds = np.array([1.0, *(folder.thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
-    images: list[Tensor] = []
-    step = max(1, len(records.image_ids) // count)
-    for i in range(0, len(records.image_ids), step):
-        if len(images) == count:
-            break
-        index = dataset.index_of(records.image_ids[i])
-        try:
-            image = dataset.load_image(index)
-        except DataError:
-            continue  # listed in the report of the data set
-        target, keep = dataset.target(index), records.scores[i] >= thresholds[records.labels[i]]
-        predictions = draw_boxes(
-            image,
-            torch.from_numpy(records.boxes[i][keep]),
-            torch.from_numpy(records.labels[i][keep]),
-            dataset.classes,
-            torch.from_numpy(records.scores[i][keep]),
-        )
-        ground_truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
-        images.append(resize(side_by_side(ground_truth, predictions), 640))
-    if images:
-        save_grid(images, folder.path / "detections.png")
 
 
 def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, float]:

@@ -19,9 +19,11 @@ from ssd.data_check.before_training import check_before_training
 from ssd.dataset_format import resolve_dataset
 from ssd.engine.auto_settings import choose_model
 from ssd.engine.distributed import SharedError, TrainingError, World
+from ssd.engine.elastic import after_restart
 from ssd.engine.epochs import epochs_of, is_evaluated
 from ssd.engine.evaluation import evaluate_model, metric_of
 from ssd.engine.meter import LossMeter
+from ssd.engine.pictures import draw_batch
 from ssd.engine.preparation import prepare
 from ssd.engine.progress import TimeLeft, progress_bar
 from ssd.engine.replay import save_non_finite
@@ -29,6 +31,7 @@ from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import as_config_error
 from ssd.engine.signals import CONTINUE, SAVE, STOP, Agreement, Interrupted, Interruption
 from ssd.engine.step import State, is_finite, make_state, train_step
+from ssd.engine.summary import write_summary
 
 __all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
 
@@ -40,6 +43,7 @@ def run(config: TrainConfig) -> RunFolder:
         Interrupted: Ctrl-C or SIGTERM, after saving a checkpoint; the message contains the command that resumes the run.
     """
     resolve_dataset(config)
+    config = after_restart(config)
     if config.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS for determinism
         torch.use_deterministic_algorithms(True)
@@ -49,21 +53,28 @@ def run(config: TrainConfig) -> RunFolder:
         choices = choose_model(config)
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
-    try:
-        with Interruption().listening() as interruption:
-            state, loader, val_loader = prepare(config, world, folder, choices)
-            if config.test_only:
-                evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
-            else:
-                if world.is_first and not config.resume:
-                    for line in check_before_training(config, loader.dataset, val_loader.dataset):
-                        folder.log(line)
-                train(config, state, loader, val_loader, folder, interruption)
-    except Interrupted as error:
-        raise Interrupted(error.code - 128, "" if config.test_only else folder.describe_resume()) from None
+    with folder.transcript.recording(config.quiet):
+        try:
+            with Interruption().listening() as interruption:
+                state, loader, val_loader = prepare(config, world, folder, choices)
+                if config.test_only:
+                    evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
+                else:
+                    if world.is_first and not config.resume:
+                        for line in check_before_training(config, loader.dataset, val_loader.dataset):
+                            folder.log(line)
+                    train(config, state, loader, val_loader, folder, interruption)
+                    if world.is_first:
+                        folder.try_task("summary.html", lambda: write_summary(folder.path))
+        except Interrupted as error:
+            raise Interrupted(error.code - 128, "" if config.test_only else folder.describe_resume()) from None
+        except Exception as error:
+            folder.transcript.note(f"error: {error}")
+            raise
     print(f"run folder: {folder.path}")
     if not config.test_only:
-        print(f"next: {how_to_run('predict')} {shlex.quote(str(folder.path))} PHOTOS")
+        path = shlex.quote(str(folder.path))
+        print(f"summary: {folder.path / 'summary.html'}\nnext: {how_to_run('predict')} {path} PHOTOS")
     world.leave()
     return folder
 
@@ -93,6 +104,7 @@ def train(
             if agreement.reduce(STOP if interruption.signum else CONTINUE) == STOP:
                 folder.log(line)
                 raise Interrupted(interruption.signum or signal.SIGTERM)
+        folder.is_last = state.epoch == epochs
         if is_evaluated(config, state.epoch, epochs):
             line += evaluate_and_keep_best(config, state, val_loader, folder, interruption)
         folder.log(line)
@@ -178,9 +190,11 @@ def train_epoch(
     save_batch = partial(save_non_finite, config, state, loader, folder)
     meter, taken = LossMeter(state.world, state.model.priors.device, save_batch), 0
     title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
-    bar = progress_bar(islice(loader, steps), state.world.is_first, desc=title, total=steps)
+    bar = progress_bar(islice(loader, steps), state.world.is_first and not config.quiet, desc=title, total=steps)
     rate = max(state.schedule.get_last_lr())
     for batch in bar:
+        if state.step == 0 and config.pictures and state.world.is_first:
+            folder.try_task("train_batch.png", partial(draw_batch, batch, state.classes, config.pictures, folder))
         rate = max(state.schedule.get_last_lr())  # of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
         meter.add(losses, state.step, batch.image_ids, loader.position)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import platform
 import re
@@ -12,9 +11,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from datetime import datetime
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -24,8 +22,11 @@ from ssd.config import TrainConfig
 from ssd.config.resume_settings import record, run_folder_of
 from ssd.console import how_to_run
 from ssd.data.faults import FaultLog
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
+from ssd.engine.elastic import new_run
 from ssd.engine.folder_lock import lock_folder
+from ssd.engine.transcript import Transcript
 from ssd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class RunFolder:
     """Writes the files of a run atomically.
 
     These are `config.json` (and `config.1.json`, ... from before --resume changed settings), `log.txt`, `train.csv`
-    (losses by step), `eval.csv` (AP by epoch), `loss.png`, `pr.png`, `detections.png`, `last.pt` and `best.pt`.
+    (losses by step), `eval.csv` (AP by epoch), `summary.html`, the images that it shows, `last.pt` and `best.pt`.
 
     Only rank 0 writes; the same calls on other processes do nothing, or wait for rank 0.
     """
@@ -53,6 +54,8 @@ class RunFolder:
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
         self.runs_code = False  # whether the data set is module:function
         self.failures: list[str] = []  # tasks that failed without ending the run
+        self.is_last = True  # whether the next evaluation is the last one
+        self.transcript = Transcript(path / "log.txt", self.world.is_first)
 
     @classmethod
     def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
@@ -68,8 +71,7 @@ class RunFolder:
                 path / f"test-{re.sub(r'[^-+.=@0-9A-Za-z_]', '_', config.val_split)}" if config.test_only else path,
                 world,
             )
-        name = f"{config.model}-{config.dataset.replace(':', '.')}"
-        path = next(path for n in count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
+        path = new_run(config)
         return cls(path if world is None else world.from_first(path), world)
 
     def check(self, config: TrainConfig) -> None:
@@ -110,21 +112,24 @@ class RunFolder:
         if not config.resume:
             for name in _FILES_OF_UNSAVED_RUN - {".lock"}:
                 (self.path / name).unlink(missing_ok=True)
-        self._append(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}")
+        self.transcript.start(
+            f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}"
+        )
         if previous := record(config, self.path):
             self.log(f"the previous settings were saved as {previous.name}")
         self.train_log.drop(lambda row: row["step"] > state.step)
         self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
 
     def log(self, text: str) -> None:
-        """Prints a message and appends it to log.txt."""
+        """Prints a message and writes what was printed so far into log.txt."""
         print(text, flush=True)
-        self._append(text)
 
-    def _append(self, text: str) -> None:
-        if self.world.is_first and self.path.is_dir():
-            with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
+    def log_details(self, text: str) -> None:
+        """Writes a text into log.txt; prints it on a terminal and after the last epoch."""
+        if self.is_last or sys.stdout.isatty():
+            print(text, flush=True)
+        else:
+            self.transcript.note(text)
 
     def log_new_faults(self, log: FaultLog) -> None:
         """Logs the training images that any process could not use since the last call."""
@@ -195,56 +200,3 @@ def environment() -> str:
     device = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
     ops = ssd_ops.build_info()["backend"]
     return f"Python {platform.python_version()}, torch {torch.__version__}, ssd_ops {ops}, {device}, {platform.node()}"
-
-
-class CsvLog:
-    """Appends rows to a CSV file; the first row determines the columns."""
-
-    def __init__(self, path: Path, writes: bool = True) -> None:
-        self.path = path
-        self.writes = writes  # False on ranks other than 0
-        self.has_failed = False
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Appends a row, with a header if the file is new; a write error is reported once and does not end the run."""
-        if not self.writes:
-            return
-        try:
-            is_new = not self.path.exists()
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row))
-                if is_new:
-                    writer.writeheader()
-                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-        except OSError as error:
-            if not self.has_failed:
-                print(f"warning: cannot write {self.path}: {error.strerror or error}; its rows are lost", flush=True)
-            self.has_failed = True
-
-    def rows(self) -> list[dict[str, float]]:
-        """Returns all rows as numbers, without incomplete ones, such as after a kill."""
-        return [numbers for _, numbers in self._rows()]
-
-    def drop(self, is_lost: Callable[[dict[str, float]], bool]) -> None:
-        """Removes the rows for which a predicate is true."""
-        if not self.writes or not self.path.exists():
-            return
-        header = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
-        try:
-            kept = [line for line, numbers in self._rows() if not is_lost(numbers)]
-        except KeyError as error:
-            aside = self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
-            print(f"warning: {self.path} has no column {error}; it is {aside.name} now, and new rows begin another")
-            return
-        write_text(self.path, "".join(f"{line}\r\n" for line in [*header, *kept]))
-
-    def _rows(self) -> list[tuple[str, dict[str, float]]]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = []
-        for line in lines[1:]:
-            with contextlib.suppress(ValueError, csv.Error):
-                header, row = csv.reader((lines[0], line))
-                found.append((line, dict(zip(header, map(float, row), strict=True))))
-        return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import torch
 from torch import nn
 
 from ssd.config import TrainConfig
+from ssd.config.resume_settings import record
 from ssd.data import Batch, DataError
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World, exit_with_error, synchronize_batch_norm
+from ssd.engine.elastic import after_restart
 from ssd.engine.loop import run
-from ssd.engine.run_folder import CsvLog, RunFolder
+from ssd.engine.run_folder import RunFolder
 from ssd.engine.step import backward, make_state
 from ssd.errors import ConfigError
 from ssd.models import build_model
@@ -125,6 +130,51 @@ def test_resumed_two_process_run_equals_uninterrupted(pair: Path, tmp_path: Path
     assert one["step"] == two["step"] == 6
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
     assert len(one["random"]) == 2
+
+
+def killed_in_step(config: TrainConfig) -> None:
+    """Trains until the second process is killed in step 5 of 6, in the second epoch."""
+    import ssd.engine.loop
+
+    step = ssd.engine.loop.train_step
+
+    def dying(config: TrainConfig, state: Any, batch: Batch) -> Any:
+        if state.world.rank == 1 and state.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(config, state, batch)
+
+    ssd.engine.loop.train_step = dying  # type: ignore[assignment]
+    run(config)
+
+
+def test_run_restarted_by_torchrun_equals_uninterrupted(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(SMALL, batch_size=4, output_dir=str(tmp_path / "run"))
+    assert any(p.code for p in run_processes(tmp_path, killed_in_step, config))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    ended = run_processes(tmp_path, run, config)
+    assert [p.code for p in ended] == [0, 0] and f"restarted by torchrun: resuming {tmp_path / 'run'}" in ended[0].out
+    one, two = (torch.load(path / "last.pt", weights_only=True) for path in (pair, tmp_path / "run"))
+    assert one["step"] == two["step"] == 6 and one["best"] == two["best"]
+    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
+
+
+def test_restarted_run_without_output_dir_is_the_last_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    config = replace(SMALL, dataset="shapes")
+    assert after_restart(config) is config
+    for number in (1, 2):
+        folder = tmp_path / "runs" / f"ssd_tiny-shapes-{number}"
+        folder.mkdir(parents=True)
+        record(replace(config, lr=0.5), folder)
+    assert after_restart(config) is config  # no checkpoint yet
+    (folder / "last.pt").touch()
+    resumed = after_restart(config)
+    assert resumed.resume == "runs/ssd_tiny-shapes-2" and resumed.lr == 0.5
 
 
 def test_two_process_evaluation_equals_single_process(pair: Path, tmp_path: Path) -> None:

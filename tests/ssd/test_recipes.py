@@ -12,9 +12,9 @@ import torch
 from ssd import recipes
 from ssd.command_line import parse_args
 from ssd.data import open_dataset
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.loop import run
 from ssd.engine.optim import build_optimizer
-from ssd.engine.run_folder import CsvLog
 from ssd.engine.setup import make_model
 from ssd.errors import ConfigError
 from tests.ssd.small_folders import save_image, voc_object, write_voc

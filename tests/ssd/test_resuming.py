@@ -17,10 +17,11 @@ from ssd.command_line import parse_args
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record
 from ssd.engine.checkpoint import collect, get_rng_state, read, restore
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
 from ssd.engine.loop import run
 from ssd.engine.preparation import prepare
-from ssd.engine.run_folder import CsvLog, RunFolder
+from ssd.engine.run_folder import RunFolder
 from ssd.engine.signals import Interrupted
 from ssd.engine.step import make_state
 from ssd.errors import ConfigError

@@ -23,10 +23,10 @@ from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.checkpoint import read
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.error_messages import as_user_error
 from ssd.engine.folder_lock import lock_folder
 from ssd.engine.loop import run
-from ssd.engine.run_folder import CsvLog
 from ssd.errors import ConfigError
 from ssd.train import main
 from tests.processes import run_python

@@ -19,8 +19,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from ssd.command_line import parse_args
 from ssd.config import TrainConfig
+from ssd.engine.csv_log import CsvLog
 from ssd.engine.optim import build_optimizer, build_schedule
-from ssd.engine.run_folder import CsvLog
 from tests.processes import free_port, run_processes
 from tests.ssd.test_recipes import FASTEST, write_coco_split
 

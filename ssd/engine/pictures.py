@@ -1,0 +1,70 @@
+"""Images in a run folder: a batch as training sees it, detections of the last evaluation, and its confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd.data import Batch, DetectionDataset
+from ssd.data.faults import DataError
+from ssd.engine.plots import plot_confusion
+from ssd.engine.run_folder import RunFolder
+from ssd.evaluate import Evaluator
+from ssd.evaluate.confusion import confusion_matrix, pair_up
+from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
+
+DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
+
+
+def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, folder: RunFolder) -> None:
+    """Saves a grid of images of a training batch after augmentation, with the annotations that the loss does not ignore."""
+    images = batch.images if isinstance(batch.images, Tensor) else batch.images.render().round().to(torch.uint8)
+    drawn = []
+    for i, image in enumerate(images[:count]):
+        rows = torch.arange(int(batch.offsets[i]), int(batch.offsets[i + 1]))
+        rows = rows[~batch.ignore[rows]]
+        side = image.shape[-1]
+        drawn.append(draw_boxes(image, batch.gt_boxes[rows] * side, batch.gt_labels[rows], classes))
+    if drawn:
+        save_grid(drawn, folder.path / "train_batch.png", columns=4, width=drawn[0].shape[-1])
+
+
+def draw_confusion(evaluator: Evaluator, dataset: DetectionDataset, folder: RunFolder) -> None:
+    """Saves the confusion matrix at the score thresholds of the evaluation."""
+    pairs = list(pair_up(evaluator.records, _score_thresholds(dataset, folder)))
+    matrix = confusion_matrix(evaluator.records, pairs, len(dataset.classes))
+    plot_confusion(matrix, dataset.classes, folder.path / "confusion.png")
+
+
+def _score_thresholds(dataset: DetectionDataset, folder: RunFolder) -> np.ndarray:
+    """Returns the minimum score to display of each label, `[C + 1]`."""
+    return np.array([1.0, *(folder.thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
+
+
+def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
+    """Saves a grid of images with ground truth on the left and detections on the right."""
+    records = evaluator.records
+    thresholds = _score_thresholds(dataset, folder)
+    images: list[Tensor] = []
+    step = max(1, len(records.image_ids) // count)
+    for i in range(0, len(records.image_ids), step):
+        if len(images) == count:
+            break
+        index = dataset.index_of(records.image_ids[i])
+        try:
+            image = dataset.load_image(index)
+        except DataError:
+            continue  # listed in the report of the data set
+        target, keep = dataset.target(index), records.scores[i] >= thresholds[records.labels[i]]
+        predictions = draw_boxes(
+            image,
+            torch.from_numpy(records.boxes[i][keep]),
+            torch.from_numpy(records.labels[i][keep]),
+            dataset.classes,
+            torch.from_numpy(records.scores[i][keep]),
+        )
+        ground_truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
+        images.append(resize(side_by_side(ground_truth, predictions), 640))
+    if images:
+        save_grid(images, folder.path / "detections.png")
