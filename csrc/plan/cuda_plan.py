@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from probe import BuildProblem, compile_probe, host_compiler, run_text, version_pair
 
-# Without a GPU in the machine: PTX that every later GPU compiles at first use, and machine code for all GPUs of 8.x.
-DEFAULT_PTX, DEFAULT_CODE = "7.5", "8.0"
+# Without a GPU in the machine: PTX, which the driver of every later GPU compiles at first use. Machine code for 8.x
+# besides would double the time of nvcc.
+DEFAULT_PTX = "7.5"
 OTHERS = "TORCH_CUDA_ARCH_LIST='8.0;9.0;12.0+PTX' (for example) chooses others."
 
 
@@ -81,12 +82,11 @@ def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> t
     if entries:
         return cmake_names(entries), f"This machine has GPUs of compute capability {', '.join(present)}. {OTHERS}"
     ptx = DEFAULT_PTX if DEFAULT_PTX in known else known[0]
-    code = [DEFAULT_CODE] if DEFAULT_CODE in known else []
     reason = (
-        f"nvidia-smi lists no GPU that nvcc supports, so GPUs of {DEFAULT_CODE[0]}.x get machine code; on other GPUs "
-        f"from {ptx} on, the driver compiles the PTX at first use. {OTHERS}"
+        f"nvidia-smi lists no GPU that nvcc supports, so there is PTX only, which the driver of a GPU from {ptx} on "
+        f"compiles at first use. {OTHERS}"
     )
-    return (*cmake_names(code), f"{ptx.replace('.', '')}-virtual"), reason
+    return (f"{ptx.replace('.', '')}-virtual",), reason
 
 
 def check_entry(entry: str, asked: str, known: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ def problem_of(env: dict[str, str]) -> str:
 
 def test_plan_of_complete_machine(machine: Machine) -> None:
     plan = build_plan.make_plan(machine())
-    assert plan.architectures == ("80-real", "80-virtual") and plan.cuda_note == ""
+    assert plan.architectures == ("80-virtual",) and plan.cuda_note == ""
     assert "TORCH_CUDA_ARCH_LIST=" in plan.architecture_note
     assert plan.definitions()["SSD_OPS_WITH_CUDA"] == "ON"
     assert plan.definitions()["CMAKE_CUDA_COMPILER"] == plan.nvcc
