@@ -1,9 +1,11 @@
 """Commands for data sets in any supported format.
 
     ssd data check FOLDER
+    ssd data review runs/NAME
 
-decodes every image and checks every box. Reports faults with file and line or object, duplicates and images in two
-splits, EXIF orientations, wrong box formats or units, class ids off by one, and objects that no prior matches.
+check decodes every image and checks every box. It reports faults with file and line or object, duplicates and images in
+two splits, EXIF orientations, wrong box formats or units, class ids off by one, and objects that no prior matches.
+review lists annotations that a trained detector disagrees with.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from ssd.atomic_write import write_text
 from ssd.command_line import key_value, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, MODELS
 from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import ConfigError
+from ssd.data_review.command import ABOUT, add_arguments, check_arguments
+from ssd.errors import ConfigError, DataError
 
 _CHECK = """Check a data set: decodes every image and checks every box.
 
@@ -61,7 +65,20 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"
     )
     check.add_argument("-j", "--workers", type=int, help="threads that decode images (default: one for each core)")
+    review = commands.add_parser(
+        "review", help="list annotations that a trained detector disagrees with", description=ABOUT, formatter_class=raw
+    )
+    add_arguments(review)
     args = parser.parse_args(argv)
+    if args.command == "review":
+        try:
+            return args, check_arguments(args)
+        except (ConfigError, TypeError) as error:
+            review.error(str(error))
+    return args, _check_settings(args, check)
+
+
+def _check_settings(args: argparse.Namespace, check: argparse.ArgumentParser) -> TrainConfig:
     if args.workers is not None and args.workers < 1:
         check.error(f"--workers must be at least 1, got {args.workers}")
     if args.image_size is not None and args.image_size < 1:
@@ -76,37 +93,45 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         config.check()
     except (ConfigError, TypeError) as error:
         check.error(str(error))
-    return args, config
+    return config
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; exits with 1 after problems."""
+    """Runs the command; `check` exits with 1 after problems."""
     args, config = parse_args(argv)
-    from ssd.data_check.images import usable_cores
-    from ssd.data_check.repair import check_target, write_repaired
-    from ssd.data_tools.check import check_data
-    from ssd.errors import DataError
-
     try:
-        if args.fix:
-            check_target(Path(args.fix), Path(args.data_path))
-        workers = args.workers or usable_cores()
-        report = check_data(config, tuple(args.splits), workers, with_priors=not args.no_priors)
-        print(report)
-        if args.json:
-            Path(args.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-        if args.pictures:
-            from ssd.data_tools.pictures import save_pictures
+        if args.command == "review":
+            from ssd.data_review.command import run
 
-            print(*save_pictures(report, Path(args.pictures)), sep="\n")
-        if args.fix:
-            print(write_repaired(report, Path(args.fix)))
+            run(args, config)
+        elif _check(args, config):
+            sys.exit(1)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename or args.json}: {error.strerror or error}")
-    sys.exit(1 if report.has_problems else 0)
+        sys.exit(f"error: {error.filename}: {error.strerror or error}")
+
+
+def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
+    # whether there are problems
+    from ssd.data_check.images import usable_cores
+    from ssd.data_check.repair import check_target, write_repaired
+    from ssd.data_tools.check import check_data
+
+    if args.fix:
+        check_target(Path(args.fix), Path(args.data_path))
+    report = check_data(config, tuple(args.splits), args.workers or usable_cores(), with_priors=not args.no_priors)
+    print(report)
+    if args.json:
+        write_text(Path(args.json), json.dumps(report.as_dict(), indent=1) + "\n")
+    if args.pictures:
+        from ssd.data_tools.pictures import save_pictures
+
+        print(*save_pictures(report, Path(args.pictures)), sep="\n")
+    if args.fix:
+        print(write_repaired(report, Path(args.fix)))
+    return report.has_problems
 
 
 if __name__ == "__main__":

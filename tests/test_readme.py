@@ -28,7 +28,7 @@ for number, block in enumerate(sys.stdin.read().split("\\0")):
 # `ssd eval` and others are the programs of the same names in ssd/
 COMMAND = re.compile(
     r"(?:python (?:ssd|benchmarks)/\w+\.py"
-    r"|(?<![\w./-])ssd (?:train|predict|serve|eval|export|convert|data check|doctor|bench))(?: [^`\n]*)?"
+    r"|(?<![\w./-])ssd (?:train|predict|serve|eval|export|convert|data (?:check|review|pack)|doctor|bench))(?: [^`\n]*)?"
 )
 
 
@@ -101,8 +101,8 @@ def test_commands_name_flags_that_exist() -> None:
     assert len(found) >= 10
     for command in found:
         words = shlex.split(command.replace("...", ""))
-        program = words[1] if words[0] == "python" else f"ssd/{words[1]}.py"
-        program = program.replace("ssd/data.py", "ssd/data_commands.py check").replace("serve.py", "serve/command.py")
+        files = {"data": f"data_commands.py {' '.join(words[2:3])}", "serve": "serve/command.py"}
+        program = words[1] if words[0] == "python" else f"ssd/{files.get(words[1], f'{words[1]}.py')}"
         assert (ROOT / program.split()[0]).is_file(), command
         for flag in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
             if flag not in ("--help",):

@@ -1,0 +1,1 @@
+"""What `ssd data review` does: annotations that a trained detector disagrees with, ranked."""

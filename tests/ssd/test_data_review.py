@@ -1,0 +1,184 @@
+"""`ssd data review`: views and their merging, what counts as a finding, files for people and annotation tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from ssd import data_commands
+from ssd.data import open_dataset
+from ssd.data_review import command, report
+from ssd.data_review.findings import Annotated, find_misannotated, find_unlabeled
+from ssd.data_review.views import Merged, View, merge_views
+from ssd.inference.detector import Detector
+from ssd.inference.result import Result
+from tests.ssd.small_folders import voc_object, write_voc
+
+NONE = np.zeros((0, 4))
+
+
+@pytest.mark.parametrize("view", [View(), View(0.1), View(0.1, hflip=True), View(0.1, vflip=True), View(0, True, True)])
+def test_boxes_of_a_view_are_mapped_back_to_the_image(view: View) -> None:
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    image[:, 4:14, 20:50] = 255
+    seen = view.apply(image)
+    rows, columns = (torch.nonzero(seen[0].amax(axis) == 255).flatten() for axis in (1, 0))
+    if view.border:
+        assert seen.shape == (3, 48, 72)
+        rows = rows[(rows >= 8) & (rows < 44)] if not view.vflip else rows[(rows < 40) & (rows >= 4)]
+    box = torch.tensor([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
+    assert view.restore(box, 40, 60).tolist() == [[20, 4, 50, 14]]
+
+
+def test_borders_are_extended_by_reflection_and_boxes_end_at_the_image() -> None:
+    image = torch.arange(10, dtype=torch.uint8).expand(3, 10, 10)
+    assert View(0.2).apply(image)[0, 0].tolist() == [2, 1, *range(10), 8, 7]
+    assert View(0.2).apply(image[:, :1, :1]).shape == (3, 1, 1)  # one pixel cannot be reflected
+    assert View(0.2).restore(torch.tensor([[0.0, 1.0, 14.0, 7.0]]), 10, 10).tolist() == [[0, 0, 10, 5]]
+
+
+def test_merged_score_is_the_mean_over_the_views() -> None:
+    first = np.array([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 40, 40], [30, 30, 30.1, 40]])
+    second = np.array([[0.0, 0, 10, 12], [20, 20, 40, 40]])
+    scores, labels = [np.array([0.9, 0.5, 0.4, 0.9]), np.array([0.3, 0.8])], [np.array([1, 1, 1, 1]), np.array([1, 2])]
+    merged = merge_views([first, second], scores, labels, (50, 50))
+    assert merged.scores.tolist() == pytest.approx([0.6, 0.4, 0.2])
+    assert merged.labels.tolist() == [1, 2, 1]
+    assert merged.boxes[0].tolist() == pytest.approx([0, 0, 10, (0.9 * 10 + 0.5 * 8 + 0.3 * 12) / 1.7])
+
+
+def found(*rows: tuple[list[float], float, int]) -> Merged:
+    return Merged(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def test_detections_that_no_annotation_covers_are_unlabeled() -> None:
+    crowd = [100.0, 0, 200, 100]
+    annotated = Annotated(np.array([[0.0, 0, 10, 10], crowd]), np.array([1, 1]), np.array([False, True]))
+    detections = found(
+        ([0.0, 0, 10, 12], 0.9, 2),  # covered, whatever its class
+        ([30.0, 0, 40, 10], 0.8, 1),
+        ([31.0, 0, 40, 10], 0.7, 2),  # the same place
+        ([110.0, 10, 120, 20], 0.6, 1),  # in a crowd
+        ([60.0, 0, 70, 10], 0.5, 2),
+    )
+    assert [(f.score, f.label, f.box[0]) for f in find_unlabeled(3, detections, annotated)] == [
+        (0.8, 1, 30),
+        (0.5, 2, 60),
+    ]
+    nothing = Annotated(NONE, np.zeros(0, int), np.zeros(0, bool))
+    assert len(list(find_unlabeled(0, detections, nothing))) == 4
+    assert not list(find_unlabeled(0, Merged(NONE, np.zeros(0), np.zeros(0, int)), annotated))
+
+
+def test_annotations_that_detections_contradict() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10]])
+    annotated = Annotated(boxes, np.ones(5, int), np.array([False, False, False, False, True]))
+    detections = found(
+        ([0.0, 0, 10, 10], 0.9, 2),
+        ([0.0, 0, 10, 10], 0.2, 1),
+        ([20.0, 0, 30, 10], 0.8, 1),  # as annotated
+        ([20.0, 0, 30, 10], 0.3, 2),
+        ([42.0, 0, 54, 10], 0.6, 1),  # IoU 8 / 14
+        ([80.0, 0, 90, 10], 0.6, 2),  # ignored
+    )
+    one, two = find_misannotated(0, detections, annotated)
+    assert (one.kind, one.object_index, one.label, round(one.score, 6)) == ("mislabeled", 0, 2, 0.7)
+    assert (two.kind, two.object_index, two.box) == ("misplaced", 2, (42, 0, 54, 10))
+    assert two.score == pytest.approx(0.6 * (1 - 8 / 14))
+    nothing = Annotated(NONE, np.zeros(0, int), np.zeros(0, bool))
+    assert not list(find_misannotated(0, detections, nothing))
+
+
+class Stub(Detector):
+    """Detects the same objects in every image."""
+
+    def __init__(self, classes: tuple[str, ...], *rows: tuple[list[float], float, int]) -> None:
+        self.classes, self.rows = classes, rows
+
+    def stream(self, source, **options):
+        boxes, scores, labels = (torch.tensor(column) for column in zip(*self.rows, strict=True))
+        for image in source:
+            yield Result(boxes, labels, scores, self.classes, image)
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    """The files and the text of a review of two images with a cat each; one cannot be read."""
+    objects = [voc_object("a&amp;b", (11, 6, 30, 20)), voc_object("dog", (41, 6, 50, 20))]
+    write_voc(tmp_path / "data", {"one": objects, "two": objects})
+    (tmp_path / "data" / "JPEGImages" / "two.jpg").write_bytes(b"")
+    (tmp_path / "w.pt").touch()
+    stub = Stub(("dog", "a&b"), ([10.0, 5, 30, 20], 0.9, 1), ([42.0, 24, 55, 38], 0.6, 2), ([42.0, 5, 54, 20], 0.5, 1))
+    monkeypatch.setattr("ssd.inference.detector.load", lambda *_: stub)
+    monkeypatch.setattr(report, "VIEWS", (View(),))
+    arguments = ["review", str(tmp_path / "w.pt"), "--data-path", str(tmp_path / "data"), "--worst", "1"]
+    data_commands.main(arguments)
+    return tmp_path / "review", capsys.readouterr().out
+
+
+def test_review_files(reviewed: tuple[Path, str]) -> None:
+    folder, out = reviewed
+    assert "unlabeled: 1 (a&b 1)" in out and "mislabeled: 1 (dog 1)" in out and "misplaced: 1 (dog 1)" in out
+    assert "one.jpg, object 0 (a&b): mislabeled, dog at x 10 .. 30, y 5 .. 20, score 0.90" in out
+    rows = json.loads((folder / "review.json").read_text())["findings"]
+    assert [row["kind"] for row in rows] == ["unlabeled", "mislabeled", "misplaced"]
+    assert rows[1]["annotated"] == {"class": "a&b", "box": [10, 5, 30, 20]} and rows[1]["object_index"] == 0
+    page = (folder / "review.html").read_text()
+    assert page.count("data:image/jpeg") == 3 and "<b>a&amp;b → dog</b>" in page
+
+
+def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, str]) -> None:
+    root = ElementTree.parse(reviewed[0] / "cvat.xml").getroot()
+    assert [image.get("name") for image in root.iter("image")] == ["JPEGImages/one.jpg", "JPEGImages/two.jpg"]
+    rows = [(box.get("label"), box.get("source"), box.get("xtl")) for box in root.iter("box")]
+    assert rows == [
+        ("dog", "auto", "10.00"),
+        ("dog", "auto", "42.00"),
+        ("a&b", "auto", "42.00"),
+        ("a&b", "manual", "10.00"),
+        ("dog", "manual", "40.00"),
+    ]
+    (task,) = json.loads((reviewed[0] / "label_studio.json").read_text())
+    assert task["data"]["image"] == "/data/local-files/?d=JPEGImages/one.jpg"
+    before, after = task["annotations"][0]["result"], task["predictions"][0]["result"]
+    assert [len(before), len(after)] == [2, 3] and "score" not in before[0] and after[0]["score"] == 0.9
+    value = after[2]["value"]
+    assert value.pop("rectanglelabels") == ["a&b"]
+    assert value == pytest.approx({"x": 70, "y": 60, "width": 100 * 13 / 60, "height": 35, "rotation": 0}, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{file}"], "--data-path is required"),
+        (["nowhere.pt"], "nowhere.pt"),
+        (["{file}", "--min-score", "0"], "--min-score must lie in (0, 1]"),
+        (["{file}", "--worst", "-1"], "--worst must not be negative"),
+        (["{file}", "--data-path", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_of_the_command_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "w.pt"
+    file.touch()
+    with pytest.raises(SystemExit) as end:
+        data_commands.parse_args(["review", *(argument.format(file=file) for argument in arguments)])
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_training_options_that_hide_annotations_are_left_out(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", {"one": [voc_object()]})
+    settings = {"dataset": "voc", "data_path": str(tmp_path / "data")}
+    settings["dataset_options"] = {"difficult": "drop", "coordinates": "as_is"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "run" / "best.pt").touch()
+    args, config = data_commands.parse_args(["review", str(tmp_path / "run")])
+    assert config.dataset_options == {"coordinates": "as_is"} and args.output == str(tmp_path / "run" / "review")
+    assert command.ABOUT and open_dataset("voc", config.data_path, "train", **config.dataset_options)
