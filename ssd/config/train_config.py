@@ -79,7 +79,11 @@ class TrainConfig:
     workers: int = _option(2, "data loading processes per training process", torchvision=4, short="-j")
 
     model: str = _option(
-        "ssd_tiny", f"model: {', '.join(MODELS)}", torchvision="ssd300_vgg16", group="model", metavar="NAME"
+        "ssd_tiny",
+        f"model: {', '.join(MODELS)}, or timm:NAME",
+        torchvision="ssd300_vgg16",
+        group="model",
+        metavar="NAME",
     )
     preset: str = _option(
         "torchvision",

@@ -21,7 +21,8 @@ def check_settings(config: TrainConfig) -> None:
         check_number(f.name, getattr(config, f.name))
     for name, known in CHOICES.items():
         value = getattr(config, name)
-        if value not in known and not (name == "dataset" and ":" in value):
+        is_free = (name == "dataset" and ":" in value) or (name == "model" and value.startswith("timm:"))
+        if value not in known and not is_free:
             hint = did_you_mean(value, known)
             raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{hint}")
     if config.dataset in FILE_DATASETS and config.data_path is None:
@@ -31,6 +32,8 @@ def check_settings(config: TrainConfig) -> None:
         source = getattr(config, name)
         if config.resume and name != "resume":
             continue  # the checkpoint contains the weights
+        if source == "timm" and name == "weights_backbone" and config.model.startswith("timm:"):
+            continue
         if source and not is_torchvision_name(source) and not checkpoint_exists(source):
             raise ConfigError(f"{flag(name)} {source}: no such file")
     if config.test_only and not (config.resume or config.weights):

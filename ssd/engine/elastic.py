@@ -27,7 +27,7 @@ def after_restart(config: TrainConfig) -> TrainConfig:
 
 def run_name(config: TrainConfig) -> str:
     """Returns the name of a run without its number, as in runs/NAME-1."""
-    return f"{config.model}-{config.dataset.replace(':', '.')}"
+    return f"{config.model}-{config.dataset}".replace(":", ".").replace("/", ".")
 
 
 def new_run(config: TrainConfig) -> Path:

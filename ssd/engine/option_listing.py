@@ -29,7 +29,7 @@ def listing() -> str:
         _of(Preset, _all(Preset)),
     ]
     networks: dict[str, list[str]] = {}
-    for name, entry in MODELS.items():
+    for name, entry in [*MODELS.items(), ("timm:NAME", MODELS["timm:NAME"])]:
         networks.setdefault(_of(entry.builder, _keywords(entry.builder)), []).append(name)
     for text, models in networks.items():
         blocks += [f"--model-option: network ({', '.join(models)})", text]

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from ssd.errors import unknown
@@ -15,6 +16,7 @@ from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2
 from ssd.models.mobilenet_v3 import ssdlite320_mobilenet_v3_large
 from ssd.models.resnet import BUILDERS as RESNETS
 from ssd.models.squeezenet import ssdlite300_squeezenet1_1
+from ssd.models.timm_backbone import PREFIX, ssd_timm
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
 from ssd.option_types import check_option_types
@@ -35,7 +37,20 @@ class ModelEntry(NamedTuple):
     with_weights: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 
-MODELS: dict[str, ModelEntry] = {
+class _Models(dict[str, ModelEntry]):
+    """All models by name; "timm:NAME" is one for each backbone of timm."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(PREFIX))
+
+    def __missing__(self, name: str) -> ModelEntry:
+        if name not in self:
+            raise KeyError(name)
+        return ModelEntry(partial(ssd_timm, name.removeprefix(PREFIX)), "mobilenet_v2", 320)
+
+
+MODELS: dict[str, ModelEntry] = _Models()
+MODELS |= {
     "ssd300_vgg16": ModelEntry(ssd300_vgg16, "vgg", 300, {"trainable_layers": 4}),
     "ssd512_vgg16": ModelEntry(ssd512_vgg16, "vgg", 512, {"trainable_layers": 4}),
     **{name: ModelEntry(builder, "resnet", 300) for name, builder in RESNETS.items()},
@@ -65,7 +80,7 @@ def build_model(
     """Builds a detector by name.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `MODELS`, or "timm:" and the name of a backbone of timm.
         num_classes: Number of object classes plus one for the background.
         preset: Rules of a known SSD system, by name, or a custom `Preset`.
         image_size: Side of the network's square input in pixels; None: the default of the model.
