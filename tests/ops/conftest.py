@@ -38,7 +38,9 @@ class Implementation:
 
 def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.to(device) if value.requires_grad or value.device.type == device.type else _moved(value, device)
+        is_plain = value.layout is torch.strided and not value.is_nested
+        is_moved = value.requires_grad or value.device.type == device.type
+        return _moved(value, device) if is_plain and not is_moved else value.to(device)
     if isinstance(value, (list, tuple)):
         moved = [_to(v, device) for v in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)

@@ -25,11 +25,11 @@ def test_writing_to_a_saved_tensor_raises_in_backward(module: type) -> None:
 
 
 def test_out_must_not_share_memory_with_an_input(impl: Implementation) -> None:
-    memory = torch.zeros(25)
+    memory = torch.zeros(25, device=impl.device)  # the fixture copies tensors of other devices, each by itself
     boxes = memory[4:24].view(5, 4).copy_(BOXES)
     with pytest.raises(RuntimeError, match=r"^out must not share memory with boxes2$"):
         impl.box_iou(BOXES, boxes, out=memory.view(5, 5))
-    beside = torch.zeros(45)
+    beside = torch.zeros(45, device=impl.device)
     boxes = beside[25:].view(5, 4).copy_(BOXES)
     assert torch.equal(impl.box_iou(BOXES, boxes, out=beside[:25].view(5, 5)), reference.box_iou(BOXES, BOXES))
 
