@@ -9,13 +9,14 @@ import torchvision
 import ssd_ops
 from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 SIZES = (0, 1, 63, 64, 65, 200)
 
 
 def compare(impl: Implementation, boxes, scores, idxs, threshold: float = 0.3) -> None:
     for equal in (False, True):
-        expected = ssd_ops.reference.batched_nms(boxes, scores, idxs, threshold, suppress_equal=equal)
+        expected = reference.batched_nms(boxes, scores, idxs, threshold, suppress_equal=equal)
         assert_equal(impl.batched_nms(boxes, scores, idxs, threshold, suppress_equal=equal), expected)
 
 

@@ -14,6 +14,7 @@ import torch
 import ssd_ops
 from tests.ops.boxes import assert_all_equal, assert_equal, random_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 EXP = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-14}}
 
@@ -26,7 +27,7 @@ def inputs(batch: int, priors: int, classes: int, dtype: torch.dtype = torch.flo
 
 
 def compare(impl: Implementation, *args: torch.Tensor, **options: Any) -> ssd_ops.Detections:
-    expected, found = ssd_ops.reference.detect(*args, **options), impl.detect(*args, **options)
+    expected, found = reference.detect(*args, **options), impl.detect(*args, **options)
     assert_equal(found.counts, expected.counts)
     assert_equal(found.labels, expected.labels)
     tolerance = EXP[expected.scores.dtype]
@@ -85,7 +86,7 @@ def test_tied_scores(impl: Implementation) -> None:
     """Equal logits give equal scores on every device, so ties go to the lowest class, then prior."""
     logits, loc = torch.zeros(2, 40, 4), torch.zeros(2, 40, 4)
     found = impl.detect(loc, logits, random_boxes(40), candidates_per_class=30)
-    expected = ssd_ops.reference.detect(loc, logits, random_boxes(40), candidates_per_class=30)
+    expected = reference.detect(loc, logits, random_boxes(40), candidates_per_class=30)
     assert_all_equal(found[2:], expected[2:])
     torch.testing.assert_close(found.boxes, expected.boxes)
 

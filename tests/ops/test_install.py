@@ -17,6 +17,7 @@ torchvision = pytest.importorskip("torchvision")
 from torchvision.ops import batched_nms as imported_before  # noqa: E402
 
 from tests.ops.boxes import random_boxes  # noqa: E402
+from tests.processes import run_python  # noqa: E402
 
 
 @pytest.fixture
@@ -121,12 +122,9 @@ def test_install_runs_a_script_with_its_arguments(tmp_path: Path) -> None:
     script.write_text("import sys, helper, ssd_ops; print(__name__, sys.argv[1:], helper.nms is ssd_ops.nms)\n")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for command in ([str(script)], ["-m", "script"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ssd_ops.install", *command, "--flag"],
-            **{"capture_output": True, "text": True, "env": environment, "cwd": tmp_path},
-        )
+        done = run_python("-m", "ssd_ops.install", *command, "--flag", folder=tmp_path, environment=environment)
         assert done.stdout == "__main__ ['--flag'] True\n", done.stderr
-    done = subprocess.run([sys.executable, "-m", "ssd_ops.install"], capture_output=True, text=True, env=environment)
+    done = run_python("-m", "ssd_ops.install", folder=tmp_path, environment=environment)
     assert done.returncode == 1 and "usage: python -m ssd_ops.install SCRIPT.py" in done.stderr
 
 

@@ -13,9 +13,10 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 import ssd_ops
-from ssd_ops import PriorMatches, reference
+from ssd_ops import PriorMatches
 from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 RULES = ("greedy", "last", "none")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -11,6 +11,7 @@ import torchvision
 import ssd_ops
 from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 PLAIN = {"score_threshold": 0.3, "iou_threshold": 0.4, "candidates_per_class": 20, "max_detections": 10}
 COUNTS = (1, 63, 64, 65, 200)
@@ -18,7 +19,7 @@ COUNTS = (1, 63, 64, 65, 200)
 
 def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, **options: Any) -> ssd_ops.Detections:
     options = {**PLAIN, **options}
-    expected = ssd_ops.reference.multiclass_nms(boxes, scores, **options)
+    expected = reference.multiclass_nms(boxes, scores, **options)
     assert_all_equal(impl.multiclass_nms(boxes, scores, **options), expected)
     return expected
 

@@ -9,6 +9,7 @@ import torchvision
 import ssd_ops
 from tests.ops.boxes import assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = (0, 1, 2, 15, 16, 17, 40, 41, 63, 64, 65, 200, 257)
@@ -27,7 +28,7 @@ def random_scores(count: int, seed: int = 0) -> torch.Tensor:
 
 def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> None:
     for equal in (False, True):
-        expected = ssd_ops.reference.nms(boxes, scores, threshold, suppress_equal=equal)
+        expected = reference.nms(boxes, scores, threshold, suppress_equal=equal)
         assert_equal(impl.nms(boxes, scores, threshold, suppress_equal=equal), expected)
 
 
@@ -84,7 +85,7 @@ def test_threshold_is_not_rounded(impl: Implementation) -> None:
 def test_thresholds_near_the_iou(impl: Implementation, scale: float) -> None:
     # Every IoU that occurs is a threshold, and so are its neighbors. Areas are subnormal at the smallest scale.
     boxes = random_boxes(12, seed=3) * scale
-    iou = ssd_ops.reference.box_iou(boxes, boxes)
+    iou = reference.box_iou(boxes, boxes)
     for value in iou[iou > 0][:8]:
         for threshold in (value, torch.nextafter(value, value * 2), torch.nextafter(value, value * 0)):
             compare(impl, boxes, torch.arange(12, 0, -1.0), float(threshold))

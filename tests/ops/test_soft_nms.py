@@ -11,6 +11,7 @@ import torch
 import ssd_ops
 from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 PLAIN = {"method": "linear", "iou_threshold": 0.3, "score_threshold": 0.1, "max_detections": 12}
 # exp differs by 2 units of the last place between libraries, and a score is lowered a dozen times at most.
@@ -19,7 +20,7 @@ EXP = {"rtol": 1e-5, "atol": 1e-6}
 
 def compare(impl: Implementation, boxes: torch.Tensor, scores: torch.Tensor, **options: Any) -> None:
     options = {**PLAIN, **options}
-    expected = ssd_ops.reference.soft_nms(boxes, scores, **options)
+    expected = reference.soft_nms(boxes, scores, **options)
     found = impl.soft_nms(boxes, scores, **options)
     if options["method"] == "linear":
         assert_all_equal(found, expected)
