@@ -7,9 +7,7 @@ Standard library only, so that `--help` and configuration errors need no import 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ssd.config.choices import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
@@ -235,10 +233,6 @@ class TrainConfig:
         if self.dataset == "shapes" or (self.dataset == "auto" and self.data_path is None):
             return "hflip"
         return "ssdlite" if self.model.startswith("ssdlite") else "ssd"
-
-    def save(self, path: Path) -> None:
-        """Writes the configuration as JSON that `--config` reads."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def torchvision_defaults() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_recipe_and_saved_config_are_not_changed(tmp_path: Path) -> None:
     write_coco_split(tmp_path / "coco", "train", 2)
     assert parse_args(["--config", "bccd", "--data-path", str(tmp_path / "coco"), "--dataset", "coco"]).given is None
     config = chosen(Facts(205, BIG, "cpu", 2))
-    config.save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
     again = parse_args(["--config", str(tmp_path / "config.json"), "--data-path", str(tmp_path)])
     choices = Choices(again)
     choose_settings(choices, Facts(9999, BIG, "cuda", 64))

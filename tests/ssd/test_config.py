@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def test_flags_override_file_and_file_overrides_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    TrainConfig(epochs=7, lr=0.5, model_options={"width": 8, "levels": 3}).save(path)
+    saved = TrainConfig(epochs=7, lr=0.5, model_options={"width": 8, "levels": 3})
+    path.write_text(json.dumps(asdict(saved)))
     config = parse_args(["--config", str(path), "--lr", "0.25", "--model-option", "levels=4"])
     assert (config.epochs, config.lr, config.batch_size) == (7, 0.25, TrainConfig().batch_size)
     assert config.model_options == {"width": 8, "levels": 4}
@@ -29,7 +31,7 @@ def test_flags_override_file_and_file_overrides_defaults(tmp_path: Path) -> None
 
 def test_saved_config_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(lr_steps=[3, 5], model_options={"prior_sizes": [10, 20.5]}, amp=True)
-    config.save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
     assert TrainConfig(**load_config(tmp_path / "config.json")) == config
 
 
