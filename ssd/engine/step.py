@@ -23,6 +23,9 @@ from ssd.engine.step_graph import GraphedStep
 from ssd.engine.unlabeled import with_unlabeled_ignored
 from ssd.errors import ConfigError
 from ssd.models import SSD
+from ssd.models.heads import Outputs
+
+Network = Callable[[Tensor], tuple[Outputs, Outputs]]
 
 
 @dataclass
@@ -34,7 +37,7 @@ class State:
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     ema: ModelEMA | None
-    network: Callable[[Tensor], tuple[Tensor, Tensor]]  # forward_raw, wrapped in DDP if there are several processes
+    network: Network  # forward_levels, wrapped in DDP if there are several processes
     world: World = field(default_factory=World)
     epoch: int = 0  # number of completed epochs
     batch: int = 0  # number of completed batches in the current epoch
@@ -82,15 +85,15 @@ class State:
             group["lr"] = rate
 
 
-class _RawForward(nn.Module):
-    """Makes `forward_raw` of a detector the `forward` that DDP wraps."""
+class _LevelsForward(nn.Module):
+    """Makes `forward_levels` of a detector the `forward` that DDP wraps."""
 
     def __init__(self, model: SSD) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.forward_raw(images)
+    def forward(self, images: Tensor) -> tuple[Outputs, Outputs]:
+        return self.model.forward_levels(images)
 
 
 def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: World | None = None) -> State:
@@ -98,7 +101,7 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
     world = world or World()
     device = next(model.parameters()).device
     optimizer = build_optimizer(config, model, world.size)
-    network: Callable[[Tensor], tuple[Tensor, Tensor]] = model.forward_raw
+    network: Network = model.forward_levels
     if world.size > 1:
         # Running statistics need no broadcast at each step: training does not use them, and World.broadcast_buffers
         # copies those of rank 0 before an evaluation.
@@ -106,7 +109,7 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         names = inspect.signature(ddp).parameters
         no_broadcast = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # older torch
         network = ddp(
-            _RawForward(model),
+            _LevelsForward(model),
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             **{no_broadcast: False},

@@ -19,9 +19,10 @@ from torchvision.transforms.v2.functional import resize_image
 
 import ssd_ops
 from ssd.data.loading.whole_images import WholeImages
-from ssd.inference.graph import DetectionGraphs, Images
+from ssd.inference.graph import DetectionGraphs, Images, Network
 from ssd.models import SSD
 from ssd.models.folded import folded
+from ssd.models.heads import Outputs, rows_of
 from ssd.models.tensor_slots import tensor_slots
 from ssd.models.torchvision_io import split_detections
 from ssd.transforms.device_augment import MAX_PIXEL_RATIO, MAX_SIDE
@@ -138,7 +139,8 @@ class InferenceEngine:
         """Returns loc [B, P, 4] and logits [B, P, C] of a batch on the model's device, for `model.detect`."""
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._refresh_if_changed()
-            return self._network(images.to(self.device))
+            loc, logits = self._network(images.to(self.device))
+            return rows_of(loc, 4), rows_of(logits, self.model.num_classes)
 
     def _refresh_if_changed(self) -> None:
         if not self.exact and (self._seen != self._versions() or self.model.preset is not self._preset):
@@ -159,14 +161,14 @@ class InferenceEngine:
         if self.exact:
             if self.model.training:
                 raise ValueError("model must be in evaluation mode for exact=True; call model.eval()")
-            self._network: Callable[[Images], tuple[Tensor, Tensor]] = lambda x: self.model.forward_raw(
+            self._network: Callable[[Images], tuple[Outputs, Outputs]] = lambda x: self.model.forward_levels(
                 self.model.normalize(x)
             )
             return
         self._net = net = folded(self.model, self.dtype)
-        forward: Callable[[Tensor], tuple[Tensor, Tensor]] = net.forward_raw
+        forward: Network = net.forward_levels
         if self._compile:
-            forward = torch.compile(net.forward_raw, dynamic=False)
+            forward = torch.compile(net.forward_levels, dynamic=False)
         self._network = lambda x: forward(net.normalize(x).contiguous(memory_format=torch.channels_last))
         self._graphs = DetectionGraphs(net, forward) if self.device.type == "cuda" else None
 

@@ -17,10 +17,11 @@ import ssd_ops
 from ssd.data.loading.packed_images import PackedImages
 from ssd.data.loading.whole_images import WholeImages
 from ssd.models import SSD
+from ssd.models.heads import Outputs
 
 # uint8 [B, 3, S, S] at the input size of the network, or packed images that are rendered to it
 Images = Tensor | WholeImages | PackedImages
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+Network = Callable[[Tensor], tuple[Outputs, Outputs]]
 _SIZES = (1, 2, 4, 8, 16, 32)  # other batches are padded, and larger ones split
 
 
@@ -29,7 +30,7 @@ class DetectionGraphs:
 
     Args:
         net: Detector in evaluation mode, in channels_last.
-        forward: Maps normalized images to loc and logits: `net.forward_raw`, possibly compiled.
+        forward: Maps normalized images to loc and logits: `net.forward_levels`, possibly compiled.
     """
 
     def __init__(self, net: SSD, forward: Network) -> None:

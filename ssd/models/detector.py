@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 import ssd_ops
 from ssd.models.extractor import Extractor
+from ssd.models.heads import Outputs, SSDHead, rows_of
 from ssd.models.loss import MultiBoxLoss
 from ssd.models.torchvision_io import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
@@ -31,7 +32,7 @@ class SSD(nn.Module):
 
     Args:
         backbone: Maps [B, 3, S, S] to a list of features, fine to coarse; has `out_channels`.
-        head: Maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors.
+        head: Maps the features to (loc [B, P, 4], logits [B, P, C]) in the order of the priors; usually SSDHead.
         prior_config: Configuration of the priors; its image_size is the side S of the network's input.
         preset: Rules of matching, loss, post-process and input.
         num_classes: C, with the background as class 0.
@@ -76,25 +77,35 @@ class SSD(nn.Module):
 
     def forward_raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps normalized images [B, 3, S, S] to loc [B, P, 4] and logits [B, P, C], in the order of the priors."""
-        outputs: tuple[Tensor, Tensor]
-        if not self.training or len(images) > 1:
-            outputs = self.head(self.backbone(images))
-            return outputs
+        loc, logits = self._outputs(images, as_levels=False)
+        return rows_of(loc, 4), rows_of(logits, self.num_classes)
+
+    def forward_levels(self, images: Tensor) -> tuple[Outputs, Outputs]:
+        """Maps normalized images to loc [B, A * 4, H, W] and logits [B, A * C, H, W] of each level.
+
+        `detect` and the criterion take both these and those of `forward_raw`, with equal results; these save copies. A
+        head other than SSDHead returns what `forward_raw` does.
+        """
+        return self._outputs(images, as_levels=isinstance(self.head, SSDHead))
+
+    def _outputs(self, images: Tensor, as_levels: bool) -> tuple[Outputs, Outputs]:
+        options = {"as_levels": True} if as_levels else {}
         try:
-            outputs = self.head(self.backbone(images))
+            outputs: tuple[Outputs, Outputs] = self.head(self.backbone(images), **options)
             return outputs
         except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+            if not self.training or len(images) > 1 or "more than 1 value per channel" not in str(error):
                 raise
             raise BatchSizeError(
                 "BatchNorm cannot be trained with a batch of one image if a feature level has one cell; use batches of at "
                 "least 2 (--batch-size 2 or more, and at least 2 training images)"
             ) from error
 
-    def detect(self, loc: Tensor, logits: Tensor, rules: Preset | None = None) -> ssd_ops.Detections:
+    def detect(self, loc: Outputs, logits: Outputs, rules: Preset | None = None) -> ssd_ops.Detections:
         """Turns loc [B, P, 4] and logits [B, P, C] into padded detections (score threshold, NMS) with normalized boxes.
 
-        `rules` replaces the post-processing of the model's preset.
+        Both may be lists with the outputs of each level, see `forward_levels`. `rules` replaces the post-processing of the
+        model's preset.
         """
         rules = rules or self.preset
         candidates = rules.candidates_per_class or len(self.priors)
@@ -107,6 +118,7 @@ class SSD(nn.Module):
             "min_size": rules.min_size,
         }
         if rules.scores == "sigmoid":
+            loc, logits = rows_of(loc, 4), rows_of(logits, self.num_classes)
             boxes = ssd_ops.decode_boxes(loc.to(self.priors.dtype), self.priors, rules.variances)
             return ssd_ops.multiclass_nms(boxes.clamp(0, 1) if rules.clip_boxes else boxes, logits.sigmoid(), **limits)
         return ssd_ops.detect(
@@ -147,11 +159,11 @@ class SSD(nn.Module):
             return []
         batch, sizes = resize_images(images, self.image_size)
         if not self.training:
-            detections = self.detect(*self.forward_raw(self.normalize(batch)))
+            detections = self.detect(*self.forward_levels(self.normalize(batch)))
             return split_detections(detections, sizes)
         assert targets is not None
         packed = pack_targets(targets, sizes, self.num_classes, batch.device)
-        loc, logits = self.forward_raw(self.normalize(batch))
+        loc, logits = self.forward_levels(self.normalize(batch))
         losses = self.criterion(loc, logits, self.priors, *packed)
         return {"bbox_regression": losses["loc"], "classification": losses["cls"]}
 

@@ -12,6 +12,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 # in channels, out channels -> the network that predicts from one level
 Predictor = Callable[[int, int], nn.Module]
 Predictors = Predictor | Sequence[Predictor]  # one for all levels, or one for each
+Outputs = Tensor | list[Tensor]  # [B, P, columns], or [B, A * columns, H, W] for each level
 # BatchNorm of SSDlite in torchvision and in the TensorFlow models that it follows
 LITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
@@ -27,14 +28,13 @@ class ScoringHead(nn.Module):
             predict(c, a * columns) for predict, c, a in zip(predictors, channels, boxes_per_cell, strict=True)
         )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps features, one [B, C_k, H_k, W_k] for each level, to [B, P, columns] in cell-major order."""
-        rows = []
-        for feature, predict in zip(features, self.module_list, strict=True):
-            out = predict(feature)  # [B, A * columns, H, W], channel a * columns + k
-            # a view, not a copy, where the network runs in channels_last
-            rows.append(out.permute(0, 2, 3, 1).reshape(out.shape[0], -1, self.columns))
-        return torch.cat(rows, dim=1)
+    def forward(self, features: Sequence[Tensor], as_levels: bool = False) -> Outputs:
+        """Maps features, one [B, C_k, H_k, W_k] for each level, to [B, P, columns] in cell-major order.
+
+        `as_levels`: to [B, A * columns, H_k, W_k] for each level, channel a * columns + k, which costs no copies.
+        """
+        levels = [predict(feature) for feature, predict in zip(features, self.module_list, strict=True)]
+        return levels if as_levels else rows_of(levels, self.columns)
 
 
 class SSDHead(nn.Module):
@@ -53,9 +53,21 @@ class SSDHead(nn.Module):
         self.regression_head = ScoringHead(channels, boxes_per_cell, 4, predictor)
         init(self)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps the features of all levels to (loc [B, P, 4], logits [B, P, C])."""
-        return self.regression_head(features), self.classification_head(features)
+    def forward(self, features: Sequence[Tensor], as_levels: bool = False) -> tuple[Outputs, Outputs]:
+        """Maps the features of all levels to (loc [B, P, 4], logits [B, P, C]), or to the two outputs of each level."""
+        return self.regression_head(features, as_levels), self.classification_head(features, as_levels)
+
+
+def rows_of(output: Outputs, columns: int) -> Tensor:
+    """Returns an output as [B, P, columns]: rows of each level in cell-major order, concatenated."""
+    if isinstance(output, Tensor):
+        return output
+    rows = []
+    for level in output:
+        batch, channels, height, width = level.shape
+        # a view, not a copy, where the network runs in channels_last
+        rows.append(level.permute(0, 2, 3, 1).reshape(batch, height * width * channels // columns, columns))
+    return torch.cat(rows, dim=1)
 
 
 def conv_predictor(in_channels: int, out_channels: int) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import ssd_ops
 from ssd.models.box_loss import iou_loss
+from ssd.models.heads import Outputs, rows_of
 
 if TYPE_CHECKING:
     from ssd.presets import Preset
@@ -29,8 +30,8 @@ class MultiBoxLoss:
 
     def __call__(
         self,
-        loc: Tensor,  # [B, P, 4]
-        logits: Tensor,  # [B, P, C]
+        loc: Outputs,  # [B, P, 4], or [B, A * 4, H, W] for each level
+        logits: Outputs,  # [B, P, C], or [B, A * C, H, W] for each level
         priors: Tensor,  # [P, 4] xyxy
         gt_boxes: Tensor | Sequence[Tensor],  # [sum G, 4] xyxy in the units of priors, or one [G_i, 4] for each image
         gt_labels: Tensor | Sequence[Tensor],  # [sum G] 1..C-1
@@ -68,8 +69,8 @@ class MultiBoxLoss:
             variances=self.preset.variances,
         )
 
-    def losses(self, loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, priors: Tensor) -> dict[str, Tensor]:
-        """Computes the two losses from loc [B, P, 4], logits [B, P, C], the matches and the priors [P, 4]."""
+    def losses(self, loc: Outputs, logits: Outputs, matches: ssd_ops.PriorMatches, priors: Tensor) -> dict[str, Tensor]:
+        """Computes the two losses from loc and logits in either form, the matches and the priors [P, 4]."""
         if self.preset.scores != "softmax":
             raise ValueError(
                 f"training needs scores='softmax', got {self.preset.scores!r}: the loss is the cross entropy of all "
@@ -86,7 +87,8 @@ class MultiBoxLoss:
             mining=self.preset.mining,
         )
         if self.preset.box_loss != "smooth_l1":
+            rows = rows_of(loc, 4)
             loc_loss = iou_loss(
-                self.preset.box_loss, loc, priors, matches, self.preset.variances, self.preset.normalizer
+                self.preset.box_loss, rows, priors, matches, self.preset.variances, self.preset.normalizer
             )
         return {"loc": loc_loss * self.preset.loc_weight, "cls": cls_loss}
