@@ -20,13 +20,17 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser that suggests the closest flag for an unknown one."""
+    """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints usage and message, and exits with code 2."""
+        """Prints the message and how to get help, and exits with code 2."""
         found = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         close = near_name(found[1], _flags(self)) if found else None
-        super().error(message + (f" (did you mean {close!r}?)" if close else ""))
+        if close:
+            message += f" (did you mean {close!r}?)"
+        elif message.startswith(("unrecognized arguments", "the following arguments are required")):
+            message += f" (see {self.prog} --help)"
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _flags(parser: argparse.ArgumentParser) -> set[str]:

@@ -56,6 +56,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--int8, --no-nms and --exporter are for --to onnx")
     if args.eval_data and not args.nms:
         parser.error("--eval-data needs the post-processing: omit --no-nms")
+    if not 0 <= args.tolerance < float("inf"):
+        parser.error(f"--tolerance must be a finite number of at least 0, got {args.tolerance:g}")
     for flag in ("images", "calibration_data", "eval_data"):
         path = getattr(args, flag)
         if path is not None and not os.path.exists(path):

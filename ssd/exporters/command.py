@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from torch import Tensor
+
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset
 from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
@@ -33,7 +35,10 @@ def export(args: argparse.Namespace) -> None:
         DataError: The checkpoint or an image cannot be read.
     """
     detector = load(args.checkpoint, "cpu")
-    calibration = calibration_of(detector, args) if args.int8 else None
+    # Exporting takes minutes: what the user names is opened before.
+    evaluated = open_evaluated(args) if args.eval_data else None
+    calibration = calibration_of(detector, args, evaluated[0] if evaluated else None) if args.int8 else None
+    images = check_images(detector, args, calibration) if args.nms and args.check else []
     path = Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -41,9 +46,9 @@ def export(args: argparse.Namespace) -> None:
         write(detector, written, args, calibration)
         if args.nms:
             if args.check:
-                check(detector, load_program(written, args.to), args, calibration)
-            if args.eval_data:
-                evaluate(detector, load_program(written, args.to), args)
+                check(detector, load_program(written, args.to), args, images)
+            if evaluated is not None:
+                evaluate(detector, load_program(written, args.to), *evaluated)
         elif args.check:
             print("not checked: --no-nms leaves out the detections")
         os.replace(written, path)
@@ -51,12 +56,11 @@ def export(args: argparse.Namespace) -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")
 
 
-def calibration_of(detector: Detector, args: argparse.Namespace) -> Calibration:
+def calibration_of(detector: Detector, args: argparse.Namespace, evaluated: DetectionDataset | None) -> Calibration:
     """Returns the images that set the ranges of int8: training images where the data set or the run knows them."""
     side = detector.model.image_size
     if is_dataset(args.calibration_data):
-        return of_training_split(settings_of(args.checkpoint, args.calibration_data), side)
-    evaluated = open_evaluated(args)[0] if args.eval_data else None
+        return of_training_split(settings(args.checkpoint, "--calibration-data", args.calibration_data), side)
     return of_files(args.calibration_data, side, detector.apply_exif, evaluated)
 
 
@@ -84,13 +88,16 @@ def require_compiler() -> None:
         raise ConfigError(f"--to aoti needs a C++ compiler, and {name} was not found: apt install g++, or set CXX")
 
 
-def check(detector: Detector, program: Program, args: argparse.Namespace, calibration: Calibration | None) -> None:
-    """Compares a program with its detector; raises a ConfigError if they differ by too much."""
+def check_images(detector: Detector, args: argparse.Namespace, calibration: Calibration | None) -> list[Tensor]:
+    """Returns the images of the check: those of --images, or of the calibration, or drawn ones."""
     side, count = detector.model.image_size, sum(BATCHES)
     if args.images:
-        images = list(network_inputs(args.images, side, detector.apply_exif, count))
-    else:
-        images = sample_images(side) if calibration is None else list(islice(calibration.images(), count))
+        return list(network_inputs(args.images, side, detector.apply_exif, count))
+    return sample_images(side) if calibration is None else list(islice(calibration.images(), count))
+
+
+def check(detector: Detector, program: Program, args: argparse.Namespace, images: list[Tensor]) -> None:
+    """Compares a program with its detector; raises a ConfigError if they differ by too much."""
     result = compare(detector, program, images, args.tolerance)
     print(
         f"check: {result.detections} detections in {result.images} images; greatest difference {result.difference:.2g} "
@@ -111,15 +118,22 @@ def check(detector: Detector, program: Program, args: argparse.Namespace, calibr
         )
 
 
-def evaluate(detector: Detector, program: Program, args: argparse.Namespace) -> None:
+def evaluate(detector: Detector, program: Program, dataset: DetectionDataset, config: TrainConfig) -> None:
     """Prints the AP of detector and program on a data set."""
-    dataset, config = open_evaluated(args)
     print(f"{dataset.name}, {len(dataset)} images, detector and exported program:")
     for detect in (None, partial(detect_batches, program)):
         print(evaluate_detector(detector, dataset, config, detect).result)
 
 
+def settings(checkpoint: str, flag: str, path: str | None) -> TrainConfig:
+    """Returns the settings for a data set; errors name the flag that it was given with."""
+    try:
+        return settings_of(checkpoint, path)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(str(error).replace("--data-path", flag)) from None
+
+
 def open_evaluated(args: argparse.Namespace) -> tuple[DetectionDataset, TrainConfig]:
     """Opens the data set of --eval-data; returns it with the settings of its evaluation."""
-    config = settings_of(args.checkpoint, args.eval_data)
+    config = settings(args.checkpoint, "--eval-data", args.eval_data)
     return open_split(config, args.eval_split), config

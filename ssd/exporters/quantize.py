@@ -12,7 +12,7 @@ from ssd.exporters.network import INPUT
 
 
 def quantize(source: Path, target: Path, images: Iterable[Tensor]) -> int:
-    """Quantizes the convolutions of an ONNX file: weights per channel, activations by the range seen on images.
+    """Quantizes the convolutions of an ONNX file: weights per channel, activations by the mean range of images.
 
     Everything else, post-processing included, stays float32.
 
@@ -55,6 +55,9 @@ def quantize(source: Path, target: Path, images: Iterable[Tensor]) -> int:
         weight_type=QuantType.QInt8,
         activation_type=QuantType.QUInt8,
         calibrate_method=CalibrationMethod.MinMax,
+        # Means of the minima and maxima of the images. Their extremes, which an outlier sets, cost 2.2 points of AP50
+        # instead of 0.1 (SSDlite on BCCD).
+        extra_options={"CalibMovingAverage": True},
     )
     metadata = {entry.key: entry.value for entry in onnx.load(str(source)).metadata_props}
     model = onnx.load(str(target))

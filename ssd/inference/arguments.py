@@ -11,7 +11,7 @@ from ssd.console import ArgumentParser, program_name
 from ssd.errors import ConfigError, DataError, unknown
 from ssd.file_tree import walk
 from ssd.inference.parts import has_parts
-from ssd.inference.source_files import find_files, stream_name
+from ssd.inference.source_files import find_files, is_list, stream_name
 from ssd.weight_names import checked_checkpoint
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
@@ -147,7 +147,10 @@ def list_sources(names: list[str], *, quiet: bool = False) -> list[str]:
         if not quiet and os.path.isdir(name) and (others := sum(1 for _ in walk(Path(name))) - len(found)):
             print(f"{name}: {len(found)} images and videos; skipped {others} files of other types")
     if not any(stream_name(file) or os.path.exists(file) for file in files):
-        raise DataError(f"image {names[0][:200]} does not exist" if files else f"{names[0][:200]} lists no files")
+        first, name = next(iter(files), ""), names[0][:200]
+        if is_list(name):
+            raise DataError(f"list {name}: {first[:200]} does not exist" if files else f"list {name} has no lines")
+        raise DataError(f"image {name} does not exist" if files else f"{name} lists no files")
     return list(files)
 
 

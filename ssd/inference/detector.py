@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 
@@ -121,10 +122,10 @@ class Detector:
         The next batch is read while the device processes the current one. An unreadable image results in a `Result`
         with `error`.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
+            raise ValueError(f"score_threshold must be a number in 0..1, got {score_threshold!r}")
         thresholds = self.label_thresholds(score_threshold, classes)
         tiling = None if tile is None else Tiling.of(tile)
         if (stream := stream_name(source)) is not None and is_live(stream):
@@ -141,8 +142,10 @@ class Detector:
         """Returns the minimum score of each label `[C]`; no score reaches that of the background or of an excluded class.
 
         Raises:
-            ValueError: A class does not exist.
+            ValueError: A class does not exist, or `classes` is a string.
         """
+        if isinstance(classes, str):
+            raise ValueError(f"classes must be a list of names, got the string {classes!r}")
         for name in classes or ():
             if name not in self.classes:
                 raise ValueError(unknown("class", name, self.classes))
@@ -169,7 +172,14 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
 
     Raises:
         DataError: The checkpoint does not exist or fits no model, or the download failed.
+        ValueError: There is no such device.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r}: {str(error).splitlines()[0]}") from error
     try:
         checkpoint = read_checkpoint(source)
         model = build_from_weights(checkpoint)
@@ -180,8 +190,6 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
             raise
         raise DataError(str(error)) from error
     classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     # Unknown for foreign weights: apply it, because photos should be upright.
     apply_exif = True if checkpoint.apply_exif is None else checkpoint.apply_exif
     return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -82,7 +82,7 @@ def images_of(source: Source) -> Iterator[Item]:
         yield from _in_file(source)
     elif is_one_image(source) or isinstance(source, (Frame, ImageFile, Unreadable)):
         yield source  # type: ignore[misc]
-    elif isinstance(source, Iterable):
+    elif isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, Mapping)):
         for item in source:
             if isinstance(item, int):
                 raise TypeError(
@@ -90,7 +90,11 @@ def images_of(source: Source) -> Iterator[Item]:
                 )
             yield from images_of(item)
     else:
-        raise TypeError(f"source must be an image, a path or an iterable of them, got {type(source).__name__}")
+        hint = (
+            "; open the content of a file by PIL.Image.open(io.BytesIO(content))" if isinstance(source, bytes) else ""
+        )
+        kind = type(source).__name__
+        raise TypeError(f"source must be an image, a path or an iterable of them, got {kind}{hint}")
 
 
 def _in_file(name: str | int) -> Iterator[Item]:

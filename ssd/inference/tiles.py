@@ -33,10 +33,11 @@ class Tiling:
         Raises:
             ValueError: The numbers are out of range.
         """
-        size, *rest = (tile,) if isinstance(tile, int) else tile
-        overlap = rest[0] if rest else size // 5
-        if len(rest) > 1 or size < 1 or not 0 <= overlap < size:
-            raise ValueError(f"tile must be SIZE or SIZE, OVERLAP in pixels with 0 <= OVERLAP < SIZE, got {tile}")
+        given = tuple(tile) if isinstance(tile, Sequence) else (tile,)
+        are_integers = all(isinstance(number, int) for number in given)
+        size, overlap = (*given, given[0] // 5)[:2] if are_integers and given else (0, 0)
+        if len(given) > 2 or size < 1 or not 0 <= overlap < size:
+            raise ValueError(f"tile must be SIZE or SIZE, OVERLAP in pixels with 0 <= OVERLAP < SIZE, got {tile!r}")
         return cls(size, overlap)
 
     def views(self, height: int, width: int) -> list[View]:

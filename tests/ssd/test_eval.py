@@ -88,6 +88,7 @@ def test_another_data_set_takes_nothing_of_the_runs_data_settings(finished: Path
         (["{file}", "--score-threshold", "2"], "--score-threshold must lie in 0..1"),
         (["{file}", "--worst", "-1"], "--worst must not be negative"),
         (["{file}", "--dataset", "shapes", "-b", "0"], "--batch-size must be at least 1"),
+        (["{file}", "--dataset", "shapes", "--json", "no/x.json"], "--json no/x.json: there is no folder no"),
         (["{file}", "--save", "{file}"], "--save must be a folder, got the file"),
     ],
 )

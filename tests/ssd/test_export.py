@@ -120,6 +120,7 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
         ([".", "x.pb"], "output must end in .onnx or .pt2, got x.pb"),
         (["."], "give --to pt2, aoti or onnx, or an output file"),
         ([".", "x.onnx", "--int8"], "--int8 needs --calibration-data, since . does not record"),
+        ([".", "x.onnx", "--tolerance", "nan"], "--tolerance must be a finite number of at least 0, got nan"),
         ([".", "x.pt2", "--no-nms"], "--int8, --no-nms and --exporter are for --to onnx"),
     ],
 )
@@ -139,3 +140,24 @@ def test_inputs_of_check_and_calibration_are_read_from_a_folder(tmp_path: Path) 
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"c\.png"):
         list(network_inputs(tmp_path, 32, True, limit=8))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--images", "empty"], "folder empty contains no images or videos"),
+        (["--eval-data", "empty"], "--eval-data empty has none of the known formats"),
+        (["--int8", "--calibration-data", "empty"], "folder empty contains no images or videos"),
+    ],
+)
+def test_images_and_data_are_opened_before_the_export(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    state = {"build_args": detector.model.build_args, "classes": ["disc", "star"]}
+    torch.save({**state, "model": detector.model.state_dict()}, tmp_path / "best.pt")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ssd.exporters.command.write", lambda *_: pytest.fail("exported first"))
+    with pytest.raises(SystemExit, match=words):
+        main([".", "x.onnx", "--exporter", "torchscript", *flags])

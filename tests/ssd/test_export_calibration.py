@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssd.eval import settings_of
 from ssd.export import main, parse_args
 from ssd.exporters import command
 from ssd.exporters.calibration import MAX_IMAGES, is_dataset, of_files, of_training_split
@@ -74,7 +75,7 @@ def test_run_is_calibrated_on_its_training_images(
 
 
 def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: list[str]) -> None:
-    config = command.settings_of(str(write_run(voc.parent / "run")), str(voc))
+    config = settings_of(str(write_run(voc.parent / "run")), str(voc))
     evaluated = command.open_split(config, "val")
     assert not is_dataset(str(voc / "JPEGImages")) and is_dataset(str(voc)) and is_dataset(None)
     images = list(of_files(str(voc / "JPEGImages"), 32, True, evaluated).images())
@@ -83,7 +84,7 @@ def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: l
 
 
 def test_training_images_are_spread_over_the_data_set(tmp_path: Path) -> None:
-    config = command.settings_of(str(write_run(tmp_path / "run", dataset="shapes", dataset_options={"size": 250})))
+    config = settings_of(str(write_run(tmp_path / "run", dataset="shapes", dataset_options={"size": 250})))
     calibration = of_training_split(config, 32)
     images = list(calibration.images())
     assert len(images) == MAX_IMAGES and len(list(calibration.images())) == MAX_IMAGES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(detector: Dete
         (torch.full((3, 4, 4), 255.0), r"a floating tensor must lie in 0\.\.1"),
         ([3], "the number of a camera must be the whole source"),
         ([3.0], "source must be an image, a path or an iterable of them, got float"),
+        (b"\x89PNG", "got bytes; open the content of a file by PIL.Image.open"),
+        ({"a.png": 1}, "source must be an image, a path or an iterable of them, got dict"),
         ("nothing*.png", "pattern nothing.*png matches no images"),
     ],
 )
@@ -127,10 +130,28 @@ def test_thresholds_and_classes_filter(detector: Detector, pixels: np.ndarray) -
     assert len(stars) == everything.names.count("star")
     with pytest.raises(ValueError, match="unknown class 'sta', did you mean 'star'"):
         detector.predict(pixels, classes=["sta"])
-    with pytest.raises(ValueError, match=r"score_threshold must be in 0\.\.1, got 2"):
-        detector.predict(pixels, score_threshold=2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        detector.predict(pixels, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"score_threshold": 2}, r"score_threshold must be a number in 0\.\.1, got 2"),
+        ({"score_threshold": "0.5"}, r"score_threshold must be a number in 0\.\.1, got '0\.5'"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, r"batch_size must be an integer of at least 1, got 2\.5"),
+        ({"classes": "star"}, "classes must be a list of names, got the string 'star'"),
+        ({"tile": "64"}, "tile must be SIZE or SIZE, OVERLAP in pixels"),
+        ({"tile": ()}, "tile must be SIZE or SIZE, OVERLAP in pixels"),
+    ],
+)
+def test_wrong_options_are_named(detector: Detector, pixels: np.ndarray, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        detector.predict(pixels, **options)
+
+
+def test_unknown_device_is_named() -> None:
+    with pytest.raises(ValueError, match="device 'gpu': Expected one of cpu, cuda"):
+        ssd.load("x", device="gpu")
 
 
 def test_forms_of_a_result(tmp_path: Path) -> None:

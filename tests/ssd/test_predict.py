@@ -13,6 +13,7 @@ from PIL import Image
 
 from ssd import build_model, export_weights
 from ssd.data import DataError
+from ssd.inference.arguments import list_sources
 from ssd.inference.detector import Detector, load
 from ssd.predict import main
 
@@ -181,6 +182,7 @@ def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, w
         ([".", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         ([".", "n" * 300 + ".jpg"], "does not exist"),
         ([".", "README.md", "--output-dir", "README.md"], "--output-dir must be a folder, got the file README.md"),
+        ([".", "requirements.txt"], "list requirements.txt does not exist"),
         ([".", "tests/ops"], "contains no images"),
         ([".", "README.md", "--score-threshold", "2"], "--score-threshold must lie in 0..1, got 2"),
         ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
@@ -190,6 +192,13 @@ def test_predict_argument_errors_do_not_import_torch(arguments: list[str], words
     code = "import sys; sys.modules['torch'] = None; from ssd.predict import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_list_of_missing_images_names_the_first(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("gone.png\n")
+    with pytest.raises(DataError, match=r"list .*list\.txt: .*gone\.png does not exist"):
+        list_sources([str(tmp_path / "list.txt")])
 
 
 def test_predict_with_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
