@@ -1,27 +1,29 @@
 // Read in this order: nms.h (the interface), this file, workspace.cuh (what the kernels share), rank.cuh (sorting),
-// tile.cuh (comparing and resolving a tile), suppress_remaining.cuh, cell_order.cuh (the order of many boxes).
+// compare_in_tile.cuh, resolve_tile.cuh, suppress_remaining.cuh, cell_order.cuh (the order of many boxes).
 //
 // Plan: boxes are sorted by score once. Then tile after tile, the next kNmsTile boxes that are not yet suppressed are
 // resolved among themselves, and every kept box suppresses the lower-scoring boxes that overlap it; only boxes not yet
 // suppressed are tested. So only kept boxes are compared with all that follow, crowded boxes cost little, and memory is
 // O(n).
 //
-// A tile takes one launch, tile_kernel. Some of its blocks let the kept boxes of the previous tile suppress the boxes
-// that follow them: a thread is a box, and a block compares 256 boxes with a part of the kept boxes, loading 256 of
-// those at a time into shared memory. (Many boxes are processed in the order of the cells of a grid, cell_order.cuh, so
-// that a block needs only the kept boxes near its own.) The other blocks compare the boxes of the tile with each other,
-// 64 with 128, a bit for each pair. The last block to finish resolves the tile, in rounds: a box is kept if no kept or
-// undecided box that precedes it suppresses it, and suppressed if a kept one does. In each round a warp decides 32
+// A tile takes two launches. Some blocks of tile_kernel let the kept boxes of the previous tile suppress the boxes that
+// follow them: a thread is a box, and a block compares 256 boxes with a part of the kept boxes, loading 256 of those at
+// a time into shared memory. (Many boxes are processed in the order of the cells of a grid, cell_order.cuh, so that a
+// block needs only the kept boxes near its own.) The other blocks compare the boxes of the tile with each other, 64
+// with 128, a bit for each pair. Then resolve_kernel, one block, resolves the tile in rounds: a box is kept if no kept
+// or undecided box that precedes it suppresses it, and suppressed if a kept one does. In each round a warp decides 32
 // boxes by all that the previous round has decided, and repeats that among the 32 until nothing changes. Most boxes are
 // decided in the first round, chains of overlapping boxes take several; the result is that of the greedy algorithm.
-// Then this block chooses the next tile from the boxes that are not suppressed. Some of them are suppressed only in the
-// next launch, by the boxes that were just kept, and are seen as suppressed before the tile is resolved. When no boxes
-// are left, the remaining launches find an empty tile and return; the host checks after some tiles, so there are few of
-// these.
+// What takes time there is loads that wait for each other, so the block is as large as can be: a warp has two words of
+// 32 boxes. It then chooses the next tile from the boxes that are not suppressed. Some of them are suppressed only in
+// the next launch, by the boxes that were just kept, and are seen as suppressed before the tile is resolved. When no
+// boxes are left, the remaining launches find an empty tile and return; the host checks after some tiles, so there are
+// few of these.
+#include "cuda/nms/compare_in_tile.cuh"
 #include "cuda/nms/nms.h"
 #include "cuda/nms/rank.cuh"
+#include "cuda/nms/resolve_tile.cuh"
 #include "cuda/nms/suppress_remaining.cuh"
-#include "cuda/nms/tile.cuh"
 
 namespace ssd_ops {
 namespace {
@@ -44,8 +46,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <bool has_classes, bool in_cell_order, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    tile_kernel(int64_t n, NmsWorkspace<T> work, SuppressionThresholds<T> thresholds, SuppressShape shape,
-                const int64_t* order, int64_t* keep, NmsProgress* progress) {
+    tile_kernel(int64_t n, NmsWorkspace<T> work, SuppressionThresholds<T> thresholds, SuppressShape shape) {
   wait_for_previous_kernel();
   const int count = work.state->tile_size;
   if (count == 0) return;
@@ -55,7 +56,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
   } else {
     compare_in_tile<has_classes>(work, static_cast<int>(blockIdx.x - suppress_blocks), count, thresholds);
   }
-  if (!is_last_block(&work.state->ticket)) return;
+}
+
+template <bool has_classes, typename T>
+__global__ void __launch_bounds__(kResolveThreads, 1)
+    resolve_kernel(int64_t n, NmsWorkspace<T> work, const int64_t* order, int64_t* keep, NmsProgress* progress) {
+  wait_for_previous_kernel();
+  const int count = work.state->tile_size;
+  if (count == 0) return;
   write_kept<has_classes>(work, resolve_tile(work, count), order, keep, progress);
   choose_tile(work, n, progress);
 }
@@ -85,7 +93,10 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
     const bool follows_own = tile > first_tile || first_tile == 0;  // not after a copy to the host
     status = launch_as(follows_own ? Begin::early : Begin::after_previous, kernel,
                        shape.box_blocks * shape.kept_splits + compare_blocks, kThreads, 0, stream, in.num_boxes, work,
-                       suppression_thresholds<T>(iou_threshold), shape, order, keep, progress);
+                       suppression_thresholds<T>(iou_threshold), shape);
+    if (status == cudaSuccess)
+      status = launch_dependent(resolve_kernel<has_classes, T>, 1, kResolveThreads, 0, stream, in.num_boxes, work,
+                                order, keep, progress);
   }
   return status;
 }

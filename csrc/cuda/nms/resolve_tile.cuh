@@ -1,71 +1,13 @@
-// The boxes of one tile: which of them suppress which, which are kept, and the choice of the next tile. The plan is in
-// nms.cu.
+// Which boxes of a tile are kept, and the choice of the next tile, by one block. The plan is in nms.cu.
 #pragma once
 
-#include "core/suppression.h"
 #include "cuda/common/scan.cuh"
 #include "cuda/nms/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kRows = 64, kColumns = 2 * kRows;  // boxes that a block compares
-static_assert(kRows * kColumns == kThreads * kWarpSize, "each thread computes one word of the mask");
-static_assert(kColumns == 4 * kWarpSize, "a block's columns are a group of words");
-
-// The number of blocks that compare all boxes of a tile with those that precede them.
-inline unsigned num_compare_blocks(int64_t boxes) {
-  unsigned blocks = 0;
-  for (int row_block = 0; row_block < ceil_div(boxes, kRows); ++row_block) blocks += row_block * kRows / kColumns + 1;
-  return blocks;
-}
-
-// Compares kRows boxes of the tile with kColumns of those that precede them; each thread computes one word of the mask.
-// The mask is not cleared between tiles: only the groups of words that nonzero_groups marks are read.
-template <bool has_classes, typename T>
-__device__ void compare_in_tile(const NmsWorkspace<T>& work, int block, int count,
-                                const SuppressionThresholds<T>& thresholds) {
-  __shared__ Box<T> columns[kColumns];
-  __shared__ T areas[kColumns];
-  __shared__ int64_t classes[kColumns];
-  // The index of the block in the triangle of row blocks and the column groups that precede them.
-  int row_block = 0, group = block;
-  for (; group > row_block * kRows / kColumns; ++row_block) group -= row_block * kRows / kColumns + 1;
-  if (row_block * kRows >= count) return;
-  if (threadIdx.x < kColumns) {
-    const int column = group * kColumns + static_cast<int>(threadIdx.x);
-    const int64_t rank = work.tile[column < count ? column : 0];
-    columns[threadIdx.x] = work.boxes[rank];
-    areas[threadIdx.x] = area(columns[threadIdx.x]);
-    if (has_classes) classes[threadIdx.x] = work.classes[rank];
-  }
-  __syncthreads();
-  const int row = row_block * kRows + static_cast<int>(threadIdx.x) % kRows;
-  // One word for all lanes of a warp, so that they read the same column: a shared-memory broadcast.
-  const int first = static_cast<int>(threadIdx.x) / kRows * kWarpSize;
-  const int num_preceding = row - group * kColumns - first;  // columns of the word that precede the row
-  if (row >= count) return;
-  const int64_t rank = work.tile[row];
-  const Box<T> box = work.boxes[rank];
-  const T box_area = area(box);
-  const int64_t box_class = has_classes ? work.classes[rank] : 0;
-  unsigned may = 0, bits = 0;
-  if (num_preceding > 0) {
-#pragma unroll 8
-    for (int k = 0; k < kWarpSize; ++k) {
-      const T inter = intersection(columns[first + k], box);
-      const bool same = !has_classes || classes[first + k] == box_class;
-      may |= (same && may_suppress(inter, areas[first + k] + box_area - inter, thresholds) ? 1u : 0u) << k;
-    }
-    if (num_preceding < kWarpSize) may &= (1u << num_preceding) - 1;
-  }
-  for (; may != 0; may &= may - 1) {
-    const int column = first + __ffs(static_cast<int>(may)) - 1;
-    if (suppresses(columns[column], box, areas[column], box_area, thresholds)) bits |= may & (0 - may);
-  }
-  work.mask[row * kWords + group * 4 + first / kWarpSize] = bits;
-  if (bits != 0) atomicOr(&work.nonzero_groups[row], 1u << group);
-}
+constexpr int kResolveThreads = 1024, kResolveWarps = kResolveThreads / kWarpSize;
 
 // A set of boxes of a tile, one bit each, for those that are kept and those that are not yet decided.
 struct TileBits {
@@ -138,7 +80,7 @@ template <typename T>
 __device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) {
   __shared__ TileBits rounds[2];  // double buffer: what the previous round has decided, and this one
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  for (int word = warp; word < kWords; word += kWarps) {
+  for (int word = warp; word < kWords; word += kResolveWarps) {
     const int row = word * kWarpSize + lane;
     const int64_t rank = work.tile[row < count ? row : 0];
     const bool active = row < count && (work.suppressed[rank / kWarpSize] >> (rank % kWarpSize) & 1) == 0;
@@ -152,7 +94,7 @@ __device__ const unsigned* resolve_tile(const NmsWorkspace<T>& work, int count) 
   int current = 0;
   for (bool more = true; more; current ^= 1) {
     bool any_undecided = false;
-    for (int word = warp; word < kWords; word += kWarps) {
+    for (int word = warp; word < kWords; word += kResolveWarps) {
       unsigned kept = rounds[current].kept[word], undecided = rounds[current].undecided[word];
       if (undecided != 0) resolve_word(work, word, rounds[current], &kept, &undecided);
       any_undecided = any_undecided || undecided != 0;
@@ -179,7 +121,7 @@ __device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, co
   if (threadIdx.x < kWords) offsets[threadIdx.x] = offset;
   __syncthreads();
 #pragma unroll 4
-  for (int word = warp; word < kWords; word += kWarps) {
+  for (int word = warp; word < kWords; word += kResolveWarps) {
     const unsigned bits = kept[word];
     if ((bits >> lane & 1) == 0) continue;
     const int64_t rank = work.tile[word * kWarpSize + lane];
@@ -198,10 +140,10 @@ __device__ void write_kept(const NmsWorkspace<T>& work, const unsigned* kept, co
 template <typename T>
 __device__ void choose_tile(const NmsWorkspace<T>& work, int64_t n, NmsProgress* progress) {
   const int64_t begin = work.state->tile_end;
-  for (int i = threadIdx.x; i < kNmsTile && i < n; i += kThreads) work.nonzero_groups[i] = 0;
+  for (int i = threadIdx.x; i < kNmsTile && i < n; i += kResolveThreads) work.nonzero_groups[i] = 0;
   __syncthreads();  // all threads have read the previous tile
   int chosen = 0;
-  for (int64_t first = begin / kWarpSize; first * kWarpSize < n && chosen < kNmsTile; first += kThreads) {
+  for (int64_t first = begin / kWarpSize; first * kWarpSize < n && chosen < kNmsTile; first += kResolveThreads) {
     const int64_t word = first + threadIdx.x, rank = word * kWarpSize;
     unsigned active = rank < n ? ~work.suppressed[word] : 0;
     if (rank < n && n - rank < kWarpSize) active &= (1u << (n - rank)) - 1;
