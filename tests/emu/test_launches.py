@@ -6,6 +6,8 @@ import re
 
 from tests.emu.build import ROOT
 
+# Kernels that load their first inputs, which were written before the previous kernel began, and then wait.
+READS_INPUTS_EARLY = {"collect_logits_kernel", "collect_scores_kernel"}
 SOURCES = {
     path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")) if path.name != "launch.cuh"
 }
@@ -36,5 +38,7 @@ def test_every_early_kernel_waits_before_it_reads() -> None:
     for name in sorted(names):
         before, waits, _ = body_of(name).partition("wait_for_previous_kernel();")
         assert waits, f"{name} never waits"
+        if name in READS_INPUTS_EARLY:
+            continue
         declarations = re.sub(r"//[^\n]*", "", before).split(";")
         assert all(re.match(r"\s*(using|constexpr|__shared__|$)", line) for line in declarations), (name, before)

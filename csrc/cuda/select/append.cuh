@@ -85,14 +85,27 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
-// All of this for the lanes whose `appends` is set. All lanes of a warp call it, with the same image.
-template <typename T>
-__device__ inline void append(const CandidateLists& lists, int64_t local_image, bool appends, T score, unsigned index) {
-  const unsigned lanes = __ballot_sync(kFullMask, appends);
-  if (lanes == 0) return;
-  const int64_t offset = reserve(lists, local_image, __popc(lanes));
-  write_candidates(lists, local_image, offset, lanes, score, index);
-  tighten_cutoff(lists, local_image, offset, __popc(lanes));
+// All of this for those of kCount candidates of each lane whose `appends` is set. All lanes of a warp call it, with the
+// same image.
+template <int kCount, typename T>
+__device__ inline void append(const CandidateLists& lists, int64_t local_image, const bool (&appends)[kCount],
+                              const T (&scores)[kCount], const unsigned (&indices)[kCount]) {
+  unsigned lanes[kCount];
+  int count = 0;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    lanes[k] = __ballot_sync(kFullMask, appends[k]);
+    count += __popc(lanes[k]);
+  }
+  if (count == 0) return;
+  const int64_t begin = reserve(lists, local_image, count);
+  int64_t offset = begin;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    if (lanes[k] != 0) write_candidates(lists, local_image, offset, lanes[k], scores[k], indices[k]);
+    offset += __popc(lanes[k]);
+  }
+  tighten_cutoff(lists, local_image, begin, count);
 }
 
 }  // namespace ssd_ops

@@ -1,52 +1,18 @@
 // Plan: in collect_logits_kernel a group of lanes takes kPriorsPerGroup priors at once, a lane every kGroup-th class,
-// and a warp issues the loads of all of their logits before it uses the first. A prior is skipped if no class exceeds
-// the background logit by the margin that the score threshold requires. For the others the warp reads the logits again
-// (from the cache), a lane every 32nd class, computes the softmax (logit_row.cuh) and appends the candidates to those
-// of the image. select_kernel (select_kernel.cuh) does the rest, a block for each image, and decodes only the boxes
-// that it visits.
+// and a warp issues the loads of all of their logits before it uses the first (logit_group.cuh). A prior is skipped if
+// no class exceeds the background logit by the margin that the score threshold requires. Of the others the groups
+// compute the softmax, each of one prior at a time, and the warp appends the candidates to those of the image. Rows of
+// many classes are read again for each step instead, a prior a warp (logit_row.cuh). select_kernel (select_kernel.cuh)
+// does the rest, a block for each image, and decodes only the boxes that it visits.
 #include "cuda/common/lane_group.cuh"
-#include "cuda/select/append.cuh"
 #include "cuda/select/detect.h"
-#include "cuda/select/logit_filter.cuh"
-#include "cuda/select/logit_row.cuh"
+#include "cuda/select/logit_group.cuh"
 #include "cuda/select/select_kernel.cuh"
 
 namespace ssd_ops {
 namespace {
 
-// Appends the candidates of one prior.
-template <int kPerLane, typename In, typename T>
-__device__ __forceinline__ void append_scores(const LogitRow<kPerLane, In>& row, const Filter<T>& filter,
-                                              const CandidateLists& lists, int64_t local_image, unsigned num_priors,
-                                              unsigned prior) {
-  constexpr int kChunk = kPerLane > 0 ? kPerLane : 1;  // steps that share an atomic
-  const T threshold = current_threshold(lists, local_image, filter.score_threshold);
-  const Softmax<T> softmax = softmax_of(row);
-  if (softmax.all_below(threshold)) return;
-  const int best = filter.best_only ? best_label(row, softmax.max) : kAnyLabel;
-  for (int first = 0; first < row.steps(); first += kChunk) {
-    T scores[kChunk];
-    unsigned lanes[kChunk];
-    int count = 0;
-#pragma unroll
-    for (int k = 0; k < kChunk; ++k) {
-      const bool counts = is_eligible(row, first + k, best);
-      scores[k] = counts ? softmax.score(row[first + k]) : T(0);
-      lanes[k] = __ballot_sync(kFullMask, counts && scores[k] >= threshold);
-      count += __popc(lanes[k]);
-    }
-    if (count == 0) continue;
-    const int64_t begin = reserve(lists, local_image, count);
-    int64_t offset = begin;
-#pragma unroll
-    for (int k = 0; k < kChunk; ++k) {
-      write_candidates(lists, local_image, offset, lanes[k], scores[k],
-                       static_cast<unsigned>(row.label(first + k)) * num_priors + prior);
-      offset += __popc(lanes[k]);
-    }
-    tighten_cutoff(lists, local_image, begin, count);
-  }
-}
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 
 // The rows of logits of all priors.
 struct LogitRows {
@@ -54,35 +20,39 @@ struct LogitRows {
   LevelPointers<const void> logits;
 };
 
-// kGroup lanes with kPerLane classes each have the logits of a prior; kPerLane = 0: any number of classes.
+// kGroup lanes with kPerLane classes each have the logits of a prior; kPerLane = 0: any number of classes. The first
+// logits are loaded before the previous kernel has completed: it only clears the lists, and it began after the logits
+// were written.
 template <int kGroup, int kPerLane, typename In, typename T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLane <= 6 ? 4 : 2)
     collect_logits_kernel(LogitRows all, CandidateLists lists, int num_classes, Filter<T> filter) {
-  constexpr int kPriorsPerWarp = priors_per_warp<kGroup>();
-  wait_for_previous_kernel();
-  const int64_t num_tiles = count_level_tiles(all.levels, 1, kPriorsPerWarp);
+  constexpr int kAtOnce = kPriorsPerWarp<kGroup>;
+  const int64_t num_tiles = count_level_tiles(all.levels, 1, kAtOnce);
+  const auto num_priors = static_cast<unsigned>(all.levels.num_priors());
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
     int64_t index = static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize;
     for (; index < num_tiles; index += static_cast<int64_t>(gridDim.y) * kWarps) {
-      const LevelTile tile = level_tile(all.levels, 1, index, kPriorsPerWarp);
+      const LevelTile tile = level_tile(all.levels, 1, index, kAtOnce);
       const int64_t image = lists.first_image + local_image;
       const In* rows = static_cast<const In*>(all.logits.of[tile.level]) +
                        (image * all.levels.num_priors(tile.level) + tile.first) * num_classes;
-      const int count = static_cast<int>(tile.left < kPriorsPerWarp ? tile.left : kPriorsPerWarp);
-      unsigned priors = kFullMask >> (kWarpSize - count);
-      if (filter.score_threshold > T(0)) {
-        if constexpr (kPerLane > 0) {
-          priors = may_have_candidate<kGroup, kPerLane>(rows, count, num_classes, filter, lists, local_image);
-        } else {
-          priors = long_rows_may_have_candidate(rows, count, num_classes, filter);
+      const int count = static_cast<int>(tile.left < kAtOnce ? tile.left : kAtOnce);
+      const auto first = static_cast<unsigned>(all.levels.first_prior[tile.level] + tile.first);
+      if constexpr (kPerLane > 0) {
+        const WarpOfPriors<kGroup, kPerLane, In> warp{rows, count, num_classes};
+        const unsigned priors = warp.find_candidates(filter);
+        wait_for_previous_kernel();
+        warp.append_candidates(priors, filter, lists, local_image, num_priors, first);
+      } else {
+        wait_for_previous_kernel();
+        for (int r = 0; r < count; ++r) {
+          const LogitRow<In> row{rows + static_cast<int64_t>(r) * num_classes, num_classes, kWarpSize};
+          row.for_each_score(filter, [&](bool appends, T score, int label) {
+            appends = appends && score >= current_threshold(lists, local_image, filter.score_threshold);
+            const unsigned prior = first + static_cast<unsigned>(r);
+            append<1, T>(lists, local_image, {appends}, {score}, {static_cast<unsigned>(label) * num_priors + prior});
+          });
         }
-      }
-      for (; priors != 0; priors &= priors - 1) {
-        const int r = __ffs(static_cast<int>(priors)) - 1;
-        LogitRow<kPerLane == 0 ? 0 : (kGroup * kPerLane + kWarpSize - 1) / kWarpSize, In> row;
-        row.load(rows + static_cast<int64_t>(r) * num_classes, num_classes);
-        append_scores(row, filter, lists, local_image, static_cast<unsigned>(all.levels.num_priors()),
-                      static_cast<unsigned>(all.levels.first_prior[tile.level] + tile.first + r));
       }
     }
   }
@@ -91,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <int kGroup, int kPerLane, typename In, typename T>
 cudaError_t launch_collect(const LogitRows& rows, int64_t num_classes, const CandidateLists& lists,
                            const Filter<T>& filter, cudaStream_t stream) {
-  const dim3 grid = collect_grid(lists, ceil_div(count_level_tiles(rows.levels, 1, priors_per_warp<kGroup>()), kWarps));
+  const dim3 grid = collect_grid(lists, ceil_div(count_level_tiles(rows.levels, 1, kPriorsPerWarp<kGroup>), kWarps));
   return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>, grid, kThreads, 0, stream, rows, lists,
                           static_cast<int>(num_classes), filter);
 }
@@ -101,7 +71,7 @@ template <typename In, typename T = compute_t<In>>
 struct LogitCandidates {
   const LogitRows& rows;
   int64_t image;
-  int num_classes;
+  int num_classes, group;
   const Filter<T>& filter;
 
   template <int kBlockThreads, typename F>
@@ -109,18 +79,11 @@ struct LogitCandidates {
     const int64_t num_priors = rows.levels.num_priors();
     for (int64_t prior = threadIdx.x / kWarpSize; prior < num_priors; prior += kBlockThreads / kWarpSize) {
       const LevelRow at = level_row(rows.levels, image, prior);
-      LogitRow<0, In> row;
-      row.load(static_cast<const In*>(rows.logits.of[at.level]) + at.row * num_classes, num_classes);
-      if (filter.score_threshold > T(0) && long_rows_may_have_candidate(row.logits, 1, num_classes, filter) == 0)
-        continue;
-      const Softmax<T> softmax = softmax_of(row);
-      const int best = filter.best_only ? best_label(row, softmax.max) : kAnyLabel;
-      for (int k = 0; k < row.steps(); ++k) {
-        if (!is_eligible(row, k, best)) continue;
-        const T score = softmax.score(row[k]);
-        if (!(score >= filter.score_threshold)) continue;
-        f(make_candidate(score, static_cast<unsigned>(row.label(k) * num_priors + prior)));
-      }
+      const LogitRow<In> row{static_cast<const In*>(rows.logits.of[at.level]) + at.row * num_classes, num_classes,
+                             group};
+      row.for_each_score(filter, [&](bool is_candidate, T score, int label) {
+        if (is_candidate) f(make_candidate(score, static_cast<unsigned>(label * num_priors + prior)));
+      });
     }
   }
 };
@@ -128,10 +91,12 @@ struct LogitCandidates {
 template <typename In>
 struct LogitRefill {
   LogitRows rows;
-  int num_classes;
+  int num_classes, group;
   Filter<compute_t<In>> filter;
 
-  __device__ LogitCandidates<In> candidates_of(int64_t image) const { return {rows, image, num_classes, filter}; }
+  __device__ LogitCandidates<In> candidates_of(int64_t image) const {
+    return {rows, image, num_classes, group, filter};
+  }
 };
 
 }  // namespace
@@ -157,7 +122,9 @@ int launch_detect(const SelectParams<T>& params, const LevelPointers<const void>
             });
           },
           [&](const CandidateLists& images) {
-            const LogitRefill<In> refill{rows, static_cast<int>(params.num_classes), filter};
+            const int group =
+                dispatch_lane_group(params.num_classes, [](auto lane_group) { return lane_group.kLanes; });
+            const LogitRefill<In> refill{rows, static_cast<int>(params.num_classes), group, filter};
             return launch_select<true>(images, source, params, refill, stream);
           }));
     } else {

@@ -1,4 +1,4 @@
-// The softmax of the logits of one prior, which a warp has: a lane every 32nd class.
+// The softmax of the logits of one prior, read again for each access: for any number of classes.
 #pragma once
 
 #include "core/detections.h"
@@ -9,76 +9,92 @@
 namespace ssd_ops {
 namespace {
 
-// The logits of one prior that a lane has, every 32nd. kPerLane is their number, or 0 for any number: they are then
-// read again for each access.
-template <int kPerLane, typename In, typename T = compute_t<In>>
-struct LogitRow {
-  const In* logits;
-  int classes;
-  T loaded[kPerLane > 0 ? kPerLane : 1];
+// Which logits and scores become candidates.
+template <typename T>
+struct Filter {
+  T score_threshold, margin;  // see min_logit_margin()
+  bool best_only;
 
-  __device__ __forceinline__ void load(const In* row, int count) {
-    logits = row;
-    classes = count;
-    if constexpr (kPerLane > 0) {
-#pragma unroll
-      for (int k = 0; k < kPerLane; ++k) loaded[k] = read(k);
-    }
-  }
-  __device__ __forceinline__ int steps() const {
-    return kPerLane > 0 ? kPerLane : static_cast<int>(ceil_div(classes, kWarpSize));
-  }
-  __device__ __forceinline__ int label(int k) const {
-    return k * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize;
-  }
-  __device__ __forceinline__ T read(int k) const { return label(k) < classes ? widen(logits[label(k)]) : -T(INFINITY); }
-  __device__ __forceinline__ T operator[](int k) const {
-    if constexpr (kPerLane > 0) return loaded[k];
-    return read(k);
+  // A class whose logit is not above this is no candidate.
+  __device__ __forceinline__ T logit_bound(T background) const {
+    const T bound = candidate_logit_bound(background, margin);
+    return best_only ? greater(bound, background) : bound;
   }
 };
 
-// What softmax_of() knows of a prior. A NaN or inf among the logits makes the sum NaN, and then it has no candidates.
+constexpr int kAnyLabel = -1;  // where otherwise only the best label of a prior counts
+
+// What a softmax takes from all classes of a prior. A NaN or inf among the logits makes the sum NaN, and then the prior
+// has no candidates.
 template <typename T>
 struct Softmax {
   T max, sum;  // of the logits, and of their exponentials relative to the maximum
 
-  __device__ __forceinline__ T score(T logit) const { return exp_of(logit - max) / sum; }
   // Whether no score reaches the threshold: none is above 1 / sum.
   __device__ __forceinline__ bool all_below(T threshold) const {
     return sum * threshold > T(1) + 4 * kLogitRounding<T>;
   }
 };
 
-template <int kPerLane, typename In, typename T = compute_t<In>>
-__device__ __forceinline__ Softmax<T> softmax_of(const LogitRow<kPerLane, In>& row) {
-  T max = row[0], sum = 0;
-#pragma unroll
-  for (int k = 1; k < row.steps(); ++k) max = greater(row[k], max);
-  max = warp_reduce(max, [](T own, T other) { return greater(other, own); });
-#pragma unroll
-  for (int k = 0; k < row.steps(); ++k) sum += row.label(k) < row.classes ? exp_of(row[k] - max) : T(0);
-  return {max, warp_sum(sum)};
-}
+// The logits of a prior that a warp has. Lanes with the same number in groups of `group` lanes have the same classes,
+// every group-th: so sums have the order of those of collect_logits_kernel, whose groups have different priors.
+template <typename In, typename T = compute_t<In>>
+struct LogitRow {
+  const In* logits;
+  int classes, group;
 
-constexpr int kAnyLabel = -1;
+  __device__ __forceinline__ int steps() const { return static_cast<int>(ceil_div(classes, group)); }
+  __device__ __forceinline__ int label(int k) const { return k * group + static_cast<int>(threadIdx.x) % group; }
+  __device__ __forceinline__ T operator[](int k) const {
+    return label(k) < classes ? widen(logits[label(k)]) : -T(INFINITY);
+  }
 
-// Whether the k-th class of the lane may be a candidate: not the background, and `best` unless that is kAnyLabel.
-template <int kPerLane, typename In>
-__device__ __forceinline__ bool is_eligible(const LogitRow<kPerLane, In>& row, int k, int best) {
-  const int label = row.label(k);
-  return label > 0 && label < row.classes && (best == kAnyLabel || label == best);
-}
+  template <typename V, typename Combine>
+  __device__ __forceinline__ V reduce(V value, Combine combine) const {
+    for (int step = group / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
+    return value;
+  }
 
-// The lowest class with the maximum logit, for all lanes.
-template <int kPerLane, typename In, typename T>
-__device__ int best_label(const LogitRow<kPerLane, In>& row, T max) {
-  int best = row.classes;
-#pragma unroll
-  for (int k = 0; k < row.steps(); ++k)
-    if (row[k] == max && row.label(k) < best) best = row.label(k);
-  return warp_reduce(best, [](int own, int other) { return other < own ? other : own; });
-}
+  __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
+    T max = -T(INFINITY);
+#pragma unroll 4
+    for (int c = 1 + static_cast<int>(threadIdx.x) % kWarpSize; c < classes; c += kWarpSize)
+      max = greater(static_cast<T>(widen(logits[c])), max);
+    return __any_sync(kFullMask, max > filter.logit_bound(widen(logits[0]))) != 0;
+  }
+
+  __device__ __forceinline__ Softmax<T> softmax() const {
+    T max = (*this)[0], sum = 0;
+    for (int k = 1; k < steps(); ++k) max = greater((*this)[k], max);
+    max = reduce(max, [](T own, T other) { return greater(other, own); });
+    for (int k = 0; k < steps(); ++k) sum += label(k) < classes ? exp_of((*this)[k] - max) : T(0);
+    return {max, reduce(sum, [](T own, T other) { return own + other; })};
+  }
+
+  // The lowest class with the maximum logit.
+  __device__ __forceinline__ int best_label(T max) const {
+    int best = classes;
+    for (int k = 0; k < steps(); ++k)
+      if ((*this)[k] == max && label(k) < best) best = label(k);
+    return reduce(best, [](int own, int other) { return other < own ? other : own; });
+  }
+
+  // Calls f(whether a class is a candidate, its score, its label) for each class of the lane and, with false, until all
+  // lanes have as many.
+  template <typename F>
+  __device__ __forceinline__ void for_each_score(const Filter<T>& filter, F&& f) const {
+    if (filter.score_threshold > T(0) && !may_have_candidate(filter)) return;
+    const Softmax<T> all = softmax();
+    const int best = filter.best_only ? best_label(all.max) : kAnyLabel;
+    for (int k = 0; k < steps(); ++k) {
+      const bool first_group = static_cast<int>(threadIdx.x) % kWarpSize < group;
+      const bool eligible =
+          first_group && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best);
+      const T score = eligible ? exp_of((*this)[k] - all.max) / all.sum : T(0);
+      f(eligible && score >= filter.score_threshold, score, label(k));
+    }
+  }
+};
 
 }  // namespace
 }  // namespace ssd_ops

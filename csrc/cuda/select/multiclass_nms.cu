@@ -21,13 +21,14 @@ struct alignas(wide ? 16 : sizeof(In)) Scores {
 template <typename In, bool wide>
 constexpr int kScoresPerBlock = kThreads * kScoreLoads * Scores<In, wide>::kCount;
 
+// The first scores are loaded before the previous kernel has completed: it only clears the lists, and it began after
+// the scores were written.
 template <bool wide, typename In>
 __global__ void __launch_bounds__(kThreads)
     collect_scores_kernel(const In* scores, CandidateLists lists, unsigned num_boxes, unsigned num_classes,
                           compute_t<In> score_threshold) {
   using T = compute_t<In>;
   using Load = Scores<In, wide>;
-  wait_for_previous_kernel();
   const int64_t scores_per_image = static_cast<int64_t>(num_boxes) * num_classes;
   const int64_t loads = scores_per_image / Load::kCount;
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
@@ -43,6 +44,7 @@ __global__ void __launch_bounds__(kThreads)
         const int i = k * kThreads + static_cast<int>(threadIdx.x);
         loaded[k] = image_scores[first + (i < left ? i : 0)];
       }
+      wait_for_previous_kernel();
 #pragma unroll
       for (int k = 0; k < kScoreLoads; ++k) {
         const int i = k * kThreads + static_cast<int>(threadIdx.x);
@@ -56,7 +58,8 @@ __global__ void __launch_bounds__(kThreads)
           const T score = widen(loaded[k].values[j]);
           const auto index = (static_cast<unsigned>(first) + i) * Load::kCount + j;
           const unsigned box = index / num_classes, label = index % num_classes;
-          append(lists, local_image, i < left && score >= threshold && label != 0, score, label * num_boxes + box);
+          append<1, T>(lists, local_image, {i < left && score >= threshold && label != 0}, {score},
+                       {label * num_boxes + box});
         }
       }
     }

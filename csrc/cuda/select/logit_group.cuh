@@ -1,0 +1,134 @@
+// The logits of the priors that a warp of collect_logits_kernel takes at once.
+#pragma once
+
+#include "cuda/select/append.cuh"
+#include "cuda/select/logit_row.cuh"
+
+namespace ssd_ops {
+namespace {
+
+constexpr int kPriorsPerGroup = 4;
+// The number of priors that a warp takes at once.
+template <int kGroup>
+constexpr int kPriorsPerWarp = kWarpSize / kGroup * kPriorsPerGroup;
+
+// A group of kGroup lanes has a prior; a lane has every kGroup-th class, at most kPerLane. All lanes of the warp call
+// the functions.
+template <int kGroup, int kPerLane, typename T>
+struct LogitGroup {
+  T logits[kPerLane];
+  int classes;
+
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % kGroup; }
+  __device__ __forceinline__ static int label(int k) { return k * kGroup + lane(); }
+
+  template <typename In>
+  __device__ __forceinline__ void load(const In* row, int num_classes) {
+    classes = num_classes;
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k) logits[k] = label(k) < classes ? widen(row[label(k)]) : -T(INFINITY);
+  }
+
+  // Whether a class exceeds the bound of a candidate, for all lanes of the group. With a NaN either answer is correct.
+  __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
+    const T background = __shfl_sync(kFullMask, logits[0], 0, kGroup);
+    T max = lane() > 0 ? logits[0] : -T(INFINITY);
+#pragma unroll
+    for (int k = 1; k < kPerLane; ++k) max = greater(logits[k], max);
+    const unsigned lanes = __ballot_sync(kFullMask, max > filter.logit_bound(background));
+    const int first_lane = static_cast<int>(threadIdx.x) % kWarpSize - lane();
+    return (lanes >> first_lane & (kFullMask >> (kWarpSize - kGroup))) != 0;
+  }
+
+  // Writes the exponentials of the lane, too.
+  __device__ __forceinline__ Softmax<T> softmax(T (&exponentials)[kPerLane]) const {
+    T max = logits[0], sum = 0;
+#pragma unroll
+    for (int k = 1; k < kPerLane; ++k) max = greater(logits[k], max);
+    max = warp_reduce<kGroup>(max, [](T own, T other) { return greater(other, own); });
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k) {
+      exponentials[k] = label(k) < classes ? exp_of(logits[k] - max) : T(0);
+      sum += exponentials[k];
+    }
+    return {max, warp_sum<kGroup>(sum)};
+  }
+
+  // The lowest class with the maximum logit.
+  __device__ __forceinline__ int best_label(T max) const {
+    int best = classes;
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k)
+      if (logits[k] == max && label(k) < best) best = label(k);
+    return warp_reduce<kGroup>(best, [](int own, int other) { return other < own ? other : own; });
+  }
+
+  // Appends the candidates of the group's prior, if it `counts`.
+  __device__ __forceinline__ void append_candidates(bool counts, const Filter<T>& filter, const CandidateLists& lists,
+                                                    int64_t local_image, unsigned num_priors, unsigned prior) const {
+    const T threshold = current_threshold(lists, local_image, filter.score_threshold);
+    T scores[kPerLane];
+    const Softmax<T> all = softmax(scores);
+    if (!__any_sync(kFullMask, counts && !all.all_below(threshold))) return;
+    const int best = filter.best_only ? best_label(all.max) : kAnyLabel;
+    bool appends[kPerLane];
+    unsigned indices[kPerLane];
+#pragma unroll
+    for (int k = 0; k < kPerLane; ++k) {
+      scores[k] /= all.sum;
+      appends[k] = counts && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best) &&
+                   scores[k] >= threshold;
+      indices[k] = static_cast<unsigned>(label(k)) * num_priors + prior;
+    }
+    append(lists, local_image, appends, scores, indices);
+  }
+};
+
+// Priors of an image that a warp takes at once, group g those from g * kPriorsPerGroup on.
+template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
+struct WarpOfPriors {
+  using Group = LogitGroup<kGroup, kPerLane, T>;
+
+  const In* rows;  // logits of the first prior
+  int count, classes;
+
+  // The index here of prior r of the lane's group.
+  __device__ __forceinline__ int prior(int r) const {
+    return static_cast<int>(threadIdx.x) % kWarpSize / kGroup * kPriorsPerGroup + r;
+  }
+  __device__ __forceinline__ const In* row(int r) const {
+    return rows + static_cast<int64_t>(prior(r) < count ? prior(r) : 0) * classes;
+  }
+
+  // Which priors of the group may have candidates, a bit for each. All logits are loaded before the first is used.
+  __device__ __forceinline__ unsigned find_candidates(const Filter<T>& filter) const {
+    Group groups[kPriorsPerGroup];
+    unsigned result = 0;
+#pragma unroll
+    for (int r = 0; r < kPriorsPerGroup; ++r) groups[r].load(row(r), classes);
+#pragma unroll
+    for (int r = 0; r < kPriorsPerGroup; ++r) {
+      const bool may = groups[r].may_have_candidate(filter) || !(filter.score_threshold > T(0));
+      result |= (may && prior(r) < count ? 1u : 0u) << r;
+    }
+    return result;
+  }
+
+  // Appends the candidates of these priors. The logits are read again, from the cache: few priors have candidates, and
+  // the registers of all would be too many.
+  __device__ __forceinline__ void append_candidates(unsigned priors, const Filter<T>& filter,
+                                                    const CandidateLists& lists, int64_t local_image,
+                                                    unsigned num_priors, unsigned first) const {
+#pragma unroll 1
+    for (int r = 0; r < kPriorsPerGroup; ++r) {
+      const bool counts = (priors >> r & 1) != 0;
+      if (!__any_sync(kFullMask, counts)) continue;
+      Group group;
+      group.load(row(r), classes);
+      group.append_candidates(counts, filter, lists, local_image, num_priors, first + static_cast<unsigned>(prior(r)));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace ssd_ops
