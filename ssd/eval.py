@@ -136,6 +136,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
     )
+    parser.add_argument(
+        "--tta", action="store_true", help="average the outputs over a horizontal flip; takes twice the time"
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
@@ -148,16 +151,21 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the program."""
     args, config = parse_args(argv)
     from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
-    from ssd.engine.setup import choose_device
+    from ssd.engine.setup import as_config_error, choose_device
     from ssd.errors import DataError
     from ssd.inference.detector import load
+    from ssd.models.flipped import flip_averaged
 
     try:
         device = choose_device(args.device)
         dataset = open_split(config, args.split)
         print(dataset.summary())
         dataset.log.new_entries()  # the summary contains them
-        report = evaluate_detector(load(args.checkpoint, device), dataset, config)
+        detector = load(args.checkpoint, device)
+        if args.tta:
+            with as_config_error(f"{args.checkpoint}: "):
+                detector.model = flip_averaged(detector.model)
+        report = evaluate_detector(detector, dataset, config)
         print(report)
         if args.json:
             Path(args.json).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")

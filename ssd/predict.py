@@ -44,10 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the program; exits with 1 if an image could not be read or written."""
     args = parse_args(argv, __doc__ or "")
     from ssd.engine.distributed import World
-    from ssd.engine.setup import choose_device
+    from ssd.engine.setup import as_config_error, choose_device
     from ssd.errors import ConfigError
     from ssd.inference.command import Share, run
     from ssd.inference.detector import load
+    from ssd.models.flipped import flip_averaged
 
     try:
         world = World(args.rank, args.size, int(os.environ.get("LOCAL_RANK", args.rank)))
@@ -57,6 +58,9 @@ def main(argv: list[str] | None = None) -> None:
                 raise DataError(f"--classes: {unknown('class', name, detector.classes)}")
         if args.nms_threshold is not None:
             detector.model.preset = replace(detector.model.preset, nms_iou_threshold=args.nms_threshold)
+        if args.tta:
+            with as_config_error(f"{args.checkpoint}: "):
+                detector.model = flip_averaged(detector.model)
         failed = run(detector, args, Share(args.rank, args.size))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

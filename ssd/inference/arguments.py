@@ -102,6 +102,9 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=int, default=8, metavar="N", help="images or tiles per batch (default: 8)"
     )
+    parser.add_argument(
+        "--tta", action="store_true", help="average the outputs over a horizontal flip; takes twice the time"
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(
