@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ssd.models.backbone_weights import VGG_EXTRA
+from ssd.models.backbone_weights import VGG_CAFFE, VGG_EXTRA
 
 Rule = tuple[str, Callable[[re.Match[str]], str]]  # pattern of this project's name, and its name in the other system
 
 FLAT_BLOCK = r"backbone\.(?P<part>features|extra)\.(?P<block>\d+)\.conv\.(?P<layer>\d(\.\d)?)\.(?P<rest>\w+)"
 LOC, CLS = r"head\.regression_head\.module_list", r"head\.classification_head\.module_list"
 _VGG_INDEX = {name: index for index, name in VGG_EXTRA.items()}  # name in the extractor -> index of the layer
-VGG_NAMES = {
-    **dict(zip((0, 2, 5, 7), ("conv1_1", "conv1_2", "conv2_1", "conv2_2"), strict=True)),
-    **{10 + 7 * block + 2 * i: f"conv{block + 3}_{i + 1}" for block in range(3) for i in range(3)},
-}
+VGG_NAMES = {index: name for name, index in VGG_CAFFE.items() if name.startswith("conv")}
 
 
 def vgg(

@@ -98,7 +98,9 @@ class TrainConfig:
         metavar="WEIGHTS",
     )
     weights_backbone: str | None = _option(
-        None, "pretrained weights of the backbone: a file, or a name of torchvision's weights", metavar="WEIGHTS"
+        None,
+        "pretrained weights of the backbone: a file (also Caffe's VGG16, .caffemodel), or a name of torchvision's weights",
+        metavar="WEIGHTS",
     )
     trainable_backbone_layers: int | None = _option(
         None,

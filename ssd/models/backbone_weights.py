@@ -23,19 +23,28 @@ _USED = re.compile(
 # Index of a VGG16 layer in torchvision's `features` -> its name in VGGExtractor. 31 and 33 are fc6 and fc7 of the
 # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), which uses bare indices as keys.
 VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}
+# Layer of Caffe's VGG16 -> its index there.
+VGG_CAFFE = {
+    **dict(zip(("conv1_1", "conv1_2", "conv2_1", "conv2_2"), (0, 2, 5, 7), strict=True)),
+    **{f"conv{block + 3}_{i + 1}": 10 + 7 * block + 2 * i for block in range(3) for i in range(3)},
+    **{"fc6": 31, "fc7": 33},
+}
 
 # (blocks of layer3, with bottlenecks) -> depth of the ResNet
 RESNET_DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
 
-def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[str]:
+def load_backbone(backbone: nn.Module, source: str | Path, kind: str, channels: str = "rgb") -> list[str]:
     """Copies weights into a backbone.
 
     Args:
         backbone: An extractor of this package; its weights are replaced in place and keep their dtype.
         source: a name such as "VGG16_Weights.IMAGENET1K_FEATURES" (torchvision downloads it), or a file with a state
-            dict, of torchvision's layout with or without "features." and "module.", or vgg16_reducedfc.pth.
+            dict, of torchvision's layout with or without "features." and "module.", vgg16_reducedfc.pth, or Caffe's
+            VGG16 (.caffemodel), reduced or not.
         kind: "vgg16", "resnet50" and its like, or any other for a backbone whose `features` are torchvision's own.
+        channels: Order of the channels that the detector is given, "rgb" or "bgr". Caffe's weights are for BGR; they are
+            reordered for RGB.
 
     Returns:
         Names of the backbone's weights that were loaded.
@@ -46,7 +55,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str) -> list[st
             the first of them are named.
         RuntimeError: The download failed.
     """
-    state = _renamed(read_state_dict(source), kind)
+    state = _renamed(_from_caffe(read_state_dict(source), channels), kind)
     own = backbone.state_dict()
     # layers that the detector adds are initialized at random; only some files have fc6 and fc7
     wanted = {
@@ -82,7 +91,7 @@ def model_of_backbone(source: str | Path) -> str:
     if is_torchvision_name(str(source)):
         kind = str(source).partition("_Weights.")[0].lower()
     else:
-        kind = _kind(read_state_dict(source))
+        kind = _kind(_from_caffe(read_state_dict(source), "bgr"))
     models = {"vgg16": "ssd300_vgg16", "mobilenet_v2": "ssdlite320_mobilenet_v2"}
     models |= {"squeezenet1_1": "ssdlite300_squeezenet1_1"}
     models |= {"mobilenet_v3_large": "ssdlite320_mobilenet_v3_large"}
@@ -125,6 +134,29 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     return {k.removeprefix("module."): v for k, v in state_dict_of(content, str(source)).items()}
+
+
+def _from_caffe(state: dict[str, Tensor], channels: str) -> dict[str, Tensor]:
+    """Returns the weights of Caffe's VGG16 as vgg16_reducedfc.pth has them, other weights as they are.
+
+    The classifier, and the fully connected layers of the network that is not reduced, are dropped.
+    """
+    if "conv1_1.weight" not in state:
+        return state
+    if channels == "rgb":
+        state = {**state, "conv1_1.weight": state["conv1_1.weight"].flip(1)}
+    renamed = {}
+    for key, value in state.items():
+        layer, _, part = key.rpartition(".")
+        is_classifier = layer.startswith("fc8") or (layer in ("fc6", "fc7") and _caffe_size(state, layer) > 1024)
+        if not is_classifier:
+            # files of Caffe's first format write a bias as [1, 1, 1, N]
+            renamed[f"{VGG_CAFFE.get(layer, layer)}.{part}"] = value.flatten() if part == "bias" else value
+    return renamed
+
+
+def _caffe_size(state: Mapping[str, Tensor], layer: str) -> int:
+    return state[f"{layer}.bias"].numel() if f"{layer}.bias" in state else 0
 
 
 def _renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ def _ssd_vgg16(
     freeze_stages(vgg, stages, trainable_layers)
     backbone = VGGExtractor(vgg, extras, norm)
     if weights_backbone is not None:
-        load_backbone(backbone, weights_backbone, "vgg16")
+        load_backbone(backbone, weights_backbone, "vgg16", preset.channels)
     priors = build_priors(backbone, image_size, preset, ratios if aspect_ratios is None else aspect_ratios)
     head = SSDHead(backbone.out_channels, priors.boxes_per_cell, num_classes, conv_predictor, xavier_init)
     return SSD(backbone, head, priors, preset, num_classes)

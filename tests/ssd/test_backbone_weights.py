@@ -8,7 +8,8 @@ import torchvision
 from torchvision.models.vgg import cfgs, make_layers
 
 from ssd import build_model
-from ssd.models.backbone_weights import load_backbone, read_state_dict
+from ssd.models.backbone_weights import VGG_CAFFE, load_backbone, model_of_backbone, read_state_dict
+from ssd.models.protobuf_files import write_caffemodel
 from ssd.models.vgg import SSD300_EXTRAS, VGGExtractor
 from tests.ssd.real_data import real_data
 
@@ -50,6 +51,39 @@ def test_caffe_reduced_vgg_fills_fc6_and_fc7(tmp_path, vgg_state):
     # with weights the first stage rests, as in torchvision
     assert [p.requires_grad for p in model.backbone.features.parameters()][:6] == [False] * 4 + [True] * 2
     assert model.build_args["trainable_layers"] == 4 and "weights_backbone" not in model.build_args
+
+
+def caffe_state(vgg_state, fc6, fc7):
+    """The weights of Caffe's VGG16, with its names and its biases of shape [1, 1, 1, N]."""
+    state = {}
+    for name, index in VGG_CAFFE.items():
+        if name.startswith("conv"):
+            state[f"{name}.weight"] = vgg_state[f"{index}.weight"]
+            state[f"{name}.bias"] = vgg_state[f"{index}.bias"].reshape(1, 1, 1, -1)
+    for name, weight in (("fc6", fc6), ("fc7", fc7), ("fc8", torch.zeros(1000, len(fc7)))):
+        state |= {f"{name}.weight": weight, f"{name}.bias": torch.ones(1, 1, 1, len(weight))}
+    return state
+
+
+def test_caffemodel_of_the_reduced_vgg_is_a_backbone(tmp_path, vgg_state):
+    pytest.importorskip("google.protobuf")
+    path = tmp_path / "VGG_ILSVRC_16_layers_fc_reduced.caffemodel"
+    state = caffe_state(vgg_state, torch.full((1024, 512, 3, 3), 3.0), torch.full((1024, 1024, 1, 1), 2.0))
+    write_caffemodel({name: value.numpy() for name, value in state.items()}, path)
+    assert model_of_backbone(path) == "ssd300_vgg16"
+    backbone = VGGExtractor(make_layers(cfgs["D"], batch_norm=False), SSD300_EXTRAS)
+    assert len(load_backbone(backbone, path, "vgg16", "bgr")) == 30
+    assert torch.equal(backbone.features[0].weight, vgg_state["0.weight"])
+    assert torch.equal(backbone.extra[0][5].bias, vgg_state["28.bias"])
+    assert (backbone.extra[0][7][1].weight == 3).all() and (backbone.extra[0][7][3].weight == 2).all()
+
+
+def test_caffe_weights_are_reordered_for_rgb_and_large_layers_dropped(tmp_path, vgg_state):
+    path = saved(tmp_path, caffe_state(vgg_state, torch.zeros(4096, 2), torch.zeros(4096, 2)))
+    model = build_model("ssd300_vgg16", 2, weights_backbone=path)
+    assert torch.equal(model.backbone.features[0].weight, vgg_state["0.weight"].flip(1))
+    model = build_model("ssd300_vgg16", 2, weights_backbone=path, preset="caffe")
+    assert torch.equal(model.backbone.features[0].weight, vgg_state["0.weight"])
 
 
 def test_backbone_mismatch_error_lists_all_weights(tmp_path, vgg_state):
