@@ -1,0 +1,96 @@
+"""AP over epochs and the effect of each augmentation on a small data set, as one table.
+
+    python benchmarks/augmentations.py --data-path voc2007_mini --weights-backbone FILE --jobs 4
+
+Trains the settings that `ssd/train.py` chooses with each augmentation and several seeds, each in a process of its own, and
+prints AP50 on the evaluation split as mean and range over the seeds. Settings were chosen on no other data, so the last
+column is the result of an epoch that was fixed before, not the best one. `--save FILE` keeps the numbers as JSON, and
+`--table FILE` prints the table of such a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = {  # name -> flags
+    "none": "--data-augmentation none",
+    "flip": "--data-augmentation hflip",
+    "flip, mild crop": "--data-augmentation hflip --augmentation-option crop=mild",
+    "flip, mild color": "--data-augmentation hflip --augmentation-option photometric=mild",
+    "flip, mild crop and color": "--data-augmentation hflip --augmentation-option crop=mild "
+    "--augmentation-option photometric=mild",
+    "as SSD (flip, crop, color, zoom out)": "--data-augmentation ssd",
+}
+
+
+def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Runs one training; returns AP50 by epoch, or the end of its output if it failed."""
+    command = [sys.executable, str(ROOT / "ssd/train.py"), "--data-path", args.data_path, *VARIANTS[name].split()]
+    command += ["--seed", str(seed), "--epochs", str(args.epochs), "--eval-every", str(max(1, args.epochs // 5))]
+    command += ["--pictures", "0", "--workers", "1", "--output-dir", str(folder)]
+    if args.weights_backbone:
+        command += ["--weights-backbone", args.weights_backbone]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    with (folder / "eval.csv").open(newline="") if (folder / "eval.csv").is_file() else open(os.devnull) as file:
+        values = {row["epoch"]: float(row["AP50"]) for row in csv.DictReader(file)}
+    error = {} if done.returncode == 0 else {"error": (done.stdout + done.stderr)[-500:]}
+    return {"augmentation": name, "seed": seed, "AP50": values, **error}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Returns AP50 as a Markdown table: a row for each augmentation, a column for each evaluated epoch."""
+    epochs = sorted({int(epoch) for run in runs for epoch in run["AP50"]})
+    lines = ["| augmentation | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " |"]
+    lines.append("| --- |" + " ---: |" * len(epochs))
+    for name in dict.fromkeys(run["augmentation"] for run in runs):
+        cells = []
+        for epoch in epochs:
+            of_seeds = [run["AP50"].get(str(epoch)) for run in runs if run["augmentation"] == name]
+            values = [value for value in of_seeds if value is not None]
+            mean = sum(values) / len(values) if values else 0.0
+            cells.append(f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})" if values else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-path", help="data set")
+    parser.add_argument("--weights-backbone", help="pretrained weights (default: none)")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of each run (default: 20)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each augmentation (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default: 1)")
+    parser.add_argument("--save", help="JSON file for the numbers")
+    parser.add_argument("--table", help="print the table of this JSON file, and train nothing")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(Path(args.table).read_text())["runs"]))
+        return
+    if args.data_path is None:
+        parser.error("--data-path is required")
+    wanted = [(name, seed) for seed in range(args.seeds) for name in VARIANTS]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(train, args, *run, Path(folder) / str(i)) for i, run in enumerate(wanted)]
+        runs = [job.result() for job in jobs]
+    if args.save:
+        Path(args.save).write_text(json.dumps({"command": sys.argv[1:], "runs": runs}, indent=1) + "\n")
+    print(table(runs))
+    for run in runs:
+        if "error" in run:
+            print(f"{run['augmentation']}, seed {run['seed']} failed: {run['error']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

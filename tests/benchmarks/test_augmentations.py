@@ -1,0 +1,54 @@
+"""Tests the table of augmentations: flags of each run, failed runs, and means over seeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import augmentations
+from ssd.command_line import parse_args
+from tests.ssd.small_folders import voc_object, write_voc
+
+
+def test_table_has_mean_and_range_of_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_voc(tmp_path / "data", {"a": [voc_object()]})
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        config = parse_args(command[2:])
+        assert (config.epochs, config.eval_every, config.pictures) == (10, 2, 0) and config.output_dir
+        if config.data_augmentation == "ssd":
+            return subprocess.CompletedProcess(command, 1, "", "out of memory")
+        folder = Path(config.output_dir)
+        folder.mkdir(parents=True)
+        rows = "".join(f"{epoch},{epoch},{0.1 * (1 + config.seed)}\r\n" for epoch in (2, 10))
+        (folder / "eval.csv").write_text("epoch,step,AP50\r\n" + rows)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    flags = [
+        "--data-path",
+        str(tmp_path / "data"),
+        "--epochs",
+        "10",
+        "--seeds",
+        "3",
+        "--save",
+        str(tmp_path / "a.json"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["augmentations.py", *flags])
+    augmentations.main()
+    out, err = capsys.readouterr()
+    out = out[out.index("| augmentation") :]  # after what the configuration prints about the data
+    assert out.splitlines()[0] == "| augmentation | epoch 2 | epoch 10 |"
+    assert "| flip, mild crop | 0.200 (0.100 to 0.300) | 0.200 (0.100 to 0.300) |" in out
+    assert "as SSD (flip, crop, color, zoom out), seed 2 failed: out of memory" in err
+    monkeypatch.setattr(sys, "argv", ["augmentations.py", "--table", str(tmp_path / "a.json")])
+    augmentations.main()
+    assert capsys.readouterr().out == out and len(json.loads((tmp_path / "a.json").read_text())["runs"]) == 18
