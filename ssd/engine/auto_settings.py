@@ -148,6 +148,8 @@ def _choose_network(choices: Choices, facts: Facts, pretrained: bool) -> None:
             if config.image_size is None:
                 choices.set("image_size", *_scratch_size(facts))
             choices.option("model_options", "enough channels for photographs", width=SCRATCH_WIDTH)
+            if not _is_crowded(facts):
+                choices.option("model_options", "more priors are assigned to each object", match_iou_threshold=0.4)
         elif config.model == PRETRAINED_MODEL:
             small = _small_side(facts) * (config.image_size or MODELS[config.model].image_size)
             if config.image_size is None and small < 10:
@@ -217,9 +219,13 @@ def _scratch_size(facts: Facts) -> tuple[int, str]:
     """Returns the input size for training from random weights and the reason; a small one allows longer training."""
     small = _small_side(facts)
     size = next((size for size in _SCRATCH_IMAGES_SEEN if small * size >= 16), 416)
-    if len(facts.sides) > _CROWDED * facts.images and size < 320:
+    if _is_crowded(facts) and size < 320:
         return 320, f"{len(facts.sides) / facts.images:.0f} objects per image"
     return size, f"a tenth of the objects are below {small * size:.0f} px at this size"
+
+
+def _is_crowded(facts: Facts) -> bool:
+    return len(facts.sides) > _CROWDED * facts.images
 
 
 def _small_side(facts: Facts) -> float:

@@ -39,7 +39,7 @@ def test_auto_settings_for_few_hundred_images_on_two_cores() -> None:
     assert (config.batch_size, config.workers, config.epochs) == (16, 1, 127)
     assert config.clip_grad_norm == 10 and config.ema_decay == 0.99 and config.lr == 0.002
     assert config.fit_priors and config.channels_last and not config.amp
-    assert config.model_options == {"rule": "greedy", "width": 32}
+    assert config.model_options == {"rule": "greedy", "width": 32, "match_iou_threshold": 0.4}
     assert config.backbone_lr_factor == 1.0 and config.weights_backbone is None
 
 
@@ -61,13 +61,14 @@ def test_auto_image_size_grows_for_small_objects() -> None:
     assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size == 160
     crowded = chosen(Facts(205, torch.full((2804,), 0.15), "cpu", 2))
     assert (crowded.image_size, crowded.batch_size, crowded.epochs) == (320, 8, 39)
+    assert "match_iou_threshold" not in crowded.model_options
 
 
 def test_auto_settings_respect_given_settings() -> None:
     facts = Facts(300, BIG, "cpu", 2)
     config = chosen(facts, lr=0.5, epochs=3, model_options={"rule": "last"}, fit_priors=False, lr_steps=[2])
     assert (config.lr, config.epochs, config.fit_priors, config.lr_scheduler) == (0.5, 3, False, "multisteplr")
-    assert config.model_options == {"rule": "last", "width": 32}
+    assert config.model_options == {"rule": "last", "width": 32, "match_iou_threshold": 0.4}
     assert chosen(facts, model="ssd300_vgg16").lr == 0.0002
     assert chosen(facts, model="ssd300_vgg16", opt="sgd").lr == 0.001
 
