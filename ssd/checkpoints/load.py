@@ -13,7 +13,7 @@ from ssd.checkpoints.classes import class_rows, take_rows
 from ssd.checkpoints.head_rows import HeadRows, head_rows, to_ours, to_theirs
 from ssd.checkpoints.layout import Layout
 from ssd.checkpoints.layouts import LAYOUTS, find_layout
-from ssd.checkpoints.networks import other_network
+from ssd.checkpoints.other_networks import other_network
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
 from ssd.errors import unknown

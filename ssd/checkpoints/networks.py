@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +9,11 @@ from torch import Tensor
 
 from ssd.checkpoints.layout import Layout
 from ssd.checkpoints.layouts import find_layout
+from ssd.checkpoints.other_networks import refuse_other_network
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS
 from ssd.models.backbone_weights import RESNET_DEPTHS
-
-_OTHERS = (
-    (r"FeatureExtractor/(?!MobilenetV[12]/).+", "TensorFlow's SSD on another backbone than MobileNetV1 and V2"),
-    (r"WeightSharedConvolutionalBoxPredictor.*", "TensorFlow's SSD with heads that all levels share (FPN)"),
-    (r"backbone\._conv_stem\.weight", "SSD on EfficientNet (lufficc's efficient_net)"),
-    (r"roi_heads\..+", "a two-stage detector (torchvision's Faster, Mask or Keypoint R-CNN)"),
-    (r"backbone\.fpn\..+", "a detector on a feature pyramid (torchvision's RetinaNet or FCOS)"),
-)
 
 
 def network_of_file(source: Source) -> dict[str, Any]:
@@ -39,10 +31,7 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     if checkpoint.build_args is not None:
         return checkpoint.build_args
     state = checkpoint.state
-    if (other := other_network(state)) is not None:
-        raise ValueError(
-            f"{checkpoint.source} holds {other}, a network that this project does not have; it has {', '.join(MODELS)}"
-        )
+    refuse_other_network(state, checkpoint.source)
     network = None if layout.backbone_only else _network(state, layout.name)
     if network is None:
         raise ValueError(
@@ -54,11 +43,6 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     preset = layout.preset or "torchvision"
     rules = preset_options(layout, MODELS[name].family, classes)
     return {"name": name, "num_classes": classes, "preset": preset, **rules, **options}
-
-
-def other_network(state: Mapping[str, Tensor]) -> str | None:
-    """Returns a description of a network that this project does not have, None for any other."""
-    return next((words for pattern, words in _OTHERS if any(re.fullmatch(pattern, name) for name in state)), None)
 
 
 def _network(state: Mapping[str, Tensor], system: str) -> tuple[str, dict[str, Any]] | None:

@@ -102,6 +102,21 @@ def test_unsupported_network_error_names_it(name, words, tiny):
     assert f"\n  it holds {words}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("FeatureExtractor/MobilenetV3/Conv/weights", "TensorFlow's SSD on another backbone than MobileNetV1 and V2"),
+        ("WeightSharedConvolutionalBoxPredictor/conv2d_0/weights", "heads that all levels share (FPN)"),
+        ("model/_feature_extractor/layer-0/kernel", "a detector of TensorFlow 2's Object Detection API"),
+        ("roi_heads.box_predictor.cls_score.weight", "a two-stage detector"),
+    ],
+)
+def test_network_of_no_known_layout_is_named(name, words):
+    with pytest.raises(ValueError) as error:
+        build_from_weights({name: torch.zeros(1), "other": torch.zeros(1)})
+    assert words in str(error.value) and "a network that this project does not have" in str(error.value)
+
+
 def test_lufficc_2018_names_are_not_taken_for_amdegroot():
     model = build_from_weights(foreign.vgg("lufficc_v1", 21))
     assert model.preset.name == "lufficc" and model.preset.prior_sizes == "lufficc_voc"
