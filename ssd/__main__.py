@@ -17,7 +17,7 @@ COMMANDS = {
     "serve": ("ssd.serve.command", "serve trained models over HTTP, with a page to look at"),
     "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
     "convert": ("ssd.convert", "convert weights from one SSD system to another"),
-    "data": ("ssd.data_commands", "check a data set, or review its annotations with a trained detector"),
+    "data": ("ssd.data_commands", "check a data set, review its annotations with a trained detector, or pack it"),
     "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),
     "bench": ("ssd.bench", "time an op against its peers (in a checkout of the sources)"),
 }

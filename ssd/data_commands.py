@@ -2,10 +2,11 @@
 
     ssd data check FOLDER
     ssd data review runs/NAME
+    ssd data pack FOLDER OUTPUT
 
 check decodes every image and checks every box. It reports faults with file and line or object, duplicates and images in
 two splits, EXIF orientations, wrong box formats or units, class ids off by one, and objects that no prior matches.
-review lists annotations that a trained detector disagrees with.
+review lists annotations that a trained detector disagrees with. pack writes tar files and arrays for large data sets.
 """
 
 from __future__ import annotations
@@ -37,23 +38,59 @@ from the training split), clips boxes to their image, and stores images with an 
 coordinates of their boxes. Difficult objects become crowds, which are ignored as well.
 """
 
+_PACK = """Write a data set as tar files in the layout of webdataset, with the annotations in arrays.
+
+Training on OUTPUT starts at once with millions of images, and its processes share the annotations in memory; images are
+read from the tar files, in any order. Each image in a tar file is followed by a JSON file with its annotations.
+"""
+
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
     """Parses and checks the command line, without importing torch."""
     raw: Any = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    check = commands.add_parser(
-        "check", help="check images, boxes, splits and priors", description=_CHECK, formatter_class=raw
+    texts = {
+        "check": ("check images, boxes, splits and priors", _CHECK),
+        "review": ("list annotations that a trained detector disagrees with", ABOUT),
+        "pack": ("write tar files and arrays for large data sets", _PACK),
+    }
+    parsers = {
+        name: commands.add_parser(name, help=words, description=about, formatter_class=raw)
+        for name, (words, about) in texts.items()
+    }
+    _add_check_arguments(parsers["check"])
+    add_arguments(parsers["review"])
+    _add_source(parsers["pack"])
+    parsers["pack"].add_argument("output", metavar="OUTPUT", help="new or empty folder to write to")
+    parsers["pack"].add_argument(
+        "--shard-mb", type=int, default=1000, metavar="N", help="size of a tar file in MB (default: 1000)"
     )
-    check.add_argument("data_path", metavar="FOLDER", help="folder of the data set, or its data.yaml, JSON or CSV file")
-    check.add_argument(
+    parsers["pack"].add_argument(
+        "--no-images", action="store_true", help="write the annotations only; images stay where they are"
+    )
+    args = parser.parse_args(argv)
+    try:
+        return args, check_arguments(args) if args.command == "review" else _settings(args)
+    except (ConfigError, TypeError) as error:
+        parsers[args.command].error(str(error))
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data_path", metavar="FOLDER", help="folder of the data set, or its data.yaml, JSON or CSV file"
+    )
+    parser.add_argument(
         "--dataset", choices=("auto", *FILE_DATASETS), default="auto", help="format (default: auto-detect)"
     )
-    check.add_argument(
+    parser.add_argument(
         "--dataset-option", action="append", metavar="KEY=VALUE", help="option of its reader, repeatable"
     )
-    check.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="splits to check (default: all)")
+    parser.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="splits to read (default: all)")
+
+
+def _add_check_arguments(check: argparse.ArgumentParser) -> None:
+    _add_source(check)
     check.add_argument(
         "--model", choices=MODELS, help="model whose priors are checked (default: the one that training chooses)"
     )
@@ -65,34 +102,20 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"
     )
     check.add_argument("-j", "--workers", type=int, help="threads that decode images (default: one for each core)")
-    review = commands.add_parser(
-        "review", help="list annotations that a trained detector disagrees with", description=ABOUT, formatter_class=raw
-    )
-    add_arguments(review)
-    args = parser.parse_args(argv)
-    if args.command == "review":
-        try:
-            return args, check_arguments(args)
-        except (ConfigError, TypeError) as error:
-            review.error(str(error))
-    return args, _check_settings(args, check)
 
 
-def _check_settings(args: argparse.Namespace, check: argparse.ArgumentParser) -> TrainConfig:
-    if args.workers is not None and args.workers < 1:
-        check.error(f"--workers must be at least 1, got {args.workers}")
-    if args.image_size is not None and args.image_size < 1:
-        check.error(f"--image-size must be at least 1, got {args.image_size}")
+def _settings(args: argparse.Namespace) -> TrainConfig:
+    for name in ("workers", "image_size", "shard_mb"):
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     values: dict[str, Any] = {"data_path": args.data_path, "dataset": args.dataset}
-    values |= {name: getattr(args, name) for name in ("model", "image_size") if getattr(args, name) is not None}
-    try:
-        options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
-        if not os.path.exists(args.data_path):
-            raise ConfigError(f"{args.data_path}: there is no such folder or file")
-        config = TrainConfig.of(with_data_settings({**values, "dataset_options": options}))
-        config.check()
-    except (ConfigError, TypeError) as error:
-        check.error(str(error))
+    values |= {name: getattr(args, name) for name in ("model", "image_size") if getattr(args, name, None) is not None}
+    options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
+    if not os.path.exists(args.data_path):
+        raise ConfigError(f"{args.data_path}: there is no such folder or file")
+    config = TrainConfig.of(with_data_settings({**values, "dataset_options": options}))
+    config.check()
     return config
 
 
@@ -105,12 +128,23 @@ def main(argv: list[str] | None = None) -> None:
             from ssd.data_review.command import run
 
             run(args, config)
-        elif _check(args, config):
-            sys.exit(1)
+        elif args.command == "pack":
+            _pack(args, config)
+        else:
+            sys.exit(1 if _check(args, config) else 0)
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror or error}")
+
+
+def _pack(args: argparse.Namespace, config: TrainConfig) -> None:
+    from ssd.data_check.splits import open_all
+    from ssd.data_tools.pack import pack
+
+    datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
+    lines = pack(datasets, Path(args.output), shard_bytes=args.shard_mb * 1_000_000, images=not args.no_images)
+    print(*lines, sep="\n")
 
 
 def _check(args: argparse.Namespace, config: TrainConfig) -> bool:

@@ -139,6 +139,10 @@ def has_keys(path: Path, kind: str) -> bool:
         return False
 
 
+def _shards_sign(root: Path) -> Path | None:
+    return root / "shards.json" if (root / "shards.json").is_file() else None
+
+
 def _voc_sign(root: Path) -> Path | None:
     if is_voc_folder(root):
         return root / "Annotations"
@@ -210,6 +214,7 @@ def _hint(root: Path) -> str:
 
 # (format, function that finds its sign, description of the sign); the first match wins.
 SIGNS: tuple[tuple[str, Callable[[Path], Path | None], str], ...] = (
+    ("shards", _shards_sign, "shards.json of ssd data pack"),
     ("voc", _voc_sign, "Annotations and JPEGImages"),
     ("datumaro", _item_sign("datumaro"), "annotations/*.json with items"),
     ("coco", _coco_sign, "a JSON file with images, annotations and categories"),

@@ -1,6 +1,6 @@
 """Allowed values of the settings that are chosen by name. Standard library only."""
 
-FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme")
+FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme", "shards")
 DATASETS = ("auto", "shapes", *FILE_DATASETS)
 MODELS = (
     "ssd_tiny",

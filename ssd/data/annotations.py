@@ -51,6 +51,18 @@ class Annotations:
         counted = np.concatenate([[0], np.cumsum(~self.ignore)])
         return np.diff(counted[self.offsets])
 
+    def normalized_objects(self, most_images: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns boxes float32 `[M, 4]` relative to their image, and labels `[M]`, of objects that are not ignored.
+
+        Args:
+            most_images: Of more images than these, evenly spaced ones are taken.
+        """
+        step = -(-len(self) // most_images)
+        notes = self if step <= 1 else self.subset(range(0, len(self), step))
+        kept = ~notes.ignore
+        sides = np.repeat(notes.sizes[:, ::-1].astype(np.float32), np.diff(notes.offsets), axis=0)[kept]
+        return notes.boxes[kept] / np.tile(sides, 2), notes.labels[kept]
+
     def subset(self, rows: Sequence[int]) -> "Annotations":
         """Returns the annotations of some images, in the order given."""
         images = np.asarray(rows, dtype=np.int64)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssd.class_names import display_name
-from ssd.data.annotations import AnnotationsBuilder
+from ssd.data.annotations import Annotations, AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
-from ssd.data.loading.images import SizeError, read_image
+from ssd.data.loading.images import SizeError, decode_image, read_bytes
 from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]
@@ -78,7 +78,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     Args:
         name: For messages, such as `"voc train of /data/bccd"`.
         classes: Names without the background; label i is `classes[i - 1]`.
-        builder: Has gathered the annotations of all images.
+        builder: Has gathered the annotations of all images, or the annotations.
         log: The faults found while reading, and whether they are skipped or raised.
         notes: Remarks for the summary.
         apply_exif: Whether to rotate images as their EXIF orientation says; `"auto"` decides by the annotated sizes.
@@ -96,7 +96,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self,
         name: str,
         classes: tuple[str, ...],
-        builder: AnnotationsBuilder,
+        builder: AnnotationsBuilder | Annotations,
         log: FaultLog,
         *,
         notes: tuple[str, ...] = (),
@@ -105,10 +105,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         check_apply_exif(apply_exif)
         self.name = name
         self.classes = classes
-        self.annotations = builder.build(log, name)
+        self.annotations = builder if isinstance(builder, Annotations) else builder.build(log, name)
         self.log = log
         self.num_listed = len(self.annotations) + log.images_left_out
-        self.dropped_images = builder.dropped
+        self.dropped_images = 0 if isinstance(builder, Annotations) else builder.dropped
         self._by_size = apply_exif == "auto"
         self.apply_exif, remark = find_orientation(apply_exif, self.annotations.files, self.annotations.sizes)
         self.notes = (*notes, remark) if remark else notes
@@ -154,11 +154,25 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         file = str(self.annotations.files[index])
         height, width = (int(v) for v in self.annotations.sizes[index])
         try:
-            return read_image(file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
+            content = self.encoded(index)
+            return decode_image(content, file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
         except SizeError as error:
             raise ImageError(Fault(file, "image of another size", str(error))) from None
         except DataError as error:
             raise ImageError(Fault(file, "image unreadable", str(error))) from None
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Returns the content of image file `index`, uint8 `[N]`.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return read_bytes(str(self.annotations.files[index]))
+
+    @property
+    def decides_by_size(self) -> bool:
+        """Whether the annotated size of an image decides on its EXIF orientation, and `apply_exif` only where it cannot."""
+        return self._by_size
 
     def subset(self, rows: Sequence[int], name: str) -> "DetectionDataset":
         """Returns a data set of some of the images, with a log of its own for the faults still to come.

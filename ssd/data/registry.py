@@ -12,6 +12,7 @@ from ssd.data.formats.csv_boxes import CSVDataset
 from ssd.data.formats.custom import CustomDataset
 from ssd.data.formats.json_items import JSONItemsDataset
 from ssd.data.formats.shapes import ShapesDataset
+from ssd.data.formats.shards import ShardsDataset
 from ssd.data.formats.voc import VOCDataset
 from ssd.data.formats.yolo import YOLODataset
 from ssd.errors import DataError, unknown
@@ -22,6 +23,7 @@ _READERS: dict[str, Callable[..., DetectionDataset]] = {
     "coco": COCODataset,
     "yolo": YOLODataset,
     "csv": CSVDataset,
+    "shards": ShardsDataset,
     **{kind: partial(JSONItemsDataset, kind) for kind in ("datumaro", "supervisely", "labelme")},
 }
 
@@ -30,13 +32,13 @@ def open_dataset(name: str, path: str | Path | None = None, split: str = "train"
     """Opens a split of a data set.
 
     Args:
-        name: `"voc"`, `"coco"`, `"yolo"`, `"csv"`, `"datumaro"`, `"supervisely"`, `"labelme"` or
+        name: `"voc"`, `"coco"`, `"yolo"`, `"csv"`, `"datumaro"`, `"supervisely"`, `"labelme"`, `"shards"` or
             `"shapes"`; or the import path of a custom data set, `"my_package.my_module:MyDataset"` (see
             `ssd.data.formats.custom`).
         path: Folder of the data set; `"shapes"` has none, and custom data sets may have none.
         split: A split, such as `"train"` or `"val"`.
         **options: Options of `VOCDataset`, `COCODataset`, `YOLODataset`, `CSVDataset`, `JSONItemsDataset`,
-            `ShapesDataset` or `CustomDataset`.
+            `ShardsDataset`, `ShapesDataset` or `CustomDataset`.
 
     Returns:
         The data set; `print(dataset.summary())` shows its counts and faults.

@@ -137,6 +137,8 @@ def _rarest_classes(dataset: DetectionDataset) -> list[int]:
 
 
 def _same_files(one: DetectionDataset, other: DetectionDataset) -> bool:
+    if len(one) != len(other):
+        return False
     return set(one.annotations.files.tolist()) == set(other.annotations.files.tolist())
 
 

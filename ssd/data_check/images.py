@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssd.data import DataError, DetectionDataset, Fault, ImageError
-from ssd.data.loading.images import read_header
+from ssd.data.loading.image_header import header_of
 
 SIDE = 16  # of a thumbnail
 _SAMPLED = 192  # pixels of the shorter side that a thumbnail is made of, at least
@@ -81,8 +81,9 @@ def examine_image(dataset: DetectionDataset, index: int) -> ImageFacts:
     file = str(dataset.annotations.files[index])
     try:
         image = dataset.load_image(index)
-        orientation = read_header(file).orientation
-        digest = hashlib.blake2b(Path(file).read_bytes(), digest_size=16).digest()
+        content = dataset.encoded(index).tobytes()
+        orientation = header_of(io.BytesIO(content), file).orientation
+        digest = hashlib.blake2b(content, digest_size=16).digest()
     except ImageError as error:
         return ImageFacts(file, error.fault)
     except (DataError, OSError) as error:

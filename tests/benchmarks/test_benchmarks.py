@@ -18,7 +18,8 @@ from benchmarks.harness import Case, run_case
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPTS = sorted(s for s in (ROOT / "benchmarks").glob("bench_*.py") if s.stem not in ("bench_ops_gpu", "bench_serve"))
+OTHERS = ("bench_ops_gpu", "bench_serve", "bench_shards")  # with other reports
+SCRIPTS = sorted(s for s in (ROOT / "benchmarks").glob("bench_*.py") if s.stem not in OTHERS)
 
 
 def quick_run(script: Path, report: Path) -> subprocess.CompletedProcess[str]:

@@ -45,14 +45,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from ssd.inference import sources
 
     names: list[str] = []
-    for module in (dataset, sources):
-        original = module.read_image
+    for module, name in ((dataset, "decode_image"), (sources, "read_image")):
+        original = getattr(module, name)
 
-        def note(file: object, original: object = original, **options: object) -> torch.Tensor:
-            names.append(Path(str(file)).stem)
-            return original(file, **options)  # type: ignore[operator]
+        def note(*arguments: object, original: object = original, **options: object) -> torch.Tensor:
+            names.append(Path(str(arguments[-1])).stem)
+            return original(*arguments, **options)  # type: ignore[operator]
 
-        monkeypatch.setattr(module, "read_image", note)
+        monkeypatch.setattr(module, name, note)
     return names
 
 

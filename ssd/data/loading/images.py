@@ -70,7 +70,7 @@ def read_image(
         DataError: The file is missing, empty, truncated, too large or no image. The message does not repeat the path.
         SizeError: The image has not the size declared.
     """
-    return decode_image(_read_bytes(path), path, apply_exif=apply_exif, size=size, either=either)
+    return decode_image(read_bytes(path), path, apply_exif=apply_exif, size=size, either=either)
 
 
 def decode_image(
@@ -140,7 +140,12 @@ def check_file(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> int
     return status.st_size
 
 
-def _read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
+def read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the content of an image file, uint8 `[N]`.
+
+    Raises:
+        DataError: See `check_file`.
+    """
     check_file(path)
     try:
         return np.fromfile(path, dtype=np.uint8)

@@ -1,0 +1,136 @@
+"""Data sets that `ssd data pack` writes: images in tar files in the layout of webdataset, annotations in NumPy arrays.
+
+A folder has:
+
+* `shards.json`: class names, and for each split its tar files and how images are read.
+* `SPLIT-000000.tar`, ...: for each image its file, unchanged, and a JSON file with the annotations, with a name of its own
+  for both, as webdataset and others read them. Absent where `pack` was called without images.
+* `SPLIT-arrays/*.npy`: the fields of `Annotations`, and where each image is in the tar files.
+
+The arrays are mapped into memory: a data set of millions of images opens at once, and all processes of a machine share
+the pages that they read. An image is read from its tar file by position, so that the order of training, its division among
+processes and resuming are those of any other data set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd.data.annotations import Annotations
+from ssd.data.dataset import DetectionDataset
+from ssd.data.faults import DataError, FaultLog
+from ssd.data.formats.split_names import aliases
+from ssd.errors import NoSplitError
+from ssd.file_tree import read_text
+
+INDEX = "shards.json"
+VERSION = 1
+_FIELDS = tuple(field.name for field in fields(Annotations))
+
+
+def arrays_folder(root: Path, split: str) -> Path:
+    """Returns the folder with the arrays of a split."""
+    return root / f"{split}-arrays"
+
+
+class ShardsDataset(DetectionDataset):
+    """A split of a data set in tar files.
+
+    Args:
+        root: Folder with `shards.json`.
+        split: Its name.
+        on_error: `"skip"` or `"raise"` for images that cannot be read.
+
+    Raises:
+        DataError: No such folder or split, or the files do not belong together.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", *, on_error: str = "skip") -> None:
+        self.root = Path(root)
+        index = _read_index(self.root)
+        splits = index["splits"]
+        found = next((name for name in (split, *aliases(split)) if name in splits), None)
+        if found is None:
+            raise NoSplitError(f"{self.root} has no split {split!r}; splits found: {', '.join(splits)}", tuple(splits))
+        about = splits[found]
+        self._split = found
+        self._shards: tuple[str, ...] = tuple(about["shards"])
+        self._whole, self._places = _open_arrays(self.root, found, bool(self._shards))
+        name = f"shards {found} of {self.root}"
+        super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
+        self.apply_exif, self._by_size = bool(about["apply_exif"]), bool(about["by_size"])
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Returns the content of image file `index`, uint8 `[N]`."""
+        if self._places is None:
+            return super().encoded(index)
+        shard, offset, size = (int(value) for value in self._places[index])
+        path = self.root / self._shards[shard]
+        try:
+            content = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        if len(content) < size:
+            raise DataError(f"{path} ends before byte {offset + size}; copy it again")
+        return content
+
+    def subset(self, rows: Sequence[int], name: str) -> DetectionDataset:
+        """Returns a data set of some of the images, see `DetectionDataset.subset`."""
+        part = super().subset(rows, name)
+        assert isinstance(part, ShardsDataset)
+        part._places = None if self._places is None else self._places[np.asarray(rows, dtype=np.int64)]
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker that is not forked maps the arrays again, instead of receiving a copy
+        state = dict(self.__dict__)
+        if self.annotations is self._whole:
+            state |= {"annotations": None, "_places": None}
+        return {**state, "_whole": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if state["annotations"] is None:
+            self._whole, self._places = _open_arrays(self.root, self._split, bool(self._shards))
+            self.annotations = self._whole
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    path = root / INDEX
+    try:
+        index = json.loads(read_text(path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; ssd data pack writes it") from None
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON ({error}); pack the data set again") from None
+    if not isinstance(index, dict) or index.get("version") != VERSION:
+        version = index.get("version") if isinstance(index, dict) else None
+        raise DataError(f"{path} has version {version!r}, this program reads {VERSION}; pack the data set again")
+    return index
+
+
+def _open_arrays(root: Path, split: str, in_shards: bool) -> tuple[Annotations, np.ndarray | None]:
+    folder = arrays_folder(root, split)
+
+    def load(name: str) -> np.ndarray:
+        try:
+            array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{folder / name}.npy cannot be read ({error}); pack the data set again") from None
+        return array.view(np.ndarray)  # a plain array over the mapped file: np.memmap is slow to index
+
+    arrays = {name: load(name) for name in _FIELDS if name != "coco" or (folder / "coco.npy").exists()}
+    places = load("places") if in_shards else None
+    images, objects = len(arrays["files"]), len(arrays["labels"])
+    lengths = [len(arrays[name]) == images for name in ("image_ids", "sizes")]
+    lengths += [len(arrays[name]) == objects for name in ("boxes", "ignore")]
+    lengths += [len(arrays["offsets"]) == images + 1, int(arrays["offsets"][-1]) == objects]
+    if not all(lengths) or (places is not None and len(places) != images):
+        raise DataError(f"{folder}: the arrays do not belong together; pack the data set again")
+    return Annotations(**arrays), places

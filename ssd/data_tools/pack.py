@@ -1,0 +1,142 @@
+"""Writes a data set as tar files in the layout of webdataset and arrays, for `ssd.data.formats.shards`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ssd.atomic_write import write_text
+from ssd.data import Annotations, DataError, DetectionDataset
+from ssd.data.formats.shards import INDEX, VERSION, arrays_folder
+
+SHARD_BYTES = 1_000_000_000
+
+
+def pack(
+    datasets: Mapping[str, DetectionDataset], folder: Path, *, shard_bytes: int = SHARD_BYTES, images: bool = True
+) -> list[str]:
+    """Writes a data set.
+
+    Args:
+        datasets: Split -> data set, with the same classes.
+        folder: New or empty.
+        shard_bytes: Size of a tar file, after which the next one begins.
+        images: Whether to write tar files; else images are read from where they are.
+
+    Returns:
+        Lines that say what was written.
+
+    Raises:
+        DataError: The folder is not empty, or the splits have different classes.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} must be a new or empty folder")
+    classes = next(iter(datasets.values())).classes
+    if any(dataset.classes != classes for dataset in datasets.values()):
+        raise DataError("the splits have different classes; name the classes by --dataset-option classes=...")
+    folder.mkdir(parents=True, exist_ok=True)
+    splits, lines = {}, []
+    for split, dataset in datasets.items():
+        name = split.replace(os.sep, "_")
+        shards, rows, places = _write_shards(dataset, folder, name, shard_bytes) if images else ([], None, None)
+        notes = dataset.annotations if rows is None or len(rows) == len(dataset) else dataset.annotations.subset(rows)
+        write_arrays(notes, places, shards, arrays_folder(folder, name))
+        splits[name] = {"shards": shards, "apply_exif": dataset.apply_exif, "by_size": dataset.decides_by_size}
+        missing = len(dataset) - len(notes)
+        left_out = f", {missing} that cannot be read left out" if missing else ""
+        files = f"{len(shards)} tar files" if images else "annotations only"
+        lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{left_out}; {files}")
+    index = {"version": VERSION, "classes": list(classes), "splits": splits}
+    write_text(
+        folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+    )  # last: it makes the folder valid
+    return lines
+
+
+def _write_shards(
+    dataset: DetectionDataset, folder: Path, split: str, shard_bytes: int
+) -> tuple[list[str], list[int], np.ndarray]:
+    # names of the tar files, the images written, and shard, offset and size of each
+    shards: list[str] = []
+    rows: list[int] = []
+    places: list[tuple[int, int, int]] = []
+    images = _contents(dataset, split)
+    first = next(images, None)
+    while first is not None:
+        name = f"{split}-{len(shards):06}.tar"
+        written = 0
+        with tarfile.open(folder / name, "w", format=tarfile.PAX_FORMAT) as tar:
+            while first is not None and (not written or written < shard_bytes):
+                row, suffix, content = first
+                _add(tar, f"{row:09}{suffix}", content)
+                _add(tar, f"{row:09}.json", json.dumps(_about(dataset, row), ensure_ascii=False).encode())
+                rows.append(row)
+                written += len(content)
+                first = next(images, None)
+        with tarfile.open(folder / name) as tar:
+            found = [(m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
+        places += [(len(shards), offset, size) for offset, size in found]
+        shards.append(name)
+    return shards, rows, np.array(places, dtype=np.int64).reshape(-1, 3)
+
+
+def _contents(dataset: DetectionDataset, split: str) -> Iterator[tuple[int, str, bytes]]:
+    bar = tqdm(range(len(dataset)), desc=split, unit="image", mininterval=0.5, disable=None, leave=False)
+    for row in bar:
+        try:
+            content = dataset.encoded(row).tobytes()
+        except DataError:
+            continue
+        yield row, Path(str(dataset.annotations.files[row])).suffix.lower() or ".img", content
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _about(dataset: DetectionDataset, row: int) -> dict[str, Any]:
+    notes, target = dataset.annotations, dataset.target(row)
+    height, width = (int(side) for side in notes.sizes[row])
+    return {
+        "file": str(notes.files[row]),
+        "image_id": int(notes.image_ids[row]),
+        "width": width,
+        "height": height,
+        "boxes": target["boxes"].tolist(),
+        "labels": [dataset.classes[label - 1] for label in target["labels"].tolist()],
+        "ignore": target["ignore"].tolist(),
+    }
+
+
+def write_arrays(notes: Annotations, places: np.ndarray | None, shards: list[str], folder: Path) -> None:
+    """Writes the arrays of a split to a new folder.
+
+    Args:
+        notes: Annotations.
+        places: int64 `[N, 3]`, number of the tar file, offset and size of each image; None without tar files.
+        shards: Names of the tar files.
+        folder: Of `arrays_folder`.
+    """
+    folder.mkdir()
+    arrays = {field.name: getattr(notes, field.name) for field in fields(notes)}
+    if places is None:
+        arrays["files"] = np.array([os.path.abspath(str(file)) for file in notes.files], dtype=np.str_)
+    else:
+        names = [
+            f"{shards[shard]}/{Path(str(file)).name}" for file, shard in zip(notes.files, places[:, 0], strict=True)
+        ]
+        arrays |= {"files": np.array(names, dtype=np.str_), "places": places}
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)

@@ -1,0 +1,159 @@
+"""`ssd data pack` and the data set that it writes: equal items, tar files for webdataset, workers, faults."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd import data_commands
+from ssd.data import DataError, ImageError, build_loader, open_dataset
+from ssd.data.formats.shards import ShardsDataset
+from ssd.dataset_format import find_formats
+from ssd.errors import NoSplitError
+from tests.ssd.small_folders import save_image, voc_object, write_voc
+
+NAMES = "abcdef"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A VOC data set with a missing image, a rotated one and a difficult object, and what pack makes of it."""
+    root = tmp_path_factory.mktemp("data")
+    objects = [voc_object(), voc_object("dog", (2, 3, 40, 30), difficult=1)]
+    write_voc(root / "voc", {name: objects[: 1 + (name == "b")] for name in NAMES} | {"gone": [voc_object("dog")]})
+    write_voc(root / "voc", {"v": [voc_object("dog")]}, "val")
+    (root / "voc" / "JPEGImages" / "gone.jpg").unlink()
+    (root / "voc" / "JPEGImages" / "gone.jpg").touch()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 60), "red").save(root / "voc" / "JPEGImages" / "c.jpg", exif=exif)
+    save_image(root / "voc" / "JPEGImages" / "d.png")
+    (root / "voc" / "JPEGImages" / "d.jpg").unlink()
+    data_commands.main(["pack", str(root / "voc"), str(root / "out"), "--shard-mb", "1"])
+    return root / "voc", root / "out"
+
+
+def check_equal(one: torch.utils.data.Dataset, other: torch.utils.data.Dataset, count: int) -> None:
+    for index in range(count):
+        (image, target), (image2, target2) = one[index], other[index]
+        assert torch.equal(image, image2) and target.keys() == target2.keys()
+        assert all(torch.equal(torch.as_tensor(target[key]), torch.as_tensor(target2[key])) for key in target)
+
+
+def test_items_equal_those_of_the_original(folders: tuple[Path, Path]) -> None:
+    voc, out = folders
+    assert next(iter(find_formats(out))) == "shards"
+    for split, count in (("train", 6), ("val", 1)):
+        original, packed = (open_dataset(name, root, split) for name, root in (("voc", voc), ("shards", out)))
+        assert len(packed) == count and original.classes == packed.classes == ("cat", "dog")
+        check_equal(original, packed, count)
+    assert (
+        isinstance(packed.annotations.boxes.base, np.ndarray | memoryview) or not packed.annotations.boxes.flags.owndata
+    )
+    assert packed.annotations.boxes.flags.writeable is False
+
+
+def test_tar_files_have_a_name_for_each_image_and_its_annotations(folders: tuple[Path, Path]) -> None:
+    with tarfile.open(folders[1] / "train-000000.tar") as tar:
+        names = tar.getnames()
+        about = json.load(tar.extractfile("000000001.json"))  # type: ignore[arg-type]
+    assert names[:4] == ["000000000.jpg", "000000000.json", "000000001.jpg", "000000001.json"]
+    assert "000000003.png" in names and len(names) == 12
+    assert Path(about.pop("file")).name == "b.jpg"
+    assert about == {
+        "image_id": about["image_id"],
+        "width": 60,
+        "height": 40,
+        "boxes": [[10, 5, 30, 20], [1, 2, 40, 30]],
+        "labels": ["cat", "dog"],
+        "ignore": [False, True],
+    }
+
+
+def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    from ssd.data_tools.pack import pack
+
+    train = open_dataset("voc", folders[0], "train")
+    (line,) = pack({"train": train}, tmp_path / "out", shard_bytes=1)
+    assert line == "train: 6 images with 7 objects, 1 that cannot be read left out; 6 tar files"
+    packed = open_dataset("shards", tmp_path / "out", "training")
+    check_equal(train, packed, 6)
+    check_equal(packed.subset([4, 2], "part"), train.subset([4, 2], "part"), 2)
+    with pytest.raises(NoSplitError, match="splits found: train"):
+        open_dataset("shards", tmp_path / "out", "val")
+    with pytest.raises(DataError, match="must be a new or empty folder"):
+        pack({"train": train}, tmp_path / "out")
+
+
+def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    voc, out = folders[0], tmp_path / "out"
+    data_commands.main(["pack", str(voc), str(out), "--no-images"])
+    assert not list(out.glob("*.tar"))
+    packed = open_dataset("shards", out, "train")
+    check_equal(open_dataset("voc", voc, "train"), packed, 6)
+    assert len(packed) == 7
+
+
+def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) -> None:
+    packed = open_dataset("shards", folders[1], "train")
+    content = pickle.dumps(packed)
+    assert len(content) < 3000
+    check_equal(packed, pickle.loads(content), 6)
+    part = packed.subset([5, 1], "part")
+    check_equal(part, pickle.loads(pickle.dumps(part)), 2)
+
+
+def test_training_order_is_that_of_the_original_and_resumes_within_an_epoch(folders: tuple[Path, Path]) -> None:
+    original, packed = (
+        open_dataset(name, root, "train") for name, root in zip(("voc", "shards"), folders, strict=True)
+    )
+    original = original.subset(range(6), "the readable ones")
+
+    def resized(image, target):
+        return torch.zeros(3, 8, 8, dtype=torch.uint8), target
+
+    def ids(dataset, rank: int, start: int = 0) -> list[list[int]]:
+        loader = build_loader(dataset, resized, 1, train=True, rank=rank, world_size=2, seed=3)
+        loader.set_epoch(1, start)
+        return [batch.image_ids for batch in loader]
+
+    for rank in (0, 1):
+        assert ids(packed, rank) == ids(original, rank) and ids(packed, rank, 2) == ids(packed, rank)[2:]
+    assert not {str(row) for row in ids(packed, 0)} & {str(row) for row in ids(packed, 1)}
+
+
+def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    from ssd.data_tools.pack import pack
+
+    pack({"train": open_dataset("voc", folders[0], "train").subset([0, 1], "two")}, tmp_path / "out")
+    shard = tmp_path / "out" / "train-000000.tar"
+    packed = open_dataset("shards", tmp_path / "out", "train")
+    shard.write_bytes(shard.read_bytes()[:600])
+    with pytest.raises(ImageError, match=r"000000\.tar ends before byte"):
+        packed.load_image(1)
+    shard.unlink()
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
+        packed.load_image(0)
+    arrays = tmp_path / "out" / "train-arrays"
+    np.save(arrays / "labels.npy", np.zeros(9, np.int64))
+    with pytest.raises(DataError, match="do not belong together; pack the data set again"):
+        ShardsDataset(tmp_path / "out")
+    (arrays / "labels.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"labels.npy cannot be read .* pack the data set again"):
+        ShardsDataset(tmp_path / "out")
+    (tmp_path / "out" / "shards.json").write_text('{"version": 9}')
+    with pytest.raises(DataError, match="has version 9"):
+        ShardsDataset(tmp_path / "out")
+
+
+def test_a_shard_size_of_zero_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        data_commands.parse_args(["pack", str(tmp_path), "out", "--shard-mb", "0"])
+    assert "--shard-mb must be at least 1, got 0" in capsys.readouterr().err
