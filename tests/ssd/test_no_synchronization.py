@@ -112,10 +112,10 @@ def test_training_step_does_not_synchronize(model: SSD, device: torch.device, op
         model = model.to(memory_format=torch.channels_last)
     batch, state = batch_of(model), make_state(config, model, 10)
     train_step(config, state, batch)  # the first one loads and allocates
-    meter = LossMeter(state.world, device)
+    meter = LossMeter(state.world, device, lambda position, rank: "")
     with no_synchronization(device):
         losses = train_step(config, state, batch)
-        meter.add(losses, state.step, batch.image_ids)
+        meter.add(losses, state.step, batch.image_ids, 0)
     assert state.step == 2 and losses["loc"].device.type == device.type
 
 
