@@ -17,19 +17,20 @@ from torch.autograd.function import _SingleLevelFunction
 
 from ssd_ops._schemas import Schema
 from ssd_ops.dtypes import floating
-from ssd_ops.reference.levels import Outputs, checked_levels, levels_of_rows, rows_of_levels
+from ssd_ops.reference.levels import Outputs, check_levels, floating_levels, levels_of_rows, rows_of_levels
 
 Calls = dict[str, Callable[..., Any]]
+_is_transformed, _any_requires_grad = torch._C._are_functorch_transforms_active, torch._C._any_requires_grad
 MAX_LEVELS = 16  # kMaxLevels of csrc/core/levels.h
 
 
 def op_and_outputs(name: str, loc: Outputs, logits: Outputs) -> tuple[str, Any, Any]:
-    """Returns the op for outputs in either form, and the outputs as its arguments."""
+    """Returns the op for outputs in either form, and the outputs as its arguments; the op validates them."""
     if isinstance(loc, (list, tuple)) or isinstance(logits, (list, tuple)):
-        levels = checked_levels(loc, logits)
+        levels = floating_levels(loc, logits)
         if len(levels[0]) <= MAX_LEVELS:
             return f"{name}_levels", *levels
-        return name, *rows_of_levels(*levels)
+        return name, *_checked_rows(*levels)
     return name, floating("loc", loc), floating("logits", logits)
 
 
@@ -54,17 +55,22 @@ def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: di
         library.impl(name, in_dispatcher, "Autograd")
 
 
+def _checked_rows(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    check_levels(loc, logits)
+    return rows_of_levels(loc, logits)
+
+
 def _needs_rows(args: Sequence[Any]) -> bool:
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _is_transformed() or forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and torch._C._any_requires_grad(*(a for a in args if isinstance(a, (Tensor, list))))
+    return torch.is_grad_enabled() and _any_requires_grad(*(a for a in args if isinstance(a, (Tensor, list))))
 
 
 def _by_rows(name: str, args: Sequence[Any], call: Callable[..., Any]) -> Any:
     """Returns the results of an op on levels by `call(op, *arguments)` of that on rows."""
     place = 2 if name.startswith("grad_") else 0
     loc, logits = args[place : place + 2]
-    rows = rows_of_levels(loc, logits)
+    rows = _checked_rows(loc, logits)
     results = call(name.removesuffix("_levels"), *args[:place], *rows, *args[place + 2 :])
     if place == 0:
         return results
@@ -101,7 +107,7 @@ def _multibox_loss(ops: Any, calls: Calls) -> Callable[..., Any]:
         if not _needs_rows(args):
             with below_autograd():
                 return direct(*args)
-        transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        transformed = _is_transformed() or forward_ad._current_level >= 0
         if transformed or loc_targets.requires_grad:
             return _by_rows(name, args, lambda row_op, *row_args: calls[row_op](*row_args))
         return apply(options, loc_targets, labels, *loc, *logits)

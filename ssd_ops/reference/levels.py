@@ -17,7 +17,9 @@ def rows_of_outputs(loc: Outputs, logits: Outputs) -> tuple[Tensor, Tensor]:
     """Returns loc `[B, P, 4]` and logits `[B, P, C]` of outputs in either form."""
     if not isinstance(loc, (list, tuple)) and not isinstance(logits, (list, tuple)):
         return floating("loc", loc), floating("logits", logits)
-    return rows_of_levels(*checked_levels(loc, logits))
+    levels = floating_levels(loc, logits)
+    check_levels(*levels)
+    return rows_of_levels(*levels)
 
 
 def rows_of_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -51,16 +53,21 @@ def _rows(levels: Sequence[Tensor], columns: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def checked_levels(loc: Outputs, logits: Outputs) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns the levels of both outputs as floating tensors; raises unless they fit each other."""
+def floating_levels(loc: Outputs, logits: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the levels of both outputs as floating tensors."""
     if not isinstance(loc, (list, tuple)):
         checks.fail("loc must be a list with one tensor for each level like logits, got a tensor")
     if not isinstance(logits, (list, tuple)):
         checks.fail("logits must be a list with one tensor for each level like loc, got a tensor")
-    loc = [floating(f"loc[{k}]", level) for k, level in enumerate(loc)]
-    logits = [floating(f"logits[{k}]", level) for k, level in enumerate(logits)]
-    check_levels(loc, logits)
-    return loc, logits
+    return _floating("loc", [*loc]), _floating("logits", [*logits])
+
+
+def _floating(name: str, levels: list[Tensor]) -> list[Tensor]:
+    for level in levels:
+        plain = type(level) is Tensor and level.dtype in checks.FLOATS and level.layout == torch.strided
+        if not plain or level.is_nested:
+            return [floating(f"{name}[{k}]", level) for k, level in enumerate(levels)]
+    return levels
 
 
 def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
