@@ -119,6 +119,21 @@ def test_resumed_run_equals_uninterrupted(finished: Path, tmp_path: Path) -> Non
         assert all(torch.equal(left[name], right[name]) for name in left), part
 
 
+def test_deterministic_runs_are_bit_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    config = replace(SMALL, output_dir=str(tmp_path), use_deterministic_algorithms=True, pictures=0, eval_every=2)
+    try:
+        run(config)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    one, two = (torch.load(p / "last.pt", weights_only=True) for p in (finished, tmp_path))
+    for part in ("model", "average"):
+        left, right = (c[part] if part == "model" else c[part]["module"] for c in (one, two))
+        assert all(torch.equal(left[name], right[name]) for name in left), part
+    losses = [[row["loc_loss"] for row in CsvLog(p / "train.csv").rows()] for p in (finished, tmp_path)]
+    assert losses[0] == losses[1]
+
+
 def test_training_with_amp_and_channels_last(tmp_path: Path) -> None:
     run(replace(SMALL, output_dir=str(tmp_path), amp=True, channels_last=True, epochs=1, opt="sgd", lr=0.01))
     rows = CsvLog(tmp_path / "train.csv").rows()
