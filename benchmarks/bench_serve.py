@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.detector_pair import Pair, similar_detections
+from benchmarks.detector_pair import PEERS, Pair, similar_detections
 from benchmarks.harness import Report, Timing, command_line
 from benchmarks.http_load import Answer, post_request, run_clients
 from benchmarks.machine import copy_bandwidth, describe
@@ -157,7 +158,7 @@ def measure(
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Timing]]]:
     """Starts both servers for each model; yields names and timings for each number of clients."""
-    models, counts = MODELS[torch.device(arguments.device).type], arguments.clients
+    models, counts = arguments.models or MODELS[torch.device(arguments.device).type], arguments.clients
     requests, sizes = make_requests(IMAGES, 640)
     if arguments.quick:
         models, counts = ("ssd_tiny",), [8]
@@ -169,10 +170,13 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Timing
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             checkpoint = Path(folder) / f"{model}.pt"
             write_checkpoint(model, checkpoint)
-            ports = {}
-            for name, size in sizes_of_batch.items():
+
+            def start(size: int, checkpoint: Path = checkpoint, stack: ExitStack = stack) -> int:
                 options = [*limits, "--batch-size", str(size)]
-                ports[name] = stack.enter_context(started(checkpoint, options, arguments.threads))
+                return stack.enter_context(started(checkpoint, options, arguments.threads))
+
+            with ThreadPoolExecutor() as pool:
+                ports = dict(zip(sizes_of_batch, pool.map(start, sizes_of_batch.values()), strict=True))
             for clients in counts:
                 name = f"serve, {model}, {clients} clients"
                 yield name, measure(ports, requests, sizes, clients, 0.1 if arguments.quick else arguments.seconds)
@@ -183,6 +187,9 @@ def main() -> None:
     title = __doc__.splitlines()[0]
     parser = command_line(title)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 256], help="numbers of clients at once")
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", choices=sorted(PEERS), help="models (default: by device)"
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="max images per batch (default: 8)")
     parser.set_defaults(seconds=5.0)
     arguments = parser.parse_args()
@@ -193,8 +200,8 @@ def main() -> None:
     for name, timings in cases(arguments):
         report.cases[name] = timings
         print(table(name, timings), flush=True)
-    if arguments.json:
-        arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
+        if arguments.json:  # after each case: an interrupted run keeps its finished cases
+            arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

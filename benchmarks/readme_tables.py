@@ -2,8 +2,8 @@
 
 python benchmarks/readme_tables.py [--check]
 
-Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, install, detector cpu, detector gpu,
-headline) and `<!-- end -->`. Cases without a measurement are listed below the table.
+Each table is between two markers, `<!-- results: cpu -->` (or gpu, checks, data, install, serve, detector cpu, detector
+gpu, headline) and `<!-- end -->`. Cases without a measurement are listed below the table.
 `gpu_check.py` writes one file for a whole GPU.
 """
 
@@ -145,6 +145,27 @@ def installed() -> str:
     return "\n".join([*lines, "", *notes(reports[-1:])]).rstrip()
 
 
+def served() -> str:
+    """Returns the table of `ssd serve` under load, in batches and image by image."""
+    reports = [r for kind in ("cpu", "gpu") for r in load(kind) if any(n.startswith("serve, ") for n in r["cases"])]
+    if not reports:
+        return "Not measured."
+    lines = [
+        "| model, clients | requests/s | latency: median, 90 %, 99 % | images a batch | requests/s, batch 1 | ratio |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for report in reports:
+        for name, timings in report["cases"].items():
+            many, single = timings["batches"], timings["batch 1"]
+            latency = ", ".join(duration(many[key]) for key in ("median", "percentile_90", "percentile_99"))
+            mean = many["samples"] / sum(count / int(size) for size, count in many["batches"].items())
+            where = "GPU" if "gpu" in report["machine"] else "CPU"
+            rates = (many["requests_per_second"], single["requests_per_second"])
+            cells = (f"{rates[0]:.0f}", latency, f"{mean:.1f}", f"{rates[1]:.0f}", f"{rates[0] / rates[1]:.1f}")
+            lines.append(f"| {where}: {name.removeprefix('serve, ')} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *notes(reports)]).rstrip()
+
+
 CHECKS = ("build", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "properties")
 
 
@@ -184,7 +205,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
     check = parser.parse_args().check
     made = {"cpu": lambda: table("cpu"), "gpu": lambda: table("gpu"), "checks": checks, "data": data}
-    made["install"] = installed
+    made |= {"install": installed, "serve": served}
     made |= {f"detector {kind}": lambda kind=kind: detector(kind) for kind in ("cpu", "gpu")}
     made["headline"] = lambda: times(HEADLINE)
     texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}

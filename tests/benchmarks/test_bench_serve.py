@@ -58,3 +58,17 @@ def test_answer_of_another_image_ends_the_benchmark(monkeypatch: pytest.MonkeyPa
         bench_serve.check([answer], [answer], [(4, 2)])
     with pytest.raises(SystemExit, match="1 requests failed, the first with 503"):
         bench_serve.summarize([http_load.Answer(0, 503, 0.1, b"busy")], 1.0)
+
+
+def test_table_of_results_has_rates_and_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import readme_tables
+
+    timing = {"samples": 40, "median": 0.1, "percentile_90": 0.2, "percentile_99": 0.3, "requests_per_second": 80.4}
+    cases = {"batches": {**timing, "batches": {"4": 40}}, "batch 1": {**timing, "requests_per_second": 20.1}}
+    machine = dict.fromkeys(("gpu", "torch", "torchvision", "commit", "date", "command"), "x")
+    report = {"machine": machine, "cases": {"serve, ssd300_vgg16, 64 clients": cases}}
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [report] if kind == "gpu" else [])
+    row = readme_tables.served().splitlines()[2]
+    assert row == "| GPU: ssd300_vgg16, 64 clients | 80 | 100 ms, 200 ms, 300 ms | 4.0 | 20 | 4.0 |"
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [])
+    assert readme_tables.served() == "Not measured."
