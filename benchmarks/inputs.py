@@ -17,10 +17,10 @@ def uniform_boxes(count: int, generator: torch.Generator, side: float = 1000.0) 
 
 def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
     """Returns boxes `[N, 4]` clustered around some objects, like the output of a detector before NMS."""
-    truth = uniform_boxes(objects, generator, side)
+    gt = uniform_boxes(objects, generator, side)
     which = torch.randint(0, objects, (count,), generator=generator)
-    size = (truth[which, 2:] - truth[which, :2]).repeat(1, 2)
-    return truth[which] + torch.randn(count, 4, generator=generator) * 0.08 * size
+    size = (gt[which, 2:] - gt[which, :2]).repeat(1, 2)
+    return gt[which] + torch.randn(count, 4, generator=generator) * 0.08 * size
 
 
 def distinct_scores(count: int, generator: torch.Generator) -> Tensor:

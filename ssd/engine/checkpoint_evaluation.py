@@ -137,11 +137,11 @@ def save_report(
 
 def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
     """Returns a confusion matrix as CSV: one row per ground truth class, then false positives; missed objects last."""
-    titles = column_titles(classes, ("truth", "missed", "no object"))
+    titles = column_titles(classes, ("ground truth", "missed", "no object"))
     order = [*range(1, len(matrix)), 0]
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["truth", *titles, "missed"])
+    writer.writerow(["ground truth", *titles, "missed"])
     for row, title in zip(order, [*titles, "no object"], strict=True):
         writer.writerow([title, *(int(matrix[row, column]) for column in order)])
     return text.getvalue()

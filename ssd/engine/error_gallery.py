@@ -72,10 +72,10 @@ def _describe(pair: Pair, records: Records, dataset: DetectionDataset) -> dict[s
     found, gt = pair.detection, pair.gt
     return {
         "file": str(dataset.annotations.files[index]),
-        "truth": names[gt_label(records, pair)],
-        "truth_box": None if gt < 0 else records.gt_boxes[pair.image][gt].round(2).tolist(),
-        "found": names[detection_label(records, pair)],
-        "found_box": None if found < 0 else records.boxes[pair.image][found].round(2).tolist(),
+        "ground_truth": names[gt_label(records, pair)],
+        "ground_truth_box": None if gt < 0 else records.gt_boxes[pair.image][gt].round(2).tolist(),
+        "detected": names[detection_label(records, pair)],
+        "detected_box": None if found < 0 else records.boxes[pair.image][found].round(2).tolist(),
         "score": None if found < 0 else round(float(records.scores[pair.image][found]), 4),
         "iou": round(pair.iou, 4),
     }

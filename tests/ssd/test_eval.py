@@ -55,7 +55,7 @@ def test_saved_files_are_complete(finished: Path, tmp_path: Path) -> None:
     errors = json.loads((tmp_path / "errors.json").read_text())
     assert all(len(rows) <= 2 for rows in errors.values()) and errors["missed"]
     rows = list(csv.reader((tmp_path / "confusion.csv").open(newline="")))
-    assert rows[0] == ["truth", "disc", "square", "triangle", "star", "missed"]
+    assert rows[0] == ["ground truth", "disc", "square", "triangle", "star", "missed"]
     objects = sum(c["objects"] for c in json.loads((tmp_path / "eval.json").read_text())["classes"].values())
     assert sum(int(count) for row in rows[1:-1] for count in row[1:]) == objects
     with Image.open(tmp_path / "missed.png") as picture:

@@ -45,7 +45,7 @@ class Row:
 def read_table(path: Path, log: FaultLog) -> list[Row]:
     """Reads the rows of a file with the columns image, xmin, ymin, xmax, ymax, label, under any of their usual names.
 
-    The header tells the columns; without one they stand in that order (as in keras-retinanet). A row whose corners and
+    The header names the columns; without one they have that order (as in keras-retinanet). A row whose corners and
     label are all empty names an image without objects. Rows that cannot be read go to the log.
 
     Raises:
