@@ -13,6 +13,12 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+// Blocks at once on a multiprocessor, of rows of few classes: more on GPUs for which the compiler fits 64 registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksPerSm = 3;
+#else
+constexpr int kBlocksPerSm = 4;
+#endif
 
 // The rows of logits of all priors.
 struct LogitRows {
@@ -24,7 +30,7 @@ struct LogitRows {
 // logits are loaded before the previous kernel has completed: it only clears the lists, and it began after the logits
 // were written.
 template <int kGroup, int kPerLane, typename In, typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLane <= 6 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLane <= 6 ? kBlocksPerSm : 2)
     collect_logits_kernel(LogitRows all, CandidateLists lists, int num_classes, Filter<T> filter) {
   constexpr int kAtOnce = kPriorsPerWarp<kGroup>;
   const int64_t num_tiles = count_level_tiles(all.levels, 1, kAtOnce);
