@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,11 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Exits if the wheel is too large, or not tagged for all Pythons and for the oldest glibc that it runs on."""
+    """Exits if the wheel has another library than the checkout, is too large, or has not the most general tag."""
+    library = "ssd_ops/libssd_ops.so"
+    with zipfile.ZipFile(wheel) as archive:
+        if archive.read(library) != (ROOT / library).read_bytes():
+            sys.exit(f"{library} of {wheel.name} is not the one of the checkout, which the tests have run with")
     report = subprocess.run(["auditwheel", "show", "--json", wheel], capture_output=True, text=True, check=True)
     symbols = json.loads(report.stdout)["sym_tag"]
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, symbols of {symbols}")
