@@ -50,6 +50,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--batch-window-ms must lie in 0..1000, got {args.batch_window_ms}")
     if not 0 <= args.port < 65536:
         parser.error(f"--port must lie in 0..65535, got {args.port}")
+    hosts = None if args.allowed_hosts is None else args.allowed_hosts.split(",")
+    if hosts is not None and not all(re.fullmatch(r"\*|(\*\.)?[^\s*/]+", name) for name in hosts):
+        parser.error(f"--allowed-hosts must be names such as a.example,*.b.example, got {args.allowed_hosts!r}")
     try:
         args.checkpoints = [checked_checkpoint(checkpoint) for checkpoint in args.checkpoints]
     except ConfigError as error:
