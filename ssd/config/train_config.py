@@ -194,6 +194,7 @@ class TrainConfig:
     cuda_graph: str = _option(
         "auto", "run the training step as one CUDA graph: on, off, or auto (if a single process trains on a GPU)"
     )
+    compile: bool = _option(False, "compile the network by torch.compile, which takes minutes at the first step")
     sync_bn: bool = _option(False, "synchronize BatchNorm statistics across processes (GPUs only)")
     use_deterministic_algorithms: bool = _option(False, "use deterministic algorithms only")
     dist_url: str = _option("env://", "URL to set up distributed training", metavar="URL")

@@ -85,15 +85,16 @@ class State:
             group["lr"] = rate
 
 
-class _LevelsForward(nn.Module):
-    """Makes `forward_levels` of a detector the `forward` that DDP wraps."""
+class _Forward(nn.Module):
+    """Makes a forward function of a detector the `forward` that DDP wraps."""
 
-    def __init__(self, model: SSD) -> None:
+    def __init__(self, model: SSD, network: Network) -> None:
         super().__init__()
         self.model = model
+        self.network = network
 
     def forward(self, images: Tensor) -> tuple[Outputs, Outputs]:
-        return self.model.forward_levels(images)
+        return self.network(images)
 
 
 def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: World | None = None) -> State:
@@ -102,6 +103,9 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
     device = next(model.parameters()).device
     optimizer = build_optimizer(config, model, world.size)
     network: Network = model.forward_levels
+    if config.compile:
+        # Batches of a run have one size. Without fullgraph, errors of the network (a batch of one image) stay its own.
+        network = torch.compile(network, dynamic=False)
     if world.size > 1:
         # Running statistics need no broadcast at each step: training does not use them, and World.broadcast_buffers
         # copies those of rank 0 before an evaluation.
@@ -109,7 +113,7 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         names = inspect.signature(ddp).parameters
         no_broadcast = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # older torch
         network = ddp(
-            _LevelsForward(model),
+            _Forward(model, network),
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             **{no_broadcast: False},
@@ -149,10 +153,11 @@ def why_not_graphed(config: TrainConfig, device: torch.device, world: World) -> 
 
 
 def describe_step(config: TrainConfig, state: State) -> str:
-    """Returns a line about how training steps run: as a CUDA graph, or eagerly and why."""
+    """Returns a line about how training steps run: as a CUDA graph, or eagerly and why, and whether compiled."""
+    compiled = ", network compiled by torch.compile at the first step" if config.compile else ""
     if state.graphed is not None:
-        return f"training step: one CUDA graph, captured at step {state.step + state.graphed.eager_steps + 1}"
-    return f"training step: eager ({why_not_graphed(config, state.model.priors.device, state.world)})"
+        return f"training step: one CUDA graph, captured at step {state.step + state.graphed.eager_steps + 1}{compiled}"
+    return f"training step: eager ({why_not_graphed(config, state.model.priors.device, state.world)}){compiled}"
 
 
 def train_step(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tensor]:

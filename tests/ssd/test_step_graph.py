@@ -16,7 +16,7 @@ from ssd.config import TrainConfig
 from ssd.data import Batch, PackedImages
 from ssd.data.loading.packed_images import Canvas
 from ssd.engine.optim import build_optimizer
-from ssd.engine.step import State, amp_dtype, make_state, train_step
+from ssd.engine.step import State, amp_dtype, describe_step, make_state, train_step
 from ssd.engine.step_graph import BatchBuffers
 from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
@@ -59,6 +59,27 @@ def batch_of(seed: int, counts: tuple[int, ...] = (3, 0, 5), deferred: bool = Fa
         image_ids=list(range(len(counts))),
         sizes=torch.full((len(counts), 2), 64),
     )
+
+
+def test_compiled_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch's compiler, which would take longer than all tests of the step: what it gets and what is used."""
+    calls = []
+
+    def compiled(network: Any, **options: Any) -> Any:
+        def run(images: Tensor) -> Any:
+            calls.append(options)
+            return network(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    losses = []
+    for compile in (False, True):
+        config = replace(CONFIG, compile=compile)
+        state = make_state(config, tiny().train(), 4)
+        assert ("compiled by torch.compile" in describe_step(config, state)) == compile
+        losses.append(train_step(config, state, batch_of(0)))
+    assert calls == [{"dynamic": False}] and losses[0] == losses[1]
 
 
 def test_cpu_step_equals_plain_torch() -> None:
