@@ -64,9 +64,11 @@ class World:
                     "--device cpu has no such limit"
                 )
             torch.cuda.set_device(world.local_rank)
+        # Keys of their own for each restart by torchrun, whose store still has the addresses of the processes before it.
+        store = next(iter(dist.rendezvous(dist_url, world.rank, world.size, timeout=_TIMEOUT)))[0]
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            init_method=dist_url,
+            store=dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store),
             rank=world.rank,
             world_size=world.size,
             timeout=_TIMEOUT,

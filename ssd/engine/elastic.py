@@ -20,7 +20,8 @@ def after_restart(config: TrainConfig) -> TrainConfig:
     folder = Path(config.output_dir) if config.output_dir else last_run(config)
     if folder is None or not (folder / "last.pt").is_file():
         return config  # it died before its first checkpoint
-    print(f"restarted by torchrun: resuming {folder}", flush=True)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"restarted by torchrun: resuming {folder}", flush=True)
     recorded = recorded_settings(folder) or {}
     return TrainConfig(**{**recorded, "output_dir": config.output_dir, "resume": str(folder), "quiet": config.quiet})
 

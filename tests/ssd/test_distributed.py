@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World, exit_with_error, synchronize_batch_norm
 from ssd.engine.elastic import after_restart
 from ssd.engine.loop import run
-from ssd.engine.run_folder import RunFolder
 from ssd.engine.step import backward, make_state
 from ssd.errors import ConfigError
 from ssd.models import build_model
@@ -92,26 +90,10 @@ def test_two_process_gradients_equal_single_process(tmp_path: Path) -> None:
                 torch.testing.assert_close(got[name], wanted[name], rtol=1e-8, atol=1e-12)
 
 
-class Keeping(RunFolder):
-    """Also keeps the checkpoint of the first epoch."""
-
-    def save(self, name: str, state: Any) -> None:
-        super().save(name, state)
-        if state.epoch == 1 and name == "last.pt" and self.world.is_first:
-            shutil.copy(self.path / name, self.path / "first.pt")
-
-
-def train(config: TrainConfig) -> None:
-    import ssd.engine.loop
-
-    ssd.engine.loop.RunFolder = Keeping  # type: ignore[misc]
-    run(config)
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pair") / "whole"
-    ended = run_processes(path.parent / "said", train, replace(SMALL, batch_size=4, output_dir=str(path)))
+    ended = run_processes(path.parent / "said", run, replace(SMALL, batch_size=4, output_dir=str(path)))
     assert [p.code for p in ended] == [0, 0], ended
     assert "2 processes, 4 images per step each" in ended[0].out
     assert ended[1].out == ""
@@ -121,15 +103,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_epoch_is_split_between_two_processes(pair: Path) -> None:
     rows = CsvLog(pair / "train.csv").rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # 24 images, 2 x 4 a step
-
-
-def test_resumed_two_process_run_equals_uninterrupted(pair: Path, tmp_path: Path) -> None:
-    config = replace(SMALL, batch_size=4, output_dir=str(tmp_path / "rest"), resume=str(pair / "first.pt"))
-    assert [p.code for p in run_processes(tmp_path, train, config)] == [0, 0]
-    one, two = (torch.load(path / "last.pt", weights_only=True) for path in (pair, tmp_path / "rest"))
-    assert one["step"] == two["step"] == 6
-    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
-    assert len(one["random"]) == 2
 
 
 def killed_in_step(config: TrainConfig) -> None:
@@ -151,12 +124,17 @@ def test_run_restarted_by_torchrun_equals_uninterrupted(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(SMALL, batch_size=4, output_dir=str(tmp_path / "run"))
+    # torchrun's own store survives the processes, with their addresses
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr("tests.processes.free_port", lambda: store.port)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert any(p.code for p in run_processes(tmp_path, killed_in_step, config))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     ended = run_processes(tmp_path, run, config)
     assert [p.code for p in ended] == [0, 0] and f"restarted by torchrun: resuming {tmp_path / 'run'}" in ended[0].out
     one, two = (torch.load(path / "last.pt", weights_only=True) for path in (pair, tmp_path / "run"))
-    assert one["step"] == two["step"] == 6 and one["best"] == two["best"]
+    assert one["step"] == two["step"] == 6 and one["best"] == two["best"] and len(one["random"]) == 2
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
 
 
