@@ -8,7 +8,6 @@ end at the border of their image, and images with an EXIF orientation are stored
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +130,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
         name = f"{source.stem}-{number}{suffix}"
     names.add(name.casefold())
     if about.orientation <= 1:
-        shutil.copyfile(source, folder / name)
+        dataset.encoded(index).tofile(folder / name)
     else:
         options: dict[str, Any] = _WRITTEN[suffix.lower()]
         to_pil_image(dataset.load_image(index)).save(folder / name, **options)

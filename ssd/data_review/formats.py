@@ -121,4 +121,6 @@ def _by_image(review: Review) -> dict[int, list[Finding]]:
 
 
 def _name(dataset: DetectionDataset, index: int, root: Path) -> str:
-    return os.path.relpath(str(dataset.annotations.files[index]), root).replace(os.sep, "/")
+    file = str(dataset.annotations.files[index])
+    name = os.path.relpath(file, root).replace(os.sep, "/")
+    return Path(file).name if name.startswith("../") else name  # outside of the folder, or in a tar file

@@ -129,6 +129,13 @@ def test_training_order_is_that_of_the_original_and_resumes_within_an_epoch(fold
     assert not {str(row) for row in ids(packed, 0)} & {str(row) for row in ids(packed, 1)}
 
 
+def test_repaired_copy_of_tar_files_has_image_files(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        data_commands.main(["check", str(folders[1]), "--no-priors", "--fix", str(tmp_path / "fixed"), "-j", "1"])
+    fixed, packed = open_dataset("coco", tmp_path / "fixed", "train"), open_dataset("shards", folders[1], "train")
+    assert len(fixed) == 5 and torch.equal(fixed.load_image(2), packed.load_image(3))  # the first one is in val, too
+
+
 def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     from ssd.data_tools.pack import pack
 
