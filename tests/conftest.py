@@ -1,4 +1,7 @@
-"""Pytest configuration: selection of GPU tests, number of processes, and number of property cases.
+"""Pytest configuration: selection of GPU tests and slow tests, number of processes, and number of property cases.
+
+`pytest` runs all tests but those marked slow (statistics of many samples, whole networks, other programs), which
+`pytest -m slow` runs, as .ci/run does. Files and tests that are named run with their slow tests.
 
 The default profile `ci` draws the same cases on every run, so that a change does not fail for an unrelated case.
 `pytest tests/ops/properties --hypothesis-profile=long` draws more than 100,000 new cases each time and prints how to
@@ -27,28 +30,27 @@ settings.load_profile("ci")
 # Files that take longest, in the order in which they start: none of them then runs alone at the end.
 LONG_FILES = (
     "test_ops_emulated.py",
-    "test_emulator.py",
-    "test_torchvision_commands.py",
-    "test_recipes.py",
-    "test_transforms_statistics.py",
+    "test_training.py",
     "test_resuming.py",
     "test_benchmarks.py",
     "test_device_augmentation.py",
     "test_distributed.py",
-    "test_torchvision_equal.py",
     "test_models.py",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Distributes the whole suite over the cores, file by file, if pytest-xdist is installed and -n is not given.
+    """Leaves the slow tests out of the whole suite, and distributes it over the cores, file by file, with pytest-xdist.
 
-    With a GPU there is a single process, since some tests fill its memory.
+    With a GPU there is a single process, since some tests fill its memory. -m, -k and -n are obeyed where given.
     """
-    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
-    option = config.option
-    if not is_whole or torch.cuda.is_available() or option.usepdb or option.trace or option.capture == "no":
+    option, has_gpu = config.option, torch.cuda.is_available()
+    if config.args_source is not config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
+        return
+    if not option.markexpr and not option.keyword:
+        option.markexpr = "not slow" if has_gpu else "not slow and not cuda"  # also for the processes of xdist
+    if has_gpu or option.usepdb or option.trace or option.capture == "no":
         return
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,8 @@ pytest.importorskip("httpx")
 from benchmarks import http_load
 from tests.ssd.serving import serve_process
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

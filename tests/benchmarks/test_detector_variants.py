@@ -17,6 +17,8 @@ from benchmarks.detector_pair import similar_detections
 from ssd.models import SSD, build_model
 from tests.ssd.test_no_synchronization import Watch
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ["compile", "channels_last", "amp", "compile+channels_last+amp"]
 
 

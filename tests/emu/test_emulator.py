@@ -14,6 +14,8 @@ import pytest
 from tests.emu.build import HERE, VARIANTS, build_programs
 from tests.emu.schedules import SCHEDULES, environment
 
+pytestmark = pytest.mark.slow
+
 SOURCE = (HERE / "kernels" / "planted.cu").read_text()
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.emu import check_resources
 
+pytestmark = pytest.mark.slow
+
 REPORT = """\
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_ZN7ssd_ops12_GLOBAL__N_110nms_kernelIfLi4EEEvPKT_i' for 'sm_90a'

@@ -107,6 +107,7 @@ FASTEST = ["--amp" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "
 RUN = [name for name in recipes.names() if name != "caffe_ssd512_voc0712" and not name.startswith("torchvision")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_recipe_runs_first_step(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     images = "1" if "ssd300_vgg16" in FILES[name].read_text() else "2"  # BatchNorm needs two

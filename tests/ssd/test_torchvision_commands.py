@@ -78,6 +78,7 @@ def as_script(home: Path, words: list[str]) -> None:
 
 
 # Fewer processes, one step, and no GPU are the only changes. BatchNorm over 1 x 1 cells needs two images.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "images", "size", "launch"),
     [(SSD300, 1, 1, by_torchrun), (SSDLITE, 2, 2, by_fork)],

@@ -10,6 +10,8 @@ from torch import nn
 import ssd_ops
 from ssd import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def count_for(image_size):
     """Returns the batch size: BatchNorm over 1 x 1 cells needs two images, and VGG-16 takes seconds per image."""

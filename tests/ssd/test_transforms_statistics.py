@@ -18,6 +18,8 @@ from torchvision.transforms.v2 import functional as F
 from ssd.data import PackedImages
 from ssd.transforms import CropRule, PhotometricRule, build_transforms
 
+pytestmark = pytest.mark.slow
+
 SIDE, COUNT = 64, 600
 LIMIT = 1.95 * np.sqrt(2 / COUNT)  # one in a thousand equal distributions exceeds it
 SHORTEST = [24, 48, 96]
