@@ -21,6 +21,7 @@ import ssd_ops
 from benchmarks.detector_pair import MAX_OBJECTS
 from benchmarks.peers import compute_loss
 from ssd.models import SSD
+from ssd.models.heads import Outputs
 from ssd.models.torchvision_io import split_detections
 
 NAMES = ("compile", "graph", "channels_last", "amp")
@@ -134,11 +135,11 @@ def _variant_copy(model: torch.nn.Module, variant: str) -> Any:
     return own.to(memory_format=torch.channels_last) if "channels_last" in variant else own
 
 
-def _network(model: SSD, variant: str, images: Tensor) -> tuple[Tensor, Tensor]:
+def _network(model: SSD, variant: str, images: Tensor) -> tuple[Outputs, Outputs]:
     images = model.normalize(images)
     if "channels_last" in variant:
         images = images.contiguous(memory_format=torch.channels_last)
-    return _autocast(variant, images, lambda: model.forward_raw(images))
+    return _autocast(variant, images, lambda: model.forward_levels(images))
 
 
 def _autocast(variant: str, images: Tensor, call: Callable[[], Any]) -> Any:
