@@ -13,7 +13,8 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kNoPrior = -1;
-constexpr int kTilesPerLane = 10;  // 320 tiles at once, 10,240 priors
+constexpr int kTilesAtOnce = 2;   // whose priors are on their way together
+constexpr int kTilesPerLane = 9;  // 288 tiles at once, 9,216 priors
 
 template <typename T>
 __device__ PriorTile<T> make_prior_tile(const CudaMatchParams<T>& params, int64_t tile) {
@@ -95,15 +96,39 @@ struct BestPriorSearch {
     return from_bits<T>((to_bits(iou < T(2) ? iou : T(2)) & ~kNumberBits) | static_cast<unsigned>(number));
   }
 
-  __device__ __forceinline__ void compare_with_tile(int64_t tile) {
-    const int64_t prior = tile * kPriorTile + threadIdx.x % kWarpSize;
-    const Box<T> prior_box = prior < params.num_priors ? params.priors[prior] : Box<T>{};  // IoU 0
-    const Candidate<T> candidate{matching_iou(box, prior_box, box_area, area(prior_box)), prior};
-    if (candidate.precedes(best) && accepts(prior, prior_box, candidate.iou)) best = candidate;
+  // A tile of -1 is none. The priors of all are loaded before the first is compared.
+  __device__ __forceinline__ void compare_with(const int64_t (&tiles)[kTilesAtOnce]) {
+    int64_t prior[kTilesAtOnce];
+    Box<T> prior_box[kTilesAtOnce];
+#pragma unroll
+    for (int i = 0; i < kTilesAtOnce; ++i) {
+      prior[i] = tiles[i] * kPriorTile + threadIdx.x % kWarpSize;
+      const bool exists = tiles[i] >= 0 && prior[i] < params.num_priors;
+      prior_box[i] = exists ? params.priors[prior[i]] : Box<T>{};  // IoU 0
+    }
+#pragma unroll
+    for (int i = 0; i < kTilesAtOnce; ++i) {
+      const Candidate<T> candidate{matching_iou(box, prior_box[i], box_area, area(prior_box[i])), prior[i]};
+      if (candidate.precedes(best) && accepts(prior[i], prior_box[i], candidate.iou)) best = candidate;
+    }
     best_iou = warp_greatest(best.iou);
   }
 
-  // Compares with the tiles from `first` on, as many as a warp bounds at once, the one with the highest bound first.
+  // Takes the tile with the highest bound, -1 if none may have a better prior.
+  __device__ __forceinline__ int64_t take_tile(T (&bounds)[kTilesPerLane], int64_t first) const {
+    T highest = bounds[0];
+#pragma unroll
+    for (int k = 1; k < kTilesPerLane; ++k) highest = greater(bounds[k], highest);
+    const T bound = warp_greatest(highest);
+    if (bound == T(0) || bound < best_iou) return -1;
+    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, highest == bound))) - 1;
+#pragma unroll
+    for (int k = 0; k < kTilesPerLane; ++k)
+      if (static_cast<int>(threadIdx.x) % kWarpSize == owner && bounds[k] == bound) bounds[k] = T(0);
+    return first + static_cast<int>(to_bits(bound) & kNumberBits) * kWarpSize + owner;
+  }
+
+  // Compares with the tiles from `first` on, as many as a warp bounds at once, those with the highest bounds first.
   __device__ __forceinline__ void compare_with_tiles(int64_t first) {
     const int64_t num_tiles = num_prior_tiles(params.num_priors);
     const int lane = threadIdx.x % kWarpSize;
@@ -114,16 +139,11 @@ struct BestPriorSearch {
       bounds[k] = tile < num_tiles ? numbered_bound(params.tiles[tile], k) : T(0);
     }
     for (;;) {
-      T highest = bounds[0];
+      int64_t tiles[kTilesAtOnce];
 #pragma unroll
-      for (int k = 1; k < kTilesPerLane; ++k) highest = greater(bounds[k], highest);
-      const T bound = warp_greatest(highest);
-      if (bound == T(0) || bound < best_iou) return;
-      const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, highest == bound))) - 1;
-#pragma unroll
-      for (int k = 0; k < kTilesPerLane; ++k)
-        if (lane == owner && bounds[k] == bound) bounds[k] = T(0);
-      compare_with_tile(first + static_cast<int>(to_bits(bound) & kNumberBits) * kWarpSize + owner);
+      for (int i = 0; i < kTilesAtOnce; ++i) tiles[i] = take_tile(bounds, first);
+      if (tiles[0] < 0) return;
+      compare_with(tiles);
     }
   }
 

@@ -28,6 +28,7 @@ template <typename T>
 struct DeferredAcceptance {
   const CudaMatchParams<T>& params;
   int64_t image, begin, num_gt;  // its ground truths have the packed indices begin .. begin + num_gt - 1
+  bool one_block;                // has the image; else several share it
 
   __device__ long long* gt_index(int64_t prior) const { return params.gt_index + image * params.num_priors + prior; }
   __device__ long long* state(int64_t gt) const { return params.gt_states() + begin + gt; }
@@ -40,12 +41,20 @@ struct DeferredAcceptance {
     return iou > current_iou || (iou == current_iou && gt < current);
   }
 
+  __device__ void fence() const {
+    if (one_block) {
+      __threadfence_block();
+    } else {
+      __threadfence();
+    }
+  }
+
   // `gt` proposes to `prior`. Returns the ground truth that is left without a prior: `gt` if it is refused, the one
   // that it displaces, or -1.
   __device__ int64_t propose(int64_t prior, int64_t gt) const {
     *state(gt) = prior;
     // Release and, after the swap, acquire: the thread that displaces gt later writes its state after the line above.
-    __threadfence();
+    fence();
     auto* slot = reinterpret_cast<unsigned long long*>(gt_index(prior));
     const Box<T> a = params.gt_boxes[begin + gt], b = params.priors[prior];
     const T iou = matching_iou(a, b, area(a), area(b));
@@ -55,7 +64,7 @@ struct DeferredAcceptance {
       if (current >= 0 && !prefers(b, gt, iou, current)) return gt;
       const unsigned long long found = atomicCAS(slot, expected, static_cast<unsigned long long>(encode_assigned(gt)));
       if (found == expected) {
-        __threadfence();
+        fence();
         return current;
       }
       expected = found;

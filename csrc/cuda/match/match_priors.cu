@@ -12,6 +12,7 @@
 // can: any other changes no result. Matches by threshold are written.
 //
 // assign_kernel: some blocks assign priors to the ground truths of one image (deferred_acceptance.cuh).
+#include "core/levels.h"
 #include "cuda/common/last_block.cuh"
 #include "cuda/match/deferred_acceptance.cuh"
 
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
       write_best_prior(params, item);
       continue;
     }
-    const int64_t image = (item - num_best) / tiles, tile = (item - num_best) % tiles;
+    const int64_t image = quotient(item - num_best, tiles), tile = item - num_best - image * tiles;
     const int64_t prior = tile * kPriorTile + threadIdx.x % kWarpSize;
     const Box<T> box = prior < params.num_priors ? params.priors[prior] : Box<T>{};
     const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
@@ -126,21 +127,23 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 3 : 2)
     assign_kernel(CudaMatchParams<T> params, unsigned blocks_per_image) {
   wait_for_previous_kernel();
   for (int64_t item = blockIdx.x; item < params.num_images * blocks_per_image; item += gridDim.x) {
     const int64_t image = item / blocks_per_image, block = item % blocks_per_image;
     const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
-    const DeferredAcceptance<T> acceptance{params, image, begin, end - begin};
+    const bool one_block = blocks_per_image == 1;
+    const DeferredAcceptance<T> acceptance{params, image, begin, end - begin, one_block};
     acceptance.assign(block * kWarps + threadIdx.x / kWarpSize, static_cast<int64_t>(blocks_per_image) * kWarps);
-    if (is_last_block(params.ticket(image), blocks_per_image)) acceptance.write_matches();
+    __syncthreads();
+    if (one_block || is_last_block(params.ticket(image), blocks_per_image)) acceptance.write_matches();
   }
 }
 
 template <typename T>
 int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
-  constexpr int64_t kMaxBlocksPerImage = 16;
+  constexpr int64_t kMaxBlocksPerImage = 12;  // of 32 images all run at once on an H100
   const int64_t tiles = num_prior_tiles(params.num_priors);
   cudaError_t status =
       launch(prepare_kernel<T>, grid_blocks(tiles + params.num_images + 1, kWarps, 4096), kThreads, 0, stream, params);
