@@ -16,8 +16,8 @@ from tests.ops.conftest import Implementation
 from tests.ops.levels import Cells, as_levels
 from tests.ops.losses import batch
 
-# above and below the tiles of the kernels (4, 32 and 64 rows), one cell, and a level without priors
-CELLS: Cells = ((7, 5, 2), (0, 3, 4), (3, 3, 4), (1, 1, 3))
+# above and below the tiles of the kernels (4, 32 and 64 rows), one cell, and levels without priors
+CELLS: Cells = ((7, 5, 2), (0, 3, 4), (3, 3, 4), (1, 1, 3), (2, 0, 1))
 PRIORS = 70 + 36 + 3
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 
@@ -74,7 +74,7 @@ def test_gradients_are_in_channels_last() -> None:
     loc, logits, *targets = batch(2, PRIORS, 3)
     for layout in LAYOUTS:
         levels = [t.requires_grad_() for t in (*as_levels(loc, CELLS, layout), *as_levels(logits, CELLS, layout))]
-        losses = ssd_ops.multibox_loss(levels[:4], levels[4:], *targets)
+        losses = ssd_ops.multibox_loss(levels[: len(CELLS)], levels[len(CELLS) :], *targets)
         for grad in torch.autograd.grad(sum(losses), levels):
             assert grad.is_contiguous(memory_format=torch.channels_last)
 
@@ -98,8 +98,8 @@ def test_gradients_of_the_op_are_those_of_the_function() -> None:
     """torch.compile traces the op, which is then computed from rows."""
     loc, logits, *targets = batch(2, PRIORS, 3)
     levels = [t.requires_grad_() for t in (*as_levels(loc, CELLS), *as_levels(logits, CELLS))]
-    by_op = torch.ops.ssd_ops.multibox_loss_levels(levels[:4], levels[4:], *targets)[:2]
-    losses = ssd_ops.multibox_loss(levels[:4], levels[4:], *targets)
+    by_op = torch.ops.ssd_ops.multibox_loss_levels(levels[: len(CELLS)], levels[len(CELLS) :], *targets)[:2]
+    losses = ssd_ops.multibox_loss(levels[: len(CELLS)], levels[len(CELLS) :], *targets)
     assert_all_equal(by_op, losses)
     assert_all_equal(*(torch.autograd.grad(sum(total), levels) for total in (by_op, losses)))
 

@@ -109,8 +109,9 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params,
       level_tile(params.levels, params.batch_size, global_thread_index() / kGroup, int64_t{kRowsPerGroup});
   // Groups past the last row read that row, for all lanes must join the shuffles, but write nothing.
   const bool past_end = tile.left <= 0;
-  const In* logits = static_cast<const In*>(params.logits.of[tile.level]) +
-                     (past_end ? tile.first + tile.left - 1 : tile.first) * classes;
+  const LevelRow first = past_end ? level_row(params.levels, params.batch_size - 1, params.levels.num_priors() - 1)
+                                  : LevelRow{tile.level, tile.first};
+  const In* logits = static_cast<const In*>(params.logits.of[first.level]) + first.row * classes;
   const int64_t rows_left = past_end ? 1 : tile.left;
   RowSum<T> own;
   if constexpr (kPerLane == 0) {
