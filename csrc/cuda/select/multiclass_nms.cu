@@ -45,14 +45,14 @@ __global__ void __launch_bounds__(kThreads)
         loaded[k] = image_scores[first + (i < left ? i : 0)];
       }
       wait_for_previous_kernel();
+      const T threshold = current_threshold(lists, local_image, score_threshold);  // in flight with the scores
 #pragma unroll
       for (int k = 0; k < kScoreLoads; ++k) {
         const int i = k * kThreads + static_cast<int>(threadIdx.x);
         bool any = false;
 #pragma unroll
-        for (int j = 0; j < Load::kCount; ++j) any = any || widen(loaded[k].values[j]) >= score_threshold;
+        for (int j = 0; j < Load::kCount; ++j) any = any || widen(loaded[k].values[j]) >= threshold;
         if (!__any_sync(kFullMask, any && i < left)) continue;  // most warps skip the division
-        const T threshold = current_threshold(lists, local_image, score_threshold);
 #pragma unroll
         for (int j = 0; j < Load::kCount; ++j) {
           const T score = widen(loaded[k].values[j]);
