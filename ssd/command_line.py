@@ -13,11 +13,11 @@ from typing import Any
 from ssd import recipes
 from ssd.config import TrainConfig, check_folder, flag, flag_of
 from ssd.config.choices import CHOICES
+from ssd.config.dataset_format import resolve_dataset
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
 from ssd.config.setting_checks import check_path, check_paths, suggestion
 from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_flags
 from ssd.console import package_version, program_name
-from ssd.dataset_format import resolve_dataset
 from ssd.errors import ConfigError
 from ssd.weight_names import full_name
 

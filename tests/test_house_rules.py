@@ -33,7 +33,7 @@ TORCH_FREE = (
     "ssd.command_line",
     "ssd.config",
     "ssd.console",
-    "ssd.dataset_format",
+    "ssd.config.dataset_format",
     "ssd.errors",
     "ssd.recipes",
     "ssd.serve.command",

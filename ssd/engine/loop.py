@@ -13,10 +13,10 @@ from itertools import islice
 import torch
 
 from ssd.config import TrainConfig
+from ssd.config.dataset_format import resolve_dataset
 from ssd.console import how_to_run
 from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
-from ssd.dataset_format import resolve_dataset
 from ssd.engine.auto_settings import choose_model
 from ssd.engine.distributed import SharedError, TrainingError, World
 from ssd.engine.elastic import after_restart

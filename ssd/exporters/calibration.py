@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ssd.config import TrainConfig
+from ssd.config.dataset_format import find_formats
 from ssd.data import DetectionDataset
 from ssd.data.loading.whole_images import WholeImages
-from ssd.dataset_format import find_formats
 from ssd.exporters.running import network_inputs
 from ssd.inference.sources import ImageFile, images_of
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from ssd.config.option_types import check_option_types
 from ssd.errors import unknown
 from ssd.models.detector import SSD
 from ssd.models.mobilenet_v1 import ssd300_mobilenet_v1
@@ -19,7 +20,6 @@ from ssd.models.squeezenet import ssdlite300_squeezenet1_1
 from ssd.models.timm_backbone import PREFIX, ssd_timm
 from ssd.models.tiny import ssd_tiny
 from ssd.models.vgg import ssd300_vgg16, ssd512_vgg16
-from ssd.option_types import check_option_types
 from ssd.presets import PRESETS, Preset, get_preset
 
 __all__ = ["MODELS", "SSD", "build_model", "model_options"]

@@ -45,7 +45,7 @@ def test_option_values_are_json_or_text() -> None:
     [
         (
             ["--dataset", "vox"],
-            "supervisely, labelme, got 'vox' (did you mean",
+            "supervisely, labelme, shards, got 'vox' (did you mean",
         ),
         (["--model", "ssd_tinny"], "did you mean 'ssd_tiny'?"),
         (["--dataset", "voc"], "--data-path is required for --dataset voc"),

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from ssd import data_commands
+from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, ImageError, build_loader, open_dataset
 from ssd.data.formats.shards import ShardsDataset
-from ssd.dataset_format import find_formats
 from ssd.errors import NoSplitError
 from tests.ssd.small_folders import save_image, voc_object, write_voc
 

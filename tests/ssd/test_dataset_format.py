@@ -6,8 +6,8 @@ import pytest
 
 from ssd.command_line import parse_args
 from ssd.config import TrainConfig
+from ssd.config.dataset_format import find_formats, resolve_dataset
 from ssd.data import open_dataset
-from ssd.dataset_format import find_formats, resolve_dataset
 from ssd.engine.loop import run
 from ssd.errors import ConfigError
 from tests.ssd.real_data import real_data
@@ -63,7 +63,7 @@ def test_format_default_is_shapes_and_unknown_raises(tmp_path):
     assert config.dataset == "shapes" and config.augmentation == "hflip"
     (tmp_path / "package.json").write_text('{"name": "x"}')
     (tmp_path / "compose.yaml").write_text("services:\n")
-    with pytest.raises(ConfigError, match=r"none of the known formats: voc .*coco .*yolo .*csv"):
+    with pytest.raises(ConfigError, match=r"none of the known formats: .*voc .*coco .*yolo .*csv"):
         resolve_dataset(TrainConfig(data_path=str(tmp_path)))
     assert parse_args(["--dataset", "my_package.data:Cells"]).dataset == "my_package.data:Cells"
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from ssd.config.dataset_format import coco_files
 from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical, split_of_file
-from ssd.dataset_format import coco_files
 from ssd.errors import NoSplitError
 from ssd.file_tree import is_within
 
