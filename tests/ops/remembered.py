@@ -25,7 +25,7 @@ class _Reference:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             key = _key((name, args, sorted(kwargs.items())))
-            if key is None:
+            if key is None or kwargs.get("out") is not None:  # out= is written to
                 return function(*args, **kwargs)
             if key not in _results:
                 _results[key] = function(*args, **kwargs)
