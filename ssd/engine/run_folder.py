@@ -24,7 +24,7 @@ from ssd.console import how_to_run
 from ssd.data.faults import FaultLog
 from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
-from ssd.engine.elastic import new_run
+from ssd.engine.elastic import announce_checkpoint, new_run
 from ssd.engine.folder_lock import lock_folder
 from ssd.engine.transcript import Transcript
 from ssd.errors import ConfigError
@@ -54,6 +54,7 @@ class RunFolder:
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
         self.runs_code = False  # whether the data set is module:function
         self.failures: list[str] = []  # tasks that failed without ending the run
+        self.is_announced = False  # whether a restart by torchrun finds this run
         self.is_last = True  # whether the next evaluation is the last one
         self.transcript = Transcript(path / "log.txt", self.world.is_first)
 
@@ -100,7 +101,10 @@ class RunFolder:
             )
         if foreign := sorted(names - _FILES_OF_UNSAVED_RUN):
             examples = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
-            raise ConfigError(f"--output-dir {self.path} contains other files ({examples}); use a new or empty folder")
+            unfinished = ", or delete this one of an unfinished run" if "config.json" in names else ""
+            raise ConfigError(
+                f"--output-dir {self.path} contains other files ({examples}); use a new or empty folder{unfinished}"
+            )
 
     def start(self, config: TrainConfig, state: State) -> None:
         """Creates the folder, writes the configuration, and removes rows of steps after the last checkpoint."""
@@ -151,6 +155,9 @@ class RunFolder:
         if self.world.is_first:
             checkpoint = {**collect(state, rng_states), "thresholds": self.thresholds}
             write_atomically(self.path / name, lambda file: torch.save(checkpoint, file), num_bytes(checkpoint))
+            if not self.is_announced:
+                announce_checkpoint(self.path)
+                self.is_announced = True
 
     def describe_saved(self) -> str:
         """Returns a sentence about the last saved checkpoint, for error messages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ssd.config.resume_settings import record
 from ssd.data import Batch, DataError
 from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World, exit_with_error, synchronize_batch_norm
-from ssd.engine.elastic import after_restart
+from ssd.engine.elastic import after_restart, announce_checkpoint
 from ssd.engine.loop import run
 from ssd.engine.step import backward, make_state
 from ssd.errors import ConfigError
@@ -138,21 +139,48 @@ def test_run_restarted_by_torchrun_equals_uninterrupted(
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
 
 
-def test_restarted_run_without_output_dir_is_the_last_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Returns an empty working directory of a process that torchrun has restarted."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    config = replace(SMALL, dataset="shapes")
-    assert after_restart(config) is config
-    for number in (1, 2):
-        folder = tmp_path / "runs" / f"ssd_tiny-shapes-{number}"
-        folder.mkdir(parents=True)
-        record(replace(config, lr=0.5), folder)
-    assert after_restart(config) is config  # no checkpoint yet
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield tmp_path
+
+
+def earlier_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    record(replace(SMALL, lr=0.5), folder)
     (folder / "last.pt").touch()
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["runs/ssd_tiny-shapes-1", "given"])
+def test_restart_resumes_only_the_run_of_the_same_launch(restarted: Path, folder: str) -> None:
+    earlier_run(Path(folder))
+    config = replace(SMALL, output_dir=folder if folder == "given" else None)
+    assert after_restart(config) is config  # a run of an earlier command
+    announce_checkpoint(Path(folder))
     resumed = after_restart(config)
-    assert resumed.resume == "runs/ssd_tiny-shapes-2" and resumed.lr == 0.5
+    assert resumed.resume == str(restarted / folder) and resumed.lr == 0.5 and resumed.output_dir == config.output_dir
+    other = replace(SMALL, output_dir="other")
+    assert after_restart(other) is other
+
+
+def test_restart_of_a_resumed_run_resumes_where_it_was(restarted: Path) -> None:
+    config = replace(SMALL, resume="first/best.pt", output_dir="second")
+    earlier_run(Path("second"))
+    assert after_restart(config) is config  # no checkpoint of this launch: from --resume again
+    announce_checkpoint(Path("second"))
+    assert after_restart(config).resume == str(restarted / "second")
+    resumed = replace(SMALL, resume="second/best.pt")
+    assert after_restart(resumed).resume == str(restarted / "second")
 
 
 def test_two_process_evaluation_equals_single_process(pair: Path, tmp_path: Path) -> None:

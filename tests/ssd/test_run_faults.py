@@ -168,6 +168,9 @@ def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"contains other files \(notes.txt\); use a new or empty folder"):
         run(replace(ONE, output_dir=str(tmp_path)))
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ConfigError, match="or delete this one of an unfinished run"):
+        run(replace(ONE, output_dir=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"notes.txt must be a folder, got a file"):
         run(replace(ONE, output_dir=str(tmp_path / "notes.txt")))
     with pytest.raises(ConfigError, match=r"must be below folders, but .*notes.txt is a file; name another"):
