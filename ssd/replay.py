@@ -4,8 +4,8 @@
 
 Training that stops because a loss is not finite saves the batch as non_finite.pt in the run folder. This program computes
 its losses and gradients once more and prints them for the whole batch and for each image, with the first layer whose
-output is not finite. It starts from the weights in the file, or else from last.pt beside it. Exits with 1 if a value is
-not finite.
+output is not finite. It starts from the weights in the file, or else from last.pt beside it, and applies --amp and
+--accumulate of the run; it prints which settings it does not apply. Exits with 1 if a value is not finite.
 """
 
 from __future__ import annotations

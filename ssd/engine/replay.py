@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from ssd.atomic_write import write_atomically
 from ssd.checkpoints.options import checked_build_args
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, flag_of
 from ssd.config.resume_settings import plain_settings
 from ssd.console import how_to_run
 from ssd.data import Loader
 from ssd.engine.checkpoint import num_bytes
 from ssd.engine.run_folder import RunFolder
-from ssd.engine.step import State
+from ssd.engine.step import State, amp_dtype
 from ssd.errors import DataError
 from ssd.models import SSD, build_model
 from ssd.models.weight_files import load_file
 
 FILE = "non_finite.pt"
+_NOT_REPLAYED = ("ignore_unlabeled", "sync_bn", "compile")  # need the EMA, all processes, minutes
 
 
 def save_non_finite(
@@ -55,6 +56,7 @@ def save_non_finite(
             "rank": state.world.rank,
             "build_args": state.model.build_args,
             "settings": plain_settings(config),
+            "amp_dtype": str(amp_dtype(state.model.priors.device)).removeprefix("torch.") if config.amp else None,
             "model": weights if is_finite else None,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def read_saved(source: str | Path) -> dict[str, Any]:
 
 
 def replay(content: Mapping[str, Any], device: torch.device) -> tuple[str, bool]:
-    """Computes the losses and gradients of a saved batch.
+    """Computes the losses and gradients of a saved batch as training did: in its precision and in its parts.
 
     Returns:
         A report, and whether everything was finite.
@@ -102,9 +104,8 @@ def replay(content: Mapping[str, Any], device: torch.device) -> tuple[str, bool]
         model.load_state_dict(content["model"])
     found: list[str] = []
     hooks = [module.register_forward_hook(_watch(name, found)) for name, module in model.named_modules() if name]
-    images = model.normalize(content["images"].to(device))
     packed = [content[name].to(device) for name in ("gt_boxes", "gt_labels", "offsets", "ignore")]
-    loc, logits = model.forward_raw(images)
+    loc, logits, how = _forward(model, content, device)
     losses = model.criterion(loc, logits, model.priors, *packed)
     (losses["loc"] + losses["cls"]).backward()
     losses = {name: loss.detach() for name, loss in losses.items()}
@@ -113,6 +114,7 @@ def replay(content: Mapping[str, Any], device: torch.device) -> tuple[str, bool]
     lines = [
         f"batch of step {content['step']}, epoch {content['epoch']}, process {content['rank']}; weights of "
         f"{content['weights from'] if content['model'] is not None else 'a new model: none were saved'}",
+        *how,
         f"loc loss {float(losses['loc']):.6g}, cls loss {float(losses['cls']):.6g}",
         *_image_lines(model, content, loc.detach(), logits.detach(), packed),
     ]
@@ -125,7 +127,25 @@ def replay(content: Mapping[str, Any], device: torch.device) -> tuple[str, bool]
     lines.append(
         f"gradient norm {float(norm):.6g}; largest output {max(float(t.detach().abs().max()) for t in (loc, logits)):.6g}"
     )
-    return "\n".join(lines), not (weights or found or gradients)
+    return "\n".join(lines), not (weights or found or gradients or non_finite_names(losses))
+
+
+def _forward(model: SSD, content: Mapping[str, Any], device: torch.device) -> tuple[Tensor, Tensor, list[str]]:
+    """Returns the outputs for the whole batch, and lines about the settings that were applied and those that were not."""
+    settings = content.get("settings", {})
+    name = content.get("amp_dtype") or (str(amp_dtype(device)).removeprefix("torch.") if settings.get("amp") else None)
+    images = model.normalize(content["images"].to(device))
+    if settings.get("channels_last"):
+        images = images.contiguous(memory_format=torch.channels_last)
+    parts = images.tensor_split(min(settings.get("accumulate", 1), len(images)))
+    with torch.autocast(device.type, getattr(torch, name or "bfloat16"), enabled=name is not None):
+        outputs = [model.forward_raw(part) for part in parts]
+    loc, logits = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
+    how = [f"on {device} in {f'mixed precision ({name})' if name else 'float32'}"]
+    how[0] += f", in {len(parts)} parts (--accumulate)" if len(parts) > 1 else ""
+    if omitted := [flag_of(name) for name in _NOT_REPLAYED if settings.get(name)]:
+        how.append(f"not replayed: {', '.join(omitted)}; a value that is finite here may not have been so in training")
+    return loc, logits, how
 
 
 def _watch(name: str, found: list[str]) -> Any:

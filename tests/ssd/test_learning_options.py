@@ -18,7 +18,7 @@ from ssd.engine.loop import TrainingError, run
 from ssd.engine.replay import read_saved, replay
 from ssd.engine.step import backward, make_state
 from ssd.errors import ConfigError
-from ssd.models import build_model
+from ssd.models import SSD, build_model
 from ssd.models.frozen import freeze_batch_norm
 from ssd.replay import main
 from tests.ssd.test_step_graph import batch_of
@@ -80,6 +80,22 @@ def test_batch_of_non_finite_loss_is_run_again(diverged: Path, capsys: pytest.Ca
 def test_saved_batch_with_healthy_weights_is_finite(diverged: Path) -> None:
     report, is_finite = replay({**read_saved(diverged), "model": None}, torch.device("cpu"))
     assert is_finite and "weights of a new model: none were saved" in report
+
+
+def test_replay_applies_precision_and_parts_of_training(diverged: Path) -> None:
+    saved = read_saved(diverged)
+    model = build_model(**saved["build_args"]).state_dict()
+    model = {name: torch.full_like(value, 1e5) if "weight" in name else value for name, value in model.items()}
+    settings = {**saved["settings"], "accumulate": 4, "ignore_unlabeled": 0.5}
+    content = {**saved, "model": model, "settings": settings, "amp_dtype": "float16"}
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        forward = SSD.forward_raw
+        patch.setattr(SSD, "forward_raw", lambda *args: (seen.append(len(args[1])), forward(*args))[1])
+        report, is_finite = replay(content, torch.device("cpu"))
+    assert seen == [2, 2, 2, 2] and not is_finite
+    assert "on cpu in mixed precision (float16), in 4 parts (--accumulate)" in report
+    assert "not replayed: --ignore-unlabeled; a value that is finite here" in report
 
 
 def test_replay_needs_a_saved_batch(tmp_path: Path) -> None:
