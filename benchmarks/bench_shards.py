@@ -55,9 +55,10 @@ def annotations(images: int) -> Annotations:
 
 def write_index(folder: Path, notes: Annotations) -> None:
     """Writes a data set without images."""
-    write_arrays(notes, None, [], arrays_folder(folder, "train"))
+    write_arrays(notes, None, arrays_folder(folder, "train"))
     split = {"shards": [], "apply_exif": False, "by_size": False}
-    index = {"version": VERSION, "classes": [str(i) for i in range(CLASSES)], "splits": {"train": split}}
+    classes = [str(i) for i in range(CLASSES)]
+    index = {"version": VERSION, "classes": classes, "source": str(folder), "splits": {"train": split}}
     write_text(folder / INDEX, json.dumps(index))
 
 
@@ -150,7 +151,7 @@ def reading(folder: Path, count: int) -> dict[str, float]:
     rows = "".join(f"{name},1,1,100,100,thing\n" for name in names)
     (folder / "jpeg" / "train.csv").write_text(f"image,xmin,ymin,xmax,ymax,label\n{rows}")
     files = open_dataset("csv", folder / "jpeg")
-    pack({"train": files}, folder / "tar", shard_bytes=4_000_000)
+    pack({"train": files}, folder / "tar", folder, shard_bytes=4_000_000)
     shards = open_dataset("shards", folder / "tar")
     assert all(torch.equal(files.load_image(row), shards.load_image(row)) for row in range(count))
     return {"files": _rate(files), "tar files": _rate(shards)}

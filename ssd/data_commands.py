@@ -143,7 +143,8 @@ def _pack(args: argparse.Namespace, config: TrainConfig) -> None:
     from ssd.data_tools.pack import pack
 
     datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
-    lines = pack(datasets, Path(args.output), shard_bytes=args.shard_mb * 1_000_000, images=not args.no_images)
+    options = {"shard_bytes": args.shard_mb * 1_000_000, "images": not args.no_images}
+    lines = pack(datasets, Path(args.output), str(config.data_path), **options)
     print(*lines, sep="\n")
 
 

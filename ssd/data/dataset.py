@@ -1,9 +1,11 @@
 """The base class of all data sets: images with targets, class names, and a report of faults."""
 
 import copy
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,6 +170,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             DataError: It cannot be read.
         """
         return read_bytes(str(self.annotations.files[index]))
+
+    def relative_names(self, root: str | Path) -> list[str]:
+        """Returns a name of each image that is the same wherever the data set lies: its path below `root`, with "/"."""
+        return [os.path.relpath(str(file), root).replace(os.sep, "/") for file in self.annotations.files]
 
     @property
     def decides_by_size(self) -> bool:

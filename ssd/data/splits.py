@@ -1,7 +1,6 @@
 """Training and validation images: existing splits of a data set, or a random part of its images as validation set."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,7 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
         raise DataError(f"the share of images for validation must lie in [0, 1), got {share}")
     if share == 0 or len(dataset) < 2:
         return []
-    names = [os.path.relpath(str(file), root).replace(os.sep, "/") for file in dataset.annotations.files]
+    names = dataset.relative_names(root)
     hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(_rarest_classes(dataset)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +32,10 @@ def cvat_xml(report: ReviewReport, root: Path) -> str:
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
     number = 0
     for review in report.reviews:
-        corrections = _by_image(review)
+        corrections, names = _by_image(review), _names(review.dataset, root)
         for index in range(len(review.dataset)):
             height, width = (int(side) for side in review.dataset.annotations.sizes[index])
-            name = quoteattr(_name(review.dataset, index, root))
+            name = quoteattr(names[index])
             lines.append(f'  <image id="{number}" name={name} width="{width}" height="{height}">')
             for label, (x1, y1, x2, y2), score in _corrected(review, index, corrections.get(index, [])):
                 source = "manual" if score is None else "auto"
@@ -62,6 +62,7 @@ def label_studio_tasks(report: ReviewReport, root: Path) -> list[dict[str, Any]]
     """
     tasks = []
     for review in report.reviews:
+        names = _names(review.dataset, root)
         for index, findings in sorted(_by_image(review).items()):
             size = tuple(int(side) for side in review.dataset.annotations.sizes[index])
             before = [_rectangle(item, n, size) for n, item in enumerate(_corrected(review, index, []))]
@@ -69,7 +70,7 @@ def label_studio_tasks(report: ReviewReport, root: Path) -> list[dict[str, Any]]
             score = max(finding.score for finding in findings)
             tasks.append(
                 {
-                    "data": {"image": f"/data/local-files/?d={_name(review.dataset, index, root)}"},
+                    "data": {"image": f"/data/local-files/?d={names[index]}"},
                     "annotations": [{"result": before}],
                     "predictions": [{"model_version": "ssd data review", "score": round(score, 4), "result": after}],
                 }
@@ -120,7 +121,6 @@ def _by_image(review: Review) -> dict[int, list[Finding]]:
     return found
 
 
-def _name(dataset: DetectionDataset, index: int, root: Path) -> str:
-    file = str(dataset.annotations.files[index])
-    name = os.path.relpath(file, root).replace(os.sep, "/")
-    return Path(file).name if name.startswith("../") else name  # outside of the folder, or in a tar file
+def _names(dataset: DetectionDataset, root: Path) -> list[str]:
+    # of images outside of the folder, the path without the steps out of it
+    return [re.sub(r"^(\.\./)+", "", name) for name in dataset.relative_names(root)]

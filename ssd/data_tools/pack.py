@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,19 @@ SHARD_BYTES = 1_000_000_000
 
 
 def pack(
-    datasets: Mapping[str, DetectionDataset], folder: Path, *, shard_bytes: int = SHARD_BYTES, images: bool = True
+    datasets: Mapping[str, DetectionDataset],
+    folder: Path,
+    root: str | Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    images: bool = True,
 ) -> list[str]:
     """Writes a data set.
 
     Args:
         datasets: Split -> data set, with the same classes.
         folder: New or empty.
+        root: Folder or file of the data sets, which the stored names of images are relative to.
         shard_bytes: Size of a tar file, after which the next one begins.
         images: Whether to write tar files; else images are read from where they are.
 
@@ -47,15 +53,21 @@ def pack(
     splits, lines = {}, []
     for split, dataset in datasets.items():
         name = split.replace(os.sep, "_")
-        shards, rows, places = _write_shards(dataset, folder, name, shard_bytes) if images else ([], None, None)
-        notes = dataset.annotations if rows is None or len(rows) == len(dataset) else dataset.annotations.subset(rows)
-        write_arrays(notes, places, shards, arrays_folder(folder, name))
+        notes, places = dataset.annotations, None
+        shards: list[str] = []
+        if images:
+            names = dataset.relative_names(root)
+            shards, rows, places = _write_shards(dataset, names, folder, name, shard_bytes)
+            notes = replace(notes, files=np.array(names, dtype=np.str_))
+            notes = notes if len(rows) == len(dataset) else notes.subset(rows)
+        write_arrays(notes, places, arrays_folder(folder, name))
         splits[name] = {"shards": shards, "apply_exif": dataset.apply_exif, "by_size": dataset.decides_by_size}
         missing = len(dataset) - len(notes)
         left_out = f", {missing} that cannot be read left out" if missing else ""
         files = f"{len(shards)} tar files" if images else "annotations only"
         lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{left_out}; {files}")
-    index = {"version": VERSION, "classes": list(classes), "splits": splits}
+    source = None if images else os.path.abspath(root)
+    index = {"version": VERSION, "classes": list(classes), "source": source, "splits": splits}
     write_text(
         folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     )  # last: it makes the folder valid
@@ -63,7 +75,7 @@ def pack(
 
 
 def _write_shards(
-    dataset: DetectionDataset, folder: Path, split: str, shard_bytes: int
+    dataset: DetectionDataset, names: list[str], folder: Path, split: str, shard_bytes: int
 ) -> tuple[list[str], list[int], np.ndarray]:
     # names of the tar files, the images written, and shard, offset and size of each
     shards: list[str] = []
@@ -72,20 +84,21 @@ def _write_shards(
     images = _contents(dataset, split)
     first = next(images, None)
     while first is not None:
-        name = f"{split}-{len(shards):06}.tar"
+        shard = f"{split}-{len(shards):06}.tar"
         written = 0
-        with tarfile.open(folder / name, "w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.open(folder / shard, "w", format=tarfile.PAX_FORMAT) as tar:
             while first is not None and (not written or written < shard_bytes):
                 row, suffix, content = first
                 _add(tar, f"{row:09}{suffix}", content)
-                _add(tar, f"{row:09}.json", json.dumps(_about(dataset, row), ensure_ascii=False).encode())
+                about = {"file": names[row], **_about(dataset, row)}
+                _add(tar, f"{row:09}.json", json.dumps(about, ensure_ascii=False).encode())
                 rows.append(row)
                 written += len(content)
                 first = next(images, None)
-        with tarfile.open(folder / name) as tar:
+        with tarfile.open(folder / shard) as tar:
             found = [(m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
         places += [(len(shards), offset, size) for offset, size in found]
-        shards.append(name)
+        shards.append(shard)
     return shards, rows, np.array(places, dtype=np.int64).reshape(-1, 3)
 
 
@@ -109,7 +122,6 @@ def _about(dataset: DetectionDataset, row: int) -> dict[str, Any]:
     notes, target = dataset.annotations, dataset.target(row)
     height, width = (int(side) for side in notes.sizes[row])
     return {
-        "file": str(notes.files[row]),
         "image_id": int(notes.image_ids[row]),
         "width": width,
         "height": height,
@@ -119,13 +131,12 @@ def _about(dataset: DetectionDataset, row: int) -> dict[str, Any]:
     }
 
 
-def write_arrays(notes: Annotations, places: np.ndarray | None, shards: list[str], folder: Path) -> None:
+def write_arrays(notes: Annotations, places: np.ndarray | None, folder: Path) -> None:
     """Writes the arrays of a split to a new folder.
 
     Args:
-        notes: Annotations.
+        notes: Annotations; their files are stored as they are with tar files, else as absolute paths.
         places: int64 `[N, 3]`, number of the tar file, offset and size of each image; None without tar files.
-        shards: Names of the tar files.
         folder: Of `arrays_folder`.
     """
     folder.mkdir()
@@ -133,10 +144,7 @@ def write_arrays(notes: Annotations, places: np.ndarray | None, shards: list[str
     if places is None:
         arrays["files"] = np.array([os.path.abspath(str(file)) for file in notes.files], dtype=np.str_)
     else:
-        names = [
-            f"{shards[shard]}/{Path(str(file)).name}" for file, shard in zip(notes.files, places[:, 0], strict=True)
-        ]
-        arrays |= {"files": np.array(names, dtype=np.str_), "places": places}
+        arrays["places"] = places
     for name, array in arrays.items():
         if array is not None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)

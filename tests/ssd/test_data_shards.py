@@ -16,8 +16,9 @@ from ssd import data_commands
 from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, ImageError, build_loader, open_dataset
 from ssd.data.formats.shards import ShardsDataset
+from ssd.data.splits import open_splits
 from ssd.errors import NoSplitError
-from tests.ssd.small_folders import save_image, voc_object, write_voc
+from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 NAMES = "abcdef"
 
@@ -66,7 +67,7 @@ def test_tar_files_have_a_name_for_each_image_and_its_annotations(folders: tuple
         about = json.load(tar.extractfile("000000001.json"))  # type: ignore[arg-type]
     assert names[:4] == ["000000000.jpg", "000000000.json", "000000001.jpg", "000000001.json"]
     assert "000000003.png" in names and len(names) == 12
-    assert Path(about.pop("file")).name == "b.jpg"
+    assert about.pop("file") == "JPEGImages/b.jpg"
     assert about == {
         "image_id": about["image_id"],
         "width": 60,
@@ -81,7 +82,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
     from ssd.data_tools.pack import pack
 
     train = open_dataset("voc", folders[0], "train")
-    (line,) = pack({"train": train}, tmp_path / "out", shard_bytes=1)
+    (line,) = pack({"train": train}, tmp_path / "out", folders[0], shard_bytes=1)
     assert line == "train: 6 images with 7 objects, 1 that cannot be read left out; 6 tar files"
     packed = open_dataset("shards", tmp_path / "out", "training")
     check_equal(train, packed, 6)
@@ -89,7 +90,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
     with pytest.raises(NoSplitError, match="splits found: train"):
         open_dataset("shards", tmp_path / "out", "val")
     with pytest.raises(DataError, match="must be a new or empty folder"):
-        pack({"train": train}, tmp_path / "out")
+        pack({"train": train}, tmp_path / "out", folders[0])
 
 
 def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -129,6 +130,30 @@ def test_training_order_is_that_of_the_original_and_resumes_within_an_epoch(fold
     assert not {str(row) for row in ids(packed, 0)} & {str(row) for row in ids(packed, 1)}
 
 
+@pytest.mark.parametrize("options", [[], ["--no-images"]])
+def test_images_held_out_are_those_of_the_original_wherever_the_program_runs(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{folder}/{number}.jpg" for folder in "ab" for number in range(6)]
+    images = [{"id": n, "file_name": name, "width": 60, "height": 40} for n, name in enumerate(names)]
+    box = {"category_id": 1, "bbox": [1, 1, 9, 9], "iscrowd": 0, "area": 81}
+    write_coco(tmp_path / "data", [{**box, "id": n, "image_id": n} for n in range(12)], images)
+    monkeypatch.chdir(tmp_path / "data")
+    data_commands.main(["pack", "../data", str(tmp_path / "out"), *options])
+
+    def held_out(name: str, root: str | Path) -> list[int]:
+        train, val = open_splits(name, root, "train", "val", 0.3, {})
+        assert len(train) + len(val) == 12
+        return val.annotations.image_ids.tolist()
+
+    expected = held_out("coco", ".")
+    assert len(expected) == 4 and held_out("shards", "../out") == expected
+    monkeypatch.chdir(tmp_path / "out")
+    assert held_out("shards", ".") == held_out("shards", tmp_path / "out") == expected
+    train, _ = open_splits("shards", ".", "train", "val", 0.3, {})
+    assert {*train.relative_names(".")} < {f"images/{name}" for name in names}
+
+
 def test_repaired_copy_of_tar_files_has_image_files(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         data_commands.main(["check", str(folders[1]), "--no-priors", "--fix", str(tmp_path / "fixed"), "-j", "1"])
@@ -139,7 +164,8 @@ def test_repaired_copy_of_tar_files_has_image_files(folders: tuple[Path, Path], 
 def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     from ssd.data_tools.pack import pack
 
-    pack({"train": open_dataset("voc", folders[0], "train").subset([0, 1], "two")}, tmp_path / "out")
+    two = open_dataset("voc", folders[0], "train").subset([0, 1], "two")
+    pack({"train": two}, tmp_path / "out", folders[0])
     shard = tmp_path / "out" / "train-000000.tar"
     packed = open_dataset("shards", tmp_path / "out", "train")
     shard.write_bytes(shard.read_bytes()[:600])

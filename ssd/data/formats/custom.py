@@ -83,6 +83,10 @@ class CustomDataset(DetectionDataset):
         """Returns the image of item `index`: uint8 `[3, H, W]`."""
         return self[index][0]
 
+    def relative_names(self, root: str | Path) -> list[str]:
+        """Returns the names of the items, which are no files."""
+        return [str(file) for file in self.annotations.files]
+
     def _scan(self, name: str, num_classes: int, builder: AnnotationsBuilder, log: FaultLog) -> None:
         read_target: Callable[[int], Any] | None = getattr(self.items, "target", None)
         seen: dict[int, int] = {}

@@ -2,10 +2,12 @@
 
 A folder has:
 
-* `shards.json`: class names, and for each split its tar files and how images are read.
+* `shards.json`: class names, and for each split its tar files and how images are read; without tar files also `source`,
+  the folder of the images.
 * `SPLIT-000000.tar`, ...: for each image its file, unchanged, and a JSON file with the annotations, with a name of its own
   for both, as webdataset and others read them. Absent where `pack` was called without images.
-* `SPLIT-arrays/*.npy`: the fields of `Annotations`, and where each image is in the tar files.
+* `SPLIT-arrays/*.npy`: the fields of `Annotations`, and where each image is in the tar files. Images in tar files have the
+  names that they had relative to the packed data set, so that a division by their names is that of the original.
 
 The arrays are mapped into memory: a data set of millions of images opens at once, and all processes of a machine share
 the pages that they read. An image is read from its tar file by position, so that the order of training, its division among
@@ -30,7 +32,7 @@ from ssd.errors import NoSplitError
 from ssd.file_tree import read_text
 
 INDEX = "shards.json"
-VERSION = 1
+VERSION = 2
 _FIELDS = tuple(field.name for field in fields(Annotations))
 
 
@@ -61,6 +63,7 @@ class ShardsDataset(DetectionDataset):
         about = splits[found]
         self._split = found
         self._shards: tuple[str, ...] = tuple(about["shards"])
+        self._source = index["source"]
         self._whole, self._places = _open_arrays(self.root, found, bool(self._shards))
         name = f"shards {found} of {self.root}"
         super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
@@ -79,6 +82,12 @@ class ShardsDataset(DetectionDataset):
         if len(content) < size:
             raise DataError(f"{path} ends before byte {offset + size}; copy it again")
         return content
+
+    def relative_names(self, root: str | Path) -> list[str]:
+        """Returns the names of the images relative to the data set that was packed; `root` is not used."""
+        if self._places is None:
+            return super().relative_names(self._source)
+        return [str(file) for file in self.annotations.files]
 
     def subset(self, rows: Sequence[int], name: str) -> DetectionDataset:
         """Returns a data set of some of the images, see `DetectionDataset.subset`."""
