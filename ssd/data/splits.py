@@ -70,7 +70,7 @@ def _divided(
     # Both have the same images, except for those that a training option drops.
     faults = whole.log.new_entries()
     if faults:
-        print(f"{whole.name}: faults\n{faults}")
+        print(f"warning: {whole.name}: faults\n{faults}")
     chosen = choose_share(whole, share, root)
     if not chosen:
         print(f"warning: {why} and --val-share is {share:g}: the model is evaluated on its training images")

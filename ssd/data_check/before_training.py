@@ -50,6 +50,7 @@ def check_before_training(config: TrainConfig, train_set: DetectionDataset, val_
     command = f"{how_to_run('data')} check {shlex.quote(path)}"
     if not report.counts:
         return [f"{head}, nothing found" + ("" if count == total else f" (every image: {command})")]
+    head = f"warning: {head}" if report.has_problems else head
     return [f"{head}: {report.totals} (more: {command})", *(f"  {line}" for line in report.findings(_LISTED))]
 
 

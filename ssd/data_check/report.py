@@ -111,7 +111,8 @@ class CheckReport:
     def totals(self) -> str:
         """Numbers of problems and warnings in words."""
         problems = sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
-        return f"{problems} problems, {self.counts.total() - problems} warnings"
+        warnings = self.counts.total() - problems
+        return f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}"
 
     def findings(self, listed: int, more: str = "") -> list[str]:
         """Returns lines with the faults of each kind, problems first.

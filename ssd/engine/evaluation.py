@@ -106,13 +106,13 @@ def notices(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[s
     """Returns notices about a metric: unreadable images that it does not include, and non-finite boxes."""
     lines = []
     if new := dataset.log.new_entries():
-        lines.append(f"errors while reading the images:\n{new}")
+        lines.append(f"warning: errors while reading the images:\n{new}")
     if left_out:
         total = dataset.num_listed
-        lines.append(f"AP of {total - left_out} of {total} images ({left_out} skipped, see above)")
+        lines.append(f"warning: AP of {total - left_out} of {total} images ({left_out} skipped, see above)")
     if not_finite:
         lines.append(
-            f"{not_finite} detections have boxes with NaN or inf and count as wrong; training may have diverged"
+            f"warning: {not_finite} detections have boxes with NaN or inf and count as wrong; training may have diverged"
         )
     return lines
 

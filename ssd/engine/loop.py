@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 import shlex
@@ -42,8 +44,9 @@ def run(config: TrainConfig) -> RunFolder:
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after saving a checkpoint; the message contains the command that resumes the run.
     """
-    resolve_dataset(config)
-    config = after_restart(config)
+    with contextlib.redirect_stdout(io.StringIO()) as first_lines:  # printed below, where log.txt gets them, too
+        resolve_dataset(config)
+        config = after_restart(config)
     if config.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS for determinism
         torch.use_deterministic_algorithms(True)
@@ -54,6 +57,7 @@ def run(config: TrainConfig) -> RunFolder:
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
     with folder.transcript.recording(config.quiet):
+        print(first_lines.getvalue(), end="")
         try:
             with Interruption().listening() as interruption:
                 state, loader, val_loader = prepare(config, world, folder, choices)
@@ -61,8 +65,8 @@ def run(config: TrainConfig) -> RunFolder:
                     evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
                 else:
                     if world.is_first and not config.resume:
-                        for line in check_before_training(config, loader.dataset, val_loader.dataset):
-                            folder.log(line)
+                        if found := check_before_training(config, loader.dataset, val_loader.dataset):
+                            folder.log("\n".join(found))
                     train(config, state, loader, val_loader, folder, interruption)
                     if world.is_first:
                         folder.try_task("summary.html", lambda: write_summary(folder.path))
@@ -71,12 +75,21 @@ def run(config: TrainConfig) -> RunFolder:
         except Exception as error:
             folder.transcript.note(f"error: {error}")
             raise
-    print(f"run folder: {folder.path}")
-    if not config.test_only:
-        path = shlex.quote(str(folder.path))
-        print(f"summary: {folder.path / 'summary.html'}\nnext: {how_to_run('predict')} {path} PHOTOS")
+        last_lines = describe_next(config, folder)
+        print(last_lines)
+    if config.quiet:
+        print(last_lines.partition("\n")[0])
     world.leave()
     return folder
+
+
+def describe_next(config: TrainConfig, folder: RunFolder) -> str:
+    """Returns the last lines that a run prints: its folder, and what to do with it."""
+    line = f"run folder: {folder.path}"
+    if config.test_only:
+        return line
+    command = f"{how_to_run('predict')} {shlex.quote(str(folder.path))} PHOTOS"
+    return f"{line}\nsummary: {folder.path / 'summary.html'}\nnext: {command}"
 
 
 def train(

@@ -26,7 +26,7 @@ from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
 from ssd.engine.elastic import announce_checkpoint, new_run
 from ssd.engine.folder_lock import lock_folder
-from ssd.engine.transcript import Transcript
+from ssd.engine.transcript import Transcript, as_utf8
 from ssd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class RunFolder:
             for fault in faults:
                 log.add(fault)
         if new := log.new_entries():
-            self.log(f"training images that cannot be used and were replaced by others:\n{new}")
+            self.log(f"warning: training images that cannot be used and were replaced by others:\n{new}")
 
     def save(self, name: str, state: State) -> None:
         """Writes a checkpoint for `ssd.engine.checkpoint.restore` and `build_model(**build_args)`.
@@ -193,7 +193,7 @@ class RunFolder:
             file = self.path / f"failed-{name}.txt"
             if self.world.is_first:
                 with contextlib.suppress(OSError):
-                    write_text(file, "".join(traceback.format_exception(error)))
+                    write_text(file, as_utf8("".join(traceback.format_exception(error))))
             first = (str(error).strip() or repr(error)).splitlines()[0][:300]
             self.log(
                 f"warning: {name} failed, training continues: {type(error).__name__}: {first} (traceback in {file})"

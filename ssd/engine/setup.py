@@ -65,7 +65,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
             f"{val_set.classes} in {config.val_split}"
         )
     for dataset in (train_set, val_set):
-        print(dataset.summary())
+        print(f"{'warning: ' if dataset.log.counts else ''}{dataset.summary()}")
         dataset.log.new_entries()  # the summary contains them
     if not config.test_only and not train_set.annotations.trainable_counts().any():
         raise ConfigError(

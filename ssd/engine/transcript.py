@@ -48,6 +48,7 @@ class Transcript:
 
     def write(self, text: str) -> int:
         """Prints a text and keeps it for the file."""
+        text = as_utf8(text)
         self._waiting.append(text)
         if not self.quiet or text.startswith("warning: "):
             self._stream.write(text if not self.quiet else text.rstrip("\n") + "\n")
@@ -55,7 +56,7 @@ class Transcript:
 
     def note(self, text: str) -> None:
         """Writes a line into the file only."""
-        self._waiting.append(text + "\n")
+        self._waiting.append(as_utf8(text) + "\n")
         self.flush()
 
     def flush(self) -> None:
@@ -73,3 +74,8 @@ class Transcript:
     def fileno(self) -> int:
         """Returns the file descriptor of the standard output behind it."""
         return self._stream.fileno()
+
+
+def as_utf8(text: str) -> str:
+    """Returns a text with escapes in place of what UTF-8 cannot encode, as in names of files with other encodings."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -38,7 +38,7 @@ def lines_of(folder: Path, form: str) -> list[str]:
 @pytest.mark.parametrize("form", ["fast", "full"])
 def test_faults_are_counted_and_the_first_of_each_kind_are_named(folder: Path, form: str) -> None:
     head, *lines = lines_of(folder, form)
-    assert head.startswith("data check: all 10 images in ")
+    assert head.startswith("warning: data check: all 10 images in ")
     assert "2 problems, 8 warnings" in head and f"data check {folder}" in head
     assert [line for line in lines if not line.startswith("    ")] == [
         "  problem: image unreadable (1)",
