@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,16 +60,19 @@ def find_unlabeled(image: int, found: Merged, annotated: Annotated) -> Iterator[
             yield _finding("unlabeled", image, found, row, float(found.scores[row]))
 
 
-def find_misannotated(image: int, found: Merged, annotated: Annotated) -> Iterator[Finding]:
+def find_misannotated(
+    image: int, found: Merged, annotated: Annotated, known: Sequence[int] | None = None
+) -> Iterator[Finding]:
     """Yields annotations that the detections contradict: in their class, or in their place.
 
     A mislabeled object has a detection of another class at its place with a higher score than any of its own class, a
     misplaced one a detection of its class nearby and none where it is. The score is by how much, in score or in
-    score times 1 - IoU.
+    score times 1 - IoU. Of annotations with labels that are not in `known`, the detector cannot tell; None: it knows all.
     """
     overlaps = _overlaps(found, annotated)
     owner = overlaps.argmax(axis=1) if overlaps.size else np.zeros(len(overlaps), dtype=int)
-    for index in np.flatnonzero(~annotated.ignore).tolist():
+    judged = ~annotated.ignore if known is None else ~annotated.ignore & np.isin(annotated.labels, known)
+    for index in np.flatnonzero(judged).tolist():
         iou, is_own_class = overlaps[:, index], found.labels == annotated.labels[index]
         is_here = iou >= _SAME_PLACE
         own = found.scores[is_here & is_own_class].max(initial=0.0)

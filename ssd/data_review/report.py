@@ -139,7 +139,8 @@ def review_data(
         found = _review(detector, dataset, split, labels, views or VIEWS)
         kept = [f for f in found if f.score >= (min_score if f.kind == "unlabeled" else _MIN_MISANNOTATED)]
         reviews.append(Review(split, dataset, tuple(sorted(kept, key=lambda f: -f.score))))
-    return ReviewReport(tuple(reviews), tuple(describe_map(labels, detector.classes, first.classes)))
+    remarks = describe_map(labels, detector.classes, first.classes, missing="annotations are not reviewed")
+    return ReviewReport(tuple(reviews), tuple(remarks))
 
 
 def _review(
@@ -155,5 +156,5 @@ def _review(
         boxes = target["boxes"].double().numpy()
         annotated = Annotated(boxes, target["labels"].numpy(), target["ignore"].numpy())
         findings += find_unlabeled(index, detections, annotated)
-        findings += find_misannotated(index, detections, annotated)
+        findings += find_misannotated(index, detections, annotated, labels.tolist())
     return findings

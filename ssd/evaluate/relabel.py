@@ -68,15 +68,24 @@ def relabel(records: Records, labels: np.ndarray) -> None:
         records.labels[index] = new[kept]
 
 
-def describe_map(labels: np.ndarray, model: Sequence[str], data: Sequence[str]) -> list[str]:
-    """Returns one line on the classes that only the data set has, and one on those that only the model has."""
+def describe_map(
+    labels: np.ndarray, model: Sequence[str], data: Sequence[str], *, missing: str = "objects count as missed"
+) -> list[str]:
+    """Returns one line on the classes that only the data set has, and one on those that only the model has.
+
+    Args:
+        labels: Of `map_classes`.
+        model: Class names of the model.
+        data: Class names of the data set.
+        missing: What happens to the objects of classes that only the data set has.
+    """
     known = set(labels.tolist())
-    missing = [name for label, name in enumerate(data, start=1) if label not in known]
+    only_data = [name for label, name in enumerate(data, start=1) if label not in known]
     pairs = zip(model, labels[1:].tolist(), strict=True)
     unused = [name for name, label in pairs if not label and name != "N/A"]  # torchvision's gaps in COCO's ids
     lines = []
-    if missing:
-        lines.append(f"the model does not know {_some(missing)}: their objects count as missed")
+    if only_data:
+        lines.append(f"the model does not know {_some(only_data)}: their {missing}")
     if unused:
         lines.append(f"the data set does not have {_some(unused)}: their detections are dropped")
     return lines

@@ -94,6 +94,13 @@ def test_annotations_that_detections_contradict() -> None:
     assert not list(find_misannotated(0, detections, nothing))
 
 
+def test_annotations_of_classes_that_the_detector_lacks_stay_as_they_are() -> None:
+    detections = found(([0.0, 0, 10, 10], 0.9, 1))
+    annotated = Annotated(np.array([[0.0, 0, 10, 10]]), np.array([2]), np.array([False]))
+    assert not [*find_misannotated(0, detections, annotated, known=(0, 1)), *find_unlabeled(0, detections, annotated)]
+    assert [f.kind for f in find_misannotated(0, detections, annotated, known=(0, 1, 2))] == ["mislabeled"]
+
+
 class Stub(Detector):
     """Detects the same objects in every image."""
 
@@ -110,10 +117,16 @@ class Stub(Detector):
 def reviewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
     """The files and the text of a review of two images with a cat each; one cannot be read."""
     objects = [voc_object("a&amp;b", (11, 6, 30, 20)), voc_object("dog", (41, 6, 50, 20))]
-    write_voc(tmp_path / "data", {"one": objects, "two": objects})
+    write_voc(tmp_path / "data", {"one": [*objects, voc_object("cow", (6, 26, 15, 35))], "two": objects})
     (tmp_path / "data" / "JPEGImages" / "two.jpg").write_bytes(b"")
     (tmp_path / "w.pt").touch()
-    stub = Stub(("dog", "a&b"), ([10.0, 5, 30, 20], 0.9, 1), ([42.0, 24, 55, 38], 0.6, 2), ([42.0, 5, 54, 20], 0.5, 1))
+    stub = Stub(
+        ("dog", "a&b"),
+        ([10.0, 5, 30, 20], 0.9, 1),
+        ([42.0, 24, 55, 38], 0.6, 2),
+        ([42.0, 5, 54, 20], 0.5, 1),
+        ([5.0, 25, 15, 35], 0.4, 1),
+    )
     monkeypatch.setattr("ssd.inference.detector.load", lambda *_: stub)
     monkeypatch.setattr(report, "VIEWS", (View(),))
     arguments = ["review", str(tmp_path / "w.pt"), "--data-path", str(tmp_path / "data"), "--worst", "1"]
@@ -123,6 +136,7 @@ def reviewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def test_review_files(reviewed: tuple[Path, str]) -> None:
     folder, out = reviewed
+    assert "the model does not know cow: their annotations are not reviewed" in out
     assert "unlabeled: 1 (a&b 1)" in out and "mislabeled: 1 (dog 1)" in out and "misplaced: 1 (dog 1)" in out
     assert "one.jpg, object 0 (a&b): mislabeled, dog at x 10 .. 30, y 5 .. 20, score 0.90" in out
     rows = json.loads((folder / "review.json").read_text())["findings"]
@@ -139,6 +153,7 @@ def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, st
     assert rows == [
         ("dog", "auto", "10.00"),
         ("dog", "auto", "42.00"),
+        ("cow", "manual", "5.00"),
         ("a&b", "auto", "42.00"),
         ("a&b", "manual", "10.00"),
         ("dog", "manual", "40.00"),
@@ -146,8 +161,8 @@ def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, st
     (task,) = json.loads((reviewed[0] / "label_studio.json").read_text())
     assert task["data"]["image"] == "/data/local-files/?d=JPEGImages/one.jpg"
     before, after = task["annotations"][0]["result"], task["predictions"][0]["result"]
-    assert [len(before), len(after)] == [2, 3] and "score" not in before[0] and after[0]["score"] == 0.9
-    value = after[2]["value"]
+    assert [len(before), len(after)] == [3, 4] and "score" not in before[0] and after[0]["score"] == 0.9
+    value = after[3]["value"]
     assert value.pop("rectanglelabels") == ["a&b"]
     assert value == pytest.approx({"x": 70, "y": 60, "width": 100 * 13 / 60, "height": 35, "rotation": 0}, abs=1e-3)
 
