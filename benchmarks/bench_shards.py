@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks.machine import describe
 from ssd.atomic_write import write_text
 from ssd.data import Annotations, DetectionDataset, open_dataset
-from ssd.data.formats.shards import INDEX, VERSION, arrays_folder
+from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
 from ssd.data_tools.pack import pack, write_arrays
 from ssd.engine.setup import normalized_objects
 
@@ -58,7 +58,13 @@ def write_index(folder: Path, notes: Annotations) -> None:
     write_arrays(notes, None, arrays_folder(folder, "train"))
     split = {"shards": [], "apply_exif": False, "by_size": False}
     classes = [str(i) for i in range(CLASSES)]
-    index = {"version": VERSION, "classes": classes, "source": str(folder), "splits": {"train": split}}
+    index = {
+        "version": VERSION,
+        "classes": classes,
+        "format": "coco",
+        "source": str(folder),
+        "splits": {"train": split},
+    }
     write_text(folder / INDEX, json.dumps(index))
 
 
@@ -151,7 +157,7 @@ def reading(folder: Path, count: int) -> dict[str, float]:
     rows = "".join(f"{name},1,1,100,100,thing\n" for name in names)
     (folder / "jpeg" / "train.csv").write_text(f"image,xmin,ymin,xmax,ymax,label\n{rows}")
     files = open_dataset("csv", folder / "jpeg")
-    pack({"train": files}, folder / "tar", folder, shard_bytes=4_000_000)
+    pack({"train": files}, folder / "tar", folder, "coco", shard_bytes=4_000_000)
     shards = open_dataset("shards", folder / "tar")
     assert all(torch.equal(files.load_image(row), shards.load_image(row)) for row in range(count))
     return {"files": _rate(files), "tar files": _rate(shards)}

@@ -139,12 +139,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _pack(args: argparse.Namespace, config: TrainConfig) -> None:
+    from ssd.data.formats.shard_files import read_index
     from ssd.data_check.splits import open_all
     from ssd.data_tools.pack import pack
 
     datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
     options = {"shard_bytes": args.shard_mb * 1_000_000, "images": not args.no_images}
-    lines = pack(datasets, Path(args.output), str(config.data_path), **options)
+    root = Path(str(config.data_path))
+    dataset_format = read_index(root)["format"] if config.dataset == "shards" else config.dataset
+    lines = pack(datasets, Path(args.output), root, dataset_format, **options)
     print(*lines, sep="\n")
 
 

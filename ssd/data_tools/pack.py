@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ssd.atomic_write import write_text
 from ssd.data import Annotations, DataError, DetectionDataset
-from ssd.data.formats.shards import INDEX, VERSION, arrays_folder
+from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
 
 SHARD_BYTES = 1_000_000_000
 
@@ -25,6 +25,7 @@ def pack(
     datasets: Mapping[str, DetectionDataset],
     folder: Path,
     root: str | Path,
+    dataset_format: str,
     *,
     shard_bytes: int = SHARD_BYTES,
     images: bool = True,
@@ -35,6 +36,7 @@ def pack(
         datasets: Split -> data set, with the same classes.
         folder: New or empty.
         root: Folder or file of the data sets, which the stored names of images are relative to.
+        dataset_format: Name of their format, such as "coco", which decides on the metric of evaluations.
         shard_bytes: Size of a tar file, after which the next one begins.
         images: Whether to write tar files; else images are read from where they are.
 
@@ -67,9 +69,9 @@ def pack(
         files = f"{len(shards)} tar files" if images else "annotations only"
         lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{left_out}; {files}")
     source = None if images else os.path.abspath(root)
-    index = {"version": VERSION, "classes": list(classes), "source": source, "splits": splits}
+    about = {"version": VERSION, "classes": list(classes), "format": dataset_format, "source": source}
     write_text(
-        folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+        folder / INDEX, json.dumps({**about, "splits": splits}, indent=1, ensure_ascii=False) + "\n"
     )  # last: it makes the folder valid
     return lines
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ssd.atomic_write import write_text
 from ssd.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader, PackedImages
+from ssd.data.formats.shard_files import read_index
 from ssd.engine.pictures import draw_confusion, draw_samples
 from ssd.engine.plots import plot_losses, plot_precision_recall
 from ssd.engine.progress import progress_bar
@@ -124,10 +126,12 @@ def best_thresholds(curves: VOCResult) -> dict[str, float]:
 
 
 def metric_of(config: TrainConfig) -> str:
-    """Returns the metric of a configuration; `auto` is "coco" for COCO data, else "voc"."""
+    """Returns the metric of a configuration; `auto` is "coco" for COCO data, packed or not, else "voc"."""
     if config.eval_metric != "auto":
         return config.eval_metric
-    return "coco" if config.dataset == "coco" else "voc"
+    is_packed = config.dataset == "shards"
+    dataset_format = read_index(Path(str(config.data_path)))["format"] if is_packed else config.dataset
+    return "coco" if dataset_format == "coco" else "voc"
 
 
 def _columns(result: VOCResult | COCOResult, curves: VOCResult) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 
 from ssd import data_commands
+from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, ImageError, build_loader, open_dataset
 from ssd.data.formats.shards import ShardsDataset
 from ssd.data.splits import open_splits
+from ssd.engine.evaluation import metric_of
 from ssd.errors import NoSplitError
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
@@ -82,7 +85,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
     from ssd.data_tools.pack import pack
 
     train = open_dataset("voc", folders[0], "train")
-    (line,) = pack({"train": train}, tmp_path / "out", folders[0], shard_bytes=1)
+    (line,) = pack({"train": train}, tmp_path / "out", folders[0], "voc", shard_bytes=1)
     assert line == "train: 6 images with 7 objects, 1 that cannot be read left out; 6 tar files"
     packed = open_dataset("shards", tmp_path / "out", "training")
     check_equal(train, packed, 6)
@@ -90,7 +93,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
     with pytest.raises(NoSplitError, match="splits found: train"):
         open_dataset("shards", tmp_path / "out", "val")
     with pytest.raises(DataError, match="must be a new or empty folder"):
-        pack({"train": train}, tmp_path / "out", folders[0])
+        pack({"train": train}, tmp_path / "out", folders[0], "voc")
 
 
 def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -146,6 +149,7 @@ def test_images_held_out_are_those_of_the_original_wherever_the_program_runs(
         assert len(train) + len(val) == 12
         return val.annotations.image_ids.tolist()
 
+    assert metric_of(TrainConfig(dataset="shards", data_path=str(tmp_path / "out"))) == "coco"
     expected = held_out("coco", ".")
     assert len(expected) == 4 and held_out("shards", "../out") == expected
     monkeypatch.chdir(tmp_path / "out")
@@ -165,7 +169,7 @@ def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> 
     from ssd.data_tools.pack import pack
 
     two = open_dataset("voc", folders[0], "train").subset([0, 1], "two")
-    pack({"train": two}, tmp_path / "out", folders[0])
+    pack({"train": two}, tmp_path / "out", folders[0], "voc")
     shard = tmp_path / "out" / "train-000000.tar"
     packed = open_dataset("shards", tmp_path / "out", "train")
     shard.write_bytes(shard.read_bytes()[:600])
@@ -183,6 +187,39 @@ def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> 
         ShardsDataset(tmp_path / "out")
     (tmp_path / "out" / "shards.json").write_text('{"version": 9}')
     with pytest.raises(DataError, match="has version 9"):
+        ShardsDataset(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": None}, "classes must be a list of names"),
+        ({"format": None}, "format must be a name"),
+        ({"splits": []}, "splits must be an object"),
+        ({"splits": {"../x": {"shards": [], "apply_exif": False, "by_size": False}}}, "lies outside of the folder"),
+        ({"splits": {"train": {"shards": ["/etc/x"], "apply_exif": False, "by_size": False}}}, "lies outside"),
+        ({"splits": {"train": {"shards": [], "apply_exif": False, "by_size": False}}}, "source must name"),
+        ({"splits": {"train": {"shards": []}}}, "apply_exif and by_size must be true or false"),
+        ({"splits": {"train": []}}, "shards must be a list of names"),
+        ("labels", r"labels.npy has values from 3 to 3, outside of 1 .. 2"),
+        ("boxes", r"boxes.npy has values from nan"),
+        ("places", r"places.npy has values from -1 .* \(places, size of an image\); pack the data set again"),
+        ("image_ids", r"image_ids.npy has the shape \[\] and dtype int64"),
+        ("offsets", "do not belong together"),
+    ],
+)
+def test_damaged_index_and_arrays_are_refused(change, message: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[1], tmp_path / "out")
+    if isinstance(change, dict):
+        index = json.loads((tmp_path / "out" / "shards.json").read_text())
+        (tmp_path / "out" / "shards.json").write_text(json.dumps(index | change))
+    else:
+        path = tmp_path / "out" / "train-arrays" / f"{change}.npy"
+        array = np.load(path)
+        wrong = {"labels": 3, "boxes": np.nan, "places": -1, "image_ids": 0, "offsets": 99}[change]
+        array[..., -1] = wrong
+        np.save(path, array[0] if change == "image_ids" else np.full_like(array, 3) if change == "labels" else array)
+    with pytest.raises(DataError, match=message):
         ShardsDataset(tmp_path / "out")
 
 

@@ -2,8 +2,8 @@
 
 A folder has:
 
-* `shards.json`: class names, and for each split its tar files and how images are read; without tar files also `source`,
-  the folder of the images.
+* `shards.json`: class names, the format that was packed, and for each split its tar files and how images are read; without
+  tar files also `source`, the folder of the images.
 * `SPLIT-000000.tar`, ...: for each image its file, unchanged, and a JSON file with the annotations, with a name of its own
   for both, as webdataset and others read them. Absent where `pack` was called without images.
 * `SPLIT-arrays/*.npy`: the fields of `Annotations`, and where each image is in the tar files. Images in tar files have the
@@ -16,29 +16,17 @@ processes and resuming are those of any other data set.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssd.data.annotations import Annotations
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, FaultLog
+from ssd.data.formats.shard_files import arrays_folder, check_values, open_arrays, read_index
 from ssd.data.formats.split_names import aliases
 from ssd.errors import NoSplitError
-from ssd.file_tree import read_text
-
-INDEX = "shards.json"
-VERSION = 2
-_FIELDS = tuple(field.name for field in fields(Annotations))
-
-
-def arrays_folder(root: Path, split: str) -> Path:
-    """Returns the folder with the arrays of a split."""
-    return root / f"{split}-arrays"
 
 
 class ShardsDataset(DetectionDataset):
@@ -55,7 +43,7 @@ class ShardsDataset(DetectionDataset):
 
     def __init__(self, root: str | Path, split: str = "train", *, on_error: str = "skip") -> None:
         self.root = Path(root)
-        index = _read_index(self.root)
+        index = read_index(self.root)
         splits = index["splits"]
         found = next((name for name in (split, *aliases(split)) if name in splits), None)
         if found is None:
@@ -64,10 +52,12 @@ class ShardsDataset(DetectionDataset):
         self._split = found
         self._shards: tuple[str, ...] = tuple(about["shards"])
         self._source = index["source"]
-        self._whole, self._places = _open_arrays(self.root, found, bool(self._shards))
+        self._whole, self._places = open_arrays(self.root, found, bool(self._shards))
+        folder = arrays_folder(self.root, found)
+        check_values(self._whole, self._places, folder, len(index["classes"]), len(self._shards))
         name = f"shards {found} of {self.root}"
         super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
-        self.apply_exif, self._by_size = bool(about["apply_exif"]), bool(about["by_size"])
+        self.apply_exif, self._by_size = about["apply_exif"], about["by_size"]
 
     def encoded(self, index: int) -> np.ndarray:
         """Returns the content of image file `index`, uint8 `[N]`."""
@@ -77,8 +67,8 @@ class ShardsDataset(DetectionDataset):
         path = self.root / self._shards[shard]
         try:
             content = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (OSError, MemoryError) as error:  # a damaged size may be huge
+            raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         if len(content) < size:
             raise DataError(f"{path} ends before byte {offset + size}; copy it again")
         return content
@@ -106,40 +96,5 @@ class ShardsDataset(DetectionDataset):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if state["annotations"] is None:
-            self._whole, self._places = _open_arrays(self.root, self._split, bool(self._shards))
+            self._whole, self._places = open_arrays(self.root, self._split, bool(self._shards))
             self.annotations = self._whole
-
-
-def _read_index(root: Path) -> dict[str, Any]:
-    path = root / INDEX
-    try:
-        index = json.loads(read_text(path))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; ssd data pack writes it") from None
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}); pack the data set again") from None
-    if not isinstance(index, dict) or index.get("version") != VERSION:
-        version = index.get("version") if isinstance(index, dict) else None
-        raise DataError(f"{path} has version {version!r}, this program reads {VERSION}; pack the data set again")
-    return index
-
-
-def _open_arrays(root: Path, split: str, in_shards: bool) -> tuple[Annotations, np.ndarray | None]:
-    folder = arrays_folder(root, split)
-
-    def load(name: str) -> np.ndarray:
-        try:
-            array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{folder / name}.npy cannot be read ({error}); pack the data set again") from None
-        return array.view(np.ndarray)  # a plain array over the mapped file: np.memmap is slow to index
-
-    arrays = {name: load(name) for name in _FIELDS if name != "coco" or (folder / "coco.npy").exists()}
-    places = load("places") if in_shards else None
-    images, objects = len(arrays["files"]), len(arrays["labels"])
-    lengths = [len(arrays[name]) == images for name in ("image_ids", "sizes")]
-    lengths += [len(arrays[name]) == objects for name in ("boxes", "ignore")]
-    lengths += [len(arrays["offsets"]) == images + 1, int(arrays["offsets"][-1]) == objects]
-    if not all(lengths) or (places is not None and len(places) != images):
-        raise DataError(f"{folder}: the arrays do not belong together; pack the data set again")
-    return Annotations(**arrays), places
