@@ -41,7 +41,8 @@ def implementation(schema: Schema) -> Callable[..., Any]:
     needs_autograd = schema.name in ("grad_box_iou", "grad_encode_boxes", "grad_decode_boxes")
 
     def kernel(*args: Any) -> Any:
-        device = (args[0][0] if isinstance(args[0], list) else args[0]).device.type
+        parts = (part for arg in args for part in (arg if isinstance(arg, list) else [arg]))
+        device = next(part.device.type for part in parts if isinstance(part, torch.Tensor))
         if device not in ("cpu", "meta"):
             _library.warn_of_reference(device)
         arguments = schema.by_name(args)

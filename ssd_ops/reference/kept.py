@@ -49,7 +49,7 @@ def detected(
 ) -> tuple[Tensor, Tensor]:
     """Returns boxes `[B, D, 4]` and scores `[B, D]` of `detect`, given the class and the prior of each detection."""
     dtype, valid = compute_dtype(loc, logits, priors), _is_detection(labels, counts)
-    assigned_priors = _rows_of(priors.to(dtype)[None].expand(len(rows), -1, -1), rows, valid)
+    assigned_priors = _rows_of(priors.to(dtype)[None].expand(rows.shape[0], -1, -1), rows, valid)
     boxes = decode_boxes(_rows_of(loc.to(dtype), rows, valid), assigned_priors, variances)
     if clip:
         boxes = boxes.clamp(0, 1)
@@ -103,7 +103,7 @@ def targets_of_matches(
     """Returns `loc_targets [B, P, 4]` of `match_priors`, given the ground truth of each prior."""
     dtype, found = compute_dtype(gt_boxes, priors), gt_index >= 0
     objects = offsets[:-1, None] + gt_index
-    own = _rows_of(gt_boxes.to(dtype)[None].expand(len(gt_index), -1, -1), objects, found)
+    own = _rows_of(gt_boxes.to(dtype)[None].expand(gt_index.shape[0], -1, -1), objects, found)
     unit = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=dtype, device=priors.device)
     own, priors = (torch.where(found[..., None], t, unit) for t in (own, priors.to(dtype)))
     return torch.where(found[..., None], encode_boxes(own, priors, variances), 0)
@@ -117,6 +117,6 @@ def _is_detection(labels: Tensor, counts: Tensor) -> Tensor:
 def _rows_of(values: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
     """Returns `values[b, rows[b, d]]` `[B, D, K]`, and 0 without a gradient where not `wanted`."""
     if not values.shape[1]:
-        values = torch.cat([values, values.new_zeros(len(values), 1, values.shape[2])], dim=1)
+        values = torch.cat([values, values.new_zeros(values.shape[0], 1, values.shape[2])], dim=1)
     index = torch.where(wanted, rows, 0)[..., None].expand(-1, -1, values.shape[2])
     return torch.where(wanted[..., None], values.gather(1, index), 0)

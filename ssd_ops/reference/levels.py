@@ -40,7 +40,8 @@ def levels_of_rows(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     sizes = [(level.shape[2], level.shape[3], level.shape[1]) for level in like]
     parts = rows.split([height * width * channels // rows.shape[2] for height, width, channels in sizes], dim=1)
     return [
-        part.reshape(len(rows), *size).contiguous().permute(0, 3, 1, 2) for part, size in zip(parts, sizes, strict=True)
+        part.reshape(rows.shape[0], *size).contiguous().permute(0, 3, 1, 2)
+        for part, size in zip(parts, sizes, strict=True)
     ]
 
 
@@ -78,15 +79,20 @@ def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         checks.fail(f"logits must be a list of {len(loc)} tensors like loc, got a list of {len(logits)}")
     classes: int | None = None
     for k, (deltas, scores) in enumerate(zip(loc, logits, strict=True)):
-        batch = len(loc[0]) if k else "B"
-        fits = deltas.dim() == 4 and deltas.shape[0] == len(loc[0]) and deltas.shape[1] > 0 and deltas.shape[1] % 4 == 0
+        batch = loc[0].shape[0] if k else "B"
+        fits = (
+            deltas.dim() == 4
+            and deltas.shape[0] == loc[0].shape[0]
+            and deltas.shape[1] > 0
+            and deltas.shape[1] % 4 == 0
+        )
         _check_level("loc", k, deltas, f"[{batch}, A * 4, H, W]", fits, loc, loc[0])
         per_cell, size = deltas.shape[1] // 4, deltas.shape[2:]
-        fits = scores.dim() == 4 and scores.shape[0] == len(loc[0]) and scores.shape[2:] == size
+        fits = scores.dim() == 4 and scores.shape[0] == loc[0].shape[0] and scores.shape[2:] == size
         fits = fits and scores.shape[1] % per_cell == 0
         if classes is None and fits:
             classes = scores.shape[1] // per_cell
-        expected = f"[{len(loc[0])}, {per_cell} * {classes if k else 'C'}, {size[0]}, {size[1]}]"
+        expected = f"[{loc[0].shape[0]}, {per_cell} * {classes if k else 'C'}, {size[0]}, {size[1]}]"
         _check_level(
             "logits", k, scores, expected, fits and scores.shape[1] == per_cell * (classes or 0), loc, logits[0]
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ssd_ops
-from ssd_ops import reference
+from ssd_ops import onnx_forms, reference
 from ssd_ops.reference.levels import rows_of_levels
 from tests.ops.boxes import assert_all_equal, random_boxes
 from tests.ops.conftest import Implementation
@@ -146,3 +146,24 @@ def test_reference_takes_levels() -> None:
     levels = as_levels(loc, CELLS), as_levels(logits, CELLS)
     assert_all_equal(rows_of_levels(*levels), (loc, logits))
     assert_all_equal(reference.multibox_loss(*levels, *targets), reference.multibox_loss(loc, logits, *targets))
+
+
+def test_a_program_of_any_batch_size_takes_levels() -> None:
+    class Post(torch.nn.Module):
+        def forward(self, loc: Tensor, logits: Tensor, priors: Tensor) -> list[Tensor]:
+            return list(ssd_ops.detect([loc], [logits], priors))
+
+    priors, batch_size = random_boxes(12), torch.export.Dim("batch", min=2, max=64)
+    inputs = torch.randn(3, 8, 2, 3), torch.randn(3, 10, 2, 3), priors
+    shapes = {"loc": {0: batch_size}, "logits": {0: batch_size}, "priors": None}
+    program = torch.export.export(Post(), inputs, dynamic_shapes=shapes).module()
+    loc, logits = torch.randn(5, 8, 2, 3), torch.randn(5, 10, 2, 3)
+    assert_all_equal(program(loc, logits, priors), ssd_ops.detect([loc], [logits], priors))
+
+
+def test_onnx_form_validates_levels() -> None:
+    with pytest.raises(RuntimeError, match=r"^logits\[0\] must have shape"):
+        arguments = ssd_ops._schemas.SCHEMAS["detect_levels"].complete
+        onnx_forms.call(
+            "detect_levels", *arguments(([torch.zeros(1, 8, 2, 3)], [torch.zeros(1, 6, 3, 2)], random_boxes(12)))
+        )

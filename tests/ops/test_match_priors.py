@@ -287,3 +287,11 @@ def test_opcheck_and_compile(impl: Implementation) -> None:
     for n in (40, 70):
         actual = compiled(boxes, labels, priors[:n], offsets=offsets, rule="last")
         assert_same(actual, ssd_ops.match_priors(boxes, labels, priors[:n], offsets=offsets, rule="last"))
+
+
+@pytest.mark.parametrize("rule", ["greedy", "last"])
+def test_subnormal_iou_is_assigned(impl: Implementation, rule: str) -> None:
+    boxes = torch.tensor([[0.0, 0, 1e19, 1e19]])
+    priors = torch.tensor([[0.0, 0, 1e-3, 1e-3], [0, 0, 1.2e-3, 1e-3]])
+    found = compare(impl, boxes, priors, rule=rule)
+    assert found.gt_index.tolist() == [[-1, 0]]

@@ -78,9 +78,10 @@ inline bool runs_code_of_sm_90() {
 #endif
 }
 
-// The first statement of every kernel that launch_dependent() starts (programmatic dependent launch): waits for the
-// previous kernel on the stream to complete and for its writes, and allows the next kernel to start. What was written
-// before the previous kernel began may be read earlier, if that kernel was started by launch().
+// Every thread of a kernel that launch_dependent() starts (programmatic dependent launch) calls this before it reads or
+// writes anything that the previous kernel on the stream writes: waits for that kernel to complete and for its writes,
+// and allows the next kernel to start. What was written before the previous kernel began may be read earlier, if that
+// kernel was started by launch().
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -5,6 +5,8 @@
 // those of tiles whose bound is not below the best IoU so far: about a dozen of the 273 tiles of SSD300.
 #pragma once
 
+#include <limits>
+
 #include "core/ordered_key.h"
 #include "cuda/common/reduce.cuh"
 #include "cuda/match/match_priors.h"
@@ -87,13 +89,16 @@ struct BestPriorSearch {
   Candidate<T> best{0, kNoPrior};
   T best_iou = 0;  // of all lanes
 
-  // The bound of a tile, with `number` in its lowest bits, so that those of a lane differ; iou_bound() leaves room.
+  // The bound of a tile. Its lowest bits become `number`, so that the greatest bound names its tile; this lowers it by
+  // less than iou_bound() has added. Subnormal bounds, whose lowest bits count, are raised to the smallest normal
+  // number.
   __device__ __forceinline__ T numbered_bound(const PriorTile<T>& tile, int number) const {
     const IouBound<T> bound = iou_bound(box, box_area, tile);
     if (!bound.reaches(T(0))) return T(0);
     const T iou = bound.inter / bound.union_area;
     // An overflow may give NaN: then this tile comes first.
-    return from_bits<T>((to_bits(iou < T(2) ? iou : T(2)) & ~kNumberBits) | static_cast<unsigned>(number));
+    const T bounded = iou < T(2) ? greater(iou, std::numeric_limits<T>::min()) : T(2);
+    return from_bits<T>((to_bits(bounded) & ~kNumberBits) | static_cast<unsigned>(number));
   }
 
   // A tile of -1 is none. The priors of all are loaded before the first is compared.

@@ -105,7 +105,9 @@ struct DeferredAcceptance {
       const int64_t gt = first + threadIdx.x % kWarpSize * num_warps;
       const int64_t prior = gt < num_gt ? load_relaxed(state(gt)) : kNoPrior;
       const int64_t refused = prior >= 0 ? propose_or_give_up(prior, gt) : -1;
-      for (unsigned mask = __ballot_sync(kFullMask, refused >= 0); mask != 0; mask &= mask - 1)
+      unsigned mask = __ballot_sync(kFullMask, refused >= 0);
+      __syncwarp();  // lane 0 writes states after those that the lanes have written
+      for (; mask != 0; mask &= mask - 1)
         resolve(__shfl_sync(kFullMask, static_cast<long long>(refused), __ffs(static_cast<int>(mask)) - 1));
     }
   }

@@ -84,10 +84,12 @@ struct ScoreCandidates {
   template <int kBlockThreads, typename F>
   __device__ void for_each(F&& f) const {
 #pragma unroll 4
-    for (unsigned i = threadIdx.x; i < num_boxes * num_classes; i += kBlockThreads) {
+    for (uint64_t i = threadIdx.x; i < uint64_t(num_boxes) * num_classes; i += kBlockThreads) {
       const compute_t<In> score = widen(scores[i]);
-      if (!(score >= score_threshold) || i % num_classes == 0) continue;
-      f(make_candidate(score, i % num_classes * num_boxes + i / num_classes));
+      if (!(score >= score_threshold)) continue;
+      const auto label = static_cast<unsigned>(i % num_classes), box = static_cast<unsigned>(i / num_classes);
+      if (label == 0) continue;
+      f(make_candidate(score, label * num_boxes + box));
     }
   }
 };
