@@ -39,7 +39,7 @@ def collect(state: State, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_step": state.images_per_step,
         "evaluated": state.evaluated,
         "best": state.best,
-        "stale": state.stale,
+        "evaluations_since_best": state.evaluations_since_best,
         "random": rng_states,
     }
 
@@ -143,7 +143,7 @@ def _restore_optimizer(checkpoint: dict[str, Any], state: State) -> None:
 
 def _restore_position(checkpoint: dict[str, Any], state: State) -> None:
     state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
-    state.stale = checkpoint.get("stale", 0)
+    state.evaluations_since_best = checkpoint.get("evaluations_since_best", 0)
     state.batch = checkpoint.get("batch", 0)
     state.evaluated = checkpoint.get("evaluated", state.epoch)
     schedule_step = checkpoint["schedule"]["last_epoch"]

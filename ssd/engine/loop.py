@@ -117,7 +117,8 @@ def train(
             if agreement.reduce(STOP if interruption.signum else CONTINUE) == STOP:
                 folder.log(line)
                 raise Interrupted(interruption.signum or signal.SIGTERM)
-        folder.is_last = state.epoch == epochs
+        may_stall = config.patience and state.evaluations_since_best + 1 >= config.patience
+        folder.is_last = state.epoch == epochs or bool(may_stall)
         if is_evaluated(config, state.epoch, epochs):
             line += evaluate_and_keep_best(config, state, val_loader, folder, interruption)
         folder.log(line)
@@ -125,11 +126,11 @@ def train(
 
 def has_stalled(config: TrainConfig, state: State, folder: RunFolder) -> bool:
     """Returns whether --patience evaluations in a row were no better than the best one, and logs it."""
-    if not config.patience or state.stale < config.patience:
+    if not config.patience or state.evaluations_since_best < config.patience:
         return False
     folder.log(
-        f"stopped after epoch {state.epoch}: the last {state.stale} evaluations were no better than {state.best:.3f} "
-        "(--patience)"
+        f"stopped after epoch {state.epoch}: the last {state.evaluations_since_best} evaluations were no better than "
+        f"{state.best:.3f} (--patience); --resume with --patience 0 trains on"
     )
     return True
 
@@ -153,7 +154,7 @@ def evaluate_and_keep_best(
         loader.restart_workers()
     with interruption.deferred():
         if value is not None and not math.isnan(value):  # NaN: nothing could be judged
-            state.stale = 0 if value > state.best else state.stale + 1
+            state.evaluations_since_best = 0 if value > state.best else state.evaluations_since_best + 1
             if value >= state.best:
                 state.best = value
                 folder.save("best.pt", state)

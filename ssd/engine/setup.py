@@ -240,7 +240,8 @@ def describe(
     model, world = state.model, state.world
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     processes = f"{world.size} processes, {config.batch_size} images per step each" if world.size > 1 else "one process"
-    task = f"epochs {state.epoch + 1} to {epochs}, {config.opt}, learning rate {base_rate(config, world.size):g}"
+    task = f"epochs {state.epoch + 1} to {epochs}" if state.epoch < epochs else f"all {epochs} epochs done"
+    task += f", {config.opt}, learning rate {base_rate(config, world.size):g}"
     return (
         f"{config.model}: {weights:.2f} M parameters, {len(model.priors)} priors, input size {model.image_size}; "
         f"{len(train_set)} training and {len(val_set)} evaluation images; {'evaluation' if config.test_only else task} "

@@ -44,7 +44,7 @@ class State:
     step: int = 0
     evaluated: int = 0  # the last epoch that was evaluated
     best: float = -1.0
-    stale: int = 0  # evaluations since the best one
+    evaluations_since_best: int = 0
     classes: tuple[str, ...] = ()
     apply_exif: bool | None = None  # whether EXIF orientation is applied to the training images; None: unknown
     rates: DeviceRates | None = None  # learning rates of a fused optimizer

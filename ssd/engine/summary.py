@@ -41,7 +41,7 @@ def write_summary(folder: Path) -> Path:
     )
     body = (
         f"<h1>{escape(title)}</h1>\n{_result(folder, evaluation)}{_class_table(evaluation['classes'])}"
-        f"<h2>Next</h2>\n<pre>{escape(_next_steps(folder))}</pre>\n{images}"
+        f"<h2>Next</h2>\n<pre>{escape(_next_steps(folder, config))}</pre>\n{images}"
         f"<h2>Settings</h2>\n<pre>{escape(_settings(config))}</pre>\n<h2>Log</h2>\n<pre>{escape(_log(folder))}</pre>\n"
     )
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
@@ -87,13 +87,13 @@ def _class_table(classes: dict[str, dict[str, Any]]) -> str:
     return f"<table>\n<tr>{head}</tr>\n{''.join(rows)}</table>\n" if rows else ""
 
 
-def _next_steps(folder: Path) -> str:
-    path = shlex.quote(str(folder))
+def _next_steps(folder: Path, config: dict[str, Any]) -> str:
+    path, patience = shlex.quote(str(folder)), " --patience 0" if config.get("patience") else ""
     return "\n".join(
         [
             f"{how_to_run('predict')} {path} PHOTOS    # detect in images and videos",
             f"{how_to_run('eval')} {path} --save {path}/evaluation    # images of the worst errors",
-            f"{how_to_run('train')} --resume {path} --epochs N    # train longer",
+            f"{how_to_run('train')} --resume {path} --epochs N{patience}    # train longer",
             f"{how_to_run('export')} {path}    # ONNX and others",
         ]
     )

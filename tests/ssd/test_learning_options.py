@@ -45,9 +45,16 @@ def test_parts_add_up_to_the_gradient_of_the_batch(normalizer: str) -> None:
 
 def test_patience_stops_after_evaluations_without_a_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.2, 0.5, 0.5, 0.4, 0.9])
-    monkeypatch.setattr(training, "evaluate_model", lambda *_: next(values))
+    in_full: list[bool] = []  # whether the class table and the confusion matrix belong to the evaluation
+
+    def evaluate(*args: Any) -> float:
+        in_full.append(args[3].is_last)
+        return next(values)
+
+    monkeypatch.setattr(training, "evaluate_model", evaluate)
     run(replace(TINY, epochs=5, patience=2, output_dir=str(tmp_path)))
-    assert read(tmp_path)["epoch"] == 4
+    assert read(tmp_path)["epoch"] == 4 and in_full == [False, False, False, True]
+    assert "--epochs N --patience 0 " in (tmp_path / "summary.html").read_text()
     log = (tmp_path / "log.txt").read_text()
     assert "stopped after epoch 4: the last 2 evaluations were no better than 0.500 (--patience)" in log
     assert "epoch 2/5: loc loss" in log and ", AP50 0.500\n" in log
