@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ssd.atomic_write import write_text
 from ssd.data import Annotations, DataError, DetectionDataset
 from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
+from ssd.data.formats.shards import ShardsDataset
 
 SHARD_BYTES = 1_000_000_000
 
@@ -44,13 +45,15 @@ def pack(
         Lines that say what was written.
 
     Raises:
-        DataError: The folder is not empty, or the splits have different classes.
+        DataError: The folder is not empty, the splits have different classes, or without `images`, they are in tar files.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} must be a new or empty folder")
     classes = next(iter(datasets.values())).classes
     if any(dataset.classes != classes for dataset in datasets.values()):
         raise DataError("the splits have different classes; name the classes by --dataset-option classes=...")
+    if not images and any(isinstance(dataset, ShardsDataset) and dataset.in_tar_files for dataset in datasets.values()):
+        raise DataError(f"the images of {root} are in tar files, so --no-images would lose them; leave it out")
     folder.mkdir(parents=True, exist_ok=True)
     splits, lines = {}, []
     for split, dataset in datasets.items():

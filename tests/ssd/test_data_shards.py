@@ -17,6 +17,7 @@ from ssd import data_commands
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, ImageError, build_loader, open_dataset
+from ssd.data.formats.shard_files import read_index
 from ssd.data.formats.shards import ShardsDataset
 from ssd.data.splits import open_splits
 from ssd.engine.evaluation import metric_of
@@ -103,6 +104,19 @@ def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Pat
     packed = open_dataset("shards", out, "train")
     check_equal(open_dataset("voc", voc, "train"), packed, 6)
     assert len(packed) == 7
+
+
+def test_images_in_tar_files_are_packed_again_with_their_names_and_format(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="are in tar files, so --no-images would lose them"):
+        data_commands.main(["pack", str(folders[1]), str(out), "--no-images"])
+    assert not out.exists()
+    data_commands.main(["pack", str(folders[1]), str(out)])
+    again, packed = (open_dataset("shards", root, "train") for root in (out, folders[1]))
+    assert again.relative_names(".") == packed.relative_names(".") and read_index(out)["format"] == "voc"
+    check_equal(packed, again, 6)
 
 
 def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) -> None:

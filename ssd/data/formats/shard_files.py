@@ -54,7 +54,8 @@ def read_index(root: Path) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("version") != VERSION:
         version = index.get("version") if isinstance(index, dict) else None
         raise DataError(f"{path} has version {version!r}, this program reads {VERSION}; {_AGAIN}")
-    classes, splits = index.get("classes"), index.get("splits")
+    classes: Any = index.get("classes")
+    splits: Any = index.get("splits")
     _require(_are_names(classes) and bool(classes), path, "classes must be a list of names")
     _require(isinstance(index.get("format"), str), path, "format must be a name")
     _require(isinstance(splits, dict) and bool(splits), path, "splits must be an object with a split or more")

@@ -59,6 +59,11 @@ class ShardsDataset(DetectionDataset):
         super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
         self.apply_exif, self._by_size = about["apply_exif"], about["by_size"]
 
+    @property
+    def in_tar_files(self) -> bool:
+        """Whether the images are in tar files, instead of in files of their own."""
+        return self._places is not None
+
     def encoded(self, index: int) -> np.ndarray:
         """Returns the content of image file `index`, uint8 `[N]`."""
         if self._places is None:
