@@ -48,8 +48,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], size: int | 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    """Writes a UTF-8 text file atomically; what UTF-8 cannot encode, as in file names, is written as JSON escapes it."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 class _ErrorRecorder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ssd.command_line import key_value, reject_code, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
 from ssd.config.resume_settings import recorded_settings
-from ssd.errors import ConfigError
+from ssd.errors import ConfigError, DataError
 from ssd.weight_names import checked_checkpoint
 
 ABOUT = """Review annotations with a trained detector.
@@ -82,8 +83,11 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
 
 
 def run(args: argparse.Namespace, config: TrainConfig) -> None:
-    """Reviews the data set, prints the findings and writes the files."""
-    from ssd.atomic_write import write_text
+    """Reviews the data set, prints the findings and writes the files.
+
+    Raises:
+        DataError: The data set cannot be read, or a file could not be written; the others are written nevertheless.
+    """
     from ssd.data_check.splits import open_all
     from ssd.data_review.formats import cvat_xml, label_studio_tasks
     from ssd.data_review.page import review_page
@@ -91,19 +95,37 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
     from ssd.engine.setup import choose_device
     from ssd.inference.detector import load
 
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)  # an error here comes before the detector runs
     detector = load(args.checkpoint, choose_device(args.device))
     datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
     report = review_data(detector, datasets, min_score=args.min_score)
     print(report)
-    root, folder = Path(str(config.data_path)), Path(args.output)
+    root = Path(str(config.data_path))
     root = root if root.is_dir() else root.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "review.html": review_page(report, args.worst),
-        "review.json": json.dumps(report.as_dict(), indent=1) + "\n",
-        "cvat.xml": cvat_xml(report, root),
-        "label_studio.json": json.dumps(label_studio_tasks(report, root)) + "\n",
-    }
+    _write(
+        folder,
+        {
+            "review.json": lambda: json.dumps(report.as_dict(), indent=1) + "\n",
+            "cvat.xml": lambda: cvat_xml(report, root),
+            "label_studio.json": lambda: json.dumps(label_studio_tasks(report, root)) + "\n",
+            "review.html": lambda: review_page(report, args.worst),
+        },
+    )
+
+
+def _write(folder: Path, files: Mapping[str, Callable[[], str]]) -> None:
+    # each by itself: what the detector has found is not lost with one of them
+    from ssd.atomic_write import write_text
+
+    written, failed = [], []
     for name, text in files.items():
-        write_text(folder / name, text)
-    print(f"{folder}: {', '.join(files)}")
+        try:
+            write_text(folder / name, text())
+            written.append(name)
+        except (OSError, ValueError) as error:
+            failed.append(f"{name} ({error})")
+    if written:
+        print(f"{folder}: {', '.join(written)}")
+    if failed:
+        raise DataError(f"not written: {'; '.join(failed)}")

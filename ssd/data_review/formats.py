@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from ssd.data import DetectionDataset
 from ssd.data_review.findings import Finding
 from ssd.data_review.report import Review, ReviewReport
+from ssd.inference.formats import xml_text
 
 
 class _Box(NamedTuple):
@@ -35,19 +36,17 @@ def cvat_xml(report: ReviewReport, root: Path) -> str:
         corrections, names = _by_image(review), _names(review.dataset, root)
         for index in range(len(review.dataset)):
             height, width = (int(side) for side in review.dataset.annotations.sizes[index])
-            name = quoteattr(names[index])
+            name = _attribute(names[index])
             lines.append(f'  <image id="{number}" name={name} width="{width}" height="{height}">')
             for label, (x1, y1, x2, y2), score in _corrected(review, index, corrections.get(index, [])):
                 source = "manual" if score is None else "auto"
                 corners = f'xtl="{x1:.2f}" ytl="{y1:.2f}" xbr="{x2:.2f}" ybr="{y2:.2f}"'
                 lines.append(
-                    f'    <box label={quoteattr(label)} source="{source}" occluded="0" {corners} z_order="0"></box>'
+                    f'    <box label={_attribute(label)} source="{source}" occluded="0" {corners} z_order="0"></box>'
                 )
             lines.append("  </image>")
             number += 1
-    text = "\n".join([*lines, "</annotations>", ""])
-    ElementTree.fromstring(text)  # characters that XML does not have are an error here, not in the tool
-    return text
+    return "\n".join([*lines, "</annotations>", ""])
 
 
 def label_studio_tasks(report: ReviewReport, root: Path) -> list[dict[str, Any]]:
@@ -70,12 +69,16 @@ def label_studio_tasks(report: ReviewReport, root: Path) -> list[dict[str, Any]]
             score = max(finding.score for finding in findings)
             tasks.append(
                 {
-                    "data": {"image": f"/data/local-files/?d={names[index]}"},
+                    "data": {"image": f"/data/local-files/?d={quote(names[index], errors='surrogateescape')}"},
                     "annotations": [{"result": before}],
                     "predictions": [{"model_version": "ssd data review", "score": round(score, 4), "result": after}],
                 }
             )
     return tasks
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(xml_text(text))
 
 
 def _rectangle(item: _Box, number: int, size: tuple[int, ...]) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def _write_shards(
                 row, suffix, content = first
                 _add(tar, f"{row:09}{suffix}", content)
                 about = {"file": names[row], **_about(dataset, row)}
-                _add(tar, f"{row:09}.json", json.dumps(about, ensure_ascii=False).encode())
+                text = json.dumps(about, ensure_ascii=False)
+                _add(tar, f"{row:09}.json", text.encode("utf-8", "backslashreplace"))  # names may not be UTF-8
                 rows.append(row)
                 written += len(content)
                 first = next(images, None)

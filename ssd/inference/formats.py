@@ -168,13 +168,13 @@ def _write_yolo(folder: Path, classes: Sequence[str], named: Iterable[tuple[str,
 def _voc_tree(entry: Entry) -> ElementTree.ElementTree[Any]:
     root = ElementTree.Element("annotation")
     if entry["file"]:
-        ElementTree.SubElement(root, "filename").text = _xml_text(Path(_image_name(entry)).name)
+        ElementTree.SubElement(root, "filename").text = xml_text(Path(_image_name(entry)).name)
     size = ElementTree.SubElement(root, "size")
     for key, value in (("width", entry["width"]), ("height", entry["height"]), ("depth", 3)):
         ElementTree.SubElement(size, key).text = str(value)
     for d in entry["detections"]:
         node = ElementTree.SubElement(root, "object")
-        ElementTree.SubElement(node, "name").text = _xml_text(d["label"])
+        ElementTree.SubElement(node, "name").text = xml_text(d["label"])
         ElementTree.SubElement(node, "score").text = f"{d['score']:.4f}"
         corners = ElementTree.SubElement(node, "bndbox")
         for key, value, base in zip(("xmin", "ymin", "xmax", "ymax"), d["box"], (1, 1, 0, 0), strict=True):
@@ -183,6 +183,6 @@ def _voc_tree(entry: Entry) -> ElementTree.ElementTree[Any]:
     return ElementTree.ElementTree(root)
 
 
-def _xml_text(text: str) -> str:
+def xml_text(text: str) -> str:
     """Returns a text with what XML cannot hold, control characters and bytes that are not text, written as escapes."""
     return _NOT_IN_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

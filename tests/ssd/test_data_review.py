@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,13 +13,18 @@ import pytest
 import torch
 
 from ssd import data_commands
-from ssd.data import open_dataset
+from ssd.config import TrainConfig
+from ssd.console import console_program
+from ssd.data import DataError, DetectionDataset, open_dataset
+from ssd.data.annotations import AnnotationsBuilder
+from ssd.data.faults import FaultLog
 from ssd.data_review import command, report
 from ssd.data_review.findings import Annotated, find_misannotated, find_unlabeled
 from ssd.data_review.views import Merged, View, merge_views
+from ssd.data_tools.pack import pack
 from ssd.inference.detector import Detector
 from ssd.inference.result import Result
-from tests.ssd.small_folders import voc_object, write_voc
+from tests.ssd.small_folders import save_image, voc_object, write_voc
 
 NONE = np.zeros((0, 4))
 
@@ -165,6 +172,34 @@ def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, st
     value = after[3]["value"]
     assert value.pop("rectanglelabels") == ["a&b"]
     assert value == pytest.approx({"x": 70, "y": 60, "width": 100 * 13 / 60, "height": 35, "rotation": 0}, abs=1e-3)
+
+
+def test_files_are_written_each_by_itself_whatever_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a&b #1+100%.jpg", os.fsdecode(b"\xff.jpg")]
+    builder = AnnotationsBuilder()
+    for number, name in enumerate(names):
+        builder.add(str(tmp_path / name), number, (40, 60), [(10, 5, 30, 20)], [1], [False])
+        save_image(tmp_path / "a.jpg")
+        (tmp_path / name).write_bytes((tmp_path / "a.jpg").read_bytes())
+    data = DetectionDataset("data", ("cat\x01",), builder, FaultLog("raise"))
+    (tmp_path / "review.html").mkdir()
+    monkeypatch.setattr("ssd.data_check.splits.open_all", lambda *_: ({"all": data}, []))
+    monkeypatch.setattr("ssd.inference.detector.load", lambda *_: Stub(data.classes, ([40.0, 5, 55, 20], 0.9, 1)))
+    monkeypatch.setattr(report, "VIEWS", (View(),))
+    args = SimpleNamespace(checkpoint="", device="cpu", splits=[], min_score=0.1, worst=1, output=str(tmp_path))
+    with pytest.raises(DataError, match=r"^not written: review.html \(cannot write"):
+        console_program(command.run)(args, TrainConfig(data_path=str(tmp_path)))  # type: ignore[arg-type]
+    root = ElementTree.parse(tmp_path / "cvat.xml").getroot()
+    assert [image.get("name") for image in root.iter("image")] == ["a&b #1+100%.jpg", r"\udcff.jpg"]
+    assert {box.get("label") for box in root.iter("box")} == {r"cat\x01"}
+    tasks = json.loads((tmp_path / "label_studio.json").read_text())
+    paths = [task["data"]["image"].partition("?d=")[2] for task in tasks]
+    assert paths == ["a%26b%20%231%2B100%25.jpg", "%FF.jpg"]
+    assert "review.json, cvat.xml, label_studio.json" in capsys.readouterr().out
+    pack({"all": data}, tmp_path / "out", tmp_path, "voc")
+    assert open_dataset("shards", tmp_path / "out", "all").relative_names(".") == names
 
 
 @pytest.mark.parametrize(
