@@ -102,6 +102,12 @@ def _create(name: str, weights: str | None) -> Any:
     Raises:
         ValueError: timm is not installed, has no such network or weights, or the network has no feature maps.
     """
+    if not name or ":" in name:
+        # such as hf-hub:OWNER/NAME, for which timm would download settings and weights that a checkpoint names
+        raise ValueError(
+            f"{PREFIX}NAME needs the name of a network in timm, such as {PREFIX}mobilenetv4_conv_small, without a place to "
+            f"download it from; got {PREFIX + name!r}"
+        )
     try:
         import timm
     except ImportError as error:

@@ -54,6 +54,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return made
 
 
+@pytest.mark.parametrize("name", ["", "hf-hub:x/y", "local-dir:/tmp/x"])
+def test_name_that_timm_would_download_is_refused(name: str, calls: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match=r"^timm:NAME needs the name of a network in timm"):
+        build_model(f"timm:{name}", 3)
+    assert not calls
+
+
 def test_timm_detector_trains_and_is_rebuilt_without_weights(calls: list[dict[str, Any]]) -> None:
     model = build_model("timm:net", 3, image_size=96, weights_backbone="timm", min_stride=8, rule="greedy")
     assert calls[0] == {"name": "net", "features_only": True, "pretrained": True}
