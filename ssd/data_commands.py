@@ -21,7 +21,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.atomic_write import write_text
+from ssd.atomic_write import WriteError, write_text
 from ssd.command_line import key_value, with_data_settings
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, MODELS
@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror or error}")
+        named = error.filename or getattr(args, "output", None) or args.fix or args.pictures or args.data_path
+        sys.exit(f"error: {error}" if isinstance(error, WriteError) else f"error: {named}: {error.strerror or error}")
 
 
 def _pack(args: argparse.Namespace, config: TrainConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
@@ -117,6 +118,21 @@ def test_images_in_tar_files_are_packed_again_with_their_names_and_format(
     again, packed = (open_dataset("shards", root, "train") for root in (out, folders[1]))
     assert again.relative_names(".") == packed.relative_names(".") and read_index(out)["format"] == "voc"
     check_equal(packed, again, 6)
+
+
+def test_full_disk_is_one_line_that_names_the_place(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(SystemExit, match=rf"^error: {tmp_path}/out: No space left on device$"):
+        data_commands.main(["pack", str(folders[0]), str(tmp_path / "out")])
+    monkeypatch.undo()
+    monkeypatch.setattr("ssd.atomic_write.os.fsync", full)
+    with pytest.raises(SystemExit, match=rf"^error: cannot write {tmp_path}/new/shards.json: No space left on device"):
+        data_commands.main(["pack", str(folders[0]), str(tmp_path / "new")])
 
 
 def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) -> None:
