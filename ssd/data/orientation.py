@@ -18,7 +18,7 @@ def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarra
     """Decides whether to apply EXIF orientation to images whose annotated size does not tell (square, or rotated by 180).
 
     Args:
-        apply_exif: True or False is rerotated unchanged; `"auto"` reads the headers of some images.
+        apply_exif: True or False is returned unchanged; `"auto"` reads the headers of some images.
         files: Paths `[N]`.
         sizes: Annotated heights and widths `[N, 2]`.
 

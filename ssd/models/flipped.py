@@ -47,8 +47,8 @@ def flip_averaged(model: SSD) -> SSD:
     expected = torch.stack([1 - priors[:, 2], priors[:, 1], 1 - priors[:, 0], priors[:, 3]], dim=1)
     if not torch.allclose(priors[mirrored], expected, atol=1e-3):
         raise ValueError(
-            "the priors of this model are not symmetric, so its outputs cannot be averaged over a flip (--tta); steps that "
-            f"fit the input size make them so, got steps {model.preset.steps!r}"
+            "the priors of this model are not symmetric, so its outputs cannot be averaged over a flip (--tta); they "
+            f"are symmetric if each step times the cells of its level is the input size, got steps {model.preset.steps!r}"
         )
     averaged = copy.copy(model)
     averaged.__class__ = FlipAveragedSSD
