@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats
-from ssd.data import DetectionDataset
+from ssd.data import DataError, DetectionDataset, ImageError
 from ssd.data.loading.whole_images import WholeImages
 from ssd.exporters.running import network_inputs
 from ssd.inference.sources import ImageFile, images_of
@@ -25,16 +25,36 @@ class Calibration:
 
     Attributes:
         about: Where they are from, for people.
-        images: Yields up to `MAX_IMAGES` of them as `[3, S, S]` in 0..1; can be called again.
+        read: Yields up to `MAX_IMAGES` of them as `[3, S, S]` in 0..1, and adds file -> reason of those that cannot be read
+            to the dict that it is called with.
+        skipped: File -> reason of the images that could not be read so far.
     """
 
     about: str
-    images: Callable[[], Iterator[Tensor]]
+    read: Callable[[dict[str, str]], Iterator[Tensor]]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def images(self) -> Iterator[Tensor]:
+        """Yields the images that can be read; can be called again.
+
+        Raises:
+            DataError: None can be read.
+        """
+        count = 0
+        for image in self.read(self.skipped):
+            count += 1
+            yield image
+        if not count and self.skipped:
+            raise DataError(f"none of the {self.about} can be read; the first: {self.first_skipped()}")
+
+    def first_skipped(self) -> str:
+        """Returns file and reason of the first image that could not be read."""
+        return ": ".join(next(iter(self.skipped.items())))
 
 
 def is_dataset(path: str | None) -> bool:
-    """Returns whether a path is a data set, rather than a folder of images; without a path, the run has one."""
-    return path is None or (os.path.isdir(path) and bool(find_formats(Path(path))))
+    """Returns whether a path is a data set or its file, rather than images; without a path, the run has one."""
+    return path is None or (os.path.exists(path) and bool(find_formats(Path(path))))
 
 
 def of_training_split(config: TrainConfig, side: int) -> Calibration:
@@ -54,12 +74,17 @@ def of_training_split(config: TrainConfig, side: int) -> Calibration:
     dataset, _ = open_splits(config.dataset, config.data_path, *names, config.dataset_options, TRAINING_ONLY)
     count = min(MAX_IMAGES, len(dataset))
     rows = [index * len(dataset) // count for index in range(count)]
-    return Calibration(f"training images ({dataset.name})", lambda: _of_rows(dataset, rows, side))
+    return Calibration(f"training images ({dataset.name})", lambda skipped: _of_rows(dataset, rows, side, skipped))
 
 
-def _of_rows(dataset: DetectionDataset, rows: Sequence[int], side: int) -> Iterator[Tensor]:
+def _of_rows(dataset: DetectionDataset, rows: Sequence[int], side: int, skipped: dict[str, str]) -> Iterator[Tensor]:
     for row in rows:
-        yield WholeImages.of([dataset.load_image(row)], side, antialias=True).render()[0] / 255
+        try:
+            image = dataset.load_image(row)
+        except ImageError as error:
+            skipped[error.fault.file] = error.fault.detail
+            continue
+        yield WholeImages.of([image], side, antialias=True).render()[0] / 255
 
 
 def of_files(source: str, side: int, apply_exif: bool, evaluated: DetectionDataset | None) -> Calibration:
@@ -73,10 +98,10 @@ def of_files(source: str, side: int, apply_exif: bool, evaluated: DetectionDatas
     """
     left_out = {os.path.realpath(str(file)) for file in evaluated.annotations.files} if evaluated is not None else set()
 
-    def kept() -> Iterator[Tensor]:
+    def kept(skipped: dict[str, str]) -> Iterator[Tensor]:
         items = images_of(source)
         others = (i for i in items if not isinstance(i, ImageFile) or os.path.realpath(i.file) not in left_out)
-        return network_inputs(others, side, apply_exif, MAX_IMAGES)
+        return network_inputs(others, side, apply_exif, MAX_IMAGES, skipped)
 
     about = f"images of {source}, which is no data set with a training split"
     return Calibration(about + (" (those of --eval-data are left out)" if left_out else ""), kept)

@@ -78,6 +78,9 @@ def write(detector: Detector, path: Path, args: argparse.Namespace, calibration:
         plain = Detector(folded(detector.model), detector.classes, detector.apply_exif, detector.thresholds)
         export_onnx(plain, whole, exporter=args.exporter, nms=args.nms)
         count = quantize(whole, path, calibration.images())
+        if calibration.skipped:
+            number, first = len(calibration.skipped), calibration.first_skipped()
+            print(f"warning: {number} calibration images cannot be read and were skipped; the first: {first}")
         print(f"calibrated on {count} {calibration.about}: {whole.stat().st_size / 1e6:.1f} MB as float32")
 
 

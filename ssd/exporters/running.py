@@ -53,8 +53,17 @@ def detect_batches(program: Program, batches: Iterable[Images]) -> Iterator[ssd_
         yield program(pixels / 255)
 
 
-def network_inputs(source: Source, side: int, apply_exif: bool, limit: int) -> Iterator[Tensor]:
+def network_inputs(
+    source: Source, side: int, apply_exif: bool, limit: int, skipped: dict[str, str] | None = None
+) -> Iterator[Tensor]:
     """Yields the first `limit` images of a source as [3, side, side] in 0..1, resized as `Detector.predict` does.
+
+    Args:
+        source: Of `Detector.predict`.
+        side: Input size of the network.
+        apply_exif: Whether to apply the EXIF orientation.
+        limit: Number of images.
+        skipped: Gets file -> reason of images that cannot be read; None: they are errors.
 
     Raises:
         DataError: The source has no image, or one of them cannot be read.
@@ -64,5 +73,8 @@ def network_inputs(source: Source, side: int, apply_exif: bool, limit: int) -> I
     for item in islice(images_of(source), limit):
         loaded = load_item(item, apply_exif)
         if loaded.image is None:
-            raise DataError(f"{loaded.file}: {loaded.error}")
+            if skipped is None:
+                raise DataError(f"{loaded.file}: {loaded.error}")
+            skipped[str(loaded.file)] = str(loaded.error)
+            continue
         yield WholeImages.of([loaded.image], side, antialias=True).render()[0] / 255

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssd.errors import DataError
 from ssd.eval import settings_of
 from ssd.export import main, parse_args
 from ssd.exporters import command
@@ -69,9 +70,12 @@ def test_run_is_calibrated_on_its_training_images(
     monkeypatch.setattr(command, "quantize", quantize)
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    (voc / "JPEGImages" / "b.jpg").write_bytes(b"")
     main([str(run), str(tmp_path / "x.onnx"), "--int8", "--no-check", "--exporter", "torchscript"])
-    assert read == ["a", "b", "c"]
-    assert "calibrated on 3 training images (" in capsys.readouterr().out
+    assert read == ["a", "c"]
+    out = capsys.readouterr().out
+    assert "warning: 1 calibration images cannot be read and were skipped; the first: " in out and "b.jpg" in out
+    assert "calibrated on 2 training images (" in out
 
 
 def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: list[str]) -> None:
@@ -81,6 +85,24 @@ def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: l
     images = list(of_files(str(voc / "JPEGImages"), 32, True, evaluated).images())
     assert read == ["a", "b", "c"] and images[0].shape == (3, 32, 32)
     assert "which is no data set" in of_files("x", 32, True, None).about
+
+
+def test_unreadable_images_of_a_folder_are_skipped_but_not_all(voc: Path) -> None:
+    folder = voc / "JPEGImages"
+    for name in NAMES[1:]:
+        (folder / f"{name}.jpg").write_bytes(b"x")
+    calibration = of_files(str(folder), 32, True, None)
+    assert len(list(calibration.images())) == 1 and len(calibration.skipped) == 4
+    (folder / "a.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"none of the images of .* can be read; the first: .*b\.jpg"):
+        list(calibration.images())
+
+
+def test_file_of_a_data_set_is_no_image(tmp_path: Path, voc: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    (tmp_path / "boxes.csv").write_text("a.jpg,1,1,2,2,cat\n")
+    assert is_dataset(str(tmp_path / "data.yaml")) and is_dataset(str(tmp_path / "boxes.csv"))
+    assert not is_dataset(str(voc / "JPEGImages" / "a.jpg")) and not is_dataset("*.jpg")
 
 
 def test_training_images_are_spread_over_the_data_set(tmp_path: Path) -> None:
