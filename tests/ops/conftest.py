@@ -55,7 +55,7 @@ def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
-def _has_compiled_kernels() -> bool:
+def has_compiled_kernels() -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU")
 
 
@@ -69,7 +69,7 @@ def _same_random_numbers() -> None:
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
     """An implementation of all ops."""
     name = request.param
-    if name == "cpu" and not _has_compiled_kernels():
+    if name == "cpu" and not has_compiled_kernels():
         pytest.skip("no compiled library: ssd_ops runs on the reference")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
