@@ -127,25 +127,33 @@ class World:
                 if name not in parameters:
                     dist.broadcast(value, 0)
 
-    def loss_factor(self, labels: Tensor, normalizer: str, whole: Tensor) -> Tensor | None:
+    def loss_normalizer(self, labels: Tensor, normalizer: str) -> Tensor:
+        """Returns what the loss of the whole batch is divided by: the number of positives (or images) of all processes.
+
+        One all-reduce for a step, in how many parts each process may take its images. Does not synchronize with the device.
+
+        Args:
+            labels: int64 `[B, P]` of `ssd_ops.match_priors`, of all images of this process.
+            normalizer: "batch" (positives), "image" or "batch_size", as in `ssd_ops.multibox_loss`. Its mining="batch"
+                covers the images of a part only.
+        """
+        return self.sum(_normalizer(labels, normalizer)).clamp(min=1)
+
+    def loss_factor(self, labels: Tensor, normalizer: str, whole: Tensor) -> Tensor:
         """Returns the factor on the loss of a part that makes DDP's mean of sums the gradient of the whole batch.
 
         The loss of a part is divided by its own number of positives (or images), at least 1, and DDP averages over
-        processes; the loss of the whole batch is divided by the total number. Does not synchronize with the device.
+        processes; the loss of the whole batch is divided by the total number.
 
         Args:
-            labels: int64 `[B', P]` of `ssd_ops.match_priors`, of the images of the part.
-            normalizer: "batch" (positives), "image" or "batch_size", as in `ssd_ops.multibox_loss`. Its mining="batch"
-                covers the images of the part only.
-            whole: Labels of all images of this process, `[B, P]`.
+            labels: int64 `[B', P]`, of the images of the part.
+            normalizer: As for `loss_normalizer`.
+            whole: The result of `loss_normalizer`.
 
         Returns:
-            A float64 scalar on the device of `labels`, or None if the part is the whole batch.
+            A float64 scalar on the device of `labels`.
         """
-        if self.size == 1 and len(labels) == len(whole):
-            return None
-        own, total = (_normalizer(tensor, normalizer) for tensor in (labels, whole))
-        return self.size * own.clamp(min=1) / self.sum(total).clamp(min=1)
+        return self.size * _normalizer(labels, normalizer).clamp(min=1) / whole
 
     @contextlib.contextmanager
     def fail_together(self) -> Iterator[None]:

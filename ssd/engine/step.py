@@ -207,10 +207,13 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
             batch = with_unlabeled_ignored(state.best_model(), images, batch, config.ignore_unlabeled)
     matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
     total = dict.fromkeys(("loc", "cls"), torch.zeros((), device=device))
-    parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (images, *matches)), strict=True))
+    count = min(config.accumulate, len(images))  # an incomplete batch may have fewer images than parts
+    parts = list(zip(*(tensor.tensor_split(count) for tensor in (images, *matches)), strict=True))
+    normalizer = criterion.preset.normalizer
+    whole = None if count == state.world.size == 1 else state.world.loss_normalizer(matches.labels, normalizer)
     for index, (part, *assigned) in enumerate(parts):
         own = ssd_ops.PriorMatches(*assigned)
-        factor = state.world.loss_factor(own.labels, criterion.preset.normalizer, whole=matches.labels)
+        factor = None if whole is None else state.world.loss_factor(own.labels, normalizer, whole)
         is_last = index == len(parts) - 1  # DDP averages the gradients of all parts in one go
         with contextlib.nullcontext() if is_last else getattr(state.network, "no_sync", contextlib.nullcontext)():
             with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):

@@ -98,7 +98,7 @@ class SSD(nn.Module):
                 raise
             raise BatchSizeError(
                 "BatchNorm cannot be trained with a batch of one image if a feature level has one cell; use batches of at "
-                "least 2 (--batch-size 2 or more, and at least 2 training images)"
+                "least 2 (--batch-size 2 or more, with --accumulate N at least 2 * N; at least 2 training images)"
             ) from error
 
     def detect(self, loc: Outputs, logits: Outputs, rules: Preset | None = None) -> ssd_ops.Detections:

@@ -60,11 +60,13 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
     )
 
 
-def gradients(world: World, counts: list[int], share: slice, normalizer: str) -> tuple[dict[str, Any], float]:
+def gradients(
+    world: World, counts: list[int], share: slice, normalizer: str, parts: int = 1
+) -> tuple[dict[str, Any], float]:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3, image_size=64, normalizer=normalizer, **RULES).double().eval()
     state = make_state(TrainConfig(ema_decay=0.0), model, 1, world)
-    losses = backward(TrainConfig(), state, part_of(batch_of(counts), share.start, share.stop))
+    losses = backward(TrainConfig(accumulate=parts), state, part_of(batch_of(counts), share.start, share.stop))
     mean = world.sum(losses["loc"] + losses["cls"]) / world.size
     return {name: p.grad for name, p in model.named_parameters()}, float(mean)
 
@@ -75,6 +77,8 @@ def save_gradients(folder: Path) -> None:
     found = {
         (i, n): gradients(world, c, share, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image", "batch_size")
     }
+    uneven = slice(0, 3) if world.is_first else slice(3, 4)  # two parts, and one
+    found[0, "batch_size"] = gradients(world, OBJECTS[0], uneven, "batch_size", parts=2)
     torch.save(found, folder / f"gradients{world.rank}.pt")
     world.leave()
 

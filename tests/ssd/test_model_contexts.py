@@ -71,7 +71,9 @@ def test_batch_norm_error_for_batch_of_one(name):
     options = {"image_size": 64} if name == "ssd_tiny" else {}
     model = build_model(name, 3, **options)
     image = [torch.rand(3, 64, 64)]
-    with pytest.raises(ValueError, match=r"batches of at least 2 \(--batch-size 2 or more, and at least 2 training"):
+    with pytest.raises(
+        ValueError, match=r"batches of at least 2 \(--batch-size 2 or more, with --accumulate N at least"
+    ):
         model(image, [TARGET])
     assert len(model.eval()(image)) == 1
 
