@@ -42,7 +42,7 @@ def implementation(schema: Schema) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         parts = (part for arg in args for part in (arg if isinstance(arg, list) else [arg]))
-        device = next(part.device.type for part in parts if isinstance(part, torch.Tensor))
+        device = next(part.device.type for part in parts if hasattr(part, "device"))
         if device not in ("cpu", "meta"):
             _library.warn_of_reference(device)
         arguments = schema.by_name(args)
