@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import os
 import signal
 import subprocess
@@ -105,7 +106,8 @@ def test_killed_processes_go_on_without_losing_or_repeating_an_image(
     ended = run_processes(tmp_path, predict_until_killed, argv, 3)
     assert len(finished_files(out)) == 16
     said = succeeded(run_processes(tmp_path, main, argv, size=3))  # also with another number of processes
-    assert "going on: 16 files are done" in said
+    going_on = re.search(r"going on: (\d+) files are done", said)
+    assert going_on and 16 <= int(going_on[1]) <= COUNT  # the others may have begun
     lines = [line for path in (out / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
     done = Counter(json.loads(line)["file"] for line in lines if not line.endswith("tor"))
     assert set(done.values()) == {1} and len(done) == COUNT
