@@ -80,6 +80,7 @@ __device__ __forceinline__ T warp_greatest(T value) {
 template <typename T, typename Accepts>
 struct BestPriorSearch {
   static constexpr sort_key_t<T> kNumberBits = 15;
+  static constexpr T kSmallestNormal = std::numeric_limits<T>::min();
   static_assert(kTilesPerLane <= kNumberBits + 1, "a number fits");
 
   const CudaMatchParams<T>& params;
@@ -97,7 +98,7 @@ struct BestPriorSearch {
     if (!bound.reaches(T(0))) return T(0);
     const T iou = bound.inter / bound.union_area;
     // An overflow may give NaN: then this tile comes first.
-    const T bounded = iou < T(2) ? greater(iou, std::numeric_limits<T>::min()) : T(2);
+    const T bounded = iou < T(2) ? greater(iou, kSmallestNormal) : T(2);
     return from_bits<T>((to_bits(bounded) & ~kNumberBits) | static_cast<unsigned>(number));
   }
 
