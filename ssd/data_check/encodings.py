@@ -50,8 +50,8 @@ def find_encoding_errors(dataset: DetectionDataset, source: str, *, fast: bool =
     yield from _fractions_for_pixels(dataset, source)
 
 
-def _of_yolo(dataset: YOLODataset, source: str, most: int) -> Iterator[Fault]:
-    rows = _yolo_rows(dataset, most)
+def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Fault]:
+    rows = _yolo_rows(dataset, max_files)
     if len(rows) < _ENOUGH:
         return
     ids, values = rows[:, 0], rows[:, 1:]
@@ -76,10 +76,10 @@ def _of_yolo(dataset: YOLODataset, source: str, most: int) -> Iterator[Fault]:
         yield Fault(source, "xywh for cxcywh", "numbers begin with the upper left corner; YOLO has the center")
 
 
-def _yolo_rows(dataset: YOLODataset, most: int) -> np.ndarray:
+def _yolo_rows(dataset: YOLODataset, max_files: int) -> np.ndarray:
     # class and four numbers of every line with a box, as they are written, of at most so many files
     rows = []
-    for file in dataset.annotations.files[:: max(1, -(-len(dataset) // most))].tolist():
+    for file in dataset.annotations.files[:: max(1, -(-len(dataset) // max_files))].tolist():
         try:
             lines = read_text(label_file(Path(file))).splitlines()
         except (DataError, OSError):

@@ -47,58 +47,58 @@ class Finding:
     object_index: int | None = None
 
 
-def find_unlabeled(image: int, found: Merged, annotated: Annotated) -> Iterator[Finding]:
-    """Yields the detections of any score that no annotation covers, one at each place."""
-    covered = _overlaps(found, annotated).max(axis=1, initial=0.0) >= COVERED
+def find_unlabeled(image: int, detected: Merged, annotated: Annotated) -> Iterator[Finding]:
+    """Yields the detections of any score that no annotation covers, one at each location."""
+    covered = _overlaps(detected, annotated).max(axis=1, initial=0.0) >= COVERED
     ignored = annotated.boxes[annotated.ignore]
-    covered |= _shares_inside(found.boxes, ignored).max(axis=1, initial=0.0) >= _IN_CROWD
+    covered |= _fractions_inside(detected.boxes, ignored).max(axis=1, initial=0.0) >= _IN_CROWD
     known = np.zeros((0, 4))
     for row in np.flatnonzero(~covered).tolist():
-        box = found.boxes[row : row + 1]
+        box = detected.boxes[row : row + 1]
         if box_iou(box, known).max(initial=0.0) < COVERED:
             known = np.concatenate([known, box])
-            yield _finding("unlabeled", image, found, row, float(found.scores[row]))
+            yield _finding("unlabeled", image, detected, row, float(detected.scores[row]))
 
 
 def find_misannotated(
-    image: int, found: Merged, annotated: Annotated, known: Sequence[int] | None = None
+    image: int, detected: Merged, annotated: Annotated, known: Sequence[int] | None = None
 ) -> Iterator[Finding]:
-    """Yields annotations that the detections contradict: in their class, or in their place.
+    """Yields annotations that the detections contradict: in their class, or in their location.
 
-    A mislabeled object has a detection of another class at its place with a higher score than any of its own class, a
+    A mislabeled object has a detection of another class at its location with a higher score than any of its own class, a
     misplaced one a detection of its class nearby and none where it is. The score is by how much, in score or in
     score times 1 - IoU. Of annotations with labels that are not in `known`, the detector cannot tell; None: it knows all.
     """
-    overlaps = _overlaps(found, annotated)
+    overlaps = _overlaps(detected, annotated)
     owner = overlaps.argmax(axis=1) if overlaps.size else np.zeros(len(overlaps), dtype=int)
     judged = ~annotated.ignore if known is None else ~annotated.ignore & np.isin(annotated.labels, known)
     for index in np.flatnonzero(judged).tolist():
-        iou, is_own_class = overlaps[:, index], found.labels == annotated.labels[index]
+        iou, is_own_class = overlaps[:, index], detected.labels == annotated.labels[index]
         is_here = iou >= _SAME_PLACE
-        own = found.scores[is_here & is_own_class].max(initial=0.0)
+        own = detected.scores[is_here & is_own_class].max(initial=0.0)
         others = np.flatnonzero(is_here & ~is_own_class & (owner == index))
-        if len(others) and found.scores[others[0]] > own:
-            yield _finding("mislabeled", image, found, others[0], float(found.scores[others[0]] - own), index)
+        if len(others) and detected.scores[others[0]] > own:
+            yield _finding("mislabeled", image, detected, others[0], float(detected.scores[others[0]] - own), index)
             continue
         near = np.flatnonzero((iou >= COVERED) & is_own_class & (owner == index))
         if len(near) and iou[near].max() < _WELL_PLACED:
-            score = float(found.scores[near[0]] * (1 - iou[near[0]]))
-            yield _finding("misplaced", image, found, near[0], score, index)
+            score = float(detected.scores[near[0]] * (1 - iou[near[0]]))
+            yield _finding("misplaced", image, detected, near[0], score, index)
 
 
-def _finding(kind: str, image: int, found: Merged, row: int, score: float, index: int | None = None) -> Finding:
-    x1, y1, x2, y2 = (float(value) for value in found.boxes[row])
-    return Finding(kind, image, score, int(found.labels[row]), (x1, y1, x2, y2), index)
+def _finding(kind: str, image: int, detected: Merged, row: int, score: float, index: int | None = None) -> Finding:
+    x1, y1, x2, y2 = (float(value) for value in detected.boxes[row])
+    return Finding(kind, image, score, int(detected.labels[row]), (x1, y1, x2, y2), index)
 
 
-def _overlaps(found: Merged, annotated: Annotated) -> np.ndarray:
-    return box_iou(found.boxes, annotated.boxes)
+def _overlaps(detected: Merged, annotated: Annotated) -> np.ndarray:
+    return box_iou(detected.boxes, annotated.boxes)
 
 
-def _shares_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+def _fractions_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     # part of each box [D] that lies in each region [R]
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    shares: np.ndarray = (high - low).clip(min=0).prod(axis=2) / areas[:, None]
-    return shares
+    fractions: np.ndarray = (high - low).clip(min=0).prod(axis=2) / areas[:, None]
+    return fractions

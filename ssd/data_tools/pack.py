@@ -58,14 +58,14 @@ def pack(
     splits, lines = {}, []
     for split, dataset in datasets.items():
         name = split.replace(os.sep, "_")
-        notes, places = dataset.annotations, None
+        notes, positions = dataset.annotations, None
         shards: list[str] = []
         if images:
             names = dataset.relative_names(root)
-            shards, rows, places = _write_shards(dataset, names, folder, name, shard_bytes)
+            shards, rows, positions = _write_shards(dataset, names, folder, name, shard_bytes)
             notes = replace(notes, files=np.array(names, dtype=np.str_))
             notes = notes if len(rows) == len(dataset) else notes.subset(rows)
-        write_arrays(notes, places, arrays_folder(folder, name))
+        write_arrays(notes, positions, arrays_folder(folder, name))
         splits[name] = {"shards": shards, "apply_exif": dataset.apply_exif, "by_size": dataset.decides_by_size}
         missing = len(dataset) - len(notes)
         left_out = f", {missing} that cannot be read left out" if missing else ""
@@ -85,7 +85,7 @@ def _write_shards(
     # names of the tar files, the images written, and shard, offset and size of each
     shards: list[str] = []
     rows: list[int] = []
-    places: list[tuple[int, int, int]] = []
+    positions: list[tuple[int, int, int]] = []
     images = _contents(dataset, split)
     first = next(images, None)
     while first is not None:
@@ -103,9 +103,9 @@ def _write_shards(
                 first = next(images, None)
         with tarfile.open(folder / shard) as tar:
             found = [(m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
-        places += [(len(shards), offset, size) for offset, size in found]
+        positions += [(len(shards), offset, size) for offset, size in found]
         shards.append(shard)
-    return shards, rows, np.array(places, dtype=np.int64).reshape(-1, 3)
+    return shards, rows, np.array(positions, dtype=np.int64).reshape(-1, 3)
 
 
 def _contents(dataset: DetectionDataset, split: str) -> Iterator[tuple[int, str, bytes]]:
@@ -137,20 +137,20 @@ def _about(dataset: DetectionDataset, row: int) -> dict[str, Any]:
     }
 
 
-def write_arrays(notes: Annotations, places: np.ndarray | None, folder: Path) -> None:
+def write_arrays(notes: Annotations, positions: np.ndarray | None, folder: Path) -> None:
     """Writes the arrays of a split to a new folder.
 
     Args:
         notes: Annotations; their files are stored as they are with tar files, else as absolute paths.
-        places: int64 `[N, 3]`, number of the tar file, offset and size of each image; None without tar files.
+        positions: int64 `[N, 3]`, number of the tar file, offset and size of each image; None without tar files.
         folder: Of `arrays_folder`.
     """
     folder.mkdir()
     arrays = {field.name: getattr(notes, field.name) for field in fields(notes)}
-    if places is None:
+    if positions is None:
         arrays["files"] = np.array([os.path.abspath(str(file)) for file in notes.files], dtype=np.str_)
     else:
-        arrays["places"] = places
+        arrays["positions"] = positions
     for name, array in arrays.items():
         if array is not None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)

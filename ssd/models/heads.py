@@ -123,6 +123,16 @@ def lite_extra(in_channels: int, out_channels: int, norm: Callable[..., nn.Modul
     )
 
 
+def lite_extras(channels: list[int], widths: Sequence[int]) -> nn.ModuleList:
+    """Returns extra levels of these widths and appends their widths to those of the levels before, `channels`."""
+    extras = nn.ModuleList()
+    for width in widths:
+        extras.append(lite_extra(channels[-1], width))
+        channels.append(width)
+    normal_init(extras)
+    return extras
+
+
 def xavier_init(module: nn.Module) -> None:
     """Initializes all convolutions with Xavier's uniform distribution and zero biases."""
     for layer in module.modules():

@@ -11,7 +11,7 @@ from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_batch_norm, freeze_stages
-from ssd.models.heads import LITE_NORM, SSDHead, lite_extra, lite_predictor, normal_init
+from ssd.models.heads import LITE_NORM, SSDHead, lite_extras, lite_predictor, normal_init
 from ssd.presets import Preset
 
 
@@ -32,11 +32,7 @@ class MobileNetV3Extractor(Extractor):
             nn.Sequential(*features[:tap], block[0]), nn.Sequential(block[1:], *features[tap + 1 :])
         )
         channels = [_width(block[0]), _width(features[-1])]
-        self.extra = nn.ModuleList()
-        for width in extra_channels:
-            self.extra.append(lite_extra(channels[-1], width))
-            channels.append(width)
-        normal_init(self.extra)
+        self.extra = lite_extras(channels, extra_channels)
         self.out_channels = tuple(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:

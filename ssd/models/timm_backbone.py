@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.fpn import TopDown
-from ssd.models.heads import SSDHead, conv_predictor, lite_extra, lite_predictor, normal_init
+from ssd.models.heads import SSDHead, conv_predictor, lite_extras, lite_predictor, normal_init
 from ssd.models.weight_files import load_file
 from ssd.presets import Preset
 
@@ -37,11 +37,7 @@ class TimmExtractor(Extractor):
             )
         self.features = features
         channels = list(widths[self.first :])
-        self.extra = nn.ModuleList()
-        for width in extra_channels:
-            self.extra.append(lite_extra(channels[-1], width))
-            channels.append(width)
-        normal_init(self.extra)
+        self.extra = lite_extras(channels, extra_channels)
         self.out_channels = tuple(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:

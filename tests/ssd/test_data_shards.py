@@ -233,7 +233,7 @@ def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> 
         ({"splits": {"train": []}}, "shards must be a list of names"),
         ("labels", r"labels.npy has values from 3 to 3, outside of 1 .. 2"),
         ("boxes", r"boxes.npy has values from nan"),
-        ("places", r"places.npy has values from -1 .* \(places, size of an image\); pack the data set again"),
+        ("positions", r"positions.npy has values from -1 .* \(positions, size of an image\); pack the data set again"),
         ("image_ids", r"image_ids.npy has the shape \[\] and dtype int64"),
         ("offsets", "do not belong together"),
     ],
@@ -246,7 +246,7 @@ def test_damaged_index_and_arrays_are_refused(change, message: str, folders: tup
     else:
         path = tmp_path / "out" / "train-arrays" / f"{change}.npy"
         array = np.load(path)
-        wrong = {"labels": 3, "boxes": np.nan, "places": -1, "image_ids": 0, "offsets": 99}[change]
+        wrong = {"labels": 3, "boxes": np.nan, "positions": -1, "image_ids": 0, "offsets": 99}[change]
         array[..., -1] = wrong
         np.save(path, array[0] if change == "image_ids" else np.full_like(array, 3) if change == "labels" else array)
     with pytest.raises(DataError, match=message):

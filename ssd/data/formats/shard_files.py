@@ -29,7 +29,7 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "ignore": ("b", ()),
     "offsets": ("i", ()),
     "coco": ("f", (5,)),
-    "places": ("i", (3,)),
+    "positions": ("i", (3,)),
 }
 
 
@@ -75,21 +75,21 @@ def open_arrays(root: Path, split: str, in_shards: bool) -> tuple[Annotations, n
     """
     folder = arrays_folder(root, split)
     names = [name for name in _FIELDS if name != "coco" or (folder / "coco.npy").exists()]
-    arrays = {name: _load(folder, name) for name in (*names, *(["places"] if in_shards else []))}
+    arrays = {name: _load(folder, name) for name in (*names, *(["positions"] if in_shards else []))}
     images, objects = len(arrays["files"]), len(arrays["labels"])
-    lengths = {"image_ids": images, "sizes": images, "places": images, "offsets": images + 1}
+    lengths = {"image_ids": images, "sizes": images, "positions": images, "offsets": images + 1}
     if not all(len(array) == lengths.get(name, objects) for name, array in arrays.items() if name != "files"):
         raise DataError(f"{folder}: the arrays do not belong together; {_AGAIN}")
-    places = arrays.pop("places", None)
-    return Annotations(**arrays), places
+    positions = arrays.pop("positions", None)
+    return Annotations(**arrays), positions
 
 
-def check_values(notes: Annotations, places: np.ndarray | None, folder: Path, classes: int, shards: int) -> None:
+def check_values(notes: Annotations, positions: np.ndarray | None, folder: Path, classes: int, shards: int) -> None:
     """Raises a DataError for values that no data set has; reads all of them, so call it once, not in each process.
 
     Args:
         notes: Annotations.
-        places: Of the images in tar files, see `open_arrays`; None without.
+        positions: Of the images in tar files, see `open_arrays`; None without.
         folder: Of `arrays_folder`, for messages.
         classes: Number of classes without the background.
         shards: Number of tar files.
@@ -102,10 +102,10 @@ def check_values(notes: Annotations, places: np.ndarray | None, folder: Path, cl
         ("boxes", notes.boxes, 0, 2**31),
         ("sizes", notes.sizes, 1, 2**31),
     ]
-    if places is not None:
+    if positions is not None:
         names = ("number of a tar file", "offset", "size of an image")
         limits = ((0, shards - 1), (0, math.inf), (1, 2**31))
-        ranges += [(f"places, {names[n]}", places[:, n], *limits[n]) for n in range(3)]
+        ranges += [(f"positions, {names[n]}", positions[:, n], *limits[n]) for n in range(3)]
     for name, values, low, high in ranges:
         # not the opposite comparison, which NaN passes
         if len(values) and not (values.min() >= low and values.max() <= high):

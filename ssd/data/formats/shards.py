@@ -52,9 +52,9 @@ class ShardsDataset(DetectionDataset):
         self._split = found
         self._shards: tuple[str, ...] = tuple(about["shards"])
         self._source = index["source"]
-        self._whole, self._places = open_arrays(self.root, found, bool(self._shards))
+        self._whole, self._positions = open_arrays(self.root, found, bool(self._shards))
         folder = arrays_folder(self.root, found)
-        check_values(self._whole, self._places, folder, len(index["classes"]), len(self._shards))
+        check_values(self._whole, self._positions, folder, len(index["classes"]), len(self._shards))
         name = f"shards {found} of {self.root}"
         super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
         self.apply_exif, self._by_size = about["apply_exif"], about["by_size"]
@@ -62,13 +62,13 @@ class ShardsDataset(DetectionDataset):
     @property
     def in_tar_files(self) -> bool:
         """Whether the images are in tar files, instead of in files of their own."""
-        return self._places is not None
+        return self._positions is not None
 
     def encoded(self, index: int) -> np.ndarray:
         """Returns the content of image file `index`, uint8 `[N]`."""
-        if self._places is None:
+        if self._positions is None:
             return super().encoded(index)
-        shard, offset, size = (int(value) for value in self._places[index])
+        shard, offset, size = (int(value) for value in self._positions[index])
         path = self.root / self._shards[shard]
         try:
             content = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
@@ -80,7 +80,7 @@ class ShardsDataset(DetectionDataset):
 
     def relative_names(self, root: str | Path) -> list[str]:
         """Returns the names of the images relative to the data set that was packed; `root` is not used."""
-        if self._places is None:
+        if self._positions is None:
             return super().relative_names(self._source)
         return [str(file) for file in self.annotations.files]
 
@@ -88,18 +88,18 @@ class ShardsDataset(DetectionDataset):
         """Returns a data set of some of the images, see `DetectionDataset.subset`."""
         part = super().subset(rows, name)
         assert isinstance(part, ShardsDataset)
-        part._places = None if self._places is None else self._places[np.asarray(rows, dtype=np.int64)]
+        part._positions = None if self._positions is None else self._positions[np.asarray(rows, dtype=np.int64)]
         return part
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker that is not forked maps the arrays again, instead of receiving a copy
         state = dict(self.__dict__)
         if self.annotations is self._whole:
-            state |= {"annotations": None, "_places": None}
+            state |= {"annotations": None, "_positions": None}
         return {**state, "_whole": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if state["annotations"] is None:
-            self._whole, self._places = open_arrays(self.root, self._split, bool(self._shards))
+            self._whole, self._positions = open_arrays(self.root, self._split, bool(self._shards))
             self.annotations = self._whole
