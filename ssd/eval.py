@@ -137,7 +137,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
     )
     parser.add_argument(
-        "--tta", action="store_true", help="average the outputs over a horizontal flip; takes twice the time"
+        "--tta",
+        action="store_true",
+        help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
+        "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
     )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ def collect(state: State, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         "evaluated": state.evaluated,
         "best": state.best,
         "evaluations_since_best": state.evaluations_since_best,
+        "unlabeled_from": state.unlabeled_from,
         "random": rng_states,
     }
 
@@ -144,6 +146,8 @@ def _restore_optimizer(checkpoint: dict[str, Any], state: State) -> None:
 def _restore_position(checkpoint: dict[str, Any], state: State) -> None:
     state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
     state.evaluations_since_best = checkpoint.get("evaluations_since_best", 0)
+    if math.isfinite(state.unlabeled_from):  # --ignore-unlabeled, which does not end when more epochs are asked for
+        state.unlabeled_from = min(state.unlabeled_from, checkpoint.get("unlabeled_from", math.inf))
     state.batch = checkpoint.get("batch", 0)
     state.evaluated = checkpoint.get("evaluated", state.epoch)
     schedule_step = checkpoint["schedule"]["last_epoch"]

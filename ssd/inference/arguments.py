@@ -103,7 +103,10 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
         "-b", "--batch-size", type=int, default=8, metavar="N", help="images or tiles per batch (default: 8)"
     )
     parser.add_argument(
-        "--tta", action="store_true", help="average the outputs over a horizontal flip; takes twice the time"
+        "--tta",
+        action="store_true",
+        help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
+        "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
     )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")

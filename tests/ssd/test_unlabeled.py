@@ -14,6 +14,7 @@ import ssd_ops
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine import step
+from ssd.engine.checkpoint import collect, get_rng_state, restore
 from ssd.engine.unlabeled import with_unlabeled_ignored
 from ssd.errors import ConfigError
 from ssd.models import build_model
@@ -92,6 +93,20 @@ def test_training_ignores_after_the_first_quarter(monkeypatch: pytest.MonkeyPatc
     for _ in range(4):
         losses = step.train_step(config, state, batch)
     assert used == [2, 3] and all(bool(loss.isfinite()) for loss in losses.values())
+
+
+def test_what_has_begun_goes_on_with_more_epochs() -> None:
+    model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2).train()
+    config = TrainConfig(ignore_unlabeled=0.05, iterations=8, batch_size=2)
+    before = step.make_state(config, model, 4)
+    before.step = 3
+    longer = step.make_state(replace(config, iterations=80), model, 4)
+    assert before.ignores_unlabeled() and longer.unlabeled_from == 20
+    restore(collect(before, [get_rng_state()]), "last.pt", longer)
+    assert longer.ignores_unlabeled()
+    without = step.make_state(replace(config, ignore_unlabeled=0.0), model, 4)
+    restore(collect(before, [get_rng_state()]), "last.pt", without)
+    assert not without.ignores_unlabeled()
 
 
 def test_needs_an_ema() -> None:
