@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLa
       const auto first = static_cast<unsigned>(all.levels.first_prior[tile.level] + tile.first);
       if constexpr (kPerLane > 0) {
         const WarpOfPriors<kGroup, kPerLane, In> warp{rows, count, num_classes};
-        const unsigned priors = warp.find_candidates(filter);
+        const unsigned priors = warp.possible_candidates(filter);
         wait_for_previous_kernel();
         warp.append_candidates(priors, filter, lists, local_image, num_priors, first);
       } else {

@@ -15,7 +15,7 @@ constexpr int kPriorsPerWarp = kWarpSize / kGroup * kPriorsPerGroup;
 // A group of kGroup lanes has a prior; a lane has every kGroup-th class, at most kPerLane. All lanes of the warp call
 // the functions.
 template <int kGroup, int kPerLane, typename T>
-struct LogitGroup {
+struct PriorLogits {
   T logits[kPerLane];
   int classes;
 
@@ -29,7 +29,8 @@ struct LogitGroup {
     for (int k = 0; k < kPerLane; ++k) logits[k] = label(k) < classes ? widen(row[label(k)]) : -T(INFINITY);
   }
 
-  // Whether a class exceeds the bound of a candidate, for all lanes of the group. With a NaN either answer is correct.
+  // Whether a class exceeds the bound of a candidate, for all lanes of the group. With a NaN either answer is correct:
+  // no score is appended.
   __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
     const T background = __shfl_sync(kFullMask, logits[0], 0, kGroup);
     T max = lane() > 0 ? logits[0] : -T(INFINITY);
@@ -63,20 +64,20 @@ struct LogitGroup {
     return warp_reduce<kGroup>(best, [](int own, int other) { return other < own ? other : own; });
   }
 
-  // Appends the candidates of the group's prior, if it `counts`.
-  __device__ __forceinline__ void append_candidates(bool counts, const Filter<T>& filter, const CandidateLists& lists,
+  // Appends the candidates of the group's prior, if it is `wanted`.
+  __device__ __forceinline__ void append_candidates(bool wanted, const Filter<T>& filter, const CandidateLists& lists,
                                                     int64_t local_image, unsigned num_priors, unsigned prior) const {
     const T threshold = current_threshold(lists, local_image, filter.score_threshold);
     T scores[kPerLane];
     const Softmax<T> all = softmax(scores);
-    if (!__any_sync(kFullMask, counts && !all.all_below(threshold))) return;
+    if (!__any_sync(kFullMask, wanted && !all.all_below(threshold))) return;
     const int best = filter.best_only ? best_label(all.max) : kAnyLabel;
     bool appends[kPerLane];
     unsigned indices[kPerLane];
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) {
       scores[k] /= all.sum;
-      appends[k] = counts && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best) &&
+      appends[k] = wanted && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best) &&
                    scores[k] >= threshold;
       indices[k] = static_cast<unsigned>(label(k)) * num_priors + prior;
     }
@@ -87,7 +88,7 @@ struct LogitGroup {
 // Priors of an image that a warp takes at once, group g those from g * kPriorsPerGroup on.
 template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
 struct WarpOfPriors {
-  using Group = LogitGroup<kGroup, kPerLane, T>;
+  using Group = PriorLogits<kGroup, kPerLane, T>;
 
   const In* rows;  // logits of the first prior
   int count, classes;
@@ -101,7 +102,7 @@ struct WarpOfPriors {
   }
 
   // Which priors of the group may have candidates, a bit for each. All logits are loaded before the first is used.
-  __device__ __forceinline__ unsigned find_candidates(const Filter<T>& filter) const {
+  __device__ __forceinline__ unsigned possible_candidates(const Filter<T>& filter) const {
     Group groups[kPriorsPerGroup];
     unsigned result = 0;
 #pragma unroll
@@ -121,11 +122,11 @@ struct WarpOfPriors {
                                                     unsigned num_priors, unsigned first) const {
 #pragma unroll 1
     for (int r = 0; r < kPriorsPerGroup; ++r) {
-      const bool counts = (priors >> r & 1) != 0;
-      if (!__any_sync(kFullMask, counts)) continue;
+      const bool wanted = (priors >> r & 1) != 0;
+      if (!__any_sync(kFullMask, wanted)) continue;
       Group group;
       group.load(row(r), classes);
-      group.append_candidates(counts, filter, lists, local_image, num_priors, first + static_cast<unsigned>(prior(r)));
+      group.append_candidates(wanted, filter, lists, local_image, num_priors, first + static_cast<unsigned>(prior(r)));
     }
   }
 };

@@ -2,10 +2,10 @@
 //
 // Plan: a block finds the last key of the chunk, such that between capacity / 2 and `capacity` candidates lie from the
 // first wanted sort key to it, by histograms in shared memory: it reads the list, counts the candidates in each of
-// kBins equal bins of a range of sort keys, and continues with the bin that contains the last key, until what lies
-// before the end of a bin fits the chunk. The first range is that of the expected scores, so that one pass usually
-// suffices; if that was wrong the search restarts with the range of all sort keys. Then the block reads the list once
-// more and sorts the candidates up to the last key. A thread loads kLoadsInFlight candidates at once.
+// kBins equal bins of a range of sort keys, and continues with the bin in which the count reaches capacity / 2, until
+// what lies before the end of a bin fits the chunk. The first range is that of the expected scores, so that one pass
+// usually suffices; if that was wrong the search restarts with the range of all sort keys. Then the block reads the
+// list once more and sorts the candidates up to the last key. A thread loads kLoadsInFlight candidates at once.
 //
 // The functions here take the candidates from any object with a for_each() like that of CandidateList.
 #pragma once

@@ -52,7 +52,8 @@ __device__ void zero_pad(const DetectionsOut<T>& out, int64_t image, int64_t num
   if (threadIdx.x == 0) out.counts[image] = num_kept;
 }
 
-// Visits candidates of an image until D are kept or none is left. The whole block has this object.
+// Visits candidates of an image until D are kept or none is left. Each thread has an equal copy; `chunk` and `tile` are
+// shared.
 template <bool with_suppression, typename T>
 struct Selection {
   using C = candidate_t<T>;
@@ -106,9 +107,10 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   wait_for_previous_kernel();
   const int64_t local_image = blockIdx.x, image = lists.first_image + local_image;
   int64_t count = lists.counts[local_image];
-  bool in_list = count <= lists.capacity;  // whether the list has all candidates from `first` to `last`
+  bool list_is_complete = count <= lists.capacity;  // whether the list has all candidates from `first` to `last`
   Key first = 0, last = last_with_high_bits<C>(lists.cutoffs[local_image]);
-  const bool has_all = in_list && last == kMaxKey<C>, has_class_limit = !has_all || count > params.candidates_per_class;
+  const bool has_all = list_is_complete && last == kMaxKey<C>,
+             class_may_exceed_limit = !has_all || count > params.candidates_per_class;
   C* const items = static_cast<C*>(lists.items) + local_image * lists.capacity;
   Selection<with_suppression, T> selection{
       source,
@@ -116,11 +118,11 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
       image,
       chunk,
       tile,
-      has_class_limit ? params.candidates_per_class : count,
-      has_class_limit ? lists.num_visited_by_class + local_image * params.num_classes : nullptr};
+      class_may_exceed_limit ? params.candidates_per_class : count,
+      class_may_exceed_limit ? lists.num_visited_by_class + local_image * params.num_classes : nullptr};
   for (;;) {
     if constexpr (!std::is_same_v<Refill, NoRefill>) {
-      if (!in_list) {
+      if (!list_is_complete) {
         const auto all = refill.candidates_of(image);
         last = find_last_key<kSelectThreads, C>(all, first, sort_key(selection.expected_first),
                                                 sort_key(selection.expected_last), static_cast<int>(lists.capacity));
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     selection.visit({items, count}, first, last);
     if (selection.complete() || last == kMaxKey<C>) break;
     first = last + 1;
-    in_list = false;
+    list_is_complete = false;
   }
   zero_pad(params.out, image, selection.num_kept);
 }
