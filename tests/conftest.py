@@ -11,6 +11,7 @@ reproduce a failure: fix the op, and keep the case as an `@example` of its test.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -46,17 +47,34 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     With a GPU there is a single process, since some tests fill its memory. -m, -k and -n are obeyed where given.
     """
     option, has_gpu = config.option, torch.cuda.is_available()
-    if config.args_source is not config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):  # a process of xdist
+        option.markexpr = config.workerinput["markexpr"]
+        return
+    if config.args_source is not config.ArgsSource.TESTPATHS:
         return
     if not option.markexpr and not option.keyword:
-        option.markexpr = "not slow" if has_gpu else "not slow and not cuda"  # also for the processes of xdist
+        option.markexpr = "not slow" if has_gpu else "not slow and not cuda"
     if has_gpu or option.usepdb or option.trace or option.capture == "no":
         return
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        option.numprocesses = min(cores, 4)  # each takes 1 to 2 GB of memory
+        # One more than cores, since some tests wait for other programs; each takes 1 to 2 GB of memory.
+        option.numprocesses = min(cores, 4) + 1
         option.dist, option.loadscopereorder = "loadfile", False  # in the order of collection, see LONG_FILES
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # per process
+
+
+class SameSelection:
+    """A plugin of pytest-xdist's first process."""
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Hands the selection of tests to a process that runs them: it parses only the command line itself."""
+        node.workerinput["markexpr"] = node.config.option.markexpr
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(SameSelection())
 
 
 def pytest_report_header() -> str | None:
