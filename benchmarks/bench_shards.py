@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe
-from ssd.atomic_write import write_text
+from ssd.common.atomic_write import write_text
 from ssd.data import Annotations, DetectionDataset, open_dataset
 from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
-from ssd.data_tools.pack import pack, write_arrays
+from ssd.data.pack import pack, write_arrays
 from ssd.engine.setup import normalized_objects
 
 OBJECTS, CLASSES, SIDES = 7, 80, (480, 640)

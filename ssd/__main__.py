@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from ssd.console import console_program, package_version
-from ssd.errors import near_name
+from ssd.common.console import console_program, package_version
+from ssd.common.errors import near_name
 
 # Command -> (module whose main() it runs, description).
 COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
-    "predict": ("ssd.predict", "detect objects in images and videos"),
-    "eval": ("ssd.eval", "evaluate a checkpoint on a data set"),
-    "replay": ("ssd.replay", "run the batch of a non-finite loss again"),
-    "serve": ("ssd.serve.command", "serve trained models over HTTP, with a page to look at"),
-    "export": ("ssd.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
-    "convert": ("ssd.convert", "convert weights from one SSD system to another"),
-    "data": ("ssd.data_commands", "check a data set, review its annotations with a trained detector, or pack it"),
-    "doctor": ("ssd.doctor", "show what is installed and compiled here, and what is wrong with it"),
-    "bench": ("ssd.bench", "time an op against its peers (in a checkout of the sources)"),
+    "predict": ("ssd.programs.predict", "detect objects in images and videos"),
+    "eval": ("ssd.programs.eval", "evaluate a checkpoint on a data set"),
+    "replay": ("ssd.programs.replay", "run the batch of a non-finite loss again"),
+    "serve": ("ssd.programs.serve", "serve trained models over HTTP, with a page to look at"),
+    "export": ("ssd.programs.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
+    "convert": ("ssd.programs.convert", "convert weights from one SSD system to another"),
+    "data": ("ssd.programs.data", "check a data set, review its annotations with a trained detector, or pack it"),
+    "doctor": ("ssd.programs.doctor", "show what is installed and compiled here, and what is wrong with it"),
+    "bench": ("ssd.programs.bench", "time an op against its peers (in a checkout of the sources)"),
 }
 
 

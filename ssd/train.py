@@ -36,9 +36,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ssd.command_line import parse_args
+from ssd.common.console import console_program
 from ssd.config import TrainConfig
-from ssd.console import console_program
+from ssd.programs.train_arguments import parse_args
 
 
 @console_program

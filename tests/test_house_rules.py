@@ -30,14 +30,14 @@ LAYERS = [("ssd_ops", "ssd"), ("csrc/cpu", "cuda"), ("csrc/cuda", "cpu"), ("csrc
 TORCH_FREE = (
     "ssd",
     "ssd.__main__",
-    "ssd.command_line",
+    "ssd.common",
     "ssd.config",
-    "ssd.console",
     "ssd.config.dataset_format",
-    "ssd.errors",
+    "ssd.programs",
     "ssd.recipes",
-    "ssd.serve.command",
     "ssd.serve.settings",
+    "ssd.train",
+    "ssd.weight_files.names",
 )
 
 
@@ -123,6 +123,17 @@ def test_csrc_includes_own_folder_and_those_below_only(folder: str, below: tuple
         if target not in (folder, *below, "ssd_ops")
     ]
     assert not crossing
+
+
+def test_ssd_common_imports_the_standard_library_only() -> None:
+    names = {target.split(".")[0] for path in (ROOT / "ssd/common").glob("*.py") for target in imports_of(path)}
+    assert names <= {"ssd", *sys.stdlib_module_names}
+    assert all(
+        "ssd.common" in target
+        for path in (ROOT / "ssd/common").glob("*.py")
+        for target in imports_of(path)
+        if target.startswith("ssd")
+    )
 
 
 def test_file_names_in_comments_exist() -> None:

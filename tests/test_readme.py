@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd.command_line import parse_args
 from ssd.config import load_config
+from ssd.programs.train_arguments import parse_args
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ for number, block in enumerate(sys.stdin.read().split("\\0")):
     except Exception:
         sys.exit(f"{traceback.format_exc()}\\n{block}")
 """
-# `ssd eval` and others are the programs of the same names in ssd/
+# `ssd eval` and others are the programs of the same names in ssd/programs/
 COMMAND = re.compile(
     r"(?:python (?:ssd|benchmarks)/\w+\.py"
     r"|(?<![\w./-])ssd (?:train|predict|serve|eval|export|convert|data (?:check|review|pack)|doctor|bench))(?: [^`\n]*)?"
@@ -101,9 +101,8 @@ def test_commands_name_flags_that_exist() -> None:
     assert len(found) >= 10
     for command in found:
         words = shlex.split(command.replace("...", ""))
-        files = {"data": f"data_commands.py {' '.join(words[2:3])}", "serve": "serve/command.py"}
-        program = words[1] if words[0] == "python" else f"ssd/{files.get(words[1], f'{words[1]}.py')}"
-        assert (ROOT / program.split()[0]).is_file(), command
+        program = words[1] if words[0] == "python" else f"-m ssd {' '.join(words[1 : 3 if words[1] == 'data' else 2])}"
+        assert words[0] == "ssd" or (ROOT / program).is_file(), command
         for flag in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
             if flag not in ("--help",):
                 assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(program)), f"{command}: no flag {flag}"

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each worker")
     args = parser.parse_args()
-    from ssd.file_tree import images_below
+    from ssd.common.file_tree import images_below
 
     files = [str(path.resolve()) for path in images_below(args.images)]
     args.output.mkdir(parents=True)

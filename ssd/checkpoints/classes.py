@@ -10,7 +10,7 @@ from torch import Tensor
 from ssd.checkpoints.head_rows import head_rows
 from ssd.checkpoints.report import WeightsError
 from ssd.models import SSD
-from ssd.models.weight_files import few
+from ssd.weight_files.load import few
 
 
 def class_rows(saved: Sequence[str], wanted: Sequence[str]) -> list[int | None]:

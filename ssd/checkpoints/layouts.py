@@ -25,7 +25,7 @@ from ssd.checkpoints.names import (
 )
 from ssd.checkpoints.other_networks import refuse_other_network
 from ssd.checkpoints.tensorflow_layouts import BALANCAP, TENSORFLOW
-from ssd.errors import unknown
+from ssd.common.errors import unknown
 from ssd.presets.systems import IMAGENET_MEAN, IMAGENET_STD
 
 _QFGAOHAO_RULES: tuple[Rule, ...] = (

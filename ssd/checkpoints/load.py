@@ -16,9 +16,9 @@ from ssd.checkpoints.layouts import LAYOUTS, find_layout
 from ssd.checkpoints.other_networks import other_network
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LoadReport, WeightsError, differences, fitting_preset, preset_options
-from ssd.errors import unknown
+from ssd.common.errors import unknown
 from ssd.models import MODELS, SSD
-from ssd.models.weight_files import few
+from ssd.weight_files.load import few
 
 _TORCHVISIONS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 _UNUSED = "N/A"  # torchvision's name of the gaps in COCO's ids

@@ -13,8 +13,8 @@ from torch import Tensor
 from ssd.checkpoints.layouts import LAYOUTS
 from ssd.checkpoints.options import check_classes, check_thresholds, checked_build_args
 from ssd.models.backbone_weights import download, torchvision_classes
-from ssd.models.weight_files import load_file, state_dict_of
-from ssd.weight_names import full_name, is_torchvision_name
+from ssd.weight_files.load import load_file, state_dict_of
+from ssd.weight_files.names import full_name, is_torchvision_name
 
 # Where training scripts keep the weights; this project's EMA comes first, because it is what is evaluated.
 _INSIDE = (

@@ -9,8 +9,8 @@ from typing import Any
 
 from ssd.checkpoints.layout import Layout
 from ssd.models import MODELS, SSD
-from ssd.models.weight_files import few
 from ssd.presets import Preset, get_preset
+from ssd.weight_files.load import few
 
 # Fields of a preset that weights depend on; the others (loss, thresholds) can be changed after training.
 LEARNED = ("prior_sizes", "steps", "prior_order", "clip", "variances", "mean", "std", "channels", "scores")

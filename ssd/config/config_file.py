@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import ConfigError
 from ssd.config.renamed_options import renamed_settings
 from ssd.config.setting_checks import check_paths, check_type, suggestion
 from ssd.config.train_config import TrainConfig
-from ssd.errors import ConfigError
 
 _MAX_FILE_BYTES = 1 << 20
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")

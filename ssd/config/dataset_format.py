@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ssd.common.errors import ConfigError, DataError
+from ssd.common.file_tree import IMAGE_SUFFIXES, read_text, walk
 from ssd.config import TrainConfig
-from ssd.errors import ConfigError, DataError
-from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
 
 YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names", "labels.txt")
 # By suffix, for a file that is given instead of a folder.

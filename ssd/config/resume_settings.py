@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, flag_of, load_config
-from ssd.errors import ConfigError
 
 # The weights and the optimizer state in a checkpoint depend on these.
 _FIXED = (
@@ -97,7 +97,7 @@ def plain_settings(config: TrainConfig) -> dict[str, Any]:
 
 def record(config: TrainConfig, folder: Path) -> Path | None:
     """Writes config.json into a run folder; returns the new path of a previous one that differed, or None."""
-    from ssd.atomic_write import write_text
+    from ssd.common.atomic_write import write_text
 
     values = {**plain_settings(config), **{name: _DEFAULTS[name] for name in _COMMAND_ONLY}}
     file, previous = folder / "config.json", None

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import ConfigError, near_name
 from ssd.config.other_names import advice_for
-from ssd.errors import ConfigError, near_name
 
 _TYPE_NAMES = {
     "str": "a string",

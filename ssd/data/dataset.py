@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data.annotations import Annotations, AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults
 from ssd.data.loading.images import SizeError, decode_image, read_bytes

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 
 __all__ = ["IMAGE_KINDS", "DataError", "Fault", "FaultLog", "check_choice", "list_faults", "no_class", "shorten"]
 

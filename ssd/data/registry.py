@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import DataError, unknown
 from ssd.config.option_types import check_option_types
 from ssd.data.dataset import DetectionDataset
 from ssd.data.formats.coco import COCODataset
@@ -16,7 +17,6 @@ from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.formats.shards import ShardsDataset
 from ssd.data.formats.voc import VOCDataset
 from ssd.data.formats.yolo import YOLODataset
-from ssd.errors import DataError, unknown
 
 _READERS: dict[str, Callable[..., DetectionDataset]] = {
     "voc": VOCDataset,

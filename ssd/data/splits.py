@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ssd.common.errors import NoSplitError
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
 from ssd.data.formats.split_names import canonical
 from ssd.data.registry import open_dataset
-from ssd.errors import NoSplitError
 
 
 def open_splits(

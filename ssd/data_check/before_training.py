@@ -9,9 +9,9 @@ from itertools import zip_longest
 
 import numpy as np
 
+from ssd.common.console import how_to_run
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
-from ssd.console import how_to_run
 from ssd.data import DetectionDataset
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors

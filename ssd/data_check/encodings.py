@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd.common.file_tree import read_text
 from ssd.data import COCODataset, DataError, DetectionDataset, Fault, YOLODataset
 from ssd.data.formats.coco_json import read_coco_json
 from ssd.data.formats.field_values import as_int
 from ssd.data.formats.yolo_layout import label_file
-from ssd.file_tree import read_text
 
 KINDS = (
     "classes off by one",

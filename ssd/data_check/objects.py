@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data import DetectionDataset, Fault
 from ssd.evaluate.records import box_iou
 from ssd.models import build_model

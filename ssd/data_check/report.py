@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data import DetectionDataset, Fault
 from ssd.data_check.duplicates import Duplicate, find_duplicates
 from ssd.data_check.encodings import find_encoding_errors

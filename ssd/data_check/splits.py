@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ssd.common.errors import DataError, NoSplitError
 from ssd.data import DetectionDataset
 from ssd.data.registry import open_dataset
-from ssd.errors import DataError, NoSplitError
 
 USUAL = ("train", "val", "test")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data import DetectionDataset
 from ssd.data_review.findings import (
     KINDS,

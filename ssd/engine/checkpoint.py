@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ssd.checkpoints.classes import reorder_classes
+from ssd.common.errors import ConfigError
 from ssd.engine.step import State
-from ssd.errors import ConfigError
-from ssd.models.weight_files import few, load_file
+from ssd.weight_files.load import few, load_file
 
 _REQUIRED_KEYS = ("model", "optimizer", "schedule", "epoch", "step", "random", "build_args")
 

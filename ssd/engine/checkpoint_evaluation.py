@@ -12,17 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ssd.atomic_write import write_text
-from ssd.class_names import column_titles
+from ssd.common.atomic_write import write_text
+from ssd.common.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, build_loader
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.data.registry import open_dataset
 from ssd.data.splits import open_splits
-from ssd.engine.error_gallery import describe_errors, save_gallery
 from ssd.engine.evaluation import best_thresholds, curve_of, detect_all, metric_of, notices
-from ssd.engine.pictures import DISPLAY_SCORE
-from ssd.engine.plots import plot_confusion, plot_precision_recall
 from ssd.engine.progress import progress_bar
 from ssd.engine.setup import TRAINING_ONLY, batch_bytes
 from ssd.evaluate import COCOResult, Evaluator, Records, VOCResult, voc_ap
@@ -30,6 +27,9 @@ from ssd.evaluate.confusion import confusion_matrix, pair_up, worst_errors
 from ssd.evaluate.relabel import describe_map, map_classes, relabel
 from ssd.inference.detector import Detector
 from ssd.inference.graph import Images
+from ssd.reports.error_gallery import describe_errors, save_gallery
+from ssd.reports.plots import plot_confusion, plot_precision_recall
+from ssd.reports.sample_images import DISPLAY_SCORE
 from ssd.transforms import build_transforms
 from ssd_ops import Detections
 

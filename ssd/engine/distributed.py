@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ssd.common.errors import ConfigError
 from ssd.engine.error_messages import SharedError, TrainingError, as_user_error
-from ssd.errors import ConfigError
 from ssd.models.frozen import FrozenBatchNorm2d
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ssd.common.errors import ConfigError
 from ssd.data import DataError
-from ssd.errors import ConfigError
 from ssd.models.detector import BatchSizeError
 
 

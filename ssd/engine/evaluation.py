@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.atomic_write import write_text
-from ssd.class_names import column_titles
+from ssd.common.atomic_write import write_text
+from ssd.common.class_names import column_titles
 from ssd.config import TrainConfig
 from ssd.data import Batch, DetectionDataset, Loader, PackedImages
 from ssd.data.formats.shard_files import read_index
-from ssd.engine.pictures import draw_confusion, draw_samples
-from ssd.engine.plots import plot_losses, plot_precision_recall
 from ssd.engine.progress import progress_bar
 from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import ClassResult, COCOResult, Evaluator, VOCResult, voc_ap
 from ssd.inference.engine import InferenceEngine
 from ssd.inference.graph import Images
 from ssd.models import SSD
+from ssd.reports.plots import plot_losses, plot_precision_recall
+from ssd.reports.sample_images import draw_confusion, draw_samples
 from ssd_ops import Detections
 
 
@@ -98,9 +98,11 @@ def report(
     pr_curves = {c.name: curve_of(c) for c in curves.classes if c.objects}
     folder.try_task("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
     if config.pictures:
-        folder.try_task("detections.png", lambda: draw_samples(evaluator, dataset, config.pictures, folder))
+        path = folder.path / "detections.png"
+        folder.try_task(path.name, lambda: draw_samples(evaluator, dataset, config.pictures, folder.thresholds, path))
     if folder.is_last:
-        folder.try_task("confusion.png", lambda: draw_confusion(evaluator, dataset, folder))
+        matrix = folder.path / "confusion.png"
+        folder.try_task(matrix.name, lambda: draw_confusion(evaluator, dataset, folder.thresholds, matrix))
     return result.mean_ap
 
 

@@ -7,7 +7,7 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
-from ssd.errors import ConfigError
+from ssd.common.errors import ConfigError
 
 
 def lock_folder(folder: Path) -> IO[bytes] | None:

@@ -14,9 +14,9 @@ from itertools import islice
 
 import torch
 
+from ssd.common.console import how_to_run
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import resolve_dataset
-from ssd.console import how_to_run
 from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
 from ssd.engine.auto_settings import choose_model
@@ -25,7 +25,6 @@ from ssd.engine.elastic import after_restart
 from ssd.engine.epochs import epochs_of, is_evaluated
 from ssd.engine.evaluation import evaluate_model, metric_of
 from ssd.engine.meter import LossMeter
-from ssd.engine.pictures import draw_batch
 from ssd.engine.preparation import prepare
 from ssd.engine.progress import TimeLeft, progress_bar
 from ssd.engine.replay import save_non_finite
@@ -33,7 +32,8 @@ from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import as_config_error
 from ssd.engine.signals import CONTINUE, SAVE, STOP, Agreement, Interrupted, Interruption
 from ssd.engine.step import State, is_finite, make_state, train_step
-from ssd.engine.summary import write_summary
+from ssd.reports.sample_images import draw_batch
+from ssd.reports.summary import write_summary
 
 __all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
 
@@ -208,7 +208,8 @@ def train_epoch(
     rate = max(state.schedule.get_last_lr())
     for batch in bar:
         if state.step == 0 and config.pictures and state.world.is_first:
-            folder.try_task("train_batch.png", partial(draw_batch, batch, state.classes, config.pictures, folder))
+            path = folder.path / "train_batch.png"
+            folder.try_task(path.name, partial(draw_batch, batch, state.classes, config.pictures, path))
         rate = max(state.schedule.get_last_lr())  # of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
         meter.add(losses, state.step, batch.image_ids, loader.position)

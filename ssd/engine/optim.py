@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.engine.capturable_optim import keep_implementation_on_load
-from ssd.errors import ConfigError
 from ssd.models.tensor_slots import Slot, tensor_slots
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)

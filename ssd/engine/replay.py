@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd.atomic_write import write_atomically
 from ssd.checkpoints.options import checked_build_args
+from ssd.common.atomic_write import write_atomically
+from ssd.common.console import how_to_run
+from ssd.common.errors import DataError
 from ssd.config import TrainConfig, flag_of
 from ssd.config.resume_settings import plain_settings
-from ssd.console import how_to_run
 from ssd.data import Loader
 from ssd.engine.checkpoint import num_bytes
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.step import State, amp_dtype
-from ssd.errors import DataError
 from ssd.models import SSD, build_model
-from ssd.models.weight_files import load_file
+from ssd.weight_files.load import load_file
 
 FILE = "non_finite.pt"
 _NOT_REPLAYED = ("ignore_unlabeled", "sync_bn", "compile")  # need the EMA, all processes, minutes

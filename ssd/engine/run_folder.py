@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 import ssd_ops
-from ssd.atomic_write import write_atomically, write_text
+from ssd.common.atomic_write import write_atomically, write_text
+from ssd.common.console import how_to_run
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record, run_folder_of
-from ssd.console import how_to_run
 from ssd.data.faults import FaultLog
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
 from ssd.engine.elastic import announce_checkpoint, new_run
 from ssd.engine.folder_lock import lock_folder
-from ssd.engine.transcript import Transcript, as_utf8
-from ssd.errors import ConfigError
+from ssd.reports.csv_log import CsvLog
+from ssd.reports.transcript import Transcript, as_utf8
 
 if TYPE_CHECKING:
     from ssd.engine.step import State

@@ -16,18 +16,18 @@ from ssd.checkpoints import load_weights
 from ssd.checkpoints.options import checked_build_args
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LEARNED
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
 from ssd.engine.distributed import World
 from ssd.engine.optim import base_rate, freeze
 from ssd.engine.step import State
-from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
-from ssd.models.weight_files import few
 from ssd.presets import Preset
 from ssd.priors.coverage import prior_coverage
 from ssd.priors.fit import fit_prior_sizes
+from ssd.weight_files.load import few
 
 # Options for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and COCO do.
 _MOST_IMAGES = 20_000  # whose objects priors are compared with

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ssd_ops
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.capturable_optim import DeviceRates
@@ -21,7 +22,6 @@ from ssd.engine.distributed import World
 from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule, total_steps
 from ssd.engine.step_graph import GraphedStep
 from ssd.engine.unlabeled import with_unlabeled_ignored
-from ssd.errors import ConfigError
 from ssd.models import SSD
 from ssd.models.heads import Outputs
 

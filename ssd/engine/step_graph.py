@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ssd.common.errors import ConfigError
 from ssd.data import Batch, PackedImages
-from ssd.errors import ConfigError
 
 Losses = dict[str, Tensor]
 

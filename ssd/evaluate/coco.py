@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data.annotations import Annotations
 from ssd.data.faults import DataError
 from ssd.evaluate.coco_backends import evaluate_boxes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data.faults import DataError
 from ssd.evaluate.records import Records
 

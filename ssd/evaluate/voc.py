@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data.faults import DataError
 from ssd.evaluate.errors import classify, gains
 from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes

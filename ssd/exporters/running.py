@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ssd_ops
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 from ssd.exporters.network import INPUT
 from ssd.inference.graph import Images
 from ssd.inference.sources import Source, images_of, load_item

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssd.checkpoints import build_from_weights
 from ssd.checkpoints.reading import read_checkpoint
-from ssd.errors import DataError, unknown
+from ssd.common.errors import DataError, unknown
 from ssd.inference.engine import InferenceEngine
 from ssd.inference.result import Result
 from ssd.inference.source_files import is_live, names_one_video, stream_name

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 
 _COLORS = (
     "#e6194b",

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from ssd.atomic_write import write_atomically
+from ssd.common.atomic_write import write_atomically
 
 Entry = dict[str, Any]  # `Result.to_dict`
 _MAX_STEM_BYTES = 120

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 from ssd.inference.formats import short_stem, write_formats
 from ssd.inference.parts import Part, entries, finished_files, has_parts, remove_parts
 from ssd.inference.result import Result

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ssd.atomic_write import write_text
-from ssd.errors import DataError
+from ssd.common.atomic_write import write_text
+from ssd.common.errors import DataError
 
 _FOLDER = "parts"
 _SETTINGS = "settings.json"

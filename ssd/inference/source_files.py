@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ssd.errors import DataError
-from ssd.file_tree import IMAGE_SUFFIXES, read_text, walk
+from ssd.common.errors import DataError
+from ssd.common.file_tree import IMAGE_SUFFIXES, read_text, walk
 
 VIDEO_SUFFIXES = tuple(f".{name}" for name in "mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp ogv m2ts mts".split())
 _STREAM = re.compile(r"(rtsps?|rtmps?|rtp|udp|srt|tcp|https?)://.+|/dev/video\d+")

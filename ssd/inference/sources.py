@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ssd.common.errors import DataError
+from ssd.common.file_tree import IMAGE_SUFFIXES
 from ssd.data.loading.images import decode_image, pil_to_rgb, read_image
-from ssd.errors import DataError
-from ssd.file_tree import IMAGE_SUFFIXES
 from ssd.inference.source_files import find_files, is_tar, is_video, names_many, public_name, stream_name
 from ssd.inference.video import Frame, frames_of
 

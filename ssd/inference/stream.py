@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ssd.common.errors import DataError
 from ssd.data.loading.whole_images import WholeImages
-from ssd.errors import DataError
 from ssd.inference.result import Result
 from ssd.inference.sources import Item, Loaded, load_item
 from ssd.inference.tiles import Tiling, View, merge

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.common.errors import DataError
 from ssd.data.loading.images import check_file
-from ssd.errors import DataError
 from ssd.inference.source_files import is_live, public_name, stream_name
 
 _MAX_BYTES = 1 << 50  # of a file

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 from ssd.inference.video import is_usable
 
 _TICKS = 90_000  # of the clock of a video, per second

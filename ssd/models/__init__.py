@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from ssd.common.errors import unknown
 from ssd.config.option_types import check_option_types
-from ssd.errors import unknown
 from ssd.models.detector import SSD
 from ssd.models.mobilenet_v1 import ssd300_mobilenet_v1
 from ssd.models.mobilenet_v2 import ssdlite320_mobilenet_v2

@@ -13,9 +13,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ssd.errors import unknown
-from ssd.models.weight_files import few, load_file, state_dict_of
-from ssd.weight_names import is_torchvision_name
+from ssd.common.errors import unknown
+from ssd.weight_files.load import few, load_file, state_dict_of
+from ssd.weight_files.names import is_torchvision_name
 
 _USED = re.compile(
     r"(VGG16|SqueezeNet1_1|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"

@@ -11,8 +11,8 @@ from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.fpn import TopDown
 from ssd.models.heads import SSDHead, conv_predictor, lite_extras, lite_predictor, normal_init
-from ssd.models.weight_files import load_file
 from ssd.presets import Preset
+from ssd.weight_files.load import load_file
 
 PREFIX = "timm:"
 _HEADS = {"lite": lite_predictor, "conv": conv_predictor}

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssd.errors import unknown
+from ssd.common.errors import unknown
 from ssd.presets.preset import VGG_MEAN_RGB, Preset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ssd_ops
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 
 _MAX_CLASSES = 20  # in a printed report
 _MAX_IOU_ENTRIES = 1 << 18  # of one IoU matrix: 1 MiB of float32, which stays in the cache

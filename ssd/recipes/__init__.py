@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import ConfigError
 from ssd.config import did_you_mean
-from ssd.errors import ConfigError
 
 _FOLDER = Path(__file__).resolve().parent
 

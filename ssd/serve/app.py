@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from ssd.console import package_version
+from ssd.common.console import package_version
 from ssd.serve.api_schema import DESCRIPTION, DETECT
 from ssd.serve.guard import Guard
 from ssd.serve.request import RequestError, read_request

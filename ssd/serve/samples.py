@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
+from ssd.common.errors import DataError
+from ssd.common.file_tree import images_below
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.images import read_image
-from ssd.errors import DataError
-from ssd.file_tree import images_below
 
 _MAX_SAMPLES = 12
 _MAX_SIDE = 1280  # pixels

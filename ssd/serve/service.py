@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from starlette.requests import Request
 
-from ssd.errors import DataError, unknown
+from ssd.common.errors import DataError, unknown
 from ssd.inference.detector import Detector
 from ssd.serve.batching import Batcher, Job
 from ssd.serve.decoding import decode

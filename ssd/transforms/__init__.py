@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ssd.common.errors import unknown
 from ssd.data.dataset import Target
 from ssd.data.faults import DataError
-from ssd.errors import unknown
 from ssd.transforms.augment import Augment, Augmentation, FromV2, Resize
 from ssd.transforms.device_augment import Deferred
 from ssd.transforms.geometry import CropRule

@@ -47,7 +47,7 @@ class Augmentation:
         min_size: Objects with a smaller width or height, in output pixels, are dropped.
         fill: Color around a zoomed-out image.
         antialias: Resizes with a low-pass filter when shrinking, as PIL does. It takes a quarter longer; a network trained
-            with it must be evaluated with it, as `ssd/train.py` does; `ssd/predict.py` always resizes with it.
+            with it must be evaluated with it, as `ssd/train.py` does; `ssd predict` always resizes with it.
     """
 
     shortest: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import augmentations
-from ssd.command_line import parse_args
+from ssd.programs.train_arguments import parse_args
 from tests.ssd.small_folders import voc_object, write_voc
 
 

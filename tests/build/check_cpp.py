@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 import ssd
-from ssd.export import main as export
 from ssd.inference.detector import Detector
+from ssd.programs.export import main as export
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-3  # of scores, and of coordinates in pixels

@@ -103,7 +103,7 @@ class Served:
 
 _NOTE_PID_AND_SERVE = (
     "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); "
-    "from ssd.serve.command import main; main(sys.argv[2:])"
+    "from ssd.programs.serve import main; main(sys.argv[2:])"
 )
 
 

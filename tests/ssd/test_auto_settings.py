@@ -12,10 +12,10 @@ from torch import nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2, mobilenet_v3_large, resnet18, resnet50, vgg16
 
 from ssd import build_model
-from ssd.command_line import parse_args
 from ssd.config import TrainConfig, torchvision_defaults
 from ssd.engine.auto_settings import Choices, Facts, choose_model, choose_settings
 from ssd.models.backbone_weights import model_of_backbone
+from ssd.programs.train_arguments import parse_args
 from tests.ssd.test_recipes import write_coco_split
 
 BIG = torch.full((50,), 0.4)

@@ -9,8 +9,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from ssd import build_model
 from ssd.models.backbone_weights import VGG_CAFFE, load_backbone, model_of_backbone, read_state_dict
-from ssd.models.protobuf_files import write_caffemodel
 from ssd.models.vgg import SSD300_EXTRAS, VGGExtractor
+from ssd.weight_files.protobuf_files import write_caffemodel
 from tests.ssd.real_data import real_data
 
 

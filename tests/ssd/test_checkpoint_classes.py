@@ -6,10 +6,10 @@ import torch
 from ssd import WeightsError, build_model, load_weights
 from ssd.checkpoints import reorder_classes
 from ssd.checkpoints.head_rows import head_rows
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import open_dataset
 from ssd.engine.setup import make_model, start_from
-from ssd.errors import ConfigError
 
 SAVED = ("car", "dog", "cat")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ssd import WeightsError, build_model, export_weights, load_weights
+from ssd.common.errors import ConfigError
 from ssd.engine.setup import start_from
-from ssd.errors import ConfigError
 from tests.ssd import foreign_weights as foreign
 
 LOC, CLS = "head.regression_head.module_list", "head.classification_head.module_list"

@@ -7,7 +7,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from ssd import WeightsError, build_from_weights, build_model, load_weights
-from ssd.convert import main as convert
+from ssd.programs.convert import main as convert
 from tests.ssd import foreign_weights as foreign
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import ssd_launcher
-from ssd import console
 from ssd.__main__ import COMMANDS, main
+from ssd.common import console
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -76,8 +76,8 @@ def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     [
         ("/usr/bin/ssd", "ssd train", "ssd predict"),
         ("/site-packages/ssd/__main__.py", "ssd train", "python -m ssd predict"),
-        ("ssd/train.py", "train.py", "python ssd/predict.py"),
-        ("/site-packages/pytest/__main__.py", "__main__.py", "python ssd/predict.py"),
+        ("ssd/train.py", "train.py", "python -m ssd predict"),
+        ("/site-packages/pytest/__main__.py", "ssd train", "python -m ssd predict"),
     ],
 )
 def test_programs_name_each_other_as_they_were_started(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ssd.command_line import parse_args
+from ssd.common.errors import ConfigError, near_name
 from ssd.config import TrainConfig, load_config
 from ssd.config.other_names import _FLAGS
-from ssd.errors import ConfigError, near_name
 from ssd.models import build_model
+from ssd.programs.train_arguments import parse_args
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -186,7 +186,7 @@ def test_option_names_of_other_programs_suggest_existing_flags(capsys: pytest.Ca
 
 
 def test_help_lists_all_options() -> None:
-    from ssd.engine.option_listing import listing
+    from ssd.programs.option_listing import listing
 
     text = listing()
     for word in (

@@ -1,4 +1,4 @@
-"""Tests detection of the network of a checkpoint, and ssd/convert.py."""
+"""Tests detection of the network of a checkpoint, and the program ssd convert."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from ssd.checkpoints import LAYOUTS
 from ssd.checkpoints.layouts import find_layout
 from ssd.checkpoints.networks import network_of
 from ssd.checkpoints.reading import Checkpoint
-from ssd.convert import SYSTEMS, main
+from ssd.programs.convert import SYSTEMS, main
 from tests.ssd import foreign_weights as foreign
 
 NETWORKS = {

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ssd import build_from_weights, build_model, load_weights
-from ssd.convert import main as convert
 from ssd.data.faults import DataError
 from ssd.inference.detector import load
-from ssd.models.weight_files import load_file
+from ssd.programs.convert import main as convert
+from ssd.weight_files.load import load_file
 
 AGAIN = "copy or download it again"
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd import data_commands
 from ssd.data import open_dataset
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
 from ssd.data_check.images import ImageFacts, difference_hash, examine_images, to_gray
 from ssd.data_check.objects import check_priors, find_repeated_objects
+from ssd.programs import data as data_program
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 SIZE = (200, 100)  # width, height
@@ -26,7 +26,7 @@ SIZE = (200, 100)  # width, height
 
 def check(*arguments: str | Path, code: int = 1) -> None:
     with pytest.raises(SystemExit) as end:
-        data_commands.main(["check", *map(str, arguments)])
+        data_program.main(["check", *map(str, arguments)])
     assert end.value.code == code
 
 
@@ -253,11 +253,11 @@ def test_errors_of_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        data_commands.parse_args(["check", *arguments])
+        data_program.parse_args(["check", *arguments])
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_split_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object()]})
     with pytest.raises(SystemExit, match="no list of the split 'test'"):
-        data_commands.main(["check", str(tmp_path), "--splits", "test"])
+        data_program.main(["check", str(tmp_path), "--splits", "test"])

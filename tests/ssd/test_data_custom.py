@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import DataError, build_loader, open_dataset
 from ssd.engine.setup import open_datasets
-from ssd.errors import ConfigError
 from ssd.transforms import build_transforms
 
 GOOD = {"boxes": torch.tensor([[5.0, 5.0, 20.0, 30.0]]), "labels": torch.tensor([1])}

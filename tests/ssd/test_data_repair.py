@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd import data_commands
 from ssd.data import open_dataset
+from ssd.programs import data as data_program
 from tests.ssd.small_folders import voc_object, write_voc
 from tests.ssd.test_data_check import check, numbers, picture, write_yolo
 
@@ -74,11 +74,11 @@ def test_a_repaired_copy_has_no_faults_and_the_original_is_unchanged(
 def test_a_target_that_could_harm_is_refused(faulty: Path, folder: str, message: str) -> None:
     picture(faulty.parent / "full" / "a.jpg", 0)
     with pytest.raises(SystemExit, match=message):
-        data_commands.main(["check", str(faulty), "--fix", str(faulty.parent / folder)])
+        data_program.main(["check", str(faulty), "--fix", str(faulty.parent / folder)])
 
 
 def test_an_error_of_the_entire_data_set_is_not_repaired(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "yolo", lambda box: numbers(*box))
     with pytest.raises(SystemExit, match=r"cannot repair an error of the entire data set \(xyxy for cxcywh"):
-        data_commands.main(["check", str(root), "--fix", str(tmp_path / "fixed"), "--no-priors"])
+        data_program.main(["check", str(root), "--fix", str(tmp_path / "fixed"), "--no-priors"])
     assert not (tmp_path / "fixed").exists()

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from ssd import data_commands
+from ssd.common.console import console_program
 from ssd.config import TrainConfig
-from ssd.console import console_program
 from ssd.data import DataError, DetectionDataset, open_dataset
 from ssd.data.annotations import AnnotationsBuilder
 from ssd.data.faults import FaultLog
-from ssd.data_review import command, report
+from ssd.data.pack import pack
+from ssd.data_review import report
 from ssd.data_review.findings import Annotated, find_misannotated, find_unlabeled
 from ssd.data_review.views import Merged, View, merge_views
-from ssd.data_tools.pack import pack
 from ssd.inference.detector import Detector
 from ssd.inference.result import Result
+from ssd.programs import data as data_program
+from ssd.programs import data_review
 from tests.ssd.small_folders import save_image, voc_object, write_voc
 
 NONE = np.zeros((0, 4))
@@ -137,7 +138,7 @@ def reviewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("ssd.inference.detector.load", lambda *_: stub)
     monkeypatch.setattr(report, "VIEWS", (View(),))
     arguments = ["review", str(tmp_path / "w.pt"), "--data-path", str(tmp_path / "data"), "--worst", "1"]
-    data_commands.main(arguments)
+    data_program.main(arguments)
     return tmp_path / "review", capsys.readouterr().out
 
 
@@ -190,7 +191,7 @@ def test_files_are_written_each_by_itself_whatever_the_names(
     monkeypatch.setattr(report, "VIEWS", (View(),))
     args = SimpleNamespace(checkpoint="", device="cpu", splits=[], min_score=0.1, worst=1, output=str(tmp_path))
     with pytest.raises(DataError, match=r"^not written: review.html \(cannot write"):
-        console_program(command.run)(args, TrainConfig(data_path=str(tmp_path)))  # type: ignore[arg-type]
+        console_program(data_review.run)(args, TrainConfig(data_path=str(tmp_path)))  # type: ignore[arg-type]
     root = ElementTree.parse(tmp_path / "cvat.xml").getroot()
     assert [image.get("name") for image in root.iter("image")] == ["a&b #1+100%.jpg", r"\udcff.jpg"]
     assert {box.get("label") for box in root.iter("box")} == {r"cat\x01"}
@@ -218,7 +219,7 @@ def test_errors_of_the_command_line(
     file = tmp_path / "w.pt"
     file.touch()
     with pytest.raises(SystemExit) as end:
-        data_commands.parse_args(["review", *(argument.format(file=file) for argument in arguments)])
+        data_program.parse_args(["review", *(argument.format(file=file) for argument in arguments)])
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
@@ -229,6 +230,6 @@ def test_training_options_that_hide_annotations_are_left_out(tmp_path: Path) -> 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
     (tmp_path / "run" / "best.pt").touch()
-    args, config = data_commands.parse_args(["review", str(tmp_path / "run")])
+    args, config = data_program.parse_args(["review", str(tmp_path / "run")])
     assert config.dataset_options == {"coordinates": "as_is"} and args.output == str(tmp_path / "run" / "review")
-    assert command.ABOUT and open_dataset("voc", config.data_path, "train", **config.dataset_options)
+    assert data_review.ABOUT and open_dataset("voc", config.data_path, "train", **config.dataset_options)

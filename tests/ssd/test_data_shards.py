@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd import data_commands
+from ssd.common.errors import NoSplitError
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, ImageError, build_loader, open_dataset
@@ -22,7 +22,7 @@ from ssd.data.formats.shard_files import read_index
 from ssd.data.formats.shards import ShardsDataset
 from ssd.data.splits import open_splits
 from ssd.engine.evaluation import metric_of
-from ssd.errors import NoSplitError
+from ssd.programs import data as data_program
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 
 NAMES = "abcdef"
@@ -42,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     Image.new("RGB", (40, 60), "red").save(root / "voc" / "JPEGImages" / "c.jpg", exif=exif)
     save_image(root / "voc" / "JPEGImages" / "d.png")
     (root / "voc" / "JPEGImages" / "d.jpg").unlink()
-    data_commands.main(["pack", str(root / "voc"), str(root / "out"), "--shard-mb", "1"])
+    data_program.main(["pack", str(root / "voc"), str(root / "out"), "--shard-mb", "1"])
     return root / "voc", root / "out"
 
 
@@ -84,7 +84,7 @@ def test_tar_files_have_a_name_for_each_image_and_its_annotations(folders: tuple
 
 
 def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    from ssd.data_tools.pack import pack
+    from ssd.data.pack import pack
 
     train = open_dataset("voc", folders[0], "train")
     (line,) = pack({"train": train}, tmp_path / "out", folders[0], "voc", shard_bytes=1)
@@ -100,7 +100,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
 
 def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     voc, out = folders[0], tmp_path / "out"
-    data_commands.main(["pack", str(voc), str(out), "--no-images"])
+    data_program.main(["pack", str(voc), str(out), "--no-images"])
     assert not list(out.glob("*.tar"))
     packed = open_dataset("shards", out, "train")
     check_equal(open_dataset("voc", voc, "train"), packed, 6)
@@ -112,9 +112,9 @@ def test_images_in_tar_files_are_packed_again_with_their_names_and_format(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(SystemExit, match="are in tar files, so --no-images would lose them"):
-        data_commands.main(["pack", str(folders[1]), str(out), "--no-images"])
+        data_program.main(["pack", str(folders[1]), str(out), "--no-images"])
     assert not out.exists()
-    data_commands.main(["pack", str(folders[1]), str(out)])
+    data_program.main(["pack", str(folders[1]), str(out)])
     again, packed = (open_dataset("shards", root, "train") for root in (out, folders[1]))
     assert again.relative_names(".") == packed.relative_names(".") and read_index(out)["format"] == "voc"
     check_equal(packed, again, 6)
@@ -128,11 +128,11 @@ def test_full_disk_is_one_line_that_names_the_place(
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(SystemExit, match=rf"^error: {tmp_path}/out: No space left on device$"):
-        data_commands.main(["pack", str(folders[0]), str(tmp_path / "out")])
+        data_program.main(["pack", str(folders[0]), str(tmp_path / "out")])
     monkeypatch.undo()
-    monkeypatch.setattr("ssd.atomic_write.os.fsync", full)
+    monkeypatch.setattr("ssd.common.atomic_write.os.fsync", full)
     with pytest.raises(SystemExit, match=rf"^error: cannot write {tmp_path}/new/shards.json: No space left on device"):
-        data_commands.main(["pack", str(folders[0]), str(tmp_path / "new")])
+        data_program.main(["pack", str(folders[0]), str(tmp_path / "new")])
 
 
 def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) -> None:
@@ -172,7 +172,7 @@ def test_images_held_out_are_those_of_the_original_wherever_the_program_runs(
     box = {"category_id": 1, "bbox": [1, 1, 9, 9], "iscrowd": 0, "area": 81}
     write_coco(tmp_path / "data", [{**box, "id": n, "image_id": n} for n in range(12)], images)
     monkeypatch.chdir(tmp_path / "data")
-    data_commands.main(["pack", "../data", str(tmp_path / "out"), *options])
+    data_program.main(["pack", "../data", str(tmp_path / "out"), *options])
 
     def held_out(name: str, root: str | Path) -> list[int]:
         train, val = open_splits(name, root, "train", "val", 0.3, {})
@@ -190,13 +190,13 @@ def test_images_held_out_are_those_of_the_original_wherever_the_program_runs(
 
 def test_repaired_copy_of_tar_files_has_image_files(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        data_commands.main(["check", str(folders[1]), "--no-priors", "--fix", str(tmp_path / "fixed"), "-j", "1"])
+        data_program.main(["check", str(folders[1]), "--no-priors", "--fix", str(tmp_path / "fixed"), "-j", "1"])
     fixed, packed = open_dataset("coco", tmp_path / "fixed", "train"), open_dataset("shards", folders[1], "train")
     assert len(fixed) == 5 and torch.equal(fixed.load_image(2), packed.load_image(3))  # the first one is in val, too
 
 
 def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    from ssd.data_tools.pack import pack
+    from ssd.data.pack import pack
 
     two = open_dataset("voc", folders[0], "train").subset([0, 1], "two")
     pack({"train": two}, tmp_path / "out", folders[0], "voc")
@@ -255,5 +255,5 @@ def test_damaged_index_and_arrays_are_refused(change, message: str, folders: tup
 
 def test_a_shard_size_of_zero_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        data_commands.parse_args(["pack", str(tmp_path), "out", "--shard-mb", "0"])
+        data_program.parse_args(["pack", str(tmp_path), "out", "--shard-mb", "0"])
     assert "--shard-mb must be at least 1, got 0" in capsys.readouterr().err

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from ssd.command_line import parse_args
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats, resolve_dataset
 from ssd.data import open_dataset
 from ssd.engine.loop import run
-from ssd.errors import ConfigError
+from ssd.programs.train_arguments import parse_args
 from tests.ssd.real_data import real_data
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_csv import HEADER, write_csv

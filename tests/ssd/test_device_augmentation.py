@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ssd.data import Batch, PackedImages, build_loader, collate, open_dataset
 from ssd.data.dataset import Target
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.loop import run
 from ssd.models import build_model
+from ssd.reports.csv_log import CsvLog
 from ssd.transforms import Augment, Augmentation, Deferred, PhotometricRule, build_transforms
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL, run_one_epoch

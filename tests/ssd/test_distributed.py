@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record
 from ssd.data import Batch, DataError
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World, exit_with_error, synchronize_batch_norm
 from ssd.engine.elastic import after_restart, announce_checkpoint
 from ssd.engine.loop import run
 from ssd.engine.step import backward, make_state
-from ssd.errors import ConfigError
 from ssd.models import build_model
+from ssd.reports.csv_log import CsvLog
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import ssd_ops
-from ssd import diagnosis, doctor
+from ssd import diagnosis
 from ssd.diagnosis import kernels, machine, programs
 from ssd.diagnosis.architectures import coverage
+from ssd.programs import doctor
 
 
 def info(**compiled: Any) -> dict[str, Any]:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd import eval as program
+from ssd.common.errors import DataError
 from ssd.config import TrainConfig
 from ssd.data import open_dataset
 from ssd.engine.evaluation import best_thresholds
 from ssd.engine.loop import run
-from ssd.errors import DataError
 from ssd.evaluate import Evaluator, Records, voc_ap
 from ssd.evaluate.confusion import Pair, confusion_matrix, pair_up, worst_errors
 from ssd.evaluate.relabel import describe_map, map_classes, relabel
+from ssd.programs import eval as program
 from tests.ssd.small_folders import voc_object, write_voc
 
 SMALL = {"dataset": "shapes", "dataset_options": {"size": 12}, "image_size": 64, "model_options": {"width": 8}}

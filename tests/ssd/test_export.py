@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import ssd_ops
-from ssd.errors import DataError
-from ssd.export import main
+from ssd.common.errors import DataError
 from ssd.exporters import describe, export_onnx, export_pt2
 from ssd.exporters.check import TOLERANCE, compare
 from ssd.exporters.network import DetectorNetwork
@@ -22,6 +21,7 @@ from ssd.exporters.quantize import quantize
 from ssd.exporters.running import load_program, network_inputs
 from ssd.inference.detector import Detector
 from ssd.models import build_model
+from ssd.programs.export import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +125,7 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
     ],
 )
 def test_export_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:
-    code = "import sys; sys.modules['torch'] = None; from ssd.export import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['torch'] = None; from ssd.programs.export import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
 
@@ -158,6 +158,6 @@ def test_images_and_data_are_opened_before_the_export(
     torch.save({**state, "model": detector.model.state_dict()}, tmp_path / "best.pt")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ssd.exporters.command.write", lambda *_: pytest.fail("exported first"))
+    monkeypatch.setattr("ssd.programs.export_steps.write", lambda *_: pytest.fail("exported first"))
     with pytest.raises(SystemExit, match=words):
         main([".", "x.onnx", "--exporter", "torchscript", *flags])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssd.errors import DataError
-from ssd.eval import settings_of
-from ssd.export import main, parse_args
-from ssd.exporters import command
+from ssd.common.errors import DataError
 from ssd.exporters.calibration import MAX_IMAGES, is_dataset, of_files, of_training_split
 from ssd.models import build_model
+from ssd.programs import export_steps
+from ssd.programs.eval import settings_of
+from ssd.programs.export import main, parse_args
 from tests.ssd.small_folders import voc_object, write_voc
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -61,13 +61,13 @@ def test_run_is_calibrated_on_its_training_images(
     voc: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", dataset="voc", data_path=str(voc), train_split="train", val_split="val")
-    monkeypatch.setattr(command, "export_onnx", lambda detector, path, **options: path.write_bytes(b""))
+    monkeypatch.setattr(export_steps, "export_onnx", lambda detector, path, **options: path.write_bytes(b""))
 
     def quantize(source: Path, target: Path, images: object) -> int:
         target.write_bytes(b"")
         return len(list(images))  # type: ignore[call-overload]
 
-    monkeypatch.setattr(command, "quantize", quantize)
+    monkeypatch.setattr(export_steps, "quantize", quantize)
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     (voc / "JPEGImages" / "b.jpg").write_bytes(b"")
@@ -80,7 +80,7 @@ def test_run_is_calibrated_on_its_training_images(
 
 def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: list[str]) -> None:
     config = settings_of(str(write_run(voc.parent / "run")), str(voc))
-    evaluated = command.open_split(config, "val")
+    evaluated = export_steps.open_split(config, "val")
     assert not is_dataset(str(voc / "JPEGImages")) and is_dataset(str(voc)) and is_dataset(None)
     images = list(of_files(str(voc / "JPEGImages"), 32, True, evaluated).images())
     assert read == ["a", "b", "c"] and images[0].shape == (3, 32, 32)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ssd import build_from_weights
-from ssd.convert import main as convert
-from ssd.models.weight_files import load_file
+from ssd.programs.convert import main as convert
+from ssd.weight_files.load import load_file
 from tests.ssd import foreign_weights as foreign
 
 

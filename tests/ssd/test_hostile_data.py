@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
+from ssd.common.file_tree import walk
 from ssd.data import DataError, open_dataset, read_image
-from ssd.file_tree import walk
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
 from tests.ssd.tool_exports import datumaro
@@ -150,7 +150,7 @@ def test_walk_ends_on_circular_links(tmp_path, monkeypatch):
     (tmp_path / "a/.hidden").mkdir()
     save_image(tmp_path / "a/.hidden/y.jpg")
     assert [path.name for path in walk(tmp_path)] == ["x.jpg"]
-    monkeypatch.setattr("ssd.file_tree._MAX_FILES", 0)
+    monkeypatch.setattr("ssd.common.file_tree._MAX_FILES", 0)
     with pytest.raises(DataError, match="give the folder of the data set itself"):
         list(walk(tmp_path))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.other_names import advice_for
 from ssd.data import DataError
@@ -17,10 +18,9 @@ from ssd.engine.checkpoint import read
 from ssd.engine.loop import TrainingError, run
 from ssd.engine.replay import read_saved, replay
 from ssd.engine.step import backward, make_state
-from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
 from ssd.models.frozen import freeze_batch_norm
-from ssd.replay import main
+from ssd.programs.replay import main
 from tests.ssd.test_step_graph import batch_of
 from tests.ssd.test_training import SMALL
 
@@ -68,7 +68,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diverged")
     config = replace(TINY, lr=1e30, clip_grad_norm=0.0, warmup_iters=0, print_freq=100, output_dir=str(folder))
     with pytest.raises(
-        TrainingError, match=r"not finite at step 2 \(image ids .* `python ssd/replay.py .*non_finite.pt`"
+        TrainingError, match=r"not finite at step 2 \(image ids .* `python -m ssd replay .*non_finite.pt`"
     ):
         run(config)
     return folder

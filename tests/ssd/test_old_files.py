@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ssd import build_from_weights, build_model
-from ssd.command_line import parse_args
+from ssd.common.errors import ConfigError
 from ssd.config import load_config
 from ssd.engine.loop import run
-from ssd.errors import ConfigError
+from ssd.programs.train_arguments import parse_args
 
 OLD_RUN = Path(__file__).parent / "old_run"
 RULES = {  # as the run was started: suppress_at=">=", positive_at=">", classes="best", match_ and nms_threshold

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.engine.epochs import epochs_of, is_evaluated
 from ssd.engine.optim import build_optimizer, build_schedule, freeze
 from ssd.engine.setup import make_model
 from ssd.engine.step import make_state
-from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
 
 PLAIN = TrainConfig(opt="sgd", lr=1.0, warmup_iters=0, ema_decay=0.0, weight_decay=0.5)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from ssd import build_model, export_weights
 from ssd.data import DataError
-from ssd.inference.arguments import list_sources
 from ssd.inference.detector import Detector, load
-from ssd.predict import main
+from ssd.programs.predict import main
+from ssd.programs.predict_arguments import list_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,7 +200,7 @@ def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, w
     ],
 )
 def test_predict_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:
-    code = "import sys; sys.modules['torch'] = None; from ssd.predict import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['torch'] = None; from ssd.programs.predict import main; main(sys.argv[1:])"
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
     assert len(result.stderr.splitlines()) == 1

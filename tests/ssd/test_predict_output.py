@@ -15,7 +15,7 @@ from PIL import Image
 from ssd.data import DetectionDataset, open_dataset
 from ssd.inference.output import Output
 from ssd.inference.result import Result
-from ssd.predict import main
+from ssd.programs.predict import main
 
 CLASSES = ("disc", 'star, "big"')
 FORMATS = ("images", "csv", "coco", "yolo", "voc")

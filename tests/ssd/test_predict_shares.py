@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 from ssd.inference import video_writer
 from ssd.inference.parts import Part, finished_files
 from ssd.inference.video import frames_of, is_usable
 from ssd.models import build_model
-from ssd.predict import main
+from ssd.programs.predict import main
 from tests.processes import Ended, run_processes
 
 COUNT = 30

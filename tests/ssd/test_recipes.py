@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ssd import recipes
-from ssd.command_line import parse_args
+from ssd.common.errors import ConfigError
 from ssd.data import open_dataset
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.loop import run
 from ssd.engine.optim import build_optimizer
 from ssd.engine.setup import make_model
-from ssd.errors import ConfigError
+from ssd.programs.train_arguments import parse_args
+from ssd.reports.csv_log import CsvLog
 from tests.ssd.small_folders import save_image, voc_object, write_voc
 
 FILES = {path.stem: path for path in Path(recipes.__file__).parent.glob("*.json")}

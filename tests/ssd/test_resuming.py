@@ -13,19 +13,19 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
-from ssd.command_line import parse_args
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.resume_settings import record
 from ssd.engine.checkpoint import collect, get_rng_state, read, restore
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
 from ssd.engine.loop import run
 from ssd.engine.preparation import prepare
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.signals import Interrupted
 from ssd.engine.step import make_state
-from ssd.errors import ConfigError
 from ssd.models import build_model
+from ssd.programs.train_arguments import parse_args
+from ssd.reports.csv_log import CsvLog
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 

@@ -17,17 +17,17 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
-from ssd.atomic_write import WriteError, write_atomically, write_text
-from ssd.console import CLOSED_PIPE, console_program
+from ssd.common.atomic_write import WriteError, write_atomically, write_text
+from ssd.common.console import CLOSED_PIPE, console_program
+from ssd.common.errors import ConfigError
 from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.checkpoint import read
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.error_messages import as_user_error
 from ssd.engine.folder_lock import lock_folder
 from ssd.engine.loop import run
-from ssd.errors import ConfigError
+from ssd.reports.csv_log import CsvLog
 from ssd.train import main
 from tests.processes import run_python
 from tests.ssd.test_training import SMALL
@@ -221,7 +221,7 @@ def test_closed_pipe_ends_program_quietly(monkeypatch: pytest.MonkeyPatch) -> No
     def main() -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("ssd.console._discard_output", lambda: None)
+    monkeypatch.setattr("ssd.common.console._discard_output", lambda: None)
     with pytest.raises(SystemExit) as ended:
         console_program(main)()
     assert ended.value.code == CLOSED_PIPE

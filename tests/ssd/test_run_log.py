@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ssd.engine.loop import run
-from ssd.engine.summary import write_summary
-from ssd.engine.transcript import Transcript
+from ssd.reports.summary import write_summary
+from ssd.reports.transcript import Transcript
 from tests.ssd.test_training import SMALL
 
 
@@ -31,7 +31,7 @@ def test_output_that_is_not_a_terminal_has_one_line_per_epoch(logged: tuple[Path
     lines = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert [line.partition(":")[0] for line in lines] == ["epoch 1/2", "epoch 2, shapes val", "epoch 2/2"]
     assert "images/s" in lines[0] and " left, AP50 0." in lines[0] and " in all, AP50 0." in lines[2]
-    assert out.splitlines()[-1] == f"next: python ssd/predict.py {folder} PHOTOS"
+    assert out.splitlines()[-1] == f"next: python -m ssd predict {folder} PHOTOS"
 
 
 def test_log_file_has_all_output(logged: tuple[Path, str]) -> None:

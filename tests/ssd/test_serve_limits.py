@@ -20,8 +20,8 @@ pytest.importorskip("httpx")
 import httpx
 import torch
 
+from ssd.programs.serve import main, names_of, parse_args
 from ssd.serve.batching import Batcher, Job
-from ssd.serve.command import main, names_of, parse_args
 from ssd.serve.served_model import Rules, ServedModel
 from tests.processes import run_python
 from tests.ssd.serving import (
@@ -173,7 +173,7 @@ def test_failed_detection_is_an_error_without_its_reason(monkeypatch: pytest.Mon
 
 SHUTDOWN = """
 import json, os, signal, sys, threading, time, urllib.request
-from ssd.serve.command import main
+from ssd.programs.serve import main
 from ssd.serve.served_model import ServedModel
 detect = ServedModel.detect
 ServedModel.detect = lambda *args: (time.sleep(0.5), detect(*args))[1]
@@ -235,7 +235,7 @@ def test_missing_packages_are_named_without_importing_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import importlib.util as u; real = u.find_spec; "
         "u.find_spec = lambda name: None if name == 'uvicorn' else real(name); "
-        "from ssd.serve.command import main; main(['.'])"
+        "from ssd.programs.serve import main; main(['.'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

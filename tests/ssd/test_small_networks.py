@@ -11,9 +11,9 @@ import torch
 
 import ssd_ops
 from ssd import build_from_weights, build_model, export_weights, load_weights
-from ssd.convert import main as convert
 from ssd.models.folded import folded
-from ssd.models.tensorflow_files import from_variables, to_variable
+from ssd.programs.convert import main as convert
+from ssd.weight_files.tensorflow_files import from_variables, to_variable
 from tests.ssd import foreign_weights as foreign
 from tests.ssd.small_networks import random_state, run_qfgaohao, run_tensorflow, shapes_of
 

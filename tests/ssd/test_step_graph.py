@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import Batch, PackedImages
 from ssd.data.loading.packed_images import Canvas
 from ssd.engine.optim import build_optimizer
 from ssd.engine.step import State, amp_dtype, describe_step, make_state, train_step
 from ssd.engine.step_graph import BatchBuffers
-from ssd.errors import ConfigError
 from ssd.models import SSD, build_model
 from tests.ops.cuda.test_streams import no_waiting
 

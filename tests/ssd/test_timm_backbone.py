@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.engine.elastic import run_name
-from ssd.errors import ConfigError
 from ssd.models import MODELS, build_model, model_options
 
 

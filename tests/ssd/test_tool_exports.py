@@ -2,11 +2,11 @@
 
 import pytest
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import resolve_dataset
 from ssd.data import open_dataset
 from ssd.engine.setup import open_datasets
-from ssd.errors import ConfigError
 from tests.ssd.tool_exports import (
     EXPORTS,
     NAMES,

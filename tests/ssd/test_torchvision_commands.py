@@ -17,10 +17,10 @@ from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, VGG16_Weights, mobilenet_v3_large
 from torchvision.models.vgg import cfgs, make_layers
 
-from ssd.command_line import parse_args
 from ssd.config import TrainConfig
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.optim import build_optimizer, build_schedule
+from ssd.programs.train_arguments import parse_args
+from ssd.reports.csv_log import CsvLog
 from tests.processes import free_port, run_processes
 from tests.ssd.test_recipes import FASTEST, write_coco_split
 

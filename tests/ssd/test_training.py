@@ -11,15 +11,15 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
-from ssd.engine.csv_log import CsvLog
 from ssd.engine.distributed import World
 from ssd.engine.loop import TrainingError, run
 from ssd.engine.optim import ModelEMA, build_schedule
 from ssd.engine.preparation import prepare
 from ssd.engine.run_folder import RunFolder
-from ssd.errors import ConfigError
 from ssd.models import build_model
+from ssd.reports.csv_log import CsvLog
 
 SMALL = TrainConfig(
     dataset_options={"size": 24, "image_size": 64},

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import ssd_ops
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine import step
 from ssd.engine.checkpoint import collect, get_rng_state, restore
 from ssd.engine.unlabeled import with_unlabeled_ignored
-from ssd.errors import ConfigError
 from ssd.models import build_model
 from ssd.presets import Preset
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssd.class_names import column_titles, display_name
+from ssd.common.class_names import column_titles, display_name
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
 from ssd.engine.evaluation import report

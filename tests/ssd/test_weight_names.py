@@ -13,11 +13,11 @@ from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 import ssd
 from ssd import build_model, load_weights
-from ssd.command_line import parse_args
-from ssd.convert import main as convert
-from ssd.errors import ConfigError, DataError
-from ssd.predict import main as predict
-from ssd.weight_names import DETECTORS, checked_checkpoint, full_name
+from ssd.common.errors import ConfigError, DataError
+from ssd.programs.convert import main as convert
+from ssd.programs.predict import main as predict
+from ssd.programs.train_arguments import parse_args
+from ssd.weight_files.names import DETECTORS, checked_checkpoint, full_name
 
 LITE = "SSDLite320_MobileNet_V3_Large_Weights.COCO_V1"
 
@@ -133,7 +133,7 @@ def test_convert_without_safetensors(
 ) -> None:
     torch.save({}, tmp_path / "in.pth")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setattr("ssd.convert.find_spec", lambda name: None)
+    monkeypatch.setattr("ssd.programs.convert.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         convert([str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors"), "--to", "ssd"])
     assert "pip install safetensors" in capsys.readouterr().err

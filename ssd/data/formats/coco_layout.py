@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from ssd.common.errors import NoSplitError
+from ssd.common.file_tree import is_within
 from ssd.config.dataset_format import coco_files
 from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical, split_of_file
-from ssd.errors import NoSplitError
-from ssd.file_tree import is_within
 
 # Where the annotations and images of a split are kept, most official first. {} is the split.
 _LAYOUTS = (

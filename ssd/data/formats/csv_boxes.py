@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssd.common.errors import NoSplitError
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice, no_class, shorten
@@ -12,7 +13,6 @@ from ssd.data.formats.folders import describe_folder, split_path
 from ssd.data.formats.image_finder import ImageFinder
 from ssd.data.formats.split_names import aliases, split_of_file
 from ssd.data.loading.images import image_size
-from ssd.errors import NoSplitError
 
 # Where people keep the table of a split. {} is the split.
 _FILES = (

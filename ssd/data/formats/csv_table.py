@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssd.common.file_tree import read_text
 from ssd.data.annotations import Box
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_side, is_true
-from ssd.file_tree import read_text
 
 # The names that each column goes by, compared without case; of two in one header the first here is taken.
 COLUMNS = {

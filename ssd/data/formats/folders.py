@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from ssd.file_tree import IMAGE_SUFFIXES, images_below
+from ssd.common.file_tree import IMAGE_SUFFIXES, images_below
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
     """Returns the image files below a folder: path relative to it, without suffix -> path.
 
-    If two names differ only in the suffix, the first suffix of `ssd.file_tree` is used. The folder is listed once,
+    If two names differ only in the suffix, the first suffix of `ssd.common.file_tree` is used. The folder is listed once,
     because testing for each file separately takes minutes on a network disk.
     """
     ranks = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}

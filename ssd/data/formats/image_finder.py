@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from urllib.parse import unquote
 
+from ssd.common.file_tree import IMAGE_SUFFIXES, is_within, walk
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.split_names import split_of_folder
-from ssd.file_tree import IMAGE_SUFFIXES, is_within, walk
 
 # Folders that tell kinds of files apart, not images.
 _KINDS = frozenset(

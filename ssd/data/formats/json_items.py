@@ -12,6 +12,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from ssd.common.errors import NoSplitError
 from ssd.config.dataset_format import json_item_files
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
@@ -22,7 +23,6 @@ from ssd.data.formats.image_finder import ImageFinder
 from ssd.data.formats.json_parsers import PARSERS, Item
 from ssd.data.formats.split_names import aliases, split_of_file, split_of_folder
 from ssd.data.loading.images import image_size
-from ssd.errors import NoSplitError
 
 
 class JSONItemsDataset(DetectionDataset):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ssd.common.file_tree import is_within, read_text
 from ssd.data.annotations import Annotations
 from ssd.data.faults import DataError
-from ssd.file_tree import is_within, read_text
 
 INDEX = "shards.json"
 VERSION = 2

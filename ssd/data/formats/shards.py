@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from ssd.common.errors import NoSplitError
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, FaultLog
 from ssd.data.formats.shard_files import arrays_folder, check_values, open_arrays, read_index
 from ssd.data.formats.split_names import aliases
-from ssd.errors import NoSplitError
 
 
 class ShardsDataset(DetectionDataset):

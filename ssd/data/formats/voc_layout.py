@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssd.common.errors import NoSplitError
+from ssd.common.file_tree import is_within, walk
 from ssd.config.dataset_format import is_voc_folder, voc_years
 from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder, files_by_stem
 from ssd.data.formats.image_finder import ImageFinder
 from ssd.data.formats.split_names import aliases, split_of_folder
 from ssd.data.formats.voc_lists import read_lists
-from ssd.errors import NoSplitError
-from ssd.file_tree import is_within, walk
 
 
 @dataclass(frozen=True)

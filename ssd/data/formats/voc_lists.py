@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssd.common.errors import NoSplitError
+from ssd.common.file_tree import read_text
 from ssd.config.dataset_format import is_voc_folder, voc_years
 from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder, files_by_stem
 from ssd.data.formats.split_names import aliases
-from ssd.errors import NoSplitError
-from ssd.file_tree import read_text
 
 _FLAGS = ("-1", "0", "1")
 _YEAR = re.compile(r"(?:VOC)?(\d{4})_(.+)")

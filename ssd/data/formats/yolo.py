@@ -9,13 +9,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssd.common.file_tree import read_text
 from ssd.data.annotations import AnnotationsBuilder, Box, bounding_box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_names
 from ssd.data.formats.yolo_layout import find_split, label_file, labels_without_image
 from ssd.data.loading.images import image_size
-from ssd.file_tree import read_text
 
 _SLACK = 0.01  # how far beyond 0 .. 1 a number may be by rounding
 

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ssd.common.errors import NoSplitError
+from ssd.common.file_tree import images_below, is_within, read_text, walk
 from ssd.config.dataset_format import find_class_file, find_yaml
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.image_finder import ImageFinder, check_inside
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical
-from ssd.errors import NoSplitError
-from ssd.file_tree import images_below, is_within, read_text, walk
 
 _MOST_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
 _LABEL_FOLDERS = ("labels", "annotations", "Annotations")

@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
+from ssd.common.file_tree import NEEDS_PACKAGE
 from ssd.data.faults import DataError
-from ssd.file_tree import NEEDS_PACKAGE
 
 ORIENTATION = 0x0112  # EXIF tag
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap height and width

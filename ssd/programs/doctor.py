@@ -11,12 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.console import ArgumentParser, console_program, program_name
+from ssd.common.console import ArgumentParser, console_program, program_name
 
 
 @console_program
@@ -32,7 +28,3 @@ def main(argv: list[str] | None = None) -> None:
     report = diagnose()
     print(json.dumps(report.as_dict(), indent=2) if args.json else report)
     sys.exit(1 if report.problems else 0)
-
-
-if __name__ == "__main__":
-    main()

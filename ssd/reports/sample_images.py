@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssd.data import Batch, DetectionDataset
 from ssd.data.faults import DataError
-from ssd.engine.plots import plot_confusion
-from ssd.engine.run_folder import RunFolder
 from ssd.evaluate import Evaluator
 from ssd.evaluate.confusion import confusion_matrix, pair_up
 from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
+from ssd.reports.plots import plot_confusion
 
 DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
 
 
-def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, folder: RunFolder) -> None:
+def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, path: Path) -> None:
     """Saves a grid of images of a training batch after augmentation, with the annotations that the loss does not ignore."""
     images = batch.images if isinstance(batch.images, Tensor) else batch.images.render().round().to(torch.uint8)
     drawn = []
@@ -27,25 +29,37 @@ def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, folder: RunFo
         side = image.shape[-1]
         drawn.append(draw_boxes(image, batch.gt_boxes[rows] * side, batch.gt_labels[rows], classes))
     if drawn:
-        save_grid(drawn, folder.path / "train_batch.png", columns=4, width=drawn[0].shape[-1])
+        save_grid(drawn, path, columns=4, width=drawn[0].shape[-1])
 
 
-def draw_confusion(evaluator: Evaluator, dataset: DetectionDataset, folder: RunFolder) -> None:
+def draw_confusion(
+    evaluator: Evaluator, dataset: DetectionDataset, thresholds: Mapping[str, float], path: Path
+) -> None:
     """Saves the confusion matrix at the score thresholds of the evaluation."""
-    pairs = list(pair_up(evaluator.records, _score_thresholds(dataset, folder)))
+    pairs = list(pair_up(evaluator.records, _score_thresholds(dataset, thresholds)))
     matrix = confusion_matrix(evaluator.records, pairs, len(dataset.classes))
-    plot_confusion(matrix, dataset.classes, folder.path / "confusion.png")
+    plot_confusion(matrix, dataset.classes, path)
 
 
-def _score_thresholds(dataset: DetectionDataset, folder: RunFolder) -> np.ndarray:
+def _score_thresholds(dataset: DetectionDataset, thresholds: Mapping[str, float]) -> np.ndarray:
     """Returns the minimum score to display of each label, `[C + 1]`."""
-    return np.array([1.0, *(folder.thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
+    return np.array([1.0, *(thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
 
 
-def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, folder: RunFolder) -> None:
-    """Saves a grid of images with ground truth on the left and detections on the right."""
+def draw_samples(
+    evaluator: Evaluator, dataset: DetectionDataset, count: int, thresholds: Mapping[str, float], path: Path
+) -> None:
+    """Saves a grid of images with ground truth on the left and detections on the right.
+
+    Args:
+        evaluator: Detections of all images.
+        dataset: The images with their ground truth.
+        count: Number of images, evenly spaced over the data set.
+        thresholds: Class -> lowest score to draw; classes without one have `DISPLAY_SCORE`.
+        path: File to write.
+    """
     records = evaluator.records
-    thresholds = _score_thresholds(dataset, folder)
+    min_scores = _score_thresholds(dataset, thresholds)
     images: list[Tensor] = []
     step = max(1, len(records.image_ids) // count)
     for i in range(0, len(records.image_ids), step):
@@ -56,7 +70,7 @@ def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, fo
             image = dataset.load_image(index)
         except DataError:
             continue  # listed in the report of the data set
-        target, keep = dataset.target(index), records.scores[i] >= thresholds[records.labels[i]]
+        target, keep = dataset.target(index), records.scores[i] >= min_scores[records.labels[i]]
         predictions = draw_boxes(
             image,
             torch.from_numpy(records.boxes[i][keep]),
@@ -67,4 +81,4 @@ def draw_samples(evaluator: Evaluator, dataset: DetectionDataset, count: int, fo
         ground_truth = draw_boxes(image, target["boxes"], target["labels"], dataset.classes)
         images.append(resize(side_by_side(ground_truth, predictions), 640))
     if images:
-        save_grid(images, folder.path / "detections.png")
+        save_grid(images, path)

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ssd.atomic_write import write_text
-from ssd.class_names import display_name
-from ssd.console import how_to_run
-from ssd.engine.csv_log import CsvLog
+from ssd.common.atomic_write import write_text
+from ssd.common.class_names import display_name
+from ssd.common.console import how_to_run
+from ssd.reports.csv_log import CsvLog
 
 _IMAGES = {  # file -> caption
     "loss.png": "Training losses and AP50 on the evaluation split",

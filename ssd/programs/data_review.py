@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd.command_line import key_value, reject_code, with_data_settings
+from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
 from ssd.config.resume_settings import recorded_settings
-from ssd.errors import ConfigError, DataError
-from ssd.weight_names import checked_checkpoint
+from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
+from ssd.weight_files.names import checked_checkpoint
 
 ABOUT = """Review annotations with a trained detector.
 
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
 
 def _write(folder: Path, files: Mapping[str, Callable[[], str]]) -> None:
     # each by itself: what the detector has found is not lost with one of them
-    from ssd.atomic_write import write_text
+    from ssd.common.atomic_write import write_text
 
     written, failed = [], []
     for name, text in files.items():

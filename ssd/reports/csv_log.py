@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssd.atomic_write import write_text
+from ssd.common.atomic_write import write_text
 
 
 class CsvLog:

@@ -29,13 +29,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import ConfigError
 from ssd.config.resume_settings import recorded_settings
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import ConfigError
-from ssd.weight_names import checked_checkpoint
+from ssd.weight_files.names import checked_checkpoint
 
 SUFFIXES = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
 
@@ -151,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the program; exits with 1 if the exported program differs from the detector."""
     args = parse_args(argv)
     from ssd.data.faults import DataError
-    from ssd.exporters.command import export
+    from ssd.programs.export_steps import export
 
     try:
         export(args)
@@ -159,7 +156,3 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or args.output}: {error.strerror or error}")
-
-
-if __name__ == "__main__":
-    main()

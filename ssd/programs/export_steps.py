@@ -12,11 +12,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset
 from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
-from ssd.errors import ConfigError
-from ssd.eval import settings_of
 from ssd.exporters.calibration import Calibration, is_dataset, of_files, of_training_split
 from ssd.exporters.check import BATCHES, LEAST_FOUND, compare, sample_images
 from ssd.exporters.onnx_file import export_onnx
@@ -25,6 +24,7 @@ from ssd.exporters.quantize import quantize
 from ssd.exporters.running import Program, detect_batches, load_program, network_inputs
 from ssd.inference.detector import Detector, load
 from ssd.models.folded import folded
+from ssd.programs.eval import settings_of
 
 
 def export(args: argparse.Namespace) -> None:

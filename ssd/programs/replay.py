@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.console import ArgumentParser, console_program, program_name
+from ssd.common.console import ArgumentParser, console_program, program_name
 
 
 @console_program
@@ -29,9 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("source", help="run folder, or the file non_finite.pt")
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     args = parser.parse_args(argv)
+    from ssd.common.errors import ConfigError, DataError
     from ssd.engine.replay import read_saved, replay
     from ssd.engine.setup import choose_device
-    from ssd.errors import ConfigError, DataError
 
     try:
         report, is_finite = replay(read_saved(args.source), choose_device(args.device))
@@ -39,7 +35,3 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(report)
     sys.exit(0 if is_finite else 1)
-
-
-if __name__ == "__main__":
-    main()

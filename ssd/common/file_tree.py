@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ssd.errors import DataError
+from ssd.common.errors import DataError
 
 # Formats that PIL decodes without running other programs (as for EPS), in order of preference for files of one stem.
 READABLE_SUFFIXES = (

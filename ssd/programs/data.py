@@ -18,16 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.atomic_write import WriteError, write_text
-from ssd.command_line import key_value, with_data_settings
+from ssd.common.atomic_write import WriteError, write_text
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, MODELS
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.data_review.command import ABOUT, add_arguments, check_arguments
-from ssd.errors import ConfigError, DataError
+from ssd.programs.data_review import ABOUT, add_arguments, check_arguments
+from ssd.programs.train_arguments import key_value, with_data_settings
 
 _CHECK = """Check a data set: decodes every image and checks every box.
 
@@ -125,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     args, config = parse_args(argv)
     try:
         if args.command == "review":
-            from ssd.data_review.command import run
+            from ssd.programs.data_review import run
 
             run(args, config)
         elif args.command == "pack":
@@ -141,8 +138,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _pack(args: argparse.Namespace, config: TrainConfig) -> None:
     from ssd.data.formats.shard_files import read_index
+    from ssd.data.pack import pack
     from ssd.data_check.splits import open_all
-    from ssd.data_tools.pack import pack
 
     datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
     options = {"shard_bytes": args.shard_mb * 1_000_000, "images": not args.no_images}
@@ -156,7 +153,7 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
     # whether there are problems
     from ssd.data_check.images import usable_cores
     from ssd.data_check.repair import check_target, write_repaired
-    from ssd.data_tools.check import check_data
+    from ssd.programs.data_check import check_data
 
     if args.fix:
         check_target(Path(args.fix), Path(args.data_path))
@@ -165,13 +162,9 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
     if args.json:
         write_text(Path(args.json), json.dumps(report.as_dict(), indent=1) + "\n")
     if args.pictures:
-        from ssd.data_tools.pictures import save_pictures
+        from ssd.data_check.figures import save_figures
 
-        print(*save_pictures(report, Path(args.pictures)), sep="\n")
+        print(*save_figures(report, Path(args.pictures)), sep="\n")
     if args.fix:
         print(write_repaired(report, Path(args.fix)))
     return report.has_problems
-
-
-if __name__ == "__main__":
-    main()

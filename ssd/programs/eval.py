@@ -22,16 +22,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.command_line import key_value, reject_code, with_data_settings
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import ConfigError
-from ssd.weight_names import checked_checkpoint
+from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
+from ssd.weight_files.names import checked_checkpoint
 
 # Settings of a run that affect its evaluation, and those that apply to its own data set only.
 _EVALUATION_SETTINGS = ("model", "data_augmentation", "augmentation_options", "eval_metric", "batch_size", "workers")
@@ -153,9 +150,9 @@ def _build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Runs the program."""
     args, config = parse_args(argv)
+    from ssd.common.errors import DataError
     from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
     from ssd.engine.setup import as_config_error, choose_device
-    from ssd.errors import DataError
     from ssd.inference.detector import load
     from ssd.models.flipped import flip_averaged
 
@@ -180,7 +177,3 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or args.save or args.json}: {error.strerror or error}")
-
-
-if __name__ == "__main__":
-    main()

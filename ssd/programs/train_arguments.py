@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ssd import recipes
+from ssd.common.console import package_version, program_name
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_folder, flag, flag_of
 from ssd.config.choices import CHOICES
 from ssd.config.dataset_format import resolve_dataset
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
 from ssd.config.setting_checks import check_path, check_paths, suggestion
 from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_flags
-from ssd.console import package_version, program_name
-from ssd.errors import ConfigError
-from ssd.weight_names import full_name
+from ssd.weight_files.names import full_name
 
 _FREE_FORM = ("model_options", "dataset_options", "augmentation_options")
 # Common locations of a data set; the last is the default of torchvision's script.
@@ -219,7 +219,7 @@ class _ListRecipes(argparse.Action):
 
 class _ListOptions(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from ssd.engine.option_listing import listing  # imports torch
+        from ssd.programs.option_listing import listing  # imports torch
 
         print(listing())
         parser.exit()

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.models.protobuf_files import read_caffemodel, read_frozen_graph
-from ssd.models.safetensors_files import is_installed, read_safetensors
-from ssd.models.tensorflow_files import from_variables, read_npz, read_tensorflow_checkpoint
+from ssd.weight_files.protobuf_files import read_caffemodel, read_frozen_graph
+from ssd.weight_files.safetensors_files import is_installed, read_safetensors
+from ssd.weight_files.tensorflow_files import from_variables, read_npz, read_tensorflow_checkpoint
 
 # Safe objects that training scripts save beside weights: torchvision's command-line arguments, and NumPy scalars.
 _HARMLESS: list[Any] = [

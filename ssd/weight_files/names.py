@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ssd.errors import ConfigError
+from ssd.common.errors import ConfigError
 
 # Torchvision's released weights of the detectors that this project has.
 DETECTORS = ("SSD300_VGG16_Weights.COCO_V1", "SSDLite320_MobileNet_V3_Large_Weights.COCO_V1")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ssd.atomic_write import write_text
+from ssd.common.atomic_write import write_text
 from ssd.data import Annotations, DataError, DetectionDataset
 from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
 from ssd.data.formats.shards import ShardsDataset

@@ -14,13 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import unknown
 
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import unknown
-
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 
 
 @console_program
@@ -41,7 +38,3 @@ def main(argv: list[str] | None = None) -> None:
     if args.op not in known:
         parser.error(unknown("benchmark", args.op, known))
     sys.exit(subprocess.run([sys.executable, str(known[args.op]), *args.arguments]).returncode)
-
-
-if __name__ == "__main__":
-    main()

@@ -29,26 +29,22 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.console import console_program
-from ssd.errors import DataError, unknown
-from ssd.inference.arguments import parse_args
+from ssd.common.console import console_program
+from ssd.common.errors import DataError, unknown
+from ssd.programs.predict_arguments import parse_args
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Runs the program; exits with 1 if an image could not be read or written."""
     args = parse_args(argv, __doc__ or "")
+    from ssd.common.errors import ConfigError
     from ssd.engine.distributed import World
     from ssd.engine.setup import as_config_error, choose_device
-    from ssd.errors import ConfigError
-    from ssd.inference.command import Share, run
     from ssd.inference.detector import load
     from ssd.models.flipped import flip_averaged
+    from ssd.programs.predict_steps import Share, run
 
     try:
         world = World(args.rank, args.size, int(os.environ.get("LOCAL_RANK", args.rank)))
@@ -68,7 +64,3 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error.filename or args.output_dir}: {error.strerror or error}")
     if failed:
         sys.exit(f"{failed} of {len(args.files)} images could not be read or written (see above)")
-
-
-if __name__ == "__main__":
-    main()

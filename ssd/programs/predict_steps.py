@@ -10,7 +10,7 @@ from itertools import groupby, tee
 from pathlib import Path
 from time import monotonic
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.inference.detector import Detector
 from ssd.inference.output import Output
 from ssd.inference.result import Result

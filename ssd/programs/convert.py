@@ -1,7 +1,7 @@
 """Convert the weights of a detector from the format of one SSD system to that of another.
 
-    python ssd/convert.py ssd300_mAP_77.43_v2.pth for_torchvision.pth --to torchvision
-    python ssd/convert.py runs/ssd300_vgg16-voc-1/best.pt for_amdegroot.pth --to amdegroot
+    ssd convert ssd300_mAP_77.43_v2.pth for_torchvision.pth --to torchvision
+    ssd convert runs/ssd300_vgg16-voc-1/best.pt for_amdegroot.pth --to amdegroot
 
 The input is a state dict, a training checkpoint or a run folder (uses best.pt, else last.pt); its system and network are
 detected. The output is a state dict, written by torch.save (.pth, .pt, .bin, .tar) or safetensors (.safetensors), an
@@ -17,12 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import ConfigError
-from ssd.weight_names import checked_checkpoint
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import ConfigError
+from ssd.weight_files.names import checked_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,24 +96,20 @@ def main(argv: list[str] | None = None) -> None:
 def write(state: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
     """Writes a state dict in the format of the suffix, with what is to be saved beside it where the format can."""
     if path.suffix == ".safetensors":
-        from ssd.models.safetensors_files import write_safetensors
+        from ssd.weight_files.safetensors_files import write_safetensors
 
         write_safetensors(state, about, path)
         return
     if path.suffix == ".npz":
-        from ssd.models.tensorflow_files import write_npz
+        from ssd.weight_files.tensorflow_files import write_npz
 
         write_npz(state, path)
         return
     if path.suffix == ".caffemodel":
-        from ssd.models.protobuf_files import write_caffemodel
+        from ssd.weight_files.protobuf_files import write_caffemodel
 
         write_caffemodel({name: value.cpu().numpy() for name, value in state.items()}, path)
         return
     import torch
 
     torch.save({"model": state, **about} if about else state, path)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,13 +24,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: let `import ssd` find the package, not this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
-
-from ssd.console import ArgumentParser, console_program, program_name
-from ssd.errors import ConfigError
+from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.common.errors import ConfigError
 from ssd.serve.settings import BACKLOG, LOOPBACK, PACKAGES, Settings
-from ssd.weight_names import checked_checkpoint, is_torchvision_name
+from ssd.weight_files.names import checked_checkpoint, is_torchvision_name
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -154,8 +151,8 @@ def main(argv: list[str] | None = None) -> None:
         listener = _listen(args.host, args.port)
     except OSError as error:
         sys.exit(f"error: --host {args.host} --port {args.port}: {error.strerror or error}")
+    from ssd.common.errors import DataError
     from ssd.engine.setup import choose_device
-    from ssd.errors import DataError
     from ssd.inference.detector import load
     from ssd.serve.app import create_app
     from ssd.serve.run import run
@@ -211,7 +208,3 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.inference.drawing import color_of
 
 if TYPE_CHECKING:

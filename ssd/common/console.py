@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
-from ssd.errors import near_name
+from ssd.common.errors import near_name
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -73,20 +73,16 @@ def _discard_output() -> None:
 
 def program_name(command: str) -> str:
     """Returns the name of a program in usage messages: `ssd train`, or `train.py` if that file was started."""
-    return f"ssd {command}" if _is_dispatched() else Path(sys.argv[0]).name
+    return f"{command}.py" if Path(sys.argv[0]).name == f"{command}.py" else f"ssd {command}"
 
 
 def how_to_run(command: str) -> str:
     """Returns the command that starts another program of this project the way this one was started."""
-    if not _is_dispatched() and Path(__file__).with_name(f"{command}.py").is_file():
-        return f"python ssd/{command}.py"
-    return f"{'ssd' if Path(sys.argv[0]).stem == 'ssd' else 'python -m ssd'} {command}"
-
-
-def _is_dispatched() -> bool:
-    # Whether the console script `ssd` (ssd.exe) or `python -m ssd` was started.
     started = Path(sys.argv[0])
-    return started.name in ("ssd", "ssd.exe") or started.parts[-2:] == ("ssd", "__main__.py")
+    if started.name in ("ssd", "ssd.exe"):
+        return f"ssd {command}"
+    is_module = started.parts[-2:] == ("ssd", "__main__.py")
+    return "python ssd/train.py" if command == "train" and not is_module else f"python -m ssd {command}"
 
 
 def package_version() -> str:

@@ -7,12 +7,12 @@ import os
 import re
 from pathlib import Path
 
-from ssd.console import ArgumentParser, program_name
-from ssd.errors import ConfigError, DataError, unknown
-from ssd.file_tree import walk
+from ssd.common.console import ArgumentParser, program_name
+from ssd.common.errors import ConfigError, DataError, unknown
+from ssd.common.file_tree import walk
 from ssd.inference.parts import has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
-from ssd.weight_names import checked_checkpoint
+from ssd.weight_files.names import checked_checkpoint
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
 

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.class_names import display_name
+from ssd.common.class_names import display_name
 from ssd.data import DataError, DetectionDataset
 from ssd.data_check.objects import Unmatched
 from ssd.data_check.report import CheckReport
-from ssd.engine.plots import figure_file
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
+from ssd.reports.plots import figure_file
 
 _CLASSES = 30  # that a chart has room for
 _COUNT = 24  # images of a grid
 _WIDTH = 320
 
 
-def save_pictures(report: CheckReport, folder: Path) -> list[Path]:
+def save_figures(report: CheckReport, folder: Path) -> list[Path]:
     """Writes labels.png and, where there is something to show, unmatched.png and duplicates.png.
 
     Args:

@@ -1,0 +1,1 @@
+"""What all parts of the detector use: errors, console, files, names. Imports the standard library only."""

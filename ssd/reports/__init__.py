@@ -1,0 +1,1 @@
+"""What training and evaluation write for people: log, tables, plots, images and summary.html."""
