@@ -60,7 +60,7 @@ def test_auto_image_size_grows_for_small_objects() -> None:
     assert chosen(Facts(300, torch.full((50,), 0.08), "cpu", 2)).image_size == 224
     assert chosen(Facts(300, torch.zeros(0), "cpu", 2)).image_size == 160
     crowded = chosen(Facts(205, torch.full((2804,), 0.15), "cpu", 2))
-    assert (crowded.image_size, crowded.batch_size, crowded.epochs) == (320, 8, 39)
+    assert (crowded.image_size, crowded.batch_size, crowded.epochs) == (320, 8, 26)
     assert "match_iou_threshold" not in crowded.model_options
 
 
