@@ -2,6 +2,7 @@
 
     python tests/emu/check_resources.py              the table of all kernels, then what is wrong with it
     python tests/emu/check_resources.py nms.cu       one file of csrc/cuda, or any other path
+    python tests/emu/check_resources.py --architectures 75 90     in half the time
     python tests/emu/check_resources.py --update     writes what the kernels take now into resources.json
 
 Warnings are errors. Registers spilled to local memory, and arrays that the compiler puts there, cost a kernel much of its
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +54,11 @@ def find_nvcc() -> str:
     return nvcc
 
 
-def compile_file(nvcc: str, source: Path) -> str:
+def compile_file(nvcc: str, source: Path, architectures: Sequence[int]) -> str:
     """Return what ptxas says of the kernels of one file; the flags are those of CMakeLists.txt."""
     command = [nvcc, "-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "-Werror=all-warnings", "-Xptxas=-v", "-t2"]
     command += ["-Xcompiler=-Wall,-Wextra,-Werror", f"-I{ROOT / 'csrc'}"]
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
     with tempfile.TemporaryDirectory() as folder:
         command += ["-c", str(source), "-o", f"{folder}/kernels.o"]
@@ -102,12 +104,13 @@ def without_parameters(name: str) -> str:
 
 
 def table_of(kernels: list[Kernel]) -> str:
+    architectures = sorted({kernel.architecture for kernel in kernels})
     lines = [
-        f"{'registers, static shared, stack and spilled bytes on':60}" + "".join(f"sm_{a:<18}" for a in ARCHITECTURES)
+        f"{'registers, static shared, stack and spilled bytes on':60}" + "".join(f"sm_{a:<18}" for a in architectures)
     ]
     for key in dict.fromkeys(kernel.key for kernel in kernels):
         cells = {k.architecture: f"{k.registers} {k.shared} {k.stack} {k.spills}" for k in kernels if k.key == key}
-        lines.append(f"{key:60}" + "".join(f"{cells.get(a, '-'):21}" for a in ARCHITECTURES))
+        lines.append(f"{key:60}" + "".join(f"{cells.get(a, '-'):21}" for a in architectures))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -136,15 +139,16 @@ def complaints(kernels: list[Kernel], allowed: dict[str, dict[str, dict[str, int
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="files of csrc/cuda, all without any")
+    parser.add_argument("--architectures", nargs="+", type=int, choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--update", action="store_true", help="rewrite resources.json")
     options = parser.parse_args(arguments)
     sources = [Path(f) if Path(f).exists() else next((ROOT / "csrc/cuda").rglob(f), Path(f)) for f in options.files]
     sources = sources or sorted((ROOT / "csrc/cuda").rglob("*.cu"))
-    if options.update and options.files:
-        parser.error("--update needs all files")
+    if options.update and (options.files or len(options.architectures) < len(ARCHITECTURES)):
+        parser.error("--update needs all files and architectures")
     nvcc = find_nvcc()
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:  # nvcc itself uses two threads
-        texts = list(pool.map(lambda source: compile_file(nvcc, source), sources))
+        texts = list(pool.map(lambda source: compile_file(nvcc, source, options.architectures), sources))
     kernels = [kernel for source, text in zip(sources, texts, strict=True) for kernel in parse(source.name, text)]
     demangle(kernels)
     kernels.sort(key=lambda k: k.key)
