@@ -1,6 +1,7 @@
 """Tests batches, their order and seeds, corrupt images, and the synthetic shapes data set."""
 
 import itertools
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -69,6 +70,12 @@ def test_batches_do_not_depend_on_num_workers():
     alone, helped = (build_loader(shapes(), augment, 4, train=True, workers=n, seed=3) for n in (0, 2))
     for _ in range(2):
         assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_workers_take_any_transform_under_every_start_method(monkeypatch):
+    monkeypatch.setattr("multiprocessing.context._default_context._actual_context", get_context("forkserver"))
+    loader = build_loader(shapes(), lambda *sample: sample, 5, train=False, workers=1)  # pickle refuses a lambda
+    assert [len(batch) for batch in loader] == [5, 5]
 
 
 def test_epochs_differ_and_resume():

@@ -20,7 +20,7 @@ from ssd.data.dataset import DetectionDataset, ImageError, Target
 from ssd.data.faults import DataError, Fault, list_faults
 from ssd.data.loading.batch import Batch, collate
 from ssd.data.loading.packed_images import Unrendered
-from ssd.data.loading.workers import WatchedDataLoader, start_worker
+from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
 
 Sample = tuple[Tensor | Unrendered, Target]
 Transform = Callable[[Tensor, Target], Sample]
@@ -130,6 +130,7 @@ def build_loader(
         generator=torch.Generator().manual_seed(seed),  # without one it would draw from the global generator
         worker_init_fn=start_worker if workers else None,
         persistent_workers=workers > 0,
+        multiprocessing_context=start_method() if workers else None,
     )
     return Loader(loader, batches, dataset)
 

@@ -42,6 +42,15 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         return found, data
 
 
+def start_method() -> str | None:
+    """Return how to start worker processes: on Linux by `fork`, which is not Python's default since 3.14.
+
+    A forked worker has imported torch and shares the annotations, neither data set nor transforms need to be picklable,
+    and the main program need not check for `__main__`.
+    """
+    return "fork" if sys.platform == "linux" else None
+
+
 def start_worker(_: int) -> None:
     """Set up a worker process.
 
