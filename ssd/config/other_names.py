@@ -37,6 +37,8 @@ _FLAGS = {
     "--lr-gamma": ("gamma",),
     "--lr-steps": ("milestones", "steps_lr", "lr_milestones", "decay_epochs"),
     "--data-augmentation": ("augment", "aug", "augmentation", "augmentations", "transforms"),
+    "--augmentation-option mosaic=P": ("mosaic", "mosaic_prob"),
+    "--augmentation-option copy_paste=P": ("copy_paste", "copypaste"),
     "--weights-backbone": ("pretrained_backbone", "weights_backbone_path", "basenet", "backbone_weights"),
     "--seed": ("random_seed", "manual_seed"),
     "--config": ("cfg", "config_file", "config_path", "recipe"),

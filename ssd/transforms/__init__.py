@@ -90,6 +90,8 @@ def build_transforms(
 def _check(rule: Augmentation) -> None:
     shortest, jitter, fill = rule.shortest, rule.jitter, rule.fill
     for ok, what in (
+        (_number(rule.mosaic, 0.0, 1.0), f"mosaic must be in 0 .. 1, got {rule.mosaic!r}"),
+        (_number(rule.copy_paste, 0.0, 1.0), f"copy_paste must be in 0 .. 1, got {rule.copy_paste!r}"),
         (_number(rule.zoom, 1.0), f"zoom must be at least 1, got {rule.zoom!r}"),
         (_number(rule.hflip, 0.0, 1.0), f"hflip must be in 0 .. 1, got {rule.hflip!r}"),
         (rule.extra in (None, "vflip", "d4"), f"extra must be None, 'vflip' or 'd4', got {rule.extra!r}"),

@@ -17,10 +17,11 @@ from ssd.transforms.geometry import (
     crop_view,
     jitter_view,
     make_placement,
-    map_boxes,
     render,
     zoom_view,
 )
+from ssd.transforms.mixing import Decoded, mix
+from ssd.transforms.objects import place_objects
 from ssd.transforms.photometric import Distortion, PhotometricRule, distort, draw_distortion
 
 
@@ -29,6 +30,10 @@ class Augmentation:
     """The steps of a training transform, in this order.
 
     Args:
+        mosaic: Probability of a mosaic: four images side by side in the size of the first one, in tiles that meet at a
+            random point in its middle half, each at 0.5 to 1 times its scale. `cut` applies to their edges, too.
+        copy_paste: Probability that objects of another image, each with a chance of one half, are pasted with all pixels
+            of their boxes, where they overlap no object.
         shortest: Candidate lengths of the shorter side. One is drawn for each image, which is first resized to it with
             its aspect ratio kept and the longer side limited to `longest`. Empty disables the step.
         longest: Maximum length of the longer side, see `shortest`.
@@ -50,6 +55,8 @@ class Augmentation:
             with it must be evaluated with it, as `ssd/train.py` does; `ssd predict` always resizes with it.
     """
 
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
     shortest: tuple[int, ...] = ()
     longest: int = 1333
     photometric: PhotometricRule | None = None
@@ -114,6 +121,12 @@ class Augment:
             patch = distort(patch, image, steps.distortion)
         return _oriented(self._paste(patch, steps.placement), steps.orientation).contiguous(), target
 
+    def mix(self, image: Tensor, target: Target, draw: Callable[[], Decoded | None]) -> tuple[Tensor, Target]:
+        """Returns the sample mixed with random samples of the data set, see `Augmentation.mosaic`; the loader calls it."""
+        rule = self.rule
+        chances = {"mosaic": rule.mosaic, "copy_paste": rule.copy_paste}
+        return mix((image, target), draw, **chances, cut=rule.cut, antialias=rule.antialias)
+
     def draw(self, image: Tensor, target: Target) -> tuple[Tensor, Target, PixelSteps]:
         """Draws all random choices and applies them to the target.
 
@@ -127,10 +140,8 @@ class Augment:
         placement = make_placement(self._view(target, height, width), height, width, self.side)
         distortion = None if self.rule.photometric is None else draw_distortion(self.rule.photometric)
         orientation = self._draw_orientation()
-        kept, boxes, cut = self._objects(target, placement)
-        ignore = target["ignore"][kept] | cut
-        boxes = self._orient_boxes(boxes, orientation)
-        target = {**target, "boxes": boxes, "labels": target["labels"][kept], "ignore": ignore}
+        target = place_objects(target, placement, cut=self.rule.cut, min_size=self.rule.min_size)
+        target["boxes"] = self._orient_boxes(target["boxes"], orientation)
         return image, target, PixelSteps(placement, distortion, orientation)
 
     def _shorten(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -162,22 +173,6 @@ class Augment:
         canvas = torch.tensor(self.rule.fill, dtype=torch.uint8)[:, None, None].repeat(1, self.side, self.side)
         canvas[:, y1:y2, x1:x2] = patch
         return canvas
-
-    def _objects(self, target: Target, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
-        # Returns the kept indices [K], their boxes in output pixels [K, 4], and whether to ignore them because their
-        # center is outside the crop [K]. In numpy, because for a few boxes a single torch call takes longer than this.
-        boxes, ignored = target["boxes"].numpy(), target["ignore"].numpy()
-        x1, y1, x2, y2 = placement.source
-        x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-        inside = (x1 < x) & (x < x2) & (y1 < y) & (y < y2)
-        mapped = map_boxes(boxes, placement)
-        min_size = self.rule.min_size
-        visible = (mapped[:, 2] - mapped[:, 0] >= min_size) & (mapped[:, 3] - mapped[:, 1] >= min_size)
-        # An ignored object stays ignored as long as any part of it is visible.
-        kept = visible & (inside | ignored) if self.rule.cut == "drop" else visible
-        index = kept.nonzero()[0]
-        cut = ~inside[index] & (self.rule.cut != "keep")
-        return torch.from_numpy(index), torch.from_numpy(mapped[index]), torch.from_numpy(cut)
 
     def _draw_orientation(self) -> Orientation:
         u = torch.rand(3).tolist()

@@ -1,5 +1,6 @@
 """Augmentation with rendering left to the training device: draws choices and boxes as `Augment` does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from ssd.data.loading.packed_images import Canvas, Unrendered
 from ssd.transforms.augment import Augment, Orientation
 from ssd.transforms.color_matrix import color_matrix
 from ssd.transforms.geometry import View, render
+from ssd.transforms.mixing import Decoded
 
 MAX_PIXEL_RATIO = 16  # crop pixels per output pixel
 MAX_SIDE = 32767  # the limit of render_images
@@ -26,6 +28,10 @@ class Deferred:
     """
 
     augment: Augment
+
+    def mix(self, image: Tensor, target: Target, draw: Callable[[], Decoded | None]) -> tuple[Tensor, Target]:
+        """Returns the sample mixed with random samples of the data set, as `Augment.mix`."""
+        return self.augment.mix(image, target, draw)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Unrendered, Target]:
         """Returns the image still to be rendered, and the final target."""

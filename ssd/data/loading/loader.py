@@ -9,7 +9,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,8 +24,17 @@ from ssd.data.loading.workers import WatchedDataLoader, start_method, start_work
 
 Sample = tuple[Tensor | Unrendered, Target]
 Transform = Callable[[Tensor, Target], Sample]
+_Decoded = tuple[Tensor, Target]
 _Key = tuple[int, int]  # epoch, index
 _ATTEMPTS = 20  # images tried in place of a broken one before giving up
+
+
+@runtime_checkable
+class MixingTransform(Protocol):
+    """A transform that combines samples before it transforms them, such as by a mosaic."""
+
+    def mix(self, image: Tensor, target: Target, draw: Callable[[], _Decoded | None]) -> _Decoded:
+        """Returns a sample made of this one and those of `draw`, which returns a random one, or None."""
 
 
 class Loader:
@@ -99,7 +108,8 @@ def build_loader(
 
     Args:
         dataset: The data set.
-        transforms: `(image, target) -> (image, target)`; the returned images must have one size, or be `Unrendered`.
+        transforms: `(image, target) -> (image, target)`; the returned images must have one size, or be `Unrendered`. A
+            `MixingTransform` gets other samples first.
         batch_size: Number of images per batch of this process.
         train: Whether to shuffle, replace broken images, and drop a short last batch.
         workers: Number of worker processes; 0 loads in this process.
@@ -194,9 +204,19 @@ class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
             except ImageError as error:
                 faults.append(error.fault)
                 continue
-            sample: Sample = image, {**target, "size": tuple(image.shape[1:])}
-            return (sample if self.transforms is None else self.transforms(image, sample[1])), faults
+            target = {**target, "size": tuple(image.shape[1:])}
+            if isinstance(self.transforms, MixingTransform):
+                image, target = self.transforms.mix(image, target, lambda: self._draw(faults))
+            return ((image, target) if self.transforms is None else self.transforms(image, target)), faults
         return None, faults
+
+    def _draw(self, faults: list[Fault]) -> _Decoded | None:
+        for _ in range(self.attempts):
+            try:
+                return self.dataset[int(torch.randint(len(self.dataset), ()))]
+            except ImageError as error:
+                faults.append(error.fault)
+        return None
 
 
 def _collate(items: list[tuple[Sample | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
