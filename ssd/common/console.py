@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,13 +77,29 @@ def program_name(command: str) -> str:
     return f"{command}.py" if Path(sys.argv[0]).name == f"{command}.py" else f"ssd {command}"
 
 
-def how_to_run(command: str) -> str:
-    """Returns the command that starts another program of this project the way this one was started."""
-    started = Path(sys.argv[0])
+def how_to_run(command: str, processes: int = 1) -> str:
+    """Returns the command that starts another program of this project the way this one was started.
+
+    Args:
+        command: Name of the program, such as "train".
+        processes: Number of processes, started by torchrun if there are several.
+    """
+    program = _program(command)
+    if processes == 1:
+        return program
+    script = program.removeprefix("python ") if program.startswith("python ") else f"-m {program}"
+    return f"torchrun --nproc_per_node={processes} {script}"
+
+
+def _program(command: str) -> str:
+    started, train = Path(sys.argv[0]), Path(__file__).parents[1] / "train.py"
     if started.name in ("ssd", "ssd.exe"):
         return f"ssd {command}"
     is_module = started.parts[-2:] == ("ssd", "__main__.py")
-    return "python ssd/train.py" if command == "train" and not is_module else f"python -m ssd {command}"
+    for file in (started, Path("ssd/train.py")):  # the file that was started, or that of a checkout
+        if command == "train" and not is_module and file.is_file() and file.samefile(train):
+            return f"python {shlex.quote(str(file))}"
+    return f"python -m ssd {command}"
 
 
 def package_version() -> str:

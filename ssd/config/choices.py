@@ -28,6 +28,7 @@ CHOICES = {  # setting -> allowed values
     "opt": OPTIMIZERS,
     "freeze": FREEZE,
     "cuda_graph": ("auto", "on", "off"),
+    "tensorboard": ("auto", "on", "off"),
     "defaults": DEFAULTS,
     "data_check": ("off", "fast", "full"),
     "eval_metric": ("auto", "voc", "voc07", "coco"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def _hint(root: Path) -> str:
     # Describes what the folder contains instead.
     for folder in sorted(root.iterdir())[:20] if root.is_dir() else []:
         if folder.is_dir() and (inside := next(iter(find_formats(folder)), None)):
-            return f"Its subfolder has the format {inside}: --data-path {folder}"
+            return f"Its subfolder has the format {inside}: --data-path {shlex.quote(str(folder))}"
     count: dict[str, int] = {}
     for _, path in zip(range(_MAX_SEARCHED), walk(root, max_depth=_MAX_DEPTH), strict=False):
         count[path.suffix.lower() or path.name] = count.get(path.suffix.lower() or path.name, 0) + 1

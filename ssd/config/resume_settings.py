@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,5 +129,5 @@ def _fixed_setting_message(resume: str, name: str, given: Any, recorded: Any) ->
     return (
         f"{flag_of(name)} {given} cannot be changed by --resume {resume}: the run has {recorded}, and its weights and "
         f"optimizer state depend on it. Omit {flag_of(name)}, or start a new run from its weights with --weights "
-        f"{folder / 'last.pt'}"
+        f"{shlex.quote(str(folder / 'last.pt'))}"
     )

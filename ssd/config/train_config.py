@@ -2,25 +2,18 @@
 
 Standard library only, so that `--help` and configuration errors need no import of torch.
 """
-# ruff: noqa: RUF009  # _option returns fields, which are safe defaults
+# ruff: noqa: RUF009  # option returns fields, which are safe defaults
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ssd.config.choices import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
+from ssd.config.fields import option
 from ssd.config.setting_checks import flag
 from ssd.config.validation import check_settings
-
-
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    """Returns a dataclass field; `torchvision` is its default under --defaults torchvision, where that differs."""
-    metadata["help"] = help
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -36,179 +29,184 @@ class TrainConfig:
     # Names of the settings that were given; `auto_settings` may choose the others. None: it may choose nothing.
     given: ClassVar[frozenset[str] | None] = None
 
-    dataset: str = _option(
+    dataset: str = option(
         "auto",
         f"format of the data set: {', '.join(DATASETS)}, or module:function for your own code. auto detects the format of "
         "--data-path, or generates shapes if there is none",
         group="data",
         metavar="NAME",
     )
-    data_path: str | None = _option(
+    data_path: str | None = option(
         None,
         "folder of the data set, or its data.yaml, JSON or CSV file (default: $SSD_DATA_PATH or a common location)",
         metavar="PATH",
     )
-    train_split: str = _option("train", "split to train on", metavar="NAME")
-    val_split: str = _option("val", "split to evaluate on", metavar="NAME")
-    val_share: float = _option(
+    train_split: str = option("train", "split to train on", metavar="NAME")
+    val_split: str = option("val", "split to evaluate on", metavar="NAME")
+    val_share: float = option(
         0.2, "fraction of the training images held out for evaluation if the data set has no evaluation split"
     )
-    dataset_options: dict[str, Any] = _option(
+    dataset_options: dict[str, Any] = option(
         {}, "option of the data set; repeatable, see --list-options", flag="--dataset-option"
     )
-    data_check: str = _option(
+    data_check: str = option(
         "fast",
         "check of images and boxes before the first step, which prints what is wrong: off, fast (images read within 2 "
         "seconds), or full (every image, as ssd data check)",
     )
-    data_augmentation: str = _option(
+    data_augmentation: str = option(
         "auto",
         f"augmentation policy: {', '.join(AUGMENTATIONS)}. auto uses that of the model, and hflip for shapes",
         metavar="NAME",
     )
-    augmentation_options: dict[str, Any] = _option(
+    augmentation_options: dict[str, Any] = option(
         {}, "option of the augmentation; repeatable, see --list-options", flag="--augmentation-option"
     )
-    device_augmentation: bool = _option(
+    device_augmentation: bool = option(
         False,
         "crop, resize and color-jitter each batch in one kernel on the training device; --workers then only decode "
         "images and sample the parameters",
     )
-    workers: int = _option(2, "data loading processes per training process", torchvision=4, short="-j")
+    workers: int = option(2, "data loading processes per training process", torchvision=4, short="-j")
 
-    model: str = _option(
+    model: str = option(
         "ssd_tiny",
         f"model: {', '.join(MODELS)}, or timm:NAME",
         torchvision="ssd300_vgg16",
         group="model",
         metavar="NAME",
     )
-    preset: str = _option(
+    preset: str = option(
         "torchvision",
         f"SSD implementation whose matching, loss and post-processing rules to use: {', '.join(PRESETS)}",
         metavar="NAME",
     )
-    image_size: int | None = _option(None, "side of the square input in pixels (default: that of the model)")
-    model_options: dict[str, Any] = _option(
+    image_size: int | None = option(None, "side of the square input in pixels (default: that of the model)")
+    model_options: dict[str, Any] = option(
         {}, "option of the model or the preset; repeatable, see --list-options", flag="--model-option"
     )
-    weights: str | None = _option(
+    weights: str | None = option(
         None,
         "pretrained weights of a whole detector: a file of any supported system, or a name of torchvision's weights",
         metavar="WEIGHTS",
     )
-    weights_backbone: str | None = _option(
+    weights_backbone: str | None = option(
         None,
         "pretrained weights of the backbone: a file (also Caffe's VGG16, .caffemodel), or a name of torchvision's weights",
         metavar="WEIGHTS",
     )
-    trainable_backbone_layers: int | None = _option(
+    trainable_backbone_layers: int | None = option(
         None,
         "number of backbone stages to train, counted from the last (default: that of the model)",
-        flag="--trainable-backbone-layers",
     )
-    freeze: str = _option(
+    freeze: str = option(
         "none",
         "layers to freeze: none, features (the pretrained part of the backbone), or backbone (everything but the heads)",
     )
-    fit_priors: bool = _option(False, "fit the prior box sizes to the training objects")
+    fit_priors: bool = option(False, "fit the prior box sizes to the training objects")
 
-    epochs: int = _option(20, "number of passes over the training images", torchvision=26, group="optimizer")
-    iterations: int = _option(
+    epochs: int = option(20, "number of passes over the training images", torchvision=26, group="optimizer")
+    iterations: int = option(
         0,
         "number of training steps, instead of --epochs; --lr-steps and --lr-step-size then count steps. 0: use --epochs",
     )
-    batch_size: int = _option(16, "images per step and process", torchvision=2, short="-b")
-    accumulate: int = _option(
+    batch_size: int = option(16, "images per step and process", torchvision=2, short="-b")
+    accumulate: int = option(
         1, "parts in which each batch goes through the network, to save memory; gradients are those of the whole batch"
     )
-    opt: str = _option("adamw", f"optimizer: {', '.join(OPTIMIZERS)}", torchvision="sgd")
-    lr: float = _option(0.002, "learning rate after warmup", torchvision=0.02)
-    lr_batch_size: int = _option(
+    opt: str = option("adamw", f"optimizer: {', '.join(OPTIMIZERS)}", torchvision="sgd")
+    lr: float = option(0.002, "learning rate after warmup", torchvision=0.02)
+    lr_batch_size: int = option(
         0, "total batch size that --lr is given for; the rate scales linearly with the actual one. 0: no scaling"
     )
-    backbone_lr_factor: float = _option(1.0, "factor on --lr for the pretrained part of the backbone")
-    extra_lr_factor: float = _option(1.0, "factor on --lr for the extra layers of the backbone")
-    bias_lr_factor: float = _option(1.0, "factor on the learning rate for biases (Caffe uses 2)")
-    momentum: float = _option(0.9, "momentum of SGD, or beta1 of AdamW")
-    weight_decay: float = _option(0.02, "weight decay", torchvision=1e-4, short="--wd")
-    norm_weight_decay: float | None = _option(
+    backbone_lr_factor: float = option(1.0, "factor on --lr for the pretrained part of the backbone")
+    extra_lr_factor: float = option(1.0, "factor on --lr for the extra layers of the backbone")
+    bias_lr_factor: float = option(1.0, "factor on the learning rate for biases (Caffe uses 2)")
+    momentum: float = option(0.9, "momentum of SGD, or beta1 of AdamW")
+    weight_decay: float = option(0.02, "weight decay", torchvision=1e-4, short="--wd")
+    norm_weight_decay: float | None = option(
         0.0, "weight decay of normalization layers; none: same as --weight-decay", torchvision=None
     )
-    bias_weight_decay: float | None = _option(
+    bias_weight_decay: float | None = option(
         0.0, "weight decay of biases; none: same as --weight-decay", torchvision=None
     )
-    clip_grad_norm: float = _option(10.0, "maximum gradient norm; 0: no clipping", torchvision=0.0)
-    ema_decay: float = _option(
+    clip_grad_norm: float = option(10.0, "maximum gradient norm; 0: no clipping", torchvision=0.0)
+    ema_decay: float = option(
         0.99, "decay of the exponential moving average (EMA) of the weights; 0: no EMA", torchvision=0.0
     )
-    ignore_unlabeled: float = _option(
+    ignore_unlabeled: float = option(
         0.0,
         "score from which detections of the EMA that no annotation covers are ignored by the loss, instead of trained "
         "as background, after the first quarter of the steps; for data with missing annotations. 0: off",
     )
+    label_unlabeled: float = option(
+        0.0, "score from which such detections are trained as objects of their class, instead of ignored. 0: off"
+    )
 
-    lr_scheduler: str = _option(
+    lr_scheduler: str = option(
         "cosineannealinglr",
         f"learning rate schedule: {', '.join(SCHEDULES)}",
         torchvision="multisteplr",
         group="schedule",
         metavar="NAME",
     )
-    lr_steps: list[int] = _option([16, 22], "epochs at which multisteplr decays the rate (default: 16 22)")
-    lr_step_size: int = _option(8, "number of epochs between decays of steplr")
-    lr_gamma: float = _option(0.1, "decay factor of multisteplr and steplr")
-    lr_power: float = _option(0.9, "exponent of the polynomial schedule")
-    lr_update: str = _option(
+    lr_steps: list[int] = option([16, 22], "epochs at which multisteplr decays the rate (default: 16 22)")
+    lr_step_size: int = option(8, "number of epochs between decays of steplr")
+    lr_gamma: float = option(0.1, "decay factor of multisteplr and steplr")
+    lr_power: float = option(0.9, "exponent of the polynomial schedule")
+    lr_update: str = option(
         "step",
         "when the learning rate changes: step, or epoch (as torchvision; warmup then ends within the first epoch)",
         torchvision="epoch",
     )
-    warmup_iters: int = _option(100, "steps of linear warmup", torchvision=1000)
-    warmup_factor: float | None = _option(
+    warmup_iters: int = option(100, "steps of linear warmup", torchvision=1000)
+    warmup_factor: float | None = option(
         None, "factor on --lr at the first step of warmup; none: 1 / (warmup steps + 1)", torchvision=0.001
     )
 
-    eval_every: int = _option(
+    eval_every: int = option(
         5, "number of epochs between evaluations; the last epoch is always evaluated", torchvision=1, group="evaluation"
     )
-    eval_epochs: list[int] = _option([], "epochs to evaluate, instead of --eval-every")
-    patience: int = _option(
+    eval_epochs: list[int] = option([], "epochs to evaluate, instead of --eval-every")
+    patience: int = option(
         0, "stop after this many evaluations in a row without a better result; best.pt is the best one. 0: never"
     )
-    eval_metric: str = _option(
+    eval_metric: str = option(
         "auto", "metric: voc (area under the curve), voc07 (11 points), coco, or auto (coco for COCO data, else voc)"
     )
-    test_only: bool = _option(False, "evaluate the model of --resume or --weights, and exit")
-    pictures: int = _option(8, "number of evaluation images to draw detections on")
+    test_only: bool = option(False, "evaluate the model of --resume or --weights, and exit")
+    pictures: int = option(8, "number of evaluation images to draw detections on")
 
-    defaults: str = _option(
+    defaults: str = option(
         "auto",
         "source of the settings that are not given, on your own data: auto (chosen for the data and the machine, and "
         "printed) or torchvision (its training script; implied by a flag that only that script has)",
         group="run",
     )
-    device: str = _option("auto", "device to train on: auto, cpu, cuda, cuda:1, ...")
-    amp: bool = _option(False, "mixed precision: bfloat16, or float16 on a GPU without bfloat16")
-    channels_last: bool = _option(False, "use the channels-last (NHWC) memory format")
-    cuda_graph: str = _option(
+    device: str = option("auto", "device to train on: auto, cpu, cuda, cuda:1, ...")
+    amp: bool = option(False, "mixed precision: bfloat16, or float16 on a GPU without bfloat16")
+    channels_last: bool = option(False, "use the channels-last (NHWC) memory format")
+    cuda_graph: str = option(
         "auto", "run the training step as one CUDA graph: on, off, or auto (if a single process trains on a GPU)"
     )
-    compile: bool = _option(False, "compile the network by torch.compile, which takes minutes at the first step")
-    sync_bn: bool = _option(False, "synchronize BatchNorm statistics across processes (GPUs only)")
-    use_deterministic_algorithms: bool = _option(False, "use deterministic algorithms only")
-    dist_url: str = _option("env://", "URL to set up distributed training", metavar="URL")
-    print_freq: int = _option(20, "number of steps between rows of train.csv")
-    quiet: bool = _option(False, "print only warnings, errors and the run folder; log.txt has everything", short="-q")
-    seed: int = _option(0, "random seed of initialization, data order and augmentation")
-    output_dir: str | None = _option(None, "run folder (default: runs/MODEL-DATASET-N)", metavar="DIR")
-    resume: str | None = _option(
+    compile: bool = option(False, "compile the network by torch.compile, which takes minutes at the first step")
+    sync_bn: bool = option(False, "synchronize BatchNorm statistics across processes (GPUs only)")
+    use_deterministic_algorithms: bool = option(False, "use deterministic algorithms only")
+    dist_url: str = option("env://", "URL to set up distributed training", metavar="URL")
+    print_freq: int = option(20, "number of steps between rows of train.csv")
+    tensorboard: str = option(
+        "auto", "log losses and metrics for TensorBoard in the run folder: on, off, or auto (if it is installed)"
+    )
+    quiet: bool = option(False, "print only warnings, errors and the run folder; log.txt has everything", short="-q")
+    seed: int = option(0, "random seed of initialization, data order and augmentation")
+    output_dir: str | None = option(None, "run folder (default: runs/MODEL-DATASET-N)", metavar="DIR")
+    resume: str | None = option(
         None,
         "run folder or checkpoint to resume, with the settings of that run; other flags override them",
         metavar="PATH",
     )
-    save_minutes: float = _option(10.0, "minutes between checkpoints within an epoch; 0: save after each epoch only")
-    start_epoch: int = _option(
+    save_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: save after each epoch only")
+    start_epoch: int = option(
         0, "number of epochs to skip, as if they were done, when nothing is resumed", short="--start_epoch"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from typing import TYPE_CHECKING
 
 from ssd.common.errors import ConfigError
@@ -38,9 +39,17 @@ def check_settings(config: TrainConfig) -> None:
             raise ConfigError(f"{flag(name)} {source}: no such file")
     if config.test_only and not (config.resume or config.weights):
         raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")
-    if config.ignore_unlabeled and not config.ema_decay:
+    for name in ("ignore_unlabeled", "label_unlabeled"):
+        if getattr(config, name) and not config.ema_decay:
+            raise ConfigError(
+                f"{flag(name)} needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
+            )
+    if 0 < config.label_unlabeled < config.ignore_unlabeled:
         raise ConfigError(
-            "--ignore-unlabeled needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
+            f"--label-unlabeled must be at least --ignore-unlabeled {config.ignore_unlabeled:g}, got "
+            f"{config.label_unlabeled:g}: detections with lower scores are ignored"
         )
+    if config.tensorboard == "on" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard on needs the package tensorboard: pip install tensorboard")
     if config.accumulate > config.batch_size:
         raise ConfigError(f"--accumulate must be at most --batch-size {config.batch_size}, got {config.accumulate}")

@@ -12,6 +12,7 @@ import numpy as np
 from ssd.common.console import how_to_run
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
+from ssd.config.option_text import option_text
 from ssd.data import DetectionDataset
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
@@ -47,11 +48,19 @@ def check_before_training(config: TrainConfig, train_set: DetectionDataset, val_
     count, total = sum(map(len, report.images.values())), sum(map(len, datasets.values()))
     seen = "all" if count == total else f"{count} of"
     head = f"data check: {seen} {total} images in {time.perf_counter() - began:.1f} s"
-    command = f"{how_to_run('data')} check {shlex.quote(path)}"
+    command = check_command(config)
     if not report.counts:
         return [f"{head}, nothing found" + ("" if count == total else f" (every image: {command})")]
     head = f"warning: {head}" if report.has_problems else head
     return [f"{head}: {report.totals} (more: {command})", *(f"  {line}" for line in report.findings(_LISTED))]
+
+
+def check_command(config: TrainConfig) -> str:
+    """Returns the command that checks every image of the data set of a run, with its format and options."""
+    options = [f"{key}={option_text(value)}" for key, value in config.dataset_options.items()]
+    arguments = ["check", str(config.data_path), "--dataset", config.dataset]
+    arguments += [part for option in options for part in ("--dataset-option", option)]
+    return f"{how_to_run('data')} {shlex.join(arguments)}"
 
 
 def check_fast(datasets: dict[str, DetectionDataset], path: str, seconds: float = SECONDS) -> CheckReport:

@@ -22,6 +22,7 @@ OPTIONAL = {
     "onnxruntime": ("onnxruntime", "running exported ONNX files"),
     "safetensors": ("safetensors", "weights as .safetensors"),
     "supervision": ("supervision", "detections for supervision's annotators and trackers"),
+    "tensorboard": ("tensorboard", "losses and metrics of a run for TensorBoard"),
     "pillow-heif": ("pillow_heif", "HEIC photographs"),
 }
 REQUIRED = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "matplotlib", "pyyaml", "tqdm")

@@ -24,7 +24,7 @@ from ssd.models import SSD, build_model
 from ssd.weight_files.load import load_file
 
 FILE = "non_finite.pt"
-_NOT_REPLAYED = ("ignore_unlabeled", "sync_bn", "compile")  # need the EMA, all processes, minutes
+_NOT_REPLAYED = ("ignore_unlabeled", "label_unlabeled", "sync_bn", "compile")  # need the EMA, all processes, minutes
 
 
 def save_non_finite(

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ssd.engine.distributed import World
 from ssd.engine.elastic import announce_checkpoint, new_run
 from ssd.engine.folder_lock import lock_folder
 from ssd.reports.csv_log import CsvLog
+from ssd.reports.tensorboard_log import TensorBoardLog
 from ssd.reports.transcript import Transcript, as_utf8
 
 if TYPE_CHECKING:
@@ -34,14 +36,18 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 # A folder with only these files is of a run that ended before its first checkpoint, and may be reused.
-_FILES_OF_UNSAVED_RUN = {"config.json", "train.csv", "log.txt", "last.pt.part", ".lock"}
+_FILES_OF_UNSAVED_RUN = {
+    *("config.json", "config.json.part", "train.csv", "log.txt", "train_batch.png", "train_batch.png.part"),
+    *("last.pt.part", ".lock", "tensorboard"),
+}
 
 
 class RunFolder:
     """Writes the files of a run atomically.
 
     These are `config.json` (and `config.1.json`, ... from before --resume changed settings), `log.txt`, `train.csv`
-    (losses by step), `eval.csv` (AP by epoch), `summary.html`, the images that it shows, `last.pt` and `best.pt`.
+    (losses by step), `eval.csv` (AP by epoch), both in `tensorboard` where that is installed, `summary.html`, the images
+    that it shows, `last.pt` and `best.pt`.
 
     Only rank 0 writes; the same calls on other processes do nothing, or wait for rank 0.
     """
@@ -50,8 +56,9 @@ class RunFolder:
         self.path = path
         self.world = world or World()
         self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> minimum score to display a detection
-        self.train_log = CsvLog(path / "train.csv", self.world.is_first)
-        self.eval_log = CsvLog(path / "eval.csv", self.world.is_first)
+        self.tensorboard = TensorBoardLog(path / "tensorboard")
+        self.train_log = CsvLog(path / "train.csv", self.world.is_first, self.tensorboard.add)
+        self.eval_log = CsvLog(path / "eval.csv", self.world.is_first, self.tensorboard.add)
         self.runs_code = False  # whether the data set is module:function
         self.failures: list[str] = []  # tasks that failed without ending the run
         self.is_announced = False  # whether a restart by torchrun finds this run
@@ -97,7 +104,8 @@ class RunFolder:
         names = {path.name for path in self.path.iterdir()}
         if "last.pt" in names:
             raise ConfigError(
-                f"--output-dir {self.path} contains another run; resume it with --resume {self.path}, or use another folder"
+                f"--output-dir {self.path} contains another run; resume it with --resume {shlex.quote(str(self.path))}, "
+                "or use another folder"
             )
         if foreign := sorted(names - _FILES_OF_UNSAVED_RUN):
             examples = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
@@ -114,8 +122,9 @@ class RunFolder:
         self._lock = lock_folder(self.path)  # until this process ends
         self.runs_code = ":" in config.dataset
         if not config.resume:
-            for name in _FILES_OF_UNSAVED_RUN - {".lock"}:
+            for name in _FILES_OF_UNSAVED_RUN - {".lock", "tensorboard"}:
                 (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard.folder, ignore_errors=True)
         self.transcript.start(
             f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}"
         )
@@ -123,6 +132,7 @@ class RunFolder:
             self.log(f"the previous settings were saved as {previous.name}")
         self.train_log.drop(lambda row: row["step"] > state.step)
         self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
+        self.tensorboard.open(config.tensorboard, state.step)
 
     def log(self, text: str) -> None:
         """Prints a message and writes what was printed so far into log.txt."""
@@ -155,6 +165,7 @@ class RunFolder:
         if self.world.is_first:
             checkpoint = {**collect(state, rng_states), "thresholds": self.thresholds}
             write_atomically(self.path / name, lambda file: torch.save(checkpoint, file), num_bytes(checkpoint))
+            self.tensorboard.flush()
             if not self.is_announced:
                 announce_checkpoint(self.path)
                 self.is_announced = True
@@ -168,9 +179,12 @@ class RunFolder:
         """Returns which checkpoint was saved and the command that resumes the run."""
         if not (self.path / "last.pt").is_file():
             return "no checkpoint was saved"
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", self.world.size))
         trust = " --trust-config" if self.runs_code else ""
-        command = f"{how_to_run('train')} --resume {shlex.quote(str(self.path))}{trust}"
-        return f"saved {self.path / 'last.pt'}; resume with: {command}"
+        flags = f"--resume {shlex.quote(str(self.path))}{trust}"
+        if self.world.size > processes:
+            return f"saved {self.path / 'last.pt'}; resume with the same torchrun command on each machine and {flags}"
+        return f"saved {self.path / 'last.pt'}; resume with: {how_to_run('train', processes)} {flags}"
 
     def try_task(
         self, name: str, task: Callable[[], _R], reraise: tuple[type[Exception], ...] = (BrokenPipeError,)

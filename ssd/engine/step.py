@@ -21,7 +21,7 @@ from ssd.engine.capturable_optim import DeviceRates
 from ssd.engine.distributed import World
 from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule, total_steps
 from ssd.engine.step_graph import GraphedStep
-from ssd.engine.unlabeled import with_unlabeled_ignored
+from ssd.engine.unlabeled import with_unlabeled
 from ssd.models import SSD
 from ssd.models.heads import Outputs
 
@@ -51,7 +51,7 @@ class State:
     graphed: GraphedStep | None = None  # None: steps run eagerly
     steps_per_epoch: int = 1
     images_per_step: int = 1  # over all processes
-    unlabeled_from: float = math.inf  # the step from which --ignore-unlabeled applies
+    unlabeled_from: float = math.inf  # the step from which --ignore-unlabeled and --label-unlabeled apply
 
     def parts(self) -> dict[str, Any]:
         """Returns all parts with a state dict, by their keys in a checkpoint."""
@@ -62,8 +62,8 @@ class State:
         """Returns the model to evaluate: the EMA if there is one."""
         return self.model if self.ema is None else self.ema.module  # type: ignore[return-value]
 
-    def ignores_unlabeled(self) -> bool:
-        """Returns whether this step ignores detections of the EMA that no annotation covers."""
+    def adds_unlabeled(self) -> bool:
+        """Returns whether this step adds the detections of the EMA that no annotation covers to its objects."""
         return self.step >= self.unlabeled_from
 
     def keeps_weights_of_non_finite_loss(self) -> bool:
@@ -130,13 +130,13 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         steps_per_epoch=steps_per_epoch,
         images_per_step=config.batch_size * world.size,
     )
-    if config.ignore_unlabeled:
+    if config.ignore_unlabeled or config.label_unlabeled:
         state.unlabeled_from = total_steps(config, steps_per_epoch) / 4
     reason = why_not_graphed(config, device, world)
     if reason is None:
         step = partial(optimize, config, state)
         state.graphed = GraphedStep(
-            step, model, optimizer, required=config.cuda_graph == "on", variant=state.ignores_unlabeled
+            step, model, optimizer, required=config.cuda_graph == "on", variant=state.adds_unlabeled
         )
     elif config.cuda_graph == "on":
         raise ConfigError(f"--cuda-graph on is not possible: {reason}")
@@ -202,18 +202,23 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
     images = model.normalize(batch.images)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    if state.ignores_unlabeled():
+    if state.adds_unlabeled():
         with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
-            batch = with_unlabeled_ignored(state.best_model(), images, batch, config.ignore_unlabeled)
+            scores = (config.ignore_unlabeled or math.inf, config.label_unlabeled or math.inf)
+            batch = with_unlabeled(state.best_model(), images, batch, *scores)
     matches = criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets, batch.ignore)
     total = dict.fromkeys(("loc", "cls"), torch.zeros((), device=device))
     count = min(config.accumulate, len(images))  # an incomplete batch may have fewer images than parts
     parts = list(zip(*(tensor.tensor_split(count) for tensor in (images, *matches)), strict=True))
+    if config.sync_bn and state.world.size > 1:  # its statistics need as many passes on each process, see below
+        parts += parts[-1:] * (config.accumulate - count)
     normalizer = criterion.preset.normalizer
     whole = None if count == state.world.size == 1 else state.world.loss_normalizer(matches.labels, normalizer)
     for index, (part, *assigned) in enumerate(parts):
         own = ssd_ops.PriorMatches(*assigned)
         factor = None if whole is None else state.world.loss_factor(own.labels, normalizer, whole)
+        if factor is not None and index >= count:
+            factor = torch.zeros_like(factor)  # a repeated part, which only contributes to the statistics
         is_last = index == len(parts) - 1  # DDP averages the gradients of all parts in one go
         with contextlib.nullcontext() if is_last else getattr(state.network, "no_sync", contextlib.nullcontext)():
             with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):

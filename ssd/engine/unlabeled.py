@@ -1,7 +1,8 @@
-"""Objects without an annotation: where the EMA detects one, the loss ignores the priors instead of training background."""
+"""Objects without an annotation: where the EMA detects one, the loss ignores it or trains it, instead of background."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,8 +16,8 @@ MAX_PER_IMAGE = 100  # a fixed number of rows for each image keeps shapes static
 
 
 @torch.no_grad()
-def with_unlabeled_ignored(model: SSD, images: Tensor, batch: Batch, threshold: float) -> Batch:
-    """Adds the confident detections of a model that no annotation covers to a batch, as ignored objects.
+def with_unlabeled(model: SSD, images: Tensor, batch: Batch, ignore_from: float, label_from: float = math.inf) -> Batch:
+    """Adds the confident detections of a model that no annotation covers to a batch, as ignored objects or as objects.
 
     Does not synchronize with the device. Unused rows hold boxes without area, which match no prior.
 
@@ -24,9 +25,10 @@ def with_unlabeled_ignored(model: SSD, images: Tensor, batch: Batch, threshold: 
         model: In evaluation mode.
         images: [B, 3, S, S], normalized.
         batch: Its annotations, ignored ones included, cover what they overlap as much as a positive prior.
-        threshold: Minimum score of a detection.
+        ignore_from: Minimum score of a detection.
+        label_from: Score from which a detection is an object of its class, instead of ignored.
     """
-    rules = model.preset.replace(score_threshold=threshold, max_detections=MAX_PER_IMAGE)
+    rules = model.preset.replace(score_threshold=min(ignore_from, label_from), max_detections=MAX_PER_IMAGE)
     loc, logits = model.forward_raw(images)
     detections = model.detect(loc.float(), logits.float(), rules)
     device, (count, rows) = images.device, detections.scores.shape
@@ -37,18 +39,26 @@ def with_unlabeled_ignored(model: SSD, images: Tensor, batch: Batch, threshold: 
     overlaps = ssd_ops.box_iou(boxes, batch.gt_boxes) >= model.preset.match_iou_threshold
     covered = (overlaps & (of_box[:, None] == of_gt)).any(dim=1)
     valid = (torch.arange(rows, device=device) < detections.counts[:, None]).flatten() & ~covered
-    return _with_ignored(batch, torch.where(valid[:, None], boxes, 0.0), annotations + rows * of_gt, rows)
+    ignore = ~valid | (detections.scores.flatten() < label_from)
+    labels = torch.where(ignore, 1, detections.labels.flatten())
+    position = annotations + rows * of_gt
+    return _with_objects(batch, torch.where(valid[:, None], boxes, 0.0), labels, ignore, position)
 
 
-def _with_ignored(batch: Batch, boxes: Tensor, position: Tensor, rows: int) -> Batch:
-    """Appends `rows` ignored boxes to the annotations of each image; `position` is the new row of each annotation."""
+def _with_objects(batch: Batch, boxes: Tensor, labels: Tensor, ignore: Tensor, position: Tensor) -> Batch:
+    """Appends as many objects to the annotations of each image; `position` is the new row of each annotation."""
+    rows = len(boxes) // len(batch)
     offsets = batch.offsets + rows * torch.arange(len(batch.offsets), device=boxes.device)
     new = (offsets[1:, None] - torch.arange(rows, 0, -1, device=boxes.device)).flatten()  # row of each box
-    total = len(batch.gt_labels) + len(boxes)
+
+    def joined(annotated: Tensor, added: Tensor) -> Tensor:
+        whole = added.new_empty(len(annotated) + len(added), *added.shape[1:])
+        return whole.index_copy(0, position, annotated).index_copy(0, new, added)
+
     return replace(
         batch,
-        gt_boxes=boxes.new_zeros(total, 4).index_copy(0, position, batch.gt_boxes).index_copy(0, new, boxes),
-        gt_labels=batch.gt_labels.new_ones(total).index_copy(0, position, batch.gt_labels),
-        ignore=batch.ignore.new_ones(total).index_copy(0, position, batch.ignore),
+        gt_boxes=joined(batch.gt_boxes, boxes),
+        gt_labels=joined(batch.gt_labels, labels.to(batch.gt_labels.dtype)),
+        ignore=joined(batch.ignore, ignore),
         offsets=offsets,
     )

@@ -12,17 +12,28 @@ from ssd.common.atomic_write import write_text
 
 
 class CsvLog:
-    """Appends rows to a CSV file; the first row determines the columns."""
+    """Appends rows to a CSV file; the first row determines the columns.
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    Args:
+        path: The file.
+        writes: False on ranks other than 0.
+        also: Called with the name of the table and each row that is added.
+    """
+
+    def __init__(
+        self, path: Path, writes: bool = True, also: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> None:
         self.path = path
-        self.writes = writes  # False on ranks other than 0
+        self.also = also
+        self.writes = writes
         self.has_failed = False
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row, with a header if the file is new; a write error is reported once and does not end the run."""
         if not self.writes:
             return
+        if self.also is not None:
+            self.also(self.path.stem, row)
         try:
             is_new = not self.path.exists()
             with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -65,8 +65,12 @@ def gradients(
 ) -> tuple[dict[str, Any], float]:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3, image_size=64, normalizer=normalizer, **RULES).double().eval()
+    if parts > 1:  # each forward pass communicates, as with SyncBatchNorm
+        next(model.children()).register_forward_pre_hook(lambda *_: (world.sum(torch.ones(())), None)[1])
     state = make_state(TrainConfig(ema_decay=0.0), model, 1, world)
-    losses = backward(TrainConfig(accumulate=parts), state, part_of(batch_of(counts), share.start, share.stop))
+    losses = backward(
+        TrainConfig(accumulate=parts, sync_bn=parts > 1), state, part_of(batch_of(counts), share.start, share.stop)
+    )
     mean = world.sum(losses["loc"] + losses["cls"]) / world.size
     return {name: p.grad for name, p in model.named_parameters()}, float(mean)
 

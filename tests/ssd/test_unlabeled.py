@@ -1,7 +1,8 @@
-"""Tests that detections of the EMA that no annotation covers are ignored by the loss."""
+"""Tests that detections of the EMA that no annotation covers are ignored by the loss, or trained as objects."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine import step
 from ssd.engine.checkpoint import collect, get_rng_state, restore
-from ssd.engine.unlabeled import with_unlabeled_ignored
+from ssd.engine.unlabeled import with_unlabeled
 from ssd.models import build_model
 from ssd.presets import Preset
 
@@ -38,15 +39,16 @@ def batch_of(boxes: list[list[list[float]]], ignore: list[bool]) -> Batch:
     )
 
 
-def detector(boxes: list[list[list[float]]]) -> Any:
-    """Returns a stand-in for a model that detects these boxes in any image."""
+def detector(boxes: list[list[list[float]]], scores: list[list[float]] | None = None) -> Any:
+    """Returns a stand-in for a model that detects these boxes in any image, as objects of class 3."""
     rows = max(map(len, boxes))
     padded = torch.tensor([[*own, *[[0.0] * 4] * (rows - len(own))] for own in boxes])
     counts = torch.tensor([len(own) for own in boxes])
 
     def detect(loc: Tensor, logits: Tensor, rules: Preset) -> ssd_ops.Detections:
         assert rules.score_threshold == 0.3 and rules.max_detections == 100
-        return ssd_ops.Detections(padded, torch.ones(len(boxes), rows), torch.ones(len(boxes), rows), counts)
+        found = torch.ones(len(boxes), rows) if scores is None else torch.tensor(scores)
+        return ssd_ops.Detections(padded, found, torch.full((len(boxes), rows), 3), counts)
 
     return SimpleNamespace(
         preset=Preset("test"), detect=detect, forward_raw=lambda images: (torch.zeros(1), torch.zeros(1))
@@ -57,7 +59,7 @@ def test_only_uncovered_detections_are_ignored() -> None:
     # COVERED of image 1 covers nothing in image 0, and an ignored annotation covers as others do
     batch = batch_of([[COVERED], [], [COVERED, BESIDE]], [False, True, False])
     found = detector([[COVERED, BESIDE], [COVERED], [OTHER, COVERED, BESIDE]])
-    result = with_unlabeled_ignored(found, torch.zeros(3, 3, 64, 64), batch, 0.3)
+    result = with_unlabeled(found, torch.zeros(3, 3, 64, 64), batch, 0.3)
     none = [0.0] * 4
     rows = [COVERED, none, BESIDE, none, COVERED, none, none, COVERED, BESIDE, OTHER, none, none]
     assert torch.equal(result.gt_boxes, torch.tensor(rows))
@@ -66,11 +68,22 @@ def test_only_uncovered_detections_are_ignored() -> None:
     assert result.gt_labels[[0, 7, 8]].tolist() == [2, 3, 4]
 
 
+def test_detections_above_the_second_score_are_objects() -> None:
+    batch = batch_of([[COVERED], []], [False])
+    found = detector([[BESIDE, COVERED, OTHER], [OTHER]], [[0.9, 0.9, 0.8], [0.79, 0.0, 0.0]])
+    result = with_unlabeled(found, torch.zeros(2, 3, 64, 64), batch, 0.3, 0.8)
+    none = [0.0] * 4
+    assert result.gt_boxes.tolist() == torch.tensor([COVERED, BESIDE, none, OTHER, OTHER, none, none]).tolist()
+    assert result.offsets.tolist() == [0, 4, 7]
+    assert result.ignore.tolist() == [False, False, True, False, True, True, True]
+    assert result.gt_labels[[0, 1, 3]].tolist() == [2, 3, 3]
+    only = with_unlabeled(found, torch.zeros(2, 3, 64, 64), batch, math.inf, 0.3)
+    assert only.ignore.tolist() == [False, False, True, False, False, True, True]
+
+
 def test_priors_of_ignored_detections_are_not_sampled() -> None:
     priors = torch.tensor([COVERED, BESIDE, OTHER])
-    result = with_unlabeled_ignored(
-        detector([[BESIDE]]), torch.zeros(1, 3, 64, 64), batch_of([[COVERED]], [False]), 0.3
-    )
+    result = with_unlabeled(detector([[BESIDE]]), torch.zeros(1, 3, 64, 64), batch_of([[COVERED]], [False]), 0.3)
     matches = ssd_ops.match_priors(
         result.gt_boxes, result.gt_labels, priors, offsets=result.offsets, ignore=result.ignore
     )
@@ -80,15 +93,15 @@ def test_priors_of_ignored_detections_are_not_sampled() -> None:
 def test_training_ignores_after_the_first_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2).train()
-    config = TrainConfig(ignore_unlabeled=0.05, iterations=8, batch_size=2)
+    config = TrainConfig(ignore_unlabeled=0.05, label_unlabeled=0.5, iterations=8, batch_size=2)
     state, used = step.make_state(config, model, 4), []
 
-    def spy(ema: Any, images: Tensor, batch: Batch, threshold: float) -> Batch:
-        assert ema is state.ema.module and not ema.training
+    def spy(ema: Any, images: Tensor, batch: Batch, *scores: float) -> Batch:
+        assert ema is state.ema.module and not ema.training and scores == (0.05, 0.5)
         used.append(state.step)
-        return with_unlabeled_ignored(ema, images, batch, threshold)
+        return with_unlabeled(ema, images, batch, *scores)
 
-    monkeypatch.setattr(step, "with_unlabeled_ignored", spy)
+    monkeypatch.setattr(step, "with_unlabeled", spy)
     batch = replace(batch_of([[COVERED], [BESIDE]], [False, False]), gt_labels=torch.tensor([1, 2]))
     for _ in range(4):
         losses = step.train_step(config, state, batch)
@@ -101,16 +114,20 @@ def test_what_has_begun_goes_on_with_more_epochs() -> None:
     before = step.make_state(config, model, 4)
     before.step = 3
     longer = step.make_state(replace(config, iterations=80), model, 4)
-    assert before.ignores_unlabeled() and longer.unlabeled_from == 20
+    assert before.adds_unlabeled() and longer.unlabeled_from == 20
     restore(collect(before, [get_rng_state()]), "last.pt", longer)
-    assert longer.ignores_unlabeled()
+    assert longer.adds_unlabeled()
     without = step.make_state(replace(config, ignore_unlabeled=0.0), model, 4)
     restore(collect(before, [get_rng_state()]), "last.pt", without)
-    assert not without.ignores_unlabeled()
+    assert not without.adds_unlabeled()
 
 
 def test_needs_an_ema() -> None:
     with pytest.raises(ConfigError, match="--ignore-unlabeled needs the EMA"):
         TrainConfig(ignore_unlabeled=0.5, ema_decay=0.0).check()
+    with pytest.raises(ConfigError, match="--label-unlabeled needs the EMA"):
+        TrainConfig(label_unlabeled=0.5, ema_decay=0.0).check()
+    with pytest.raises(ConfigError, match=r"--label-unlabeled must be at least --ignore-unlabeled 0.5, got 0.4"):
+        TrainConfig(ignore_unlabeled=0.5, label_unlabeled=0.4).check()
     with pytest.raises(ConfigError, match=r"--ignore-unlabeled must lie in \[0, 1\), got 1.5"):
         TrainConfig(ignore_unlabeled=1.5).check()
