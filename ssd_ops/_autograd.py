@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ssd_ops import _levels, _transforms, onnx_forms, reference
+from ssd_ops import _levels, _transforms, checks, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
 from ssd_ops._schemas import SCHEMAS, Schema, parameters
 from ssd_ops.reference import kept
@@ -30,11 +30,22 @@ def call(name: str, *args: Any) -> Any:
     try:
         return _calls[ops.name][name](*args)
     except (NotImplementedError, RuntimeError) as error:
-        if any(type(arg).__name__ == "DTensor" for arg in args):
+        parts = (part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else [arg]))
+        if any(type(part).__name__ == "DTensor" for part in parts):
             raise RuntimeError(
-                f"{name} takes no DTensor: give full_tensor(), or to_local() where each process has boxes of its own"
+                f"{name.removesuffix('_levels')} takes no DTensor: give full_tensor(), or to_local() where each process "
+                "has boxes of its own"
             ) from error
+        if "Expected a value of type" in str(error):
+            _check_size_of_numbers(name, args)
         raise
+
+
+def _check_size_of_numbers(name: str, args: Args) -> None:
+    # torch says that it expected an int and found an int, with all digits.
+    for argument, value in zip(SCHEMAS[name].arguments, args, strict=False):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            checks.fail(f"{argument} must be a number of 64 bits, got an integer of {value.bit_length()} bits")
 
 
 def register(namespace: str, library: torch.library.Library) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ssd_ops import checks
+from ssd_ops._levels import MAX_LEVELS
 from ssd_ops._schemas import Schema, call_by_name
 from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference import codec, detection, images, levels, loss, matching, overlap, soft_suppression, suppression
@@ -33,6 +34,8 @@ def implementation(schema: Schema) -> Callable[..., Any]:
         arguments = schema.by_name(args)
         if takes_levels:
             loc, logits = arguments["loc"], arguments["logits"]
+            if len(loc) > MAX_LEVELS:
+                checks.fail(f"loc must be a list of at most {MAX_LEVELS} tensors, got a list of {len(loc)}")
             levels.check_levels(loc, logits)
             arguments["loc"], arguments["logits"] = levels.rows_of_levels(loc, logits)
             if fake.results is _grads_of_levels:

@@ -146,6 +146,8 @@ def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
     for key, tensor in ((name, out), *inputs.items()):
         if has_derivative(tensor):
             fail(f"{name} cannot be written to where {key} requires a gradient, which does not flow through {name}")
+    if out.is_neg():
+        fail(f"{name} must not be a negated view: give {name}.resolve_neg()")
     if out.is_inference() and not torch.is_inference_mode_enabled():
         fail(f"{name} must not be an inference tensor outside of torch.inference_mode: give {name}.clone()")
 

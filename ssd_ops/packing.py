@@ -39,9 +39,9 @@ def pack_ground_truths(
     if offsets is not None:
         checks.fail("offsets must be None when gt_boxes is a list, got a tensor")
     given = [floating(f"gt_boxes[{i}]", b) for i, b in enumerate(gt_boxes)]
-    boxes = [b.reshape(0, 4) if b.numel() == 0 else b for b in given]
+    boxes = [b.reshape(0, 4) if b.shape[1:] != (4,) and b.numel() == 0 else b for b in given]
     _same_lengths("gt_labels", gt_labels, boxes)
-    packed = [0, *accumulate(len(b) for b in boxes)]
+    packed = [0, *accumulate(b.shape[0] for b in boxes)]  # not len, which torch.export takes for a constant
     if not boxes:
         empty = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
         return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(packed, device="cpu"), None
@@ -60,14 +60,20 @@ def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tens
         checks.fail(f"{name} must be a list of {len(boxes)} tensors like gt_boxes, got {given}")
     for i, (value, box) in enumerate(zip(values, boxes, strict=True)):
         checks.tensor(f"{name}[{i}]", value)
-        if value.numel() + len(box) == 0:
+        # While a program is compiled, lengths may be unknown; the op compares their sums.
+        if torch.compiler.is_compiling() or value.numel() + len(box) == 0:
             continue
         checks.shape(f"{name}[{i}]", value, f"[{len(box)}] like gt_boxes[{i}]", value.shape == (len(box),))
 
 
 def _joined(values: Tensor | Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Returns all tensors concatenated; empty ones become `dtype`, because torch makes an empty list float32."""
-    return torch.cat([value.reshape(0).to(dtype) if value.numel() == 0 else value for value in values])
+    return torch.cat(
+        [
+            value if (value.dtype == dtype and value.dim() == 1) or value.numel() else value.reshape(0).to(dtype)
+            for value in values
+        ]
+    )
 
 
 def _require_list(name: str, value: object) -> None:
@@ -127,7 +133,8 @@ def as_batch(
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     is_single = scores.dim() == 1
     if is_single:
-        checks.shape("boxes", boxes, f"[{len(scores)}, 4]", boxes.shape == (len(scores), 4))
+        count = scores.shape[0]
+        checks.shape("boxes", boxes, f"[{count}, 4]", boxes.shape == (count, 4))
         boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
     if max_detections is None:
         max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1

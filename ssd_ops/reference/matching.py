@@ -113,13 +113,13 @@ def check(
     """Validates the arguments of the op."""
     checks.boxes("gt_boxes", gt_boxes, "[sum G, 4]", 2)
     total = gt_boxes.shape[0]
-    checks.shape("gt_labels", gt_labels, f"[{total}]", gt_labels.shape == (total,))
+    checks.as_many("gt_labels", gt_labels, total)
     checks.int64("gt_labels", gt_labels)
     checks.same_device("gt_labels", gt_labels, "gt_boxes", gt_boxes)
     checks.same_device("offsets", offsets, "gt_boxes", gt_boxes)
     checks.offsets(offsets, total)
     if ignore is not None:
-        checks.shape("ignore", ignore, f"[{total}]", ignore.shape == (total,))
+        checks.as_many("ignore", ignore, total)
         if ignore.dtype != torch.bool:
             checks.fail(f"ignore must be bool, got {checks.dtype_name(ignore.dtype)}")
         checks.same_device("ignore", ignore, "gt_boxes", gt_boxes)

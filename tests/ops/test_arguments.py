@@ -78,6 +78,15 @@ def test_option_that_is_no_number(impl: Implementation, name: str, change: dict[
         getattr(impl, name)(*values, **{**OPTIONS.get(name, {}), **change})
 
 
+def test_number_of_more_than_64_bits() -> None:
+    with pytest.raises(RuntimeError, match=r"^max_detections must be less than 2147483648"):
+        ssd_ops.detect(BOXES[None], BOXES[None], BOXES, max_detections=2**70)
+    with pytest.raises(RuntimeError, match=r"^candidates_per_class must be a number of 64 bits, got .* of 71 bits$"):
+        ssd_ops.detect(BOXES[None], BOXES[None], BOXES, candidates_per_class=2**70)
+    with pytest.raises(RuntimeError, match=r"^iou_threshold must be a number of 64 bits, got an integer of 1329 bits$"):
+        ssd_ops.nms(BOXES, BOXES[:, 0], 10**400)
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [

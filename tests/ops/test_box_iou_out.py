@@ -43,6 +43,8 @@ def test_out_must_be_trackable_by_autograd(module: type) -> None:
             module.box_iou(*arguments, out=out)
         with torch.no_grad():
             module.box_iou(*arguments, out=out)
+    with pytest.raises(RuntimeError, match=r"^out must not be a negated view"):
+        module.box_iou(BOXES, BOXES, out=torch._neg_view(torch.zeros(5, 5)))
     with torch.inference_mode():
         out = torch.zeros(5, 5)
         module.box_iou(BOXES, BOXES, out=out)

@@ -53,6 +53,9 @@ def test_fake_kernels_check_shapes_and_options() -> None:
         ssd_ops.match_priors(
             [meta], [torch.empty(5, dtype=torch.int64, device="meta")], meta, iou_threshold=float("nan")
         )
+    levels = [torch.empty(1, 4, 1, 1, device="meta")] * 17
+    with pytest.raises(RuntimeError, match=r"loc must be a list of at most 16 tensors, got a list of 17"):
+        torch.ops.ssd_ops.detect_levels(levels, levels, meta)
 
 
 def test_result_is_independent_of_torch_defaults() -> None:
@@ -111,6 +114,33 @@ def test_compiled_gradients(name: str) -> None:
     assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(*found, strict=True))
 
 
+def test_compiled_lists_of_unknown_length() -> None:
+    """Boxes and labels that are selected by one mask have lengths that the compiler cannot compare."""
+
+    def labels(boxes: Tensor, scores: Tensor) -> Tensor:
+        mask = scores > 0.5
+        flags = torch.zeros(30, dtype=torch.bool)
+        parts = [[tensor[kept] for kept in (mask, ~mask)] for tensor in (boxes, NAMES + 1, flags)]
+        return ssd_ops.match_priors(parts[0], parts[1], boxes, ignore=parts[2]).labels
+
+    compiled = torch.compile(labels, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(BOXES, SCORES), labels(BOXES, SCORES))
+
+
+class SoftNMS(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor) -> Any:
+        return ssd_ops.soft_nms(boxes, scores, score_threshold=0.1, max_detections=3)
+
+
+def test_exported_soft_nms_takes_any_number_of_boxes() -> None:
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(SoftNMS(), (BOXES, SCORES), dynamic_shapes=({0: rows}, {0: rows}))
+    for count in (2, 30):
+        found = program.module()(BOXES[:count], SCORES[:count])
+        expected = SoftNMS()(BOXES[:count], SCORES[:count])
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 class Detector(nn.Module):
     def forward(self, loc: Tensor, logits: Tensor, priors: Tensor) -> Any:
         found = ssd_ops.detect(loc, logits, priors, max_detections=5)
@@ -162,5 +192,9 @@ def test_dtensors_raise() -> None:
         boxes = distribute_tensor(BOXES, init_device_mesh("cpu", (1,)), [Shard(0)])
         with pytest.raises(RuntimeError, match=r"^box_iou takes no DTensor: give full_tensor\(\)"):
             ssd_ops.box_iou(boxes, boxes)
+        level = boxes.full_tensor().view(1, 120, 1, 1)
+        sharded = distribute_tensor(level, boxes.device_mesh, [Shard(0)])
+        with pytest.raises(RuntimeError, match=r"^detect takes no DTensor: give full_tensor\(\)"):
+            ssd_ops.detect([sharded], [level], BOXES)
     finally:
         distributed.destroy_process_group()
