@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from ssd.data import DetectionDataset
 from ssd.data_review.findings import Finding
@@ -30,13 +30,17 @@ def cvat_xml(report: ReviewReport, root: Path) -> str:
         report: Of `review_data`.
         root: Folder that names of images are relative to.
     """
+    names = dict.fromkeys(name for review in report.reviews for name in review.dataset.classes)
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
+    lines += ["  <meta>", "    <task>", "      <labels>"]
+    lines += [f"        <label><name>{escape(xml_text(name))}</name></label>" for name in names]
+    lines += ["      </labels>", "    </task>", "  </meta>"]
     number = 0
     for review in report.reviews:
-        corrections, names = _by_image(review), _names(review.dataset, root)
+        corrections, files = _by_image(review), _names(review.dataset, root)
         for index in range(len(review.dataset)):
             height, width = (int(side) for side in review.dataset.annotations.sizes[index])
-            name = _attribute(names[index])
+            name = _attribute(files[index])
             lines.append(f'  <image id="{number}" name={name} width="{width}" height="{height}">')
             for label, (x1, y1, x2, y2), score in _corrected(review, index, corrections.get(index, [])):
                 source = "manual" if score is None else "auto"

@@ -157,6 +157,7 @@ def test_review_files(reviewed: tuple[Path, str]) -> None:
 def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, str]) -> None:
     root = ElementTree.parse(reviewed[0] / "cvat.xml").getroot()
     assert [image.get("name") for image in root.iter("image")] == ["JPEGImages/one.jpg", "JPEGImages/two.jpg"]
+    assert [label.findtext("name") for label in root.iter("label")] == ["a&b", "cow", "dog"]
     rows = [(box.get("label"), box.get("source"), box.get("xtl")) for box in root.iter("box")]
     assert rows == [
         ("dog", "auto", "10.00"),
