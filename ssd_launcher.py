@@ -1,6 +1,6 @@
 """The console program `ssd`: makes sure that the package `ssd` is this project's, and hands over to it.
 
-It stands beside the package, since another project's package of that name would take the package's place.
+It is a module beside the package, because another project's package named ssd would hide a module inside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Runs `ssd.__main__`; exits with 1 where the package `ssd` is another project's."""
+    """Runs `ssd.__main__`; exits with 1 if the package `ssd` is another project's."""
     if problem := clash():
         sys.exit(f"error: {problem}")
     from ssd.__main__ import main
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def clash() -> str | None:
-    """Returns what to say where Python finds another project's `ssd`, which is not imported for that; None if ours."""
+    """Returns an error message if Python finds another project's `ssd`, without importing it; None if it is this one."""
     spec = importlib.util.find_spec("ssd")
     if spec is None or spec.origin is None:
         return "the package ssd is not installed completely: pip install --force-reinstall --no-deps ssd_ops"

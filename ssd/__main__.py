@@ -13,19 +13,19 @@ COMMANDS = {
     "train": ("ssd.train", "train a detector on a data set"),
     "predict": ("ssd.programs.predict", "detect objects in images and videos"),
     "eval": ("ssd.programs.eval", "evaluate a checkpoint on a data set"),
-    "replay": ("ssd.programs.replay", "run the batch of a non-finite loss again"),
+    "replay": ("ssd.programs.replay", "replay the batch of a non-finite loss"),
     "serve": ("ssd.programs.serve", "serve trained models over HTTP, with a page to look at"),
     "export": ("ssd.programs.export", "write a trained model for other runtimes (ONNX, torch.export, AOTInductor)"),
     "convert": ("ssd.programs.convert", "convert weights from one SSD system to another"),
     "data": ("ssd.programs.data", "check a data set, review its annotations with a trained detector, or pack it"),
-    "doctor": ("ssd.programs.doctor", "show what is installed and compiled here, and what is wrong with it"),
-    "bench": ("ssd.programs.bench", "time an op against its peers (in a checkout of the sources)"),
+    "doctor": ("ssd.programs.doctor", "check the installation: versions, compiled kernels, devices"),
+    "bench": ("ssd.programs.bench", "benchmark an op against other libraries (in a source checkout)"),
 }
 
 
 @console_program
 def main() -> None:
-    """Runs the command that the command line names; exits with 2 where it names none."""
+    """Runs the command that the command line names; exits with 2 without one."""
     name, *arguments = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
         print(usage())

@@ -23,7 +23,7 @@ from ssd.checkpoints.names import (
     sgrvinod_source,
     vgg,
 )
-from ssd.checkpoints.other_networks import refuse_other_network
+from ssd.checkpoints.other_networks import reject_other_network
 from ssd.checkpoints.tensorflow_layouts import BALANCAP, TENSORFLOW
 from ssd.common.errors import unknown
 from ssd.presets.systems import IMAGENET_MEAN, IMAGENET_STD
@@ -208,7 +208,7 @@ def find_layout(keys: Iterable[str], system: str | None, source: str) -> Layout:
     for layout in LAYOUTS.values():
         if any(re.fullmatch(layout.signature, name) for name in names):
             return layout
-    refuse_other_network(names, source)
+    reject_other_network(names, source)
     some = ", ".join(names[:5])
     raise ValueError(
         f"{source} has the names of no known system ({', '.join(LAYOUTS)}); its first names are {some}. If it is from one "

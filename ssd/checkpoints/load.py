@@ -59,7 +59,7 @@ def load_weights(
     Raises:
         FileNotFoundError: No such file.
         WeightsError: Weights do not fit (a ValueError); its `report` lists all of them, and none is loaded.
-        ValueError: The source is no checkpoint, or of an unknown system.
+        ValueError: The source is not a checkpoint, or is of an unknown system.
     """
     if not isinstance(model, SSD):
         raise TypeError(f"model must be an ssd.SSD, as returned by build_model, got {type(model).__name__}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssd.checkpoints.layout import Layout
 from ssd.checkpoints.layouts import find_layout
-from ssd.checkpoints.other_networks import refuse_other_network
+from ssd.checkpoints.other_networks import reject_other_network
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import preset_options
 from ssd.models import MODELS
@@ -31,7 +31,7 @@ def network_of(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
     if checkpoint.build_args is not None:
         return checkpoint.build_args
     state = checkpoint.state
-    refuse_other_network(state, checkpoint.source)
+    reject_other_network(state, checkpoint.source)
     network = None if layout.backbone_only else _network(state, layout.name)
     if network is None:
         raise ValueError(

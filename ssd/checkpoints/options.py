@@ -18,7 +18,7 @@ _MAX_VALUES = {
 }
 _MAX_NUMBERS = 200  # in one option, such as aspect_ratios
 _MAX_PRIORS = 2**25  # image_size ** 2 * numbers in aspect_ratios, which the number of priors grows with
-_MAX_TEXT = 100  # characters of a text
+_MAX_TEXT = 100  # characters of a string
 _EXTERNAL = ("weights_backbone",)  # would be read from disk or network
 _OWN = ("name", "num_classes", "preset", "image_size")
 
@@ -34,7 +34,7 @@ def checked_build_args(args: Any, source: str) -> dict[str, Any]:
     args = renamed(args, MODEL_OPTIONS)
     name = args["name"]
     if not isinstance(name, str) or name not in MODELS:
-        raise ValueError(f"{source}: {_short(name)} in its build_args is no model of this project")
+        raise ValueError(f"{source}: {_short(name)} in its build_args is not a model of this project")
     known = (*_OWN, *model_options(name))
     for key, value in args.items():
         if key in _EXTERNAL:
@@ -44,8 +44,8 @@ def checked_build_args(args: Any, source: str) -> dict[str, Any]:
             )
         if key not in known:
             raise ValueError(
-                f"{source}: {_short(key)} in its build_args is no option of {name}: the file was saved by another version "
-                "of this project, or is damaged"
+                f"{source}: {_short(key)} in its build_args is not an option of {name}: the file was saved by another "
+                "version of this project, or is damaged"
             )
         if problem := _problem_of(key, value):
             raise ValueError(f"{source}: {key} in its build_args {problem}, got {_short(value)}")

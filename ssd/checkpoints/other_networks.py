@@ -23,7 +23,7 @@ def other_network(names: Iterable[str]) -> str | None:
     return next((words for pattern, words in _OTHERS if any(re.fullmatch(pattern, name) for name in known)), None)
 
 
-def refuse_other_network(names: Iterable[str], source: str) -> None:
+def reject_other_network(names: Iterable[str], source: str) -> None:
     """Raises a ValueError if the names of weights are those of a network that this project does not have."""
     if (other := other_network(names)) is not None:
         raise ValueError(

@@ -51,13 +51,13 @@ class Annotations:
         counted = np.concatenate([[0], np.cumsum(~self.ignore)])
         return np.diff(counted[self.offsets])
 
-    def normalized_objects(self, most_images: int) -> tuple[np.ndarray, np.ndarray]:
+    def normalized_objects(self, max_images: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns boxes float32 `[M, 4]` relative to their image, and labels `[M]`, of objects that are not ignored.
 
         Args:
-            most_images: Of more images than these, evenly spaced ones are taken.
+            max_images: Maximum number of images to use; of more, evenly spaced ones are used.
         """
-        step = -(-len(self) // most_images)
+        step = -(-len(self) // max_images)
         notes = self if step <= 1 else self.subset(range(0, len(self), step))
         kept = ~notes.ignore
         sides = np.repeat(notes.sizes[:, ::-1].astype(np.float32), np.diff(notes.offsets), axis=0)[kept]
@@ -155,16 +155,16 @@ def bounding_box(xs: Sequence[float], ys: Sequence[float]) -> Box:
 
 
 def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
-    """Clips a box to its image and says what was wrong with it.
+    """Clips a box to its image and reports a fault.
 
     Args:
         box: xyxy in pixels, finite or not.
-        height: Of the image.
-        width: Of the image.
+        height: Height of the image.
+        width: Width of the image.
 
     Returns:
-        (box, kind, detail): the box to use, None where it must be skipped; the kind of its fault, empty where it has
-        none (up to one pixel over the border is rounding, not a fault); the fault in words.
+        (box, kind, detail): the box to use, None if it must be skipped; the kind of its fault, empty without one (up to
+        one pixel over the border is rounding, not a fault); a description of the fault.
     """
     x1, y1, x2, y2 = box
     text = f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"

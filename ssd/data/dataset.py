@@ -78,9 +78,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     raises `ImageError`; `build_loader` turns that into a skipped image and an entry in `report`.
 
     Args:
-        name: For messages, such as `"voc train of /data/bccd"`.
+        name: Name for messages, such as `"voc train of /data/bccd"`.
         classes: Names without the background; label i is `classes[i - 1]`.
-        builder: Has gathered the annotations of all images, or the annotations.
+        builder: Builder with the annotations of all images, or the annotations.
         log: The faults found while reading, and whether they are skipped or raised.
         notes: Remarks for the summary.
         apply_exif: Whether to rotate images as their EXIF orientation says; `"auto"` decides by the annotated sizes.
@@ -184,8 +184,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Returns a data set of some of the images, with a log of its own for the faults still to come.
 
         Args:
-            rows: Indices of the images, in the order wanted.
-            name: For messages.
+            rows: Indices of the images, in the wanted order.
+            name: Name for messages.
         """
         part = copy.copy(self)
         part.name = name

@@ -35,14 +35,14 @@ def pack(
 
     Args:
         datasets: Split -> data set, with the same classes.
-        folder: New or empty.
+        folder: New or empty folder.
         root: Folder or file of the data sets, which the stored names of images are relative to.
         dataset_format: Name of their format, such as "coco", which decides on the metric of evaluations.
-        shard_bytes: Size of a tar file, after which the next one begins.
+        shard_bytes: Size at which a tar file ends and the next one begins.
         images: Whether to write tar files; else images are read from where they are.
 
     Returns:
-        Lines that say what was written.
+        A line for each split about what was written.
 
     Raises:
         DataError: The folder is not empty, the splits have different classes, or without `images`, they are in tar files.
@@ -68,9 +68,9 @@ def pack(
         write_arrays(notes, positions, arrays_folder(folder, name))
         splits[name] = {"shards": shards, "apply_exif": dataset.apply_exif, "by_size": dataset.decides_by_size}
         missing = len(dataset) - len(notes)
-        left_out = f", {missing} that cannot be read left out" if missing else ""
+        skipped = f", {missing} unreadable skipped" if missing else ""
         files = f"{len(shards)} tar files" if images else "annotations only"
-        lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{left_out}; {files}")
+        lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{skipped}; {files}")
     source = None if images else os.path.abspath(root)
     about = {"version": VERSION, "classes": list(classes), "format": dataset_format, "source": source}
     write_text(
@@ -143,7 +143,7 @@ def write_arrays(notes: Annotations, positions: np.ndarray | None, folder: Path)
     Args:
         notes: Annotations; their files are stored as they are with tar files, else as absolute paths.
         positions: int64 `[N, 3]`, number of the tar file, offset and size of each image; None without tar files.
-        folder: Of `arrays_folder`.
+        folder: Result of `arrays_folder`.
     """
     folder.mkdir()
     arrays = {field.name: getattr(notes, field.name) for field in fields(notes)}

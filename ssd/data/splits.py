@@ -85,8 +85,8 @@ def _divided(
         f"names and by class (--val-share {share:g})"
     )
     return (
-        train_set.subset(kept, f"{train_set.name}, training share"),
-        whole.subset(chosen, f"{whole.name}, validation share"),
+        train_set.subset(kept, f"{train_set.name}, training part"),
+        whole.subset(chosen, f"{whole.name}, validation part"),
     )
 
 
@@ -105,7 +105,7 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
         Ascending indices; at least one if `share` is above 0 and there are two images.
     """
     if not 0 <= share < 1:
-        raise DataError(f"the share of images for validation must lie in [0, 1), got {share}")
+        raise DataError(f"the fraction of images for validation must lie in [0, 1), got {share}")
     if share == 0 or len(dataset) < 2:
         return []
     names = dataset.relative_names(root)

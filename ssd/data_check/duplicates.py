@@ -22,7 +22,7 @@ class Duplicate:
     """A duplicate of an earlier image.
 
     Args:
-        kind: Of the fault.
+        kind: Kind of the fault.
         file, split: The image.
         other, other_split: The earlier image.
     """

@@ -18,14 +18,14 @@ from ssd.data.formats.yolo_layout import label_file
 
 KINDS = (
     "classes off by one",
-    "pixels for fractions",
-    "fractions for pixels",
-    "xyxy for cxcywh",
-    "xywh for cxcywh",
-    "xyxy for xywh",
-    "xywh for xyxy",
+    "pixels instead of fractions",
+    "fractions instead of pixels",
+    "xyxy instead of cxcywh",
+    "xywh instead of cxcywh",
+    "xyxy instead of xywh",
+    "xywh instead of xyxy",
 )
-_ENOUGH = 20  # boxes, below which statistics are no proof
+_ENOUGH = 20  # boxes, below which statistics prove nothing
 _SLACK = 0.005  # of the image's side: rounding
 _SOME_FILES = 500  # label files that the fast form reads again
 _SMALL_JSON = 20_000_000  # bytes
@@ -36,9 +36,9 @@ def find_encoding_errors(dataset: DetectionDataset, source: str, *, fast: bool =
     """Yields the errors that affect the entire data set.
 
     Args:
-        dataset: As its reader has read it.
-        source: What the faults are named after.
-        fast: Read again only some of very many label files, and no JSON file of more than 20 MB.
+        dataset: The data set.
+        source: File or folder that the faults name.
+        fast: Whether to read only some of very many label files, and no JSON file of more than 20 MB.
     """
     if isinstance(dataset, YOLODataset):
         yield from _of_yolo(dataset, source, _SOME_FILES if fast else len(dataset))
@@ -61,7 +61,7 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
         yield Fault(source, "classes off by one", detail)
     if (values > 1 + _SLACK).any(axis=1).mean() > 0.5:
         detail = f"coordinates reach {values.max():g}, YOLO has fractions of the image's sides; divide by them"
-        yield Fault(source, "pixels for fractions", detail)
+        yield Fault(source, "pixels instead of fractions", detail)
         return
     a, b, c, d = values.T
     outside = np.minimum(a - c / 2, b - d / 2) < -_SLACK
@@ -70,14 +70,14 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
         return
     if ((c > a) & (d > b)).all():
         yield Fault(
-            source, "xyxy for cxcywh", "numbers are x1 y1 x2 y2 in every line; YOLO has the center and the sides"
+            source, "xyxy instead of cxcywh", "numbers are x1 y1 x2 y2 in every line; YOLO has the center and the sides"
         )
     elif (np.maximum(a + c, b + d) <= 1 + _SLACK).all():
-        yield Fault(source, "xywh for cxcywh", "numbers begin with the upper left corner; YOLO has the center")
+        yield Fault(source, "xywh instead of cxcywh", "numbers begin with the upper left corner; YOLO has the center")
 
 
 def _yolo_rows(dataset: YOLODataset, max_files: int) -> np.ndarray:
-    # class and four numbers of every line with a box, as they are written, of at most so many files
+    # class and four numbers of every line with a box, as written in the files, of a limited number of files
     rows = []
     for file in dataset.annotations.files[:: max(1, -(-len(dataset) // max_files))].tolist():
         try:
@@ -112,7 +112,7 @@ def _of_coco(dataset: COCODataset) -> Iterator[Fault]:
     slack = _SLACK * sides
     outside = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1).mean() >= _SHARE
     if outside and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sides + slack).all():
-        yield Fault(file, "xyxy for xywh", "every bbox is x1, y1, x2, y2; COCO has x, y, width, height")
+        yield Fault(file, "xyxy instead of xywh", "every bbox is x1, y1, x2, y2; COCO has x, y, width, height")
 
 
 def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,11 +142,11 @@ def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
     sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
     if (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():
         detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as x, y, width, height all lie inside their images"
-        yield Fault(source, "xywh for xyxy", detail)
+        yield Fault(source, "xywh instead of xyxy", detail)
 
 
 def _fractions_for_pixels(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
     boxes = dataset.annotations.boxes
     if len(boxes) >= _ENOUGH and boxes.max() <= 1 + _SLACK:
         detail = f"no coordinate is above {boxes.max():g} pixels; multiply by the sides of the images"
-        yield Fault(source, "fractions for pixels", detail)
+        yield Fault(source, "fractions instead of pixels", detail)

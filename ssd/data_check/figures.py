@@ -16,17 +16,17 @@ from ssd.data_check.report import CheckReport
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 from ssd.reports.plots import figure_file
 
-_CLASSES = 30  # that a chart has room for
+_CLASSES = 30  # maximum number in a chart
 _COUNT = 24  # images of a grid
 _WIDTH = 320
 
 
 def save_figures(report: CheckReport, folder: Path) -> list[Path]:
-    """Writes labels.png and, where there is something to show, unmatched.png and duplicates.png.
+    """Writes labels.png, and unmatched.png and duplicates.png if there are such objects and images.
 
     Args:
-        report: Of `check_data`.
-        folder: Made where it does not exist.
+        report: Result of `check_data`.
+        folder: Output folder; created if it does not exist.
 
     Returns:
         The files written.
@@ -34,8 +34,8 @@ def save_figures(report: CheckReport, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "labels.png"]
     plot_labels(list(report.datasets.values()), written[0])
-    for name, pictures in (("unmatched.png", _unmatched(report)), ("duplicates.png", _duplicates(report))):
-        if chosen := [picture for _, picture in zip(range(_COUNT), pictures, strict=False)]:
+    for name, images in (("unmatched.png", _unmatched(report)), ("duplicates.png", _duplicates(report))):
+        if chosen := [image for _, image in zip(range(_COUNT), images, strict=False)]:
             written.append(folder / name)
             save_grid(chosen, written[-1], columns=4 if name == "unmatched.png" else 2, width=_WIDTH)
     return written
@@ -45,7 +45,7 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
     """Draws objects by class, sides and shapes of boxes, objects in an image, and where the centers lie.
 
     Args:
-        datasets: Splits; classes are brought together by name.
+        datasets: Splits; their classes are merged by name.
         path: File to write.
     """
     counts: dict[str, int] = {}

@@ -19,7 +19,7 @@ from ssd.data.loading.image_header import header_of
 
 SIDE = 16  # of a thumbnail
 _SAMPLED = 192  # pixels of the shorter side that a thumbnail is made of, at least
-_AHEAD = 64  # images in work for each thread
+_AHEAD = 64  # images queued for each thread
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ImageFacts:
         file: Its path.
         fault: Why it cannot be read, or None.
         digest: 16 bytes, equal for files with the same bytes.
-        thumbnail: uint8 `[16, 16]` gray, None where the image cannot be read.
+        thumbnail: uint8 `[16, 16]` gray, None if the image cannot be read.
         perceptual_hash: 64 bits that change little with size, compression and brightness.
         orientation: EXIF orientation, 1 for upright images.
     """
@@ -47,7 +47,7 @@ def examine_images(dataset: DetectionDataset, workers: int) -> Iterator[ImageFac
     """Yields the properties of each image, in the order of the data set.
 
     Args:
-        dataset: Whose images are read as training reads them.
+        dataset: Data set; its images are read as in training.
         workers: Threads; decoders release Python's lock.
     """
     return examine_some(((dataset, index) for index in range(len(dataset))), workers)
@@ -59,9 +59,9 @@ def examine_some(
     """Yields the properties of images (data set, index) in their order.
 
     Args:
-        images: Taken as they are needed.
+        images: The images; consumed lazily.
         workers: Threads.
-        ahead: Images in work for each thread; closing the iterator waits for those that a thread has begun.
+        ahead: Images queued for each thread; closing the iterator waits for those that a thread has begun.
     """
     pool = ThreadPoolExecutor(max(1, workers))
     waiting: deque[Future[ImageFacts]] = deque()

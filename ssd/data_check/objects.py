@@ -35,7 +35,9 @@ def find_repeated_objects(dataset: DetectionDataset, images: Iterable[int] | Non
         rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
         boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
         for two in sorted(repeated_rows(boxes, labels)):
-            detail = f"{display_name(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} is there before"
+            detail = (
+                f"{display_name(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} repeats an earlier object"
+            )
             yield Fault(str(notes.files[index]), "object annotated twice", detail)
 
 
@@ -52,9 +54,9 @@ class Unmatched:
     """An object that no prior matches.
 
     Args:
-        dataset: That it is of.
-        row: In the annotations of the data set.
-        side: Root of its area in pixels of the model's input.
+        dataset: Its data set.
+        row: Index in the annotations of the data set.
+        side: Square root of its area in pixels of the model's input.
     """
 
     dataset: DetectionDataset
@@ -118,9 +120,9 @@ def check_priors(
 
     Args:
         datasets: Splits with the same classes.
-        name: Of the model.
-        image_size: Side of its input, None for the usual one.
-        **options: Of the model.
+        name: Name of the model.
+        image_size: Side of its input; None: the default.
+        **options: Options of the model.
 
     Returns:
         The report, or None without objects.

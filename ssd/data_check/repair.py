@@ -1,7 +1,7 @@
 """Writes a repaired copy of a data set, as COCO files; the original is only read.
 
 Not copied: images that cannot be read or have another size than annotated, second copies of an image (of one in
-two splits, that in the training split), boxes that the reader refuses, objects annotated twice. What is changed: boxes
+two splits, that in the training split), boxes that the reader rejects, objects annotated twice. What is changed: boxes
 end at the border of their image, and images with an EXIF orientation are stored rotated, in the coordinates of their boxes.
 """
 
@@ -52,7 +52,7 @@ class Repairs:
 
 
 def check_target(folder: Path, data_path: Path) -> None:
-    """Raises `DataError` where a copy in this folder could touch the original or other files."""
+    """Raises `DataError` if a copy in this folder could overwrite the original or other files."""
     source = data_path if data_path.is_dir() else data_path.parent
     if folder.resolve().is_relative_to(source.resolve()):
         raise DataError(f"--fix {folder} lies inside the data set; name a folder outside of {source}")
@@ -64,8 +64,8 @@ def write_repaired(report: CheckReport, folder: Path) -> Repairs:
     """Writes `annotations/instances_SPLIT.json` and `SPLIT/` with the images of each split.
 
     Args:
-        report: Of `check_data`.
-        folder: New or empty.
+        report: Result of `check_data`.
+        folder: New or empty folder.
 
     Raises:
         DataError: The entire data set has an error that needs to be fixed by hand first.

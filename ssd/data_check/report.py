@@ -32,12 +32,12 @@ _NAMED = 20  # classes in a message
 
 @dataclass
 class CheckReport:
-    """What was found.
+    """The findings of a check.
 
     Args:
         datasets: Split -> data set, whose logs hold the faults of its reader and of its images.
-        images: Split -> what is known of its images.
-        remarks: For the reader.
+        images: Split -> properties of its images.
+        remarks: Remarks for the user.
         faults: Each once, those of readers first.
         counts: Faults by kind; more than are in `faults` where a data set has very many.
         duplicates: Images that occur twice; they are among the faults, too.
@@ -54,7 +54,7 @@ class CheckReport:
 
     @property
     def has_problems(self) -> bool:
-        """Whether anything was found that is no warning."""
+        """Whether there is any finding that is not a warning."""
         return any(kind not in WARNINGS for kind in self.counts)
 
     def add(self, faults: Iterable[Fault]) -> None:

@@ -20,8 +20,8 @@ def open_all(
     Args:
         name: Its format, as `open_dataset` takes it.
         path: Its folder.
-        splits: Names; those of train, val and test that exist where empty, or else all images as one.
-        options: Of its reader.
+        splits: Names; if empty, those of train, val and test that exist, or else all images as one.
+        options: Options of its reader.
 
     Returns:
         Split -> data set, and remarks. Splits with the very same images are one, "all".

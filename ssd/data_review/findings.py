@@ -36,7 +36,7 @@ class Finding:
         score: How certain it is, 0 .. 1, comparable within a kind.
         label: Label that the object should have.
         box: xyxy in pixels that it should have.
-        object_index: Of the annotation in the image, from 0; None if there is none.
+        object_index: Index of the annotation in the image, from 0; None if there is none.
     """
 
     kind: str
@@ -67,7 +67,7 @@ def find_misannotated(
 
     A mislabeled object has a detection of another class at its location with a higher score than any of its own class, a
     misplaced one a detection of its class nearby and none where it is. The score is by how much, in score or in
-    score times 1 - IoU. Of annotations with labels that are not in `known`, the detector cannot tell; None: it knows all.
+    score times 1 - IoU. Annotations with labels that are not in `known` are skipped; None: the detector knows all.
     """
     overlaps = _overlaps(detected, annotated)
     owner = overlaps.argmax(axis=1) if overlaps.size else np.zeros(len(overlaps), dtype=int)
@@ -96,7 +96,7 @@ def _overlaps(detected: Merged, annotated: Annotated) -> np.ndarray:
 
 
 def _fractions_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    # part of each box [D] that lies in each region [R]
+    # fraction of each box [D] inside each region [R]
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

@@ -27,7 +27,7 @@ def cvat_xml(report: ReviewReport, root: Path) -> str:
     Corrected and added boxes have the source "auto", the others "manual".
 
     Args:
-        report: Of `review_data`.
+        report: Result of `review_data`.
         root: Folder that names of images are relative to.
     """
     names = dict.fromkeys(name for review in report.reviews for name in review.dataset.classes)
@@ -60,8 +60,8 @@ def label_studio_tasks(report: ReviewReport, root: Path) -> list[dict[str, Any]]
     "image".
 
     Args:
-        report: Of `review_data`.
-        root: Folder that LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names.
+        report: Result of `review_data`.
+        root: Value of LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
     """
     tasks = []
     for review in report.reviews:

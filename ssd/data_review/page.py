@@ -1,4 +1,4 @@
-"""A page with pictures of the findings, the most certain ones of each kind first; one HTML file."""
+"""A page with images of the findings, the most certain ones of each kind first; one HTML file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssd.data_review.findings import KINDS, Finding
 from ssd.data_review.report import Review, ReviewReport
 from ssd.inference.drawing import crop_around
 
-_SIDE = 240  # pixels of a picture
+_SIDE = 240  # pixels of a thumbnail
 _TITLES = {
     "unlabeled": "Objects without annotation",
     "mislabeled": "Objects with another class",
@@ -28,12 +28,12 @@ figure { margin: 0 } img { width: 100%; border-radius: 4px } figcaption { font-s
 """
 
 
-def review_page(report: ReviewReport, most: int = 100) -> str:
+def review_page(report: ReviewReport, max_images: int = 100) -> str:
     """Returns the page as HTML.
 
     Args:
-        report: Of `review_data`.
-        most: Maximum number of pictures of each kind.
+        report: Result of `review_data`.
+        max_images: Maximum number of images of each kind.
     """
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Review of annotations</title>',
@@ -42,9 +42,9 @@ def review_page(report: ReviewReport, most: int = 100) -> str:
     ]
     for kind in KINDS:
         pairs = report.ranked(kind)
-        shown = f", the first {most}" if len(pairs) > most else ""
+        shown = f", the first {max_images}" if len(pairs) > max_images else ""
         parts.append(f"<h2>{_TITLES[kind]}: {len(pairs)}{shown}</h2>\n<section>")
-        parts += [_figure(review, finding) for review, finding in pairs[:most]]
+        parts += [_figure(review, finding) for review, finding in pairs[:max_images]]
         parts.append("</section>")
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -56,19 +56,19 @@ def _figure(review: Review, finding: Finding) -> str:
     file = html.escape(str(review.dataset.annotations.files[finding.image]))
     where = "" if finding.object_index is None else f", object {finding.object_index}"
     try:
-        image = f'<img alt="{name}" src="data:image/jpeg;base64,{_picture(review, finding)}">'
+        image = f'<img alt="{name}" src="data:image/jpeg;base64,{_thumbnail(review, finding)}">'
     except DataError as error:
         image = html.escape(str(error))
     return f"<figure>{image}<figcaption><b>{what}</b> {finding.score:.2f}<br>{file}{where}</figcaption></figure>"
 
 
-def _picture(review: Review, finding: Finding) -> str:
+def _thumbnail(review: Review, finding: Finding) -> str:
     image = review.dataset.load_image(finding.image)
     part, offset = crop_around(image, torch.tensor(finding.box))
-    picture: Image.Image = to_pil_image(part)
-    scale = _SIDE / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-    draw = ImageDraw.Draw(picture)
+    image: Image.Image = to_pil_image(part)
+    scale = _SIDE / max(image.size)
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    draw = ImageDraw.Draw(image)
     boxes = review.dataset.target(finding.image)["boxes"]
     for index, box in enumerate((boxes - offset).mul(scale).tolist()):
         if index == finding.object_index:
@@ -77,7 +77,7 @@ def _picture(review: Review, finding: Finding) -> str:
             draw.rectangle(box, outline="white", width=1)
     draw.rectangle([value * scale for value in (torch.tensor(finding.box) - offset).tolist()], outline="#f60", width=3)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
+    image.save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

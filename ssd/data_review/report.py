@@ -31,7 +31,7 @@ _MIN_MISANNOTATED = 0.2  # score of a mislabeled or misplaced object that is rep
 
 @dataclass(frozen=True)
 class Review:
-    """What was found in one split.
+    """The findings of one split.
 
     Args:
         split: Its name.
@@ -85,7 +85,7 @@ class Review:
 
 @dataclass(frozen=True)
 class ReviewReport:
-    """Findings of all splits, and remarks for the reader."""
+    """Findings of all splits, and remarks for the user."""
 
     reviews: tuple[Review, ...]
     remarks: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ def review_data(
         detector: Its classes are matched with those of the data by name.
         datasets: Split -> data set, with the same classes.
         min_score: Score from which detections without annotation are reported.
-        views: Of each image; None: `VIEWS`.
+        views: Views of each image; None: `VIEWS`.
 
     Raises:
         DataError: Detector and data have no class in common.

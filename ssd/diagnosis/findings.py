@@ -1,4 +1,4 @@
-"""What a part of the diagnosis returns: facts, and findings with their remedies."""
+"""Facts and findings of a part of the diagnosis."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know.
+    """A problem or a hint.
 
     Args:
-        text: What was found.
-        remedy: What to do about it.
+        text: Description.
+        remedy: How to fix it.
         is_problem: Whether something does not work as it should; else it is a hint.
     """
 
@@ -33,5 +33,5 @@ class Section:
         self.findings.append(Finding(text, remedy))
 
     def hint(self, text: str, remedy: str) -> None:
-        """Adds something that works, and could do better."""
+        """Adds something that works but could be better."""
         self.findings.append(Finding(text, remedy, is_problem=False))

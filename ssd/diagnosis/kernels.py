@@ -15,7 +15,7 @@ def examine(gpus: list[dict[str, str]]) -> Section:
     """Returns how the ops run on the CPU and on each GPU.
 
     Args:
-        gpus: Those that the driver lists.
+        gpus: GPUs that the driver lists.
     """
     section = Section()
     facts = section.facts
@@ -23,7 +23,7 @@ def examine(gpus: list[dict[str, str]]) -> Section:
     try:
         import torch
     except Exception as error:  # a broken installation raises anything
-        section.problem(f"import torch fails: {_said(error)}", "pip install torch torchvision")
+        section.problem(f"import torch fails: {_describe(error)}", "pip install torch torchvision")
         return section
     facts["torch"], facts["torch_cuda"] = torch.__version__, torch.version.cuda
     _try_torchvision(section)
@@ -32,14 +32,14 @@ def examine(gpus: list[dict[str, str]]) -> Section:
             warnings.simplefilter("ignore")  # of the reference, which is reported below
             import ssd_ops
     except Exception as error:
-        section.problem(f"import ssd_ops fails: {_said(error)}", _REBUILD)
+        section.problem(f"import ssd_ops fails: {_describe(error)}", _REBUILD)
         return section
     info = ssd_ops.build_info()
     compiled = info["compiled"] or {}
     facts |= {"backend": info["backend"], "reference_because": info["reference_because"], "compiled": compiled or None}
     if info["backend"] != "compiled":
         section.problem(
-            f"the ops run on their PyTorch reference, which is right but slow: {info['reference_because']}",
+            f"the ops run on their PyTorch reference, which is correct but slow: {info['reference_because']}",
             "unset SSD_OPS_BACKEND" if "SSD_OPS_BACKEND" in info["reference_because"] else _REBUILD,
         )
     _try_op(section, "cpu")
@@ -62,13 +62,13 @@ def _try_torchvision(section: Section) -> None:
             _run_nms(nms, "cpu")
     except Exception as error:
         section.problem(
-            f"torchvision does not work with this torch: {_said(error)}",
+            f"torchvision does not work with this torch: {_describe(error)}",
             "install the two together: pip install --upgrade torch torchvision",
         )
 
 
 def _try_op(section: Section, device: str) -> bool:
-    """Runs an op; returns whether its answer is right."""
+    """Runs an op; returns whether its result is correct."""
     import ssd_ops
 
     try:
@@ -76,10 +76,10 @@ def _try_op(section: Section, device: str) -> bool:
             warnings.simplefilter("ignore")
             found = _run_nms(ssd_ops.nms, device)
     except Exception as error:
-        section.problem(f"ssd_ops.nms fails on {device}: {_said(error)}", _REBUILD)
+        section.problem(f"ssd_ops.nms fails on {device}: {_describe(error)}", _REBUILD)
         return False
     if found != [1, 2]:
-        section.problem(f"ssd_ops.nms on {device} returns {found} where [1, 2] is right", _REBUILD)
+        section.problem(f"ssd_ops.nms on {device} returns {found} instead of [1, 2]", _REBUILD)
     return found == [1, 2]
 
 
@@ -127,5 +127,5 @@ def _gpu(section: Section, number: int, compiled: dict[str, Any]) -> dict[str, A
     return {"name": name, "capability": text, "runs": runs, "works": works}
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

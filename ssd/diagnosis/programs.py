@@ -50,7 +50,7 @@ def examine() -> Section:
 
 
 def version(distribution: str, module: str | None = None) -> str | None:
-    """Returns the version of an installed distribution; "unknown" of a module without one, None where there is none."""
+    """Returns the version of an installed distribution; "unknown" of a module without one, or None if there is none."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def find(*names: str) -> list[str]:
 
 
 def nvcc_version() -> str | None:
-    """Returns the release of the CUDA compiler, None where there is none."""
+    """Returns the release of the CUDA compiler, or None if there is none."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     wanted = [
         os.environ.get("CUDACXX", ""),
@@ -91,12 +91,12 @@ def _first_line(command: list[str]) -> str | None:
 
 
 def _look_for_namesakes(section: Section) -> None:
-    # Another distribution named ssd overwrites files of ours; a file ssd.py in the working folder hides them.
+    # Another distribution named ssd overwrites this project's files; a file ssd.py in the working folder hides them.
     facts: dict[str, Any] = section.facts
     facts["package"] = str(Path(__file__).resolve().parent.parent)
     if (found := version("ssd")) is not None:
         section.problem(
-            f"another project, ssd {found}, is installed, whose package has the name of ours",
+            f"another project, ssd {found}, is installed, with a package of the same name",
             "pip uninstall ssd, then pip install --force-reinstall --no-deps ssd_ops",
         )
     if Path("ssd.py").is_file():

@@ -11,7 +11,7 @@ from ssd.diagnosis.findings import Finding
 
 @dataclass(frozen=True)
 class Report:
-    """Facts by section, and what to do about what was found."""
+    """Facts by section, and findings with their remedies."""
 
     facts: dict[str, dict[str, Any]]
     findings: tuple[Finding, ...]
@@ -41,7 +41,7 @@ class Report:
 
 
 def diagnose() -> Report:
-    """Looks at everything; imports torch and runs an op on each device."""
+    """Runs all checks; imports torch and runs an op on each device."""
     on_machine, installed = machine.examine(), programs.examine()
     ops = kernels.examine(on_machine.facts["gpus"])
     sections = {"kernels": ops, "machine": on_machine, "programs": installed}
@@ -61,7 +61,7 @@ def _kernel_lines(facts: dict[str, Any]) -> list[str]:
         by, note = f"{cuda} by nvcc {compiled['cuda']}", f"none. {compiled['cuda_note'] or ''}"
         lines.append(f"             CUDA: {by if cuda else note}".rstrip())
         for gpu in facts["gpus"]:
-            works = "an op answers rightly" if gpu["works"] else "an op does not answer rightly"
+            works = "an op gives the correct result" if gpu["works"] else "an op gives a wrong result"
             lines.append(f"             {gpu['name']} ({gpu['capability']}) runs {gpu['runs']} of it; {works}")
         lines.append(f"             built by {compiled['compiler']} with torch {compiled['torch_built_with']}")
     return lines

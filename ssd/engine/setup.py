@@ -30,7 +30,7 @@ from ssd.priors.fit import fit_prior_sizes
 from ssd.weight_files.load import few
 
 # Options for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and COCO do.
-_MOST_IMAGES = 20_000  # whose objects priors are compared with
+_MAX_IMAGES = 20_000  # whose objects priors are compared with
 TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
@@ -137,7 +137,7 @@ def _read_weights(config: TrainConfig) -> Checkpoint:
 def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dict[str, Any]:
     """Returns the options that weights depend on: the network and the priors, but not loss and post-processing.
 
-    Prior sizes are left out if they are fitted again.
+    Prior sizes are excluded if they are fitted again.
     """
     rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNED)
     left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
@@ -201,9 +201,9 @@ def as_config_error(where: str = "") -> Iterator[None]:
 def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
     """Returns boxes `[M, 4]` (xyxy, normalized) and labels `[M]` of objects that are not ignored, in lists of one tensor.
 
-    Of very many images, evenly spaced ones are taken: the IoUs of millions of objects with priors take minutes.
+    Of very many images, evenly spaced ones are used: the IoUs of millions of objects with priors take minutes.
     """
-    boxes, labels = dataset.annotations.normalized_objects(_MOST_IMAGES)
+    boxes, labels = dataset.annotations.normalized_objects(_MAX_IMAGES)
     return [torch.from_numpy(boxes)], [torch.from_numpy(labels)]
 
 

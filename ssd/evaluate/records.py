@@ -32,7 +32,7 @@ class Records:
             target: Boxes `[G, 4]`, labels `[G]`, ignore `[G]` (default: all False), image_id.
 
         Raises:
-            DataError: The lengths differ, a score is NaN, a label or image_id is no whole number, an object has a box
+            DataError: The lengths differ, a score is NaN, a label or image_id is not an integer, an object has a box
                 that is not finite, or the image was added before.
         """
         image_id = _image_id(target)
@@ -76,7 +76,7 @@ class Records:
             self.add(image_detections, target)
 
     def check_labels(self, num_classes: int) -> None:
-        """Raises `DataError` if a label is none of 1 .. num_classes."""
+        """Raises `DataError` if a label is outside of 1 .. num_classes."""
         for name, parts in (("detections", self.labels), ("targets", self.gt_labels)):
             values = np.concatenate([np.empty(0), *parts])
             if len(values) and not (1 <= values.min() and values.max() <= num_classes):

@@ -74,7 +74,7 @@ def describe_map(
     """Returns one line on the classes that only the data set has, and one on those that only the model has.
 
     Args:
-        labels: Of `map_classes`.
+        labels: Result of `map_classes`.
         model: Class names of the model.
         data: Class names of the data set.
         missing: What happens to the objects of classes that only the data set has.

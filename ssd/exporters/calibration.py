@@ -1,4 +1,4 @@
-"""Images that set the ranges of int8: of the training split, so that an evaluation on other images means something."""
+"""Images that set the ranges of int8: of the training split, so that an evaluation on other images is unbiased."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Calibration:
     """Calibration images.
 
     Attributes:
-        about: Where they are from, for people.
+        about: Description of their source, for messages.
         read: Yields up to `MAX_IMAGES` of them as `[3, S, S]` in 0..1, and adds file -> reason of those that cannot be read
             to the dict that it is called with.
         skipped: File -> reason of the images that could not be read so far.
@@ -103,5 +103,5 @@ def of_files(source: str, side: int, apply_exif: bool, evaluated: DetectionDatas
         others = (i for i in items if not isinstance(i, ImageFile) or os.path.realpath(i.file) not in left_out)
         return network_inputs(others, side, apply_exif, MAX_IMAGES, skipped)
 
-    about = f"images of {source}, which is no data set with a training split"
-    return Calibration(about + (" (those of --eval-data are left out)" if left_out else ""), kept)
+    about = f"images of {source}, which is not a data set with a training split"
+    return Calibration(about + (" (without those of --eval-data)" if left_out else ""), kept)

@@ -14,7 +14,7 @@ from ssd.exporters.running import Program
 from ssd.inference.detector import Detector
 
 TOLERANCE = 1e-4  # of scores, and of coordinates as fractions of the image
-LEAST_FOUND = 0.9  # of the detections shown, by a quantized program
+MIN_FOUND = 0.9  # of the detections shown, by a quantized program
 BATCHES = (1, 3, 4)  # a program must take batches of any size
 
 
@@ -25,8 +25,8 @@ class Comparison:
     Attributes:
         images: Number of images compared.
         detections: Number of detections of the detector.
-        difference: Greatest difference of a score or a coordinate (as a fraction of the image) between a detection and
-            the closest one of the same class; 1 where there is none.
+        difference: Largest difference of a score or a coordinate (as a fraction of the image) between a detection and
+            the closest one of the same class; 1 if there is none.
         shown: Number of the detector's detections with a score above the threshold of their class.
         found: How many of them the program has too, with an IoU of at least 0.5.
     """
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def sample_images(side: int) -> list[Tensor]:
-    """Returns images of drawn shapes [3, side, side] in 0..1, where there are none of the user."""
+    """Returns images of drawn shapes [3, side, side] in 0..1, for use without images of the user."""
     from ssd.data.formats.shapes import ShapesDataset
 
     dataset = ShapesDataset("test", size=sum(BATCHES), image_size=side)

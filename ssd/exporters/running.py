@@ -59,7 +59,7 @@ def network_inputs(
     """Yields the first `limit` images of a source as [3, side, side] in 0..1, resized as `Detector.predict` does.
 
     Args:
-        source: Of `Detector.predict`.
+        source: Source of `Detector.predict`.
         side: Input size of the network.
         apply_exif: Whether to apply the EXIF orientation.
         limit: Number of images.

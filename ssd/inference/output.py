@@ -31,7 +31,7 @@ class Output:
         rank: Rank of this process.
         size: Number of processes.
         resume: Whether to keep the results of a stopped command; else those of a previous one are removed.
-        settings: What results depend on, see `Part`.
+        settings: Settings that the results depend on, see `Part`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Output:
         """Writes detections.json and the formats if this is the last process, or the only one.
 
         Args:
-            complete: Whether all sources have been processed; else the parts are kept to go on from.
+            complete: Whether all sources have been processed; else the parts are kept for resuming.
 
         Returns:
             Numbers of images and objects of all processes, and of images that failed; None if others are not done.

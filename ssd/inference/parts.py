@@ -1,7 +1,7 @@
 """Parts: the results of each process of `ssd predict`, one line of JSON per image, appended as they are found.
 
 A part is named by the rank of its process and the number of processes. A line that a killed process left incomplete is
-not counted. So a command that was stopped goes on with the images that no part has, also with another number of processes.
+not counted. So a stopped command continues with the images that no part has, also with another number of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Part:
         folder: Output folder of the command.
         rank: Rank of this process.
         size: Number of processes.
-        settings: What results depend on; recorded by the first process.
+        settings: Settings that the results depend on; recorded by the first process.
 
     Raises:
         DataError: The folder has parts of other settings, or another process is writing this part.
@@ -85,10 +85,10 @@ class Part:
         self.add(number, {"file": file, "end": True})
 
     def finish(self, failed: int) -> int | None:
-        """Records that the share of this process is done, and closes the part.
+        """Records that this process has finished its sources, and closes the part.
 
         Args:
-            failed: Number of images of this share that could not be read or written.
+            failed: Number of its images that could not be read or written.
 
         Returns:
             For the last process to finish, the number of failed images of all processes, else None.

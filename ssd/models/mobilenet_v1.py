@@ -85,7 +85,7 @@ def ssd300_mobilenet_v1(
     """Builds SSD on MobileNetV1: six levels from stride 16, 3000 priors at an input of 300 (1917 in TensorFlow's).
 
     Args:
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network; "qfgaohao", "dusty_nv" or "tensorflow" for weights of these systems.
         aspect_ratios: Besides 1; one list for all levels, or one for each; None: 2 and 3, and for the layout

@@ -114,7 +114,7 @@ def ssdlite320_mobilenet_v2(
     stride 16) to 0.95, as in SSDlite.
 
     Args:
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each; None: 2 and 3, and in TensorFlow's layouts 2

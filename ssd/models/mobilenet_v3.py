@@ -59,7 +59,7 @@ def ssdlite320_mobilenet_v3_large(
     """Builds torchvision's SSDlite on MobileNetV3-Large: 3234 priors at its own input size of 320.
 
     Args:
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.

@@ -74,7 +74,7 @@ def ssd300_resnet(
 
     Args:
         depth: One of DEPTHS.
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.

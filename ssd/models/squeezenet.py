@@ -58,7 +58,7 @@ def ssdlite300_squeezenet1_1(
     """Builds qfgaohao's sq-ssd-lite: six levels from stride 16, 2568 priors at an input of 300.
 
     Args:
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.

@@ -65,7 +65,7 @@ def ssd_timm(
 
     Args:
         backbone: Name of the network in timm.
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each.

@@ -51,7 +51,7 @@ def ssd_tiny(
     """Builds a small SSD of plain convolutions, about 80 million multiply-adds at an input of 160.
 
     Args:
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network; its prior sizes are spaced by one factor from 0.1 of the image.
         aspect_ratios: Besides 1; one list for all levels, or one for each.

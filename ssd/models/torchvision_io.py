@@ -37,7 +37,7 @@ def pack_targets(
     Args:
         targets: For each image a dict of boxes [G, 4] xyxy, labels [G], and optionally ignore [G].
         sizes: (height, width) of each image.
-        num_classes: With the background; labels must lie in 1..num_classes - 1.
+        num_classes: Number of classes with the background; labels must lie in 1..num_classes - 1.
         device: Device of the result.
 
     Returns:

@@ -119,7 +119,7 @@ def _ssd_vgg16(
     Args:
         extras: The extra levels.
         ratios: Default of `aspect_ratios`.
-        num_classes: With the background.
+        num_classes: Number of classes with the background.
         image_size: Side of the input.
         preset: Rules around the network.
         aspect_ratios: Besides 1; one list for all levels, or one for each; None takes the paper's.

@@ -28,7 +28,7 @@ from ssd.programs.train_arguments import key_value, with_data_settings
 
 _CHECK = """Check a data set: decodes every image and checks every box.
 
-Exits with 0 without problems (warnings allowed), else with 1.
+Exits with 0 if there are no problems (warnings are allowed), else with 1.
 
 --fix drops unreadable images, boxes without area, and duplicate images and objects (an image in two splits is dropped
 from the training split), clips boxes to their image, and stores images with an EXIF orientation rotated, in the
@@ -91,7 +91,9 @@ def _add_check_arguments(check: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--model", choices=MODELS, help="model whose priors are checked (default: the one that training chooses)"
     )
-    check.add_argument("--image-size", type=int, metavar="N", help="input size of the model (default: likewise)")
+    check.add_argument(
+        "--image-size", type=int, metavar="N", help="input size of the model (default: what training chooses)"
+    )
     check.add_argument("--no-priors", action="store_true", help="do not check priors")
     check.add_argument("--json", metavar="FILE", help="JSON file for all findings")
     check.add_argument("--pictures", metavar="FOLDER", help="draw label statistics, unmatched objects and duplicates")

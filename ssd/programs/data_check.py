@@ -18,10 +18,10 @@ def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, wi
     """Checks a data set.
 
     Args:
-        config: Its format, folder and options, and the model whose priors are matched with its objects.
-        splits: Names of splits; those that are found where empty.
+        config: The format of the data set, its folder and options, and the model whose priors are matched with its objects.
+        splits: Names of splits; if empty, all that exist.
         workers: Threads that decode images.
-        with_priors: Match the priors of the model with the objects.
+        with_priors: Whether to match the priors of the model with the objects.
 
     Raises:
         DataError: It cannot be opened at all.

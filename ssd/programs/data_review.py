@@ -20,7 +20,7 @@ ABOUT = """Review annotations with a trained detector.
 Lists the objects that are most likely unlabeled, mislabeled or badly placed, the most certain ones first. Writes to the
 folder --output (default: "review" in the run folder):
 
-  review.html         pictures of the findings
+  review.html         images of the findings
   review.json         all findings
   cvat.xml            corrected annotations of all images ("CVAT for images 1.1")
   label_studio.json   images with findings as tasks for Label Studio, with corrected annotations as predictions
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="score of an unlabeled object to report (default: 0.1)",
     )
-    parser.add_argument("--worst", type=int, default=100, metavar="N", help="pictures of each kind (default: 100)")
+    parser.add_argument("--worst", type=int, default=100, metavar="N", help="images of each kind (default: 100)")
     parser.add_argument("--output", metavar="FOLDER", help="folder to write to")
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
     """Reviews the data set, prints the findings and writes the files.
 
     Raises:
-        DataError: The data set cannot be read, or a file could not be written; the others are written nevertheless.
+        DataError: The data set cannot be read, or a file could not be written; the others are written anyway.
     """
     from ssd.data_check.splits import open_all
     from ssd.data_review.formats import cvat_xml, label_studio_tasks
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, Callable[[], str]]) -> None:
-    # each by itself: what the detector has found is not lost with one of them
+    # one by one, so that a failure loses one file only
     from ssd.common.atomic_write import write_text
 
     written, failed = [], []

@@ -116,7 +116,7 @@ def _build_parser() -> argparse.ArgumentParser:
         type=float,
         default=1e-4,
         metavar="X",
-        help="greatest difference of a score, or of a coordinate as a fraction of the image, that the check accepts "
+        help="largest difference of a score, or of a coordinate as a fraction of the image, that the check accepts "
         "(default: 1e-4); with --int8 it instead demands that 90%% of the detections shown are found",
     )
     parser.add_argument("--int8", action="store_true", help="quantize the convolutions to int8 with ONNX Runtime")

@@ -17,7 +17,7 @@ from ssd.config import TrainConfig
 from ssd.data import DetectionDataset
 from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
 from ssd.exporters.calibration import Calibration, is_dataset, of_files, of_training_split
-from ssd.exporters.check import BATCHES, LEAST_FOUND, compare, sample_images
+from ssd.exporters.check import BATCHES, MIN_FOUND, compare, sample_images
 from ssd.exporters.onnx_file import export_onnx
 from ssd.exporters.programs import export_aoti, export_pt2
 from ssd.exporters.quantize import quantize
@@ -35,7 +35,7 @@ def export(args: argparse.Namespace) -> None:
         DataError: The checkpoint or an image cannot be read.
     """
     detector = load(args.checkpoint, "cpu")
-    # Exporting takes minutes: what the user names is opened before.
+    # Exporting takes minutes: open the user's files before.
     evaluated = open_evaluated(args) if args.eval_data else None
     calibration = calibration_of(detector, args, evaluated[0] if evaluated else None) if args.int8 else None
     images = check_images(detector, args, calibration) if args.nms and args.check else []
@@ -57,7 +57,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def calibration_of(detector: Detector, args: argparse.Namespace, evaluated: DetectionDataset | None) -> Calibration:
-    """Returns the images that set the ranges of int8: training images where the data set or the run knows them."""
+    """Returns the images that set the ranges of int8: training images if the data set or the run has them."""
     side = detector.model.image_size
     if is_dataset(args.calibration_data):
         return of_training_split(settings(args.checkpoint, "--calibration-data", args.calibration_data), side)
@@ -103,21 +103,21 @@ def check(detector: Detector, program: Program, args: argparse.Namespace, images
     """Compares a program with its detector; raises a ConfigError if they differ by too much."""
     result = compare(detector, program, images, args.tolerance)
     print(
-        f"check: {result.detections} detections in {result.images} images; greatest difference {result.difference:.2g} "
-        f"(tolerance {args.tolerance:g}); {result.found} of {result.shown} shown found again"
+        f"check: {result.detections} detections in {result.images} images; largest difference {result.difference:.2g} "
+        f"(tolerance {args.tolerance:g}); {result.found} of {result.shown} shown ones found by the program"
     )
     if result.detections == 0:
         print("warning: the detector found nothing in these images; --images names others")
     if args.int8:
-        if result.found < LEAST_FOUND * result.shown:
+        if result.found < MIN_FOUND * result.shown:
             raise ConfigError(
                 f"the int8 program finds only {result.found} of the {result.shown} detections shown: calibrate with images "
-                "like those to detect in (--calibration-data), or use --no-check to write it nevertheless"
+                "like those to detect in (--calibration-data), or use --no-check to write it anyway"
             )
     elif result.difference > args.tolerance:
         raise ConfigError(
             f"the exported program differs from the detector by {result.difference:.2g}, more than the tolerance of "
-            f"{args.tolerance:g}; nothing was written (--no-check writes it, --tolerance sets another limit)"
+            f"{args.tolerance:g}; nothing was written (--no-check writes it, --tolerance changes the limit)"
         )
 
 

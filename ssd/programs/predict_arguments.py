@@ -1,4 +1,4 @@
-"""Command line of `ssd predict`. Without torch, so that wrong arguments are refused at once."""
+"""Command line of `ssd predict`. Imports no torch, so that invalid arguments are reported at once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SOURCE",
-        help="a source, as the arguments; 0 is the first camera",
+        help="a source, like the arguments; 0 is the first camera",
     )
     parser.add_argument(
         "--output-dir", metavar="DIR", help="output folder (default: predictions, or predictions-2, ... if it exists)"
@@ -77,7 +77,7 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="go on with a stopped command in --output-dir, without the images it has done",
+        help="continue a stopped command in --output-dir, without the images that are done",
     )
     parser.add_argument(
         "--save",
@@ -186,6 +186,6 @@ def choose_folder(args: argparse.Namespace) -> Path:
     if os.path.isdir(folder) and not args.overwrite and not continues and any(folder.iterdir()):
         hint = "use another folder, or --overwrite to replace its results"
         if has_parts(folder):
-            hint += ", or --resume to go on with the stopped command"
+            hint += ", or --resume to continue the stopped command"
         raise DataError(f"--output-dir {folder} is not empty; {hint}")
     return folder

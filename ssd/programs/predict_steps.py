@@ -1,4 +1,4 @@
-"""The work of `ssd predict`: its share of the sources through the detector into the output folder."""
+"""The steps of `ssd predict`: run the detector on this process's sources and write the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Numbered = tuple[int, str]  # a source and its position in the list of all, from
 
 @dataclass(frozen=True)
 class Share:
-    """Which sources this process takes: every `size`-th one."""
+    """The sources of this process: every `size`-th one."""
 
     rank: int = 0
     size: int = 1
@@ -38,7 +38,7 @@ def run(detector: Detector, args: argparse.Namespace, share: Share) -> int:
     Args:
         detector: Detector.
         args: Command line; `files` are all sources.
-        share: Share of this process.
+        share: Selects the sources of this process.
 
     Returns:
         Number of images that could not be read or written; 0 in a process that others outlast.
@@ -83,7 +83,7 @@ def _introduce(detector: Detector, args: argparse.Namespace, share: Share, finis
     if share.size > 1:
         print(f"{len(args.files)} files are shared among {share.size} processes")
     if finished:
-        print(f"going on: {finished} files are done")
+        print(f"resuming: {finished} files are done")
     if args.score_threshold is None and detector.thresholds:
         scores = [f"{display_name(name)} {score:g}" for name, score in detector.thresholds.items()]
         more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""

@@ -1,4 +1,4 @@
-"""Run the batch of a non-finite loss again.
+"""Replay the batch of a non-finite loss.
 
     ssd replay runs/NAME
 

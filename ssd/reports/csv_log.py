@@ -59,7 +59,7 @@ class CsvLog:
             kept = [line for line, numbers in self._rows() if not is_lost(numbers)]
         except KeyError as error:
             aside = self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
-            print(f"warning: {self.path} has no column {error}; it is {aside.name} now, and new rows begin another")
+            print(f"warning: {self.path} has no column {error}; renamed to {aside.name}; new rows go into a new file")
             return
         write_text(self.path, "".join(f"{line}\r\n" for line in [*header, *kept]))
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class Transcript:
-    """Stands in for standard output and copies it into a file.
+    """Replaces standard output and copies it into a file.
 
     Args:
         path: File to append to.
@@ -28,7 +28,7 @@ class Transcript:
         self._is_started = False
 
     def start(self, header: str) -> None:
-        """Appends a header and what was printed before; only from here on is the folder this run's own."""
+        """Appends a header and what was printed before; from here on the folder belongs to this run."""
         self._waiting.insert(0, header + "\n")
         self._is_started = True
         self.flush()

@@ -12,7 +12,7 @@ from ssd.serve.settings import Settings
 class TimedProtocol(H11Protocol):
     """Closes a connection whose client does not send a head, or does not take its response, in time.
 
-    The guard answers most slow requests in good order before; this is what remains.
+    The guard answers most slow requests with an error before this; here are the remaining cases.
     """
 
     settings = Settings()

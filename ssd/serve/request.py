@@ -112,7 +112,7 @@ async def _read_form(request: Request, max_images: int) -> tuple[list[bytes | st
 
 
 def _message(error: ValidationError) -> str:
-    """Returns all faults in one line, without the values."""
+    """Returns all errors in one line, without the values."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     words = [
         f"{'.'.join(str(part)[:60] for part in fault['loc'])}: {fault['msg']}".removeprefix(": ") for fault in faults

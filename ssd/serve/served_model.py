@@ -83,14 +83,14 @@ class ServedModel:
         preset = self.detector.model.preset
         if rules.candidates:
             # An IoU is at most 1, so that NMS suppresses nothing. Of a class, no more can be among the best of all.
-            most = self.max_candidates
-            per_class = min(preset.candidates_per_class or most, most)
+            limit = self.max_candidates
+            per_class = min(preset.candidates_per_class or limit, limit)
             return replace(
                 preset,
                 nms_iou_threshold=1.0,
                 suppress_equal=False,
                 candidates_per_class=per_class,
-                max_detections=most,
+                max_detections=limit,
             )
         if rules.nms_threshold is not None:
             return replace(preset, nms_iou_threshold=rules.nms_threshold)

@@ -25,7 +25,7 @@ _HARMLESS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
 ]
-# First bytes of files that are no PyTorch checkpoints, and what they are.
+# First bytes of files that are not PyTorch checkpoints, and what they are.
 _FOREIGN = (
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"),
     (rb"\x89HDF", "an HDF5 file, as Keras writes them"),
@@ -105,13 +105,13 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
 
 def _problem_of(name: Any, value: Any) -> str | None:
     if not isinstance(name, str):
-        return f"is no name but {type(name).__name__}; a state dict maps names to tensors"
+        return f"is not a name but {type(name).__name__}; a state dict maps names to tensors"
     if len(name) > _MAX_NAME or not name.isprintable():
-        return "is no name of a weight: the file is damaged"
+        return "is not the name of a weight: the file is damaged"
     if not isinstance(value, Tensor):
-        return f"is no tensor but {type(value).__name__}"
+        return f"is not a tensor but {type(value).__name__}"
     if value.layout != torch.strided or value.is_nested:
-        return f"is no dense tensor but {value.layout}; save its to_dense()"
+        return f"is not a dense tensor but {value.layout}; save its to_dense()"
     if value.is_meta:
         return "is a tensor on the meta device, which has no values; save a model that was loaded"
     if value.is_quantized or value.dtype not in (*FLOATING, *_WHOLE):
@@ -143,12 +143,12 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except _Damaged as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
-    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+    except Exception as error:  # torch.load raises nearly anything on a file that is not a checkpoint
         pickled = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if pickled is None:
             raise ValueError(f"{path} cannot be read as a checkpoint: {_reason(path, error)}") from error
         raise ValueError(
-            f"{path} is no checkpoint of tensors alone: it holds pickled {_escaped(pickled[1])}, and loading that runs "
+            f"{path} is not a checkpoint of tensors alone: it holds pickled {_escaped(pickled[1])}, and loading that runs "
             "code that the file names (sgrvinod's checkpoints hold their whole module). If you trust it, save its "
             "weights again where its own code can be imported:\n"
             f"  c = torch.load({str(path)!r}, weights_only=False)  # runs code from the file\n"
@@ -174,7 +174,7 @@ def _check_zip(path: Path) -> None:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise _Damaged("it is a compressed archive, which torch.save never writes; unpack it first")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise _Damaged("its entries claim more bytes than the file has")
+            raise _Damaged("its entries have more bytes than the file")
         try:
             broken = archive.testzip()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
@@ -194,12 +194,12 @@ def _reason(path: Path, error: Exception) -> str:
     if not start:
         return "it is empty (0 bytes); copy or download it again"
     if path.suffix == ".safetensors" and is_installed():
-        return "it is cut off, damaged or no safetensors file; copy or download it again"
+        return "it is cut off, damaged or not a safetensors file; copy or download it again"
     for pattern, what in _FOREIGN:
         if re.match(pattern, start, re.DOTALL):
             return f"it is {what}"
     if start.startswith(b"PK\x03\x04"):
         return f"it is cut off after {path.stat().st_size} bytes or damaged; copy or download it again"
     if start.startswith(b"\x80"):  # a pickle, as PyTorch wrote before 1.6
-        return "it is cut off, damaged, or no checkpoint of PyTorch; copy or download it again"
+        return "it is cut off, damaged, or not a PyTorch checkpoint; copy or download it again"
     return "it is not what torch.save writes"

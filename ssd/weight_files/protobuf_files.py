@@ -61,7 +61,7 @@ def read_caffemodel(path: Path) -> dict[str, np.ndarray]:
             part = ("weight", "bias")[i] if i < 2 else str(i)
             weights[f"{layer.name}.{part}"] = _blob(blob, f"{path}: layer {layer.name!r}")
     if not weights:
-        raise ValueError(f"{path} holds no layer with weights: it is no .caffemodel, or damaged")
+        raise ValueError(f"{path} holds no layer with weights: it is not a .caffemodel, or damaged")
     return weights
 
 
@@ -74,7 +74,7 @@ def read_frozen_graph(path: Path) -> dict[str, np.ndarray]:
     constants = dict(_constants(_parsed("tensorflow", path), path))
     if not constants:
         raise ValueError(
-            f"{path} holds no floating-point constants: it is no frozen graph of TensorFlow, or its weights are in "
+            f"{path} holds no floating-point constants: it is not a frozen graph of TensorFlow, or its weights are in "
             "another file; pass the checkpoint that it was made from"
         )
     return constants
@@ -118,7 +118,7 @@ def _constants(file: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
             array = np.frombuffer(tensor.content, dtype) if len(tensor.content) % dtype.itemsize == 0 else np.empty(0)
         else:
             array = np.array(tensor.floats, "<f4")
-            if len(array) == 1:  # a single value stands for all
+            if len(array) == 1:  # a single value for all elements
                 array = np.broadcast_to(array, max(math.prod(shape), 0)) if math.prod(shape) < 2**28 else array
         yield node.name, _shaped(array, shape, f"{path}: constant {node.name!r}")
 

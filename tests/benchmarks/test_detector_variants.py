@@ -128,7 +128,7 @@ def test_training_step_can_be_captured(model: SSD, monkeypatch: pytest.MonkeyPat
 def test_inference_can_be_captured(model: SSD, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, model = Recorder(monkeypatch), model.to("meta").eval()
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    monkeypatch.setattr(variants, "as_lists", lambda padded, side: padded)  # for this the host waits
+    monkeypatch.setattr(variants, "as_lists", lambda padded, side: padded)  # this synchronizes
     call = variants.inference(lambda: model, "graph")
     assert call(images(1).to("meta")).boxes.shape == (2, 200, 4) and recorder.replays == 1
 

@@ -57,9 +57,9 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
-def detections(detector: Detector, picture: Path) -> np.ndarray:
+def detections(detector: Detector, image: Path) -> np.ndarray:
     """Returns rows of label, score and box, as the example prints them."""
-    found = detector.predict(picture, score_threshold=detector.model.preset.score_threshold)
+    found = detector.predict(image, score_threshold=detector.model.preset.score_threshold)
     assert not isinstance(found, list)
     return torch.cat([found.labels[:, None], found.scores[:, None], found.boxes], dim=1).numpy()
 
@@ -71,10 +71,10 @@ def main() -> None:
         checkpoint = write_run(folder)
         export([str(checkpoint), str(folder / "model.pt2"), "--to", "aoti"])  # checks the package in Python
         random = np.random.default_rng(0)
-        picture = folder / "picture.ppm"
-        Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(picture)
-        expected = detections(ssd.load(checkpoint, "cpu"), picture)
-        printed = run(build_example(folder), folder / "model.pt2", picture).splitlines()
+        image = folder / "image.ppm"
+        Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
+        expected = detections(ssd.load(checkpoint, "cpu"), image)
+        printed = run(build_example(folder), folder / "model.pt2", image).splitlines()
         found = np.array([[float(word) for word in line.split()] for line in printed])
         if found.shape != expected.shape or len(found) == 0:
             sys.exit(f"C++ prints {len(found)} detections, Python finds {len(expected)}")

@@ -44,7 +44,7 @@ def norm(name, channels):
 
 
 def vgg(system, classes):
-    """SSD300 on VGG16: L2Norm (or what stands in its place), VGG, extras, class heads, box heads."""
+    """SSD300 on VGG16: L2Norm (or its replacement), VGG, extras, class heads, box heads."""
     scale = {
         "amdegroot": "L2Norm.weight",
         "lufficc": "backbone.l2_norm.weight",

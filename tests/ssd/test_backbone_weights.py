@@ -48,7 +48,7 @@ def test_caffe_reduced_vgg_fills_fc6_and_fc7(tmp_path, vgg_state):
     state |= {"33.weight": torch.full((1024, 1024, 1, 1), 2.0), "33.bias": torch.ones(1024)}
     model = build_model("ssd300_vgg16", 2, weights_backbone=saved(tmp_path, state))
     assert (model.backbone.extra[0][7][1].weight == 1).all() and (model.backbone.extra[0][7][3].weight == 2).all()
-    # with weights the first stage rests, as in torchvision
+    # with weights the first stage is frozen, as in torchvision
     assert [p.requires_grad for p in model.backbone.features.parameters()][:6] == [False] * 4 + [True] * 2
     assert model.build_args["trainable_layers"] == 4 and "weights_backbone" not in model.build_args
 

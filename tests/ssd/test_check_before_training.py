@@ -36,7 +36,7 @@ def lines_of(folder: Path, form: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["fast", "full"])
-def test_faults_are_counted_and_the_first_of_each_kind_are_named(folder: Path, form: str) -> None:
+def test_check_before_training_counts_faults_and_names_first_ones(folder: Path, form: str) -> None:
     head, *lines = lines_of(folder, form)
     assert head.startswith("warning: data check: all 10 images in ")
     assert "2 problems, 8 warnings" in head and f"data check {folder}" in head
@@ -48,7 +48,7 @@ def test_faults_are_counted_and_the_first_of_each_kind_are_named(folder: Path, f
     assert "    ... and 6 more" in lines and sum("cat at x 10 .. 30" in line for line in lines) == 2
 
 
-def test_fast_form_reads_as_many_images_as_its_time_allows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_check_stops_after_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_set, val_set = splits(folder)
     report = check_fast({"train": train_set, "val": val_set}, "data", seconds=0)
     assert sum(map(len, report.images.values())) == 1
@@ -57,10 +57,10 @@ def test_fast_form_reads_as_many_images_as_its_time_allows(folder: Path, monkeyp
     assert "1 of 10 images" in check_before_training(config, train_set, val_set)[0]
 
 
-def test_evaluation_on_the_training_images_is_no_duplicate(folder: Path) -> None:
+def test_check_accepts_evaluation_on_training_images(folder: Path) -> None:
     (train_set, _), config = splits(folder), TrainConfig(dataset="voc", data_path=str(folder))
     assert not any("duplicate" in line for line in check_before_training(config, train_set, train_set))
 
 
-def test_nothing_is_read_when_it_is_off(folder: Path) -> None:
+def test_data_check_off_reads_nothing(folder: Path) -> None:
     assert lines_of(folder, "off") == []

@@ -90,7 +90,7 @@ def test_class_heads_of_different_num_classes_raise(vgg):
         load_weights(vgg, state)
 
 
-def test_load_weights_rejects_files_that_are_no_checkpoint(tiny, tmp_path, state):
+def test_load_weights_rejects_files_that_are_not_checkpoints(tiny, tmp_path, state):
     text = tmp_path / "text.pth"
     text.write_text("weights")
     cases = [
@@ -149,7 +149,7 @@ def test_load_weights_finds_state_dict_under_usual_keys(tiny, state, wrap):
     source = state
     if wrap.endswith("."):
         source = {wrap + key: value for key, value in state.items()}
-    elif wrap == "average":  # this project's running mean, which is what gets evaluated
+    elif wrap == "average":  # this project's EMA, which is what gets evaluated
         source = {"model": copy_of(tiny), "average": {"module": state, "updates": 3}, "epoch": 1}
     elif wrap != "bare":
         source = {wrap: collections.OrderedDict(state), "optimizer": {"lr": 1.0}, "epoch": 1}

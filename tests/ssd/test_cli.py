@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: str = "/usr/b
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_answers_help_without_importing_torch(command: str) -> None:
+def test_every_command_prints_help_without_importing_torch(command: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
         f"sys.argv = ['/usr/bin/ssd', {command!r}, '--help']; from ssd.__main__ import main; main()"
@@ -39,7 +39,7 @@ def test_every_command_answers_help_without_importing_torch(command: str) -> Non
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_refuses_an_unknown_flag_without_importing_torch(command: str) -> None:
+def test_every_command_rejects_unknown_flag_without_importing_torch(command: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
         f"sys.argv = ['/usr/bin/ssd', {command!r}, '--no-such-flag']; from ssd.__main__ import main; main()"
@@ -57,7 +57,7 @@ def test_python_m_ssd_is_the_same_program() -> None:
     assert all(f"\n  {name} " in found.stdout for name in COMMANDS)
 
 
-def test_an_unknown_command_is_answered_with_the_nearest_name(
+def test_unknown_command_suggests_nearest_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "trian") == 2
@@ -80,7 +80,7 @@ def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("/site-packages/pytest/__main__.py", "ssd train", "python -m ssd predict"),
     ],
 )
-def test_programs_name_each_other_as_they_were_started(
+def test_next_command_is_named_as_program_was_started(
     monkeypatch: pytest.MonkeyPatch, started: str, usage: str, next_command: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [started])
@@ -88,14 +88,12 @@ def test_programs_name_each_other_as_they_were_started(
     assert console.how_to_run("predict") == next_command
 
 
-def test_the_launcher_accepts_this_package() -> None:
+def test_launcher_accepts_this_package() -> None:
     assert ssd_launcher.clash() is None
 
 
 @pytest.mark.parametrize("name", ["ssd.py", "ssd/__init__.py"])
-def test_the_launcher_names_another_package_called_ssd(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_launcher_rejects_another_package_named_ssd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     other = tmp_path / name
     other.parent.mkdir(exist_ok=True)
     other.write_text("raise RuntimeError('must not be imported')\n")
@@ -106,9 +104,7 @@ def test_the_launcher_names_another_package_called_ssd(
     assert "Remedy: rename it or remove it from Python's path" in str(end.value)
 
 
-def test_the_launcher_names_the_remedy_where_another_package_overwrote_ssd(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_launcher_names_remedy_for_overwritten_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "ssd").mkdir()
     origin = tmp_path / "ssd/__init__.py"
     origin.write_text("__version__ = '0.8'\n")
@@ -117,7 +113,7 @@ def test_the_launcher_names_the_remedy_where_another_package_overwrote_ssd(
     assert (ssd_launcher.clash() or "").endswith("Remedy: pip install --force-reinstall --no-deps ssd_ops")
 
 
-def test_bench_lists_what_can_be_timed_and_passes_arguments_on(
+def test_bench_lists_benchmarks_and_passes_arguments(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "bench") == 0
@@ -136,7 +132,7 @@ def test_bench_lists_what_can_be_timed_and_passes_arguments_on(
         ("data check x --dataset-optoin a=b", "--dataset-option"),
     ],
 )
-def test_misspelled_flag_is_told_its_closest(
+def test_misspelled_flag_suggests_closest(
     arguments: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, *arguments.split()) == 2

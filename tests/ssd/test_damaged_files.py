@@ -99,15 +99,15 @@ def test_damaged_last_checkpoint_error_names_intact_one(whole, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        (1, torch.zeros(1), "'1' in its state dict is no name but int"),
-        ("w" * 1000, torch.zeros(1), "in its state dict is no name of a weight: the file is damaged"),
-        ("w\x00", torch.zeros(1), "in its state dict is no name of a weight"),
+        (1, torch.zeros(1), "'1' in its state dict is not a name but int"),
+        ("w" * 1000, torch.zeros(1), "in its state dict is not the name of a weight: the file is damaged"),
+        ("w\x00", torch.zeros(1), "in its state dict is not the name of a weight"),
         ("w", torch.zeros(1, dtype=torch.complex64), "'w' in its state dict is of torch.complex64"),
         ("w", torch.zeros(1, dtype=torch.bool), "is of torch.bool; weights are real numbers"),
         ("w", torch.zeros(1).to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn"),
-        ("w", torch.eye(2).to_sparse(), "is no dense tensor but torch.sparse_coo; save its to_dense"),
+        ("w", torch.eye(2).to_sparse(), "is not a dense tensor but torch.sparse_coo; save its to_dense"),
         ("w", torch.zeros(1, device="meta"), "is a tensor on the meta device"),
-        ("w", "text", "'w' in its state dict is no tensor but str"),
+        ("w", "text", "'w' in its state dict is not a tensor but str"),
     ],
 )
 def test_non_tensor_entries_of_state_dict_raise(name, value, words, tiny, saved):
@@ -147,8 +147,8 @@ def test_integer_weight_raises(tiny, saved):
         ({"preset": ["caffe"]}, r"preset in its build_args must be a name, got \['caffe'\]"),
         ({"image_size": 0}, "the mapping: its build_args make no model: image_size must be a positive number"),
         ({"preset": "x" * 1000}, "preset in its build_args must be a string of at most 100 characters"),
-        ({"name": ["ssd_tiny"]}, "in its build_args is no model of this project"),
-        ({"color": 1}, "'color' in its build_args is no option of ssd_tiny"),
+        ({"name": ["ssd_tiny"]}, "in its build_args is not a model of this project"),
+        ({"color": 1}, "'color' in its build_args is not an option of ssd_tiny"),
     ],
 )
 def test_build_args_of_checkpoint_are_bounded(changes, words, saved):

@@ -1,4 +1,4 @@
-"""`ssd data check`: faults of readers and images, duplicates, mistakes of whole data sets, priors, exit code, JSON."""
+"""`ssd data check`: faults of readers and images, duplicates, wrong encodings, priors, exit code, JSON."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def check(*arguments: str | Path, code: int = 1) -> None:
     assert end.value.code == code
 
 
-def picture(path: Path, seed: int, size: tuple[int, int] = SIZE, **options: object) -> Path:
-    """Saves a picture with soft structure, which survives compression."""
+def save_soft_image(path: Path, seed: int, size: tuple[int, int] = SIZE, **options: object) -> Path:
+    """Saves an image with soft structure, which survives compression."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (6, 12, 3), dtype=np.uint8)
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path, **options)
@@ -45,7 +45,7 @@ def write_yolo(root: Path, lines: Callable[[np.ndarray], str], first_class: int 
     low = np.random.default_rng(0).uniform(0.02, 0.6, (30, 2))
     high = low + np.random.default_rng(1).uniform(0.1, 0.38, (30, 2))
     text = "\n".join(f"{first_class + i % 2} {lines(box)}" for i, box in enumerate(np.hstack([low, high])))
-    picture(root / "images" / split / "a.jpg", 1)
+    save_soft_image(root / "images" / split / "a.jpg", 1)
     (root / "labels" / split).mkdir(parents=True)
     (root / "labels" / split / "a.txt").write_text(text)
     return root
@@ -64,8 +64,8 @@ def center(box: np.ndarray) -> str:
     [
         (center, 0, None),
         (center, 1, "classes off by one"),
-        (lambda b: numbers(*b), 0, "xyxy for cxcywh"),
-        (lambda b: numbers(b[0], b[1], b[2] - b[0], b[3] - b[1]), 0, "xywh for cxcywh"),
+        (lambda b: numbers(*b), 0, "xyxy instead of cxcywh"),
+        (lambda b: numbers(b[0], b[1], b[2] - b[0], b[3] - b[1]), 0, "xywh instead of cxcywh"),
         (
             lambda b: numbers(100 * (b[0] + b[2]), 50 * (b[1] + b[3]), 200 * (b[2] - b[0]), 100 * (b[3] - b[1])),
             0,
@@ -73,12 +73,12 @@ def center(box: np.ndarray) -> str:
         ),
     ],
 )
-def test_errors_of_an_entire_yolo_data_set(
+def test_check_detects_encoding_errors_in_yolo(
     tmp_path: Path, lines: Callable[[np.ndarray], str], first_class: int, kind: str | None
 ) -> None:
     dataset = open_dataset("yolo", write_yolo(tmp_path / "yolo", lines, first_class))
     found = [fault.kind for fault in find_encoding_errors(dataset, "it")]
-    assert found == ([] if kind is None else ["pixels for fractions" if kind == "pixels" else kind])
+    assert found == ([] if kind is None else ["pixels instead of fractions" if kind == "pixels" else kind])
 
 
 def boxes(count: int = 30) -> list[list[int]]:
@@ -89,9 +89,9 @@ def boxes(count: int = 30) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "shift", "kinds"), [(False, 0, []), (True, 0, ["xyxy for xywh"]), (False, -1, ["classes"])]
+    ("wrong", "shift", "kinds"), [(False, 0, []), (True, 0, ["xyxy instead of xywh"]), (False, -1, ["classes"])]
 )
-def test_errors_of_an_entire_coco_data_set(tmp_path: Path, wrong: bool, shift: int, kinds: list[str]) -> None:
+def test_check_detects_encoding_errors_in_coco(tmp_path: Path, wrong: bool, shift: int, kinds: list[str]) -> None:
     def box(x1: int, y1: int, x2: int, y2: int) -> list[int]:
         return [x1, y1, x2, y2] if wrong else [x1, y1, x2 - x1, y2 - y1]
 
@@ -106,7 +106,7 @@ def test_errors_of_an_entire_coco_data_set(tmp_path: Path, wrong: bool, shift: i
 
 
 @pytest.mark.parametrize("form", ["right", "xywh", "fractions"])
-def test_errors_of_an_entire_voc_data_set(tmp_path: Path, form: str) -> None:
+def test_check_detects_encoding_errors_in_voc(tmp_path: Path, form: str) -> None:
     def object_of(x1: int, y1: int, x2: int, y2: int) -> str:
         box = {
             "right": (x1, y1, x2, y2),
@@ -119,18 +119,18 @@ def test_errors_of_an_entire_voc_data_set(tmp_path: Path, form: str) -> None:
         tmp_path, {"a": [object_of(*box) for box in boxes()] + [voc_object(box=(1, 1, 20, 12))] * (form == "xywh")}
     )
     found = [fault.kind for fault in find_encoding_errors(open_dataset("voc", tmp_path, coordinates="as_is"), "it")]
-    assert found == {"right": [], "xywh": ["xywh for xyxy"], "fractions": ["fractions for pixels"]}[form]
+    assert found == {"right": [], "xywh": ["xywh instead of xyxy"], "fractions": ["fractions instead of pixels"]}[form]
 
 
 def facts_of(root: Path, split: str) -> list[ImageFacts]:
     return list(examine_images(open_dataset("yolo", root, split), 2))
 
 
-def test_duplicates_are_found_within_and_across_splits(tmp_path: Path) -> None:
+def test_check_finds_duplicates_within_and_across_splits(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [cat]\n")
     train, val = tmp_path / "images/train", tmp_path / "images/val"
     for seed in range(12):
-        picture(train / f"{seed:02d}.png", seed)
+        save_soft_image(train / f"{seed:02d}.png", seed)
     shutil.copy(train / "00.png", train / "copy.png")
     val.mkdir()
     shutil.copy(train / "01.png", val / "leak.png")
@@ -150,7 +150,7 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path: Path) -> None:
     assert any("02.png, in train; this one is in val" in fault.detail for fault in found)
 
 
-def test_a_hash_changes_little_with_size_and_much_with_the_picture() -> None:
+def test_perceptual_hash_depends_on_content_not_size() -> None:
     first, other = (
         torch.from_numpy(np.kron(np.random.default_rng(s).integers(0, 256, (3, 8, 9)), np.ones((1, 20, 20))))
         for s in (0, 1)
@@ -160,14 +160,14 @@ def test_a_hash_changes_little_with_size_and_much_with_the_picture() -> None:
     assert (difference_hash(first) ^ difference_hash(other)).bit_count() > 10
 
 
-def test_objects_annotated_twice_are_named(tmp_path: Path) -> None:
+def test_check_names_objects_annotated_twice(tmp_path: Path) -> None:
     objects = [voc_object(), voc_object("dog"), voc_object(), voc_object(box=(40, 6, 55, 20))]
     write_voc(tmp_path, {"a": objects})
     (fault,) = find_repeated_objects(open_dataset("voc", tmp_path))
     assert fault.kind == "object annotated twice" and fault.detail.startswith("cat at x 10 .. 30")
 
 
-def test_priors_are_matched_with_objects(tmp_path: Path) -> None:
+def test_check_matches_priors_with_objects(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object(box=(10, 8, 50, 34)), voc_object(box=(10, 10, 12, 12))]})
     dataset = open_dataset("voc", tmp_path)
     report = check_priors([dataset], "ssd_tiny", None)
@@ -178,14 +178,14 @@ def test_priors_are_matched_with_objects(tmp_path: Path) -> None:
     assert report.as_dict()["by_class"] == {"cat": {"matched": 1, "objects": 2}}
 
 
-def test_a_good_data_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_valid_data_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_voc(tmp_path, {"a": [voc_object(box=(1, 1, 40, 40))]})
     check(tmp_path, "--no-priors", code=0)
     out = capsys.readouterr().out
     assert "1 of 1 images decoded" in out and "0 problems, 0 warnings" in out
 
 
-def test_every_fault_is_counted_and_written_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_counts_faults_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     names = {
         "a": [voc_object(box=(5, 5, 5, 9)), voc_object()],
@@ -200,7 +200,7 @@ def test_every_fault_is_counted_and_written_as_json(tmp_path: Path, capsys: pyte
     (root / "Annotations" / "d.xml").write_text("<annotation>")
     exif = Image.Exif()
     exif[0x0112] = 3
-    picture(root / "JPEGImages" / "e.jpg", 5, (60, 40), exif=exif)
+    save_soft_image(root / "JPEGImages" / "e.jpg", 5, (60, 40), exif=exif)
     check(root, "--json", tmp_path / "found.json", "-j", "1")
     found = json.loads((tmp_path / "found.json").read_text())
     kinds = Counter(row["kind"] for row in found["findings"] if row["severity"] == "problem")
@@ -215,7 +215,7 @@ def test_every_fault_is_counted_and_written_as_json(tmp_path: Path, capsys: pyte
     assert "problem: box without area (1)\n" in out and "4 problems" in out
 
 
-def test_files_without_splits_are_checked_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_files_without_splits_runs_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": 1, "image_id": 3_000_000_000, "category_id": 1, "bbox": [1, 1, 30, 30]}]
     check(write_coco(tmp_path, rows), "--no-priors", code=0)
     out = capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_files_without_splits_are_checked_once(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_pictures_show_labels_unmatched_objects_and_duplicates(tmp_path: Path, count: int) -> None:
+def test_check_writes_figures(tmp_path: Path, count: int) -> None:
     root = tmp_path / "data"
     objects = [voc_object(f"$class {number}", (10, 10, 12, 12)) for number in range(count)]
     write_voc(root, {"a": objects, "b": objects})
@@ -244,7 +244,7 @@ def test_pictures_show_labels_unmatched_objects_and_duplicates(tmp_path: Path, c
         ([".", "-j", "0"], "--workers must be at least 1"),
     ],
 )
-def test_errors_of_the_command_line(
+def test_check_argument_errors(
     arguments: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -257,7 +257,7 @@ def test_errors_of_the_command_line(
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_a_split_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+def test_check_of_missing_split_raises(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object()]})
     with pytest.raises(SystemExit, match="no list of the split 'test'"):
         data_program.main(["check", str(tmp_path), "--splits", "test"])

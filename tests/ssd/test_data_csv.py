@@ -120,7 +120,7 @@ def test_csv_file_error_messages(tmp_path):
         open_dataset("csv", tmp_path, units="mm")
     (tmp_path / "train.csv").unlink()
     (tmp_path / "annotations.csv").write_text(f"{HEADER}\na.jpg,1,2,3,4,dog\n")
-    with pytest.raises(DataError, match="holds all splits, so it needs a column split with 'train'"):
+    with pytest.raises(DataError, match="holds all splits, so it needs a column split with the value 'train'"):
         open_dataset("csv", tmp_path)
 
 
@@ -139,8 +139,8 @@ def test_csv_voc_and_coco_agree_on_real_images(tmp_path):
             for box, label in zip(*(voc.target(index)[key].tolist() for key in ("boxes", "labels")), strict=True):
                 table.writerow([name, *box, voc.classes[label - 1]])
                 x1, y1, x2, y2 = box
-                shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-                lines.append(" ".join(map(str, (label - 1, *shares))))
+                fractions = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+                lines.append(" ".join(map(str, (label - 1, *fractions))))
             (tmp_path / "labels" / f"{name[:-4]}.txt").write_text("\n".join(lines))
     (tmp_path / "val.txt").write_text("".join(f"images/{f.rpartition('/')[2]}\n" for f in voc.annotations.files))
     for found in (open_dataset("csv", tmp_path, "val", images="images"), open_dataset("yolo", tmp_path, "val")):
@@ -165,6 +165,6 @@ def test_csv_quote_that_is_not_closed_is_a_fault(tmp_path):
 def test_csv_without_a_class_names_the_first_fault(tmp_path):
     write_csv(tmp_path, "image;xmin;ymin;xmax;ymax;label", "a.jpg;1,5;1;20;20;cat")
     with pytest.raises(
-        DataError, match=r"no row of .* names a class; the first of 1 faults: .*line 2: box not a number"
+        DataError, match=r"no readable row of .* has a class; the first of 1 faults: .*line 2: box not a number"
     ):
         open_dataset("csv", tmp_path)

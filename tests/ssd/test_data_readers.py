@@ -40,7 +40,9 @@ def test_voc_difficult_objects_and_empty_images(tmp_path):
     write_voc(tmp_path, {"a": [voc_object(difficult=1)], "b": [voc_object()]})
     assert open_dataset("voc", tmp_path, difficult="keep").annotations.ignore.tolist() == [False, False]
     assert len(open_dataset("voc", tmp_path, difficult="drop").annotations.labels) == 1
-    dropped = open_dataset("voc", tmp_path, empty="drop")  # an image with ignored objects only teaches nothing
+    dropped = open_dataset(
+        "voc", tmp_path, empty="drop"
+    )  # an image with ignored objects only contributes nothing to the loss
     assert len(dropped) == 1 and dropped.target(0)["image_id"] == 1 and dropped.summary().dropped_images == 1
 
 
@@ -225,7 +227,7 @@ def test_16_bit_image_keeps_upper_bits(tmp_path):
 
 def test_exif_orientation_is_opt_in(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (3, 40, 60)
     assert read_image(tmp_path / "turned.jpg", apply_exif=True).shape == (3, 60, 40)

@@ -13,7 +13,7 @@ from PIL import Image
 from ssd.data import open_dataset
 from ssd.programs import data as data_program
 from tests.ssd.small_folders import voc_object, write_voc
-from tests.ssd.test_data_check import check, numbers, picture, write_yolo
+from tests.ssd.test_data_check import check, numbers, save_soft_image, write_yolo
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -35,17 +35,17 @@ def faulty(tmp_path: Path) -> Path:
     write_voc(root, train)
     write_voc(root, {"val": [voc_object("dog")]}, "val")
     images = root / "JPEGImages"
-    picture(images / "val.jpg", 50, (60, 40))
+    save_soft_image(images / "val.jpg", 50, (60, 40))
     (images / "broken.jpg").write_bytes(b"no image")
     shutil.copy(images / "a.jpg", images / "copy.jpg")
     shutil.copy(images / "val.jpg", images / "leak.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(images / "turned.jpg", 7, (40, 60), exif=exif, quality=95)  # 60 x 40 when turned, as it is annotated
+    save_soft_image(images / "turned.jpg", 7, (40, 60), exif=exif, quality=95)  # 60 x 40 after rotation, as annotated
     return root
 
 
-def test_a_repaired_copy_has_no_faults_and_the_original_is_unchanged(
+def test_repaired_copy_has_no_faults_and_original_is_unchanged(
     faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, fixed = contents(faulty), tmp_path / "fixed"
@@ -71,14 +71,14 @@ def test_a_repaired_copy_has_no_faults_and_the_original_is_unchanged(
 @pytest.mark.parametrize(
     ("folder", "message"), [("data/fixed", "lies inside the data set"), ("full", "must be a new or empty")]
 )
-def test_a_target_that_could_harm_is_refused(faulty: Path, folder: str, message: str) -> None:
-    picture(faulty.parent / "full" / "a.jpg", 0)
+def test_repair_rejects_unsafe_output_folder(faulty: Path, folder: str, message: str) -> None:
+    save_soft_image(faulty.parent / "full" / "a.jpg", 0)
     with pytest.raises(SystemExit, match=message):
         data_program.main(["check", str(faulty), "--fix", str(faulty.parent / folder)])
 
 
-def test_an_error_of_the_entire_data_set_is_not_repaired(tmp_path: Path) -> None:
+def test_repair_rejects_encoding_errors(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "yolo", lambda box: numbers(*box))
-    with pytest.raises(SystemExit, match=r"cannot repair an error of the entire data set \(xyxy for cxcywh"):
+    with pytest.raises(SystemExit, match=r"cannot repair an error of the entire data set \(xyxy instead of cxcywh"):
         data_program.main(["check", str(root), "--fix", str(tmp_path / "fixed"), "--no-priors"])
     assert not (tmp_path / "fixed").exists()

@@ -1,4 +1,4 @@
-"""`ssd data review`: views and their merging, what counts as a finding, files for people and annotation tools."""
+"""`ssd data review`: views and their merging, what counts as a finding, review page and files for annotation tools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NONE = np.zeros((0, 4))
 
 
 @pytest.mark.parametrize("view", [View(), View(0.1), View(0.1, hflip=True), View(0.1, vflip=True), View(0, True, True)])
-def test_boxes_of_a_view_are_mapped_back_to_the_image(view: View) -> None:
+def test_view_boxes_are_mapped_back(view: View) -> None:
     image = torch.zeros(3, 40, 60, dtype=torch.uint8)
     image[:, 4:14, 20:50] = 255
     seen = view.apply(image)
@@ -43,14 +43,14 @@ def test_boxes_of_a_view_are_mapped_back_to_the_image(view: View) -> None:
     assert view.restore(box, 40, 60).tolist() == [[20, 4, 50, 14]]
 
 
-def test_borders_are_extended_by_reflection_and_boxes_end_at_the_image() -> None:
+def test_view_borders_are_reflected_and_boxes_clipped() -> None:
     image = torch.arange(10, dtype=torch.uint8).expand(3, 10, 10)
     assert View(0.2).apply(image)[0, 0].tolist() == [2, 1, *range(10), 8, 7]
     assert View(0.2).apply(image[:, :1, :1]).shape == (3, 1, 1)  # one pixel cannot be reflected
     assert View(0.2).restore(torch.tensor([[0.0, 1.0, 14.0, 7.0]]), 10, 10).tolist() == [[0, 0, 10, 5]]
 
 
-def test_merged_score_is_the_mean_over_the_views() -> None:
+def test_merged_score_is_mean_over_views() -> None:
     first = np.array([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 40, 40], [30, 30, 30.1, 40]])
     second = np.array([[0.0, 0, 10, 12], [20, 20, 40, 40]])
     scores, labels = [np.array([0.9, 0.5, 0.4, 0.9]), np.array([0.3, 0.8])], [np.array([1, 1, 1, 1]), np.array([1, 2])]
@@ -64,7 +64,7 @@ def found(*rows: tuple[list[float], float, int]) -> Merged:
     return Merged(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def test_detections_that_no_annotation_covers_are_unlabeled() -> None:
+def test_uncovered_detections_are_unlabeled_objects() -> None:
     crowd = [100.0, 0, 200, 100]
     annotated = Annotated(np.array([[0.0, 0, 10, 10], crowd]), np.array([1, 1]), np.array([False, True]))
     detections = found(
@@ -83,7 +83,7 @@ def test_detections_that_no_annotation_covers_are_unlabeled() -> None:
     assert not list(find_unlabeled(0, Merged(NONE, np.zeros(0), np.zeros(0, int)), annotated))
 
 
-def test_annotations_that_detections_contradict() -> None:
+def test_contradicted_annotations_are_findings() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10]])
     annotated = Annotated(boxes, np.ones(5, int), np.array([False, False, False, False, True]))
     detections = found(
@@ -102,7 +102,7 @@ def test_annotations_that_detections_contradict() -> None:
     assert not list(find_misannotated(0, detections, nothing))
 
 
-def test_annotations_of_classes_that_the_detector_lacks_stay_as_they_are() -> None:
+def test_annotations_of_unknown_classes_are_not_reviewed() -> None:
     detections = found(([0.0, 0, 10, 10], 0.9, 1))
     annotated = Annotated(np.array([[0.0, 0, 10, 10]]), np.array([2]), np.array([False]))
     assert not [*find_misannotated(0, detections, annotated, known=(0, 1)), *find_unlabeled(0, detections, annotated)]
@@ -154,7 +154,7 @@ def test_review_files(reviewed: tuple[Path, str]) -> None:
     assert page.count("data:image/jpeg") == 3 and "<b>a&amp;b → dog</b>" in page
 
 
-def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, str]) -> None:
+def test_annotation_tool_files_have_corrections(reviewed: tuple[Path, str]) -> None:
     root = ElementTree.parse(reviewed[0] / "cvat.xml").getroot()
     assert [image.get("name") for image in root.iter("image")] == ["JPEGImages/one.jpg", "JPEGImages/two.jpg"]
     assert [label.findtext("name") for label in root.iter("label")] == ["a&b", "cow", "dog"]
@@ -176,7 +176,7 @@ def test_files_of_annotation_tools_have_the_corrections(reviewed: tuple[Path, st
     assert value == pytest.approx({"x": 70, "y": 60, "width": 100 * 13 / 60, "height": 35, "rotation": 0}, abs=1e-3)
 
 
-def test_files_are_written_each_by_itself_whatever_the_names(
+def test_review_files_are_written_independently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["a&b #1+100%.jpg", os.fsdecode(b"\xff.jpg")]
@@ -214,7 +214,7 @@ def test_files_are_written_each_by_itself_whatever_the_names(
         (["{file}", "--data-path", "nowhere"], "nowhere"),
     ],
 )
-def test_errors_of_the_command_line(
+def test_review_argument_errors(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "w.pt"
@@ -224,7 +224,7 @@ def test_errors_of_the_command_line(
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_training_options_that_hide_annotations_are_left_out(tmp_path: Path) -> None:
+def test_review_ignores_options_that_hide_annotations(tmp_path: Path) -> None:
     write_voc(tmp_path / "data", {"one": [voc_object()]})
     settings = {"dataset": "voc", "data_path": str(tmp_path / "data")}
     settings["dataset_options"] = {"difficult": "drop", "coordinates": "as_is"}

@@ -53,7 +53,7 @@ def check_equal(one: torch.utils.data.Dataset, other: torch.utils.data.Dataset, 
         assert all(torch.equal(torch.as_tensor(target[key]), torch.as_tensor(target2[key])) for key in target)
 
 
-def test_items_equal_those_of_the_original(folders: tuple[Path, Path]) -> None:
+def test_packed_items_equal_original(folders: tuple[Path, Path]) -> None:
     voc, out = folders
     assert next(iter(find_formats(out))) == "shards"
     for split, count in (("train", 6), ("val", 1)):
@@ -66,7 +66,7 @@ def test_items_equal_those_of_the_original(folders: tuple[Path, Path]) -> None:
     assert packed.annotations.boxes.flags.writeable is False
 
 
-def test_tar_files_have_a_name_for_each_image_and_its_annotations(folders: tuple[Path, Path]) -> None:
+def test_tar_members_are_image_and_json_of_equal_stem(folders: tuple[Path, Path]) -> None:
     with tarfile.open(folders[1] / "train-000000.tar") as tar:
         names = tar.getnames()
         about = json.load(tar.extractfile("000000001.json"))  # type: ignore[arg-type]
@@ -83,12 +83,12 @@ def test_tar_files_have_a_name_for_each_image_and_its_annotations(folders: tuple
     }
 
 
-def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_shard_size_and_split_names(folders: tuple[Path, Path], tmp_path: Path) -> None:
     from ssd.data.pack import pack
 
     train = open_dataset("voc", folders[0], "train")
     (line,) = pack({"train": train}, tmp_path / "out", folders[0], "voc", shard_bytes=1)
-    assert line == "train: 6 images with 7 objects, 1 that cannot be read left out; 6 tar files"
+    assert line == "train: 6 images with 7 objects, 1 unreadable skipped; 6 tar files"
     packed = open_dataset("shards", tmp_path / "out", "training")
     check_equal(train, packed, 6)
     check_equal(packed.subset([4, 2], "part"), train.subset([4, 2], "part"), 2)
@@ -98,7 +98,7 @@ def test_shards_have_the_size_wanted_and_splits_the_names_asked_for(folders: tup
         pack({"train": train}, tmp_path / "out", folders[0], "voc")
 
 
-def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_pack_without_images_refers_to_original_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     voc, out = folders[0], tmp_path / "out"
     data_program.main(["pack", str(voc), str(out), "--no-images"])
     assert not list(out.glob("*.tar"))
@@ -107,9 +107,7 @@ def test_annotations_alone_refer_to_the_original_images(folders: tuple[Path, Pat
     assert len(packed) == 7
 
 
-def test_images_in_tar_files_are_packed_again_with_their_names_and_format(
-    folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_packed_data_set_can_be_packed_again(folders: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(SystemExit, match="are in tar files, so --no-images would lose them"):
         data_program.main(["pack", str(folders[1]), str(out), "--no-images"])
@@ -120,7 +118,7 @@ def test_images_in_tar_files_are_packed_again_with_their_names_and_format(
     check_equal(packed, again, 6)
 
 
-def test_full_disk_is_one_line_that_names_the_place(
+def test_pack_on_full_disk_error_is_one_line(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -135,7 +133,7 @@ def test_full_disk_is_one_line_that_names_the_place(
         data_program.main(["pack", str(folders[0]), str(tmp_path / "new")])
 
 
-def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) -> None:
+def test_pickled_data_set_maps_arrays_again(folders: tuple[Path, Path]) -> None:
     packed = open_dataset("shards", folders[1], "train")
     content = pickle.dumps(packed)
     assert len(content) < 3000
@@ -144,7 +142,7 @@ def test_a_pickled_data_set_maps_the_arrays_again(folders: tuple[Path, Path]) ->
     check_equal(part, pickle.loads(pickle.dumps(part)), 2)
 
 
-def test_training_order_is_that_of_the_original_and_resumes_within_an_epoch(folders: tuple[Path, Path]) -> None:
+def test_packed_training_order_equals_original_and_resumes(folders: tuple[Path, Path]) -> None:
     original, packed = (
         open_dataset(name, root, "train") for name, root in zip(("voc", "shards"), folders, strict=True)
     )
@@ -164,7 +162,7 @@ def test_training_order_is_that_of_the_original_and_resumes_within_an_epoch(fold
 
 
 @pytest.mark.parametrize("options", [[], ["--no-images"]])
-def test_images_held_out_are_those_of_the_original_wherever_the_program_runs(
+def test_packed_validation_split_equals_original(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{folder}/{number}.jpg" for folder in "ab" for number in range(6)]
@@ -195,7 +193,7 @@ def test_repaired_copy_of_tar_files_has_image_files(folders: tuple[Path, Path], 
     assert len(fixed) == 5 and torch.equal(fixed.load_image(2), packed.load_image(3))  # the first one is in val, too
 
 
-def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_damaged_shard_error_names_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
     from ssd.data.pack import pack
 
     two = open_dataset("voc", folders[0], "train").subset([0, 1], "two")
@@ -238,7 +236,7 @@ def test_damaged_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> 
         ("offsets", "do not belong together"),
     ],
 )
-def test_damaged_index_and_arrays_are_refused(change, message: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_damaged_index_and_arrays_raise(change, message: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[1], tmp_path / "out")
     if isinstance(change, dict):
         index = json.loads((tmp_path / "out" / "shards.json").read_text())
@@ -253,7 +251,7 @@ def test_damaged_index_and_arrays_are_refused(change, message: str, folders: tup
         ShardsDataset(tmp_path / "out")
 
 
-def test_a_shard_size_of_zero_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_shard_size_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         data_program.parse_args(["pack", str(tmp_path), "out", "--shard-mb", "0"])
     assert "--shard-mb must be at least 1, got 0" in capsys.readouterr().err

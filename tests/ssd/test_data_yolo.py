@@ -90,7 +90,7 @@ def test_yolo_bad_line_error_names_file_and_line(tmp_path, kind):
 def test_yolo_images_follow_exif_orientation(tmp_path):
     write_yolo(tmp_path, {"a": SQUARE})
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.new("RGB", (60, 40)).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
     image, target = open_dataset("yolo", tmp_path)[0]
     assert image.shape == (3, 60, 40) and target["boxes"].tolist() == [[10, 15, 30, 45]]

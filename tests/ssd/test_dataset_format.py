@@ -37,7 +37,7 @@ def test_format_is_detected_and_printed(tmp_path, name, capsys):
     assert len(open_dataset(config.dataset, config.data_path)) >= 1
     named = TrainConfig(dataset="voc", data_path=str(tmp_path))
     resolve_dataset(named)
-    assert named.dataset == "voc", "what the user says stands"
+    assert named.dataset == "voc", "the flag of the user takes precedence"
 
 
 @pytest.mark.parametrize(

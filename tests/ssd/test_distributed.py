@@ -61,7 +61,7 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def gradients(
-    world: World, counts: list[int], share: slice, normalizer: str, parts: int = 1
+    world: World, counts: list[int], part: slice, normalizer: str, parts: int = 1
 ) -> tuple[dict[str, Any], float]:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3, image_size=64, normalizer=normalizer, **RULES).double().eval()
@@ -69,7 +69,7 @@ def gradients(
         next(model.children()).register_forward_pre_hook(lambda *_: (world.sum(torch.ones(())), None)[1])
     state = make_state(TrainConfig(ema_decay=0.0), model, 1, world)
     losses = backward(
-        TrainConfig(accumulate=parts, sync_bn=parts > 1), state, part_of(batch_of(counts), share.start, share.stop)
+        TrainConfig(accumulate=parts, sync_bn=parts > 1), state, part_of(batch_of(counts), part.start, part.stop)
     )
     mean = world.sum(losses["loc"] + losses["cls"]) / world.size
     return {name: p.grad for name, p in model.named_parameters()}, float(mean)
@@ -77,9 +77,9 @@ def gradients(
 
 def save_gradients(folder: Path) -> None:
     world = World.join("cpu")
-    share = slice(2 * world.rank, 2 * world.rank + 2)
+    part = slice(2 * world.rank, 2 * world.rank + 2)
     found = {
-        (i, n): gradients(world, c, share, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image", "batch_size")
+        (i, n): gradients(world, c, part, n) for i, c in enumerate(OBJECTS) for n in ("batch", "image", "batch_size")
     }
     uneven = slice(0, 3) if world.is_first else slice(3, 4)  # two parts, and one
     found[0, "batch_size"] = gradients(world, OBJECTS[0], uneven, "batch_size", parts=2)
@@ -225,7 +225,7 @@ def fail_on_one() -> None:
     world = World.join("cpu")
     try:
         if world.rank == 1:
-            raise DataError("picture 7 is broken")
+            raise DataError("image 7 is broken")
         world.sum(torch.zeros(1))
     except DataError as error:
         exit_with_error(error)
@@ -234,7 +234,7 @@ def fail_on_one() -> None:
 def test_error_on_one_process_ends_all_and_names_rank(tmp_path: Path) -> None:
     ended = run_processes(tmp_path, fail_on_one)
     assert all(p.code for p in ended)
-    assert "error in process 1 of 2: picture 7 is broken" in ended[1].err
+    assert "error in process 1 of 2: image 7 is broken" in ended[1].err
 
 
 def test_out_of_memory_error_suggests_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

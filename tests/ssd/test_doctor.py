@@ -46,22 +46,22 @@ def info(**compiled: Any) -> dict[str, Any]:
         ((9, 0), [], "none"),
     ],
 )
-def test_coverage_of_a_gpu_by_compiled_architectures(
+def test_gpu_is_covered_by_compiled_architectures(
     capability: tuple[int, int], architectures: list[str], expected: str
 ) -> None:
     assert coverage(capability, architectures) == expected
 
 
-def test_the_report_agrees_with_build_info() -> None:
+def test_doctor_report_agrees_with_build_info() -> None:
     report = diagnosis.diagnose()
-    told = json.loads(json.dumps(report.as_dict()))
-    assert told["kernels"]["backend"] == ssd_ops.build_info()["backend"]
-    assert told["programs"]["torch"] and told["machine"]["cores"] >= 1
-    assert told["well"] == (not report.problems)
+    parsed = json.loads(json.dumps(report.as_dict()))
+    assert parsed["kernels"]["backend"] == ssd_ops.build_info()["backend"]
+    assert parsed["programs"]["torch"] and parsed["machine"]["cores"] >= 1
+    assert parsed["well"] == (not report.problems)
     assert "kernels" in str(report)
 
 
-def test_exit_code_and_json_follow_the_problems(
+def test_doctor_exit_code_and_json_report_problems(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hint, problem = (diagnosis.findings.Finding(text, "do it", text == "broken") for text in ("slow", "broken"))
@@ -75,7 +75,7 @@ def test_exit_code_and_json_follow_the_problems(
     assert "problems:\n  - broken\n    -> do it" in str(diagnosis.Report(facts, (problem,)))
 
 
-def test_missing_kernels_are_a_problem_with_the_reason_that_the_build_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_missing_kernels_with_reason_of_build(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = {"backend": "reference", "reference_because": "No C++ compiler was found. Install one.", "compiled": None}
     monkeypatch.setattr(ssd_ops, "build_info", lambda: reason)
     section = kernels.examine([])
@@ -84,9 +84,9 @@ def test_missing_kernels_are_a_problem_with_the_reason_that_the_build_left(monke
     assert section.findings[0].is_problem
 
 
-def test_an_op_that_answers_wrongly_or_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_op_with_wrong_result_or_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssd_ops, "nms", lambda boxes, *_: boxes[:1, 0].long())
-    assert "returns [0] where [1, 2] is right" in kernels.examine([]).findings[-1].text
+    assert "returns [0] instead of [1, 2]" in kernels.examine([]).findings[-1].text
     monkeypatch.setattr(ssd_ops, "nms", lambda *_: 1 / 0)
     assert "ssd_ops.nms fails on cpu: ZeroDivisionError" in kernels.examine([]).findings[-1].text
 
@@ -104,7 +104,7 @@ def test_an_op_that_answers_wrongly_or_fails_is_a_problem(monkeypatch: pytest.Mo
         (info(cuda="13.0", cuda_architectures=["90-real"]), "machine code", None),
     ],
 )
-def test_a_gpu_is_held_against_the_compiled_architectures(
+def test_doctor_compares_gpu_with_compiled_architectures(
     monkeypatch: pytest.MonkeyPatch, compiled: dict[str, Any], runs: str, text: str | None
 ) -> None:
     import torch
@@ -120,7 +120,7 @@ def test_a_gpu_is_held_against_the_compiled_architectures(
     assert [text in finding.text for finding in section.findings if text] == ([True] if text else [])
 
 
-def test_a_gpu_that_torch_does_not_see_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -128,7 +128,7 @@ def test_a_gpu_that_torch_does_not_see_is_a_problem(monkeypatch: pytest.MonkeyPa
     assert any("torch does not see the GPU (Some GPU)" in finding.text for finding in found)
 
 
-def test_small_shared_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_small_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", "total used free")(64 << 20, 0, 64 << 20)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     section = machine.examine(tmp_path)
@@ -136,7 +136,7 @@ def test_small_shared_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "64 MiB free of 64" in section.findings[0].text and "--shm-size" in section.findings[0].remedy
 
 
-def test_gpus_of_the_driver_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find", lambda *_: ["nvidia-smi"])
     monkeypatch.setattr(machine, "output", lambda _: "580.1, NVIDIA H100, 9.0, 81559 MiB\n")
     gpu = {"name": "NVIDIA H100", "capability": "9.0", "memory": "81559 MiB"}
@@ -145,7 +145,7 @@ def test_gpus_of_the_driver_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyP
     assert machine.gpus_of_driver() == (None, [])
 
 
-def test_namesakes_of_the_package_are_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_other_packages_named_ssd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "ssd.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(programs, "version", lambda name, module=None: "1.0.0")

@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["", "best.pt"])
-def test_a_run_evaluates_to_what_training_found(
+def test_eval_of_run_equals_evaluation_in_training(
     finished: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = json.loads((finished / "eval.json").read_text())
@@ -48,7 +48,7 @@ def test_a_run_evaluates_to_what_training_found(
     assert "AP gain if fixed" in capsys.readouterr().out
 
 
-def test_saved_files_are_complete(finished: Path, tmp_path: Path) -> None:
+def test_eval_save_writes_all_files(finished: Path, tmp_path: Path) -> None:
     program.main([str(finished), "--save", str(tmp_path), "--worst", "2", "--score-threshold", "0.2", "-j", "0"])
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"eval.json", "pr.png", "confusion.png", "confusion.csv", "errors.json", "missed.png"}
@@ -58,18 +58,18 @@ def test_saved_files_are_complete(finished: Path, tmp_path: Path) -> None:
     assert rows[0] == ["ground truth", "disc", "square", "triangle", "star", "missed"]
     objects = sum(c["objects"] for c in json.loads((tmp_path / "eval.json").read_text())["classes"].values())
     assert sum(int(count) for row in rows[1:-1] for count in row[1:]) == objects
-    with Image.open(tmp_path / "missed.png") as picture:
-        assert picture.width > 600
+    with Image.open(tmp_path / "missed.png") as drawing:
+        assert drawing.width > 600
 
 
-def test_a_data_set_without_a_known_class_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_eval_without_common_class_raises(finished: Path, tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object("dog")]}, "val")
     with pytest.raises(SystemExit) as end:
         program.main([str(finished), "--data-path", str(tmp_path), "--split", "val", "-j", "0"])
     assert "no class in common: disc, square, triangle, star in the model, dog in the data" in str(end.value)
 
 
-def test_another_data_set_takes_nothing_of_the_runs_data_settings(finished: Path, tmp_path: Path) -> None:
+def test_eval_on_other_data_ignores_data_settings_of_run(finished: Path, tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [voc_object("dog")]}, "val")
     _, config = program.parse_args([str(finished), "--data-path", str(tmp_path), "--metric", "voc07", "-b", "3"])
     assert (config.dataset, config.dataset_options) == ("voc", {})
@@ -92,7 +92,7 @@ def test_another_data_set_takes_nothing_of_the_runs_data_settings(finished: Path
         (["{file}", "--save", "{file}"], "--save must be a folder, got the file"),
     ],
 )
-def test_mistakes_are_answered_with_a_line(
+def test_eval_argument_errors_are_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "weights.pth"
@@ -103,7 +103,7 @@ def test_mistakes_are_answered_with_a_line(
     assert message.format(file=file) in capsys.readouterr().err
 
 
-def test_a_recorded_data_set_that_is_code_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_of_recorded_code_data_set_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"dataset": "some.module:Data"}))
     (tmp_path / "last.pt").touch()
     with pytest.raises(SystemExit):
@@ -112,7 +112,7 @@ def test_a_recorded_data_set_that_is_code_needs_trust(tmp_path: Path, capsys: py
     assert program.parse_args([str(tmp_path), "--trust-config"])[1].dataset == "some.module:Data"
 
 
-def test_classes_are_mapped_by_name() -> None:
+def test_model_classes_are_mapped_by_name() -> None:
     model, data = ("person", "airplane", "Dog"), ("dog", "aeroplane", "cat")
     labels = map_classes(model, data)
     assert labels.tolist() == [0, 0, 2, 1]
@@ -135,14 +135,14 @@ def image(
 A, B, C, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [80, 80, 90, 90]
 
 
-def test_relabeled_detections_leave_out_what_the_data_lacks() -> None:
+def test_relabel_drops_detections_of_unknown_classes() -> None:
     records = image([A, B], [1, 2], [0.9, 0.8], [B], [1], [False])
     relabel(records, np.array([0, 0, 1]))
     assert records.labels[0].tolist() == [1] and records.boxes[0].tolist() == [B]
     assert voc_ap(records, ["cat"]).mean_ap == 1.0
 
 
-def test_pairs_prefer_the_right_class_and_count_each_object_once() -> None:
+def test_confusion_pairs_prefer_same_class_and_use_objects_once() -> None:
     # a second detection of A, one of another class on it with a better IoU, B taken for 2, C ignored
     boxes = [A, [0, 0, 10, 9], [0, 0, 10, 8], B, C, FAR]
     records = image(
@@ -153,13 +153,13 @@ def test_pairs_prefer_the_right_class_and_count_each_object_once() -> None:
     assert confusion_matrix(records, pairs, 2).tolist() == [[0, 2, 1], [0, 1, 1], [0, 0, 0]]
 
 
-def test_detections_below_the_score_of_their_class_leave_objects_missed() -> None:
+def test_confusion_ignores_detections_below_class_threshold() -> None:
     records = image([A, B], [1, 2], [0.4, 0.4], [A, B], [1, 2], [False, False])
     pairs = list(pair_up(records, np.array([1.0, 0.5, 0.3])))
     assert pairs == [Pair(0, 1, 1, 1.0), Pair(0, -1, 0, 0.0)]
 
 
-def test_worst_errors_come_first() -> None:
+def test_worst_errors_are_sorted() -> None:
     large = [0, 50, 40, 90]
     records = image([FAR, B, [60, 60, 70, 70]], [1, 2, 1], [0.6, 0.9, 0.8], [B, A, large], [1, 1, 1], [False] * 3)
     errors = worst_errors(records, list(pair_up(records, np.zeros(3))))
@@ -168,7 +168,7 @@ def test_worst_errors_come_first() -> None:
     assert [pair.gt for pair in errors["missed"]] == [2, 1]
 
 
-def test_the_best_threshold_keeps_the_detection_that_it_comes_from() -> None:
+def test_best_threshold_includes_its_detection() -> None:
     dataset = open_dataset("shapes", None, "val", size=1)
     target = dataset.target(0)
     evaluator = Evaluator.of(dataset)

@@ -89,7 +89,7 @@ def perfect(ignore=False) -> Records:
 def test_coco_ignored_objects_of_targets():
     assert coco_ap(perfect(), ["a"]).mean_ap == pytest.approx(1.0)
     ignored = perfect(ignore=True)
-    assert coco_ap(ignored, ["a"]).mean_ap == pytest.approx(1.0), "the detection of an ignored object is no error"
+    assert coco_ap(ignored, ["a"]).mean_ap == pytest.approx(1.0), "the detection of an ignored object is not an error"
     ignored.gt_ignore[0][:] = False
     ignored.boxes[0], ignored.scores[0], ignored.labels[0] = (
         a[1:] for a in (ignored.boxes[0], ignored.scores[0], ignored.labels[0])

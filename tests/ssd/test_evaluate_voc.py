@@ -63,7 +63,7 @@ def test_voc_ap_equals_published_values(kind):
 
 
 def test_voc_ap_literal_example():
-    # By falling score: right, duplicate of it, right, background; the third object is missed.
+    # By descending score: correct, duplicate of it, correct, background; the third object is missed.
     records = Records()
     records.add(
         found([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [50, 50, 60, 60]], [0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1]),
@@ -138,7 +138,7 @@ def test_voc_score_ties_and_iou_equal_to_threshold():
     records.add(found([[0, 0, 10, 10]], [0.5], [1]), truth([[0, 0, 10, 5]], [1]))  # IoU exactly 0.5
     records.add(found([[0, 0, 9, 9]], [0.5], [1]), truth([], [], image_id=1))
     (cell,) = voc_ap(records, ["cell"]).classes
-    assert cell.ap == 1, "IoU >= threshold is right, and equal scores keep the order of the images"
+    assert cell.ap == 1, "IoU >= threshold is correct, and ties keep the order of the images"
     assert (cell.tp, cell.fp) == (1, 1), "no threshold separates equal scores"
 
 

@@ -94,7 +94,7 @@ def test_int8_keeps_metadata_and_takes_any_batch(detector: Detector, tmp_path: P
     assert json.loads(properties["classes"]) == ["disc", "star"]
 
 
-def test_a_program_that_differs_is_found(detector: Detector) -> None:
+def test_export_check_detects_different_program(detector: Detector) -> None:
     def shifted(images: Tensor) -> ssd_ops.Detections:
         boxes, scores, labels, counts = DetectorNetwork(detector.model)(images)
         return ssd_ops.Detections(boxes + 0.01, scores, labels, counts)
@@ -109,7 +109,7 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
     torch.save({**checkpoint, "model": detector.model.state_dict()}, tmp_path / "best.pt")
     main([str(tmp_path), str(tmp_path / "new" / "model.pt2")])
     text = capsys.readouterr().out
-    assert "images [B, 3, 64, 64]" in text and "greatest difference 0 " in text
+    assert "images [B, 3, 64, 64]" in text and "largest difference 0 " in text
     assert (tmp_path / "new" / "model.pt2").stat().st_size > 0
 
 
@@ -150,7 +150,7 @@ def test_inputs_of_check_and_calibration_are_read_from_a_folder(tmp_path: Path) 
         (["--int8", "--calibration-data", "empty"], "folder empty contains no images or videos"),
     ],
 )
-def test_images_and_data_are_opened_before_the_export(
+def test_images_and_data_are_opened_before_export(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
 ) -> None:
     pytest.importorskip("onnxruntime")

@@ -57,7 +57,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_run_is_calibrated_on_its_training_images(
+def test_calibration_uses_training_images_of_run(
     voc: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", dataset="voc", data_path=str(voc), train_split="train", val_split="val")
@@ -78,16 +78,16 @@ def test_run_is_calibrated_on_its_training_images(
     assert "calibrated on 2 training images (" in out
 
 
-def test_folder_of_images_leaves_out_those_that_are_evaluated(voc: Path, read: list[str]) -> None:
+def test_calibration_folder_excludes_evaluated_images(voc: Path, read: list[str]) -> None:
     config = settings_of(str(write_run(voc.parent / "run")), str(voc))
     evaluated = export_steps.open_split(config, "val")
     assert not is_dataset(str(voc / "JPEGImages")) and is_dataset(str(voc)) and is_dataset(None)
     images = list(of_files(str(voc / "JPEGImages"), 32, True, evaluated).images())
     assert read == ["a", "b", "c"] and images[0].shape == (3, 32, 32)
-    assert "which is no data set" in of_files("x", 32, True, None).about
+    assert "which is not a data set" in of_files("x", 32, True, None).about
 
 
-def test_unreadable_images_of_a_folder_are_skipped_but_not_all(voc: Path) -> None:
+def test_calibration_skips_unreadable_images_unless_all(voc: Path) -> None:
     folder = voc / "JPEGImages"
     for name in NAMES[1:]:
         (folder / f"{name}.jpg").write_bytes(b"x")
@@ -98,14 +98,14 @@ def test_unreadable_images_of_a_folder_are_skipped_but_not_all(voc: Path) -> Non
         list(calibration.images())
 
 
-def test_file_of_a_data_set_is_no_image(tmp_path: Path, voc: Path) -> None:
+def test_calibration_data_set_file_is_not_an_image(tmp_path: Path, voc: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [cat]\n")
     (tmp_path / "boxes.csv").write_text("a.jpg,1,1,2,2,cat\n")
     assert is_dataset(str(tmp_path / "data.yaml")) and is_dataset(str(tmp_path / "boxes.csv"))
     assert not is_dataset(str(voc / "JPEGImages" / "a.jpg")) and not is_dataset("*.jpg")
 
 
-def test_training_images_are_spread_over_the_data_set(tmp_path: Path) -> None:
+def test_calibration_images_are_spread_over_data_set(tmp_path: Path) -> None:
     config = settings_of(str(write_run(tmp_path / "run", dataset="shapes", dataset_options={"size": 250})))
     calibration = of_training_split(config, 32)
     images = list(calibration.images())

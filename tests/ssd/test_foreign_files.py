@@ -27,7 +27,7 @@ def numbers(*values: float) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
-def test_caffemodel_bytes(tmp_path: Path) -> None:
+def test_read_caffemodel_bytes(tmp_path: Path) -> None:
     """Layers of both generations, shapes of both generations, and float64 data; encoded here by hand."""
     shape = field(7, field(1, varint(2) + varint(1) + varint(1) + varint(1)))
     new = field(1, b"conv") + field(7, shape + field(5, numbers(1, 2))) + field(7, field(5, numbers(3)) + b"\x20\x01")
@@ -43,7 +43,7 @@ def test_caffemodel_bytes(tmp_path: Path) -> None:
     }
 
 
-def test_caffemodel_faults(tmp_path: Path) -> None:
+def test_damaged_caffemodel_errors(tmp_path: Path) -> None:
     pytest.importorskip("google.protobuf")
     file = tmp_path / "net.caffemodel"
     layer = field(1, b"conv") + field(7, field(7, field(1, varint(3))) + field(5, numbers(1, 2)))
@@ -57,8 +57,8 @@ def test_caffemodel_faults(tmp_path: Path) -> None:
             load_file(file)
 
 
-def test_frozen_graph_bytes(tmp_path: Path) -> None:
-    """Constants as bytes and as a list of numbers, a single number for all elements, and nodes that are no weights."""
+def test_read_frozen_graph_bytes(tmp_path: Path) -> None:
+    """Constants as bytes and as a list of numbers, a single number for all elements, and nodes that are not weights."""
 
     def constant(name: bytes, op: bytes, tensor: bytes) -> bytes:
         return field(1, field(1, name) + field(2, op) + field(5, field(1, b"value") + field(2, field(8, tensor))))

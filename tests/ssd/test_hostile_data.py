@@ -44,7 +44,7 @@ def test_postscript_and_pipes_are_rejected_as_images(tmp_path):
     os.mkfifo(tmp_path / "b.jpg")
     with pytest.raises(DataError, match="not an image that PIL can read"):
         read_image(tmp_path / "a.png")
-    with pytest.raises(DataError, match="no plain file"):
+    with pytest.raises(DataError, match="not a regular file"):
         read_image(tmp_path / "b.jpg")
 
 
@@ -181,7 +181,7 @@ def test_yolo_list_bad_line_is_reported(tmp_path, line):
 
 
 @pytest.mark.parametrize("name", ["images", "..", "", "\0", "a\udcff.jpg"])
-def test_coco_file_name_that_is_no_file(tmp_path, name):
+def test_coco_file_name_that_cannot_exist(tmp_path, name):
     save_image(tmp_path / "images/good.jpg")
     good = {"id": 9, "file_name": "good.jpg", "width": 60, "height": 40}
     write_coco(tmp_path, [], [{**IMAGE, "file_name": name, "absent": 1}, good])

@@ -51,7 +51,7 @@ def test_orientation_follows_annotated_size(tmp_path, annotated):
     image = dataset[0][0]
     turned = annotated == (40, 60)
     assert image.shape == (3, annotated[1], annotated[0]) and dataset.apply_exif == turned
-    corner = image[0, :8, -8:] if turned else image[0, :8, :8]  # turned clockwise, upper left goes to upper right
+    corner = image[0, :8, -8:] if turned else image[0, :8, :8]  # rotated clockwise, upper left goes to upper right
     assert corner.float().mean() > 200
     assert ("rotated upright" if turned else "read as stored") in str(dataset.summary())
 
@@ -63,7 +63,7 @@ def test_ambiguous_orientation_follows_other_images(tmp_path, format, turned):
         save_turned(tmp_path / "images/train/a.jpg")
         save_turned(tmp_path / "images/train/b.jpg", orientation=3)
         dataset = open_dataset("yolo", tmp_path)
-    else:  # shows pictures as they are stored, and so writes their size
+    else:  # shows images as they are stored, and so writes their size
         write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]})
         save_turned(tmp_path / "JPEGImages/a.jpg")
         save_turned(tmp_path / "JPEGImages/b.jpg", orientation=3)

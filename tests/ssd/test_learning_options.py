@@ -28,7 +28,7 @@ TINY = replace(SMALL, dataset_options={"size": 16, "image_size": 64}, pictures=0
 
 
 @pytest.mark.parametrize("normalizer", ["batch", "image", "batch_size"])
-def test_parts_add_up_to_the_gradient_of_the_batch(normalizer: str) -> None:
+def test_accumulated_gradient_equals_whole_batch(normalizer: str) -> None:
     gradients, losses = [], []
     for parts in (1, 2, 3):
         torch.manual_seed(0)
@@ -74,7 +74,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_batch_of_non_finite_loss_is_run_again(diverged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_batch_is_replayed(diverged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = read_saved(diverged)
     assert (saved["step"], saved["epoch"], len(saved["files"])) == (2, 1, 8)
     with pytest.raises(SystemExit) as ended:
@@ -85,7 +85,7 @@ def test_batch_of_non_finite_loss_is_run_again(diverged: Path, capsys: pytest.Ca
     assert "outputs that are not finite" in out and out.count("  image ") == 8
 
 
-def test_saved_batch_with_healthy_weights_is_finite(diverged: Path) -> None:
+def test_replay_with_finite_weights_is_finite(diverged: Path) -> None:
     report, is_finite = replay({**read_saved(diverged), "model": None}, torch.device("cpu"))
     assert is_finite and "weights of a new model: none were saved" in report
 
@@ -122,6 +122,6 @@ def test_replay_needs_a_saved_batch(tmp_path: Path) -> None:
         ("--fsdp", "nothing is sharded; use torchrun"),
     ],
 )
-def test_names_of_other_programs_are_explained(name: str, advice: str) -> None:
+def test_flags_of_other_programs_are_explained(name: str, advice: str) -> None:
     said: Any = advice_for(name)
     assert advice in said

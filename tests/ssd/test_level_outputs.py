@@ -10,7 +10,7 @@ from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD, build_model
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-TRUTHS = (
+GROUND_TRUTH = (
     torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9], [0.0, 0.2, 0.3, 0.4]]),
     torch.tensor([1, 2, 1]),
     torch.tensor([0, 2, 3]),
@@ -26,14 +26,14 @@ def losses_and_gradients(model: SSD, images: Tensor, by_levels: bool, dtype: tor
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         outputs = (model.forward_levels if by_levels else model.forward_raw)(model.normalize(images))
     assert isinstance(outputs[0], list) == by_levels
-    losses = model.criterion(*outputs, model.priors, *TRUTHS)
+    losses = model.criterion(*outputs, model.priors, *GROUND_TRUTH)
     total = losses["loc"] + losses["cls"]
     return [*losses.values(), *torch.autograd.grad(total, list(model.head.parameters()))]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_losses_and_gradients(layout: torch.memory_format, dtype: torch.dtype) -> None:
+def test_loss_of_level_outputs_equals_concatenated(layout: torch.memory_format, dtype: torch.dtype) -> None:
     model = tiny().to(memory_format=layout)
     images = IMAGES.contiguous(memory_format=layout)
     found, expected = (losses_and_gradients(model, images, by_levels, dtype) for by_levels in (True, False))
@@ -41,7 +41,7 @@ def test_losses_and_gradients(layout: torch.memory_format, dtype: torch.dtype) -
         assert torch.equal(one, other)
 
 
-def test_box_loss_of_levels() -> None:
+def test_box_loss_of_level_outputs_equals_concatenated() -> None:
     model = tiny(box_loss="giou")
     found, expected = (losses_and_gradients(model, IMAGES, by_levels, torch.float32) for by_levels in (True, False))
     for one, other in zip(found, expected, strict=True):
@@ -49,7 +49,7 @@ def test_box_loss_of_levels() -> None:
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
-def test_detections(scores: str) -> None:
+def test_detections_of_level_outputs_equal_concatenated(scores: str) -> None:
     model = tiny(scores=scores, score_threshold=0.2).eval()
     with torch.no_grad():
         x = model.normalize(IMAGES)
@@ -57,7 +57,7 @@ def test_detections(scores: str) -> None:
             assert torch.equal(one, other)
 
 
-def test_engine_detects_from_levels_what_it_detects_from_rows() -> None:
+def test_engine_on_level_outputs_equals_concatenated() -> None:
     engine = InferenceEngine(tiny(score_threshold=0.2).eval())
     images = (IMAGES * 255).to(torch.uint8)
     for one, other in zip(engine.detect(images), engine.model.detect(*engine.outputs(images)), strict=True):

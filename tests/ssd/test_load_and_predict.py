@@ -51,7 +51,7 @@ def test_load_reads_a_run_folder(tmp_path: Path, detector: Detector, pixels: np.
     assert same(loaded.predict(pixels, score_threshold=0.3), detector.predict(pixels, score_threshold=0.3))
 
 
-def test_one_image_of_every_kind_gives_one_equal_result(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
+def test_predict_of_every_image_type_is_equal(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
     alpha = np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)
     sources = [folder / "a.png", str(folder / "a.png"), Image.fromarray(pixels), planes, planes / 255, alpha]
@@ -64,7 +64,7 @@ def test_one_image_of_every_kind_gives_one_equal_result(detector: Detector, fold
         assert same(detector.predict(source, score_threshold=0.3), detector.predict(gray, score_threshold=0.3))
 
 
-def test_many_images_keep_their_order(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
+def test_predict_keeps_order_of_images(detector: Detector, folder: Path, pixels: np.ndarray) -> None:
     expected = [folder / "a.png", folder / "b.png", folder / "more" / "c.png"]
     for source in (folder, str(folder / "**" / "*.png"), (path for path in expected)):
         results = detector.predict(source, batch_size=2, progress=True)
@@ -76,7 +76,7 @@ def test_many_images_keep_their_order(detector: Detector, folder: Path, pixels: 
     assert detector.predict([]) == []
 
 
-def test_a_generator_is_read_batch_by_batch(detector: Detector, pixels: np.ndarray) -> None:
+def test_predict_reads_generator_batch_by_batch(detector: Detector, pixels: np.ndarray) -> None:
     taken: list[int] = []
 
     def endless() -> Iterator[np.ndarray]:
@@ -90,7 +90,7 @@ def test_a_generator_is_read_batch_by_batch(detector: Detector, pixels: np.ndarr
     assert len(taken) <= 8
 
 
-def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(detector: Detector, folder: Path) -> None:
+def test_predict_continues_after_unreadable_file(detector: Detector, folder: Path) -> None:
     (folder / "b.png").write_bytes(b"not an image")
     results = list(detector.stream(folder))
     assert [result.error is None for result in results] == [True, False, True]
@@ -117,12 +117,12 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(detector: Dete
         ("nothing*.png", "pattern nothing.*png matches no images"),
     ],
 )
-def test_wrong_sources_are_named(detector: Detector, source: object, words: str) -> None:
+def test_predict_source_error_messages(detector: Detector, source: object, words: str) -> None:
     with pytest.raises((DataError, TypeError), match=words):
         list(detector.predict(source))  # type: ignore[arg-type]
 
 
-def test_thresholds_and_classes_filter(detector: Detector, pixels: np.ndarray) -> None:
+def test_predict_filters_by_threshold_and_class(detector: Detector, pixels: np.ndarray) -> None:
     everything = detector.predict(pixels, score_threshold=0.0)
     assert isinstance(everything, Result) and set(everything.names) == {"disc", "star"}
     stars = detector.predict(pixels, score_threshold=0.0, classes=["star"])
@@ -144,17 +144,19 @@ def test_thresholds_and_classes_filter(detector: Detector, pixels: np.ndarray) -
         ({"tile": ()}, "tile must be SIZE or SIZE, OVERLAP in pixels"),
     ],
 )
-def test_wrong_options_are_named(detector: Detector, pixels: np.ndarray, options: dict[str, Any], words: str) -> None:
+def test_predict_option_error_messages(
+    detector: Detector, pixels: np.ndarray, options: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         detector.predict(pixels, **options)
 
 
-def test_unknown_device_is_named() -> None:
+def test_load_on_unknown_device_raises() -> None:
     with pytest.raises(ValueError, match="device 'gpu': Expected one of cpu, cuda"):
         ssd.load("x", device="gpu")
 
 
-def test_forms_of_a_result(tmp_path: Path) -> None:
+def test_result_conversions(tmp_path: Path) -> None:
     image = torch.zeros(3, 40, 60, dtype=torch.uint8)
     boxes = torch.tensor([[1.0, 2.0, 11.0, 22.0], [30.0, 0.0, 60.0, 40.0]])
     result = Result(boxes, torch.tensor([2, 1]), torch.tensor([0.75, 0.5]), ("disc", "star"), image, Path("a.png"))
@@ -171,7 +173,7 @@ def test_forms_of_a_result(tmp_path: Path) -> None:
     assert np.asarray(drawing).any()
 
 
-def test_a_result_becomes_supervision_detections(detector: Detector, pixels: np.ndarray) -> None:
+def test_result_to_supervision(detector: Detector, pixels: np.ndarray) -> None:
     pytest.importorskip("supervision")
     result = detector.predict(pixels, score_threshold=0.3)
     assert isinstance(result, Result)

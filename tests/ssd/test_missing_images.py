@@ -1,4 +1,4 @@
-"""Images that annotations name and no file is: none of another folder with the same file name takes their place."""
+"""Tests images that are missing: a file of the same name in another folder is not used instead."""
 
 import json
 
@@ -52,7 +52,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[::-1]], ids=["first", "last"])
 @pytest.mark.parametrize("format", WRITERS)
-def test_missing_image_is_not_replaced_by_its_namesake(tmp_path, format, names):
+def test_missing_image_is_not_replaced_by_file_of_same_name(tmp_path, format, names):
     for name in FOUND:
         save_image(tmp_path / "images" / name)
     WRITERS[format](tmp_path, names)
@@ -62,7 +62,7 @@ def test_missing_image_is_not_replaced_by_its_namesake(tmp_path, format, names):
 
 
 @pytest.mark.parametrize("format", ["coco", "csv", "datumaro"])
-def test_file_that_two_names_resemble_is_taken_by_neither(tmp_path, format):
+def test_ambiguous_file_matches_neither_name(tmp_path, format):
     for name in ("1.jpg", "2.jpg"):
         save_image(tmp_path / "images" / name)
     WRITERS[format](tmp_path, (r"C:\a\1.jpg", r"C:\b\1.jpg", r"C:\a\2.jpg"))

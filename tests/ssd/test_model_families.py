@@ -70,7 +70,7 @@ def test_mobilenet_v3_loads_torchvision_weights(monkeypatch):
     assert model.backbone.out_channels[1] == 960 and model.build_args["reduced_tail"] is False
     assert torch.equal(model.backbone.features[0][13][0].weight, source.features[13].block[0][0].weight)
     assert torch.equal(model.backbone.features[1][-1][0].weight, source.features[16][0].weight)
-    # all but the last two stages rest: those of the last strided block, split between both parts, and the last layer
+    # all but the last two stages are frozen: those of the last strided block, split between both parts, and the last layer
     rest = {".".join(name.split(".")[:3]) for name, p in model.backbone.named_parameters() if not p.requires_grad}
     assert rest == {f"features.0.{i}" for i in range(13)}
     with pytest.raises(ValueError, match=r"of another shape: features\.13\.block\.3"):

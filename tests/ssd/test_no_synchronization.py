@@ -36,10 +36,10 @@ class Watch(TorchDispatchMode):
         result = func(*args, **kwargs)
         copied = {aten._to_copy.default: args[:1], aten.copy_.default: args[1:2]}.get(func, ())
         if copied and result.is_meta and not copied[0].is_meta:
-            assert kwargs.get("non_blocking") or args[2:] == (True,), f"{func} waits: it is not non_blocking"
+            assert kwargs.get("non_blocking") or args[2:] == (True,), f"{func} synchronizes: it is not non_blocking"
         if func in (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
             masked = any(index is not None and index.dtype in MASKS for index in args[1])
-            assert not masked or args[2].numel() == 1, f"{func} waits: it has to count its mask"
+            assert not masked or args[2].numel() == 1, f"{func} synchronizes: it has to count its mask"
         return result
 
 
@@ -49,7 +49,9 @@ class WatchNewTensors(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in (torch.tensor, Tensor.new_tensor):
-            assert not result.is_meta, "torch.tensor(..., device=) waits: make it on the CPU, copy it non_blocking"
+            assert not result.is_meta, (
+                "torch.tensor(..., device=) synchronizes: make it on the CPU, copy it non_blocking"
+            )
         return result
 
 
@@ -106,7 +108,7 @@ def batch_of(model: SSD) -> Batch:
 )
 def test_training_step_does_not_synchronize(model: SSD, device: torch.device, options: dict[str, Any]) -> None:
     if options.get("amp") and amp_dtype(device) == torch.float16:
-        pytest.skip("the loss scaling of float16 asks the device whether gradients are finite")
+        pytest.skip("the loss scaling of float16 reads from the device whether gradients are finite")
     config = replace(TrainConfig(), **options)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -163,6 +165,6 @@ def test_list_convention_with_cpu_targets_does_not_synchronize(model: SSD, devic
 def test_watch_detects_synchronization(wait: Callable[[Tensor], Any], device: torch.device) -> None:
     x = torch.rand(3, device=device)
     if device.type == "cuda" and "equal" in wait.__code__.co_names:
-        pytest.skip("torch's debug mode for waits does not see torch.equal")
+        pytest.skip("torch's debug mode does not detect torch.equal")
     with pytest.raises((RuntimeError, NotImplementedError, AssertionError)), no_synchronization(device):
         wait(x)

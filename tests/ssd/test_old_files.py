@@ -25,7 +25,7 @@ RULES = {  # as the run was started: suppress_at=">=", positive_at=">", classes=
 }
 
 
-def test_checkpoint_builds_the_same_detector() -> None:
+def test_old_checkpoint_builds_same_detector() -> None:
     """With the rules and the results that it had when it was written."""
     model = build_from_weights(OLD_RUN / "last.pt").eval()
     assert {name: getattr(model.preset, name) for name in RULES} == RULES
@@ -39,7 +39,7 @@ def test_checkpoint_builds_the_same_detector() -> None:
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.7767, 0.7414, 0.8480, 0.8832]), rtol=1e-3, atol=1e-3)
 
 
-def test_run_goes_on(tmp_path: Path) -> None:
+def test_old_run_resumes(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(OLD_RUN, tmp_path / "run"))
     run(parse_args(["--resume", str(folder), "--output-dir", str(folder), "--iterations", "6"]))
     checkpoint = torch.load(folder / "last.pt", weights_only=True)
@@ -48,7 +48,7 @@ def test_run_goes_on(tmp_path: Path) -> None:
     assert RULES.items() <= json.loads((folder / "config.json").read_text())["model_options"].items()
 
 
-def test_settings_are_read_under_todays_names(tmp_path: Path) -> None:
+def test_old_settings_get_current_names(tmp_path: Path) -> None:
     assert load_config(OLD_RUN / "config.json")["model_options"] == {"width": 1, "levels": 2, **RULES}
     old = {"dataset_options": {"faults": "refuse", "classes": "a,b"}, "model_options": {"classes": "all"}}
     (tmp_path / "a.json").write_text(json.dumps(old))
@@ -57,7 +57,7 @@ def test_settings_are_read_under_todays_names(tmp_path: Path) -> None:
     assert new["model_options"] == {"multi_label": True}
 
 
-def test_old_names_are_no_options_any_more() -> None:
+def test_old_option_names_raise() -> None:
     with pytest.raises(ValueError, match=r"unknown option of ssd_tiny 'match_threshold'.*match_iou_threshold"):
         build_model("ssd_tiny", 2, match_threshold=0.4)
     with pytest.raises((ConfigError, ValueError), match="unknown option of ssd_tiny 'suppress_at'"):

@@ -1,4 +1,4 @@
-"""Detection with a trained model: files in, pictures and detections.json out."""
+"""Detection with a trained model: files in, images and detections.json out."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_predict_with_tta_averages_over_a_flip(run_folder: Path, tmp_path: Path)
 def test_predict_folder_writes_images_and_json(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xffnot a picture")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xffnot an image")
     out = tmp_path / "out"
     (photos / "notes.txt").touch()
     Image.new("RGB", (60, 40)).save(photos / ("n" * 251 + ".png"))
@@ -98,8 +98,8 @@ def test_predict_folder_writes_images_and_json(
     assert len({entry["picture"] for entry in entries}) == 4
     assert [Path(entry["picture"]).suffix for entry in entries] == [".png", ".jpg", ".png", ".png"]
     for entry in entries:
-        with Image.open(out / entry["picture"]) as picture:
-            assert picture.size == (entry["width"], entry["height"])
+        with Image.open(out / entry["picture"]) as drawing:
+            assert drawing.size == (entry["width"], entry["height"])
         assert all(d["label"] in ("disc", "star") and len(d["box"]) == 4 for d in entry["detections"])
     assert any(entry["detections"] for entry in entries)
 

@@ -110,13 +110,13 @@ def test_predict_overwrite_removes_only_earlier_results(tmp_path: Path, results:
         (["--nms-threshold", "2"], "--nms-threshold must lie in 0..1, got 2"),
     ],
 )
-def test_predict_refuses_wrong_flags(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_rejects_invalid_flags(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([".", "README.md", *flags])
     assert words in capsys.readouterr().err
 
 
-def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+def test_non_utf8_file_names_are_escaped(tmp_path: Path) -> None:
     box, image = torch.tensor([[1.0, 2.0, 11.0, 22.0]]), torch.zeros(3, 40, 60, dtype=torch.uint8)
     file = tmp_path / os.fsdecode(b"\xe9.png")
     result = Result(box, torch.tensor([1]), torch.tensor([0.5]), ("a\x1b[2Jb",), image, file)

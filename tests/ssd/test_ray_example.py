@@ -1,4 +1,4 @@
-"""The example of Ray Data on a local Ray gives the results of one detector."""
+"""Tests that the example of Ray Data on a local Ray gives the results of one detector."""
 
 from __future__ import annotations
 

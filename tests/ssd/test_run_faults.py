@@ -153,14 +153,14 @@ def test_damaged_rows_of_a_table_are_dropped(tmp_path: Path, damage: bytes) -> N
     assert log.path.read_bytes() == b"step,loss\r\n1,0.5\r\n2,0.25\r\n3,0.125\r\n"
 
 
-def test_table_with_a_damaged_header_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_table_with_damaged_header_is_renamed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     log = CsvLog(tmp_path / "train.csv")
     log.path.write_bytes(b"st\xffep,loss\r\n1,0.5\r\n")
     log.drop(lambda row: row["step"] > 2)
     log.add({"step": 3, "loss": 0.125})
     assert log.path.read_bytes() == b"step,loss\r\n3,0.125\r\n"
     assert (tmp_path / "train.csv.damaged").read_bytes().startswith(b"st\xff")
-    assert "has no column 'step'; it is train.csv.damaged now" in capsys.readouterr().out
+    assert "has no column 'step'; renamed to train.csv.damaged" in capsys.readouterr().out
 
 
 def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_num_workers_is_limited_by_shared_memory(
     ],
 )
 def test_system_error_is_one_line(error: Exception, said: str) -> None:
-    told = str(as_user_error(error))
-    assert said in told and "\n" not in told
-    assert as_user_error(RuntimeError("a fault of the program")) is None
+    message = str(as_user_error(error))
+    assert said in message and "\n" not in message
+    assert as_user_error(RuntimeError("a bug of the program")) is None
 
 
 def test_console_encoding_replaces_unknown_characters(monkeypatch: pytest.MonkeyPatch) -> None:

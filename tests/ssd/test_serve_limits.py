@@ -97,7 +97,7 @@ def test_host_and_origin_of_other_sites_are_rejected(port: int) -> None:
     assert httpx.post(f"{url}/v1/detect", content=BODY, headers=headers).status_code == 403
 
 
-def test_malformed_http_is_answered_or_closed_and_the_server_goes_on(port: int) -> None:
+def test_malformed_http_does_not_stop_the_server(port: int) -> None:
     for data in (
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/9.9\r\n\r\n",
@@ -113,7 +113,7 @@ def test_malformed_http_is_answered_or_closed_and_the_server_goes_on(port: int) 
     assert httpx.get(f"http://127.0.0.1:{port}/health").json()["status"] == "ok"
 
 
-def test_full_queue_and_late_answers_get_an_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_and_timeout_return_errors(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     detect = ServedModel.detect
 
     def slow(*args: Any) -> Any:
@@ -203,7 +203,7 @@ print("answers", answers)
 """
 
 
-def test_sigterm_answers_requests_in_flight_and_exits_with_0(tmp_path: Path) -> None:
+def test_sigterm_completes_requests_in_flight_and_exits_with_0(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -225,7 +225,9 @@ def test_sigterm_answers_requests_in_flight_and_exits_with_0(tmp_path: Path) -> 
         ([".", "--samples", "no/such"], "--samples no/such is not a folder"),
     ],
 )
-def test_invalid_argument_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_argument_errors_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         parse_args(arguments)
     assert f"error: {message}" in capsys.readouterr().err

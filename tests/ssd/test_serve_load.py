@@ -1,4 +1,4 @@
-"""A process of `ssd serve` with hundreds of clients at once: equal, slow, deaf, vanishing, broken and hostile ones."""
+"""A process of `ssd serve` with hundreds of clients at once: slow, disconnecting, broken and hostile ones among them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLOW = 30
 OPTIONS = ("--batch-size", "64", "--batch-window-ms", "400", "--timeout", "5", "--max-waiting", "2000")
 
 
-def picture(number: int) -> np.ndarray:
+def image_of(number: int) -> np.ndarray:
     """An image unlike all others in size and content."""
     random = np.random.default_rng(number)
     colors = random.integers(0, 256, (2, 2, 3))
@@ -55,13 +55,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[float]]:
-    """Highest scores of each picture, computed image by image."""
+    """Highest scores of each image, computed image by image."""
     import torch
 
     from ssd.serve.served_model import Rules, ServedModel
 
     model = ServedModel("a", small_detector(), 8)
-    images = [torch.from_numpy(picture(number)).permute(2, 0, 1) for number in range(CLIENTS)]
+    images = [torch.from_numpy(image_of(number)).permute(2, 0, 1) for number in range(CLIENTS)]
     return [model.detect([image], [Rules(candidates=True)])[0][0].scores.tolist() for image in images]
 
 
@@ -109,7 +109,7 @@ def bomb(side: int) -> bytes:
 
 def hostile() -> dict[str, tuple[bytes, int]]:
     """Requests that cannot be answered, and the status of each."""
-    png, jpeg = encoded(picture(0)), encoded(picture(1), "JPEG")
+    png, jpeg = encoded(image_of(0)), encoded(image_of(1), "JPEG")
     broken = {
         "not JSON": (b"{", 422),
         "wrong type": (b'{"images": 3}', 422),
@@ -140,12 +140,12 @@ def status_of(served: Served) -> dict[str, Any]:
     return answer
 
 
-def test_every_client_gets_the_answer_to_its_own_picture(served: Served, expected: list[list[float]]) -> None:
-    """All kinds of clients at once; those that send whole pictures must not notice the others."""
+def test_every_client_gets_the_response_to_its_own_image(served: Served, expected: list[list[float]]) -> None:
+    """All kinds of clients at once; those that send whole images must not notice the others."""
     clients, attacks = Clients(served.port), hostile()
-    pictures = [encoded(picture(number)) for number in range(CLIENTS)]
-    large = post_request(json.dumps({"images": [base64_of(pictures[0])] * 16, "candidates": True}).encode())
-    sent = [request_of(content, candidates=True) for content in pictures]
+    contents = [encoded(image_of(number)) for number in range(CLIENTS)]
+    large = post_request(json.dumps({"images": [base64_of(contents[0])] * 16, "candidates": True}).encode())
+    sent = [request_of(content, candidates=True) for content in contents]
     before = descriptors(served.pid)
 
     async def run() -> tuple[list[Any], list[Any]]:
@@ -170,13 +170,13 @@ def test_every_client_gets_the_answer_to_its_own_picture(served: Served, expecte
     for number, (status, content) in enumerate(answers):
         assert status == 200, content
         result = json.loads(content)["results"][0]
-        height, width, _ = picture(number).shape
+        height, width, _ = image_of(number).shape
         assert (result["width"], result["height"]) == (width, height)
         np.testing.assert_allclose(scores_of(result), expected[number], atol=2e-5)
         batches[result["batch"]] += 1
     assert max(batches) > 8
     distance = np.abs(np.array(expected)[:, None] - np.array(expected)).max(-1) + np.eye(CLIENTS)
-    assert distance.min() > 1e-4, "two pictures have equal answers"
+    assert distance.min() > 1e-4, "two images have equal responses"
 
     end = time.monotonic() + 10  # the server learns that clients are gone
     while descriptors(served.pid) > before or status_of(served)["waiting"]:
@@ -184,12 +184,12 @@ def test_every_client_gets_the_answer_to_its_own_picture(served: Served, expecte
         time.sleep(0.1)
 
 
-def test_sigterm_answers_a_burst_in_flight(served: Served) -> None:
-    count, pictures = 50, [encoded(picture(number)) for number in range(50)]
+def test_sigterm_completes_a_burst_in_flight(served: Served) -> None:
+    count, contents = 50, [encoded(image_of(number)) for number in range(50)]
 
     async def run() -> list[tuple[int, bytes]]:
         clients = Clients(served.port)
-        asked = [asyncio.ensure_future(clients.ask(request_of(content))) for content in pictures]
+        asked = [asyncio.ensure_future(clients.ask(request_of(content))) for content in contents]
         async with httpx.AsyncClient() as watcher:
             waiting = 0
             while waiting < count:
@@ -199,4 +199,4 @@ def test_sigterm_answers_a_burst_in_flight(served: Served) -> None:
 
     answers = asyncio.run(run())
     widths = [json.loads(content)["results"][0]["width"] for status, content in answers if status == 200]
-    assert widths == [picture(number).shape[1] for number in range(count)]
+    assert widths == [image_of(number).shape[1] for number in range(count)]

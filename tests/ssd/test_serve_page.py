@@ -51,7 +51,7 @@ def set_slider(page: chromium.Page, name: str, value: float) -> None:
     page.evaluate(script)
 
 
-def test_drop_slide_and_see_the_boxes_change(page: chromium.Page, port: int, tmp_path: Path) -> None:
+def test_page_updates_boxes_after_drop_and_slider(page: chromium.Page, port: int, tmp_path: Path) -> None:
     sample = page.evaluate(PICTURE)
     image = encoded(pixels(0, 160, 240))
     (tmp_path / "dropped.png").write_bytes(image)
@@ -81,7 +81,7 @@ def test_drop_slide_and_see_the_boxes_change(page: chromium.Page, port: int, tmp
         page.screenshot(Path(folder) / "ssd-serve.png")
 
 
-def test_times_and_boxes_are_listed_for_both_checkpoints(page: chromium.Page) -> None:
+def test_page_lists_times_and_boxes_of_both_checkpoints(page: chromium.Page) -> None:
     set_slider(page, "score", 0.3)
     for panel in "ab":
         times = page.evaluate(f"document.querySelector('#panel-{panel} .times').textContent")
@@ -91,7 +91,7 @@ def test_times_and_boxes_are_listed_for_both_checkpoints(page: chromium.Page) ->
         )
 
 
-def test_unreadable_file_is_reported(page: chromium.Page, tmp_path: Path) -> None:
+def test_page_reports_unreadable_file(page: chromium.Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image <b>at all</b>")
     page.drop("#drop", tmp_path / "notes.txt")
     page.wait_for("!document.getElementById('error').hidden")
@@ -101,7 +101,7 @@ def test_unreadable_file_is_reported(page: chromium.Page, tmp_path: Path) -> Non
     assert len(page.faults) == 1 and "status of 422" in page.faults[0]
 
 
-def test_pages_send_requests_to_their_server_only(page: chromium.Page, port: int) -> None:
+def test_page_sends_requests_to_its_server_only(page: chromium.Page, port: int) -> None:
     page.call("Page.navigate", url=f"http://127.0.0.1:{port}/docs")
     page.wait_for("document.querySelectorAll('section').length >= 4")
     assert "POST /v1/detect" in page.evaluate("document.body.textContent")

@@ -83,7 +83,7 @@ def test_voc_prior_rows():
     assert torch.equal(priors_of("caffe")[last], rows(304 / 300, 304 / 300, 0.37, 0.37))
     for name in ("amdegroot", "qfgaohao", "lufficc"):
         assert torch.equal(priors_of(name)[last], rows(1, 1, 0.37, 0.37))
-    # the only cell of the last level: 264, sqrt(264 * 315), 264 * sqrt(2) by 264 / sqrt(2), and turned
+    # the only cell of the last level: 264, sqrt(264 * 315), 264 * sqrt(2) by 264 / sqrt(2), and its inverse
     large, long, short = math.sqrt(264 * 315) / 300, 0.88 * math.sqrt(2), 0.88 / math.sqrt(2)
     expected = [(0.5, 0.5, 0.88, 0.88), (0.5, 0.5, large, large), (0.5, 0.5, long, short), (0.5, 0.5, short, long)]
     torch.testing.assert_close(priors_of("caffe")[8728:], rows(*expected), rtol=1e-6, atol=0)
@@ -194,7 +194,7 @@ def test_clipped_priors_change_last_level_targets():
 
 @pytest.mark.parametrize("preset", SYSTEMS)
 def test_batch_losses_per_system(preset):
-    """Image 0 has one positive of 8 priors, image 1 none; there every second prior is taken for an object."""
+    """Image 0 has one positive of 8 priors, image 1 none; there every second prior is predicted as an object."""
     priors = torch.tensor([[0, i / 8, 1, (i + 1) / 8] for i in range(8)])
     loc, logits = torch.zeros(2, 8, 4), torch.zeros(2, 8, 2)
     loc[0, 0, 1] = 0.5  # smooth L1 of 0.5 is 0.125
@@ -249,7 +249,7 @@ def test_input_normalization_per_system(preset, family, expected):
 
 
 @pytest.mark.parametrize(
-    ("preset", "score", "nms", "candidates", "room"),
+    ("preset", "score", "nms", "candidates", "max_detections"),
     [
         ("amdegroot", 0.01, 0.45, 200, 200),
         ("balancap", 0.01, 0.45, 400, 800),  # no limit over the two classes of objects
@@ -260,14 +260,14 @@ def test_input_normalization_per_system(preset, family, expected):
         ("torchvision", 0.01, 0.45, 400, 200),
     ],
 )
-def test_post_processing_per_system(preset, score, nms, candidates, room):
+def test_post_processing_per_system(preset, score, nms, candidates, max_detections):
     rules = PRESETS[preset]
     assert (rules.score_threshold, rules.nms_iou_threshold, rules.candidates_per_class) == (score, nms, candidates)
     rules = rules.replace(prior_sizes="geometric", steps=None, nms_iou_threshold=0.5)
     model = build_model("ssd_tiny", 3, preset=rules, image_size=64)
     model.priors = torch.tensor([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.25], [0.5, 0.5, 1.5, 1]])  # IoU of the first two: 0.5
     found = model.detect(torch.zeros(1, 3, 4), torch.tensor([[[0.0, 5, 0], [0, 4, 0], [0, 3, 0]]]))
-    assert found.boxes.shape == (1, room, 4)
+    assert found.boxes.shape == (1, max_detections, 4)
     ones = found.labels[0] == 1
     assert ones.sum() == (2 if preset == "nvidia" else 3)  # at the threshold NVIDIA's suppresses
     assert found.boxes[0, ones].max() == (1 if preset == "torchvision" else 1.5)  # torchvision's alone cuts boxes

@@ -56,7 +56,7 @@ def detector() -> Detector:
     return detector
 
 
-def picture(boxes: Sequence[Sequence[int]], height: int = 300, width: int = 470) -> tuple[Tensor, Tensor]:
+def image_with(boxes: Sequence[Sequence[int]], height: int = 300, width: int = 470) -> tuple[Tensor, Tensor]:
     """Returns an image with a rectangle of its own gray level for each box, and the boxes by descending level."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     for level, (x1, y1, x2, y2) in enumerate(boxes, start=1):
@@ -75,10 +75,10 @@ def picture(boxes: Sequence[Sequence[int]], height: int = 300, width: int = 470)
     ids=["small", "longer than the overlap", "neighbors", "larger than a tile"],
 )
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_every_object_is_found_once_and_whole(
+def test_tiles_find_every_object_once_and_whole(
     boxes: list[tuple[int, int, int, int]], batch_size: int, detector: Detector
 ) -> None:
-    image, expected = picture(boxes)
+    image, expected = image_with(boxes)
     result = detector.predict(image, score_threshold=0.0, tile=(SIDE, 20), batch_size=batch_size)
     assert isinstance(result, Result)
     torch.testing.assert_close(result.boxes, expected, rtol=0, atol=1e-3)
@@ -86,7 +86,7 @@ def test_every_object_is_found_once_and_whole(
     assert (result.scores.diff() <= 0).all()
 
 
-def test_random_objects_are_found_once_and_whole(detector: Detector) -> None:
+def test_tiles_find_random_objects_once_and_whole(detector: Detector) -> None:
     generator = np.random.default_rng(0)
     for _ in range(5):
         cells = [(x, y) for x in range(0, 430, 45) for y in range(0, 260, 40)]
@@ -96,14 +96,14 @@ def test_random_objects_are_found_once_and_whole(detector: Detector) -> None:
             (x + a, y + b, x + a + w, y + b + min(h, 34))
             for (x, y), (w, h), (a, b) in zip(cells, sizes.tolist(), shifts.tolist(), strict=True)
         ]
-        image, expected = picture(boxes, 300, 480)
+        image, expected = image_with(boxes, 300, 480)
         result = detector.predict(image, score_threshold=0.0, tile=(SIDE, 30))
         assert isinstance(result, Result)
         torch.testing.assert_close(result.boxes, expected, rtol=0, atol=1e-3)
 
 
-def test_images_in_one_stream_keep_their_tiles_apart(detector: Detector) -> None:
-    large, small = picture([(90, 90, 110, 110)])[0], picture([(10, 10, 30, 30)], 50, 60)[0]
+def test_tiles_of_streamed_images_are_not_mixed(detector: Detector) -> None:
+    large, small = image_with([(90, 90, 110, 110)])[0], image_with([(10, 10, 30, 30)], 50, 60)[0]
     results = list(detector.stream([large, small, large], score_threshold=0.0, tile=SIDE, batch_size=4))
     assert [result.boxes.round().int().tolist() for result in results] == [
         *([[90, 90, 110, 110]], [[10, 10, 30, 30]], [[90, 90, 110, 110]]),
@@ -111,7 +111,7 @@ def test_images_in_one_stream_keep_their_tiles_apart(detector: Detector) -> None
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 60)])
-def test_an_image_that_fits_into_one_tile_equals_untiled(size: tuple[int, int], detector: Detector) -> None:
+def test_image_within_one_tile_equals_untiled(size: tuple[int, int], detector: Detector) -> None:
     del detector.__dict__["engine"]
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     tiled, whole = (detector.predict(image, score_threshold=0.3, tile=tile) for tile in (64, None))
@@ -121,7 +121,7 @@ def test_an_image_that_fits_into_one_tile_equals_untiled(size: tuple[int, int], 
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 100), (250, 90), (1000, 333)])
-def test_tiles_cover_the_image_and_have_one_size(size: tuple[int, int]) -> None:
+def test_tiles_cover_image_with_equal_sizes(size: tuple[int, int]) -> None:
     seen = torch.zeros(size, dtype=torch.bool)
     whole, *tiles = Tiling.of((100, 30)).views(*size)
     assert whole == (0, 0, size[1], size[0])
@@ -132,6 +132,6 @@ def test_tiles_cover_the_image_and_have_one_size(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("tile", [0, (100, 100), (100, -1), (1, 2, 3)])
-def test_wrong_tiles_are_refused(tile: object, detector: Detector) -> None:
+def test_invalid_tile_sizes_raise(tile: object, detector: Detector) -> None:
     with pytest.raises(ValueError, match=r"tile must be SIZE or SIZE, OVERLAP in pixels with 0 <= OVERLAP < SIZE"):
         detector.predict(torch.zeros(3, 8, 8, dtype=torch.uint8), tile=tile)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tests SSD on backbones of timm, with a small stand-in for timm, whose import takes seconds."""
+"""Tests SSD on backbones of timm, with a small fake of timm, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["", "hf-hub:x/y", "local-dir:/tmp/x"])
-def test_name_that_timm_would_download_is_refused(name: str, calls: list[dict[str, Any]]) -> None:
+def test_name_that_timm_would_download_raises(name: str, calls: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"^timm:NAME needs the name of a network in timm"):
         build_model(f"timm:{name}", 3)
     assert not calls

@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 import ssd
 from ssd.torchvision_patch.fused import shared_anchors
 
-# Only exp and log differ between torchvision's post-process and the op: an ulp or two of scores in 0..1 and of boxes of
+# Only exp and log differ between torchvision's post-processing and the op: an ulp or two of scores in 0..1 and of boxes of
 # some hundred pixels. Losses are sums in another order and width.
 SCORES = {"rtol": 0, "atol": 2e-6}
 BOXES = {"rtol": 0, "atol": 1e-3}
@@ -113,7 +113,7 @@ def images():
     return [torch.rand(3, 120, 160, generator=generator), torch.rand(3, 150, 100, generator=generator)]
 
 
-# two objects of the first image are in one place and want one prior; the second image has none
+# two objects of the first image are at one location and match one prior; the second image has none
 TARGETS = [target((10, 20, 90, 100), (10, 20, 90, 100), (100, 30, 150, 110)), target()]
 
 
@@ -204,7 +204,7 @@ def test_each_negative_counts_once_when_few():
     anchors = ours.anchor_generator(batch, features)[0]
     logits = ours.head(features)["cls_logits"][0]
     labels = (box_iou(warped[0]["boxes"], anchors)[0] >= 0.05).long()
-    assert 3 * labels.sum() > (labels == 0).sum()  # so every prior takes part
+    assert 3 * labels.sum() > (labels == 0).sum()  # so every prior is sampled
     every = nn.functional.cross_entropy(logits, labels, reduction="sum") / labels.sum()
     torch.testing.assert_close(loss, every, **LOSSES)
     assert doubled > every

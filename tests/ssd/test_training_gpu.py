@@ -26,7 +26,7 @@ def test_training_step_on_gpu_does_not_synchronize(amp: bool, channels_last: boo
         pytest.skip("there is no GPU")
     device = torch.device("cuda")
     if amp and amp_dtype(device) == torch.float16:
-        pytest.skip("the loss scaling of float16 asks the device whether gradients are finite")
+        pytest.skip("the loss scaling of float16 reads from the device whether gradients are finite")
     config = replace(SMALL, dataset="shapes", device="cuda", amp=amp, channels_last=channels_last)
     train_set, _ = open_datasets(config)
     model = make_model(config, train_set).to(device).train()

@@ -51,7 +51,7 @@ def test_crop_equals_torchvision():
 
 @pytest.mark.parametrize("extra", [None, "vflip", "d4"])
 def test_boxes_follow_their_pixels(extra):
-    # White boxes on black, any zoom, crop, flip and turn: inside a box it stays white, outside of all it stays black.
+    # White boxes on black, any zoom, crop, flip and rotation: inside a box it stays white, outside of all it stays black.
     boxes = BOXES[:2]
     target = {"boxes": boxes, "labels": torch.tensor([1, 2]), "ignore": torch.zeros(2, dtype=torch.bool)}
     rule = Augmentation(zoom=3.0, crop=CropRule(), extra=extra, cut="ignore", fill=(0, 0, 0), min_size=0.1)
@@ -190,7 +190,7 @@ def test_large_scale_jitter_keeps_aspect_and_cropped_objects():
         out, moved = build_transforms("lsj", 100, train=True, hflip=0.0)(image, target)
         around = (out == torch.tensor([123, 117, 104])[:, None, None]).all(0)
         rows, columns = ((~around).any(axis).nonzero()[:, 0] for axis in (1, 0))
-        assert int(rows[0]) == int(columns[0]) == 0, "the image stands in the upper left corner"
+        assert int(rows[0]) == int(columns[0]) == 0, "the image is in the upper left corner"
         if len(columns) < 98:  # all of it is seen
             assert len(rows) / len(columns) == pytest.approx(120 / 200, abs=0.12)
         assert bool((moved["boxes"] <= 100).all()) and not bool(moved["ignore"].any())

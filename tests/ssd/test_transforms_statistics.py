@@ -27,7 +27,7 @@ FILL = (123, 117, 104)
 BOXES = torch.tensor([[20.0, 30.0, 90.0, 110.0], [100.0, 10.0, 180.0, 60.0], [5.0, 90.0, 35.0, 115.0]])
 
 
-def picture():
+def sample_image():
     generator = torch.Generator().manual_seed(3)
     coarse = torch.randint(0, 256, (3, 12, 20), generator=generator).float()
     coarse = 0.5 * coarse + torch.tensor([90.0, 40.0, 10.0])[:, None, None]  # reddish, so that hue and order show
@@ -86,7 +86,7 @@ def measures(image, target) -> dict[str, float]:
     out |= {f"mean {channel}": round(float(seen[channel].mean())) for channel in range(3)}
     out |= {"brightness": round(float(gray.mean())), "contrast": round(float(gray.std()))}
     out["saturation"] = round(float((seen.amax(0) - seen.amin(0)).mean()))
-    # The turn of the mean color about the gray axis, in whole degrees: most samples have that of the picture.
+    # The rotation of the mean color about the gray axis, in whole degrees: most samples have that of the image.
     red, green, blue = seen.mean(1).tolist()
     out["hue"] = round(float(np.degrees(np.arctan2(1.732 * (green - blue), 2 * red - green - blue))))
     return out
@@ -106,7 +106,7 @@ def on_the_device(name: str, **options) -> Callable:
 def sampled(name: str, ours: bool = True, deferred: bool = False, **options) -> dict[str, np.ndarray]:
     call = build_transforms(name, SIDE, train=True, **options) if ours else plain_chain(name)
     call = on_the_device(name, **options) if deferred else call
-    image, target = picture()
+    image, target = sample_image()
     torch.manual_seed(5 if ours else 6)
     rows = [measures(*call(image, target)) for _ in range(COUNT)]
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
@@ -117,8 +117,8 @@ def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float
     out = {}
     for key in a:
         points = np.sort(np.concatenate([a[key], b[key]]))
-        shares = [np.searchsorted(np.sort(side), points, "right") / COUNT for side in (a[key], b[key])]
-        statistic = float(np.abs(shares[0] - shares[1]).max())
+        fractions = [np.searchsorted(np.sort(side), points, "right") / COUNT for side in (a[key], b[key])]
+        statistic = float(np.abs(fractions[0] - fractions[1]).max())
         if statistic > LIMIT:
             out[key] = round(statistic, 3)
     return out

@@ -40,7 +40,7 @@ def batch_of(boxes: list[list[list[float]]], ignore: list[bool]) -> Batch:
 
 
 def detector(boxes: list[list[list[float]]], scores: list[list[float]] | None = None) -> Any:
-    """Returns a stand-in for a model that detects these boxes in any image, as objects of class 3."""
+    """Returns a fake model that detects these boxes in any image, as objects of class 3."""
     rows = max(map(len, boxes))
     padded = torch.tensor([[*own, *[[0.0] * 4] * (rows - len(own))] for own in boxes])
     counts = torch.tensor([len(own) for own in boxes])
@@ -90,7 +90,7 @@ def test_priors_of_ignored_detections_are_not_sampled() -> None:
     assert matches.labels.tolist() == [[2, -1, 0]]
 
 
-def test_training_ignores_after_the_first_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ignoring_starts_after_a_quarter_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2).train()
     config = TrainConfig(ignore_unlabeled=0.05, label_unlabeled=0.5, iterations=8, batch_size=2)
@@ -108,7 +108,7 @@ def test_training_ignores_after_the_first_quarter(monkeypatch: pytest.MonkeyPatc
     assert used == [2, 3] and all(bool(loss.isfinite()) for loss in losses.values())
 
 
-def test_what_has_begun_goes_on_with_more_epochs() -> None:
+def test_ignoring_continues_when_epochs_are_added() -> None:
     model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2).train()
     config = TrainConfig(ignore_unlabeled=0.05, iterations=8, batch_size=2)
     before = step.make_state(config, model, 4)
@@ -122,7 +122,7 @@ def test_what_has_begun_goes_on_with_more_epochs() -> None:
     assert not without.adds_unlabeled()
 
 
-def test_needs_an_ema() -> None:
+def test_ignore_unlabeled_needs_ema() -> None:
     with pytest.raises(ConfigError, match="--ignore-unlabeled needs the EMA"):
         TrainConfig(ignore_unlabeled=0.5, ema_decay=0.0).check()
     with pytest.raises(ConfigError, match="--label-unlabeled needs the EMA"):

@@ -81,8 +81,8 @@ def test_class_names_with_special_characters(tmp_path: Path, capsys: pytest.Capt
         (row,) = csv.DictReader(file)
     assert row["step"] == "10" and row["step (2)"] == "1" and row["AP50 (2)"] == "1" and row["two\\nlines"] == "1"
     for name in ("pr.png", "loss.png", "detections.png"):
-        with Image.open(tmp_path / name) as picture:
-            picture.load()
+        with Image.open(tmp_path / name) as drawing:
+            drawing.load()
 
 
 def test_checkpoint_keeps_orientation_and_score_thresholds(tmp_path: Path) -> None:

@@ -26,20 +26,20 @@ HEIGHT, WIDTH, COUNT = 48, 64, 12
 
 
 def frame(index: int) -> np.ndarray:
-    """Returns a frame with a red corner and a bar that tells its number."""
+    """Returns a frame with a red corner and a bar that encodes its number."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[:16, :16] = (255, 0, 0)
     image[32:, 4 * index : 4 * index + 4] = (0, 255, 0)
     return image
 
 
-def encode(path: Path, *, turned: bool = False, step: float = 0.1) -> Path:
-    """Writes COUNT frames; with `turned` the metadata says to rotate them by 90 degrees, as a phone held upright does."""
+def encode(path: Path, *, rotated: bool = False, step: float = 0.1) -> Path:
+    """Writes COUNT frames; with `rotated` the metadata says to rotate them by 90 degrees, as a phone held upright does."""
     writer = video_writer.VideoWriter(path)
     for index in range(COUNT):
         writer.write(frame(index), index * step)
     writer.close()
-    if turned:
+    if rotated:
         data = bytearray(path.read_bytes())
         start = data.index(b"tkhd") + 44  # the matrix of the track header
         one = 1 << 16
@@ -64,11 +64,11 @@ def detector() -> Detector:
 
 
 def bar(image: Tensor) -> int:
-    """Returns the number of an upright frame that its bar tells."""
+    """Returns the number of an upright frame that its bar encodes."""
     return int(image[1, 40].float().view(-1, 4).mean(1).argmax())
 
 
-def test_frames_are_decoded_in_order_with_their_times(decoder: str, tmp_path: Path) -> None:
+def test_video_frames_are_in_order_with_times(decoder: str, tmp_path: Path) -> None:
     frames = list(frames_of(encode(tmp_path / "a.mp4", step=0.04)))
     assert [f.index for f in frames] == list(range(COUNT)) and [bar(f.image) for f in frames] == list(range(COUNT))
     assert [round(f.time, 3) for f in frames] == [round(0.04 * index, 3) for index in range(COUNT)]
@@ -76,14 +76,14 @@ def test_frames_are_decoded_in_order_with_their_times(decoder: str, tmp_path: Pa
     assert frames[0].image[0, 4, 4] > 200 > 50 > frames[0].image[1, 4, 4]  # red: RGB order
 
 
-def test_rotation_of_phones_is_applied(decoder: str, tmp_path: Path) -> None:
+def test_video_rotation_is_applied(decoder: str, tmp_path: Path) -> None:
     upright = next(frames_of(encode(tmp_path / "a.mp4"))).image
-    turned = next(frames_of(encode(tmp_path / "b.mp4", turned=True))).image
-    assert turned.shape == (3, WIDTH, HEIGHT)
-    assert torch.equal(turned, torch.rot90(upright, -1, (1, 2)))  # clockwise
+    rotated = next(frames_of(encode(tmp_path / "b.mp4", rotated=True))).image
+    assert rotated.shape == (3, WIDTH, HEIGHT)
+    assert torch.equal(rotated, torch.rot90(upright, -1, (1, 2)))  # clockwise
 
 
-def test_what_is_no_video_is_named(decoder: str, tmp_path: Path) -> None:
+def test_invalid_video_error_names_file(decoder: str, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video" * 100)
     (tmp_path / "empty.mp4").touch()
     cut = tmp_path / "cut.mp4"
@@ -96,12 +96,12 @@ def test_what_is_no_video_is_named(decoder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [63, "/dev/video63", "rtsp://user:secret@127.0.0.1:1/x"])
-def test_a_missing_camera_or_stream_is_named(source: str | int, detector: Detector) -> None:
+def test_missing_camera_or_stream_error_names_it(source: str | int, detector: Detector) -> None:
     with pytest.raises(DataError, match=r"^(/dev/video63|rtsp://127.0.0.1:1/x): the stream cannot be opened: \w+"):
         list(detector.predict(source))  # type: ignore[arg-type]
 
 
-def test_no_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_decoder_error_names_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4")
     monkeypatch.setattr(video, "DECODERS", {"no_such_package": None})
     with pytest.raises(DataError, match=r"reading a video needs PyAV, OpenCV .*: pip install av"):
@@ -121,7 +121,7 @@ def test_detector_yields_results_of_frames(detector: Detector, tmp_path: Path) -
     assert found[3].to_dict()["frame"] == 3 and found[3].to_dict()["time"] == 0.3 and "frame 3" in repr(found[3])
 
 
-def test_a_video_is_decoded_as_it_is_used(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_is_decoded_lazily(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = video.DECODERS["av"]
 
@@ -135,7 +135,7 @@ def test_a_video_is_decoded_as_it_is_used(detector: Detector, tmp_path: Path, mo
     assert len(decoded) <= 4
 
 
-def test_a_broken_video_among_images_does_not_end_the_stream(detector: Detector, tmp_path: Path) -> None:
+def test_broken_video_does_not_end_stream(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video")
     (tmp_path / "b.png").write_bytes(b"not an image")
     encode(tmp_path / "c.mp4")
@@ -145,7 +145,7 @@ def test_a_broken_video_among_images_does_not_end_the_stream(detector: Detector,
         list(detector.predict(tmp_path / "a.mp4"))
 
 
-def test_a_url_is_read_to_its_end(tmp_path: Path) -> None:
+def test_video_url_is_read_to_end(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp4")
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ def test_a_url_is_read_to_its_end(tmp_path: Path) -> None:
     assert [bar(f.image) for f in frames] == list(range(COUNT)) and frames[0].file == url
 
 
-def test_a_slow_reader_of_a_camera_gets_the_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_camera_reader_gets_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     def camera(name: str) -> Iterator[tuple[Tensor, float]]:
         for index in range(40):
             yield torch.full((3, 2, 2), index, dtype=torch.uint8), index / 100
@@ -175,7 +175,7 @@ def test_a_slow_reader_of_a_camera_gets_the_newest_frame(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("encoder", list(video_writer.ENCODERS))
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
-def test_a_written_video_has_the_frames_and_times(
+def test_written_video_has_frames_and_times(
     encoder: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_usable(encoder):

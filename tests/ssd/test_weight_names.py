@@ -24,7 +24,7 @@ LITE = "SSDLite320_MobileNet_V3_Large_Weights.COCO_V1"
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stands in for torchvision's download; holds the names that were asked for."""
+    """Fake of torchvision's download; holds the names that were asked for."""
     names: list[str] = []
     state = build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True).state_dict()
 
@@ -36,7 +36,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_short_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_weight_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DETECTORS:
         assert full_name(name) == full_name(name.replace("_Weights", "")) == name
     assert full_name("COCO_V1", "ssd300_vgg16") == "SSD300_VGG16_Weights.COCO_V1"
@@ -48,7 +48,7 @@ def test_short_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checked_checkpoint("nowhere")
     monkeypatch.chdir(tmp_path)
     Path("COCO_V1").touch()
-    assert full_name("COCO_V1") == "COCO_V1"  # a file of that name goes first
+    assert full_name("COCO_V1") == "COCO_V1"  # a file of that name takes precedence
     Path("model.ckpt.index").touch()
     assert checked_checkpoint("model.ckpt") == "model.ckpt"
 
@@ -59,7 +59,7 @@ def test_load_by_short_name_has_class_names(downloads: list[str]) -> None:
     assert detector.classes[0] == "person" and detector.classes[89] == "toothbrush"
 
 
-def test_programs_take_names(downloads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_accept_weight_names(downloads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     predict(
         [
@@ -90,7 +90,7 @@ def test_weights_by_name_match_classes_by_name(downloads: list[str]) -> None:
     names = (*SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"],)
     gaps = tuple(f"unused {i}" if name == "N/A" else name for i, name in enumerate(names))[1:]
     whole = build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True)
-    report = load_weights(whole, LITE, classes=gaps)  # COCO's ids have gaps, which data sets name in their own way
+    report = load_weights(whole, LITE, classes=gaps)  # COCO's ids have gaps, which each data set names differently
     assert report.new_classes == [] and not report.reordered
 
 

@@ -1,4 +1,4 @@
-// Detects objects in a picture without Python: detect MODEL.pt2 PICTURE.ppm
+// Detects objects in an image without Python: detect MODEL.pt2 IMAGE.ppm
 // MODEL.pt2 is written by `ssd export CHECKPOINT --to aoti`; `convert photo.jpg photo.ppm` makes a binary PPM.
 #include <ATen/ATen.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -26,15 +26,15 @@ at::Tensor read_ppm(const std::string& path) {  // float32 [1, 3, H, W] in 0..1
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 3) throw std::runtime_error("usage: detect MODEL.pt2 PICTURE.ppm");
+  if (argc != 3) throw std::runtime_error("usage: detect MODEL.pt2 IMAGE.ppm");
   const c10::InferenceMode guard;
   torch::inductor::AOTIModelPackageLoader model(argv[1]);
   const int64_t side = std::stoll(model.get_metadata().at("image_size"));
-  const at::Tensor picture = read_ppm(argv[2]);
+  const at::Tensor image = read_ppm(argv[2]);
   // resized as in training: antialiased
-  const at::Tensor input = at::_upsample_bilinear2d_aa(picture, {side, side}, /*align_corners=*/false);
+  const at::Tensor input = at::_upsample_bilinear2d_aa(image, {side, side}, /*align_corners=*/false);
   const auto found = model.run({input.contiguous()});
-  const int64_t width = picture.size(3), height = picture.size(2), count = found[3][0].item<int64_t>();
+  const int64_t width = image.size(3), height = image.size(2), count = found[3][0].item<int64_t>();
   for (int64_t i = 0; i < count; ++i) {
     const at::Tensor box = found[0][0][i];
     std::cout << found[2][0][i].item<int64_t>() << ' ' << found[1][0][i].item<float>();

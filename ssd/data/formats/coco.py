@@ -43,7 +43,7 @@ class COCODataset(DetectionDataset):
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:
-        DataError: No such layout, a file that is no COCO JSON, no usable image, or a fault with `on_error="raise"`.
+        DataError: No such layout, a file that is not a COCO JSON, no usable image, or a fault with `on_error="raise"`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class COCODataset(DetectionDataset):
 
 
 class _Reader:
-    """Turns the JSON's entries into annotations, and what is wrong with them into faults."""
+    """Converts the JSON's entries to annotations, and invalid ones to faults."""
 
     def __init__(
         self,
@@ -214,5 +214,5 @@ class _Reader:
             area = math.nan
         if math.isfinite(area) and area >= 0:
             return area
-        self.log.add(Fault(self.file, "area not a number", f"area {value!r:.80}; that of the box is taken", index))
+        self.log.add(Fault(self.file, "area not a number", f"area {value!r:.80}; the area of the box is used", index))
         return of_box

@@ -9,7 +9,7 @@ from typing import Any
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.field_values import as_int
 
-_MOST_IDS = 10_000  # classes that labels='ids' may make
+_MAX_IDS = 10_000  # maximum number of classes with labels='ids'
 
 
 def read_json(path: Path) -> Any:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except RecursionError:
-        raise DataError(f"{path} is not a JSON file that can be read: it is nested too deep") from None
+        raise DataError(f"{path} is not a JSON file that can be read: it is nested too deeply") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a JSON file: {shorten(error)}") from None
 
@@ -49,16 +49,16 @@ def read_categories(
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Returns the names of the classes and their category ids.
 
-    A group that no annotation uses is no class: Roboflow writes the project's name as a category before the others.
+    A group that no annotation uses is not a class: Roboflow writes the project's name as a category before the others.
 
     Args:
-        categories: Of the file.
+        categories: Categories of the file.
         used: Ids that annotations name.
         classes: Names to use; None: all, by ascending id.
         file: For messages.
 
     Raises:
-        DataError: a category without id or name, one given twice, or a name in `classes` that is no category's.
+        DataError: a category without id or name, one given twice, or a name in `classes` that no category has.
     """
     for category in categories:
         if not isinstance(category, dict) or as_int(category.get("id")) is None or not category.get("name"):
@@ -84,10 +84,10 @@ def read_categories(
 
 
 def with_gaps(names: Sequence[str], ids: Sequence[int], chosen: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Returns names and ids where labels are ids: every id up to the greatest has a class."""
-    if chosen or min(ids) < 1 or max(ids) > _MOST_IDS:
+    """Returns names and ids where labels are ids: every id up to the maximum has a class."""
+    if chosen or min(ids) < 1 or max(ids) > _MAX_IDS:
         raise DataError(
-            f"labels='ids' needs all categories (no classes=) with ids in 1 .. {_MOST_IDS}, got {min(ids)} .. {max(ids)}"
+            f"labels='ids' needs all categories (no classes=) with ids in 1 .. {_MAX_IDS}, got {min(ids)} .. {max(ids)}"
         )
     known = dict(zip(ids, names, strict=True))
     every = tuple(range(1, max(ids) + 1))

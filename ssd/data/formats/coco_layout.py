@@ -9,7 +9,7 @@ from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical, split_of_file
 
-# Where the annotations and images of a split are kept, most official first. {} is the split.
+# Where the annotations and images of a split are kept, the official layout first. {} is the split.
 _LAYOUTS = (
     ("annotations/instances_{}2017.json", "{}2017"),
     ("annotations/instances_{}2014.json", "{}2014"),
@@ -34,7 +34,7 @@ def find_layout(
 ) -> tuple[Path, list[Path]]:
     """Returns the annotation file of a split and the folders that its images are most likely in.
 
-    Given paths are taken as they are, or below `root` where they are relative and exist there. The split `"all"` is
+    Given paths are used unchanged, or below `root` if they are relative and exist there. The split `"all"` is
     the only COCO file of the data set.
 
     Raises:

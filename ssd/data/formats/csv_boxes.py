@@ -14,7 +14,7 @@ from ssd.data.formats.image_finder import ImageFinder
 from ssd.data.formats.split_names import aliases, split_of_file
 from ssd.data.loading.images import image_size
 
-# Where people keep the table of a split. {} is the split.
+# Common paths of the table of a split. {} is the split.
 _FILES = (
     "{}.csv",
     "annotations/{}.csv",
@@ -25,7 +25,7 @@ _FILES = (
     "{}-annotations-bbox.csv",
     "sub-{}-annotations-bbox.csv",
 )
-_WHOLE = ("annotations.csv", "labels.csv")  # one table of all splits, told apart by a column
+_WHOLE = ("annotations.csv", "labels.csv")  # one table of all splits, with a column that names the split
 _FRACTION = 1.01  # a file whose every coordinate is at most this counts in fractions of the image
 
 
@@ -42,12 +42,11 @@ class CSVDataset(DetectionDataset):
         annotations: The file, where it is another.
         images: Folder that the images' names are relative to; where None, the file's folder, `root`, and their folders
             images, SPLIT and images/SPLIT are tried.
-        classes: Names in the order of their labels; those of the file, sorted, and printed where not given.
+        classes: Names in the order of their labels; None: those of the file, sorted, which are printed.
         units: `"pixels"`, `"normalized"`, or `"auto"`: normalized if no coordinate of the file exceeds 1.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
-        apply_exif: Turn the images as EXIF says, or (`"auto"`) as columns width and height ask for; without these, turn
-            them.
+        apply_exif: Apply EXIF orientation; `"auto"` does so if the columns width and height require it or are missing.
 
     Raises:
         DataError: No such file, a file without the needed columns, no usable image, or a fault with `on_error="raise"`.
@@ -77,7 +76,7 @@ class CSVDataset(DetectionDataset):
         if classes is None:
             classes = sorted({row.label for row in rows if row.label})
             if not classes:
-                raise DataError(no_class(f"no row of {file} that can be read names a class", log))
+                raise DataError(no_class(f"no readable row of {file} has a class", log))
             print(f"classes found in {file}: {', '.join(classes)}")
         if units == "auto":
             units = "normalized" if _looks_normalized(rows) else "pixels"
@@ -93,7 +92,7 @@ class CSVDataset(DetectionDataset):
 
 
 class _Reader:
-    """Turns the rows of an image into annotations, and what is wrong with them into faults."""
+    """Converts the rows of an image to annotations, and invalid ones to faults."""
 
     def __init__(self, file: Path, classes: tuple[str, ...], normalized: bool, log: FaultLog) -> None:
         self.file = str(file)
@@ -178,8 +177,8 @@ def _of_split(rows: list[Row], split: str, file: Path, is_whole: bool) -> list[R
     if not any(row.split for row in rows):
         if is_whole and split != "all":
             raise NoSplitError(
-                f"{file} holds all splits, so it needs a column split with {split!r} in it, or be cut into {split}.csv "
-                "and others; the split 'all' takes it whole"
+                f"{file} holds all splits, so it needs a column split with the value {split!r}, or must be split into "
+                "{split}.csv and others; the split 'all' is all of its rows"
             )
         return rows
     names = aliases(split)
@@ -191,8 +190,8 @@ def _of_split(rows: list[Row], split: str, file: Path, is_whole: bool) -> list[R
 
 
 def _looks_normalized(rows: list[Row]) -> bool:
-    greatest = max((max(row.box) for row in rows if row.box is not None), default=0.0)
-    return 0.0 < greatest <= _FRACTION
+    largest = max((max(row.box) for row in rows if row.box is not None), default=0.0)
+    return 0.0 < largest <= _FRACTION
 
 
 def _by_image(rows: list[Row]) -> dict[str, list[Row]]:

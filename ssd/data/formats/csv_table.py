@@ -12,7 +12,7 @@ from ssd.data.annotations import Box
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_side, is_true
 
-# The names that each column goes by, compared without case; of two in one header the first here is taken.
+# Accepted names of each column, in any case; if a header has two of them, the first one here is used.
 COLUMNS = {
     "image": ("image", "filename", "file_name", "image_path", "image_name", "path", "file", "imageid", "image_id"),
     "xmin": ("xmin", "x1", "x_min", "left"),
@@ -31,7 +31,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class Row:
-    """One line: an object, or with no box an image without objects."""
+    """One line: an object, or an image without objects if there is no box."""
 
     line: int
     image: str
@@ -39,7 +39,7 @@ class Row:
     label: str
     ignore: bool
     split: str | None
-    size: tuple[int, int] | None = None  # height and width of the image, where the file says them
+    size: tuple[int, int] | None = None  # height and width of the image, if the file has them
 
 
 def read_table(path: Path, log: FaultLog) -> list[Row]:
@@ -101,7 +101,7 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
     except ValueError:
         values = ", ".join(f"{name} {text!r:.40}" for name, text in zip(_CORNERS, texts, strict=True))
         log.add(Fault(str(path), "box not a number", values, line=line))
-        # The image is there all the same, with its other boxes or with none.
+        # The image is kept, with its other boxes or without any.
         return Row(line, image, None, "", False, split, size)
     return Row(line, image, (x1, y1, x2, y2), label, ignore, split, size)
 

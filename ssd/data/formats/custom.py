@@ -1,19 +1,19 @@
 """A custom data set, named by import path: `my_package.my_module:MyDataset`.
 
-The named class or function is called with the keyword arguments `root` (the folder, where one is given), `split`
-and the options, as far as it takes them, and returns a map-style data set (`len` and `[index]`).
+The class or function is called with those of the keyword arguments `root` (the folder, if there is one) and `split`
+that it accepts, and with the options. It returns a map-style data set (`len` and `[index]`).
 
 Its items are `(image, target)`, or one dict with the key `image` beside those of the target:
 
 * image: uint8 `[3, H, W]`, float in 0 .. 1 of that shape, a PIL image, or a uint8 array `[H, W, 3]`; RGB.
 * `boxes` `[G, 4]`: xyxy in pixels, 0-based, right and bottom edges exclusive; `[0, 4]` without objects.
-* `labels` `[G]`: whole numbers 1 .. C - 1 (0 is the background).
+* `labels` `[G]`: integers 1 .. C - 1 (0 is the background).
 * optional `ignore` (or `iscrowd`, `difficult`) `[G]`: neither object nor background.
-* optional `image_id`: a whole number of its own for each image; the index where absent.
+* optional `image_id`: a unique integer; by default the index.
 
-Class names come from the option or the attribute `classes`. The data set is gone through once when it is opened, to
-count objects and check every item; a method `target(index)` that returns the target with `size` (height, width)
-spares reading the images for that.
+Class names come from the option or the attribute `classes`. When the data set is opened, every item is read once, to
+count and check the objects; a method `target(index)` that returns the target with `size` (height, width) avoids reading
+the images for this.
 """
 
 import importlib
@@ -37,12 +37,12 @@ class CustomDataset(DetectionDataset):
 
     Args:
         name: Import path `module:attribute`; the current folder is searched, as with `python -m`.
-        root: Passed on.
-        split: Passed on.
-        classes: Names without background; the data set's attribute `classes` where not given.
+        root: Passed to it.
+        split: Passed to it.
+        classes: Names without background; None: the data set's attribute `classes`.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
-        **options: Passed on.
+        **options: Passed to it.
 
     Raises:
         DataError: The import path does not exist, the call fails, class names are missing, there is no usable item, or a
@@ -75,7 +75,7 @@ class CustomDataset(DetectionDataset):
             image, target = split_item(self.items[self._rows[index]])
             pixels = check_image(image)
             kept = check_target(target, self.num_classes, (int(pixels.shape[1]), int(pixels.shape[2])), file, self.log)
-        except Exception as error:  # the user's code may raise anything; the loader skips or refuses it
+        except Exception as error:  # the user's code may raise anything; the loader skips or raises it
             raise ImageError(Fault(file, "item unusable", _reason(error))) from error
         return pixels, {**kept, "image_id": int(self.annotations.image_ids[index])}
 
@@ -84,7 +84,7 @@ class CustomDataset(DetectionDataset):
         return self[index][0]
 
     def relative_names(self, root: str | Path) -> list[str]:
-        """Returns the names of the items, which are no files."""
+        """Returns the names of the items, which are not files."""
         return [str(file) for file in self.annotations.files]
 
     def _scan(self, name: str, num_classes: int, builder: AnnotationsBuilder, log: FaultLog) -> None:

@@ -15,7 +15,7 @@ _IGNORE = ("ignore", "iscrowd", "difficult")
 
 
 class ItemError(ValueError):
-    """An item that breaks the contract; the message says what was expected and what came."""
+    """An invalid item; the message says what was expected and given."""
 
 
 def split_item(item: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -66,11 +66,11 @@ def check_target(
     outside of 1 .. C - 1.
 
     Args:
-        target: Of the user's.
+        target: Target dict of the user's data set.
         num_classes: C, with the background.
         size: Height and width of the image.
-        file: What faults are named after.
-        log: Where they go.
+        file: File name for faults.
+        log: Log for the faults.
 
     Raises:
         ItemError: a missing key, or a wrong shape or type.

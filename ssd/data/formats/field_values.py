@@ -1,26 +1,26 @@
-"""Values as exporters write them: ids as texts or floats, flags as words, lists of names as one text."""
+"""Parses values as exporters write them: ids as strings or floats, flags as words, lists of names as one string."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ssd.data.faults import DataError
 
-MAX_SIDE = 1_000_000  # pixels; a larger height or width is none
+MAX_SIDE = 1_000_000  # pixels; a larger height or width is invalid
 _MAX_ID = 2**63 - 1
 _TRUE = ("1", "1.0", "true", "yes", "t", "y")
 
 
 def is_true(value: Any) -> bool:
-    """Whether a flag is set: true, 1, 1.0, or one of these as a text."""
+    """Returns whether a flag is set: true, 1, 1.0, or one of these as a string."""
     if isinstance(value, str):
         return value.strip().lower() in _TRUE
     return bool(value) if isinstance(value, (bool, int, float)) else False
 
 
 def as_int(value: Any) -> int | None:
-    """Returns an id or a size as a 64-bit whole number, None where it is none: 1 and "1.0" are, 1.5 and "1_1" not."""
+    """Returns an id or a size as a 64-bit integer, or None if it is not one: 1 and "1.0" are, 1.5 and "1_1" are not."""
     if isinstance(value, str):
-        if "_" in value:  # which Python reads over: "1_1" is no 11
+        if "_" in value:  # int() ignores underscores, but "1_1" is not 11
             return None
         try:
             value = int(value) if len(value) < 40 else None
@@ -37,13 +37,13 @@ def as_int(value: Any) -> int | None:
 
 
 def as_side(value: Any) -> int | None:
-    """Returns a height or width in pixels, None where it is none."""
+    """Returns a height or width in pixels, or None if it is not one."""
     number = as_int(value)
     return number if number is not None and 0 < number <= MAX_SIDE else None
 
 
 def as_names(classes: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Returns the option `classes` as names; one text holds them with commas between.
+    """Returns the option `classes` as names; a string has them separated by commas.
 
     Raises:
         DataError: It holds anything else, no name, or one twice.

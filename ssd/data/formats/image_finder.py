@@ -1,4 +1,4 @@
-"""Finding the image that an annotation belongs to, among all files of a data set."""
+"""Finds the image that an annotation belongs to, among all files of a data set."""
 
 import os
 from collections import defaultdict
@@ -11,7 +11,7 @@ from ssd.common.file_tree import IMAGE_SUFFIXES, is_within, walk
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.split_names import split_of_folder
 
-# Folders that tell kinds of files apart, not images.
+# Names of folders that only say which kind of files they hold.
 _KINDS = frozenset(
     "annotations annotation annots ann xml xmls labels label txt json images image img imgs jpegimages photos pictures "
     "data obj_train_data obj_valid_data obj_val_data obj_test_data".split()
@@ -60,7 +60,7 @@ class ImageFinder:
         return self._at(PurePath(_clean(name)).parts) is not None
 
     def _find(self, name: str, near: PurePath | None) -> tuple[Path | None, bool]:
-        # The file, and whether the whole name says so.
+        # The file, and whether its path ends with the whole name.
         # Label Studio writes %20 and the like; where the locale is not UTF-8, Python spells names of files otherwise.
         for spelled in dict.fromkeys((name, _clean(unquote(name)), os.fsdecode(name.encode(errors="surrogateescape")))):
             parts = PurePath(spelled).parts
@@ -128,16 +128,16 @@ class ImageFinder:
 
 
 def check_inside(path: Path, root: Path, source: str) -> None:
-    """Raises `DataError` where a path that a file of the data set names leaves the data set's folder."""
+    """Raises `DataError` if a path in a file of the data set is outside of the data set's folder."""
     if not is_within(path, root):
         raise DataError(
-            f"{source} names {shorten(path)}, outside of {root}, which is not followed; where it is meant, "
-            "--dataset-option allow_outside=true follows it"
+            f"{source} names {shorten(path)}, outside of {root}; if this is intended, "
+            "--dataset-option allow_outside=true allows it"
         )
 
 
 def _belonging(found: list[tuple[str, Path | None, bool]]) -> list[Path | None]:
-    # Of entries with name, file and whether the file has the whole name: the file where it can be of no other entry.
+    # Entries are (name, file, whether the file has the whole name); returns the files that match one entry only.
     exact = {path for _, path, is_exact in found if is_exact}
     guesses: dict[Path, set[str]] = defaultdict(set)
     for name, path, is_exact in found:
@@ -150,7 +150,7 @@ def _belonging(found: list[tuple[str, Path | None, bool]]) -> list[Path | None]:
 
 
 def _clean(name: str) -> str:
-    # "" where it can be no file's.
+    # "" if it cannot be the name of a file.
     clean = name.replace("\\", "/").split("://")[-1]
     return "" if "\0" in clean or len(clean) > 4096 else clean
 

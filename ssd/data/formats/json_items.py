@@ -5,7 +5,7 @@
   val is a split.
 * labelme: a JSON file beside each image, with shapes.
 
-Of a polygon or another figure with points the bounding box is taken.
+A polygon or other shape given by points is read as its bounding box.
 """
 
 import reprlib
@@ -31,8 +31,8 @@ class JSONItemsDataset(DetectionDataset):
     Args:
         kind: `"datumaro"`, `"supervisely"` or `"labelme"`.
         root: Folder of the data set, or for datumaro one of its files.
-        split: such as `"train"`, or `"all"`.
-        classes: Names in the order of their labels; those that the files list, or of the objects, sorted, where None.
+        split: Name of the split, such as `"train"`, or `"all"`.
+        classes: Names in the order of their labels; None: those that the files list, or those of the objects, sorted.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
@@ -58,14 +58,12 @@ class JSONItemsDataset(DetectionDataset):
         folder, file = split_path(Path(root), None)
         files = [Path(file)] if file is not None else json_item_files(folder, kind)
         if not files:
-            raise DataError(
-                f"{root} has no files of {kind}; see ssd.data.formats.json_items for where they are looked for"
-            )
+            raise DataError(f"{root} has no files of {kind}; see ssd.data.formats.json_items for the expected files")
         chosen = files if file is not None else _of_split(files, folder, split, kind)
         names, items = PARSERS[kind](folder, chosen, log)
         names = as_names(classes) or names or _names_of(items)
         if not names:
-            raise DataError(no_class(f"no object of {kind} in {root} names a class", log))
+            raise DataError(no_class(f"no object in the {kind} files of {root} has a class", log))
         reader = _Reader(names, ImageFinder(folder, [folder / "images", folder]), bool(apply_exif), log)
         paths = reader.finder.find_all(map(reader.name_of, items))
         for image_id, (item, path) in enumerate(zip(items, paths, strict=True)):
@@ -79,7 +77,7 @@ class _Reader:
         self.finder, self.oriented, self.log = finder, oriented, log
 
     def name_of(self, item: Item) -> tuple[str, PurePath]:
-        """Returns the name that the image of an item is looked for by, and the path of its file in the data set."""
+        """Returns the name to find the image of an item by, and the path of the annotation file in the data set."""
         near = item.file.relative_to(self.finder.root)
         beside = f"{near.parent.parent.as_posix()}/img/{item.image}"  # of one name in several data sets of supervisely
         if self.finder.has(beside):

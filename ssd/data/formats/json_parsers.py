@@ -1,4 +1,4 @@
-"""Parsing the JSON of datumaro, supervisely and labelme into images with objects; see `ssd.data.formats.json_items`."""
+"""Parses the JSON of datumaro, supervisely and labelme into images with objects; see `ssd.data.formats.json_items`."""
 
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +30,7 @@ class Item:
     height: Any
     width: Any
     objects: list[Any]
-    read_object: Callable[
-        [Any], Object | None
-    ]  # None for what is no box; ValueError and the like where it is malformed
+    read_object: Callable[[Any], Object | None]  # None if it is not a box; ValueError and the like if it is malformed
 
 
 def _json_dicts(files: list[Path], log: FaultLog) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -126,7 +124,7 @@ def _labelme(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, .
 
 def _name(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("the name of a class must be a text")
+        raise TypeError("the name of a class must be a string")
     return value
 
 

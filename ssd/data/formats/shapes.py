@@ -1,7 +1,7 @@
 """Drawn shapes: a data set that needs no files, for the demo and the tests.
 
 Discs, squares, triangles and stars of many sizes, angles and colors over textured, noisy backgrounds, with lines and
-specks in between that are no objects. Every image follows from (seed, split, index) alone.
+specks in between that are not objects. Every image follows from (seed, split, index) alone.
 """
 
 import math
@@ -25,15 +25,15 @@ _CONTRAST = 60  # min distance of a shape's color to what it covers, sum over th
 class ShapesDataset(DetectionDataset):
     """Images of drawn shapes.
 
-    The splits draw from separate random streams, so no image of one is in another. An image is drawn when first requested
-    for, in about a millisecond, and kept while `cache` is set.
+    The splits draw from separate random streams, so no image of one is in another. An image is drawn when it is first
+    requested, in about a millisecond, and kept while `cache` is set.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
         size: Number of images; 1000 for train and 200 for the others where None.
         image_size: Height and width in pixels, at least 32.
-        max_objects: Most shapes in an image; one in twenty images has none.
-        seed: Of the whole data set.
+        max_objects: Maximum number of shapes in an image; one in twenty images has none.
+        seed: Seed of the whole data set.
         cache: Keep the images drawn, 77 kB each at 160 x 160.
 
     Raises:
@@ -131,7 +131,7 @@ def _bounds(outline: np.ndarray) -> Box:
 
 
 def _overlap(a: Box, b: Box) -> float:
-    # Share of the smaller box that lies in the other.
+    # Fraction of the smaller box that is inside the other.
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -50,7 +50,7 @@ def read_index(root: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; ssd data pack writes it") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON ({error}); {_AGAIN}") from None
+        raise DataError(f"{path} is not JSON ({error}); {_AGAIN}") from None
     if not isinstance(index, dict) or index.get("version") != VERSION:
         version = index.get("version") if isinstance(index, dict) else None
         raise DataError(f"{path} has version {version!r}, this program reads {VERSION}; {_AGAIN}")
@@ -89,8 +89,8 @@ def check_values(notes: Annotations, positions: np.ndarray | None, folder: Path,
 
     Args:
         notes: Annotations.
-        positions: Of the images in tar files, see `open_arrays`; None without.
-        folder: Of `arrays_folder`, for messages.
+        positions: Positions of the images in tar files, see `open_arrays`; None without tar files.
+        folder: Result of `arrays_folder`, for messages.
         classes: Number of classes without the background.
         shards: Number of tar files.
     """

@@ -4,8 +4,8 @@ A folder has:
 
 * `shards.json`: class names, the format that was packed, and for each split its tar files and how images are read; without
   tar files also `source`, the folder of the images.
-* `SPLIT-000000.tar`, ...: for each image its file, unchanged, and a JSON file with the annotations, with a name of its own
-  for both, as webdataset and others read them. Absent where `pack` was called without images.
+* `SPLIT-000000.tar`, ...: for each image its file, unchanged, and a JSON file with the annotations, both with
+  the same unique stem, as webdataset expects. Absent where `pack` was called without images.
 * `SPLIT-arrays/*.npy`: the fields of `Annotations`, and where each image is in the tar files. Images in tar files have the
   names that they had relative to the packed data set, so that a division by their names is that of the original.
 

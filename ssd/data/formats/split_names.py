@@ -22,12 +22,12 @@ def aliases(split: str) -> tuple[str, ...]:
 
 
 def canonical(word: str) -> str | None:
-    """Returns "train", "val" or "test" where a word is a name of one, with a year or number behind it or without."""
+    """Returns "train", "val" or "test" if a word is a name of one, possibly followed by a year or number; else None."""
     return _CANONICAL.get(re.sub(r"[-_]?\d+$", "", word.lower()))
 
 
 def split_of_folder(path: PurePath) -> str | None:
-    """Returns the split that the folders of a relative path name, None where none does."""
+    """Returns the split that a folder of a relative path names, or None."""
     return next((found for part in path.parts[:-1] if (found := canonical(part)) is not None), None)
 
 

@@ -52,7 +52,7 @@ class VOCDataset(DetectionDataset):
         apply_exif: Apply EXIF orientation; `"auto"` does so if the annotated sizes require it.
 
     Raises:
-        DataError: The folder is no VOC folder, the split is missing or empty, or a fault with `on_error="raise"`.
+        DataError: The folder is not a VOC folder, the split is missing or empty, or a fault with `on_error="raise"`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class _Reader:
         self.zero_based = 0
 
     def read(self, entry: VOCImage, image_id: int, builder: AnnotationsBuilder) -> None:
-        """Reads the annotation of an image; a fault of the whole file leaves the image out."""
+        """Reads the annotation of an image; a fault of the whole file skips the image."""
         file, image = str(entry.annotation), entry.image
         if image is None:
             self.log.add(Fault(file, "image missing", f"no image file {entry.annotation.stem}.* of this data set"))
@@ -177,7 +177,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
     Raises:
         FileNotFoundError: There is none.
-        DataError: It is no XML file, or in an encoding that Python does not know.
+        DataError: It is not an XML file, or in an encoding that Python does not know.
     """
     try:
         raw = path.read_bytes()

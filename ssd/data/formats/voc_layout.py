@@ -18,19 +18,19 @@ class VOCImage:
     """An image that a split has."""
 
     annotation: Path
-    image: str | None  # its file, None where there is none
+    image: str | None  # its file, or None if there is none
 
 
 def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
     """Returns the images of a split in their order, and all annotation files of the data set, to find the classes in.
 
-    A folder with ImageSets has lists of splits (see `voc_lists`). In any other, such as labelImg, Roboflow,
-    Label Studio or Kaggle leave behind, each XML file belongs to the image of its name, beside it or in a folder for
-    images, and a folder train, valid or test makes a split. The split `"all"` is every XML file.
+    A folder with ImageSets has lists of splits (see `voc_lists`). In any other, as written by labelImg,
+    Roboflow, Label Studio or Kaggle, each XML file belongs to the image of its name, beside it or in a folder for images,
+    and a folder train, valid or test is a split. The split `"all"` is every XML file.
 
     Raises:
         NoSplitError: There is no such split.
-        DataError: The folder has no XML files in VOC's way.
+        DataError: The folder has no XML files in the layout of PASCAL VOC.
     """
     years = voc_years(root)
     if split != "all" and (years or (is_voc_folder(root) and (root / "ImageSets").is_dir())):

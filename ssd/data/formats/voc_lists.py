@@ -93,7 +93,7 @@ def _read_names(folder: Path, name: str) -> list[str]:
         if path.is_file():
             break
     else:
-        # Lists of single classes (cat_train.txt) are many, and no one means them by another name.
+        # Leave out the many lists of single classes (cat_train.txt), which nobody misspells.
         found = {p.stem for candidate in candidates[:2] for p in candidate.parent.glob("*.txt")}
         splits = tuple(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found))
         listed = ", ".join(splits) or "none"
@@ -108,7 +108,7 @@ def _read_names(folder: Path, name: str) -> list[str]:
 
 
 def _image_name(line: str, known: Collection[str]) -> str:
-    # The whole line where an image has this name, spaces and all. The lists of single classes have a flag behind it.
+    # The whole line if an image has this name, spaces included. In lists of single classes a flag follows the name.
     name, _, flag = line.rpartition(" ")
     for candidate in (line, name.rstrip() if flag in _FLAGS else "", line.split()[0]):
         short = candidate.rpartition(".")[0]

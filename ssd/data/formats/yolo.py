@@ -1,8 +1,8 @@
-"""YOLO folders: an image's objects in a text file of its name, one to a line: `class cx cy width height`.
+"""YOLO folders: an image's objects in a text file of its name, one per line: `class cx cy width height`.
 
 Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
 is a polygon (`class x1 y1 x2 y2 ...`), of which the bounding box is taken. An image without a text file has no
-objects. The tools of this format turn images as EXIF says, hence `apply_exif`.
+objects. The tools of this format apply EXIF orientation, hence the default of `apply_exif`.
 """
 
 import os
@@ -28,12 +28,12 @@ class YOLODataset(DetectionDataset):
     Args:
         root: Folder with data.yaml (or that file), or with classes.txt, images and labels; see
             `ssd.data.formats.yolo_layout.find_split`.
-        split: such as `"train"` or `"val"`; `"all"` for every image.
+        split: Name of the split, such as `"train"` or `"val"`; `"all"` for every image.
         classes: Names that replace those of the file, in the same order.
         empty: `"keep"` or `"drop"` images without objects.
         on_error: Handling of faults in the files: `"skip"` drops the object or file, `"raise"` raises an error.
         allow_outside: Follow paths of data.yaml and of lists that leave `root`.
-        apply_exif: Turn the images as EXIF says; `"auto"` does, as no size says otherwise.
+        apply_exif: Apply EXIF orientation; `"auto"` does so, because the files contain no sizes.
 
     Raises:
         DataError: No class names, no such split, no usable image, or a fault with `on_error="raise"`.

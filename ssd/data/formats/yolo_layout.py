@@ -15,7 +15,7 @@ from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.image_finder import ImageFinder, check_inside
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical
 
-_MOST_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
+_MAX_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
 _LABEL_FOLDERS = ("labels", "annotations", "Annotations")
 _IMAGE_FOLDERS = ("images", "obj_train_data", "data")
 
@@ -34,7 +34,7 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
     """Returns the classes and image files of a split.
 
     A `*.yaml` with `names` decides, where there is one: its `path` and its entry for the split (a folder, a text
-    file that lists images, or several of them). Without it the names stand in classes.txt or obj.names, one to a line,
+    file that lists images, or several of them). Without it the names are in classes.txt or obj.names, one per line,
     and the images in images/SPLIT, SPLIT/images, SPLIT, or in the list SPLIT.txt. The split `"all"` is every image.
 
     Args:
@@ -44,7 +44,7 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
 
     Raises:
         NoSplitError: There is no such split.
-        DataError: No class names, a path that leaves the folder, or a file that cannot be understood; with file and line.
+        DataError: No class names, a path that leaves the folder, or a file that cannot be parsed, with its line.
     """
     yaml_file = root if root.is_file() else find_yaml(root)
     home = root.parent if root.is_file() else root
@@ -107,8 +107,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     text = read_text(path)
-    if len(text) > _MOST_YAML:
-        raise DataError(f"{path} has {len(text)} characters, more than the {_MOST_YAML} that are read")
+    if len(text) > _MAX_YAML:
+        raise DataError(f"{path} has {len(text)} characters, more than the maximum of {_MAX_YAML}")
     try:
         # Every value as its text: "yes", "1" and "1e3" are names of classes, too.
         data = yaml.load(text, Loader=yaml.BaseLoader)
@@ -206,7 +206,7 @@ def _folder_images(root: Path, split: str, within: Path) -> tuple[tuple[Path, ..
 
 
 def _listed(path: Path, root: Path, within: Path, base: str = "") -> list[Path]:
-    # One image to a line, relative to the data set, or to the list where it begins with "./" (as Ultralytics has it).
+    # One image per line, relative to the data set, or to the list if it begins with "./" (as in Ultralytics).
     home = root / base
     finder = ImageFinder(root, [home, root, path.parent], within=within)
     lines = [(number, name) for number, line in enumerate(read_text(path).splitlines(), 1) if (name := line.strip())]

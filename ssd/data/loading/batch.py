@@ -29,7 +29,7 @@ class Batch:
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Returns the batch on a device; `sizes` stays on the CPU, where the post-process reads it."""
+        """Returns the batch on a device; `sizes` stays on the CPU, where post-processing reads it."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":

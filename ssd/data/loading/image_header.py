@@ -99,7 +99,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def reason_of(error: Exception, path: str | os.PathLike[str]) -> str:
-    """Returns what to tell the user about an exception of PIL."""
+    """Returns a message for the user about an exception of PIL."""
     if isinstance(error, Image.UnidentifiedImageError):
         package = NEEDS_PACKAGE.get(Path(path).suffix.lower())
         if package is not None:

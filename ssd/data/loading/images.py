@@ -1,7 +1,7 @@
-"""Reading one image file into an RGB tensor.
+"""Reads one image file into an RGB tensor.
 
 The header is read first: format, size and EXIF orientation. What is too large, or of another size than its annotation
-says, is refused before a pixel is decoded. JPEG files then go through torchvision's decoder, which is about twice as
+says, is rejected before a pixel is decoded. JPEG files then go through torchvision's decoder, which is about twice as
 fast as PIL and gives the same pixels; every other format, and a JPEG that is not RGB or gray, goes through PIL.
 
 EXIF orientation. Cameras store an image as the sensor saw it, with a note on how to rotate it. Most annotation tools show
@@ -59,16 +59,16 @@ def read_image(
 
     Args:
         path: The file.
-        apply_exif: Turn the image as its EXIF orientation says.
-        size: Height and width that the annotation declares; an image of another size is refused before it is decoded.
+        apply_exif: Whether to apply the EXIF orientation.
+        size: Height and width that the annotation declares; an image of another size is rejected before it is decoded.
         either: Let `size` decide on the EXIF orientation, and `apply_exif` only where both agree with it.
 
     Returns:
         uint8 `[3, H, W]`, possibly a view of channels-last memory.
 
     Raises:
-        DataError: The file is missing, empty, truncated, too large or no image. The message does not repeat the path.
-        SizeError: The image has not the size declared.
+        DataError: The file is missing, empty, truncated, too large or not an image. The message does not repeat the path.
+        SizeError: The image does not have the declared size.
     """
     return decode_image(read_bytes(path), path, apply_exif=apply_exif, size=size, either=either)
 
@@ -99,7 +99,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Reads size, format and orientation of an image file, without decoding it.
 
     Raises:
-        DataError: The file is missing, its header is no image's, or the image is too large.
+        DataError: The file is missing, it has no image header, or the image is too large.
     """
     check_file(path)
     with open(path, "rb") as file:
@@ -111,7 +111,7 @@ def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tup
 
     Args:
         path: The file.
-        apply_exif: Of the image as its EXIF orientation turns it.
+        apply_exif: Whether to apply the EXIF orientation.
 
     Raises:
         DataError: See `read_header`.
@@ -123,7 +123,7 @@ def check_file(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> int
     """Returns the size of a file in bytes.
 
     Raises:
-        DataError: It is missing, empty, too large, or no plain file: a pipe would block forever.
+        DataError: It is missing, empty, too large, or not a regular file: a pipe would block forever.
     """
     try:
         status = os.stat(path)
@@ -132,7 +132,7 @@ def check_file(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> int
     except (OSError, ValueError) as error:
         raise DataError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError("the path is no plain file")
+        raise DataError("the path is not a regular file")
     if status.st_size == 0:
         raise DataError("the file is empty")
     if status.st_size > max_bytes:

@@ -155,11 +155,11 @@ class _EpochBatches:
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0  # batches of the next epoch to leave out
-        self.share = len(self._indices(0))  # images of this process in an epoch
-        self.drop_last = drop_last and self.share >= batch_size
+        self.num_images = len(self._indices(0))  # images of this process in an epoch
+        self.drop_last = drop_last and self.num_images >= batch_size
         if drop_last and not self.drop_last:
             warnings.warn(
-                f"a batch of {batch_size} is more than the {self.share} images, so batches are short", stacklevel=3
+                f"a batch of {batch_size} is more than the {self.num_images} images, so batches are short", stacklevel=3
             )
 
     def _indices(self, epoch: int) -> list[int]:
@@ -167,12 +167,12 @@ class _EpochBatches:
             return list(range(self.rank, self.size, self.world_size))
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
-        share = -(-self.size // self.world_size)
-        order = (order * self.world_size)[: share * self.world_size]
+        count = -(-self.size // self.world_size)
+        order = (order * self.world_size)[: count * self.world_size]
         return order[self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        return self.share // self.batch_size if self.drop_last else -(-self.share // self.batch_size)
+        return self.num_images // self.batch_size if self.drop_last else -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         epoch, first = self.epoch, self.start

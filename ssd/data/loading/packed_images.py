@@ -86,13 +86,13 @@ class PackedImages:
         bgr: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Returns the images `[B, 3, S, S]`, on the device where they are; nothing waits for it.
+        """Returns the images `[B, 3, S, S]`, on the device where they are, without synchronization.
 
         Args:
             mean: In 0 .. 255, subtracted from each channel, in the order of the output.
             std: In 0 .. 255, by which each channel is divided then.
             bgr: Blue comes first in the output.
-            dtype: Of the output: float32, float16 or bfloat16.
+            dtype: Type of the output: float32, float16 or bfloat16.
         """
         side, antialias, fill = self.canvas
         return ssd_ops.render_images(

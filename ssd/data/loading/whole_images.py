@@ -72,7 +72,7 @@ class WholeImages:
     def render(
         self, mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0), *, bgr: bool = False
     ) -> Tensor:
-        """Returns the images float32 [B, 3, S, S], on the device where they are; nothing waits for it.
+        """Returns the images float32 [B, 3, S, S], on the device where they are, without synchronization.
 
         Args:
             mean: In 0 .. 255, subtracted from each channel, in the order of the output.

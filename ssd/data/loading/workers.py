@@ -1,4 +1,4 @@
-"""The worker processes of a loader: how they start, which signals they heed, and what happens when a batch is lost."""
+"""The worker processes of a loader: how they start, how they handle signals, and what happens when a batch is lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def start_method() -> str | None:
 
 
 def start_worker(_: int) -> None:
-    """Set up a worker process.
+    """Sets up a worker process.
 
     Ctrl-C and a scheduler's SIGTERM reach the whole process group. The training process finishes its step with the
     workers and then ends them: by a message, or, if they are stuck, by the second of its own signals.
@@ -60,14 +60,14 @@ def start_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
-    sys.excepthook = _tell_unless_disconnected
+    sys.excepthook = _print_unless_disconnected
 
 
 def _ignore_once(signum: int, _: Any) -> None:
     signal.signal(signum, lambda *_: os._exit(128 + signum))
 
 
-def _tell_unless_disconnected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Print a traceback, unless a thread that hands over tensors has only lost the training process, which ended."""
+def _print_unless_disconnected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints a traceback, unless a thread that hands over tensors has only lost the training process, which ended."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)

@@ -80,7 +80,7 @@ def succeeded(processes: list[Ended]) -> str:
     return "".join(process.out for process in processes)
 
 
-def test_processes_share_the_images_and_merge_their_parts(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_processes_split_images_and_merge_parts(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     more = ("--save", "images,csv,coco,yolo,voc")
     main(arguments(checkpoint, photos, out=one, more=more))
@@ -94,7 +94,7 @@ def test_processes_share_the_images_and_merge_their_parts(checkpoint: Path, phot
     assert len(names) == 4 + 3 * COUNT
 
 
-def test_killed_processes_go_on_without_losing_or_repeating_an_image(
+def test_killed_predict_resumes_without_losing_or_repeating_images(
     checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -106,8 +106,8 @@ def test_killed_processes_go_on_without_losing_or_repeating_an_image(
     ended = run_processes(tmp_path, predict_until_killed, argv, 3)
     assert len(finished_files(out)) == 16
     said = succeeded(run_processes(tmp_path, main, argv, size=3))  # also with another number of processes
-    going_on = re.search(r"going on: (\d+) files are done", said)
-    assert going_on and 16 <= int(going_on[1]) <= COUNT  # the others may have begun
+    resumed = re.search(r"resuming: (\d+) files are done", said)
+    assert resumed and 16 <= int(resumed[1]) <= COUNT  # the others may have begun
     lines = [line for path in (out / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
     done = Counter(json.loads(line)["file"] for line in lines if not line.endswith("tor"))
     assert set(done.values()) == {1} and len(done) == COUNT
@@ -115,7 +115,7 @@ def test_killed_processes_go_on_without_losing_or_repeating_an_image(
     assert listed(out) == listed(whole)
 
 
-def test_one_process_resumes(
+def test_predict_resumes_in_one_process(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -124,11 +124,11 @@ def test_one_process_resumes(
     assert ended.code == -signal.SIGKILL and len(finished_files(out)) == 7
     with pytest.raises(SystemExit):
         main(argv)
-    assert "or --resume to go on with the stopped command" in capsys.readouterr().err
+    assert "or --resume to continue the stopped command" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"has results with tile None, not \[32, 8\]; use another --output-dir"):
         main([*argv, "--resume", "--tile", "32,8"])
     main([*argv, "--resume"])
-    assert "going on: 7 files are done" in capsys.readouterr().out
+    assert "resuming: 7 files are done" in capsys.readouterr().out
     assert [Path(entry["file"]).name for entry in listed(out)] == [f"{number:02d}.png" for number in range(COUNT)]
     assert len(list(out.glob("*.png"))) == COUNT
     with pytest.raises(SystemExit):
@@ -136,7 +136,7 @@ def test_one_process_resumes(
     assert "has no results of a stopped command" in capsys.readouterr().err
 
 
-def test_a_part_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_predict_part_is_locked_by_its_process(tmp_path: Path) -> None:
     part = Part(tmp_path, 0, 2, {})
     part.close()
     code = f"import fcntl; file = open({str(part.path)!r}, 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
@@ -150,7 +150,7 @@ def test_a_part_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     Part(tmp_path, 0, 2, {}).close()
 
 
-def test_tar_files_lists_and_patterns(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_reads_tar_files_lists_and_patterns(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     for shard in range(2):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
             for number in range(3):
@@ -174,7 +174,7 @@ def test_tar_files_lists_and_patterns(checkpoint: Path, photos: Path, tmp_path: 
 
 
 @pytest.mark.skipif(not is_usable("av"), reason="PyAV is not installed")
-def test_videos_are_drawn_and_listed_by_frame(
+def test_predict_draws_videos_and_lists_frames(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer = video_writer.VideoWriter(tmp_path / "clip.mp4")
@@ -207,7 +207,7 @@ def test_videos_are_drawn_and_listed_by_frame(
         (["gone.txt"], "list gone.txt does not exist"),
     ],
 )
-def test_wrong_flags_of_predict_are_refused(
+def test_predict_rejects_flag_combinations(
     flags: list[str], words: str, checkpoint: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
