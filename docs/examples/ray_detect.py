@@ -21,8 +21,8 @@ class DetectBatches:
     """A detector for `ray.data.Dataset.map_batches`: loaded once in each worker, called with batches of paths.
 
     Args:
-        checkpoint: As of `ssd.load`.
-        **options: As of `Detector.stream`, such as score_threshold, batch_size and tile.
+        checkpoint: Argument of `ssd.load`.
+        **options: Options of `Detector.stream`, such as score_threshold, batch_size and tile.
     """
 
     def __init__(self, checkpoint: str, **options: Any) -> None:

@@ -65,10 +65,10 @@ def _figure(review: Review, finding: Finding) -> str:
 def _thumbnail(review: Review, finding: Finding) -> str:
     image = review.dataset.load_image(finding.image)
     part, offset = crop_around(image, torch.tensor(finding.box))
-    image: Image.Image = to_pil_image(part)
-    scale = _SIDE / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    draw = ImageDraw.Draw(image)
+    thumbnail: Image.Image = to_pil_image(part)
+    scale = _SIDE / max(thumbnail.size)
+    thumbnail = thumbnail.resize((max(1, round(thumbnail.width * scale)), max(1, round(thumbnail.height * scale))))
+    draw = ImageDraw.Draw(thumbnail)
     boxes = review.dataset.target(finding.image)["boxes"]
     for index, box in enumerate((boxes - offset).mul(scale).tolist()):
         if index == finding.object_index:
@@ -77,7 +77,7 @@ def _thumbnail(review: Review, finding: Finding) -> str:
             draw.rectangle(box, outline="white", width=1)
     draw.rectangle([value * scale for value in (torch.tensor(finding.box) - offset).tolist()], outline="#f60", width=3)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
+    thumbnail.save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

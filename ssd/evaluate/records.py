@@ -156,7 +156,7 @@ def _image_id(target: Mapping[str, Any]) -> int:
     value = target.get("image_id")
     number = as_int(value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value)
     if number is None:
-        raise DataError(f"a target must have an image_id, a whole number, got {value!r:.80}")
+        raise DataError(f"a target must have an image_id, an integer, got {value!r:.80}")
     return number
 
 
@@ -167,7 +167,7 @@ def _array(value: Any, dtype: Any) -> np.ndarray:
         value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
     array: np.ndarray = np.asarray(value)
     if dtype is int and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
-        raise DataError(f"labels must be whole numbers, got {array[array != np.trunc(array)].flat[0]:g}")
+        raise DataError(f"labels must be integers, got {array[array != np.trunc(array)].flat[0]:g}")
     kind: Any = {float: np.float64, int: np.int64, bool: np.bool_, None: array.dtype}[dtype]
     return array.astype(kind, copy=False)
 

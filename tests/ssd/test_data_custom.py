@@ -105,8 +105,8 @@ BAD_ITEMS = {
     "image must be a tensor, a PIL image or an array, got a str": ("a.jpg", GOOD),
     "the target must have the keys boxes and labels, got boxes": (IMAGE, {"boxes": GOOD["boxes"]}),
     "boxes must have shape [G, 4], xyxy in pixels, got [4]": (IMAGE, {**GOOD, "boxes": GOOD["boxes"][0]}),
-    "labels must be whole numbers [1], got torch.float32 [1]": (IMAGE, {**GOOD, "labels": torch.ones(1)}),
-    "labels must be whole numbers [1], got torch.int64 [2]": (IMAGE, {**GOOD, "labels": torch.tensor([1, 2])}),
+    "labels must be integers [1], got torch.float32 [1]": (IMAGE, {**GOOD, "labels": torch.ones(1)}),
+    "labels must be integers [1], got torch.int64 [2]": (IMAGE, {**GOOD, "labels": torch.tensor([1, 2])}),
     "ignore must have shape [1], got [2]": (IMAGE, {**GOOD, "ignore": [0, 1]}),
 }
 

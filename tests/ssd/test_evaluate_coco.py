@@ -161,12 +161,12 @@ def ids_as(kind):
 
 ODD = {
     "ids are floats": ids_as(float),
-    "ids are texts": ids_as(str),
+    "ids are strings": ids_as(str),
     "an image has no id": lambda data: data["images"].append({"file_name": "x.jpg", "width": 3, "height": 3}),
     "an area is null": lambda data: data["annotations"][0].update(area=None),
-    "an area is a text": lambda data: data["annotations"][0].update(area="1600"),
+    "an area is a string": lambda data: data["annotations"][0].update(area="1600"),
     "an area is a list": lambda data: data["annotations"][0].update(area=[1]),
-    "a box is of texts": lambda data: data["annotations"][0].update(bbox=["10", "10", "40", "40"]),
+    "a box is of strings": lambda data: data["annotations"][0].update(bbox=["10", "10", "40", "40"]),
     "an annotation is null": lambda data: data["annotations"].append(None),
     "an annotation has no category": lambda data: data["annotations"].append({"image_id": 1, "bbox": [1, 2, 3, 4]}),
 }
@@ -223,9 +223,9 @@ def test_coco_bad_input_error_messages(tmp_path):
         with pytest.raises(DataError, match=rf"labels of the targets must be in 1 \.\. 1, got {label} \.\. {label}"):
             coco_ap(odd, ["a"])
     for labels, image_id, message in (
-        ([1.5], 5, r"labels must be whole numbers, got 1\.5"),
-        ([1], 5.5, r"must have an image_id, a whole number, got 5\.5"),
-        ([1], None, "must have an image_id, a whole number, got None"),
+        ([1.5], 5, r"labels must be integers, got 1\.5"),
+        ([1], 5.5, r"must have an image_id, an integer, got 5\.5"),
+        ([1], None, "must have an image_id, an integer, got None"),
     ):
         with pytest.raises(DataError, match=message):
             records.add(none, {"boxes": [[0, 0, 1, 1]], "labels": labels, "image_id": image_id})

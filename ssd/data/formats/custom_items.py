@@ -84,7 +84,7 @@ def check_target(
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ItemError(f"boxes must have shape [G, 4], xyxy in pixels, got {list(boxes.shape)}")
     if labels.shape != boxes.shape[:1] or (labels.numel() and (labels.is_floating_point() or labels.is_complex())):
-        raise ItemError(f"labels must be whole numbers [{len(boxes)}], got {labels.dtype} {list(labels.shape)}")
+        raise ItemError(f"labels must be integers [{len(boxes)}], got {labels.dtype} {list(labels.shape)}")
     flags = next((torch.as_tensor(target[key]) for key in _IGNORE if key in target), torch.zeros(len(boxes)))
     if flags.shape != labels.shape:
         raise ItemError(f"ignore must have shape [{len(boxes)}], got {list(flags.shape)}")

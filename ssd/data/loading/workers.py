@@ -43,7 +43,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
 
 
 def start_method() -> str | None:
-    """Return how to start worker processes: on Linux by `fork`, which is not Python's default since 3.14.
+    """Returns how to start worker processes: on Linux by `fork`, which is not Python's default since 3.14.
 
     A forked worker has imported torch and shares the annotations, neither data set nor transforms need to be picklable,
     and the main program need not check for `__main__`.
