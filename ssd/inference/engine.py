@@ -19,13 +19,16 @@ from torchvision.transforms.v2.functional import resize_image
 
 import ssd_ops
 from ssd.data.loading.whole_images import WholeImages
-from ssd.inference.graph import DetectionGraphs, Images, Network
+from ssd.inference.graph import DetectionGraphs, Images, Network, count_of, slice_of
 from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.heads import Outputs, rows_of
+from ssd.models.packed import can_pack, pack_convolutions
 from ssd.models.tensor_slots import tensor_slots
 from ssd.models.torchvision_io import split_detections
 from ssd.transforms.device_augment import MAX_PIXEL_RATIO, MAX_SIDE
+
+_PART = 4  # images that go through the network together on a CPU, or as many as there are threads
 
 
 class InferenceEngine:
@@ -69,12 +72,13 @@ class InferenceEngine:
 
     def refresh(self) -> None:
         """Updates the engine to the current weights of the model."""
-        if not self.exact and self.model.preset is self._preset:
+        is_read_in_place = self.device.type == "cuda" or self._compile  # by CUDA graphs and compiled code
+        if is_read_in_place and not self.exact and self.model.preset is self._preset:
             fresh = folded(self.model, self.dtype)
             old, new = ([*net.parameters(), *net.buffers()] for net in (self._net, fresh))
             if [t.shape for t in old] == [t.shape for t in new]:
                 with torch.inference_mode(False), torch.no_grad():
-                    torch._foreach_copy_(old, new)  # in place, because CUDA graphs read these tensors
+                    torch._foreach_copy_(old, new)
                 self._seen = self._versions()
                 return
         self._prepare()
@@ -139,8 +143,10 @@ class InferenceEngine:
         """Returns loc [B, P, 4] and logits [B, P, C] of a batch on the model's device, for `model.detect`."""
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._refresh_if_changed()
-            loc, logits = self._network(images.to(self.device))
-            return rows_of(loc, 4), rows_of(logits, self.model.num_classes)
+            parts = [self._network(part) for part in self._parts(images.to(self.device))]
+            loc, logits = zip(*parts, strict=True)
+            classes = self.model.num_classes
+            return _joined([rows_of(part, 4) for part in loc]), _joined([rows_of(part, classes) for part in logits])
 
     def _refresh_if_changed(self) -> None:
         if not self.exact and (self._seen != self._versions() or self.model.preset is not self._preset):
@@ -152,8 +158,16 @@ class InferenceEngine:
             if self._graphs is not None:
                 assert self._copies is not None
                 return self._graphs.submit(images, self._copies)
-            detections = self._net.detect(*self._network(images.to(self.device)))
-            return lambda: ssd_ops.Detections(*(tensor.cpu() for tensor in detections))
+            images = images.to(self.device)
+            parts = [self._net.detect(*self._network(part)) for part in self._parts(images)]
+            return lambda: ssd_ops.Detections(*(_joined(tensors).cpu() for tensors in zip(*parts, strict=True)))
+
+    def _parts(self, images: Images) -> list[Images]:
+        """Splits a batch on a CPU: the features of a few images fit in caches, and their memory is used again."""
+        count, size = count_of(images), max(_PART, torch.get_num_threads())
+        if self.exact or self._compile or self.device.type != "cpu" or count <= size:
+            return [images]
+        return [slice_of(images, i, min(i + size, count)) for i in range(0, count, size)]
 
     def _prepare(self) -> None:
         self._preset = self.model.preset
@@ -166,6 +180,8 @@ class InferenceEngine:
             )
             return
         self._net = net = folded(self.model, self.dtype)
+        if self.device.type == "cpu" and not self._compile and can_pack(self.dtype):
+            pack_convolutions(net)
         forward: Network = net.forward_levels
         if self._compile:
             forward = torch.compile(net.forward_levels, dynamic=False)
@@ -180,6 +196,10 @@ class InferenceEngine:
         with torch.no_grad():
             outputs: Any = self.model([image.to(self.device).float().div_(255) for image in images])
         return [{name: value.cpu() for name, value in output.items()} for output in outputs]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors])
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -56,7 +56,7 @@ class DetectionGraphs:
                 tensor.record_stream(current)
         else:
             moved = images
-        count = len(moved.offsets) if isinstance(moved, PackedImages) else len(moved)
+        count = count_of(moved)
         step = _SIZES[-1]
         results = [self._detect(slice_of(moved, i, min(i + step, count))) for i in range(0, max(count, 1), step)]
         done = torch.cuda.Event()
@@ -106,6 +106,11 @@ def to_device(images: Images, device: torch.device) -> Images:
     if not isinstance(images, WholeImages) and not _tensors(images)[0].is_pinned():
         images = images.pin_memory()
     return images.to(device, non_blocking=True)
+
+
+def count_of(images: Images) -> int:
+    """Returns the number of images of a batch."""
+    return len(images.offsets) if isinstance(images, PackedImages) else len(images)
 
 
 def slice_of(images: Images, start: int, end: int) -> Images:

@@ -15,11 +15,17 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pads and convolves [B, C, H, W]."""
-        pads = []
-        for size in (x.shape[-1], x.shape[-2]):
-            missing = max((-(-size // self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - size, 0)
-            pads += [missing // 2, missing - missing // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        x = same_padded(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def same_padded(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Returns [B, C, H, W] with the zeros around it that SAME padding adds."""
+    pads = []
+    for size in (x.shape[-1], x.shape[-2]):
+        missing = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return F.pad(x, pads)
 
 
 def use_same_padding(module: nn.Module) -> None:
