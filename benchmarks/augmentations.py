@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+QUICK = "--model ssd_tiny --image-size 64 --model-option width=4"
 VARIANTS = {  # name -> flags
     "none": "--data-augmentation none",
     "flip": "--data-augmentation hflip",
@@ -29,6 +30,8 @@ VARIANTS = {  # name -> flags
     "flip, mild color": "--data-augmentation hflip --augmentation-option photometric=mild",
     "flip, mild crop and color": "--data-augmentation hflip --augmentation-option crop=mild "
     "--augmentation-option photometric=mild",
+    "flip, mosaic": "--data-augmentation hflip --augmentation-option mosaic=0.5",
+    "flip, copy-paste": "--data-augmentation hflip --augmentation-option copy_paste=0.5",
     "as SSD (flip, crop, color, zoom out)": "--data-augmentation ssd",
 }
 
@@ -38,6 +41,8 @@ def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[
     command = [sys.executable, str(ROOT / "ssd/train.py"), "--data-path", args.data_path, *VARIANTS[name].split()]
     command += ["--seed", str(seed), "--epochs", str(args.epochs), "--eval-every", str(max(1, args.epochs // 5))]
     command += ["--pictures", "0", "--workers", "1", "--output-dir", str(folder)]
+    if args.quick:
+        command += QUICK.split()
     if args.weights_backbone:
         command += ["--weights-backbone", args.weights_backbone]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -74,7 +79,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default: 1)")
     parser.add_argument("--save", help="JSON file for the numbers")
     parser.add_argument("--table", help="print the table of this JSON file, and train nothing")
+    parser.add_argument("--quick", action="store_true", help="one epoch of a tiny network, to see that it works")
     args = parser.parse_args()
+    if args.quick:
+        args.epochs = args.seeds = 1
     if args.table:
         print(table(json.loads(Path(args.table).read_text())["runs"]))
         return

@@ -25,7 +25,8 @@ folder --output (default: "review" in the run folder):
   cvat.xml            corrected annotations of all images ("CVAT for images 1.1")
   label_studio.json   images with findings as tasks for Label Studio, with corrected annotations as predictions
 
-The data set is that of the run; the detector may have been trained on the same images.
+The data set is that of the run; the detector may have been trained on the same images. --fix also writes a copy of the data
+set to train on, with the unlabeled objects; annotated objects stay as they are.
 """
 _TRAINING_ONLY = ("difficult", "crowd", "empty", "on_error")  # options that would hide annotations
 
@@ -48,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--worst", type=int, default=100, metavar="N", help="images of each kind (default: 100)")
     parser.add_argument("--output", metavar="FOLDER", help="folder to write to")
+    parser.add_argument(
+        "--fix", metavar="FOLDER", help="write a copy with the unlabeled objects here, as COCO files, to train on"
+    )
+    parser.add_argument(
+        "--fix-score",
+        type=float,
+        default=0.3,
+        metavar="X",
+        help="score from which they get a label in the copy; others are ignored in training (default: 0.3)",
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
@@ -57,8 +68,9 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ConfigError: There is no data set or checkpoint, or a value is out of range.
     """
-    if not 0 < args.min_score <= 1:
-        raise ConfigError(f"--min-score must lie in (0, 1], got {args.min_score}")
+    for name in ("min_score", "fix_score"):
+        if not 0 < getattr(args, name) <= 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must lie in (0, 1], got {getattr(args, name)}")
     if args.worst < 0:
         raise ConfigError(f"--worst must not be negative, got {args.worst}")
     args.checkpoint = checked_checkpoint(args.checkpoint)
@@ -88,7 +100,9 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
     Raises:
         DataError: The data set cannot be read, or a file could not be written; the others are written anyway.
     """
+    from ssd.data_check.repair import check_target
     from ssd.data_check.splits import open_all
+    from ssd.data_review.corrected import write_corrected
     from ssd.data_review.formats import cvat_xml, label_studio_tasks
     from ssd.data_review.page import review_page
     from ssd.data_review.report import review_data
@@ -96,6 +110,8 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
     from ssd.inference.detector import load
 
     folder = Path(args.output)
+    if args.fix:
+        check_target(Path(args.fix), Path(str(config.data_path)))
     folder.mkdir(parents=True, exist_ok=True)  # an error here comes before the detector runs
     detector = load(args.checkpoint, choose_device(args.device))
     datasets, _ = open_all(config.dataset, str(config.data_path), tuple(args.splits), config.dataset_options)
@@ -112,6 +128,8 @@ def run(args: argparse.Namespace, config: TrainConfig) -> None:
             "review.html": lambda: review_page(report, args.worst),
         },
     )
+    if args.fix:
+        print(write_corrected(report, Path(args.fix), str(config.data_path), args.fix_score))
 
 
 def _write(folder: Path, files: Mapping[str, Callable[[], str]]) -> None:

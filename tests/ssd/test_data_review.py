@@ -190,7 +190,9 @@ def test_review_files_are_written_independently(
     monkeypatch.setattr("ssd.data_check.splits.open_all", lambda *_: ({"all": data}, []))
     monkeypatch.setattr("ssd.inference.detector.load", lambda *_: Stub(data.classes, ([40.0, 5, 55, 20], 0.9, 1)))
     monkeypatch.setattr(report, "VIEWS", (View(),))
-    args = SimpleNamespace(checkpoint="", device="cpu", splits=[], min_score=0.1, worst=1, output=str(tmp_path))
+    args = SimpleNamespace(
+        checkpoint="", device="cpu", splits=[], min_score=0.1, worst=1, output=str(tmp_path), fix=None
+    )
     with pytest.raises(DataError, match=r"^not written: review.html \(cannot write"):
         console_program(data_review.run)(args, TrainConfig(data_path=str(tmp_path)))  # type: ignore[arg-type]
     root = ElementTree.parse(tmp_path / "cvat.xml").getroot()
@@ -210,6 +212,7 @@ def test_review_files_are_written_independently(
         (["{file}"], "--data-path is required"),
         (["nowhere.pt"], "nowhere.pt"),
         (["{file}", "--min-score", "0"], "--min-score must lie in (0, 1]"),
+        (["{file}", "--fix-score", "2"], "--fix-score must lie in (0, 1]"),
         (["{file}", "--worst", "-1"], "--worst must not be negative"),
         (["{file}", "--data-path", "nowhere"], "nowhere"),
     ],
