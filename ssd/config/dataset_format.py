@@ -210,6 +210,11 @@ def _hint(root: Path) -> str:
         )
     if ".xml" in count:
         return f"Found {found}: XML files must have the PASCAL VOC format, one per image (CVAT can export it)"
+    if ".json" in count:
+        return (
+            f"Found {found}: JSON files must have the format of COCO (which annotation tools can export), Datumaro, "
+            "Supervisely or LabelMe"
+        )
     return f"Found {found or 'no files'}."
 
 

@@ -105,6 +105,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         apply_exif: bool | str = False,
     ) -> None:
         check_apply_exif(apply_exif)
+        if twice := next((key for key, count in Counter(classes).items() if count > 1), None):
+            raise DataError(f"{name} names the class {twice!r:.80} twice")
         self.name = name
         self.classes = classes
         self.annotations = builder if isinstance(builder, Annotations) else builder.build(log, name)

@@ -61,8 +61,8 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
     )
     if train_set.classes != val_set.classes:
         raise ConfigError(
-            f"the splits have different classes: {train_set.classes} in {config.train_split}, "
-            f"{val_set.classes} in {config.val_split}"
+            f"the splits have different classes: {few(train_set.classes)} in {config.train_split}, "
+            f"{few(val_set.classes)} in {config.val_split}; name those of both with --dataset-option classes=NAME,NAME"
         )
     for dataset in (train_set, val_set):
         print(f"{'warning: ' if dataset.log.counts else ''}{dataset.summary()}")

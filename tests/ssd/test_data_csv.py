@@ -27,7 +27,7 @@ def write_csv(root, *lines, name="train.csv", images=("a.jpg", "b.jpg"), folder=
         (
             "filename,width,height,class,xmin,ymin,xmax,ymax",  # TensorFlow's object detection, Roboflow
             "a.jpg,60,40,dog,10,5,30,20",
-            "b.jpg,60,40,,,,,",
+            "b.jpg,60,40,NaN,nan,nan,nan,nan",
             "a.jpg,60,40,cat,0,0,60,40",
         ),
         ("Image;X1;Y1;X2;Y2;Label", "images/a.jpg;10;5;30;20;dog", "b;;;;;", "images/a.jpg;0;0;60;40;cat"),

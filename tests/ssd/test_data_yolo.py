@@ -39,7 +39,12 @@ def test_yolo_target_values(tmp_path):
 @pytest.mark.parametrize(("images", "texts"), [("images/train", "labels/train"), ("train/images", "train/labels")])
 def test_yolo_yaml_accepts_list_and_dict_forms(tmp_path, names, images, texts):
     write_yolo(tmp_path, {"a": SQUARE}, images, texts, names)
-    for text in ("train: {}\n", "train: ../{}\n", "path: elsewhere\ntrain: [{}]\n"):
+    elsewhere = (
+        "path: elsewhere\ntrain: [{}]\n",
+        "train: /content/cats-1/{}\n",
+        "path: D:\\cats\ntrain: D:\\cats/{}\n",
+    )
+    for text in ("train: {}\n", "train: ../{}\n", *elsewhere):
         (tmp_path / "data.yaml").write_text(text.format(images) + names)
         dataset = open_dataset("yolo", tmp_path)
         assert dataset.classes == ("cat", "dog") and dataset.target(0)["boxes"].tolist() == [[15, 10, 45, 30]]
@@ -85,6 +90,26 @@ def test_yolo_bad_line_error_names_file_and_line(tmp_path, kind):
     assert len(dataset.annotations.labels) == (3 if "clipped" in kind else 2)
     with pytest.raises(DataError, match=r"bad\.txt, line 3"):
         open_dataset("yolo", tmp_path, on_error="raise")
+
+
+@pytest.mark.parametrize("shape", [(17, 3), (4, 3), (17, 2), (1, 2)])
+def test_yolo_keypoints_are_left_out(tmp_path, shape):
+    points = " ".join(["0.1 0.2 2"[: 4 * shape[1] - 1]] * shape[0])
+    names = f"kpt_shape: [{shape[0]}, {shape[1]}]\nnames: [cat, dog]\n"
+    write_yolo(tmp_path, {"a": f"{SQUARE} {points}\n{SQUARE} {points} 0.9\n"}, names=f"train: images/train\n{names}")
+    dataset = open_dataset("yolo", tmp_path)
+    assert dataset.target(0)["boxes"].tolist() == [[15, 10, 45, 30]] * 2 and not dataset.report
+    (tmp_path / "data.yaml").write_text("train: images/train\nkpt_shape: 17\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"kpt_shape must be \[keypoints, 2 or 3\], got '17'"):
+        open_dataset("yolo", tmp_path)
+
+
+def test_yolo_label_file_of_upper_case(tmp_path):
+    write_yolo(tmp_path, {"a": SQUARE})
+    (tmp_path / "labels/train/a.txt").rename(tmp_path / "labels/train/a.TXT")
+    (tmp_path / "labels/train/b.TXT").write_text(SQUARE)
+    dataset = open_dataset("yolo", tmp_path)
+    assert len(dataset.annotations.labels) == 1 and "b.TXT: image missing" in str(dataset.report[0])
 
 
 def test_yolo_images_follow_exif_orientation(tmp_path):

@@ -160,3 +160,13 @@ def test_exif_after_the_pixels_of_a_png_is_applied(tmp_path):
     (tmp_path / "b.png").write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
     assert image_size(tmp_path / "b.png", apply_exif=True) == (60, 40)
     assert torch.equal(*(read_image(tmp_path / name, apply_exif=True) for name in ("a.png", "b.png")))
+
+
+def test_image_without_permission_is_a_fault(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DataError, match=r"^the file cannot be read: Permission denied$"):
+        image_size(tmp_path / "a.png")

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
-from ssd.data import DataError, open_dataset
+from ssd.data import DataError, DetectionDataset, open_dataset
+from ssd.data.annotations import AnnotationsBuilder
+from ssd.data.faults import FaultLog
 from ssd.data.formats.field_values import as_int, as_names, is_true
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
+from tests.ssd.tool_exports import supervisely
 
 
 @pytest.mark.parametrize(
@@ -128,3 +131,30 @@ def test_linked_folders_are_followed_and_hidden_ones_skipped(tmp_path):
 def test_classes_as_one_string(tmp_path):
     write_voc(tmp_path, {"a": [voc_object()]})
     assert open_dataset("voc", tmp_path, classes="cat,dog").classes == ("cat", "dog")
+
+
+def test_coco_object_of_polygons_alone(tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+    about = {"image_id": 1, "category_id": 1}
+    polygons = {"segmentation": [[15, 10, 45, 10, 45, 20], [20, 20, 30, 30, 20, 30]]}
+    broken = [
+        {"segmentation": []},
+        {"segmentation": {"size": [40, 60], "counts": "x"}},
+        {"bbox": [], "segmentation": [7]},
+    ]
+    objects = [{"id": i, **about, **shape} for i, shape in enumerate([polygons, {**polygons, "bbox": []}, *broken])]
+    dataset = open_dataset("coco", write_coco(tmp_path, objects, [image]))
+    assert dataset.target(0)["boxes"].tolist() == [[15, 10, 45, 30]] * 2
+    assert dataset.summary().faults == {"box not a number": 3}
+
+
+def test_supervisely_class_of_several_shapes(tmp_path):
+    supervisely(tmp_path)
+    classes = [{"title": "cat", "shape": shape} for shape in ("rectangle", "polygon")]
+    (tmp_path / "meta.json").write_text(json.dumps({"classes": classes}))
+    assert open_dataset("supervisely", tmp_path, "all").classes == ("cat",)
+
+
+def test_class_that_a_data_set_names_twice():
+    with pytest.raises(DataError, match=r"^mine names the class 'cat' twice$"):
+        DetectionDataset("mine", ("cat", "dog", "cat"), AnnotationsBuilder(), FaultLog())

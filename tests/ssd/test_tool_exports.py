@@ -108,10 +108,12 @@ def test_unknown_layout_error_lists_folder_content(tmp_path):
     images(tmp_path / "yolo/images")
     texts(tmp_path / "yolo/labels")
     write(tmp_path / "cvat/annotations.xml", "<annotations><version>1.1</version></annotations>")
+    write(tmp_path / "via/via.json", "{}")
     for name, answer in {
         "zip": r"Its subfolder has the format coco: --data-path .*export",
         "yolo": r"Found 8 \.jpg, 8 \.txt: if these are YOLO labels, write the class names, one per line, to .*classes",
         "cvat": r"Found 1 \.xml: XML files must have the PASCAL VOC format",
+        "via": r"Found 1 \.json: JSON files must have the format of COCO",
     }.items():
         with pytest.raises(ConfigError, match=answer):
             open_both(tmp_path / name)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
+from ssd.data.annotations import AnnotationsBuilder, Box, bounding_box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice
 from ssd.data.formats.coco_json import read_categories, read_coco_json, with_gaps
@@ -190,7 +190,7 @@ class _Reader:
         if crowd and self.crowd == "drop":
             return None
         try:
-            x, y, w, h = (float(v) for v in item["bbox"])
+            x, y, w, h = _corner_and_sides(item)
         except (KeyError, TypeError, ValueError, OverflowError):
             self.log.add(Fault(self.file, "box not a number", f"bbox {item.get('bbox')!r:.80}", index))
             return None
@@ -216,3 +216,14 @@ class _Reader:
             return area
         self.log.add(Fault(self.file, "area not a number", f"area {value!r:.80}; the area of the box is used", index))
         return of_box
+
+
+def _corner_and_sides(item: dict[str, Any]) -> Sequence[float]:
+    # Some tools write polygons alone.
+    polygons = item.get("segmentation")
+    if item.get("bbox") or not isinstance(polygons, list):
+        return [float(value) for value in item["bbox"]]
+    xs = [float(x) for polygon in polygons for x in polygon[::2]]
+    ys = [float(y) for polygon in polygons for y in polygon[1::2]]
+    x1, y1, x2, y2 = bounding_box(xs, ys)
+    return x1, y1, x2 - x1, y2 - y1

@@ -27,6 +27,7 @@ COLUMNS = {
 }
 _NEEDED = ("image", "xmin", "ymin", "xmax", "ymax", "label")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")  # how pandas and others write an empty cell
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
     if not image:
         log.add(Fault(str(path), "line malformed", "the image is empty", line=line))
         return None
-    if not any(texts) and not label:
+    if all(text.lower() in _MISSING for text in (*texts, label)):
         return Row(line, image, None, "", False, split, size)
     try:
         x1, y1, x2, y2 = map(float, texts)

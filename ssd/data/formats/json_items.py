@@ -61,7 +61,7 @@ class JSONItemsDataset(DetectionDataset):
             raise DataError(f"{root} has no files of {kind}; see ssd.data.formats.json_items for the expected files")
         chosen = files if file is not None else _of_split(files, folder, split, kind)
         names, items = PARSERS[kind](folder, chosen, log)
-        names = as_names(classes) or names or _names_of(items)
+        names = as_names(classes) or tuple(dict.fromkeys(names)) or _names_of(items)
         if not names:
             raise DataError(no_class(f"no object in the {kind} files of {root} has a class", log))
         reader = _Reader(names, ImageFinder(folder, [folder / "images", folder]), bool(apply_exif), log)

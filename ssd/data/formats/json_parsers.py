@@ -85,7 +85,8 @@ def _datumaro(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, 
 def _supervisely(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, ...], list[Item]]:
     meta = read_json(root / "meta.json")
     try:
-        names = tuple(str(entry["title"]) for entry in meta["classes"])
+        # a title may have several shapes
+        names = tuple(dict.fromkeys(str(entry["title"]) for entry in meta["classes"]))
     except (LookupError, TypeError):
         raise DataError(f"{root / 'meta.json'} has no classes with titles") from None
 

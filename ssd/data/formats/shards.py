@@ -51,7 +51,7 @@ class ShardsDataset(DetectionDataset):
         about = splits[found]
         self._split = found
         self._shards: tuple[str, ...] = tuple(about["shards"])
-        self._source = index["source"]
+        self._source: str = index.get("source") or str(root)
         self._whole, self._positions = open_arrays(self.root, found, bool(self._shards))
         folder = arrays_folder(self.root, found)
         check_values(self._whole, self._positions, folder, len(index["classes"]), len(self._shards))

@@ -1,8 +1,9 @@
 """YOLO folders: an image's objects in a text file of its name, one per line: `class cx cy width height`.
 
 Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
-is a polygon (`class x1 y1 x2 y2 ...`), of which the bounding box is taken. An image without a text file has no
-objects. The tools of this format apply EXIF orientation, hence the default of `apply_exif`.
+is a polygon (`class x1 y1 x2 y2 ...`), of which the bounding box is taken; where data.yaml has `kpt_shape`, it is a box
+with keypoints, which are left out. An image without a text file has no objects. The tools of this format apply EXIF
+orientation, hence the default of `apply_exif`.
 """
 
 import os
@@ -14,7 +15,7 @@ from ssd.data.annotations import AnnotationsBuilder, Box, bounding_box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_names
-from ssd.data.formats.yolo_layout import find_split, label_file, labels_without_image
+from ssd.data.formats.yolo_layout import YOLOSplit, find_split, label_file, labels_without_image
 from ssd.data.loading.images import image_size
 
 _SLACK = 0.01  # how far beyond 0 .. 1 a number may be by rounding
@@ -58,7 +59,7 @@ class YOLODataset(DetectionDataset):
             raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
         unlabeled = 0
         for image_id, image in enumerate(found.images):
-            unlabeled += _add_image(image, image_id, len(names), bool(apply_exif), builder, log)
+            unlabeled += _add_image(image, image_id, found, bool(apply_exif), builder, log)
         if not found.is_listed:
             for path in labels_without_image(found.images):
                 log.add(Fault(str(path), "image missing", "no image has the name of this label file"))
@@ -68,7 +69,7 @@ class YOLODataset(DetectionDataset):
 
 
 def _add_image(
-    image: Path, image_id: int, num_classes: int, apply_exif: bool, builder: AnnotationsBuilder, log: FaultLog
+    image: Path, image_id: int, split: YOLOSplit, apply_exif: bool, builder: AnnotationsBuilder, log: FaultLog
 ) -> bool:
     # Adds an image with its objects; returns whether it had no label file.
     try:
@@ -78,7 +79,7 @@ def _add_image(
         return False
     path = label_file(image)
     try:
-        lines = read_text(path).splitlines()
+        lines = _read_label(path).splitlines()
     except FileNotFoundError:
         builder.add(str(image), image_id, size, [], [], [])
         return True
@@ -90,7 +91,7 @@ def _add_image(
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        box, label, kind, detail = _parse(line.split(), num_classes, *size)
+        box, label, kind, detail = _parse(line.split(), split, *size)
         if kind:
             log.add(Fault(str(path), kind, detail, line=number))
         if box is not None:
@@ -100,8 +101,18 @@ def _add_image(
     return False
 
 
-def _parse(fields: list[str], num_classes: int, height: int, width: int) -> tuple[Box | None, int, str, str]:
+def _read_label(path: Path) -> str:
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        return read_text(path.with_suffix(".TXT"))
+
+
+def _parse(fields: list[str], split: YOLOSplit, height: int, width: int) -> tuple[Box | None, int, str, str]:
     # (box in pixels or None, label, kind of the fault or "", its detail)
+    num_classes = len(split.classes)
+    if split.keypoint_values and len(fields) in (5 + split.keypoint_values, 6 + split.keypoint_values):
+        del fields[5:]
     if len(fields) == 6:
         del fields[5]  # the confidence of a prediction, as ultralytics and `ssd predict --save yolo` write it
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):

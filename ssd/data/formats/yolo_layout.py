@@ -28,6 +28,7 @@ class YOLOSplit:
     classes: tuple[str, ...]  # class k of the label files is classes[k]
     images: tuple[Path, ...]
     is_listed: bool  # in a text file, else by the folders that hold them
+    keypoint_values: int = 0  # numbers behind each box
 
 
 def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
@@ -53,7 +54,7 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
         data = _read_yaml(yaml_file)
         classes = _yaml_classes(data, yaml_file)
         images, is_listed = _yaml_images(data, yaml_file, split, within)
-        return YOLOSplit(yaml_file, classes, images, is_listed)
+        return YOLOSplit(yaml_file, classes, images, is_listed, _keypoint_values(data, yaml_file))
     source = find_class_file(root)
     if source is None:
         raise DataError(
@@ -91,7 +92,8 @@ def labels_without_image(images: Iterable[Path]) -> list[Path]:
     """Returns the label files beside those of the images that belong to no image."""
     expected = {label_file(image) for image in images}
     beside = [path for folder in sorted({path.parent for path in expected}) for path in walk(folder, max_depth=0)]
-    return [path for path in beside if path.suffix == ".txt" and path not in expected and _holds_a_box(path)]
+    texts = [path for path in beside if path.suffix.lower() == ".txt" and path.with_suffix(".txt") not in expected]
+    return [path for path in texts if _holds_a_box(path)]
 
 
 def _holds_a_box(path: Path) -> bool:
@@ -139,6 +141,15 @@ def _yaml_classes(data: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _keypoint_values(data: dict[str, Any], path: Path) -> int:
+    shape = data.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(str(n).isdecimal() and len(n) < 5 for n in shape):
+        raise DataError(f"{path}: kpt_shape must be [keypoints, 2 or 3], got {reprlib.repr(shape)}")
+    return int(shape[0]) * int(shape[1])
+
+
 def _check_names(classes: list[str], path: Path) -> None:
     if not classes or "" in classes:
         raise DataError(f"{path} " + ("has a class without a name" if classes else "names no class"))
@@ -165,18 +176,19 @@ def _yaml_images(data: dict[str, Any], path: Path, split: str, within: Path) -> 
 
 
 def _yaml_path(base: str, entry: str, path: Path, key: str, within: Path) -> Path:
-    # Exporters write paths for the folder that they were started in, hence the last two candidates.
+    # Exporters write paths for the folder or the machine that they were started on, hence the ends of the entry.
     root = path.parent
-    below = entry.lstrip("./\\").replace("\\", "/")
-    candidates = [root / base / entry, root / entry, *([root / below] if below else [])]
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    ends = [parts[first:] for first in range(len(parts))]
+    named = [root.joinpath(*end) for end in ends if len(end) > 1 or canonical(Path(end[0]).stem) or end == parts]
+    candidates = [root / base / entry, root / entry, *named]
     found = [candidate for candidate in candidates if _exists(candidate)]
     inside = [candidate for candidate in found if is_within(candidate, within)]
     if found and not inside:
         check_inside(found[0], within, f"{path}: {key}")
     if not found:
-        raise DataError(
-            f"{path}: {key} names {entry!r}, expected a folder or list at {candidates[0]} or {candidates[1]}"
-        )
+        places = " or ".join(dict.fromkeys(map(str, candidates[:2])))
+        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places}")
     return inside[0]
 
 

@@ -102,8 +102,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         DataError: The file is missing, it has no image header, or the image is too large.
     """
     check_file(path)
-    with open(path, "rb") as file:
-        return header_of(file, path)
+    try:
+        with open(path, "rb") as file:
+            return header_of(file, path)
+    except OSError as error:  # no permission, or a disk that fails
+        raise DataError(f"the file cannot be read: {error.strerror or error}") from None
 
 
 def image_size(path: str | os.PathLike[str], *, apply_exif: bool = False) -> tuple[int, int]:
