@@ -41,8 +41,8 @@ def find_program(name: str) -> str | None:
 def cmake_is_recent() -> bool:
     """Returns whether CMake is recent enough for CMakeLists.txt."""
     program = find_program("cmake")
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True).stdout if program else ""
-    return tuple(int(number) for number in re.findall(r"\d+", answer)[:2]) >= (3, 22)
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True).stdout if program else ""
+    return tuple(int(number) for number in re.findall(r"\d+", printed)[:2]) >= (3, 22)
 
 
 def build_requirements() -> list[str]:
@@ -59,8 +59,8 @@ def build_requirements() -> list[str]:
 
 def parallel_jobs() -> str:
     """Returns the number of parallel compilers: MAX_JOBS, else one per core and per 2 GiB of free memory."""
-    if asked := os.environ.get("MAX_JOBS"):
-        return asked
+    if requested := os.environ.get("MAX_JOBS"):
+        return requested
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     meminfo = Path("/proc/meminfo")
     free = re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text()) if meminfo.exists() else None
@@ -164,7 +164,7 @@ class Wheel(bdist_wheel):
 
 if __name__ == "__main__":
     setup(
-        # it has no sources: CMakeBuild knows what to do
+        # without sources: CMakeBuild runs CMake
         ext_modules=[] if WITHOUT_KERNELS else [Extension("ssd_ops.libssd_ops", sources=[])],
         cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
         setup_requires=build_requirements(),

@@ -24,6 +24,7 @@ template <typename T>
 struct PairGrad {
   T x1, y1, x2, y2, area, angle;
 };
+constexpr int kPairGradSize = 6;  // members of a PairGrad
 
 // The gradient of ratio().
 template <typename T>

@@ -33,8 +33,8 @@ struct SelectParams {
   DetectionsOut<T> out;
 };
 
-// A prior none of whose logits exceeds the background logit by this margin has no score of `score_threshold`, for a
-// score is at most 1 / (1 + exp(background - logit)). The threshold is lowered by more than the rounding of a softmax.
+// If no logit of a prior exceeds the background logit by this margin, no score reaches `score_threshold`: a score is at
+// most 1 / (1 + exp(background - logit)). The threshold is lowered by more than the rounding error of a softmax.
 template <typename T>
 SSD_OPS_HD T min_logit_margin(T score_threshold) {
   const T lowered = score_threshold * T(1 - 1e-4);
@@ -46,7 +46,7 @@ SSD_OPS_HD T min_logit_margin(T score_threshold) {
 template <typename T>
 constexpr T kLogitRounding = 4 * std::numeric_limits<T>::epsilon();
 
-// A logit that is not above this has no score of the threshold; `margin` is min_logit_margin().
+// A logit up to this bound has a score below the threshold; `margin` is min_logit_margin().
 template <typename T>
 SSD_OPS_HD T candidate_logit_bound(T background, T margin) {
   return background + margin - (std::abs(background) + std::abs(margin)) * kLogitRounding<T>;

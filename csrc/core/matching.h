@@ -5,7 +5,7 @@
 
 namespace ssd_ops {
 
-// Which priors a ground truth box gets besides those above the threshold, see ssd_ops.match_priors.
+// Which priors are assigned to a ground truth besides those that reach the threshold, see ssd_ops.match_priors.
 enum class MatchRule { greedy, last, none };
 
 // While priors are being assigned, gt_index itself holds the assignment: encode_assigned(gt) for a prior that is

@@ -45,7 +45,7 @@ SSD_OPS_HD RenderImage render_image(const RenderParams& params, int64_t b) {
   return {params.pixels + offset, static_cast<int>(height), static_cast<int>(width)};
 }
 
-// How output pixels map to one axis of an image.
+// How output pixels map to input pixels along one axis of an image.
 struct RenderAxis {
   float low, step;         // start of the crop, and input pixels per output pixel
   float support, inverse;  // half the width of the triangle filter, and its inverse

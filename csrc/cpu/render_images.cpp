@@ -1,4 +1,4 @@
-// Input rows are resized along x once and kept in a ring of rows until no output row needs them.
+// Input rows are resized along x once and kept in a ring buffer until no output row needs them.
 #include "cpu/render_images.h"
 
 #include <algorithm>
@@ -118,23 +118,23 @@ template <typename Out>
 void render_part(const RenderParams& params, int64_t b, int64_t y_begin, int64_t y_end) {
   const int64_t size = params.size, row_size = 3 * size;
   const RenderImage image = render_image(params, b);
-  const float* window = params.crops + 4 * b;
-  const RenderAxis down = render_axis(window[1], window[3], image.height, size, params.antialias);
-  Columns columns(render_axis(window[0], window[2], image.width, size, params.antialias), size,
+  const float* crop = params.crops + 4 * b;
+  const RenderAxis down = render_axis(crop[1], crop[3], image.height, size, params.antialias);
+  Columns columns(render_axis(crop[0], crop[2], image.width, size, params.antialias), size,
                   params.flip != nullptr && params.flip[b]);
   const int slots = max_taps(down, y_begin, y_end);
-  Scratch<float> kept(slots * row_size), sums(row_size);  // row r of the image is in slot r % slots
-  int done = -1;                                          // rows up to this one have been resized
+  Scratch<float> ring(slots * row_size), sums(row_size);  // row r of the image is in slot r % slots
+  int last_resized = -1;                                  // all rows up to this one have been resized
   for (int64_t y = y_begin; y < y_end; ++y) {
     const RenderTaps taps = render_taps(down, y);
     float total = 0.0f;
     for (int64_t i = 0; i < row_size; ++i) sums[i] = 0.0f;
     for (int r = taps.first; r < taps.last && !columns.empty(); ++r) {
-      float* __restrict row = kept.data() + r % slots * row_size;
-      if (r > done) {
+      float* __restrict row = ring.data() + r % slots * row_size;
+      if (r > last_resized) {
         for (int64_t c = 0; c < 3; ++c)
           columns.blend(image.planes + (c * image.height + r) * image.width, row + c * size);
-        done = r;
+        last_resized = r;
       }
       const float weight = render_weight(down, taps, r);
       total += weight;

@@ -1,10 +1,10 @@
-// Plan of encode and decode: a thread is a box, loaded and stored as one vector; priors come from the L2 cache.
+// Plan of encode and decode: one thread per box, loaded and stored as one vector; priors come from the L2 cache.
 //
-// Plan of the gradients: a block is `groups` x `width` threads (256 in all), for `width` neighboring priors and one
-// slice of L. The threads of group k process every `groups`-th row of the slice, in order, keep the sum of their
-// prior's gradient in double in registers, and write the gradients of the boxes. The partial sums of a prior are then
-// added in order through shared memory, and those of the slices in order by a second kernel: no atomics, so the same
-// input gives the same bits.
+// Plan of the gradients: a block has `groups` x `width` threads (256 in all), for `width` neighboring priors and one
+// slice of L. The threads of group k process every `groups`-th row of the slice, in order, accumulate the gradient of
+// their prior in double in registers, and write the gradients of the boxes. The partial sums of a prior are then added
+// in order through shared memory, and those of the slices in order by a second kernel: no atomics, so the same input
+// gives the same bits.
 #include "core/box_grad.h"
 #include "cuda/box_codec.h"
 #include "cuda/common/load.cuh"
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   thread_sums[threadIdx.x][2] = x2;
   thread_sums[threadIdx.x][3] = y2;
   __syncthreads();
-  // From here on a thread is one coordinate of a prior: width * 4 <= 128 threads.
+  // From here on one thread per coordinate of a prior: width * 4 <= 128 threads.
   const int64_t target = blockIdx.x % tiles * width + threadIdx.x / 4;
   if (threadIdx.x < width * 4 && target < num_priors) {
     double sum = 0;

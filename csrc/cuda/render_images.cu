@@ -1,7 +1,7 @@
-// Plan: a block is 32 x 32 output pixels of one image, a thread four of them, in one column at a distance of 8 rows, so
-// that a warp writes 32 neighboring pixels of each plane and its reads are near each other. The input columns of an
-// output column are computed once for all four. A thread computes its weights itself, which is cheaper than sharing
-// them, and reads bytes through the cache, where its neighbors find them again. No shared memory.
+// Plan: one block per tile of 32 x 32 output pixels of one image; a thread computes four of them, in one column at a
+// distance of 8 rows, so that a warp writes 32 neighboring pixels of each plane and its reads are near each other. The
+// input columns of an output column are computed once for all four. A thread computes its weights itself, which is
+// cheaper than sharing them, and reads bytes through the cache, where its neighbors find them again. No shared memory.
 #include "cuda/common/load.cuh"
 #include "cuda/render_images.h"
 
@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t top = tile / tiles_across * kPixelTile + threadIdx.x / kPixelTile;
   if (x >= params.size) return;
   const RenderImage image = render_image(params, b);
-  const float* window = params.crops + 4 * b;
-  const RenderAxis across = render_axis(window[0], window[2], image.width, params.size, params.antialias);
-  const RenderAxis down = render_axis(window[1], window[3], image.height, params.size, params.antialias);
+  const float* crop = params.crops + 4 * b;
+  const RenderAxis across = render_axis(crop[0], crop[2], image.width, params.size, params.antialias);
+  const RenderAxis down = render_axis(crop[1], crop[3], image.height, params.size, params.antialias);
   const bool flipped = params.flip != nullptr && params.flip[b];
   const RenderTaps columns = render_taps(across, flipped ? params.size - 1 - x : x);
   float sum_x = 0;

@@ -21,8 +21,7 @@ CurrentStream find_current_stream() {
   void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
   void* found = dlsym(library != nullptr ? library : RTLD_DEFAULT, name);
   if (found == nullptr) {
-    throw std::runtime_error("ssd_ops: this torch has no CUDA support (" + std::string(name) +
-                             " is not in the process)");
+    throw std::runtime_error("ssd_ops: this torch has no CUDA support (" + std::string(name) + " was not found)");
   }
   return reinterpret_cast<CurrentStream>(found);
 }

@@ -37,7 +37,7 @@ DetectionTensors detections_of(const DetectorOutputs& outputs, const Tensor& pri
   const ScalarType dtype = compute_dtype({outputs.loc_type(), outputs.logits_type(), priors.scalar_type()});
   if (num_images * num_priors == 0) return no_detections(like, num_images, options.max_detections, dtype);
   const DetectionTensors result = new_detections(like, num_images, options.max_detections, dtype);
-  const std::vector<Tensor> logits = dense_rows(outputs.logits, kept_dtype(outputs.logits_type(), dtype));
+  const std::vector<Tensor> logits = dense_rows(outputs.logits, load_dtype(outputs.logits_type(), dtype));
   const std::vector<Tensor> loc = dense_rows(outputs.loc, dtype);
   const Tensor dense_priors = dense(priors, dtype);
   const ScoreRows scores{nullptr, dtype_of(logits[0]), num_priors, outputs.num_classes};

@@ -62,7 +62,7 @@ inline DetectionTensors no_detections(const Tensor& like, int64_t num_images, in
 }
 
 template <typename T>
-DetectionsOut<T> out_of(const DetectionTensors& result) {
+DetectionsOut<T> detections_out(const DetectionTensors& result) {
   const auto& [boxes, scores, labels, counts, box_indices] = result;
   return {.boxes = data<T>(boxes),
           .scores = data<T>(scores),
@@ -99,7 +99,7 @@ SelectParams<T> select_params(const ScoreRows& scores, const SelectOptions& opti
           .candidates_per_class = options.candidates_per_class,
           .thresholds = suppression_thresholds<T>(options.suppress_above),
           .min_size = round_threshold_up<T>(options.min_size),
-          .out = out_of<T>(result)};
+          .out = detections_out<T>(result)};
 }
 
 // Runs `finish(begin, end)` over the images of a CPU kernel (MulticlassParams, DetectParams). If there are fewer images

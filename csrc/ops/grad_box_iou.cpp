@@ -11,7 +11,7 @@ namespace ssd_ops {
 namespace {
 
 // The tiles on the CPU: at most 8 x 8, a function of the shape alone, so that sums do not depend on the threads.
-int64_t block_of(int64_t count, int64_t chunk) { return ceil_div(ceil_div(count, chunk), 8) * chunk; }
+int64_t tile_size(int64_t count, int64_t chunk) { return ceil_div(ceil_div(count, chunk), 8) * chunk; }
 
 template <typename T>
 void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tensor& grad1, Tensor& grad2, int64_t batch,
@@ -19,11 +19,11 @@ void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tens
   constexpr ScalarType dtype = dtype_for<T>();
   chosen_isa();
   const Tensor dense_grad = dense(grad, dtype), rows = dense(boxes1, dtype), columns = dense(boxes2, dtype);
-  const int64_t row_block = block_of(n, cpu::kRowChunk), column_block = block_of(m, cpu::kColumnChunk);
-  const int64_t row_blocks = ceil_div(n, row_block), column_blocks = ceil_div(m, column_block);
+  const int64_t tile_rows = tile_size(n, cpu::kRowChunk), tile_columns = tile_size(m, cpu::kColumnChunk);
+  const int64_t row_tiles = ceil_div(n, tile_rows), column_tiles = ceil_div(m, tile_columns);
   Tensor arrays = empty(boxes1, {6, m}, dtype);
-  Tensor row_sums = empty(boxes1, {column_blocks, cpu::kGradNumbers, n}, ScalarType::Double);
-  Tensor column_sums = empty(boxes1, {row_blocks, cpu::kGradNumbers, m}, ScalarType::Double);
+  Tensor row_sums = empty(boxes1, {column_tiles, kPairGradSize, n}, ScalarType::Double);
+  Tensor column_sums = empty(boxes1, {row_tiles, kPairGradSize, m}, ScalarType::Double);
   for (int64_t b = 0; b < batch; ++b) {
     const T *row_boxes = const_data<T>(rows) + b * n * 4, *column_boxes = const_data<T>(columns) + b * m * 4;
     T* soa = data<T>(arrays);
@@ -35,15 +35,15 @@ void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tens
                                        .column_sums = data<double>(column_sums),
                                        .n = n,
                                        .m = m,
-                                       .row_block = row_block,
-                                       .column_block = column_block,
+                                       .tile_rows = tile_rows,
+                                       .tile_columns = tile_columns,
                                        .metric = metric};
-    const int64_t pairs = row_block * column_block, grain = 1 + 8192 / pairs;
-    torch::stable::parallel_for(0, row_blocks * column_blocks, grain,
+    const int64_t pairs = tile_rows * tile_columns, grain = 1 + 8192 / pairs;
+    torch::stable::parallel_for(0, row_tiles * column_tiles, grain,
                                 [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_iou_tiles, params, begin, end); });
-    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.row_sums), column_blocks, n, row_boxes,
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.row_sums), column_tiles, n, row_boxes,
                 data<T>(grad1) + b * n * 4);
-    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.column_sums), row_blocks, m, column_boxes,
+    SSD_OPS_CPU(grad_iou_boxes, static_cast<const double*>(params.column_sums), row_tiles, m, column_boxes,
                 data<T>(grad2) + b * m * 4);
   }
 }
@@ -68,8 +68,8 @@ std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1
     const CudaScope scope(boxes1);
     const Tensor dense_grad = dense(grad, dtype), dense1 = dense(boxes1), dense2 = dense(boxes2);
     const GradIouTiles tiles = grad_iou_tiles(n, m);
-    Tensor row_sums = empty(boxes1, {batch, tiles.column_blocks, 6, n}, dtype);
-    Tensor column_sums = empty(boxes1, {batch, tiles.row_blocks, 6, m}, dtype);
+    Tensor row_sums = empty(boxes1, {batch, tiles.column_tiles, kPairGradSize, n}, dtype);
+    Tensor column_sums = empty(boxes1, {batch, tiles.row_tiles, kPairGradSize, m}, dtype);
     Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes());
     Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes());
     check_cuda(launch_grad_box_iou(dtype_of(boxes1), metric, dense_grad.const_data_ptr(), dense1.const_data_ptr(),

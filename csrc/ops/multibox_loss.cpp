@@ -14,7 +14,7 @@
 namespace ssd_ops {
 namespace {
 
-using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using LossTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // loc_loss, cls_loss, lse, weight
 
 void check_targets(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels) {
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
@@ -45,7 +45,7 @@ struct Inputs {
       : outputs(all),
         dtype(compute_dtype({all.loc_type(), all.logits_type(), targets.scalar_type()})),
         loc(dense_rows(all.loc, all.loc_type())),
-        logits(dense_rows(all.logits, kept_dtype(all.logits_type(), dtype))),
+        logits(dense_rows(all.logits, load_dtype(all.logits_type(), dtype))),
         loc_targets(dense(targets)),
         labels(dense(classes)) {}
 
@@ -116,8 +116,8 @@ LossOptions loss_options(double neg_pos_ratio, const std::string& normalizer, in
   return {{neg_pos_ratio, min_negatives}, chosen, over_batch};
 }
 
-Four losses_of(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels,
-               const LossOptions& options) {
+LossTensors losses_of(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels,
+                      const LossOptions& options) {
   const Inputs inputs(outputs, loc_targets, labels);
   const Tensor& like = outputs.loc[0];
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
@@ -198,8 +198,8 @@ std::tuple<Gradients, Gradients> gradients_of(const DetectorOutputs& outputs, co
 
 // Outputs is Tensor, or std::vector<Tensor> with a tensor for each level.
 template <typename Outputs>
-Four multibox_loss(const Outputs& loc, const Outputs& logits, const Tensor& loc_targets, const Tensor& labels,
-                   double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
+LossTensors multibox_loss(const Outputs& loc, const Outputs& logits, const Tensor& loc_targets, const Tensor& labels,
+                          double neg_pos_ratio, std::string normalizer, int64_t min_negatives, std::string mining) {
   const DetectorOutputs outputs = detector_outputs(loc, logits);
   check_targets(outputs, loc_targets, labels);
   return losses_of(outputs, loc_targets, labels, loss_options(neg_pos_ratio, normalizer, min_negatives, mining));

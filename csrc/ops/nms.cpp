@@ -15,7 +15,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kMaxBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
-constexpr int64_t kMaxViewed = 8192;  // up to this many boxes the result is a view of the array for all, 64 KB
+constexpr int64_t kMaxViewed = 8192;  // up to this many boxes the result is a view of an array for all boxes, 64 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -27,8 +27,8 @@ void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshol
   if (n >= kMaxBoxes) fail("boxes must have fewer than 2147483648 rows, got " + std::to_string(n));
 }
 
-// Fills kept with the boxes that no other of their class suppresses, by rank, and returns their number. The groups of
-// equal class are distributed over the threads by their number of boxes.
+// Fills `kept` with the indices of the kept boxes of all classes by rank, and returns their number. The groups of equal
+// class are distributed over the threads by their number of boxes.
 template <typename T>
 int64_t suppress_by_class(const cpu::NmsParams<T>& params, int64_t n, const int64_t* classes, uint32_t* kept) {
   const std::unique_ptr<uint32_t[]> members(new uint32_t[n]), starts(new uint32_t[n + 1]);
@@ -118,7 +118,7 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
 }
 #endif
 
-Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
+Tensor dispatch(const Tensor& boxes, const Tensor& scores, const Tensor* classes, double iou_threshold) {
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(boxes)) return on_cuda(boxes, scores, classes, iou_threshold);
 #endif
@@ -127,7 +127,7 @@ Tensor route(const Tensor& boxes, const Tensor& scores, const Tensor* classes, d
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold, bool suppress_equal) {
   check_inputs(boxes, scores, iou_threshold);
-  return route(boxes, scores, nullptr, suppress_threshold(iou_threshold, suppress_equal));
+  return dispatch(boxes, scores, nullptr, suppress_threshold(iou_threshold, suppress_equal));
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold,
@@ -138,7 +138,7 @@ Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs
   check_shape("idxs", idxs, "[" + std::to_string(n) + "]", has_shape(idxs, {n}));
   check_dtype("idxs", idxs, ScalarType::Long);
   check_same_device("idxs", idxs, "boxes", boxes);
-  return route(boxes, scores, &idxs, threshold);
+  return dispatch(boxes, scores, &idxs, threshold);
 }
 
 }  // namespace

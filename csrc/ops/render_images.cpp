@@ -17,6 +17,14 @@ void check_three(const char* name, const std::vector<double>& values) {
     if (!std::isfinite(value)) fail(std::string(name) + " must be 3 finite numbers, got " + bracketed(values));
 }
 
+void check_colors(const std::vector<double>& fill, const std::vector<double>& mean, const std::vector<double>& std) {
+  check_three("fill", fill);
+  check_three("mean", mean);
+  check_three("std", std);
+  for (const double value : std)
+    if (!(value > 0)) fail("std must be 3 numbers above 0, got " + bracketed(std));
+}
+
 // Values are validated on the CPU only: on a GPU that would synchronize. The emulated kernels behave as on a GPU.
 void check_ranges(const Tensor& pixels, const Tensor& offsets, const Tensor& sizes) {
   if (uses_cuda_kernels(pixels)) return;
@@ -71,11 +79,7 @@ Tensor render_images(const Tensor& pixels, const Tensor& offsets, const Tensor& 
                      const std::optional<Tensor>& hue, int64_t size, bool antialias, std::vector<double> fill,
                      std::vector<double> mean, std::vector<double> std, std::string dtype) {
   check_inputs(pixels, offsets, sizes, crops, flip, color_matrices, hue, size);
-  check_three("fill", fill);
-  check_three("mean", mean);
-  check_three("std", std);
-  for (const double value : std)
-    if (!(value > 0)) fail("std must be 3 numbers above 0, got " + bracketed(std));
+  check_colors(fill, mean, std);
   const int choice = check_one_of("dtype", dtype, {"float32", "float16", "bfloat16"});
   constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16};
   constexpr Dtype names[] = {Dtype::f32, Dtype::f16, Dtype::bf16};

@@ -9,6 +9,15 @@
 namespace ssd_ops {
 namespace {
 
+template <typename T>
+void on_cpu(const SoftNmsParams<T>& params, int64_t num_images) {
+  chosen_isa();
+  torch::stable::parallel_for(0, num_images * ceil_div(params.num_classes, cpu::kClassGroup), 1,
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_classes, params, begin, end); });
+  torch::stable::parallel_for(0, num_images, 1,
+                              [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_merge, params, begin, end); });
+}
+
 DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string method, double sigma,
                           double iou_threshold, double score_threshold, int64_t max_detections, bool suppress_equal,
                           bool keep_equal) {
@@ -39,7 +48,7 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
                                   .iou_threshold = round_threshold_down<T>(decay_above),
                                   .score_threshold = keep_equal ? round_threshold_up<T>(score_threshold)
                                                                 : next_above(round_threshold_down<T>(score_threshold)),
-                                  .out = out_of<T>(result),
+                                  .out = detections_out<T>(result),
                                   .class_capacity = class_capacity,
                                   .class_counts = data<int64_t>(class_counts),
                                   .class_scores = data<T>(class_scores),
@@ -53,11 +62,7 @@ DetectionTensors soft_nms(const Tensor& boxes, const Tensor& scores, std::string
       return;
     }
 #endif
-    chosen_isa();
-    torch::stable::parallel_for(0, num_images * ceil_div(num_classes, cpu::kClassGroup), 1,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_classes, params, begin, end); });
-    torch::stable::parallel_for(0, num_images, 1,
-                                [&](int64_t begin, int64_t end) { SSD_OPS_CPU(soft_nms_merge, params, begin, end); });
+    on_cpu(params, num_images);
   });
   return result;
 }

@@ -48,10 +48,10 @@ inline Tensor dense(const Tensor& t, ScalarType dtype, size_t alignment = 32) {
 }
 inline Tensor dense(const Tensor& t) { return dense(t, t.scalar_type()); }
 
-// The tensor as kernels take it that compute in `dtype`: half precision is widened by the kernel itself, unless the
+// The dtype in which kernels that compute in `dtype` load a tensor: they widen half precision themselves, unless the
 // arithmetic is in float64.
-inline ScalarType kept_dtype(ScalarType own, ScalarType dtype) { return dtype == ScalarType::Double ? dtype : own; }
-inline Tensor dense_for(const Tensor& t, ScalarType dtype) { return dense(t, kept_dtype(t.scalar_type(), dtype)); }
+inline ScalarType load_dtype(ScalarType own, ScalarType dtype) { return dtype == ScalarType::Double ? dtype : own; }
+inline Tensor dense_for(const Tensor& t, ScalarType dtype) { return dense(t, load_dtype(t.scalar_type(), dtype)); }
 
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
   return torch::stable::new_empty(like, shape, dtype);

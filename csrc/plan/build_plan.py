@@ -71,29 +71,29 @@ def find_torch(env: Environment = os.environ) -> Torch | None:
     pip's isolated build runs the user's Python and hides its packages by environment variables, which -E ignores. That of
     `build` and of uv runs a new Python: the user's is that of the active environment, or on PATH.
     """
-    homes = [f"{env[name]}/bin" for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
-    places = [*homes, *env.get("PATH", "").split(os.pathsep)]
-    pythons = [sys.executable, *(found for place in places if (found := shutil.which("python3", path=place)))]
+    active = [f"{env[name]}/bin" for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    folders = [*active, *env.get("PATH", "").split(os.pathsep)]
+    pythons = [sys.executable, *(found for folder in folders if (found := shutil.which("python3", path=folder)))]
     for python in dict.fromkeys(pythons):
         torch = torch_of(python)
         if torch is not None and version_pair(torch.version) >= MIN_TORCH:
             return torch
     spec = find_spec("torch")
-    here = [read_torch(Path(place)) for place in (spec.submodule_search_locations or [] if spec else [])]
-    return next(iter(here), None) or torch_of(sys.executable)
+    own = [read_torch(Path(folder)) for folder in (spec.submodule_search_locations or [] if spec else [])]
+    return next(iter(own), None) or torch_of(sys.executable)
 
 
 def torch_of(python: str) -> Torch | None:
     """Returns the torch that is installed for another Python, None if there is none."""
     with tempfile.TemporaryDirectory() as empty:
-        place = run_text(python, "-E", "-c", _PRINT_TORCH, folder=empty).strip()
-    return read_torch(Path(place)) if place and (Path(place) / "version.py").is_file() else None
+        printed = run_text(python, "-E", "-c", _PRINT_TORCH, folder=empty).strip()
+    return read_torch(Path(printed)) if printed and (Path(printed) / "version.py").is_file() else None
 
 
 def read_torch(path: Path) -> Torch:
     """Reads the version file of torch without importing torch, which takes seconds and may fail."""
-    about = runpy.run_path(str(path / "version.py"))
-    return Torch(path, str(about["__version__"]), about.get("cuda"))
+    names = runpy.run_path(str(path / "version.py"))
+    return Torch(path, str(names["__version__"]), names.get("cuda"))
 
 
 def check_torch(torch: Torch | None) -> Torch:
@@ -121,11 +121,11 @@ def find_cxx(env: Environment) -> str:
     """Returns the C++ compiler: $CXX, or c++, g++, clang++ on PATH. Raises NoCompiler if there is none."""
     if platform.system() == "Windows":
         raise NoCompiler("The kernels cannot be built on Windows yet; use WSL 2.")
-    asked = env.get("CXX", "").strip()
-    if asked:
-        if any(shutil.which(word, path=env.get("PATH")) is None for word in command_words(asked)):
-            raise BuildProblem(f"CXX={asked} is set, but there is no such program. Correct CXX or unset it.")
-        return asked
+    requested = env.get("CXX", "").strip()
+    if requested:
+        if any(shutil.which(word, path=env.get("PATH")) is None for word in command_words(requested)):
+            raise BuildProblem(f"CXX={requested} is set, but there is no such program. Correct CXX or unset it.")
+        return requested
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name, path=env.get("PATH")):
             return found
@@ -138,10 +138,10 @@ def find_cxx(env: Environment) -> str:
 def check_headers(cxx: str) -> None:
     """Compiles a C++20 file with a standard header. Raises BuildProblem if that fails."""
     command = [*shlex.split(cxx), "-std=c++20", "-c"]
-    complaint = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
-    if complaint:
+    errors = compile_probe(command, "#include <optional>\nstd::optional<int> x;\n", ".cpp")
+    if errors:
         raise BuildProblem(
-            f"The C++ compiler '{cxx}' cannot compile a C++20 file with standard headers: {complaint}. Install a "
+            f"The C++ compiler '{cxx}' cannot compile a C++20 file with standard headers: {errors}. Install a "
             "complete compiler (apt install g++, version 10 or newer) or point CXX at another one."
         )
 

@@ -48,10 +48,10 @@ def cuda_obstacle(torch_version: str, torch_cuda: str | None, nvcc: str | None, 
             f"{release[1]}."
         )
     source = "#include <cuda_runtime.h>\n#include <vector>\n__global__ void probe() {}\n"
-    complaint = compile_probe([nvcc, "-std=c++20", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
-    if complaint:
+    errors = compile_probe([nvcc, "-std=c++20", "-ccbin", host_compiler(cxx), "-c"], source, ".cu")
+    if errors:
         return (
-            f"{nvcc} cannot compile a three-line file: {complaint}. Either the toolkit has no headers "
+            f"{nvcc} cannot compile a three-line file: {errors}. Either the toolkit has no headers "
             "(install cuda-cudart-dev or the whole toolkit), or it does not support this C++ compiler (set CUDAHOSTCXX "
             "to an older g++)."
         )
@@ -64,17 +64,17 @@ def nvcc_capabilities(nvcc: str) -> tuple[str, ...]:
     return tuple(sorted((f"{major}.{minor}" for major, minor in numbers), key=version_pair))
 
 
-def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def architectures(requested: str, present: Sequence[str], known: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """Returns the architectures to compile CUDA kernels for, in CMake's notation, and a sentence that says why.
 
     Args:
-        asked: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" if unset.
+        requested: TORCH_CUDA_ARCH_LIST, such as "8.0;8.6" or "9.0a 12.0+PTX"; "" if unset.
         present: compute capabilities of the GPUs in this machine.
         known: compute capabilities that nvcc can compile for, in ascending order.
     """
-    if entries := [entry for entry in re.split(r"[;,\s]+", asked) if entry]:
+    if entries := [entry for entry in re.split(r"[;,\s]+", requested) if entry]:
         for entry in entries:
-            check_entry(entry, asked, known)
+            check_entry(entry, requested, known)
         return cmake_names(entries), "TORCH_CUDA_ARCH_LIST is set."
     entries = [capability for capability in present if capability in known]
     if any(version_pair(capability) > version_pair(known[-1]) for capability in present):
@@ -89,13 +89,13 @@ def architectures(asked: str, present: Sequence[str], known: Sequence[str]) -> t
     return (f"{ptx.replace('.', '')}-virtual",), reason
 
 
-def check_entry(entry: str, asked: str, known: Sequence[str]) -> None:
+def check_entry(entry: str, requested: str, known: Sequence[str]) -> None:
     """Raises BuildProblem if an entry of TORCH_CUDA_ARCH_LIST is malformed or unknown to nvcc."""
     match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
     if match is None or match[1] not in known:
         what = "is not of the form 8.6, 9.0a or 12.0+PTX" if match is None else "is unknown to this nvcc"
         raise BuildProblem(
-            f"TORCH_CUDA_ARCH_LIST={asked!r}: {entry!r} {what}. It compiles for {', '.join(known)}. Separate "
+            f"TORCH_CUDA_ARCH_LIST={requested!r}: {entry!r} {what}. nvcc compiles for {', '.join(known)}. Separate "
             "entries by ';', or unset the variable to build for the GPUs of this machine."
         )
 

@@ -29,8 +29,8 @@ TOLERANCE = 1e-3  # of scores, and of coordinates in pixels
 def run(*command: object) -> str:
     """Runs a command and returns what it prints; ends the program if it fails."""
     words = [str(word) for word in command]
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])  # as setup.py does
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PATH": places}, capture_output=True, text=True)
+    folders = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])  # as setup.py does
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PATH": folders}, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"failed: {' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout

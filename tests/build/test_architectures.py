@@ -16,7 +16,7 @@ WITHOUT_GPU = ("75-virtual",)
 
 
 @pytest.mark.parametrize(
-    ("asked", "present", "known", "expected"),
+    ("requested", "present", "known", "expected"),
     [
         ("", (), CUDA_13, WITHOUT_GPU),
         ("", (), CUDA_12_0, WITHOUT_GPU),
@@ -33,20 +33,22 @@ WITHOUT_GPU = ("75-virtual",)
     ],
 )
 def test_cuda_architectures(
-    asked: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]
+    requested: str, present: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert architectures(asked, present, known)[0] == expected
+    assert architectures(requested, present, known)[0] == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "present", "reason"),
+    ("requested", "present", "reason"),
     [
         ("", (), r"no GPU .* PTX only, which the driver of a GPU from 7\.5 on compiles at first use"),
         ("", ("8.6", "9.0"), r"GPUs of compute capability 8\.6, 9\.0"),
     ],
 )
-def test_chosen_architectures_come_with_reason_and_variable(asked: str, present: tuple[str, ...], reason: str) -> None:
-    text = architectures(asked, present, CUDA_13)[1]
+def test_chosen_architectures_come_with_reason_and_variable(
+    requested: str, present: tuple[str, ...], reason: str
+) -> None:
+    text = architectures(requested, present, CUDA_13)[1]
     assert re.search(reason, text) and "TORCH_CUDA_ARCH_LIST='8.0;9.0;12.0+PTX' (for example) chooses others" in text
 
 
@@ -54,10 +56,10 @@ def test_requested_architectures_come_with_reason() -> None:
     assert architectures("9.0", (), CUDA_13)[1] == "TORCH_CUDA_ARCH_LIST is set."
 
 
-@pytest.mark.parametrize(("asked", "entry"), [("8.0;Hopper", "Hopper"), ("90", "90"), ("8.0;9.0+ptx", "9.0+ptx")])
-def test_malformed_arch_list_entry_raises(asked: str, entry: str) -> None:
+@pytest.mark.parametrize(("requested", "entry"), [("8.0;Hopper", "Hopper"), ("90", "90"), ("8.0;9.0+ptx", "9.0+ptx")])
+def test_malformed_arch_list_entry_raises(requested: str, entry: str) -> None:
     with pytest.raises(BuildProblem, match=r"TORCH_CUDA_ARCH_LIST") as caught:
-        architectures(asked, (), CUDA_13)
+        architectures(requested, (), CUDA_13)
     assert repr(entry) in str(caught.value) and "is not of the form" in str(caught.value)
 
 

@@ -86,7 +86,7 @@ def test_torch_without_headers_raises(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "cause", "remedy"),
+    ("options", "cause", "fix"),
     [
         ({"version": "2.15.0+cpu", "cuda": None}, "is a build without CUDA", "Install a CUDA build of torch"),
         ({"nvcc": None}, "no nvcc was found", "Install the CUDA 13 toolkit"),
@@ -100,14 +100,14 @@ def test_torch_without_headers_raises(machine: Machine) -> None:
     ],
 )
 def test_missing_cuda_is_noted_and_raises_only_if_required(
-    machine: Machine, options: dict[str, object], cause: str, remedy: str
+    machine: Machine, options: dict[str, object], cause: str, fix: str
 ) -> None:
     env = machine(**options)
     plan = build_plan.make_plan(env)  # auto: CPU kernels only, with a note
     assert plan.nvcc is None and plan.architectures == ()
-    assert cause in plan.cuda_note and remedy in plan.cuda_note
+    assert cause in plan.cuda_note and fix in plan.cuda_note
     text = problem_of(env | {"SSD_OPS_CUDA": "1"})
-    assert cause in text and remedy in text and "SSD_OPS_CUDA=0" in text
+    assert cause in text and fix in text and "SSD_OPS_CUDA=0" in text
     assert build_plan.make_plan(env | {"SSD_OPS_CUDA": "0"}).cuda_note == "SSD_OPS_CUDA=0 was set."
 
 

@@ -1,4 +1,4 @@
-"""Tests setup.py on machines where the build fails, and the files that it leaves."""
+"""Tests setup.py on machines where the build fails, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_setup_without_compiler_fails_if_library_required(source_tree: Path, run
     assert result.returncode != 0 and "ssd_ops: No C++ compiler was found" in result.stderr
 
 
-def test_wheel_without_compiler_fails_and_names_remedies(source_tree: Path, run_python: Run) -> None:
+def test_wheel_without_compiler_fails_and_names_fixes(source_tree: Path, run_python: Run) -> None:
     result = run_python(source_tree, "setup.py", "bdist_wheel", PATH=str(source_tree), CXX="")
     assert result.returncode != 0 and not list(source_tree.glob("dist/*"))  # nothing that pip could cache
     assert "ssd_ops: No C++ compiler was found" in result.stderr and "apt install g++" in result.stderr

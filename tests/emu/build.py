@@ -1,8 +1,8 @@
 """Builds the CUDA kernels for the CPU with g++ and ninja, in three variants.
 
 `plain` is what the op tests run; `sanitized` has AddressSanitizer and UndefinedBehaviorSanitizer in the kernels;
-`checked` finds reads of unwritten shared memory and races in it (check.cpp). Everything lies in build/emu/<variant>,
-and only what has changed is built anew.
+`checked` detects reads of uninitialized shared memory and races in it (check.cpp). Output files are in
+build/emu/<variant>, and only what has changed is built again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ VARIANTS = ("plain", "sanitized", "checked")
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all"
 COMMON = "-std=c++20 -fPIC -fvisibility=hidden -g1 -ffp-contract=off -fno-math-errno -DSSD_OPS_WITH_CUDA=1"
 INCLUDES = f"-DSSD_OPS_EMULATED -I{HERE} -I{ROOT / 'csrc'} -I{ROOT}"
-# nvcc does not use the types of pointers to reorder accesses; without the three optimisations that "checked" leaves
-# out, the compiler makes no access that the source does not have.
+# nvcc does not reorder accesses by the types of pointers (strict aliasing). "checked" disables three optimizations that
+# would insert accesses that the source does not have.
 KERNEL_FLAGS = {
     "plain": "-O2 -fno-strict-aliasing",
     "sanitized": f"-Og -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
@@ -84,14 +84,14 @@ def _link(lines: list[str], variant: str, name: str, objects: list[Path], flags:
 
 @lru_cache(maxsize=1)
 def _plan() -> str:
-    """Return the ninja file of every variant of the library and of the emulator's own programs."""
+    """Returns the ninja file of every variant of the library and of the emulator's own programs."""
     torch = importlib.util.find_spec("torch")
     assert torch is not None and torch.origin is not None
     torch_home = Path(torch.origin).parent
     lines = [RULES]
     csrc = ROOT / "csrc"
-    # The op bindings also name the CPU kernels, which never run here: one instruction set is enough. -O1 removes the calls
-    # for the others, which would be undefined.
+    # The op bindings also call the CPU kernels, which never run here: one instruction set is enough. -O1 removes the calls
+    # of the others, which would be undefined symbols.
     glue = _objects(
         lines,
         (csrc / "ops").glob("*.cpp"),
@@ -125,7 +125,7 @@ def _build(*targets: Path) -> None:
 
 
 def build_library(variant: str = "plain") -> Path:
-    """Return libssd_ops_emu.so: csrc/ops and csrc/cuda, registered as ops of the namespace ssd_ops_emu."""
+    """Returns libssd_ops_emu.so: csrc/ops and csrc/cuda, registered as ops of the namespace ssd_ops_emu."""
     library = FOLDER / variant / "libssd_ops_emu.so"
     _build(library)
     if variant == "sanitized":
@@ -134,7 +134,7 @@ def build_library(variant: str = "plain") -> Path:
 
 
 def build_programs(*sources: str) -> dict[tuple[str, str], Path]:
-    """Return the programs made of tests/emu/kernels/<source>.cu and the emulator, by source and variant."""
+    """Returns the programs made of tests/emu/kernels/<source>.cu and the emulator, by source and variant."""
     programs = {(source, variant): FOLDER / variant / source for source in sources for variant in VARIANTS}
     _build(*programs.values())
     for source in sources:
@@ -143,9 +143,9 @@ def build_programs(*sources: str) -> dict[tuple[str, str], Path]:
 
 
 def _require_red_zones(objects: list[Path]) -> None:
-    """Refuses static shared arrays with linkage: AddressSanitizer guards only what no other file can have too.
+    """Raises for static shared arrays with external linkage, which AddressSanitizer does not guard.
 
-    Up to 16 bytes, a number or a flag that nobody indexes, pass.
+    Variables of up to 16 bytes, numbers and flags that are not indexed, are accepted.
     """
     found = subprocess.run(["nm", "-CS", *map(str, objects)], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=3) for line in found.splitlines()]
@@ -154,13 +154,13 @@ def _require_red_zones(objects: list[Path]) -> None:
     if shared:
         names = "\n  ".join(sorted(shared))
         raise RuntimeError(
-            "AddressSanitizer cannot guard these shared arrays, since their function has a name that other files may "
-            f"have too; make the device function static, or put it into an anonymous namespace:\n  {names}"
+            "AddressSanitizer cannot guard these shared arrays, since their functions have external linkage; make the "
+            f"device function static, or put it into an anonymous namespace:\n  {names}"
         )
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """Return the environment in which a Python process can load the sanitized library."""
+    """Returns the environment in which a Python process can load the sanitized library."""
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()

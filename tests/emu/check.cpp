@@ -1,10 +1,10 @@
-// Test only: finds reads of shared memory that nothing wrote, and races in it, as compute-sanitizer's initcheck and
+// Test only: detects reads of uninitialized shared memory, and races in it, as compute-sanitizer's initcheck and
 // racecheck do.
 //
-// In the checked build the compiler puts a call before every load and store of a kernel (-fsanitize=thread); these are
-// the functions it calls, in place of the sanitizer's. For every byte of shared memory is known who wrote it last and
-// who has read it since. Two accesses of different threads, one of them a write and not both atomic, must have a
-// barrier between them or, within a warp, a __syncwarp() that both take part in; shuffles and votes order no memory.
+// In the checked build the compiler inserts a call before every load and store of a kernel (-fsanitize=thread); these
+// are the functions it calls, in place of the sanitizer's. For every byte of shared memory they record the last writer
+// and the readers since then. Two accesses of different threads, one of them a write and not both atomic, must have a
+// barrier between them or, within a warp, a __syncwarp() of both threads; shuffles and votes order no memory.
 #ifdef SSD_OPS_EMU_CHECKED
 #include <algorithm>
 #include <vector>
@@ -19,7 +19,7 @@ constexpr int kNobody = -1, kSeveral = -2;
 enum class Access { kRead, kWrite, kAtomic };
 
 struct Cell {
-  uint64_t block = 0;  // the cell tells nothing in another block
+  uint64_t block = 0;  // the cell is valid in this block only
   int writer, read_warp;
   bool atomic;
   unsigned write_epoch, write_stamp, read_epoch, read_stamp, read_lanes;

@@ -1,12 +1,12 @@
 """Compiles every kernel with nvcc and fails on a spill, or on local memory, that resources.json does not allow.
 
-    python tests/emu/check_resources.py              the table of all kernels, then what is wrong with it
+    python tests/emu/check_resources.py              the table of all kernels, then errors
     python tests/emu/check_resources.py nms.cu       one file of csrc/cuda, or any other path
     python tests/emu/check_resources.py --architectures 75 90     in half the time
-    python tests/emu/check_resources.py --update     writes what the kernels take now into resources.json
+    python tests/emu/check_resources.py --update     writes the current local memory of the kernels to resources.json
 
-Warnings are errors. Registers spilled to local memory, and arrays that the compiler puts there, cost a kernel much of its
-speed without any other sign; resources.json names the kernels that may have them, with the bytes on each architecture.
+Warnings are errors. Registers spilled to local memory, and arrays that the compiler puts there, make a kernel much slower
+without any other sign; resources.json lists the kernels that may have them, with the bytes on each architecture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ARCHITECTURES = (75, 80, 90, 120)
 
 @dataclass
 class Kernel:
-    """What one kernel takes on one architecture: registers a thread, bytes of the others."""
+    """Resources of one kernel on one architecture: registers per thread, memory in bytes."""
 
     file: str
     name: str
@@ -55,7 +55,7 @@ def find_nvcc() -> str:
 
 
 def compile_file(nvcc: str, source: Path, architectures: Sequence[int]) -> str:
-    """Return what ptxas says of the kernels of one file; the flags are those of CMakeLists.txt."""
+    """Returns ptxas's report of the kernels of one file; the flags are those of CMakeLists.txt."""
     command = [nvcc, "-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "-Werror=all-warnings", "-Xptxas=-v", "-t2"]
     command += ["-Xcompiler=-Wall,-Wextra,-Werror", f"-I{ROOT / 'csrc'}"]
     for architecture in architectures:
@@ -69,7 +69,7 @@ def compile_file(nvcc: str, source: Path, architectures: Sequence[int]) -> str:
 
 
 def parse(file: str, text: str) -> list[Kernel]:
-    """Return the kernels of ptxas's report. A function that is not inlined adds to the kernel that it is compiled with."""
+    """Returns the kernels of ptxas's report. A function that is not inlined counts to the kernel before it."""
     kernels: list[Kernel] = []
     for line in text.splitlines():
         if entry := re.search(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w*'", line):
@@ -85,7 +85,7 @@ def parse(file: str, text: str) -> list[Kernel]:
 
 
 def demangle(kernels: list[Kernel]) -> None:
-    """Gives kernels the names of the source: template arguments stay, namespaces and parameters go."""
+    """Replaces the names by those of the source, with template arguments, without namespaces and parameters."""
     names = "\n".join(kernel.name for kernel in kernels)
     filtered = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True).stdout
     for kernel, name in zip(kernels, filtered.splitlines(), strict=True):
@@ -94,7 +94,7 @@ def demangle(kernels: list[Kernel]) -> None:
 
 
 def without_parameters(name: str) -> str:
-    """Return `f<g(1)>` of `f<g(1)>(int, float)`: what stands before the first parenthesis outside of <>."""
+    """Returns `f<g(1)>` of `f<g(1)>(int, float)`: the text before the first parenthesis outside of <>."""
     depth = 0
     for i, character in enumerate(name):
         depth += (character == "<") - (character == ">")
@@ -115,7 +115,7 @@ def table_of(kernels: list[Kernel]) -> str:
 
 
 def local_memory(kernels: list[Kernel]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return the kernels with any: {"nms.cu: nms_kernel<float>": {"sm_75": {"stack": 32, "spills": 0}}}."""
+    """Returns kernels with local memory: {"nms.cu: nms_kernel<float>": {"sm_75": {"stack": 32, "spills": 0}}}."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for kernel in sorted(kernels, key=lambda k: (k.key, k.architecture)):
         if kernel.stack or kernel.spills:
@@ -124,8 +124,8 @@ def local_memory(kernels: list[Kernel]) -> dict[str, dict[str, dict[str, int]]]:
     return found
 
 
-def complaints(kernels: list[Kernel], allowed: dict[str, dict[str, dict[str, int]]]) -> list[str]:
-    """Return one line for each kernel that has more local memory than the table allows it."""
+def find_errors(kernels: list[Kernel], allowed: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+    """Returns one line for each kernel that has more local memory than the table allows."""
     lines = []
     for key, architectures in local_memory(kernels).items():
         for architecture, row in architectures.items():
@@ -156,12 +156,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.update:
         TABLE.write_text(json.dumps(local_memory(kernels), indent=2) + "\n")
         return 0
-    wrong = complaints(kernels, json.loads(TABLE.read_text()))
-    for line in wrong:
+    errors = find_errors(kernels, json.loads(TABLE.read_text()))
+    for line in errors:
         print(f"error: {line}", file=sys.stderr)
-    if wrong:
-        print("Mend the kernel, or, where it is worth it, allow it with --update and say why.", file=sys.stderr)
-    return 1 if wrong else 0
+    if errors:
+        print("Fix the kernel, or allow the local memory with --update and say why.", file=sys.stderr)
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

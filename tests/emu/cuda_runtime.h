@@ -41,7 +41,7 @@
 
 // Thread-local variables without a value lie together in the library, which is how shared.cpp finds and poisons them.
 // AddressSanitizer guards no thread-local variable, so under it they are plain static ones, with red zones and without
-// poison; one that is the same in several files would get no red zone, hence kernels stand in anonymous namespaces.
+// poison; a variable with external linkage would get no red zone, hence kernels are in anonymous namespaces.
 #ifdef __SANITIZE_ADDRESS__
 #define __shared__ static
 #else
@@ -59,7 +59,7 @@ inline int __syncthreads_or(int predicate, emu::Where where = emu::Where::here()
   return emu::barrier(emu::Barrier::kOr, predicate, where);
 }
 
-// What a thread has written is seen by the next one that runs, so fences have nothing to do.
+// The next thread that runs sees all writes of the previous one, so fences do nothing.
 inline void __threadfence_block() {}
 inline void __threadfence() {}
 inline void __threadfence_system() {}

@@ -1,5 +1,5 @@
-// Test only: the types and the few host functions of the CUDA runtime that launchers and glue use, on the CPU.
-// Memory of the "device" is host memory, a stream is nothing, and all work is done when a call returns.
+// Test only: the types and the few host functions of the CUDA runtime that launchers and csrc/ops use, on the CPU.
+// Device memory is host memory, streams are ignored, and all work is done when a call returns.
 #pragma once
 
 #include <cstddef>
@@ -139,7 +139,7 @@ constexpr int kMultiprocessors = 3;
 constexpr int kSharedBytes = 48 << 10;
 constexpr int kSharedBytesOptin = 64 << 10;
 
-// The last failed launch, kept until cudaGetLastError() takes it.
+// The error of the last failed launch, until cudaGetLastError() resets it.
 cudaError_t remember(cudaError_t status);
 cudaError_t last_error(bool take);
 
@@ -195,7 +195,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return emu::remember(cudaErrorInvalidValue);
 }
 
-// Only the request for more dynamic shared memory is understood, and it has the device's limit.
+// Supports the attribute for more dynamic shared memory only, up to the limit of the device.
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute attribute, int value) {
   const bool fits = attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value <= emu::kSharedBytesOptin;

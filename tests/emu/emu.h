@@ -70,14 +70,14 @@ cudaError_t run(const Launch& launch);
 int barrier(Barrier kind, int predicate, Where where);
 
 // Waits for the lanes of `mask`, then every lane has its result. `argument` is the lane, delta or xor mask of a shuffle
-// and `width` its width; a shuffle from a lane that takes no part gives a value that differs from seed to seed.
+// and `width` its width; a shuffle from an inactive lane gives a value that differs from seed to seed.
 uint64_t collective(Warp kind, unsigned mask, uint64_t value, int argument, int width, Where where);
 
-// The running thread: its lane, and its place in the block, x fastest.
+// The running thread: its lane, and its index in the block, x fastest.
 int lane();
 int thread_rank();
 
-// A device-side assertion of the emulator: prints what is wrong, with kernel, block and thread, and aborts.
+// A device-side assertion of the emulator: prints the error, with kernel, block and thread, and aborts.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // Dynamic shared memory of the running block.

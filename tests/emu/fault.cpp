@@ -1,4 +1,4 @@
-// Test only: reports of the faults that the scheduler finds. Each ends the process, as a kernel's assertion would.
+// Test only: reports of the errors that the scheduler detects. Each ends the process, as a kernel's assertion would.
 #include <dlfcn.h>
 
 #include <cstdarg>
@@ -20,8 +20,8 @@ const char* name_of(Warp kind) {
   return names[static_cast<int>(kind)];
 }
 
-// What addr2line says of an address: the function's name in the first line, file:line in the second. Kernels have no
-// dynamic symbol, so dladdr() alone does not know them.
+// The output of addr2line for an address: the function's name in the first line, file:line in the second. Kernels have
+// no dynamic symbols, so dladdr() alone does not find them.
 std::string symbol(const void* address, int wanted_line, int back) {
   Dl_info library;
   if (dladdr(address, &library) == 0) return "?";
@@ -43,7 +43,7 @@ void print_index(const char* name, uint3 index) {
   fprintf(stderr, " %s (%u, %u, %u)", name, index.x, index.y, index.z);
 }
 
-// One line for each place at which threads stand, with their number.
+// One line for each source line at which threads wait, with their number.
 void print_waiting() {
   bool told[kMaxThreads] = {};
   for (int i = 0; i < block.threads; ++i) {

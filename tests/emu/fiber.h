@@ -32,14 +32,14 @@ struct Stack {
 };
 
 #if defined(__x86_64__)
-// Saves what a function must preserve on the running stack, then goes on where `to` was left.
+// Saves the callee-saved registers on the running stack, then resumes the stack `to`.
 extern "C" void emu_switch_stack(void** from, void* to);
 #endif
 
 // Prepares a stack that will begin with `entry`, which must not return. `top` is its highest address.
 inline void prepare(Stack& stack, void (*entry)(), char* top) {
 #ifdef __SANITIZE_ADDRESS__
-  __asan_unpoison_memory_region(stack.bottom, stack.bytes);  // what the fiber before left there
+  __asan_unpoison_memory_region(stack.bottom, stack.bytes);  // poisoned by the previous fiber
 #endif
 #if defined(__x86_64__)
   // At the first instruction of a function the stack pointer is 8 bytes past a multiple of 16. Six registers are popped
@@ -59,7 +59,7 @@ inline void prepare(Stack& stack, void (*entry)(), char* top) {
   stack.fake = nullptr;
 }
 
-// To be called first on a fresh stack; learns where the stack that was left lies, which matters for the caller's.
+// Must be called first on a new stack; stores the bounds of the previous stack, which AddressSanitizer needs.
 inline void arrived([[maybe_unused]] Stack& here, [[maybe_unused]] Stack* left) {
 #ifdef __SANITIZE_ADDRESS__
   const void* bottom = nullptr;
@@ -69,7 +69,7 @@ inline void arrived([[maybe_unused]] Stack& here, [[maybe_unused]] Stack* left) 
 #endif
 }
 
-// Leaves stack `from` for stack `to`; for good when `last`.
+// Switches from stack `from` to stack `to`; `last`: `from` does not run again.
 inline void switch_stack(Stack& from, Stack& to, [[maybe_unused]] bool last) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fake, to.bottom, to.bytes);
@@ -104,7 +104,7 @@ class Stacks {
 
   char* bottom(int i) const { return base_ + stride_ * static_cast<size_t>(i) + guard_; }
 
-  // Stacks begin at different distances from a page's end: else their hot ends would share a few sets of the cache.
+  // Stacks begin at different offsets in a page: else their first frames would compete for a few sets of the cache.
   char* top(int i) const { return bottom(i) + kBytes - static_cast<size_t>(i) * 192 % 4096; }
 
  private:

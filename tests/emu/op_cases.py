@@ -1,9 +1,9 @@
 """One or more small calls of every op, shared by the tests of schedules and of the sanitized and checked builds.
 
-    python -m tests.emu.op_cases          runs them all on the emulated kernels of SSD_OPS_EMU_VARIANT
-    python -m tests.emu.op_cases --cuda   on a GPU, for compute-sanitizer
+    python -m tests.emu.op_cases          runs all of them on the emulated kernels of SSD_OPS_EMU_VARIANT
+    python -m tests.emu.op_cases --cuda   runs them on a GPU, for compute-sanitizer
 
-Sizes stand just above those of warps and tiles, so that every kernel has a ragged end; scores and boxes have ties.
+Sizes are just above those of warps and tiles, so that the last one is partial; scores and boxes have ties.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Case = Callable[[], "torch.Tensor | tuple[torch.Tensor, ...]"]
 
 
 def boxes(n: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return [n, 4] xyxy boxes within 0 .. 1 on a coarse grid, so that many are equal or touch."""
+    """Returns [n, 4] xyxy boxes within 0 .. 1 on a coarse grid, so that many are equal or touch."""
     g = torch.Generator().manual_seed(seed)
     low = torch.randint(0, 12, (n, 2), generator=g)
     size = torch.randint(0, 6, (n, 2), generator=g)
@@ -32,13 +32,13 @@ def boxes(n: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor
 
 
 def numbers(*shape: int, seed: int, levels: int = 16) -> torch.Tensor:
-    """Return float numbers in -2 .. 2 of which many are equal."""
+    """Returns float numbers in -2 .. 2 of which many are equal."""
     g = torch.Generator().manual_seed(seed)
     return torch.randint(-levels, levels + 1, shape, generator=g) * (2.0 / levels)
 
 
 def with_gradients(function: Callable[..., Any], *inputs: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
-    """Return the outputs and the gradients of their weighted sum."""
+    """Returns the outputs and the gradients of their weighted sum."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     outputs = function(*leaves, **options)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -123,7 +123,7 @@ def _detection() -> Iterator[tuple[str, Case]]:
             ),
         )
     crowds, levels = crowd[:5600].reshape(2, 2800, 4).clone(), numbers(2, 2800, 3, seed=24, levels=300).abs()
-    crowds[1] = crowds[1, :1]  # all but one are suppressed in each class: none may be left out
+    crowds[1] = crowds[1, :1]  # all but one are suppressed in each class: needs a refill
     every = {"iou_threshold": 0.4, "score_threshold": 0.0, "candidates_per_class": 2800, "max_detections": 30}
     yield "multiclass_nms", lambda: tuple(ssd_ops.multiclass_nms(crowds, levels, **every))
     for method in ("linear", "gaussian"):
@@ -139,7 +139,7 @@ def _detection() -> Iterator[tuple[str, Case]]:
     yield "detect", lambda: tuple(ssd_ops.detect(many_loc, many_logits, crowd[:1500] + 0.01, **wide))
 
 
-def _pictures() -> Iterator[tuple[str, Case]]:
+def _images() -> Iterator[tuple[str, Case]]:
     generator = torch.Generator().manual_seed(19)
     images = [torch.randint(0, 256, (3, *s), generator=generator).to(torch.uint8) for s in ((40, 51), (1, 1), (9, 90))]
     crops = torch.tensor([[-9.5, 3, 60, 38], [0, 0, 1, 1], [80, -1, 95, 9.5]])
@@ -154,11 +154,11 @@ def _pictures() -> Iterator[tuple[str, Case]]:
         yield "render_images", lambda o=options: ssd_ops.render_images(images, crops, 35, **o)
 
 
-CASES = [*_iou_and_codec(), *_training(), *_detection(), *_pictures()]
+CASES = [*_iou_and_codec(), *_training(), *_detection(), *_images()]
 
 
 def has_kernel(op: str) -> bool:
-    """Whether the emulated library has a kernel of this op."""
+    """Returns whether the emulated library has a kernel of this op."""
     emulated_ops()
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"ssd_ops_emu::{op}", "CPU"))
 

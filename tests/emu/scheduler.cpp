@@ -53,7 +53,7 @@ Stack stacks[kMaxThreads];
 Stack caller;
 Random random_{0};
 
-// The next fiber that can go on, taken from the ready ones as the block's manner of scheduling says.
+// Removes and returns the next of the ready fibers, by the block's scheduling order.
 int take_ready() {
   const int at = block.manner == Manner::kRandom
                      ? static_cast<int>(random_.below(static_cast<unsigned>(block.ready_count)))
@@ -63,7 +63,7 @@ int take_ready() {
   return next;
 }
 
-// Goes from the running fiber to the next one, or back to the caller of the launch when all have ended.
+// Switches from the running fiber to the next one, or back to the caller of the launch when all have ended.
 void leave(bool last) {
   const int from = block.running;
   if (block.ready_count == 0) {

@@ -29,7 +29,7 @@ class Random {
 
 enum class State : unsigned char { kReady, kBarrier, kWarp, kExited };
 
-// How a block chooses the next fiber. Last in, first out lets one warp run ahead as far as it can; random mixes all.
+// How a block chooses the next fiber: last in, first out, which runs one warp as far as possible, or at random.
 enum class Manner : unsigned char { kUp, kDown, kRandom };
 
 struct Fiber {
@@ -46,7 +46,7 @@ struct Fiber {
 struct Block {
   int threads, running, exited, ready_count;
   bool started;  // some fiber has run
-  bool shuffle;  // fibers that a barrier frees are shuffled also where the manner is not random
+  bool shuffle;  // fibers are shuffled after a barrier, also if the next one is not chosen at random
   Manner manner;
   int waiting;  // threads at the barrier
   int counted;  // those of them whose predicate holds

@@ -1,7 +1,7 @@
 """Orders of threads and blocks, and contents of shared memory, under which a kernel must give the same bits.
 
-What depends on one of them is a fault: a missing barrier, an unordered atomic, a read of shared memory that nothing
-wrote. The poisons are NaN and -1, the largest finite float, the most negative integer, and zero, which hides most such
+A result that depends on one of them has a bug: a missing barrier, an unordered atomic, a read of uninitialized shared
+memory. The poisons are NaN and -1, the largest finite float, the most negative integer, and zero, which hides most such
 reads on real hardware.
 """
 
@@ -16,7 +16,7 @@ SCHEDULES = ((0, "00000000"), (1, "ffffffff"), (2, "7f7fffff"), (3, "80000080"),
 
 
 def environment(seed: int, poison: str) -> dict[str, str]:
-    """Return the variables that choose a schedule in the emulator."""
+    """Returns the variables that choose a schedule in the emulator."""
     return {"SSD_OPS_EMU_SEED": str(seed), "SSD_OPS_EMU_POISON": poison}
 
 
@@ -37,7 +37,7 @@ def schedule(seed: int, poison: str) -> Iterator[None]:
 
 
 def same_under_all(function: Callable[[], Any], schedules: tuple[tuple[int, str], ...] = SCHEDULES) -> Any:
-    """Return what `function()` returns, a tensor or a tuple of them, having seen the same bits under all schedules."""
+    """Returns the result of `function()`, a tensor or a tuple of them, and checks that all schedules give the same bits."""
     import torch
 
     first: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-// Test only: shared memory. It is filled with poison before each block, so that a block finds nothing of another one.
+// Test only: shared memory. It is filled with poison before each block, so that a block sees no data of another one.
 #include <link.h>
 #include <sys/mman.h>
 
@@ -76,7 +76,7 @@ Range static_range() {
   return {nullptr, 0};  // plain static variables there, see cuda_runtime.h
 #else
   segment_exists = 1;
-  thread_local Range range{nullptr, 1};  // a value, lest it lie among what is poisoned
+  thread_local Range range{nullptr, 1};  // initialized, so that it is not among the poisoned variables
   if (range.begin == nullptr) dl_iterate_phdr(&find_segment, &range);
   return range;
 #endif

@@ -1,4 +1,4 @@
-"""Tests the emulator itself: what is right runs, and each planted fault is found and named."""
+"""Tests the emulator itself: correct kernels run, and it detects each planted bug and names its line."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def programs() -> dict[tuple[str, str], Path]:
 
 
 def line_of(text: str) -> str:
-    """Return `planted.cu:N` of the only line of the source that holds `text`."""
+    """Returns `planted.cu:N` of the only line of the source that holds `text`."""
     numbers = [i for i, line in enumerate(SOURCE.splitlines(), 1) if text in line]
     assert len(numbers) == 1, (text, numbers)
     return f"planted.cu:{numbers[0]}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_right_kernels_run_under_every_schedule(variant: str) -> None:
+def test_correct_kernels_run_under_every_schedule(variant: str) -> None:
     program = programs()["samples", variant]
     for seed, poison in (*SCHEDULES, *((seed, "ffffffff") for seed in range(10, 20))):
         status, text = run(program, seed=seed, poison=poison)
@@ -48,7 +48,7 @@ def test_right_kernels_run_under_every_schedule(variant: str) -> None:
         assert text.count(": right\n") == 12
 
 
-# Fault, what must be said of it, and the line (a part of its text) that must be named.
+# Bug, expected message, and the line (a part of its text) that the message must name.
 STOPPED = [
     ("divergent_barrier", r"divergent barrier: the thread is at .*, \d+ threads wait at", "divergent: first"),
     ("divergent_barrier", r"divergent barrier: .*kernel .*block \(\d, 0, 0\)", "divergent: second"),
@@ -65,13 +65,13 @@ STOPPED = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "says", "line"), STOPPED)
+@pytest.mark.parametrize(("bug", "message", "line"), STOPPED)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_missed_meetings_abort(fault: str, says: str, line: str | None, seed: int) -> None:
-    status, text = run(programs()["planted", "plain"], fault, seed=seed)
+def test_divergent_barriers_and_collectives_abort(bug: str, message: str, line: str | None, seed: int) -> None:
+    status, text = run(programs()["planted", "plain"], bug, seed=seed)
     assert status == -6, text
-    assert re.search(says, text, re.DOTALL), text
-    assert f"{fault}_kernel" in text and "block (" in text, text
+    assert re.search(message, text, re.DOTALL), text
+    assert f"{bug}_kernel" in text and "block (" in text, text
     assert line is None or line_of(line) in text, text
 
 
@@ -86,11 +86,11 @@ CHECKED = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "says", "line"), CHECKED)
+@pytest.mark.parametrize(("bug", "message", "line"), CHECKED)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_checked_build_finds_races_and_unwritten_reads(fault: str, says: str, line: str, seed: int) -> None:
-    status, text = run(programs()["planted", "checked"], fault, seed=seed)
-    assert status == -6 and says in text and line_of(line) in text and f"{fault}_kernel" in text, text
+def test_checked_build_detects_races_and_uninitialized_reads(bug: str, message: str, line: str, seed: int) -> None:
+    status, text = run(programs()["planted", "checked"], bug, seed=seed)
+    assert status == -6 and message in text and line_of(line) in text and f"{bug}_kernel" in text, text
 
 
 SANITIZED = [
@@ -103,32 +103,32 @@ SANITIZED = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "says"), SANITIZED)
-def test_sanitizers_find_wrong_accesses(fault: str, says: str) -> None:
-    status, text = run(programs()["planted", "sanitized"], fault)
-    assert status not in (0, 2) and re.search(says, text, re.DOTALL), text
+@pytest.mark.parametrize(("bug", "message"), SANITIZED)
+def test_sanitizers_detect_invalid_accesses(bug: str, message: str) -> None:
+    status, text = run(programs()["planted", "sanitized"], bug)
+    assert status not in (0, 2) and re.search(message, text, re.DOTALL), text
     assert "planted.cu:" in text
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "bug",
     ["dropped_barrier", "dropped_syncwarp", "shuffle_from_absent", "unwritten_static", "unwritten_dynamic", "leftover",
      "order_of_threads", "order_of_blocks", "atomic_and_plain"],
 )  # fmt: skip
-def test_schedules_change_what_depends_on_them(fault: str) -> None:
+def test_schedules_change_results_that_depend_on_order(bug: str) -> None:
     program = programs()["planted", "plain"]
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda s: run(program, fault, seed=s[0], poison=s[1]), SCHEDULES))
+        results = list(pool.map(lambda s: run(program, bug, seed=s[0], poison=s[1]), SCHEDULES))
     assert all(status == 0 for status, _ in results), results
     assert len({text for _, text in results}) > 1
 
 
-def test_a_schedule_repeats() -> None:
+def test_schedule_is_reproducible() -> None:
     program = programs()["planted", "plain"]
     for seed in (0, 1, 2):
         assert run(program, "order_of_threads", seed=seed) == run(program, "order_of_threads", seed=seed)
 
 
-def test_shared_memory_without_red_zones_is_refused() -> None:
+def test_shared_memory_without_red_zones_raises() -> None:
     with pytest.raises(RuntimeError, match=r"anonymous namespace:\n.*linked_kernel<int>\(int\*\)::s"):
         build_programs("linked")

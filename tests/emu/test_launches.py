@@ -1,4 +1,4 @@
-"""A kernel that may begin before the previous one has ended waits for it first: wait_for_previous_kernel()."""
+"""Kernels with programmatic dependent launch call wait_for_previous_kernel() before they access memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from tests.emu.build import ROOT
 
-# Kernels that load their first inputs, which were written before the previous kernel began, and then wait.
+# Kernels that load inputs first, which were written before the previous kernel began.
 READS_INPUTS_EARLY = {"collect_logits_kernel", "collect_scores_kernel"}
 SOURCES = {
     path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")) if path.name != "launch.cuh"
@@ -14,7 +14,7 @@ SOURCES = {
 
 
 def early_kernels() -> set[str]:
-    """Return the names of the kernels that launch_dependent() or launch_as() starts."""
+    """Returns the names of the kernels that launch_dependent() or launch_as() starts."""
     names: set[str] = set()
     for text in SOURCES.values():
         statements = re.findall(r"\blaunch_(?:dependent|as)\([^;]*;", text)
@@ -25,7 +25,7 @@ def early_kernels() -> set[str]:
 
 
 def body_of(kernel: str) -> str:
-    """Return the first lines of a kernel, from its name on."""
+    """Returns the first lines of a kernel, from its name on."""
     found = [text[match.end() :] for text in SOURCES.values() for match in re.finditer(rf" {kernel}\((?=[\w:])", text)]
     bodies = [text.partition("{")[2] for text in found if re.match(r"[^;{]*\) \{", text)]
     assert len(bodies) == 1, f"{kernel}: {len(bodies)} definitions"

@@ -1,4 +1,4 @@
-"""Tests the check of registers and local memory: on ptxas's words, and on kernels that nvcc compiles where there is one."""
+"""Tests the check of registers and local memory: on a report of ptxas, and on kernels that nvcc compiles if installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ptxas info    : Used 6 registers, used 0 barriers
 """
 
 
-def test_report_is_read() -> None:
+def test_report_of_ptxas_is_parsed() -> None:
     kernels = check_resources.parse("nms.cu", REPORT)
     check_resources.demangle(kernels)
     assert kernels == [
@@ -36,17 +36,17 @@ def test_report_is_read() -> None:
 @pytest.mark.parametrize(
     ("stack", "spills", "count"), [(32, 20, 0), (40, 20, 0), (31, 20, 1), (32, 19, 1), (0, 0, 2), (None, None, 2)]
 )
-def test_local_memory_needs_leave(stack: int | None, spills: int | None, count: int) -> None:
+def test_local_memory_must_be_allowed(stack: int | None, spills: int | None, count: int) -> None:
     kernels = check_resources.parse("nms.cu", REPORT)
     check_resources.demangle(kernels)
     allowed = {}
     if stack is not None and spills is not None:
         allowed = {"nms.cu: nms_kernel<float, 4>": {"sm_90": {"stack": stack, "spills": spills}}}
-    assert len(check_resources.complaints(kernels, allowed)) == count
+    assert len(check_resources.find_errors(kernels, allowed)) == count
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-def test_nvcc_tells_of_local_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_memory_reported_by_nvcc_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "planted.cu"
     source.write_text(
         "__global__ void local_kernel(int* out, int n) {\n"
@@ -57,9 +57,9 @@ def test_nvcc_tells_of_local_memory(tmp_path: Path, capsys: pytest.CaptureFixtur
         "}\n"
     )
     assert check_resources.main([str(source)]) == 1
-    told = capsys.readouterr()
-    assert "planted.cu: local_kernel" in told.out
-    assert "planted.cu: local_kernel on sm_75: stack 256 bytes, 0 allowed" in told.err
+    printed = capsys.readouterr()
+    assert "planted.cu: local_kernel" in printed.out
+    assert "planted.cu: local_kernel on sm_75: stack 256 bytes, 0 allowed" in printed.err
     source.write_text("__global__ void unused_kernel(int* out) { int unused; }\n")
     with pytest.raises(SystemExit, match="does not compile"):
         check_resources.main([str(source)])

@@ -14,8 +14,8 @@ namespace {
 
 Isa best_of_this_cpu() {
 #ifdef SSD_OPS_ISA_LIST_X86
-  // __builtin_cpu_supports also asks the operating system whether it saves the wide registers. It does not know
-  // "f16c" (half precision to float) in older compilers, hence bit 29 of ecx in leaf 1.
+  // __builtin_cpu_supports also checks that the operating system saves the wide registers. Older compilers do not
+  // support "f16c" (half precision to float) there, hence bit 29 of ecx in leaf 1.
   __builtin_cpu_init();
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1U << 29)) != 0;
@@ -30,12 +30,12 @@ Isa best_of_this_cpu() {
 
 Isa choose() {
   const Isa best = best_of_this_cpu();
-  const char* asked = std::getenv("SSD_OPS_ISA");
-  if (asked == nullptr || *asked == '\0') return best;
+  const char* requested = std::getenv("SSD_OPS_ISA");
+  if (requested == nullptr || *requested == '\0') return best;
   for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-    if (std::string(asked) == isa_name(isa)) return std::min(isa, best);
+    if (std::string(requested) == isa_name(isa)) return std::min(isa, best);
   }
-  throw std::runtime_error("SSD_OPS_ISA must be baseline, avx2 or avx512, got \"" + std::string(asked) + "\"");
+  throw std::runtime_error("SSD_OPS_ISA must be baseline, avx2 or avx512, got \"" + std::string(requested) + "\"");
 }
 
 }  // namespace

@@ -63,20 +63,20 @@ __attribute__((always_inline)) inline void some_pairs(const GradIouParams<T>& pa
 // Adds the lanes of a row, in order, to its sums.
 template <typename T>
 void add_row(const RowSums<T>& of_row, double* sums, int64_t stride) {
-  const T* numbers[kGradNumbers] = {of_row.x1, of_row.y1, of_row.x2, of_row.y2, of_row.area, of_row.angle};
-  for (int k = 0; k < kGradNumbers; ++k) {
+  const T* members[kPairGradSize] = {of_row.x1, of_row.y1, of_row.x2, of_row.y2, of_row.area, of_row.angle};
+  for (int k = 0; k < kPairGradSize; ++k) {
     double sum = 0;
-    for (int64_t l = 0; l < kLanes; ++l) sum += static_cast<double>(numbers[k][l]);
+    for (int64_t l = 0; l < kLanes; ++l) sum += static_cast<double>(members[k][l]);
     sums[k * stride] += sum;
   }
 }
 
 template <typename T>
 void add_columns(const ColumnSums<T>& of_columns, int64_t count, double* sums, int64_t stride) {
-  const T* numbers[kGradNumbers] = {of_columns.x1, of_columns.y1,   of_columns.x2,
-                                    of_columns.y2, of_columns.area, of_columns.angle};
-  for (int k = 0; k < kGradNumbers; ++k)
-    for (int64_t j = 0; j < count; ++j) sums[k * stride + j] += static_cast<double>(numbers[k][j]);
+  const T* members[kPairGradSize] = {of_columns.x1, of_columns.y1,   of_columns.x2,
+                                     of_columns.y2, of_columns.area, of_columns.angle};
+  for (int k = 0; k < kPairGradSize; ++k)
+    for (int64_t j = 0; j < count; ++j) sums[k * stride + j] += static_cast<double>(members[k][j]);
 }
 
 // Rows first .. last - 1, at most kRowChunk, with `count` columns from `column` on, at most kColumnChunk.
@@ -100,14 +100,14 @@ void chunk(const GradIouParams<T>& params, int64_t first, int64_t last, int64_t 
 
 template <IouMetric metric, typename T>
 void tiles(const GradIouParams<T>& params, int64_t begin, int64_t end) {
-  const int64_t column_blocks = ceil_div(params.m, params.column_block);
+  const int64_t column_tiles = ceil_div(params.m, params.tile_columns);
   for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t row_index = tile / column_blocks, column_index = tile % column_blocks;
-    const int64_t first = row_index * params.row_block, last = std::min(params.n, first + params.row_block);
-    const int64_t left = column_index * params.column_block, right = std::min(params.m, left + params.column_block);
-    double* row_sums = params.row_sums + column_index * kGradNumbers * params.n;
-    double* column_sums = params.column_sums + row_index * kGradNumbers * params.m;
-    for (int k = 0; k < kGradNumbers; ++k) {
+    const int64_t row_index = tile / column_tiles, column_index = tile % column_tiles;
+    const int64_t first = row_index * params.tile_rows, last = std::min(params.n, first + params.tile_rows);
+    const int64_t left = column_index * params.tile_columns, right = std::min(params.m, left + params.tile_columns);
+    double* row_sums = params.row_sums + column_index * kPairGradSize * params.n;
+    double* column_sums = params.column_sums + row_index * kPairGradSize * params.m;
+    for (int k = 0; k < kPairGradSize; ++k) {
       std::fill(row_sums + k * params.n + first, row_sums + k * params.n + last, 0.0);
       std::fill(column_sums + k * params.m + left, column_sums + k * params.m + right, 0.0);
     }
@@ -129,11 +129,11 @@ void any_metric(const GradIouParams<T>& params, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void boxes_from_sums(const double* sums, int64_t blocks, int64_t count, const T* boxes, T* grads) {
+void boxes_from_sums(const double* sums, int64_t tiles, int64_t count, const T* boxes, T* grads) {
   for (int64_t i = 0; i < count; ++i) {
-    double total[kGradNumbers] = {};
-    for (int64_t b = 0; b < blocks; ++b)
-      for (int k = 0; k < kGradNumbers; ++k) total[k] += sums[(b * kGradNumbers + k) * count + i];
+    double total[kPairGradSize] = {};
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int k = 0; k < kPairGradSize; ++k) total[k] += sums[(t * kPairGradSize + k) * count + i];
     const PairGrad<T> sum{static_cast<T>(total[0]), static_cast<T>(total[1]), static_cast<T>(total[2]),
                           static_cast<T>(total[3]), static_cast<T>(total[4]), static_cast<T>(total[5])};
     store_box(box_gradient(sum, load_box(boxes, i)), grads, i);
@@ -144,11 +144,11 @@ void boxes_from_sums(const double* sums, int64_t blocks, int64_t count, const T*
 
 void grad_iou_tiles(const GradIouParams<float>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
 void grad_iou_tiles(const GradIouParams<double>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
-void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const float* boxes, float* grads) {
-  boxes_from_sums(sums, blocks, count, boxes, grads);
+void grad_iou_boxes(const double* sums, int64_t tiles, int64_t count, const float* boxes, float* grads) {
+  boxes_from_sums(sums, tiles, count, boxes, grads);
 }
-void grad_iou_boxes(const double* sums, int64_t blocks, int64_t count, const double* boxes, double* grads) {
-  boxes_from_sums(sums, blocks, count, boxes, grads);
+void grad_iou_boxes(const double* sums, int64_t tiles, int64_t count, const double* boxes, double* grads) {
+  boxes_from_sums(sums, tiles, count, boxes, grads);
 }
 
 void iou_columns(const float* boxes, int64_t m, bool angles, float* columns) {

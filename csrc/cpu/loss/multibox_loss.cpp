@@ -12,7 +12,7 @@ namespace {
 
 // Partial sums of a row: the same number on every instruction set, so that all of them give the same bits.
 constexpr int kLanes = 16;
-constexpr int64_t kRows = 32;  // rows that take each step together; few enough for the L1 cache
+constexpr int64_t kRows = 32;  // rows that are processed together, step by step; few enough for the L1 cache
 
 #define SSD_OPS_INLINE inline __attribute__((always_inline))
 
@@ -24,7 +24,7 @@ SSD_OPS_INLINE void halve(const T* __restrict from, T* __restrict to, Combine co
       to[r * width + l] = combine(from[r * 2 * width + l], from[r * 2 * width + width + l]);
 }
 
-// Reduces the lanes of each row. All rows take each step together, for the steps of one row depend on each other.
+// Reduces the lanes of each row. Each step runs over all rows, because the steps of one row depend on each other.
 template <typename T, typename Combine>
 SSD_OPS_INLINE void reduce(const T* lanes, T* result, Combine combine) {
   alignas(64) T eight[kRows * 8], four[kRows * 4], two[kRows * 2];
@@ -39,8 +39,8 @@ SSD_OPS_INLINE T max_of(T a, T b) {
   return b > a ? b : a;
 }
 
-// The maximum logit of each row, in kLanes partial results. Here and below the rows take each step together, so that no
-// row waits for its own last step and the loop over lanes vectorizes.
+// The maximum logit of each row, in kLanes partial results. Here and below the loop over rows is within the loop over
+// steps, so that consecutive instructions are independent and the loop over lanes vectorizes.
 template <typename T, typename In>
 SSD_OPS_INLINE void partial_maxima(const In* __restrict logits, int64_t rows, int64_t classes, T* __restrict lanes) {
   const int64_t last = classes - kLanes;  // the last vector overlaps the one before it

@@ -20,6 +20,6 @@ struct ImageSums {
 SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossParams& params, int64_t begin, int64_t end)
 // The number of positives of one image.
 SSD_OPS_CPU_KERNEL(int64_t, loss_positives, const LossParams& params, int64_t image)
-// Replaces the cross entropies of one image by weights, 1 / norm for sampled priors and 0 for others, and sums the
+// Replaces the cross entropies of one image by weights, 1 / divisor for sampled priors and 0 for others, and sums the
 // losses of the sampled priors.
 SSD_OPS_CPU_KERNEL(ImageSums, loss_image, const LossParams& params, const Mining& mining, int64_t image, double divisor)

@@ -1,20 +1,20 @@
 // Assigns each ground truth a prior of its own, by deferred acceptance (Gale and Shapley).
 //
-// The greedy rule says: take the best pair (ground truth, prior) of which neither is taken, again and again. Pairs are
+// The greedy rule repeatedly matches the best pair (ground truth, prior) of which neither is matched yet. Pairs are
 // totally ordered (descending IoU, then ascending prior, then ascending ground truth), and both sides prefer partners
 // by the order of the pairs that they form. A matching is stable if no pair outside it precedes both the pair of its
 // ground truth and the pair of its prior in the matching. The greedy matching is stable, and it is the only stable one:
-// suppose there are two, and take the first pair that is in one of them and not in the other. In the other one its
+// suppose there are two, and consider the first pair that is in one of them and not in the other. In the other one its
 // ground truth or its prior must have a better pair, that is an earlier one, which by the choice of the first pair is
 // in both matchings; but then it could not be in the same matching as this pair. Deferred acceptance (each ground truth
-// proposes to the best prior that has not refused it, each prior keeps the best proposal) ends in a stable matching,
-// whatever the order of the proposals; hence in the greedy one. So a ground truth needs its second-best prior only if a
-// better pair has the first.
+// proposes to the best prior that has not rejected it, each prior keeps the best proposal) ends in a stable matching,
+// whatever the order of the proposals; hence in the greedy one. So a ground truth needs its second-best prior only if
+// the first prefers another ground truth.
 //
-// A ground truth that is refused searches for its best priors among those that are free or would accept it. All others
-// would refuse it now and later, because a prior changes its ground truth only for a better one. It keeps a list of the
-// best it has found (1 at first, more with each search) and proposes to them one after the other, so that thousands of
-// ground truths that prefer the same priors (nested boxes) do not scan all priors after every refusal.
+// A ground truth that is rejected searches for its best priors among those that are free or would accept it. All others
+// would reject it now and later, because a prior changes its ground truth only for a better one. It keeps a list of the
+// best priors found (1 at first, more with each search) and proposes to them one after the other, so that thousands of
+// ground truths that prefer the same priors (nested boxes) do not scan all priors after every rejection.
 #include <algorithm>
 #include <cstdlib>
 
@@ -73,8 +73,8 @@ class DeferredAcceptance {
     if (assigned_iou_.size() > 0) assigned_iou_[prior] = prior_iou(params_, load(gt), prior);
   }
 
-  // `gt` proposes to `prior`. Whoever is refused or displaced proposes to its next preference, until a free prior
-  // accepts or no preference is left. best_prior becomes the assigned prior of each, -1 for none.
+  // `gt` proposes to `prior`. A ground truth that is rejected or displaced proposes to its next preference, until a
+  // free prior accepts or no preference is left. best_prior becomes the assigned prior of each, -1 for none.
   void propose(int64_t gt, int64_t prior) {
     while (prior >= 0) {
       const int64_t displaced = decode_assigned(gt_index_[prior]);
@@ -114,7 +114,7 @@ class DeferredAcceptance {
     }
   }
 
-  // At the first refusal: most images have none.
+  // Called at the first rejection: most images have none.
   void allocate() {
     lists_.grow(num_gt_);
     std::memset(static_cast<void*>(lists_.data()), 0, sizeof(PreferenceList<T>) * static_cast<size_t>(num_gt_));

@@ -1,5 +1,5 @@
 // Lists of kept boxes, and the test whether a box of a list suppresses a new one. NMS visits boxes by descending score
-// and asks for each whether a kept box suppresses it: no IoU matrix, memory O(kept).
+// and tests for each whether a kept box suppresses it: no IoU matrix, memory O(kept).
 #pragma once
 
 #ifdef SSD_OPS_ISA_AVX2
@@ -116,8 +116,8 @@ class BoxLists {
       const uint32_t first = i;
       LaneMaxExcess<T> excess;
       for (int n = 0; n < kBlocksPerBranch && i != kNone; ++n, i = links_[i].next) excess.update(blocks_[i], box);
-      // A bit stands for that lane in all of these blocks. With a negative threshold all lanes are candidates, and none
-      // is certain, because then the rounding margin is infinite.
+      // One bit for that lane of all of these blocks. With a negative threshold all lanes are candidates, and none is
+      // certain, because then the rounding margin is infinite.
       const uint32_t candidate_lanes = thresholds_.iou < T(0) ? ~0u : excess.lanes_above(possible);
       if (candidate_lanes == 0) continue;
       if (excess.lanes_above(certain) != 0 || suppresses_exactly(first, i, candidate_lanes, box, box_area)) return true;
@@ -178,7 +178,7 @@ class BoxLists {
   SuppressionThresholds<T> thresholds_;
   Scratch<Ends> ends_;
   Scratch<BoxBlock<T>> blocks_;
-  Scratch<Link> links_;  // apart from the blocks, so that following a list does not wait for them
+  Scratch<Link> links_;  // not in the blocks, so that following a list does not depend on loading them
   int64_t used_ = 0;
 };
 

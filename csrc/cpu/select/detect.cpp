@@ -7,7 +7,8 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int kLanes = 16;  // of the sums, the same on every instruction set
+// Partial sums of a softmax: the same number on every instruction set, so that all of them give the same bits.
+constexpr int kLanes = 16;
 
 template <typename In>
 class Logits {

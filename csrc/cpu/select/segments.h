@@ -1,4 +1,4 @@
-// How the candidates of an image are buffered and divided among threads, known to ops and kernels.
+// How the candidates of an image are buffered and divided among threads, for csrc/ops and the kernels.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace ssd_ops::cpu {
 constexpr int64_t kBufferCapacity = 8192;
 
 // If there are fewer images than threads, the boxes of an image are scanned in `count` segments by different threads.
-// Each leaves its candidates in segment_bytes() of `buffers` (aligned to 64), before the images are finished.
+// Each writes its candidates to segment_bytes() of `buffers` (aligned to 64), before the images are finished.
 struct Segments {
   int64_t count = 1;
   char* buffers = nullptr;

@@ -12,25 +12,25 @@ template <typename T>
 struct ActiveBoxes {
   int64_t count = 0;
   Scratch<T> x1, y1, x2, y2, areas, scores;
-  Scratch<uint32_t> rows;
+  Scratch<uint32_t> box_indices;
 
-  void add(const Box<T>& box, T score, uint32_t row) {
+  void add(const Box<T>& box, T score, uint32_t box_index) {
     if (count == scores.size()) {
       const int64_t capacity = count == 0 ? 64 : 2 * count;
       for (Scratch<T>* array : {&x1, &y1, &x2, &y2, &areas, &scores}) array->grow(capacity);
-      rows.grow(capacity);
+      box_indices.grow(capacity);
     }
-    set(count++, box, area(box), score, row);
+    set(count++, box, area(box), score, box_index);
   }
 
-  void set(int64_t i, const Box<T>& box, T box_area, T score, uint32_t row) {
+  void set(int64_t i, const Box<T>& box, T box_area, T score, uint32_t box_index) {
     x1[i] = box.x1;
     y1[i] = box.y1;
     x2[i] = box.x2;
     y2[i] = box.y2;
     areas[i] = box_area;
     scores[i] = score;
-    rows[i] = row;
+    box_indices[i] = box_index;
   }
 
   Box<T> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
@@ -38,7 +38,7 @@ struct ActiveBoxes {
   void compact() {
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i)
-      if (scores[i] > -std::numeric_limits<T>::infinity()) set(kept++, box(i), areas[i], scores[i], rows[i]);
+      if (scores[i] > -std::numeric_limits<T>::infinity()) set(kept++, box(i), areas[i], scores[i], box_indices[i]);
     count = kept;
   }
 
@@ -59,11 +59,11 @@ struct ActiveBoxes {
   }
 };
 
-// Decays the scores by the overlap with box number `chosen`; returns the number of boxes that stay active.
+// Decays the scores by the overlap with box number `selected`; returns the number of boxes that stay active.
 template <bool gaussian, typename T>
-int64_t decay_scores(ActiveBoxes<T>& active, int64_t chosen, const SoftNmsParams<T>& params) {
-  const Box<T> best = active.box(chosen);
-  const T best_area = active.areas[chosen], min_score = params.score_threshold;
+int64_t decay_scores(ActiveBoxes<T>& active, int64_t selected, const SoftNmsParams<T>& params) {
+  const Box<T> best = active.box(selected);
+  const T best_area = active.areas[selected], min_score = params.score_threshold;
   const bool excludes_zero = above_zero(min_score);  // explicit, for a CPU that treats a subnormal threshold as 0
   const T* __restrict x1 = active.x1.data();
   const T* __restrict y1 = active.y1.data();
@@ -94,13 +94,13 @@ template <typename T>
 void select_in_class(ActiveBoxes<T>& active, const SoftNmsParams<T>& params, int64_t image_class) {
   int64_t count = 0;
   while (count < params.class_capacity) {
-    const int64_t chosen = active.best();
-    if (chosen < 0) break;
-    params.class_scores[image_class * params.class_capacity + count] = active.scores[chosen];
-    params.class_box_indices[image_class * params.class_capacity + count++] = active.rows[chosen];
-    active.scores[chosen] = -std::numeric_limits<T>::infinity();
+    const int64_t selected = active.best();
+    if (selected < 0) break;
+    params.class_scores[image_class * params.class_capacity + count] = active.scores[selected];
+    params.class_box_indices[image_class * params.class_capacity + count++] = active.box_indices[selected];
+    active.scores[selected] = -std::numeric_limits<T>::infinity();
     const int64_t num_active =
-        params.gaussian ? decay_scores<true>(active, chosen, params) : decay_scores<false>(active, chosen, params);
+        params.gaussian ? decay_scores<true>(active, selected, params) : decay_scores<false>(active, selected, params);
     if (2 * num_active < active.count) active.compact();
   }
   params.class_counts[image_class] = count;
@@ -154,19 +154,19 @@ void merge(const SoftNmsParams<T>& params, int64_t image) {
     const int64_t out = image * max_detections + d;
     Box<T> box{};
     T score(0);
-    int64_t label = 0, row = 0;
+    int64_t label = 0, box_index = 0;
     if (d < found) {
       label = items[d].index / params.class_capacity;
       const int64_t selected = image * params.num_classes * params.class_capacity + items[d].index;
-      row = params.class_box_indices[selected];
+      box_index = params.class_box_indices[selected];
       score = params.class_scores[selected];
-      const int64_t index = image * params.num_boxes + row;
+      const int64_t index = image * params.num_boxes + box_index;
       box = params.boxes[params.boxes_by_class ? index * params.num_classes + label : index];
     }
     store_box(box, params.out.boxes, out);
     params.out.scores[out] = score;
     params.out.labels[out] = label;
-    params.out.box_indices[out] = row;
+    params.out.box_indices[out] = box_index;
   }
   params.out.counts[image] = found;
 }

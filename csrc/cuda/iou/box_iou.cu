@@ -1,7 +1,7 @@
-// Plan: a block is a tile of kRows rows and kThreads * kColumns columns of one matrix; a thread keeps kColumns column
+// Plan: one block per tile of kRows rows and kThreads * kColumns columns of one matrix; a thread keeps kColumns column
 // boxes in registers and iterates over the rows, whose boxes are broadcast from shared memory. The columns of a thread
-// are adjacent, so that it stores 16 bytes at once; if rows are not aligned to 16 bytes they are kThreads apart, so
-// that the stores of a warp are contiguous. The matrix is written once and nothing else is written.
+// are adjacent, so that one store writes 16 bytes; if rows are not aligned to 16 bytes they are kThreads apart, so that
+// the stores of a warp are coalesced. The matrix is written once and nothing else is written.
 #include "cuda/common/load.cuh"
 #include "cuda/iou/box_iou.h"
 

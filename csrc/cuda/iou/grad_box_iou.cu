@@ -1,9 +1,9 @@
-// Plan: a block has a tile of the matrix and processes it in chunks of kRows rows and blockDim.x * kColumns columns. A
-// thread keeps kColumns column boxes and the sums of their gradients in registers while it iterates over the rows,
-// which are in shared memory. The gradient of a row is reduced over the columns of a warp by shuffles, and over the
-// warps in order through shared memory. Each tile writes its own partial sums; the second kernel adds those of all
-// tiles in order and turns them into gradients of coordinates. No atomics: the same input gives the same bits. The
-// matrix is read once, and no array of its size is allocated.
+// Plan: one block per tile of the matrix, processed in chunks of kRows rows and blockDim.x * kColumns columns. A thread
+// keeps kColumns column boxes and the sums of their gradients in registers while it iterates over the rows, which are
+// in shared memory. The gradient of a row is reduced over the columns of a warp by shuffles, and over the warps in
+// order through shared memory. Each tile writes its own partial sums; the second kernel adds those of all tiles in
+// order and converts them to gradients of coordinates. No atomics: the same input gives the same bits. The matrix is
+// read once, and no array of its size is allocated.
 #include "core/box_grad.h"
 #include "cuda/common/load.cuh"
 #include "cuda/common/reduce.cuh"
@@ -12,8 +12,8 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kColumns = 2, kRows = 32, kNumbers = 6;
-constexpr int64_t kMaxBlocks = 16;  // tiles along each side of the matrix
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize, kColumns = 2, kRows = 32;
+constexpr int64_t kMaxTiles = 16;  // along each side of the matrix
 
 template <typename T>
 __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
@@ -25,19 +25,19 @@ __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
   sum.angle += term.angle;
 }
 
-// Sums over the warp: lane 4 k returns number k, and the other lanes of its group of 4 too (0 from lane 4 * kNumbers
-// on). 9 shuffles for 6 numbers instead of 30.
+// Sums over the warp: the lanes 4 k .. 4 k + 3 return the sum of member k (0 from lane 4 * kPairGradSize on). 9
+// shuffles for 6 sums instead of 30.
 template <typename T>
 __device__ T warp_sums(const PairGrad<T>& grad) {
-  T numbers[8] = {grad.x1, grad.y1, grad.x2, grad.y2, grad.area, grad.angle, T(0), T(0)};
-  return reduce_scatter<kWarpSize>(numbers, [](T own, T other) { return own + other; });
+  T members[8] = {grad.x1, grad.y1, grad.x2, grad.y2, grad.area, grad.angle, T(0), T(0)};
+  return reduce_scatter<kWarpSize>(members, [](T own, T other) { return own + other; });
 }
 
-// The rows of a chunk, and what each warp has summed for them.
+// The rows of a chunk, and the sums of each warp for them.
 template <typename T>
 struct RowChunk {
   Box<T> boxes[kRows];
-  T areas[kRows], angles[kRows], sums[kRows][kWarps][kNumbers];
+  T areas[kRows], angles[kRows], sums[kRows][kWarps][kPairGradSize];
 };
 
 // The columns of a thread, and the sums of their gradients.
@@ -79,7 +79,7 @@ __device__ __forceinline__ void add_pairs(const T* grad, int64_t m, int count, i
       add(columns.sums[k], db);
     }
     const T sum = warp_sums(row_grad);
-    if (lane % 4 == 0 && lane / 4 < kNumbers) rows.sums[r][warp][lane / 4] = sum;
+    if (lane % 4 == 0 && lane / 4 < kPairGradSize) rows.sums[r][warp][lane / 4] = sum;
   }
 }
 
@@ -90,15 +90,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   using T = compute_t<In>;
   __shared__ RowChunk<T> rows;
   const int warps = blockDim.x / kWarpSize;
-  const int64_t row_index = blockIdx.x / tiles.column_blocks % tiles.row_blocks;
-  const int64_t column_index = blockIdx.x % tiles.column_blocks;
-  const int64_t batch = blockIdx.x / (tiles.row_blocks * tiles.column_blocks);
-  const int64_t top = row_index * tiles.row_block, left = column_index * tiles.column_block;
-  const int64_t bottom = top + tiles.row_block < n ? top + tiles.row_block : n;
-  const int64_t right = left + tiles.column_block < m ? left + tiles.column_block : m;
+  const int64_t row_index = blockIdx.x / tiles.column_tiles % tiles.row_tiles;
+  const int64_t column_index = blockIdx.x % tiles.column_tiles;
+  const int64_t batch = blockIdx.x / (tiles.row_tiles * tiles.column_tiles);
+  const int64_t top = row_index * tiles.tile_rows, left = column_index * tiles.tile_columns;
+  const int64_t bottom = top + tiles.tile_rows < n ? top + tiles.tile_rows : n;
+  const int64_t right = left + tiles.tile_columns < m ? left + tiles.tile_columns : m;
   grad += batch * n * m;
-  row_sums += (batch * tiles.column_blocks + column_index) * kNumbers * n;
-  column_sums += (batch * tiles.row_blocks + row_index) * kNumbers * m;
+  row_sums += (batch * tiles.column_tiles + column_index) * kPairGradSize * n;
+  column_sums += (batch * tiles.row_tiles + row_index) * kPairGradSize * m;
   for (int64_t first = left; first < right; first += blockDim.x * kColumns) {
     ThreadColumns<T> columns;
     load_columns<metric>(boxes2 + 4 * batch * m, first, right, columns);
@@ -113,8 +113,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       __syncthreads();
       add_pairs<metric>(grad + row * m, m, count, right, rows, columns);
       __syncthreads();
-      for (int i = threadIdx.x; i < count * kNumbers; i += blockDim.x) {
-        const int r = i / kNumbers, k = i % kNumbers;
+      for (int i = threadIdx.x; i < count * kPairGradSize; i += blockDim.x) {
+        const int r = i / kPairGradSize, k = i % kPairGradSize;
         T* target = row_sums + k * n + row + r;
         T sum = first == left ? T(0) : *target;
         for (int w = 0; w < warps; ++w) sum += rows.sums[r][w][k];
@@ -135,19 +135,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// A thread is a box: sums [B, blocks, 6, count] to gradients [B, count, 4].
+// One thread per box: adds sums [B, tiles, 6, count] and converts them to gradients [B, count, 4].
 template <typename In>
 __global__ void __launch_bounds__(kThreads)
-    boxes_from_sums_kernel(const compute_t<In>* sums, const In* boxes, In* grads, int64_t batch, int64_t blocks,
+    boxes_from_sums_kernel(const compute_t<In>* sums, const In* boxes, In* grads, int64_t batch, int64_t tiles,
                            int64_t count) {
   using T = compute_t<In>;
   const int64_t i = global_thread_index();
   if (i >= batch * count) return;
-  const T* source = sums + i / count * blocks * kNumbers * count + i % count;
-  double total[kNumbers] = {};
-  for (int64_t b = 0; b < blocks; ++b)
+  const T* source = sums + i / count * tiles * kPairGradSize * count + i % count;
+  double total[kPairGradSize] = {};
+  for (int64_t t = 0; t < tiles; ++t)
 #pragma unroll
-    for (int k = 0; k < kNumbers; ++k) total[k] += source[(b * kNumbers + k) * count];
+    for (int k = 0; k < kPairGradSize; ++k) total[k] += source[(t * kPairGradSize + k) * count];
   const PairGrad<T> sum{static_cast<T>(total[0]), static_cast<T>(total[1]), static_cast<T>(total[2]),
                         static_cast<T>(total[3]), static_cast<T>(total[4]), static_cast<T>(total[5])};
   const Box<T> grad = box_gradient(sum, load_box(boxes, i));
@@ -167,27 +167,27 @@ cudaError_t launch_metric(const void* grad, const void* boxes1, const void* boxe
   using T = compute_t<In>;
   const GradIouTiles tiles = grad_iou_tiles(n, m);
   cudaError_t status =
-      launch(grad_box_iou_kernel<metric, In>, grid_blocks(batch * tiles.row_blocks * tiles.column_blocks, 1),
+      launch(grad_box_iou_kernel<metric, In>, grid_blocks(batch * tiles.row_tiles * tiles.column_tiles, 1),
              threads_for(m), 0, stream, static_cast<const T*>(grad), static_cast<const In*>(boxes1),
              static_cast<const In*>(boxes2), static_cast<T*>(row_sums), static_cast<T*>(column_sums), n, m, tiles);
   if (status != cudaSuccess) return status;
   status = launch(boxes_from_sums_kernel<In>, grid_blocks(batch * n, kThreads), kThreads, 0, stream,
                   static_cast<const T*>(row_sums), static_cast<const In*>(boxes1), static_cast<In*>(grad1), batch,
-                  tiles.column_blocks, n);
+                  tiles.column_tiles, n);
   if (status != cudaSuccess) return status;
   return launch(boxes_from_sums_kernel<In>, grid_blocks(batch * m, kThreads), kThreads, 0, stream,
                 static_cast<const T*>(column_sums), static_cast<const In*>(boxes2), static_cast<In*>(grad2), batch,
-                tiles.row_blocks, m);
+                tiles.row_tiles, m);
 }
 
 }  // namespace
 
 GradIouTiles grad_iou_tiles(int64_t n, int64_t m) {
   GradIouTiles tiles;
-  tiles.row_block = round_up(ceil_div(n, kMaxBlocks), kRows);
-  tiles.column_block = round_up(ceil_div(m, kMaxBlocks), threads_for(m) * kColumns);
-  tiles.row_blocks = ceil_div(n, tiles.row_block);
-  tiles.column_blocks = ceil_div(m, tiles.column_block);
+  tiles.tile_rows = round_up(ceil_div(n, kMaxTiles), kRows);
+  tiles.tile_columns = round_up(ceil_div(m, kMaxTiles), threads_for(m) * kColumns);
+  tiles.row_tiles = ceil_div(n, tiles.tile_rows);
+  tiles.column_tiles = ceil_div(m, tiles.tile_columns);
   return tiles;
 }
 

@@ -1,7 +1,7 @@
-// Plan: a block is a tile of kRowTile rows of a level (priors of the batch). Its threads fill the tile's gradient of
-// the logits with zeros, 16 bytes a store; then its warps process the few rows whose prior is sampled, a lane every
-// 32nd class, and overwrite the zeros. Logits of the other rows are not read. The first kRowTile threads write the
-// gradient of loc, a box each. The incoming gradients are read on the device.
+// Plan: one block per tile of kRowTile rows of a level (priors of the batch). Its threads fill the tile's gradient of
+// the logits with zeros in stores of 16 bytes; then its warps process the few rows whose prior is sampled, each lane
+// every 32nd class, and overwrite the zeros. Logits of the other rows are not read. The first kRowTile threads write
+// the gradient of loc, one box each. The incoming gradients are read on the device.
 #include "cuda/common/load.cuh"
 #include "cuda/common/math.cuh"
 #include "cuda/loss/multibox_loss.h"

@@ -1,5 +1,4 @@
-// Hard negative mining, the part of a block: one step of the radix select, and the weights and sums of the sampled
-// priors.
+// Hard negative mining within a block: one step of the radix select, and the weights and sums of the sampled priors.
 #pragma once
 
 #include "cuda/common/last_block.cuh"

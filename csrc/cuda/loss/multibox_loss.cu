@@ -1,11 +1,12 @@
 // Read in this order: core/loss.h (the parameters, sort keys), this file, workspace.cuh, rows.cuh (the first kernel),
-// mining.cuh (what a block does to mine), segmented_mining.cuh (several blocks for an image).
+// mining.cuh (mining within a block), segmented_mining.cuh (several blocks per image).
 //
 // Plan, two launches: rows_kernel (rows.cuh) writes logsumexp and cross entropies; then mine_kernel selects the hard
-// negatives, a block for each image. It stages the sort keys in shared memory, counts their first digits as it loads
-// them, and finds the k highest by radix select. It writes the weights over the cross entropies and sums the losses of
-// the image; the last block to finish sums the images. If an image has too many priors for that, several blocks mine it
-// in more launches (segmented_mining.cuh). The result does not depend on the order of threads or blocks.
+// negatives, one block per image. It stages the sort keys in shared memory, counts their first digits as it loads them,
+// and finds the k highest by radix select. It overwrites the cross entropies with the weights and sums the losses of
+// the image; the last block to finish sums the images. If an image has too many priors for the shared memory of a
+// block, several blocks mine it in more launches (segmented_mining.cuh). The result does not depend on the order of
+// threads or blocks.
 #include "cuda/common/workspace.h"
 #include "cuda/loss/multibox_loss.h"
 #include "cuda/loss/rows.cuh"
@@ -14,8 +15,8 @@
 namespace ssd_ops {
 namespace {
 
-// What a block counts: the priors of its image, and the digits of the keys, for this pass of the radix select and the
-// next.
+// The counts of a block: digits of the sort keys, for this pass of the radix select and the next, and the priors of its
+// image by kind.
 struct Counts {
   unsigned digits[2][kBins];
   unsigned positives, background;

@@ -1,9 +1,9 @@
 // The first kernel of multibox_loss: logsumexp and cross entropy of every row of logits (a row is a prior of an image).
 //
-// Plan: a group of kGroup lanes takes kRowsPerGroup rows at once and keeps them in registers, each lane every kGroup-th
-// class, so that neighboring lanes read neighboring classes. Maxima and sums of exponentials are reduced over the group
-// by shuffles, in an order that depends only on the number of classes; each lane ends with the result of one row,
-// own_row(). Logits are read once.
+// Plan: a group of kGroup lanes processes kRowsPerGroup rows together and keeps them in registers, each lane every
+// kGroup-th class, so that loads are coalesced. Maxima and sums of exponentials are reduced over the group by shuffles,
+// in an order that depends only on the number of classes; each lane ends with the result of one row, own_row(). Logits
+// are read once.
 #pragma once
 
 #include "cuda/common/lane_group.cuh"
@@ -16,7 +16,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kRowThreads = 256;
-constexpr int kRowsPerGroup = 4;  // rows that a group of lanes takes at once
+constexpr int kRowsPerGroup = 4;
 
 // Ignores NaN; the sum of exponentials that follows does not.
 __device__ __forceinline__ float max_of(float a, float b) { return fmaxf(a, b); }

@@ -1,10 +1,10 @@
-// Mining among more priors than one block can stage: a whole batch, or large images.
+// Mining among more priors than fit into the shared memory of one block: a whole batch, or large images.
 //
-// Plan: an image is divided into segments of kSegment priors, a block each. There is a launch for each digit of the
+// Plan: an image is divided into segments of kSegment priors, one block each. There is one launch per digit of the
 // radix select: digit_kernel counts, in shared memory, the digits of the keys that have the prefix of the threshold
 // key, and adds the counts in global memory; the last block of an image finds the digit. The last of these launches
-// also writes the counts of each segment, from which weight_kernel knows how many keys equal to the threshold earlier
-// segments have. Blocks exchange sums of integers only, so the result does not depend on their order.
+// also writes the counts of each segment, from which weight_kernel computes how many keys equal to the threshold the
+// earlier segments have. Blocks exchange sums of integers only, so the result does not depend on their order.
 #pragma once
 
 #include "cuda/loss/mining.cuh"

@@ -1,8 +1,9 @@
 // The best prior of a ground truth, found by a warp without comparing it with most priors.
 //
-// Plan: a lane bounds the IoU of the ground truth with all priors of a tile, for kTilesPerLane tiles at once. The warp
-// then compares the ground truth with the 32 priors of the tile whose bound is the highest, and after that only with
-// those of tiles whose bound is not below the best IoU so far: about a dozen of the 273 tiles of SSD300.
+// Plan: branch and bound. Each lane computes an upper bound of the IoU of the ground truth with the priors of a tile,
+// for kTilesPerLane tiles at once. The warp compares the ground truth with the 32 priors of the tile with the highest
+// bound first, and continues with the next tiles until all bounds are below the best IoU so far: it visits about a
+// dozen of the 273 tiles of SSD300.
 #pragma once
 
 #include <limits>
@@ -15,37 +16,39 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kNoPrior = -1;
-constexpr int kTilesAtOnce = 2;   // whose priors are on their way together
-constexpr int kTilesPerLane = 9;  // 288 tiles at once, 9,216 priors
+constexpr int kTilesAtOnce = 2;   // tiles whose priors are loaded together, to hide the latency
+constexpr int kTilesPerLane = 9;  // bounds in the registers of a lane: 288 tiles of a warp, 9,216 priors
 
+// The tile number `tile` of the priors. All lanes of a warp call it, one prior each.
 template <typename T>
 __device__ PriorTile<T> make_prior_tile(const CudaMatchParams<T>& params, int64_t tile) {
   const int64_t prior = tile * kPriorTile + threadIdx.x % kWarpSize;
   PriorTile<T> result{empty_bounds<T>(), T(0), T(0), T(INFINITY)};
   if (prior < params.num_priors) {
     const Box<T> box = params.priors[prior];
-    // NaN changes nothing: such a prior has an IoU of 0.
+    // NaN coordinates are ignored: such a prior has an IoU of 0.
     result = {enclose(result.bounds, box), greater(box.x2 - box.x1, T(0)), greater(box.y2 - box.y1, T(0)),
               lesser(area(box), T(INFINITY))};
   }
-  const auto greatest = [](T own, T other) { return greater(own, other); };
-  const auto least = [](T own, T other) { return lesser(own, other); };
-  return {warp_bounds(result.bounds), warp_reduce(result.max_width, greatest), warp_reduce(result.max_height, greatest),
-          warp_reduce(result.min_area, least)};
+  const auto max = [](T own, T other) { return greater(own, other); };
+  const auto min = [](T own, T other) { return lesser(own, other); };
+  return {warp_bounds(result.bounds), warp_reduce(result.max_width, max), warp_reduce(result.max_height, max),
+          warp_reduce(result.min_area, min)};
 }
 
-// `inter` / `union_area` is at least the IoU of a box with each prior of a tile.
+// An upper bound of the IoU of a box with the priors of a tile: `inter` / `union_area`, not yet divided.
 template <typename T>
 struct IouBound {
   T inter, union_area;
 
-  // NaN counts as reaching, and so must what is greater than every number.
+  // Whether a prior of the tile may have this IoU. Always true for a bound that is NaN or infinite.
   __device__ __forceinline__ bool reaches(T iou) const { return inter > T(0) && !(inter < iou * union_area); }
 };
 
-// An intersection is no wider than that with the bounds of the tile and than the widest prior. The IoU grows with it,
-// and falls with the area of the prior, which is at least that of the intersection. Rounding is monotonic, except that
-// the sums here are rounded otherwise than those of matching_iou(): `inter` is raised by far more than that.
+// The intersection with a prior is no wider than that with the bounds of the tile, and no wider than the widest prior;
+// likewise for the height. The IoU increases with the area of the intersection and decreases with the area of the
+// prior, which is at least that of the intersection. Rounding is monotonic, but matching_iou() adds in another order;
+// `inter` is increased by far more than that difference.
 template <typename T>
 __device__ __forceinline__ IouBound<T> iou_bound(const Box<T>& box, T box_area, const PriorTile<T>& tile) {
   const T width = clamp_to_zero(lesser(box.x2, tile.bounds.x2) - greater(box.x1, tile.bounds.x1));
@@ -56,53 +59,53 @@ __device__ __forceinline__ IouBound<T> iou_bound(const Box<T>& box, T box_area, 
 
 // A prior and its IoU with a ground truth; the IoU is 0 if there is none.
 template <typename T>
-struct Candidate {
+struct PriorIou {
   T iou;
   int64_t prior;
 
-  __device__ __forceinline__ bool precedes(const Candidate& other) const {
+  __device__ __forceinline__ bool precedes(const PriorIou& other) const {
     return iou > other.iou || (iou == other.iou && iou > T(0) && prior < other.prior);
   }
 };
 
-// The greatest value of a warp, for all lanes. The values are 0 or more.
+// The maximum over the warp of values of 0 or more; all lanes get it.
 template <typename T>
-__device__ __forceinline__ T warp_greatest(T value) {
+__device__ __forceinline__ T warp_max_nonnegative(T value) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    return from_bits<float>(warp_max(to_bits(value)));  // which have the order of the values
+    return from_bits<float>(warp_max(to_bits(value)));  // the bits of such floats sort like the floats
   } else {
     return warp_reduce(value, [](T own, T other) { return greater(own, other); });
   }
 }
 
-// Searches the best prior of one ground truth among those for which accepts(prior, its box, IoU) is true. A warp has
-// this object, a lane the best of every 32nd prior in `best`.
+// Searches the best prior of one ground truth among those for which accepts(prior, its box, IoU) is true. One search
+// per warp: each lane keeps in `best` the best of every 32nd prior.
 template <typename T, typename Accepts>
 struct BestPriorSearch {
-  static constexpr sort_key_t<T> kNumberBits = 15;
+  static constexpr sort_key_t<T> kSlotMask = 15;  // the lowest bits of a bound are its slot among those of the lane
   static constexpr T kSmallestNormal = std::numeric_limits<T>::min();
-  static_assert(kTilesPerLane <= kNumberBits + 1, "a number fits");
+  static_assert(kTilesPerLane <= kSlotMask + 1, "a slot fits into the bits of the mask");
 
   const CudaMatchParams<T>& params;
   const Box<T> box;
   const Accepts& accepts;
   const T box_area = area(box);
-  Candidate<T> best{0, kNoPrior};
-  T best_iou = 0;  // of all lanes
+  PriorIou<T> best{0, kNoPrior};
+  T best_iou = 0;  // the highest of all lanes
 
-  // The bound of a tile. Its lowest bits become `number`, so that the greatest bound names its tile; this lowers it by
-  // less than iou_bound() has added. Subnormal bounds, whose lowest bits count, are raised to the smallest normal
-  // number.
-  __device__ __forceinline__ T numbered_bound(const PriorTile<T>& tile, int number) const {
+  // The bound of a tile with `slot` in its lowest bits, so that the maximum of the bounds also says which tile has it.
+  // This lowers the bound by less than iou_bound() has added. Subnormal bounds, whose lowest bits are significant, are
+  // increased to the smallest normal number. 0 if no prior of the tile overlaps the box.
+  __device__ __forceinline__ T bound_with_slot(const PriorTile<T>& tile, int slot) const {
     const IouBound<T> bound = iou_bound(box, box_area, tile);
     if (!bound.reaches(T(0))) return T(0);
     const T iou = bound.inter / bound.union_area;
-    // An overflow may give NaN: then this tile comes first.
+    // An overflow may give NaN or infinity: such a tile is visited first.
     const T bounded = iou < T(2) ? greater(iou, kSmallestNormal) : T(2);
-    return from_bits<T>((to_bits(bounded) & ~kNumberBits) | static_cast<unsigned>(number));
+    return from_bits<T>((to_bits(bounded) & ~kSlotMask) | static_cast<unsigned>(slot));
   }
 
-  // A tile of -1 is none. The priors of all are loaded before the first is compared.
+  // Compares with the priors of some tiles, -1 for none. All priors are loaded before the first is compared.
   __device__ __forceinline__ void compare_with(const int64_t (&tiles)[kTilesAtOnce]) {
     int64_t prior[kTilesAtOnce];
     Box<T> prior_box[kTilesAtOnce];
@@ -114,66 +117,66 @@ struct BestPriorSearch {
     }
 #pragma unroll
     for (int i = 0; i < kTilesAtOnce; ++i) {
-      const Candidate<T> candidate{matching_iou(box, prior_box[i], box_area, area(prior_box[i])), prior[i]};
-      if (candidate.precedes(best) && accepts(prior[i], prior_box[i], candidate.iou)) best = candidate;
+      const PriorIou<T> own{matching_iou(box, prior_box[i], box_area, area(prior_box[i])), prior[i]};
+      if (own.precedes(best) && accepts(prior[i], prior_box[i], own.iou)) best = own;
     }
-    best_iou = warp_greatest(best.iou);
+    best_iou = warp_max_nonnegative(best.iou);
   }
 
-  // Takes the tile with the highest bound, -1 if none may have a better prior.
-  __device__ __forceinline__ int64_t take_tile(T (&bounds)[kTilesPerLane], int64_t first) const {
-    T highest = bounds[0];
+  // Removes the highest of the bounds and returns its tile, -1 if no tile may have a better prior.
+  __device__ __forceinline__ int64_t pop_tile(T (&bounds)[kTilesPerLane], int64_t first) const {
+    T lane_max = bounds[0];
 #pragma unroll
-    for (int k = 1; k < kTilesPerLane; ++k) highest = greater(bounds[k], highest);
-    const T bound = warp_greatest(highest);
+    for (int k = 1; k < kTilesPerLane; ++k) lane_max = greater(bounds[k], lane_max);
+    const T bound = warp_max_nonnegative(lane_max);
     if (bound == T(0) || bound < best_iou) return -1;
-    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, highest == bound))) - 1;
+    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, lane_max == bound))) - 1;
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k)
       if (static_cast<int>(threadIdx.x) % kWarpSize == owner && bounds[k] == bound) bounds[k] = T(0);
-    return first + static_cast<int>(to_bits(bound) & kNumberBits) * kWarpSize + owner;
+    return first + static_cast<int>(to_bits(bound) & kSlotMask) * kWarpSize + owner;
   }
 
-  // Compares with the tiles from `first` on, as many as a warp bounds at once, those with the highest bounds first.
+  // Compares with the tiles from `first` on, kTilesPerLane * kWarpSize of them, by descending bound.
   __device__ __forceinline__ void compare_with_tiles(int64_t first) {
     const int64_t num_tiles = num_prior_tiles(params.num_priors);
     const int lane = threadIdx.x % kWarpSize;
-    T bounds[kTilesPerLane];  // 0: nothing to compare with
+    T bounds[kTilesPerLane];  // 0 for a tile that is not to be visited
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k) {
       const int64_t tile = first + k * kWarpSize + lane;
-      bounds[k] = tile < num_tiles ? numbered_bound(params.tiles[tile], k) : T(0);
+      bounds[k] = tile < num_tiles ? bound_with_slot(params.tiles[tile], k) : T(0);
     }
     for (;;) {
       int64_t tiles[kTilesAtOnce];
 #pragma unroll
-      for (int i = 0; i < kTilesAtOnce; ++i) tiles[i] = take_tile(bounds, first);
+      for (int i = 0; i < kTilesAtOnce; ++i) tiles[i] = pop_tile(bounds, first);
       if (tiles[0] < 0) return;
       compare_with(tiles);
     }
   }
 
-  // The best of all priors, the lowest of ties, for all lanes.
-  __device__ __forceinline__ Candidate<T> run() {
+  // The best of all priors; ties go to the lowest. All lanes get it.
+  __device__ __forceinline__ PriorIou<T> run() {
     for (int64_t first = 0; first < num_prior_tiles(params.num_priors); first += kTilesPerLane * kWarpSize)
       compare_with_tiles(first);
-    return warp_reduce_candidates(best);
+    return warp_best(best);
   }
 
-  __device__ static Candidate<T> warp_reduce_candidates(Candidate<T> own) {
+  __device__ static PriorIou<T> warp_best(PriorIou<T> own) {
     for (int step = kWarpSize / 2; step > 0; step /= 2) {
-      const Candidate<T> other{__shfl_xor_sync(kFullMask, own.iou, step),
-                               __shfl_xor_sync(kFullMask, static_cast<long long>(own.prior), step)};
+      const PriorIou<T> other{__shfl_xor_sync(kFullMask, own.iou, step),
+                              __shfl_xor_sync(kFullMask, static_cast<long long>(own.prior), step)};
       if (other.precedes(own)) own = other;
     }
     return own;
   }
 };
 
-// The best prior of `box` that accepts(prior, its box, IoU); all lanes of a warp call it and get it.
+// The best prior of `box` for which accepts(prior, its box, IoU) is true; all lanes of a warp call it and get it.
 template <typename T, typename Accepts>
-__device__ __forceinline__ Candidate<T> find_best_prior(const CudaMatchParams<T>& params, const Box<T>& box,
-                                                        const Accepts& accepts) {
+__device__ __forceinline__ PriorIou<T> find_best_prior(const CudaMatchParams<T>& params, const Box<T>& box,
+                                                       const Accepts& accepts) {
   return BestPriorSearch<T, Accepts>{params, box, accepts}.run();
 }
 

@@ -7,10 +7,10 @@
 // the prior that it is assigned to or proposes to, or kNoPrior. With rule `last` a prior prefers the last ground truth,
 // and one that is displaced gets no other prior.
 //
-// Plan: some blocks share an image, a lane has a ground truth. Each proposes to its best prior, which match_kernel has
-// found. Then the warp takes those that were refused or displaced, one after another: it searches for the best prior
-// that would accept the ground truth, proposes, and goes on with the one that this proposal displaces, until none is.
-// The last block of the image writes the matches.
+// Plan: one or more blocks per image, one ground truth per lane. Each lane proposes to the best prior of its ground
+// truth, which match_kernel has found. Then the warp processes the ground truths that were rejected or displaced, one
+// after another: it searches for the best prior that would accept the ground truth, proposes, and continues with the
+// ground truth that this proposal displaces, until none is displaced. The last block of the image writes the matches.
 #pragma once
 
 #include "cuda/match/best_prior.cuh"
@@ -18,7 +18,7 @@
 namespace ssd_ops {
 namespace {
 
-// A relaxed load (ld.volatile) of what other threads may be changing.
+// A relaxed load (ld.volatile), for values that other threads may change at the same time.
 __device__ __forceinline__ long long load_relaxed(const long long* from) {
   return *static_cast<const volatile long long*>(from);
 }
@@ -28,7 +28,7 @@ template <typename T>
 struct DeferredAcceptance {
   const CudaMatchParams<T>& params;
   int64_t image, begin, num_gt;  // its ground truths have the packed indices begin .. begin + num_gt - 1
-  bool one_block;                // has the image; else several share it
+  bool one_block;                // whether this block alone processes the image
 
   __device__ long long* gt_index(int64_t prior) const { return params.gt_index + image * params.num_priors + prior; }
   __device__ long long* state(int64_t gt) const { return params.gt_states() + begin + gt; }
@@ -49,11 +49,11 @@ struct DeferredAcceptance {
     }
   }
 
-  // `gt` proposes to `prior`. Returns the ground truth that is left without a prior: `gt` if it is refused, the one
+  // `gt` proposes to `prior`. Returns the ground truth that has no prior afterwards: `gt` if it is rejected, the one
   // that it displaces, or -1.
   __device__ int64_t propose(int64_t prior, int64_t gt) const {
     *state(gt) = prior;
-    // Release and, after the swap, acquire: the thread that displaces gt later writes its state after the line above.
+    // Release, and acquire after the swap: a thread that displaces gt later writes its state after the line above.
     fence();
     auto* slot = reinterpret_cast<unsigned long long*>(gt_index(prior));
     const Box<T> a = params.gt_boxes[begin + gt], b = params.priors[prior];
@@ -71,49 +71,50 @@ struct DeferredAcceptance {
     }
   }
 
-  // By one thread: `gt` proposes to `prior`, if there is one. Returns the ground truth that has to search next, or -1.
+  // Called by one thread: `gt` proposes to `prior`, if there is one. Returns the ground truth that has to search next,
+  // or -1.
   __device__ int64_t propose_or_give_up(int64_t prior, int64_t gt) const {
-    int64_t refused = -1;
+    int64_t unassigned = -1;
     if (prior < 0) {
       *state(gt) = kNoPrior;
     } else {
-      refused = propose(prior, gt);
+      unassigned = propose(prior, gt);
     }
-    if (refused < 0 || params.rule == MatchRule::greedy) return refused;
-    *state(refused) = kNoPrior;
+    if (unassigned < 0 || params.rule == MatchRule::greedy) return unassigned;
+    *state(unassigned) = kNoPrior;
     return -1;
   }
 
-  // By one warp: `gt`, and then the ground truth that is refused or displaced, searches and proposes until none is. An
-  // assignment that is out of date does no harm: a prior changes only to a ground truth that it prefers, so a refusal
-  // is final, and propose() checks an acceptance.
+  // Called by one warp: `gt`, and then each ground truth that is rejected or displaced, searches and proposes until
+  // none is left. A stale assignment does no harm: a prior changes only to a ground truth that it prefers, so a
+  // rejection is final, and propose() checks again whether the prior accepts.
   __device__ void resolve(int64_t gt) const {
     while (gt >= 0) {
       const auto would_accept = [&](int64_t prior, const Box<T>& prior_box, T iou) {
         const int64_t current = decode_assigned(load_relaxed(gt_index(prior)));
         return current < 0 || prefers(prior_box, gt, iou, current);
       };
-      const Candidate<T> best = find_best_prior(params, params.gt_boxes[begin + gt], would_accept);
-      const int64_t refused = threadIdx.x % kWarpSize == 0 ? propose_or_give_up(best.prior, gt) : -1;
-      gt = __shfl_sync(kFullMask, static_cast<long long>(refused), 0);
+      const PriorIou<T> best = find_best_prior(params, params.gt_boxes[begin + gt], would_accept);
+      const int64_t unassigned = threadIdx.x % kWarpSize == 0 ? propose_or_give_up(best.prior, gt) : -1;
+      gt = __shfl_sync(kFullMask, static_cast<long long>(unassigned), 0);
     }
   }
 
-  // By a warp, number `warp` of the `num_warps` that share the image.
+  // Called by a warp, number `warp` of the `num_warps` of the image.
   __device__ void assign(int64_t warp, int64_t num_warps) const {
     for (int64_t first = warp; first < num_gt; first += num_warps * kWarpSize) {
       const int64_t gt = first + threadIdx.x % kWarpSize * num_warps;
       const int64_t prior = gt < num_gt ? load_relaxed(state(gt)) : kNoPrior;
-      const int64_t refused = prior >= 0 ? propose_or_give_up(prior, gt) : -1;
-      unsigned mask = __ballot_sync(kFullMask, refused >= 0);
-      __syncwarp();  // lane 0 writes states after those that the lanes have written
+      const int64_t unassigned = prior >= 0 ? propose_or_give_up(prior, gt) : -1;
+      unsigned mask = __ballot_sync(kFullMask, unassigned >= 0);
+      __syncwarp();  // orders the states that the lanes have written before those that lane 0 writes
       for (; mask != 0; mask &= mask - 1)
-        resolve(__shfl_sync(kFullMask, static_cast<long long>(refused), __ffs(static_cast<int>(mask)) - 1));
+        resolve(__shfl_sync(kFullMask, static_cast<long long>(unassigned), __ffs(static_cast<int>(mask)) - 1));
     }
   }
 
-  // By a block, after all warps have assigned: every ground truth that was refused or displaced has had its state
-  // changed, so gt_index agrees with the states.
+  // Called by a block after all warps of the image have called assign(): the state of every ground truth that was
+  // rejected or displaced has been updated, so gt_index agrees with the states.
   __device__ void write_matches() const {
     for (int64_t gt = threadIdx.x; gt < num_gt; gt += blockDim.x) {
       const int64_t prior = load_relaxed(state(gt));

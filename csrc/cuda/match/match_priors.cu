@@ -1,17 +1,17 @@
 // Read in this order: match_priors.h (the parameters), this file, best_prior.cuh (how the best prior of a ground truth
 // is found), deferred_acceptance.cuh (how every ground truth is assigned a prior of its own).
 //
-// Plan: three launches for the whole batch; two if the rule assigns no priors to ground truths. No block waits for its
-// warps but the last one of an image.
+// Plan: three launches for the whole batch; two if the rule assigns no priors to ground truths. Warps work
+// independently of each other; only assign_kernel has block barriers.
 //
-// prepare_kernel: a warp makes a PriorTile of 32 priors, a warp one clamped offset.
+// prepare_kernel: one warp per PriorTile of 32 priors, and one warp per clamped offset.
 //
-// match_kernel: in the first blocks a warp finds the best prior of a ground truth. In the others a warp has the 32
-// priors of a tile and an image, a lane a prior with its best ground truth in registers. A lane tests whether a ground
-// truth can reach the threshold with a prior of the tile at all, and the warp compares its priors only with those that
-// can: any other changes no result. Matches by threshold are written.
+// match_kernel: the first warps find the best prior of one ground truth each. The others match one tile of priors with
+// the ground truths of one image, one prior per lane, with its best ground truth in registers. To skip ground truths,
+// each lane first tests one of them against the bounds of the tile; the warp compares its priors only with those that
+// may reach the threshold, since no other can be a match. Then the matches by threshold are written.
 //
-// assign_kernel: some blocks assign priors to the ground truths of one image (deferred_acceptance.cuh).
+// assign_kernel: one or more blocks per image assign priors to its ground truths (deferred_acceptance.cuh).
 #include "core/levels.h"
 #include "cuda/common/last_block.cuh"
 #include "cuda/match/deferred_acceptance.cuh"
@@ -20,7 +20,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-static_assert(kPriorTile == kWarpSize, "a lane is a prior");
+static_assert(kPriorTile == kWarpSize, "one prior per lane");
 
 // clamped_offsets[b] is the maximum of offsets[0 .. b], clamped to 0 .. num_packed_gt: the offsets themselves if they
 // are valid.
@@ -45,10 +45,10 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(CudaMatchParams<T> pa
   for (int64_t b = global_thread_index(); b < params.num_images; b += num_global_threads()) *params.ticket(b) = 0;
 }
 
-// By one warp.
+// Called by one warp.
 template <typename T>
 __device__ void write_best_prior(const CudaMatchParams<T>& params, int64_t packed_gt) {
-  Candidate<T> best{0, kNoPrior};
+  PriorIou<T> best{0, kNoPrior};
   if (!params.ignored(packed_gt))
     best = find_best_prior(params, params.gt_boxes[packed_gt], [](int64_t, const Box<T>&, T) { return true; });
   if (threadIdx.x % kWarpSize == 0) params.gt_states()[packed_gt] = best.prior;
@@ -62,20 +62,20 @@ struct PriorMatch {
   bool overlaps_ignored;  // whether the prior reaches the threshold with an ignored ground truth
 };
 
-// Matches the priors of a tile with the ground truths begin .. end - 1; a lane has the prior `box`. All lanes of a warp
-// call it.
+// Matches the priors of a tile with the packed ground truths begin .. end - 1; `box` is the prior of the lane. All
+// lanes of a warp call it.
 template <typename T>
 __device__ PriorMatch<T> match_tile(const CudaMatchParams<T>& params, const PriorTile<T>& tile, const Box<T>& box,
                                     int64_t begin, int64_t end) {
   const T prior_area = area(box);
   PriorMatch<T> match{T(0), 0, false};
   for (int64_t first = begin; first < end; first += kWarpSize) {
-    const int64_t own = first + threadIdx.x % kWarpSize;
+    const int64_t packed_gt = first + threadIdx.x % kWarpSize;
     bool may_match = false, ignored = false;
-    if (own < end) {
-      const Box<T> gt = params.gt_boxes[own];
+    if (packed_gt < end) {
+      const Box<T> gt = params.gt_boxes[packed_gt];
       may_match = iou_bound(gt, area(gt), tile).reaches(params.iou_threshold);
-      ignored = params.ignored(own);
+      ignored = params.ignored(packed_gt);
     }
     const unsigned ignored_lanes = __ballot_sync(kFullMask, ignored);
     for (unsigned mask = __ballot_sync(kFullMask, may_match); mask != 0; mask &= mask - 1) {
@@ -105,19 +105,19 @@ __device__ void write_by_threshold(const CudaMatchParams<T>& params, int64_t ima
   params.loc_targets[index] = target;
 }
 
-// Of its warps the first `num_best` find the best priors of ground truths, the others take a tile of an image each.
+// The first `num_searches` warps find the best priors of ground truths, the others match a tile of an image each.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    match_kernel(CudaMatchParams<T> params, int64_t num_best) {
+    match_kernel(CudaMatchParams<T> params, int64_t num_searches) {
   wait_for_previous_kernel();
   const int64_t tiles = num_prior_tiles(params.num_priors);
-  for (int64_t item = global_thread_index() / kWarpSize; item < num_best + params.num_images * tiles;
+  for (int64_t item = global_thread_index() / kWarpSize; item < num_searches + params.num_images * tiles;
        item += num_global_threads() / kWarpSize) {
-    if (item < num_best) {
+    if (item < num_searches) {
       write_best_prior(params, item);
       continue;
     }
-    const int64_t image = quotient(item - num_best, tiles), tile = item - num_best - image * tiles;
+    const int64_t image = quotient(item - num_searches, tiles), tile = item - num_searches - image * tiles;
     const int64_t prior = tile * kPriorTile + threadIdx.x % kWarpSize;
     const Box<T> box = prior < params.num_priors ? params.priors[prior] : Box<T>{};
     const int64_t begin = params.clamped_offsets()[image], end = params.clamped_offsets()[image + 1];
@@ -143,17 +143,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 3 : 2)
 
 template <typename T>
 int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
-  constexpr int64_t kMaxBlocksPerImage = 12;  // of 32 images all run at once on an H100
+  constexpr int64_t kMaxBlocksPerImage = 12;  // the blocks of 32 images are all resident at once on an H100
   const int64_t tiles = num_prior_tiles(params.num_priors);
   cudaError_t status =
       launch(prepare_kernel<T>, grid_blocks(tiles + params.num_images + 1, kWarps, 4096), kThreads, 0, stream, params);
   if (status != cudaSuccess) return status;
-  const int64_t num_best = params.rule != MatchRule::none ? params.num_packed_gt : 0;
-  status = launch_dependent(match_kernel<T>, grid_blocks(num_best + params.num_images * tiles, kWarps), kThreads, 0,
-                            stream, params, num_best);
-  if (status != cudaSuccess || num_best == 0) return status;
-  // A warp for each ground truth, on average.
-  const int64_t wanted = ceil_div(num_best, params.num_images * kWarps);
+  const int64_t num_searches = params.rule != MatchRule::none ? params.num_packed_gt : 0;
+  status = launch_dependent(match_kernel<T>, grid_blocks(num_searches + params.num_images * tiles, kWarps), kThreads, 0,
+                            stream, params, num_searches);
+  if (status != cudaSuccess || num_searches == 0) return status;
+  // One warp per ground truth, on average.
+  const int64_t wanted = ceil_div(num_searches, params.num_images * kWarps);
   const auto blocks = static_cast<unsigned>(wanted < kMaxBlocksPerImage ? wanted : kMaxBlocksPerImage);
   return launch_dependent(assign_kernel<T>, grid_blocks(params.num_images * blocks, 1), kThreads, 0, stream, params,
                           blocks);

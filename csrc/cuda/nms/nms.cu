@@ -6,19 +6,18 @@
 // suppressed are tested. So only kept boxes are compared with all that follow, crowded boxes cost little, and memory is
 // O(n).
 //
-// A tile takes two launches. Some blocks of tile_kernel let the kept boxes of the previous tile suppress the boxes that
-// follow them: a thread is a box, and a block compares 256 boxes with a part of the kept boxes, loading 256 of those at
-// a time into shared memory. (Many boxes are processed in the order of the cells of a grid, cell_order.cuh, so that a
-// block needs only the kept boxes near its own.) The other blocks compare the boxes of the tile with each other, 64
-// with 128, a bit for each pair. Then resolve_kernel, one block, resolves the tile in rounds: a box is kept if no kept
-// or undecided box that precedes it suppresses it, and suppressed if a kept one does. In each round a warp decides 32
-// boxes by all that the previous round has decided, and repeats that among the 32 until nothing changes. Most boxes are
-// decided in the first round, chains of overlapping boxes take several; the result is that of the greedy algorithm.
-// What takes time there is loads that wait for each other, so the block is as large as can be: a warp has two words of
-// 32 boxes. It then chooses the next tile from the boxes that are not suppressed. Some of them are suppressed only in
-// the next launch, by the boxes that were just kept, and are seen as suppressed before the tile is resolved. When no
-// boxes are left, the remaining launches find an empty tile and return; the host checks after some tiles, so there are
-// few of these.
+// A tile takes two launches. Some blocks of tile_kernel test whether the kept boxes of the previous tile suppress the
+// boxes that follow them, one thread per box: a block compares 256 boxes with a split of the kept boxes, loading 256 of
+// those at a time into shared memory. (Many boxes are processed in the order of the cells of a grid, cell_order.cuh, so
+// that a block needs only the kept boxes near its own.) The other blocks compare the boxes of the tile with each other,
+// 64 with 128 per block, one bit per pair. Then resolve_kernel, one block, resolves the tile in rounds: a box is kept
+// if no kept or undecided box that precedes it suppresses it, and suppressed if a kept one does. In each round a warp
+// decides 32 boxes by all that the previous round has decided, and repeats that among the 32 until nothing changes.
+// Most boxes are decided in the first round, chains of overlapping boxes take several; the result is that of the greedy
+// algorithm. Dependent loads bound this kernel by their latency, so its block has the maximum of 1024 threads, two
+// words of 32 boxes per warp. It then chooses the next tile from the boxes that are not suppressed yet. The boxes that
+// were just kept suppress some of these in the next launch, before the tile is resolved. When no boxes are left, the
+// remaining launches find an empty tile and return; the host checks after some tiles, so there are few of these.
 #include "cuda/nms/compare_in_tile.cuh"
 #include "cuda/nms/nms.h"
 #include "cuda/nms/rank.cuh"
@@ -90,8 +89,8 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
   cudaError_t status = cudaSuccess;
   for (int64_t tile = first_tile; tile < first_tile + num_tiles && status == cudaSuccess; ++tile) {
     const SuppressShape shape = tile > 0 ? suppress_shape(in.num_boxes) : SuppressShape{0, 0};
-    const bool follows_own = tile > first_tile || first_tile == 0;  // not after a copy to the host
-    status = launch_as(follows_own ? Begin::early : Begin::after_previous, kernel,
+    const bool follows_own_kernel = tile > first_tile || first_tile == 0;  // not a copy to the host
+    status = launch_as(follows_own_kernel ? Begin::early : Begin::after_previous, kernel,
                        shape.box_blocks * shape.kept_splits + compare_blocks, kThreads, 0, stream, in.num_boxes, work,
                        suppression_thresholds<T>(iou_threshold), shape);
     if (status == cudaSuccess)

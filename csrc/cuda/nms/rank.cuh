@@ -1,9 +1,9 @@
 // Rank sort of up to kMaxRanked boxes by score, in O(n^2): the rank of a box is the number of boxes that precede it.
 //
-// Plan: a block ranks kWarpSize boxes, one per lane. Each warp counts in its part of all scores, staging kStaged sort
-// keys at a time in shared memory. Ties go to the lower index; so for keys of boxes before the block's own, equal keys
-// count, and for keys of boxes after them they do not: one comparison a pair. Then each box is written to the index of
-// its rank.
+// Plan: a block ranks kWarpSize boxes, one per lane. Each warp compares them with its part of all scores, staging
+// kStaged sort keys at a time in shared memory, and counts those that precede. Ties go to the lower index: equal keys
+// of boxes before the block's own are counted, those of boxes after them are not, so a pair takes one comparison. Then
+// each box is written to the index of its rank.
 #pragma once
 
 #include "core/ordered_key.h"

@@ -11,7 +11,7 @@ namespace {
 // Kept boxes that a thread tests before it branches: independent tests overlap, and a warp diverges less often.
 constexpr int kPairsPerBranch = 4;
 
-// The work is divided among box_blocks * kept_splits blocks: each has kThreads boxes at a time and 1 / kept_splits of
+// The pairs are divided among box_blocks * kept_splits blocks: each has kThreads boxes at a time and 1 / kept_splits of
 // the kept boxes.
 struct SuppressShape {
   unsigned box_blocks, kept_splits;
@@ -78,8 +78,8 @@ __device__ __forceinline__ bool any_suppresses(const KeptChunk<T>& kept, int cou
   return false;
 }
 
-// in_cell_order: the boxes come in the order of cells, so that those of a block are near each other and most kept boxes
-// are distant from all of them.
+// Marks the boxes as suppressed that a kept box of the previous tile suppresses. in_cell_order: boxes are in the order
+// of cells, so that those of a block are near each other and most kept boxes are distant from all of them.
 template <bool has_classes, bool in_cell_order, typename T>
 __device__ void suppress_remaining(int64_t n, const NmsWorkspace<T>& work, const SuppressionThresholds<T>& thresholds,
                                    const SuppressShape& shape) {

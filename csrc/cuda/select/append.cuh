@@ -1,4 +1,4 @@
-// Appends to the candidates of an image from many threads, and prunes low scores.
+// Appends candidates to the lists of images from many threads, and prunes low scores.
 #pragma once
 
 #include "cuda/common/scan.cuh"
@@ -7,12 +7,13 @@
 
 namespace ssd_ops {
 
-// The high bits of the sort key of float -inf. A cutoff from here on is not used: its lowest_score() is -inf or NaN. As
-// high bits of a double they are a finite score, -2^1017; lower ones are not pruned, which changes no result.
+// The high bits of the sort key of float -inf. Cutoffs of this value or above are not used, for their lowest_score()
+// would be -inf or NaN. For double these bits stand for -2^1017: lower scores are never pruned, which changes no
+// result.
 constexpr unsigned kHighBitsOfMinusInfinity = 0xff800000u;
 
-// The grid of a kernel that appends: along x images, so that blocks that run at the same time have different images and
-// the cutoff of each is soon known; along y `blocks_per_image`, or fewer that stride.
+// The grid of a kernel that appends: x is the image, so that blocks that run at the same time have different images and
+// the cutoff of each is soon known; y has `blocks_per_image` blocks, or fewer, with a grid-stride loop.
 inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) {
   constexpr int64_t max_blocks = 1 << 20;
   const unsigned images = grid_blocks(lists.num_images, 1, max_blocks);
@@ -20,7 +21,7 @@ inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) 
   return dim3(images, grid_blocks(blocks_per_image, 1, max_per_image < kMaxGridYZ ? max_per_image : kMaxGridYZ));
 }
 
-// The score from which on candidates are not pruned; it rises while candidates are appended.
+// The lowest score that is not pruned; it increases while candidates are appended.
 template <typename T>
 __device__ inline T current_threshold(const CandidateLists& lists, int64_t local_image, T score_threshold) {
   const unsigned cutoff = lists.histogram != nullptr ? __ldcg(&lists.cutoffs[local_image]) : kNoCutoff;
@@ -37,7 +38,7 @@ __device__ inline int64_t reserve(const CandidateLists& lists, int64_t local_ima
   return __shfl_sync(kFullMask, offset, 0);
 }
 
-// Writes the candidates of the lanes in `lanes`, from `offset` on.
+// Writes the candidates of the lanes in the mask `lanes` from `offset` on, and counts them in the histogram.
 template <typename T>
 __device__ inline void write_candidates(const CandidateLists& lists, int64_t local_image, int64_t offset,
                                         unsigned lanes, T score, unsigned index) {
@@ -53,8 +54,8 @@ __device__ inline void write_candidates(const CandidateLists& lists, int64_t loc
 }
 
 // Tightens the cutoff of an image if the length of its list has crossed a multiple of kMinWithinCutoff; the warp has
-// just appended `count` candidates at `offset`. All lanes of a warp call it. Counts that other warps have not added yet
-// are missing, so the cutoff leaves at least kMinWithinCutoff candidates.
+// just appended `count` candidates at `offset`. All lanes of a warp call it. Other warps may have candidates in flight
+// that the histogram does not count yet, so at least kMinWithinCutoff candidates are within the cutoff.
 __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local_image, int64_t offset, int count) {
   constexpr int kPerLane = kHistogramBins / kWarpSize;
   if (lists.histogram == nullptr || offset / kMinWithinCutoff == (offset + count) / kMinWithinCutoff) return;
@@ -85,8 +86,8 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
-// All of this for those of kCount candidates of each lane whose `appends` is set. All lanes of a warp call it, with the
-// same image.
+// Appends up to kCount candidates of each lane, those whose `appends` is set, and tightens the cutoff. All lanes of a
+// warp call it, with the same image.
 template <int kCount, typename T>
 __device__ inline void append(const CandidateLists& lists, int64_t local_image, const bool (&appends)[kCount],
                               const T (&scores)[kCount], const unsigned (&indices)[kCount]) {

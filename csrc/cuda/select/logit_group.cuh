@@ -1,4 +1,4 @@
-// The logits of the priors that a warp of collect_logits_kernel takes at once.
+// The logits of the priors that a warp of collect_logits_kernel processes together, in registers.
 #pragma once
 
 #include "cuda/select/append.cuh"
@@ -8,12 +8,11 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kPriorsPerGroup = 4;
-// The number of priors that a warp takes at once.
 template <int kGroup>
 constexpr int kPriorsPerWarp = kWarpSize / kGroup * kPriorsPerGroup;
 
-// A group of kGroup lanes has a prior; a lane has every kGroup-th class, at most kPerLane. All lanes of the warp call
-// the functions.
+// The logits of one prior per group of kGroup lanes; a lane has every kGroup-th class, at most kPerLane. All lanes of
+// the warp call the functions.
 template <int kGroup, int kPerLane, typename T>
 struct PriorLogits {
   T logits[kPerLane];
@@ -29,8 +28,8 @@ struct PriorLogits {
     for (int k = 0; k < kPerLane; ++k) logits[k] = label(k) < classes ? widen(row[label(k)]) : -T(INFINITY);
   }
 
-  // Whether a class exceeds the bound of a candidate, for all lanes of the group. With a NaN either answer is correct:
-  // no score is appended.
+  // Whether the logit of a class exceeds the bound of candidates; all lanes of the group get it. With a NaN logit
+  // either answer is correct, since no score is appended.
   __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
     const T background = __shfl_sync(kFullMask, logits[0], 0, kGroup);
     T max = lane() > 0 ? logits[0] : -T(INFINITY);
@@ -41,7 +40,7 @@ struct PriorLogits {
     return (lanes >> first_lane & (kFullMask >> (kWarpSize - kGroup))) != 0;
   }
 
-  // Writes the exponentials of the lane, too.
+  // Also writes the exponentials of the lane's classes.
   __device__ __forceinline__ Softmax<T> softmax(T (&exponentials)[kPerLane]) const {
     T max = logits[0], sum = 0;
 #pragma unroll
@@ -64,7 +63,7 @@ struct PriorLogits {
     return warp_reduce<kGroup>(best, [](int own, int other) { return other < own ? other : own; });
   }
 
-  // Appends the candidates of the group's prior, if it is `wanted`.
+  // Appends the candidates of the group's prior, unless the group is to be skipped (not `wanted`).
   __device__ __forceinline__ void append_candidates(bool wanted, const Filter<T>& filter, const CandidateLists& lists,
                                                     int64_t local_image, unsigned num_priors, unsigned prior) const {
     const T threshold = current_threshold(lists, local_image, filter.score_threshold);
@@ -85,15 +84,15 @@ struct PriorLogits {
   }
 };
 
-// Priors of an image that a warp takes at once, group g those from g * kPriorsPerGroup on.
+// Consecutive priors of an image that a warp processes together; those of group g begin at g * kPriorsPerGroup.
 template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
-struct WarpOfPriors {
+struct WarpPriors {
   using Group = PriorLogits<kGroup, kPerLane, T>;
 
   const In* rows;  // logits of the first prior
   int count, classes;
 
-  // The index here of prior r of the lane's group.
+  // The index among these priors of prior r of the lane's group.
   __device__ __forceinline__ int prior(int r) const {
     return static_cast<int>(threadIdx.x) % kWarpSize / kGroup * kPriorsPerGroup + r;
   }
@@ -101,8 +100,8 @@ struct WarpOfPriors {
     return rows + static_cast<int64_t>(prior(r) < count ? prior(r) : 0) * classes;
   }
 
-  // Which priors of the group may have candidates, a bit for each. All logits are loaded before the first is used.
-  __device__ __forceinline__ unsigned possible_candidates(const Filter<T>& filter) const {
+  // Which priors of the group may have candidates: bit r for prior r. All logits are loaded before the first is used.
+  __device__ __forceinline__ unsigned may_have_candidate(const Filter<T>& filter) const {
     Group groups[kPriorsPerGroup];
     unsigned result = 0;
 #pragma unroll
@@ -115,8 +114,8 @@ struct WarpOfPriors {
     return result;
   }
 
-  // Appends the candidates of these priors. The logits are read again, from the cache: few priors have candidates, and
-  // the registers of all would be too many.
+  // Appends the candidates of the group's priors in the mask `priors`. Their logits are loaded again, from the cache:
+  // few priors have candidates, and keeping the logits of all would take too many registers.
   __device__ __forceinline__ void append_candidates(unsigned priors, const Filter<T>& filter,
                                                     const CandidateLists& lists, int64_t local_image,
                                                     unsigned num_priors, unsigned first) const {

@@ -1,4 +1,4 @@
-// The softmax of the logits of one prior, read again for each access: for any number of classes.
+// The softmax of one prior for any number of classes: logits are read from memory at each access.
 #pragma once
 
 #include "core/detections.h"
@@ -15,17 +15,17 @@ struct Filter {
   T score_threshold, margin;  // see min_logit_margin()
   bool best_only;
 
-  // A class whose logit is not above this is no candidate.
+  // A class with a logit up to this bound is no candidate.
   __device__ __forceinline__ T logit_bound(T background) const {
     const T bound = candidate_logit_bound(background, margin);
     return best_only ? greater(bound, background) : bound;
   }
 };
 
-constexpr int kAnyLabel = -1;  // where otherwise only the best label of a prior counts
+constexpr int kAnyLabel = -1;  // in place of the best label of a prior: all of its labels may be candidates
 
-// What a softmax takes from all classes of a prior. A NaN or inf among the logits makes the sum NaN, and then the prior
-// has no candidates.
+// The reductions of a softmax over the classes of a prior. A NaN or inf among the logits makes the sum NaN, and then
+// the prior has no candidates.
 template <typename T>
 struct Softmax {
   T max, sum;  // of the logits, and of their exponentials relative to the maximum
@@ -36,22 +36,26 @@ struct Softmax {
   }
 };
 
-// The logits of a prior that a warp has. Lanes with the same number in groups of `group` lanes have the same classes,
-// every group-th: so sums have the order of those of collect_logits_kernel, whose groups have different priors.
+// The logits of one prior, processed by a warp. Each group of `group_size` lanes does the same work as the others: lane
+// l of a group has the classes l, l + group_size, ... So terms are added in the same order as in PriorLogits, where
+// each group has a prior of its own, and both give the same bits.
 template <typename In, typename T = compute_t<In>>
 struct LogitRow {
   const In* logits;
-  int classes, group;
+  int classes, group_size;
 
-  __device__ __forceinline__ int steps() const { return static_cast<int>(ceil_div(classes, group)); }
-  __device__ __forceinline__ int label(int k) const { return k * group + static_cast<int>(threadIdx.x) % group; }
+  __device__ __forceinline__ int steps() const { return static_cast<int>(ceil_div(classes, group_size)); }
+  __device__ __forceinline__ int label(int k) const {
+    return k * group_size + static_cast<int>(threadIdx.x) % group_size;
+  }
   __device__ __forceinline__ T operator[](int k) const {
     return label(k) < classes ? widen(logits[label(k)]) : -T(INFINITY);
   }
 
   template <typename V, typename Combine>
   __device__ __forceinline__ V reduce(V value, Combine combine) const {
-    for (int step = group / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
+    for (int step = group_size / 2; step > 0; step /= 2)
+      value = combine(value, __shfl_xor_sync(kFullMask, value, step));
     return value;
   }
 
@@ -79,15 +83,15 @@ struct LogitRow {
     return reduce(best, [](int own, int other) { return other < own ? other : own; });
   }
 
-  // Calls f(whether a class is a candidate, its score, its label) for each class of the lane and, with false, until all
-  // lanes have as many.
+  // Calls f(whether the class is a candidate, its score, its label) for each class of the first group of lanes. All
+  // lanes make the same number of calls, those without a class with false, so that f may use warp collectives.
   template <typename F>
   __device__ __forceinline__ void for_each_score(const Filter<T>& filter, F&& f) const {
     if (filter.score_threshold > T(0) && !may_have_candidate(filter)) return;
     const Softmax<T> all = softmax();
     const int best = filter.best_only ? best_label(all.max) : kAnyLabel;
     for (int k = 0; k < steps(); ++k) {
-      const bool first_group = static_cast<int>(threadIdx.x) % kWarpSize < group;
+      const bool first_group = static_cast<int>(threadIdx.x) % kWarpSize < group_size;
       const bool eligible =
           first_group && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best);
       const T score = eligible ? exp_of((*this)[k] - all.max) / all.sum : T(0);

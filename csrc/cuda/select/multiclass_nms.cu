@@ -1,7 +1,6 @@
-// Plan: collect_scores_kernel reads every score once, neighboring threads neighboring scores, 16 bytes a load if the
-// scores of the images are aligned to 16 bytes, and issues kScoreLoads loads before it uses the first. It appends
-// the scores that reach the threshold to the candidates of their image; select_kernel (select_kernel.cuh) does the
-// rest, a block for each image.
+// Plan: collect_scores_kernel reads every score once, in coalesced loads of 16 bytes if the scores of the images are
+// aligned to 16 bytes, and a thread issues kScoreLoads loads before it uses the first. It appends the scores that reach
+// the threshold to the candidates of their image; select_kernel (select_kernel.cuh) does the rest, one block per image.
 #include "cuda/common/load.cuh"
 #include "cuda/select/append.cuh"
 #include "cuda/select/multiclass_nms.h"
@@ -21,8 +20,8 @@ struct alignas(wide ? 16 : sizeof(In)) Scores {
 template <typename In, bool wide>
 constexpr int kScoresPerBlock = kThreads * kScoreLoads * Scores<In, wide>::kCount;
 
-// The first scores are loaded before the previous kernel has completed: it only clears the lists, and it began after
-// the scores were written.
+// The first scores are loaded before the previous kernel has completed: that one only clears the lists, and it began
+// after the scores were written.
 template <bool wide, typename In>
 __global__ void __launch_bounds__(kThreads)
     collect_scores_kernel(const In* scores, CandidateLists lists, unsigned num_boxes, unsigned num_classes,
@@ -74,7 +73,7 @@ cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& 
                           static_cast<unsigned>(params.num_classes), params.score_threshold);
 }
 
-// All candidates of an image, for select_kernel.
+// All candidates of an image, for refills in select_kernel.
 template <typename In>
 struct ScoreCandidates {
   const In* scores;  // of the image
@@ -106,7 +105,7 @@ struct ScoreRefill {
 };
 
 template <typename T>
-CandidateLists place_candidates(WorkspaceLayout& layout, const SelectParams<T>& params, int64_t num_images) {
+CandidateLists candidate_lists_of(WorkspaceLayout& layout, const SelectParams<T>& params, int64_t num_images) {
   return pruned_candidate_lists(layout, num_images, params.num_classes, params.num_boxes * (params.num_classes - 1),
                                 params.score_threshold);
 }
@@ -116,7 +115,7 @@ CandidateLists place_candidates(WorkspaceLayout& layout, const SelectParams<T>& 
 template <typename T>
 size_t multiclass_nms_workspace_bytes(const SelectParams<T>& params, int64_t num_images) {
   WorkspaceLayout layout(nullptr);
-  place_candidates(layout, params, num_images);
+  candidate_lists_of(layout, params, num_images);
   return layout.bytes();
 }
 
@@ -124,7 +123,7 @@ template <typename T>
 int launch_multiclass_nms(const SelectParams<T>& params, const BoxSource<T>& source, int64_t num_images,
                           void* workspace, CUstream_st* stream) {
   WorkspaceLayout layout(workspace);
-  const CandidateLists lists = place_candidates(layout, params, num_images);
+  const CandidateLists lists = candidate_lists_of(layout, params, num_images);
   const auto boxes = static_cast<unsigned>(params.num_boxes), classes = static_cast<unsigned>(params.num_classes);
   return dispatch_dtype(params.dtype, [&](auto type) {
     using In = decltype(type);

@@ -1,11 +1,12 @@
 // The next candidates of an image in sorted order, a chunk at a time.
 //
-// Plan: a block finds the last key of the chunk, such that between capacity / 2 and `capacity` candidates lie from the
-// first wanted sort key to it, by histograms in shared memory: it reads the list, counts the candidates in each of
-// kBins equal bins of a range of sort keys, and continues with the bin in which the count reaches capacity / 2, until
-// what lies before the end of a bin fits the chunk. The first range is that of the expected scores, so that one pass
-// usually suffices; if that was wrong the search restarts with the range of all sort keys. Then the block reads the
-// list once more and sorts the candidates up to the last key. A thread loads kLoadsInFlight candidates at once.
+// Plan: first a block finds the last sort key of the chunk, so that the chunk has between capacity / 2 and `capacity`
+// candidates. It reads the list and counts the candidates in kBins equal bins of a range of sort keys, in shared
+// memory. If the candidates up to the end of the bin in which the count reaches capacity / 2 fit into the chunk, that
+// end is the last key; else the bin becomes the range of the next pass. The first range is that of the expected scores,
+// so that one pass usually suffices; if no such bin is within it, the search restarts with the range of all sort keys.
+// Then the block reads the list once more and sorts the candidates up to the last key. A thread issues kLoadsInFlight
+// loads before it uses the first.
 //
 // The functions here take the candidates from any object with a for_each() like that of CandidateList.
 #pragma once
@@ -61,8 +62,8 @@ struct FoundBin {
   int64_t bin, before, count;
 };
 
-// Counts the sort keys from `first` on in the bins of the expected range, by their high bits; what lies outside the
-// range counts to the first or the last bin.
+// Counts the sort keys from `first` on in the bins of the expected range, by their high bits; keys outside the range
+// count to the first or the last bin.
 template <int kThreads, typename C, typename Source, typename Key>
 __device__ void count_in_expected_range(const Source& source, Key first, const KeyRange<Key>& range, unsigned* bins) {
   constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
@@ -73,7 +74,8 @@ __device__ void count_in_expected_range(const Source& source, Key first, const K
   });
 }
 
-// The bin in which `before` and the counts of the bins reach `target`; false if the total is at most `capacity`.
+// Finds the bin in which the sum of `before` and the counts of the bins reaches `target`; returns false if the total is
+// at most `capacity`.
 template <int kThreads>
 __device__ bool find_bin(const unsigned* bins, int64_t before, int64_t target, int64_t capacity, FoundBin* result) {
   constexpr int kPerThread = kBins / kThreads;

@@ -29,12 +29,12 @@ struct BoxSource {
 // The candidates of some images of a batch, in workspace. `local_image` is the index of an image among them.
 //
 // If an image can have many candidates, low scores are pruned: `histogram` counts the candidates by the high bits of
-// their sort keys (candidates.cuh), and once enough are found, `cutoffs` excludes those that follow. No candidate
-// within the cutoff is ever pruned. So if the detections of an image are complete before the cutoff is reached, they do
-// not depend on it; if they are not, or if the list is too short, select_kernel fills it again.
+// their sort keys (candidates.cuh), and once enough are found, `cutoffs` excludes lower scores. No candidate within the
+// cutoff is ever pruned. So if the detections of an image are complete before the cutoff is reached, they do not depend
+// on it; if they are not, or if the list had no space for all candidates, select_kernel refills it.
 struct CandidateLists {
   void* items;                // [num_images, capacity]
-  unsigned* counts;           // [num_images]: appended candidates, those included for which there was no space
+  unsigned* counts;           // [num_images]: appended candidates, including those for which there was no space
   int* num_visited_by_class;  // [num_images, C]
   int64_t capacity;           // of one image
   int64_t first_image, num_images;
@@ -44,18 +44,18 @@ struct CandidateLists {
 };
 
 constexpr int kHistogramBins = 512;
-constexpr unsigned kMinWithinCutoff = 4096;  // a cutoff leaves at least this many candidates
+constexpr unsigned kMinWithinCutoff = 4096;  // at least this many candidates are within a cutoff
 constexpr unsigned kNoCutoff = ~0u;
 
-// The lists of as many images as fit into some 256 MB, at least of one, with `max_candidates` each and `more_bytes` an
-// image for the caller's own arrays.
+// The lists of as many images as fit into some 256 MB, at least one image, with `max_candidates` each and `more_bytes`
+// per image for the caller's own arrays.
 template <typename T>
 CandidateLists candidate_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes, int64_t max_candidates,
                                int64_t more_bytes);
 
-// The same for images that can have `max_candidates` each, of which low scores may be pruned if they are more than
-// kMinWithinCutoff. They share 15 MB, but a list has space for 61,440 if there can be as many: in the worst case known
-// 37,000 are not pruned.
+// The same for images with up to `max_candidates` each, of which low scores are pruned if that exceeds
+// kMinWithinCutoff. All lists together take 15 MB, or more if a list would have a capacity below 61,440: in the worst
+// case known 37,000 candidates of an image are not pruned.
 template <typename T>
 CandidateLists pruned_candidate_lists(WorkspaceLayout& layout, int64_t num_images, int64_t num_classes,
                                       int64_t max_candidates, T score_threshold);

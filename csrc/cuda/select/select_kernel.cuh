@@ -2,13 +2,13 @@
 // candidates are collected), candidate_lists.cu (their memory), next_chunk.cuh (sorted chunks), tile.cuh (the boxes of
 // one tile), this file; then multiclass_nms.cu, detect.cu and soft_nms.cu, which collect.
 //
-// Plan: a block is an image. It takes the candidates in sorted chunks (next_chunk.cuh; a chunk is in shared memory) and
+// Plan: one block per image. It reads the candidates in sorted chunks (next_chunk.cuh; a chunk is in shared memory) and
 // visits them tile by tile until D are kept: cpu/select/select.h says why that equals suppression class by class. The
 // threads compare each box of a tile with the boxes kept before, which are read from the results through shared memory,
-// and with the boxes that precede it in the tile, a bit for each that suppresses it; then one warp resolves which boxes
-// are kept. So shared memory limits neither classes nor boxes nor detections. If the candidates of its list (select.h)
-// do not suffice, the block itself fills the list again, with those that follow, as often as it needs: this is slow,
-// and rare.
+// and with the boxes that precede it in the tile, one bit per box that suppresses it; then one warp resolves which
+// boxes are kept. So shared memory limits neither classes nor boxes nor detections. If the candidates of its list
+// (select.h) do not suffice, the block refills the list with the next candidates, as often as needed: this is slow, but
+// rare.
 #pragma once
 
 #include "cuda/select/next_chunk.cuh"
@@ -52,8 +52,8 @@ __device__ void zero_pad(const DetectionsOut<T>& out, int64_t image, int64_t num
   if (threadIdx.x == 0) out.counts[image] = num_kept;
 }
 
-// Visits candidates of an image until D are kept or none is left. Each thread has an equal copy; `chunk` and `tile` are
-// shared.
+// Visits candidates of an image until D are kept or none is left. All threads of the block have equal copies; `chunk`
+// and `tile` are in shared memory.
 template <bool with_suppression, typename T>
 struct Selection {
   using C = candidate_t<T>;
@@ -72,7 +72,7 @@ struct Selection {
 
   __device__ bool complete() const { return num_kept == params.out.max_detections; }
 
-  // Visits those of the list with sort keys from `first` to `last`.
+  // Visits the candidates of the list with sort keys from `first` to `last`.
   __device__ void visit(const CandidateList<C>& list, Key first, Key last) {
     __shared__ C last_visited;
     int64_t num_visited = 0;
@@ -94,7 +94,7 @@ struct Selection {
   }
 };
 
-// Of lists that are always complete.
+// For lists that always have all candidates.
 struct NoRefill {};
 
 template <bool with_suppression, typename T, typename Refill>

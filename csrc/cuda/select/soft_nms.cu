@@ -1,7 +1,7 @@
-// Plan: a block is a class of an image. Its active boxes (index and score) are in the workspace. In each round every
+// Plan: one block per class of an image. Its active boxes (index and score) are in the workspace. In each round every
 // thread decays the scores of its boxes by their overlap with the previously selected box and finds the best of them,
-// and the block reduces these to the next selected box, until no box is active or D are selected. What is selected
-// becomes a candidate of the image, and select_kernel (select_kernel.cuh), without suppression, merges the classes.
+// and the block reduces these to the next selected box, until no box is active or D are selected. The selected boxes
+// become candidates of the image, and select_kernel (select_kernel.cuh), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/common/load.cuh"
@@ -140,12 +140,12 @@ struct SoftNmsWorkspace {
 template <typename T>
 SoftNmsWorkspace<T> soft_nms_workspace(const SoftNmsParams<T>& params, int64_t num_images, WorkspaceLayout& layout) {
   const int64_t foreground = params.num_classes - 1, num_active = foreground * params.num_boxes;
-  SoftNmsWorkspace<T> work;
-  work.lists = candidate_lists<T>(layout, num_images, params.num_classes, foreground * params.class_capacity,
-                                  num_active * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)));
-  work.active_scores = layout.array<T>(work.lists.num_images * num_active);
-  work.active_box_indices = layout.array<unsigned>(work.lists.num_images * num_active);
-  return work;
+  SoftNmsWorkspace<T> result;
+  result.lists = candidate_lists<T>(layout, num_images, params.num_classes, foreground * params.class_capacity,
+                                    num_active * static_cast<int64_t>(sizeof(T) + sizeof(unsigned)));
+  result.active_scores = layout.array<T>(result.lists.num_images * num_active);
+  result.active_box_indices = layout.array<unsigned>(result.lists.num_images * num_active);
+  return result;
 }
 
 }  // namespace
@@ -160,7 +160,7 @@ size_t soft_nms_workspace_bytes(const SoftNmsParams<T>& params, int64_t num_imag
 template <typename T>
 int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* workspace, CUstream_st* stream) {
   WorkspaceLayout layout(workspace);
-  const SoftNmsWorkspace<T> work = soft_nms_workspace(params, num_images, layout);
+  const SoftNmsWorkspace<T> arrays = soft_nms_workspace(params, num_images, layout);
   const BoxSource<T> source{.levels = one_level(params.num_boxes),
                             .boxes = {{params.boxes}},
                             .boxes_by_class = params.boxes_by_class,
@@ -183,14 +183,14 @@ int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* wo
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
         return launch_dependent(soft_nms_kernel<In>, grid_blocks(images.num_images * (params.num_classes - 1), 1),
-                                kThreads, 0, stream, params, images, work.active_scores, work.active_box_indices);
+                                kThreads, 0, stream, params, images, arrays.active_scores, arrays.active_box_indices);
       } else {
         return cudaErrorInvalidValue;
       }
     });
   };
   return collect_and_select(
-      work.lists, num_images, params.num_classes, stream, collect,
+      arrays.lists, num_images, params.num_classes, stream, collect,
       [&](const CandidateLists& images) { return launch_select<false>(images, source, select, NoRefill(), stream); });
 }
 

@@ -9,7 +9,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int kSelectThreads = 512;
-constexpr unsigned kNoLabel = ~0u;  // the label of a box that is too small to count
+constexpr unsigned kNoLabel = ~0u;  // the label of a box that is too small to be a candidate
 
 // Boxes that are resolved together. The label of a box is the index of its class.
 template <typename T>
@@ -25,7 +25,7 @@ struct CandidateTile {
   unsigned active[kWords], kept[kWords];  // a bit for each box
   int same_class_before[kSize];           // number of boxes of the tile with the same label that precede the box
   int same_class_from_here[kSize];        // number of those that follow it, and the box itself
-  // Boxes kept before this tile, a part of them at a time.
+  // Boxes kept before this tile, kSize of them at a time.
   Box<T> kept_before[kSize];
   unsigned kept_before_labels[kSize];
 };
@@ -106,7 +106,7 @@ __device__ void suppress_by_kept(CandidateTile<T>& tile, int count, int64_t num_
   bool active = true;
   for (int64_t begin = 0; begin < num_kept; begin += kSize) {
     const int loaded = static_cast<int>(num_kept - begin < kSize ? num_kept - begin : kSize);
-    __syncthreads();  // all threads are done with the part before
+    __syncthreads();  // all threads are done with the previous ones
     if (static_cast<int>(threadIdx.x) < loaded) {
       tile.kept_before[threadIdx.x] = kept[begin + threadIdx.x];
       tile.kept_before_labels[threadIdx.x] = static_cast<unsigned>(params.out.labels[first_out + begin + threadIdx.x]);
@@ -122,7 +122,7 @@ __device__ void suppress_by_kept(CandidateTile<T>& tile, int count, int64_t num_
   if (!active) atomicAnd(&tile.active[i / kWarpSize], ~(1u << (i % kWarpSize)));
 }
 
-// Deactivates the boxes that do not count: those too small, and those beyond the top-k of their class.
+// Deactivates the boxes that are too small and those beyond the top-k of their class, k = candidates_per_class.
 // `num_visited_by_class`, the number of boxes of each class before the tile, is null if no class exceeds k.
 template <typename T>
 __device__ void limit_classes(CandidateTile<T>& tile, int count, int64_t candidates_per_class,
@@ -149,9 +149,9 @@ __device__ void count_visited(const CandidateTile<T>& tile, int count, int* num_
     num_visited_by_class[tile.labels[i]] += tile.same_class_from_here[i];
 }
 
-// Which active boxes are kept: all but those that a kept box suppresses, repeated until nothing changes. After k
-// iterations the first k boxes are final, since only preceding boxes suppress a box; so this ends, at the only
-// fixpoint, which is the greedy result. By one warp.
+// Finds which active boxes are kept. Each iteration keeps all boxes but those that a box kept by the previous iteration
+// suppresses, until nothing changes. After k iterations the first k boxes are final, since only preceding boxes
+// suppress a box; so this ends, at the only fixpoint, which is the greedy result. Called by one warp.
 template <typename T>
 __device__ void resolve_by_fixpoint(CandidateTile<T>& tile) {
   constexpr int kWords = CandidateTile<T>::kWords;

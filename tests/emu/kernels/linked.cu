@@ -1,4 +1,4 @@
-// A kernel with static shared memory outside of an anonymous namespace, which the sanitized build refuses.
+// A kernel with static shared memory outside of an anonymous namespace, which the sanitized build rejects.
 #include "cuda/common/launch.cuh"
 
 template <typename T>

@@ -1,5 +1,5 @@
-// Kernels with one fault each, which the emulator must detect: `planted NAME` runs one. test_emulator.py has the expected
-// message of each. If nothing stops the kernel its output is printed, to be compared between seeds.
+// Kernels with one bug each, which the emulator must detect: `planted NAME` runs one. test_emulator.py has the expected
+// message of each. If the kernel is not stopped, its output is printed, to be compared between seeds.
 #include <cstdio>
 #include <cstring>
 #include <vector>

@@ -1,5 +1,5 @@
-// Kernels with every idiom that the emulator knows, each with the result that it must have: `samples` runs them all and
-// prints one line for each. The same file is compiled by nvcc, so what passes here is CUDA.
+// Kernels with every idiom that the emulator supports, compared with expected results: `samples` runs all of them and
+// prints one line for each. nvcc compiles the same file, so it is valid CUDA.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -171,7 +171,7 @@ __global__ void convert_kernel(const float4* x, __half* h, __nv_bfloat16* b, int
 #ifdef SSD_OPS_EMULATED
 #include "samples_main.h"
 #else
-// For nvcc all kernels are named once, so that none is left out.
+// References all kernels, so that nvcc compiles each of them.
 void* const all_kernels[] = {
     reinterpret_cast<void*>(ssd_ops::row_sum_kernel<float>), reinterpret_cast<void*>(ssd_ops::row_sum_kernel<double>),
     reinterpret_cast<void*>(ssd_ops::transpose_kernel),      reinterpret_cast<void*>(ssd_ops::argmax_kernel),

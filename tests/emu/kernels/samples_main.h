@@ -1,4 +1,4 @@
-// Runs the kernels of samples.cu and compares with what plain loops give. Only for the emulator.
+// Runs the kernels of samples.cu and compares the results with those of plain loops; for the emulator only.
 namespace {
 
 using namespace ssd_ops;
