@@ -1,4 +1,4 @@
-"""Which ops are differentiable, and how a call gets through autograd, `torch.func` and tracing to its op."""
+"""Which ops are differentiable, and how autograd, `torch.func` and tracing reach an op."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _completed(schema: Schema, function: Callable[..., Any]) -> Callable[..., An
 
 
 def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None]) -> Callable[..., Any]:
-    names = parameters(guard)  # of tensors, at least two, which no call leaves out
+    names = parameters(guard)  # of at least two tensors, without defaults
     guarded = operator.itemgetter(*(schema.arguments.index(name) for name in names if name in schema.arguments))
 
     def call(*args: Any) -> Any:
@@ -108,19 +108,19 @@ def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None])
 
 def _derivatives(calls: dict[str, Callable[..., Any]]) -> dict[str, Derivative]:
     """Returns the derivatives of all differentiable ops; `calls` are those of their namespace."""
-    found = {}
+    result = {}
     for metric in IOU_METRICS:
-        found[metric] = _iou(metric, calls)
+        result[metric] = _iou(metric, calls)
     for name in ("encode_boxes", "decode_boxes"):
-        found[name], found[f"grad_{name}"] = _codec(name, calls), _grad_codec(name)
-    found["grad_box_iou"] = Derivative((0, 1, 2), (0, 1), _grad_iou_formula, vmap=_transforms.pairs_of_all)
-    found["multibox_loss"] = _loss(calls)
-    found["grad_multibox_loss"] = Derivative((0, 1, 2, 3, 4), (0, 1), _grad_loss_formula)
-    found["match_priors"] = Derivative((0, 4), (2,), _targets_formula)
-    found["multiclass_nms"] = Derivative((0, 1), (0, 1), _multiclass_formula)
-    found["soft_nms"] = Derivative((0, 1), (0, 1), _soft_formula)
-    found["detect"] = Derivative((0, 1, 2), (0, 1), _detect_formula)
-    return found
+        result[name], result[f"grad_{name}"] = _codec(name, calls), _grad_codec(name)
+    result["grad_box_iou"] = Derivative((0, 1, 2), (0, 1), _grad_iou_formula, vmap=_transforms.pairs_of_all)
+    result["multibox_loss"] = _loss(calls)
+    result["grad_multibox_loss"] = Derivative((0, 1, 2, 3, 4), (0, 1), _grad_loss_formula)
+    result["match_priors"] = Derivative((0, 4), (2,), _targets_formula)
+    result["multiclass_nms"] = Derivative((0, 1), (0, 1), _multiclass_formula)
+    result["soft_nms"] = Derivative((0, 1), (0, 1), _soft_formula)
+    result["detect"] = Derivative((0, 1, 2), (0, 1), _detect_formula)
+    return result
 
 
 def _iou(metric: str, calls: dict[str, Callable[..., Any]]) -> Derivative:
@@ -176,12 +176,13 @@ def _loss(calls: dict[str, Callable[..., Any]]) -> Derivative:
         lse, weight = results[2:]
         of_loc_loss, of_cls_loss = (lse.new_zeros(()) if grad is None else grad for grad in grads)
         if not loc_targets.requires_grad:
-            found = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, *args[:4], lse, weight)
-            return (*found, None)
-        # smooth L1 is a function of loc - loc_targets; not rounded to the dtype of loc on the way
+            result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, *args[:4], lse, weight)
+            return (*result, None)
+        # smooth L1 is a function of loc - loc_targets, so the gradients differ in sign only; loc is converted first, so
+        # that its gradient is not rounded to half precision
         loc = loc.to(lse.dtype)
-        found = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, loc, logits, loc_targets, labels, lse, weight)
-        return (*found, -found[0])
+        result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, loc, logits, loc_targets, labels, lse, weight)
+        return (*result, -result[0])
 
     def formula(args: Args, results: Args) -> Formula:
         return lambda loc, logits, targets: kept.losses_of_sampled(loc, logits, targets, args[3], results[3])
@@ -200,8 +201,8 @@ def _grad_loss_formula(args: Args, results: Args) -> Formula:
 
 
 def _targets_formula(args: Args, results: Args) -> Formula:
-    given = SCHEMAS["match_priors"].by_name(args)
-    offsets, variances = given["offsets"], given["variances"]
+    arguments = SCHEMAS["match_priors"].by_name(args)
+    offsets, variances = arguments["offsets"], arguments["variances"]
     return lambda boxes, priors: (kept.targets_of_matches(boxes, priors, offsets, results[1], variances),)
 
 
@@ -211,13 +212,13 @@ def _multiclass_formula(args: Args, results: Args) -> Formula:
 
 def _soft_formula(args: Args, results: Args) -> Formula:
     options = SCHEMAS["soft_nms"].by_name(args)
-    labels, counts, rows = results[2:]
-    return lambda boxes, scores: kept.kept_softly(boxes, scores, labels, counts, rows, options)
+    labels, counts, box_indices = results[2:]
+    return lambda boxes, scores: kept.kept_softly(boxes, scores, labels, counts, box_indices, options)
 
 
 def _detect_formula(args: Args, results: Args) -> Formula:
-    given = SCHEMAS["detect"].by_name(args)
-    options = {"variances": given["variances"], "clip": given["clip"]}
+    arguments = SCHEMAS["detect"].by_name(args)
+    options = {"variances": arguments["variances"], "clip": arguments["clip"]}
     return lambda loc, logits, priors: kept.detected(loc, logits, priors, *results[2:], **options)
 
 

@@ -15,11 +15,11 @@ from ssd_ops._schemas import Schema, call_by_name
 from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference import codec, detection, images, levels, loss, matching, overlap, soft_suppression, suppression
 
-Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+DetectionTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class _Fake(NamedTuple):
-    """What stands for an op; each function takes those arguments of the op that it names."""
+    """Input validation and results of an op; each function gets those arguments of the op that it has parameters for."""
 
     checks: tuple[Callable[..., Any], ...]
     results: Callable[..., Any]
@@ -100,30 +100,30 @@ def _kept_of(name: str) -> Callable[[Tensor], Tensor]:
     return kept
 
 
-def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> Found:
-    batch = scores.shape[0]
-    labels = scores.new_empty((batch, max_detections), dtype=torch.int64)
+def _detections(scores: Tensor, max_detections: int, dtype: torch.dtype) -> DetectionTensors:
+    num_images = scores.shape[0]
+    labels = scores.new_empty((num_images, max_detections), dtype=torch.int64)
     return (
-        scores.new_empty((batch, max_detections, 4), dtype=dtype),
-        scores.new_empty((batch, max_detections), dtype=dtype),
+        scores.new_empty((num_images, max_detections, 4), dtype=dtype),
+        scores.new_empty((num_images, max_detections), dtype=dtype),
         labels,
-        scores.new_empty((batch,), dtype=torch.int64),
+        scores.new_empty((num_images,), dtype=torch.int64),
         torch.empty_like(labels),
     )
 
 
-def _scored(boxes: Tensor, scores: Tensor, max_detections: int) -> Found:
+def _scored(boxes: Tensor, scores: Tensor, max_detections: int) -> DetectionTensors:
     return _detections(scores, max_detections, compute_dtype(boxes, scores))
 
 
-def _detected(loc: Tensor, logits: Tensor, priors: Tensor, max_detections: int) -> Found:
+def _detected(loc: Tensor, logits: Tensor, priors: Tensor, max_detections: int) -> DetectionTensors:
     return _detections(logits, max_detections, compute_dtype(loc, logits, priors))
 
 
 def _grads_of_levels(loc: list[Tensor], logits: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     def empty(level: Tensor) -> Tensor:
-        batch, channels, height, width = level.shape
-        return level.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+        num_images, channels, height, width = level.shape
+        return level.new_empty((num_images, height, width, channels)).permute(0, 3, 1, 2)
 
     return [empty(level) for level in loc], [empty(level) for level in logits]
 

@@ -1,8 +1,8 @@
 """`detect` and `multibox_loss` on one tensor for each feature level, without concatenating them.
 
 These ops have kernels for values and first gradients. Everything else (`torch.func`, forward mode, higher derivatives,
-programs that are traced with gradients, more levels than the kernels take) is computed from the concatenated rows, with
-equal results.
+programs that are traced with gradients, more levels than the kernels support) is computed from the concatenated rows,
+with equal results.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: di
         calls[name] = make(ops, calls)
 
         def in_dispatcher(*args: Any, name: str = name) -> Any:
-            own = getattr(ops, name).default
+            op = getattr(ops, name).default
             args = schemas[name].complete(args)
             if _needs_rows(args):
                 return _by_rows(name, args, lambda row_op, *row_args: getattr(ops, row_op)(*row_args))
             with torch._C._AutoDispatchBelowAutograd():
-                return own(*args)
+                return op(*args)
 
         library.impl(name, in_dispatcher, "Autograd")
 
@@ -68,11 +68,11 @@ def _needs_rows(args: Sequence[Any]) -> bool:
 
 def _by_rows(name: str, args: Sequence[Any], call: Callable[..., Any]) -> Any:
     """Returns the results of an op on levels by `call(op, *arguments)` of that on rows."""
-    place = 2 if name.startswith("grad_") else 0
-    loc, logits = args[place : place + 2]
+    index_of_loc = 2 if name.startswith("grad_") else 0
+    loc, logits = args[index_of_loc : index_of_loc + 2]
     rows = _checked_rows(loc, logits)
-    results = call(name.removesuffix("_levels"), *args[:place], *rows, *args[place + 2 :])
-    if place == 0:
+    results = call(name.removesuffix("_levels"), *args[:index_of_loc], *rows, *args[index_of_loc + 2 :])
+    if index_of_loc == 0:
         return results
     return levels_of_rows(results[0], loc), levels_of_rows(results[1], logits)
 

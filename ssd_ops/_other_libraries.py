@@ -1,4 +1,4 @@
-"""NMS functions of other libraries that do not call torchvision's, on these ops; `install` puts them in place."""
+"""NMS functions of other libraries that do not call torchvision's, on these ops; `install` replaces them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the ops behind torchvision's own: `torchvision::nms` in the dispatcher, and the box functions of torchvision.ops."""
+"""Replaces ops of torchvision: `torchvision::nms` in the dispatcher, and the box functions of torchvision.ops."""
 
 from __future__ import annotations
 

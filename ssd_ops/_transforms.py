@@ -34,7 +34,7 @@ def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _refuse_vmap(name: str) -> Callable[..., None]:
+def _reject_vmap(name: str) -> Callable[..., None]:
     def guard(boxes: Tensor, scores: Tensor, idxs: Tensor | None = None) -> None:
         if not torch._C._are_functorch_transforms_active():
             return
@@ -56,7 +56,7 @@ def _is_mapped(tensor: Tensor) -> bool:
     return False
 
 
-def _refuse_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor | None) -> None:
+def _reject_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor | None) -> None:
     checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
 
 
@@ -69,8 +69,8 @@ def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
 
 # Checked before an op without a derivative runs; each takes those arguments of the op that it names.
 GUARDS: dict[str, Callable[..., None]] = {
-    "nms": _refuse_vmap("nms"),
-    "batched_nms": _refuse_vmap("batched_nms"),
-    "render_images": _refuse_derivative,
+    "nms": _reject_vmap("nms"),
+    "batched_nms": _reject_vmap("batched_nms"),
+    "render_images": _reject_derivative,
     "box_iou_out": _written,
 }

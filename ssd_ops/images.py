@@ -33,8 +33,8 @@ def render_images(
 
     The edges of the crop become the edges of the output. An output pixel whose center lies outside of the image is `fill`,
     so a crop larger than the image zooms out. Any other one is a weighted mean of the image's pixels, with weights that
-    fall linearly with the distance from its center: bilinear, and with `antialias` over as many pixels as an output pixel
-    covers where the crop shrinks. Only pixels that the crop touches are read, as if the image had been cropped to it. All
+    decrease linearly with the distance from its center: bilinear, and with `antialias` over as many pixels as an output
+    pixel covers where the crop shrinks. Only pixels that the crop overlaps are read, as if the image was cropped first. All
     arithmetic is in float32 without intermediate rounding to bytes; every implementation gives the same bits.
 
     An image without pixels, and a crop that is empty, inverted or not finite, gives `fill` only.

@@ -1,4 +1,4 @@
-"""Runs a program with the ops behind torchvision's: `python -m ssd_ops.install script.py ARGUMENTS`, or `-m MODULE`."""
+"""Runs a program with torchvision's ops replaced: `python -m ssd_ops.install script.py ARGUMENTS`, or `-m MODULE`."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ def match_priors(
     A prior is assigned to the ground truth that it overlaps most (ties go to the lowest one) if their IoU reaches the
     threshold. Before that, `rule` may give a ground truth a prior of its own, whatever their IoU:
 
-    * `greedy` (Caffe): the pair with the highest IoU is matched and both are removed, again and again while a pair
-      overlaps; ties go to the lowest prior, then to the lowest ground truth. Every ground truth that overlaps a prior
-      which no better pair takes keeps one.
-    * `last` (amdegroot, torchvision): each ground truth takes the prior that it overlaps most (ties go to the lowest
-      prior); where several take the same prior, the last one gets it.
+    * `greedy` (Caffe): the pair with the highest IoU is matched and both are removed, repeatedly while a pair overlaps;
+      ties go to the lowest prior, then to the lowest ground truth. So every ground truth gets a prior, unless all priors
+      that it overlaps are matched in better pairs.
+    * `last` (amdegroot, torchvision): each ground truth gets the prior that it overlaps most (ties go to the lowest
+      prior); if several have the same prior, the last one gets it.
     * `none`: no ground truth has a prior of its own.
 
     A ground truth that overlaps no prior (no area, inverted, NaN, inf, outside) is assigned to none. An image without
@@ -66,11 +66,11 @@ def match_priors(
     Source: `MatchBBox` of Caffe SSD; `SSDMatcher` of torchvision.
     """
     priors = floating("priors", priors)
-    boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
+    boxes, labels, offsets, ignore = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     if not isinstance(gt_boxes, Tensor) and boxes.device != priors.device and boxes.numel() == 0:
-        # A list of empty tensors does not tell the device.
+        # Empty tensors in a list are often created on the CPU.
         boxes, labels, offsets = boxes.to(priors.device), labels.to(priors.device), offsets.to(priors.device)
-        flags = None if flags is None else flags.to(priors.device)
+        ignore = None if ignore is None else ignore.to(priors.device)
     values = checks.four_variances(variances)
     threshold, equal = checks.real("iou_threshold", iou_threshold), checks.boolean("match_equal", match_equal)
-    return PriorMatches(*call("match_priors", boxes, labels, offsets, flags, priors, threshold, rule, equal, values))
+    return PriorMatches(*call("match_priors", boxes, labels, offsets, ignore, priors, threshold, rule, equal, values))

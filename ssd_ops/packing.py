@@ -19,9 +19,9 @@ def pack_ground_truths(
     offsets: Tensor | None,  # [B + 1] int64
     ignore: Tensor | Sequence[Tensor] | None,  # [sum G] bool, or one [G_i] per image
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Returns packed boxes `[sum G, 4]`, labels `[sum G]`, offsets `[B + 1]` and ignore flags for either form of input.
+    """Returns packed boxes `[sum G, 4]`, labels `[sum G]`, offsets `[B + 1]` and `ignore` for either form of input.
 
-    The offsets of a list come from its lengths, without synchronizing with a device.
+    The offsets of a list come from its starts, without synchronizing with a device.
     """
     if isinstance(gt_boxes, Tensor):
         if isinstance(gt_labels, (list, tuple)) or isinstance(ignore, (list, tuple)):
@@ -41,15 +41,16 @@ def pack_ground_truths(
     given = [floating(f"gt_boxes[{i}]", b) for i, b in enumerate(gt_boxes)]
     boxes = [b.reshape(0, 4) if b.shape[1:] != (4,) and b.numel() == 0 else b for b in given]
     _same_lengths("gt_labels", gt_labels, boxes)
-    packed = [0, *accumulate(b.shape[0] for b in boxes)]  # not len, which torch.export takes for a constant
+    starts = [0, *accumulate(b.shape[0] for b in boxes)]  # torch.export replaces len() by a constant
     if not boxes:
         empty = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
-        return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(packed, device="cpu"), None
+        return empty, empty.new_zeros(0, dtype=torch.int64), torch.tensor(starts, device="cpu"), None
     if ignore is not None:
         _same_lengths("ignore", ignore, boxes)
-    flags = None if ignore is None else _joined(ignore, torch.bool)
+    packed_ignore = None if ignore is None else _joined(ignore, torch.bool)
     labels = _joined(gt_labels, torch.int64)
-    return torch.cat(boxes), labels, torch.tensor(packed, device="cpu").to(boxes[0].device, non_blocking=True), flags
+    offsets = torch.tensor(starts, device="cpu").to(boxes[0].device, non_blocking=True)
+    return torch.cat(boxes), labels, offsets, packed_ignore
 
 
 def _same_lengths(name: str, values: Tensor | Sequence[Tensor], boxes: list[Tensor]) -> None:
@@ -146,8 +147,8 @@ def as_batch(
     )
 
 
-def soft_detections(found: Detections, rows: Tensor, is_single: bool) -> SoftDetections:
-    """Returns detections with their indices, without B for a single set; `rows` is zero-padded."""
-    order = torch.arange(rows.shape[1], device=rows.device)
-    result = SoftDetections(*found, torch.where(order < found.counts[:, None], rows, -1))
+def soft_detections(found: Detections, box_indices: Tensor, is_single: bool) -> SoftDetections:
+    """Returns detections with their indices, without B for a single set; `box_indices` is zero-padded."""
+    order = torch.arange(box_indices.shape[1], device=box_indices.device)
+    result = SoftDetections(*found, torch.where(order < found.counts[:, None], box_indices, -1))
     return SoftDetections(*(tensor[0] for tensor in result)) if is_single else result

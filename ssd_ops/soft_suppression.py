@@ -25,10 +25,10 @@ def soft_nms(
     """Performs Soft-NMS: the scores of boxes that overlap a detection decay instead of the boxes being removed.
 
     For each class the box with the highest score becomes a detection (ties go to the lowest box), the scores of the
-    remaining boxes are multiplied by a weight that falls with their IoU with it, and boxes whose score is no longer above
-    the threshold are dropped; this repeats until no box is left or there are D detections. The weight is
-    exp(-IoU^2 / sigma) for `gaussian`, and 1 - IoU where IoU is above `iou_threshold` for `linear`. A NaN IoU lowers
-    nothing. Detections are ordered by descending final score, then class, then the order in which they were found.
+    remaining boxes are multiplied by a weight that decreases with their IoU with it, and boxes whose score is no longer
+    above the threshold are dropped; this repeats until no box is left or there are D detections. The weight is
+    exp(-IoU^2 / sigma) for `gaussian`, and 1 - IoU where IoU is above `iou_threshold` for `linear`. With a NaN IoU a score
+    does not decay. Detections are ordered by descending final score, then class, then order of selection.
 
     Args:
         boxes: `[B, N, 4]`, shared by the classes, or `[B, N, C, 4]`; xyxy. Or a single set, `[N, 4]`.
@@ -38,7 +38,7 @@ def soft_nms(
         iou_threshold: For `linear`.
         score_threshold: Only boxes with a score above it remain.
         max_detections: D, at least 1; None means N.
-        suppress_equal: Whether an IoU equal to `iou_threshold` lowers a score, too.
+        suppress_equal: Whether a score also decays at an IoU equal to `iou_threshold`.
         keep_equal: Whether a score equal to `score_threshold` is kept, too. mmcv has both.
 
     Returns:
@@ -52,7 +52,7 @@ def soft_nms(
     Source: Bodla et al. 2017.
     """
     boxes, scores, max_detections, is_single = as_batch(boxes, scores, max_detections)
-    *found, rows = call(
+    *found, box_indices = call(
         "soft_nms",
         boxes,
         scores,
@@ -64,4 +64,4 @@ def soft_nms(
         checks.boolean("suppress_equal", suppress_equal),
         checks.boolean("keep_equal", keep_equal),
     )
-    return soft_detections(Detections(*found), rows, is_single)
+    return soft_detections(Detections(*found), box_indices, is_single)

@@ -1,4 +1,4 @@
-"""Tests rules of the code base: file and function length, no circular imports, valid file names in comments."""
+"""Tests rules of the code base: lengths, imports and includes, file names in comments, spelling, lists that must agree."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ TORCH_FREE = (
 )
 
 
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(text_of(path))
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -56,7 +67,7 @@ def lines_of(function: ast.AST) -> int:
 
 
 def test_file_length_limit() -> None:
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in SOURCES}
+    lengths = {name_of(path): len(text_of(path).splitlines()) for path in SOURCES}
     assert not {k: v for k, v in lengths.items() if v > (300 if k.startswith("tests/") else 250)}
 
 
@@ -65,15 +76,33 @@ def test_python_function_length_limit() -> None:
         (f"{name_of(path)}:{node.lineno} {node.name}", lines_of(node))
         for path in PYTHON
         if not name_of(path).startswith("tests/")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef)
     )
     assert not {where: lines for where, lines in functions if lines > 50}
 
 
+def cpp_functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields the first line and the number of lines of functions and methods, by the indentation of clang-format."""
+    lines = text_of(path).splitlines()
+    for end, line in enumerate(lines):
+        if line not in ("}", "  }"):
+            continue
+        indent = line[:-1]
+        begin = end - 1
+        while not re.match(rf"{indent}[^\s#}}/]", lines[begin]) or lines[begin].strip().endswith(":"):
+            begin -= 1
+        yield f"{name_of(path)}:{begin + 1} {lines[begin].strip()}", end - begin + 1
+
+
+def test_cpp_function_length_limit() -> None:
+    sources = (path for path in SOURCES if name_of(path).startswith("csrc/") and path.suffix != ".py")
+    assert not [(where, length) for path in sources for where, length in cpp_functions(path) if length > 50]
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Yields the modules that a file imports, including imports inside functions and for type checking."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -104,9 +133,7 @@ def test_lower_layers_do_not_import_upper_layers(lower: str, upper: str) -> None
             found += [name_of(path) for target in imports_of(path) if target.split(".")[0] == upper]
         else:
             found += [
-                name_of(path)
-                for line in re.findall(r'#include "(.*)"', path.read_text())
-                if upper in line.split("/")[:-1]
+                name_of(path) for line in re.findall(r'#include "(.*)"', text_of(path)) if upper in line.split("/")[:-1]
             ]
     assert not found
 
@@ -119,7 +146,7 @@ def test_csrc_includes_own_folder_and_those_below_only(folder: str, below: tuple
         f"{name_of(path)}: {target}"
         for path in (ROOT / "csrc" / folder).rglob("*")
         if path.is_file()
-        for target in re.findall(r'#include "(\w+)/', path.read_text())
+        for target in re.findall(r'#include "(\w+)/', text_of(path))
         if target not in (folder, *below, "ssd_ops")
     ]
     assert not crossing
@@ -142,7 +169,7 @@ def test_file_names_in_comments_exist() -> None:
         f"{name_of(path)}:{number} {name}"
         for path in SOURCES
         if not name_of(path).startswith("tests/")
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(text_of(path).splitlines(), 1)
         if not line.startswith("#include")
         for name in re.findall(r"\b(?<!bench_)(?!bench_x)\w+\.(?:py|cuh|cu|cpp|h)\b", line)
         if name not in exist
@@ -153,3 +180,50 @@ def test_file_names_in_comments_exist() -> None:
 def test_command_line_does_not_import_torch() -> None:
     program = f"import sys; [__import__(name) for name in {TORCH_FREE!r}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_american_spelling() -> None:
+    british = r"colour|normalis|optimis(?!tic)|behaviour|\bcentre|neighbour|initialis|synchronis|serialis|labell|modell"
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "benchmarks").glob("*.md")]
+    words = {name_of(path): re.findall(british, text_of(path).lower()) for path in (*SOURCES, *pages)}
+    del words[name_of(Path(__file__).resolve())]
+    assert not {name: found for name, found in words.items() if found}
+
+
+def test_constants_of_cpp_and_python_agree() -> None:
+    def number(path: str, name: str) -> int:
+        return int(re.search(rf"\b{name} = (\d+)\b", (ROOT / path).read_text())[1])
+
+    assert number("csrc/core/levels.h", "kMaxLevels") == number("ssd_ops/_levels.py", "MAX_LEVELS")
+    assert number("csrc/core/render.h", "kMaxImageSide") == number("ssd_ops/reference/images.py", "MAX_SIDE")
+
+
+def test_minimum_version_of_torch_is_the_same_everywhere() -> None:
+    statements = {
+        "pyproject.toml": r'"torch>=([\d.]+)',
+        "setup.py": r'"torch>=([\d.]+)"',
+        "csrc/build_info.json.in": r'"torch_at_least": "([\d.]+)"',
+        "csrc/plan/build_plan.py": r"MIN_TORCH = \((\d+, \d+)\)",
+    }
+    found = {path: re.search(pattern, (ROOT / path).read_text())[1] for path, pattern in statements.items()}
+    assert {version.replace(", ", ".") for version in found.values()} == {"2.11"}, found
+    assert "TORCH_TARGET_VERSION=0x020b" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_folders_named_in_contributing_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add an op")[0]
+    folders = {f"/{path.parent.relative_to(ROOT)}/" for path in SOURCES} | {"/benchmarks/results/", "/docs/"}
+    named = re.findall(r"`((?:\w+/)+)`", table)
+    assert not [name for name in named if not any(f"/{name}" in folder for folder in folders)]
+
+
+def test_diff_of_an_option_in_contributing_is_true() -> None:
+    """Each added line of the example is in the file that it names, however it is broken into lines."""
+    diff = re.search(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)[1]
+    text = ""
+    for line in diff.splitlines():
+        if line[0] == " " and (ROOT / line[1:]).is_file():
+            text = " ".join((ROOT / line[1:]).read_text().split())
+        elif line[0] == "+":
+            parts = " ".join(line[1:].split()).split("...")
+            assert all(part.strip() in text for part in parts), line

@@ -12,7 +12,7 @@ from ssd_ops.onnx_forms.suppression import non_max_suppression
 from ssd_ops.reference.detection import check_raw
 from ssd_ops.reference.suppression import check_candidates, check_scored
 
-Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+DetectionTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def detect(
@@ -28,8 +28,8 @@ def detect(
     suppress_equal: bool,
     multi_label: bool,
     min_size: float,
-) -> Found:
-    """Returns boxes, scores, labels, counts and the priors they came from; see `ssd_ops.detect`."""
+) -> DetectionTensors:
+    """Returns boxes, scores, labels, counts and the priors that they came from; see `ssd_ops.detect`."""
     check_raw(loc, logits, priors, variances, multi_label)
     boxes = reference.decode_boxes(loc, priors, variances)
     if clip:
@@ -53,34 +53,35 @@ def multiclass_nms(
     max_detections: int,
     suppress_equal: bool,
     min_size: float,
-) -> Found:
-    """Returns boxes, scores, labels, counts and the rows they came from; see `ssd_ops.multiclass_nms`.
+) -> DetectionTensors:
+    """Returns boxes, scores, labels, counts and the boxes that they came from; see `ssd_ops.multiclass_nms`.
 
-    The number of boxes and of classes is that of the example.
+    The numbers of boxes and classes are those of the example.
     """
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
     check_candidates(candidates_per_class, suppress_equal, min_size)
     if boxes.dtype == torch.float64 or scores.dtype == torch.float64:
         checks.fail("boxes and scores must be float32 or half precision in a program that is exported to ONNX")
     boxes, scores = boxes.to(torch.float32), scores.to(torch.float32)
-    count, classes = int(scores.shape[1]), int(scores.shape[2]) - 1
-    per_class = min(candidates_per_class, count)
-    best, rows = _candidates(boxes, scores, score_threshold, min_size).topk(per_class, dim=2)  # [B, classes, per_class]
+    num_boxes, foreground = int(scores.shape[1]), int(scores.shape[2]) - 1
+    per_class = min(candidates_per_class, num_boxes)
+    scores_by_class = _candidates(boxes, scores, score_threshold, min_size)  # [B, foreground, num_boxes]
+    best, indices = scores_by_class.topk(per_class, dim=2)  # [B, foreground, per_class]
 
-    flat_rows = rows.flatten(1)  # [B, classes * per_class]
+    box_indices = indices.flatten(1)  # [B, foreground * per_class]
     if boxes.dim() == 4:
         boxes = boxes[:, :, 1:].transpose(1, 2).flatten(1, 2)
-        of_class = torch.arange(classes, device=rows.device)[:, None] * count
-        candidates = _rows(boxes, (rows + of_class).flatten(1))
+        first_of_class = torch.arange(foreground, device=indices.device)[:, None] * num_boxes
+        candidates = _gather_boxes(boxes, (indices + first_of_class).flatten(1))
     else:
-        candidates = _rows(boxes, flat_rows)
-    ranks = torch.arange(per_class, 0, -1, dtype=torch.float32, device=rows.device)
+        candidates = _gather_boxes(boxes, box_indices)
+    ranks = torch.arange(per_class, 0, -1, dtype=torch.float32, device=indices.device)
     ranks = torch.where(best > -torch.inf, ranks, 0).view(-1, 1, per_class)
-    found = non_max_suppression(candidates.view(-1, per_class, 4), ranks, iou_threshold, suppress_equal)
-    place = found[:, 0] * per_class + found[:, 2]
-    is_kept = torch.zeros_like(ranks).flatten().scatter(0, place, torch.ones_like(place, dtype=torch.float32))
-    kept_scores = torch.where(is_kept.view(-1, classes * per_class) > 0, best.flatten(1), -torch.inf)
-    return _merged(kept_scores, candidates, flat_rows, per_class, max_detections)
+    kept = non_max_suppression(candidates.view(-1, per_class, 4), ranks, iou_threshold, suppress_equal)
+    position = kept[:, 0] * per_class + kept[:, 2]
+    is_kept = torch.zeros_like(ranks).flatten().scatter(0, position, torch.ones_like(position, dtype=torch.float32))
+    kept_scores = torch.where(is_kept.view(-1, foreground * per_class) > 0, best.flatten(1), -torch.inf)
+    return _merged(kept_scores, candidates, box_indices, per_class, max_detections)
 
 
 def _candidates(boxes: Tensor, scores: Tensor, score_threshold: float, min_size: float) -> Tensor:
@@ -98,23 +99,25 @@ def _candidates(boxes: Tensor, scores: Tensor, score_threshold: float, min_size:
     return torch.where(is_candidate, scores, -torch.inf)[:, :, 1:].transpose(1, 2)
 
 
-def _merged(scores: Tensor, boxes: Tensor, rows: Tensor, per_class: int, max_detections: int) -> Found:
+def _merged(
+    scores: Tensor, boxes: Tensor, box_indices: Tensor, per_class: int, max_detections: int
+) -> DetectionTensors:
     """Returns the best of all classes; equal scores by class, then by their order in it."""
     total = int(scores.shape[1])
-    found, place = scores.topk(min(max_detections, total), dim=1)
-    is_found = found > -torch.inf
+    best, position = scores.topk(min(max_detections, total), dim=1)
+    is_detection = best > -torch.inf
     results: tuple[Tensor, ...] = (
-        torch.where(is_found[:, :, None], _rows(boxes, place), 0),
-        torch.where(is_found, found, 0),
-        torch.where(is_found, place // per_class + 1, 0),
-        torch.where(is_found, rows.gather(1, place), 0),
+        torch.where(is_detection[:, :, None], _gather_boxes(boxes, position), 0),
+        torch.where(is_detection, best, 0),
+        torch.where(is_detection, position // per_class + 1, 0),
+        torch.where(is_detection, box_indices.gather(1, position), 0),
     )
     missing = max_detections - min(max_detections, total)
     if missing > 0:
         results = tuple(F.pad(result, (0, 0) * (result.dim() - 2) + (0, missing)) for result in results)
-    found_boxes, found_scores, labels, found_rows = results
-    return found_boxes, found_scores, labels, is_found.to(torch.int64).sum(dim=1), found_rows
+    best_boxes, best_scores, labels, best_indices = results
+    return best_boxes, best_scores, labels, is_detection.to(torch.int64).sum(dim=1), best_indices
 
 
-def _rows(boxes: Tensor, rows: Tensor) -> Tensor:
-    return boxes.gather(1, rows[:, :, None].expand(-1, -1, 4))
+def _gather_boxes(boxes: Tensor, indices: Tensor) -> Tensor:
+    return boxes.gather(1, indices[:, :, None].expand(-1, -1, 4))

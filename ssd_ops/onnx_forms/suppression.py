@@ -46,13 +46,13 @@ def _compared(scores: Tensor) -> Tensor:
 
 
 def _ranks(order: Tensor) -> Tensor:
-    """Returns N, N - 1, ..., 1, which replace the scores: no runtime meets NaN, infinity or equal scores."""
+    """Returns N, N - 1, ..., 1, which replace the scores, so that no runtime gets NaN, infinite or equal scores."""
     return torch.arange(order.shape[0], 0, -1, dtype=torch.float32, device=order.device)
 
 
 def _kept(boxes: Tensor, order: Tensor, ranks: Tensor, iou_threshold: float, suppress_equal: bool) -> Tensor:
-    found = non_max_suppression(boxes[order][None], ranks[None], iou_threshold, suppress_equal)
-    return order[found[:, 2].sort().values]
+    kept = non_max_suppression(boxes[order][None], ranks[None], iou_threshold, suppress_equal)
+    return order[kept[:, 2].sort().values]
 
 
 def non_max_suppression(

@@ -34,7 +34,7 @@ def detect(
 ) -> tuple[Detections, Tensor]:
     """Returns the detections of a batch; see `ssd_ops.detect`.
 
-    The second of all outputs is the prior that each detection came from: int64 `[B, D]`, zero-padded.
+    The second output is the prior that each detection came from: int64 `[B, D]`, zero-padded.
     """
     loc, logits = rows_of_outputs(loc, logits)
     priors = floating("priors", priors)
@@ -63,12 +63,13 @@ def detect(
 def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], multi_label: bool) -> None:
     """Validates tensors and options of `detect`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
-    batch, count = loc.shape[:2]
-    checks.shape("logits", logits, f"[{batch}, {count}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
+    num_images, num_priors = loc.shape[:2]
+    fits = logits.dim() == 3 and logits.shape[:2] == loc.shape[:2]
+    checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
     checks.floating("logits", logits)
     if logits.shape[2] < 1:
         checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
-    checks.shape("priors", priors, f"[{count}, 4]", priors.shape == (count, 4))
+    checks.shape("priors", priors, f"[{num_priors}, 4]", priors.shape == (num_priors, 4))
     checks.floating("priors", priors)
     checks.same_device("logits", logits, "loc", loc)
     checks.same_device("priors", priors, "loc", loc)

@@ -67,7 +67,7 @@ def render_images(
 class _Axis(NamedTuple):
     """The input pixels and weights of the output pixels along one axis of an image."""
 
-    shown: Tensor  # bool [S]: whether the center lies in the image and in the window
+    shown: Tensor  # bool [S]: whether the center lies in the image and in the crop
     pixels: Tensor  # int64 [S, T]: the pixels
     weights: Tensor  # [S, T]: their weights, 0 after the last
 
@@ -160,13 +160,13 @@ def check(
     checks.dtype("images", images, torch.uint8)
     checks.boxes("crops", crops, "[B, 4]", 2)
     checks.same_device("crops", crops, "images", images)
-    batch = crops.shape[0]
+    num_images = crops.shape[0]
     for name, tensor, shape, dtype in (
-        ("offsets", offsets, (batch,), torch.int64),
-        ("sizes", sizes, (batch, 2), torch.int64),
-        ("flip", flip, (batch,), torch.bool),
-        ("color_matrices", color_matrices, (batch, 3, 4), None),
-        ("hue", hue, (batch,), None),
+        ("offsets", offsets, (num_images,), torch.int64),
+        ("sizes", sizes, (num_images, 2), torch.int64),
+        ("flip", flip, (num_images,), torch.bool),
+        ("color_matrices", color_matrices, (num_images, 3, 4), None),
+        ("hue", hue, (num_images,), None),
     ):
         if tensor is None:
             continue

@@ -28,12 +28,12 @@ def losses_of_sampled(
 ) -> tuple[Tensor, Tensor]:
     """Returns both losses of `multibox_loss`, given the weight of each prior, which is 0 where it is not sampled."""
     dtype = weight.dtype
-    chosen, positive = weight != 0, labels > 0
+    sampled, positive = weight != 0, labels > 0
     target = torch.where((labels > 0) & (labels < logits.shape[2]), labels, 0)
-    _, cross_entropy = _lse_and_cross_entropy(torch.where(chosen[..., None], logits.to(dtype), 0), target)
+    _, cross_entropy = _lse_and_cross_entropy(torch.where(sampled[..., None], logits.to(dtype), 0), target)
     loc, loc_targets = (torch.where(positive[..., None], t.to(dtype), 0) for t in (loc, loc_targets))
     smooth_l1 = F.smooth_l1_loss(loc, loc_targets, reduction="none").sum(dim=2)
-    return (weight * smooth_l1).sum(), (weight * torch.where(chosen, cross_entropy, 0)).sum()
+    return (weight * smooth_l1).sum(), (weight * torch.where(sampled, cross_entropy, 0)).sum()
 
 
 def detected(
@@ -42,18 +42,18 @@ def detected(
     priors: Tensor,  # [P, 4] xyxy
     labels: Tensor,  # [B, D] int64
     counts: Tensor,  # [B] int64
-    rows: Tensor,  # [B, D] int64
+    box_indices: Tensor,  # [B, D] int64
     *,
     variances: Sequence[float],
     clip: bool,
 ) -> tuple[Tensor, Tensor]:
     """Returns boxes `[B, D, 4]` and scores `[B, D]` of `detect`, given the class and the prior of each detection."""
     dtype, valid = compute_dtype(loc, logits, priors), _is_detection(labels, counts)
-    assigned_priors = _rows_of(priors.to(dtype)[None].expand(rows.shape[0], -1, -1), rows, valid)
-    boxes = decode_boxes(_rows_of(loc.to(dtype), rows, valid), assigned_priors, variances)
+    assigned_priors = _rows_of(priors.to(dtype)[None].expand(box_indices.shape[0], -1, -1), box_indices, valid)
+    boxes = decode_boxes(_rows_of(loc.to(dtype), box_indices, valid), assigned_priors, variances)
     if clip:
         boxes = boxes.clamp(0, 1)
-    scores = _rows_of(logits.to(dtype), rows, valid).softmax(dim=2).gather(2, labels[..., None])[..., 0]
+    scores = _rows_of(logits.to(dtype), box_indices, valid).softmax(dim=2).gather(2, labels[..., None])[..., 0]
     return torch.where(valid[..., None], boxes, 0), torch.where(valid, scores, 0)
 
 
@@ -62,16 +62,16 @@ def kept_by_class(
     scores: Tensor,  # [B, N, C]
     labels: Tensor,  # [B, D] int64
     counts: Tensor,  # [B] int64
-    rows: Tensor,  # [B, D] int64
+    box_indices: Tensor,  # [B, D] int64
 ) -> tuple[Tensor, Tensor]:
-    """Returns boxes `[B, D, 4]` and scores `[B, D]` of `multiclass_nms`, given class and row of each detection."""
+    """Returns boxes `[B, D, 4]` and scores `[B, D]` of `multiclass_nms`, given class and box of each detection."""
     dtype, valid = compute_dtype(boxes, scores), _is_detection(labels, counts)
-    indices = rows * scores.shape[2] + labels
+    flat_indices = box_indices * scores.shape[2] + labels
     if boxes.dim() == 4:
-        kept = _rows_of(boxes.to(dtype).flatten(1, 2), indices, valid)
+        kept = _rows_of(boxes.to(dtype).flatten(1, 2), flat_indices, valid)
     else:
-        kept = _rows_of(boxes.to(dtype), rows, valid)
-    return kept, _rows_of(scores.to(dtype).flatten(1)[..., None], indices, valid)[..., 0]
+        kept = _rows_of(boxes.to(dtype), box_indices, valid)
+    return kept, _rows_of(scores.to(dtype).flatten(1)[..., None], flat_indices, valid)[..., 0]
 
 
 def kept_softly(
@@ -79,17 +79,17 @@ def kept_softly(
     scores: Tensor,  # [B, N, C]
     labels: Tensor,  # [B, D] int64
     counts: Tensor,  # [B] int64
-    rows: Tensor,  # [B, D] int64
-    options: Mapping[str, Any],  # of soft_nms,
+    box_indices: Tensor,  # [B, D] int64
+    options: Mapping[str, Any],  # of soft_nms
 ) -> tuple[Tensor, Tensor]:
-    """Returns boxes `[B, D, 4]` and scores `[B, D]` of `soft_nms`, given class and row of each detection.
+    """Returns boxes `[B, D, 4]` and scores `[B, D]` of `soft_nms`, given class and box of each detection.
 
-    All preceding detections of its class lower a score: those that a class finds first have the higher final scores.
+    A score is decayed by all preceding detections of its class: those that are selected first have higher final scores.
     """
-    kept, first_scores = kept_by_class(boxes, scores, labels, counts, rows)
+    kept, first_scores = kept_by_class(boxes, scores, labels, counts, box_indices)
     order = torch.arange(labels.shape[1], device=labels.device)
-    lowers = (labels[:, :, None] == labels[:, None, :]) & (order[:, None] < order)  # [B, D, D]: d lowers e
-    weights = torch.where(lowers, decay(kept, kept, **{name: options[name] for name in DECAY}), 1)
+    decays = (labels[:, :, None] == labels[:, None, :]) & (order[:, None] < order)  # [B, D, D]: d decays the score of e
+    weights = torch.where(decays, decay(kept, kept, **{name: options[name] for name in DECAY}), 1)
     return kept, torch.where(_is_detection(labels, counts), first_scores * weights.prod(dim=1), 0)
 
 
@@ -101,16 +101,16 @@ def targets_of_matches(
     variances: Sequence[float],
 ) -> Tensor:
     """Returns `loc_targets [B, P, 4]` of `match_priors`, given the ground truth of each prior."""
-    dtype, found = compute_dtype(gt_boxes, priors), gt_index >= 0
-    objects = offsets[:-1, None] + gt_index
-    own = _rows_of(gt_boxes.to(dtype)[None].expand(gt_index.shape[0], -1, -1), objects, found)
+    dtype, positive = compute_dtype(gt_boxes, priors), gt_index >= 0
+    packed_gt = offsets[:-1, None] + gt_index
+    boxes = _rows_of(gt_boxes.to(dtype)[None].expand(gt_index.shape[0], -1, -1), packed_gt, positive)
     unit = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=dtype, device=priors.device)
-    own, priors = (torch.where(found[..., None], t, unit) for t in (own, priors.to(dtype)))
-    return torch.where(found[..., None], encode_boxes(own, priors, variances), 0)
+    boxes, priors = (torch.where(positive[..., None], t, unit) for t in (boxes, priors.to(dtype)))
+    return torch.where(positive[..., None], encode_boxes(boxes, priors, variances), 0)
 
 
 def _is_detection(labels: Tensor, counts: Tensor) -> Tensor:
-    """Returns which detections are no padding, bool `[B, D]`."""
+    """Returns which detections are not padding, bool `[B, D]`."""
     return torch.arange(labels.shape[1], device=labels.device) < counts[:, None]
 
 

@@ -48,9 +48,9 @@ def levels_of_rows(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def _rows(levels: Sequence[Tensor], columns: int) -> Tensor:
     rows = []
     for level in levels:
-        batch, channels, height, width = level.shape
+        num_images, channels, height, width = level.shape
         # a view, not a copy, where the network runs in channels_last
-        rows.append(level.permute(0, 2, 3, 1).reshape(batch, channels // columns * height * width, columns))
+        rows.append(level.permute(0, 2, 3, 1).reshape(num_images, channels // columns * height * width, columns))
     return torch.cat(rows, dim=1)
 
 
@@ -79,14 +79,14 @@ def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         checks.fail(f"logits must be a list of {len(loc)} tensors like loc, got a list of {len(logits)}")
     classes: int | None = None
     for k, (deltas, scores) in enumerate(zip(loc, logits, strict=True)):
-        batch = loc[0].shape[0] if k else "B"
+        num_images = loc[0].shape[0] if k else "B"
         fits = (
             deltas.dim() == 4
             and deltas.shape[0] == loc[0].shape[0]
             and deltas.shape[1] > 0
             and deltas.shape[1] % 4 == 0
         )
-        _check_level("loc", k, deltas, f"[{batch}, A * 4, H, W]", fits, loc, loc[0])
+        _check_level("loc", k, deltas, f"[{num_images}, A * 4, H, W]", fits, loc, loc[0])
         per_cell, size = deltas.shape[1] // 4, deltas.shape[2:]
         fits = scores.dim() == 4 and scores.shape[0] == loc[0].shape[0] and scores.shape[2:] == size
         fits = fits and scores.shape[1] % per_cell == 0

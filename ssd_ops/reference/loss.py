@@ -35,8 +35,8 @@ def multibox_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`.
 
-    All outputs have what the gradient needs of each prior, too: `lse [B, P]`, the log of the sum of exponentials of its
-    logits, and `weight [B, P]`, its factor in the loss: 1 over the normalizer for positives and mined negatives, else 0.
+    The outputs also contain what the gradient needs of each prior: `lse [B, P]`, the log of the sum of exponentials of its
+    logits, and `weight [B, P]`, its factor in the loss: 1 over the divisor for positives and mined negatives, else 0.
     A row of logits with NaN, with inf at its target, or with nothing but -inf has a cross entropy of NaN; inf elsewhere
     gives inf. A label out of range (not validated on a GPU) makes both losses NaN.
     """
@@ -55,22 +55,22 @@ def multibox_loss(
     if mining == "image":
         negative = hardest_negatives(cross_entropy, labels, positives, neg_pos_ratio, min_negatives)
     else:  # the batch as if it were one image
-        count = min(min_negatives, labels.shape[1]) * len(labels)
+        minimum = min(min_negatives, labels.shape[1]) * len(labels)
         rows, row_labels = cross_entropy.reshape(1, -1), labels.reshape(1, -1)
-        negative = hardest_negatives(rows, row_labels, positives.sum()[None], neg_pos_ratio, count).view_as(labels)
-    chosen = positive | negative
-    norm = _normalizer(positives, normalizer).to(dtype)
-    weight = chosen / norm[:, None]  # [B, P]
+        negative = hardest_negatives(rows, row_labels, positives.sum()[None], neg_pos_ratio, minimum).view_as(labels)
+    sampled = positive | negative
+    divisor = _divisor(positives, normalizer).to(dtype)
+    weight = sampled / divisor[:, None]  # [B, P]
 
-    # What is not sampled is replaced before it is differentiated: its gradient is 0, whatever its value.
-    _, cross_entropy = _lse_and_cross_entropy(torch.where(chosen[..., None], logits, 0), target)
+    # Priors that are not sampled are replaced before differentiation: their gradient is 0, whatever their values.
+    _, cross_entropy = _lse_and_cross_entropy(torch.where(sampled[..., None], logits, 0), target)
     loc, loc_targets = (torch.where(positive[..., None], t, 0) for t in (loc, loc_targets))
     # Sums of each image are accumulated in float64, so that the order of priors does not change the result.
     loc_sums = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=(1, 2))
-    cls_sums = torch.where(chosen, cross_entropy.double(), 0).sum(dim=1)
-    bad = ~in_range.all()
-    loc_loss = (loc_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
-    cls_loss = (cls_sums / norm).sum().to(dtype).masked_fill(bad, torch.nan)
+    cls_sums = torch.where(sampled, cross_entropy.double(), 0).sum(dim=1)
+    invalid = ~in_range.all()
+    loc_loss = (loc_sums / divisor).sum().to(dtype).masked_fill(invalid, torch.nan)
+    cls_loss = (cls_sums / divisor).sum().to(dtype).masked_fill(invalid, torch.nan)
     return loc_loss, cls_loss, lse, weight
 
 
@@ -87,14 +87,14 @@ def _lse_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tens
     return log_sum + shift, log_sum - (target_logit - shift)
 
 
-def _normalizer(positives: Tensor, normalizer: str) -> Tensor:
+def _divisor(positives: Tensor, normalizer: str) -> Tensor:
     """Returns the divisor of each image's losses, `[B]`; `positives` is `[B]`."""
-    images = len(positives)
+    num_images = len(positives)
     if normalizer == "batch":
-        return positives.sum().clamp(min=1).expand(images)
+        return positives.sum().clamp(min=1).expand(num_images)
     if normalizer == "image":
-        return positives.clamp(min=1) * images
-    return torch.full_like(positives, images)
+        return positives.clamp(min=1) * num_images
+    return torch.full_like(positives, num_images)
 
 
 def hardest_negatives(
@@ -109,12 +109,12 @@ def hardest_negatives(
     Each row gets `max(neg_pos_ratio * positives, min_negatives)` of them, as far as it has background priors. Ties go to
     the lowest prior; NaN counts as the highest. A ratio of infinity samples all of them in images with an object.
     """
-    count = labels.shape[1]
-    wanted = (neg_pos_ratio * positives.double()).nan_to_num(0).clamp(max=count).long().clamp(min=min_negatives)
+    num_priors = labels.shape[1]
+    k = (neg_pos_ratio * positives.double()).nan_to_num(0).clamp(max=num_priors).long().clamp(min=min_negatives)
     score = torch.where(labels == 0, cross_entropy, -torch.inf)
     order = score.sort(dim=1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
-    return (rank < wanted[:, None]) & (labels == 0)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(num_priors, device=order.device).expand_as(order))
+    return (rank < k[:, None]) & (labels == 0)
 
 
 def grad_multibox_loss(
@@ -170,14 +170,15 @@ def check(
 ) -> None:
     """Validates the arguments of `multibox_loss`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
-    batch, priors = loc.shape[:2]
-    checks.shape("logits", logits, f"[{batch}, {priors}, C]", logits.dim() == 3 and logits.shape[:2] == loc.shape[:2])
+    num_images, num_priors = loc.shape[:2]
+    fits = logits.dim() == 3 and logits.shape[:2] == loc.shape[:2]
+    checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
     checks.floating("logits", logits)
     if logits.shape[2] < 1:
         checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
-    checks.shape("loc_targets", loc_targets, f"[{batch}, {priors}, 4]", loc_targets.shape == loc.shape)
+    checks.shape("loc_targets", loc_targets, f"[{num_images}, {num_priors}, 4]", loc_targets.shape == loc.shape)
     checks.floating("loc_targets", loc_targets)
-    checks.shape("labels", labels, f"[{batch}, {priors}]", labels.shape == loc.shape[:2])
+    checks.shape("labels", labels, f"[{num_images}, {num_priors}]", labels.shape == loc.shape[:2])
     checks.int64("labels", labels)
     for name, tensor in (("logits", logits), ("loc_targets", loc_targets), ("labels", labels)):
         checks.same_device(name, tensor, "loc", loc)

@@ -32,28 +32,26 @@ def match_priors(
 ) -> PriorMatches:
     """Matches and encodes image by image; see `ssd_ops.match_priors`."""
     priors = floating("priors", priors)
-    boxes, labels, offsets, flags = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
+    boxes, labels, offsets, ignore = pack_ground_truths(gt_boxes, gt_labels, offsets, ignore)
     values = checks.four_variances(variances)
-    check(boxes, labels, offsets, flags, priors, iou_threshold, rule, match_equal, values)
+    check(boxes, labels, offsets, ignore, priors, iou_threshold, rule, match_equal, values)
     dtype = compute_dtype(boxes, priors)
     boxes, priors = boxes.to(dtype), priors.to(dtype)
-    if flags is None:
-        flags = torch.zeros_like(labels, dtype=torch.bool)
-    batch, count = len(offsets) - 1, len(priors)
-    result = PriorMatches(
-        labels.new_zeros(batch, count), labels.new_full((batch, count), -1), priors.new_zeros(batch, count, 4)
-    )
+    if ignore is None:
+        ignore = torch.zeros_like(labels, dtype=torch.bool)
+    shape = (len(offsets) - 1, len(priors))  # num_images, num_priors
+    result = PriorMatches(labels.new_zeros(shape), labels.new_full(shape, -1), priors.new_zeros(*shape, 4))
     bounds = offsets.tolist()
     for b, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         iou = box_iou(boxes[begin:end], priors).nan_to_num(0)  # [G, P]; NaN overlaps nothing
-        skip = flags[begin:end]
-        matched = _match_image(iou.masked_fill(skip[:, None], 0), iou_threshold, rule, match_equal)  # [P]
-        found = matched >= 0
-        result.gt_index[b] = matched
-        result.labels[b, found] = labels[begin:end][matched[found]]
-        result.loc_targets[b, found] = encode_boxes(boxes[begin:end][matched[found]], priors[found], values)
-        near_ignored = passes(iou[skip], iou_threshold, match_equal).any(dim=0)
-        result.labels[b, near_ignored & ~found] = -1
+        ignored = ignore[begin:end]  # [G]
+        gt = _match_image(iou.masked_fill(ignored[:, None], 0), iou_threshold, rule, match_equal)  # [P]
+        positive = gt >= 0
+        result.gt_index[b] = gt
+        result.labels[b, positive] = labels[begin:end][gt[positive]]
+        result.loc_targets[b, positive] = encode_boxes(boxes[begin:end][gt[positive]], priors[positive], values)
+        overlaps_ignored = passes(iou[ignored], iou_threshold, match_equal).any(dim=0)
+        result.labels[b, overlaps_ignored & ~positive] = -1
     return result
 
 
@@ -61,17 +59,17 @@ def _match_image(iou: Tensor, threshold: float, rule: str, match_equal: bool) ->
     """Returns for each prior the assigned ground truth `[P]`, -1 for none; `iou` is `[G, P]`."""
     if iou.numel() == 0:
         return torch.full((iou.shape[1],), -1, dtype=torch.int64, device=iou.device)
-    best, matched = lowest_argmax(iou.T)  # over ground truths: [P]
-    matched[~passes(best, threshold, match_equal)] = -1
+    best, gt_index = lowest_argmax(iou.T)  # over ground truths: [P]
+    gt_index[~passes(best, threshold, match_equal)] = -1
     if rule == "last":
-        best, prior = lowest_argmax(iou)  # over priors: [G]
-        for g in range(len(iou)):
-            if best[g] > 0:
-                matched[prior[g]] = g  # a later ground truth takes over the prior of an earlier one
+        best, best_prior = lowest_argmax(iou)  # over priors: [G]
+        for gt in range(len(iou)):
+            if best[gt] > 0:
+                gt_index[best_prior[gt]] = gt  # a later ground truth displaces an earlier one
     elif rule == "greedy":
-        for g, p in _greedy_pairs(iou.clone()):
-            matched[p] = g
-    return matched
+        for gt, prior in _greedy_pairs(iou.clone()):
+            gt_index[prior] = gt
+    return gt_index
 
 
 def lowest_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +81,7 @@ def lowest_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _greedy_pairs(iou: Tensor) -> list[tuple[int, int]]:
-    """Returns Caffe's pairs (ground truth, prior): repeatedly the pair with the highest IoU of which neither is taken.
+    """Returns Caffe's pairs (ground truth, prior): repeatedly the pair with the highest IoU of which neither is matched.
 
     Ties go to the lowest prior, then to the lowest ground truth.
     """

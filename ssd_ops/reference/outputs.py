@@ -1,4 +1,4 @@
-"""Ops that compute more than they return: their gradients need to know what was chosen."""
+"""Ops that compute more than they return: their gradients need the selection, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Public = TypeVar("Public")
 
 
 def returns(select: Callable[[All], Public]) -> Callable[[Callable[P, All]], Callable[P, Public]]:
-    """Makes a function return what `select` takes of its outputs; `all_outputs` returns the function as it was."""
+    """Makes a function return `select(outputs)`; `all_outputs` returns the undecorated function."""
 
     def decorate(function: Callable[P, All]) -> Callable[P, Public]:
         @functools.wraps(function)

@@ -37,8 +37,8 @@ def soft_nms(
 ) -> tuple[Detections, Tensor, bool]:
     """Returns the best boxes of every class and image, with decayed scores; see `ssd_ops.soft_nms`.
 
-    All outputs are the detections and the row of `boxes` that each came from, int64 `[B, D]`, zero-padded, as a batch,
-    and whether a single set came in.
+    The outputs are the detections of a batch, the box that each came from, int64 `[B, D]`, zero-padded, and whether the
+    input was a single set.
     """
     boxes, scores, max_detections, is_single = as_batch(boxes, scores, max_detections)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
@@ -59,8 +59,8 @@ def soft_nms(
             weights = decay(box[best][None], box[remaining], method, sigma, iou_threshold, suppress_equal)[0]
             score[remaining] = score[remaining] * weights
             remaining = remaining[passes(score[remaining], score_threshold, keep_equal)]
-        chosen = torch.stack(kept) if kept else remaining
-        return chosen, score[chosen]
+        selected = torch.stack(kept) if kept else remaining
+        return selected, score[selected]
 
     return *each_class(boxes, scores, max_detections, one_class), is_single
 

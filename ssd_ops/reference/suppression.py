@@ -72,7 +72,7 @@ def multiclass_nms(
 ) -> tuple[Detections, Tensor]:
     """Returns the best boxes of every class and image; see `ssd_ops.multiclass_nms`.
 
-    The second of all outputs is the row of `boxes` that each detection came from: int64 `[B, D]`, zero-padded.
+    The second output is the box that each detection came from: int64 `[B, D]`, zero-padded.
     """
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_scored(boxes, scores, score_threshold, iou_threshold, max_detections)
@@ -100,32 +100,32 @@ def each_class(  # type: ignore[no-untyped-def]
     boxes: Tensor, scores: Tensor, max_detections: int, one_class
 ) -> tuple[Detections, Tensor]:
     """Runs `one_class` on each image and foreground class; merges by descending score, then class, then its order."""
-    batch, _, classes = scores.shape
+    num_images, _, num_classes = scores.shape
     result = Detections(
-        boxes.new_zeros(batch, max_detections, 4),
-        scores.new_zeros(batch, max_detections),
-        scores.new_zeros(batch, max_detections, dtype=torch.int64),
-        scores.new_zeros(batch, dtype=torch.int64),
+        boxes.new_zeros(num_images, max_detections, 4),
+        scores.new_zeros(num_images, max_detections),
+        scores.new_zeros(num_images, max_detections, dtype=torch.int64),
+        scores.new_zeros(num_images, dtype=torch.int64),
     )
-    rows = torch.zeros_like(result.labels)
-    for b in range(batch):
+    box_indices = torch.zeros_like(result.labels)
+    for b in range(num_images):
         found_boxes, found_scores = [boxes.new_zeros(0, 4)], [scores.new_zeros(0)]
-        found_labels, found_rows = [rows[0, :0]], [rows[0, :0]]
-        for c in range(1, classes):
+        found_labels, found_indices = [box_indices[0, :0]], [box_indices[0, :0]]
+        for c in range(1, num_classes):
             box = boxes[b] if boxes.dim() == 3 else boxes[b, :, c]
             kept, score = one_class(box, scores[b, :, c])
             found_boxes.append(box[kept])
             found_scores.append(score)
             found_labels.append(torch.full_like(kept, c))
-            found_rows.append(kept)
+            found_indices.append(kept)
         merged = torch.cat(found_scores)
         order = merged.sort(descending=True, stable=True).indices[:max_detections]
         result.counts[b] = len(order)
         result.boxes[b, : len(order)] = torch.cat(found_boxes)[order]
         result.scores[b, : len(order)] = merged[order]
         result.labels[b, : len(order)] = torch.cat(found_labels)[order]
-        rows[b, : len(order)] = torch.cat(found_rows)[order]
-    return result, rows
+        box_indices[b, : len(order)] = torch.cat(found_indices)[order]
+    return result, box_indices
 
 
 def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> None:
@@ -167,10 +167,9 @@ def check_scored(
     """Validates boxes, scores and options of `multiclass_nms` and `soft_nms`."""
     checks.shape("scores", scores, "[B, N, C]", scores.dim() == 3)
     checks.floating("scores", scores)
-    batch, count, classes = scores.shape
-    shared, separate = (batch, count, 4), (batch, count, classes, 4)
-    expected = f"[{batch}, {count}, 4] or [{batch}, {count}, {classes}, 4]"
-    checks.shape("boxes", boxes, expected, tuple(boxes.shape) in (shared, separate))
+    num_images, num_boxes, num_classes = scores.shape
+    shared, by_class = [num_images, num_boxes, 4], [num_images, num_boxes, num_classes, 4]
+    checks.shape("boxes", boxes, f"{shared} or {by_class}", list(boxes.shape) in (shared, by_class))
     checks.floating("boxes", boxes)
     checks.same_device("scores", scores, "boxes", boxes)
     check_thresholds(score_threshold, iou_threshold, max_detections)

@@ -29,14 +29,15 @@ def batch(
 def parts(
     impl: Implementation,
     *inputs: Tensor,
-    ratio: float = 3.0,
-    norm: str = "batch",
-    least: int = 0,
+    neg_pos_ratio: float = 3.0,
+    normalizer: str = "batch",
+    min_negatives: int = 0,
     mining: str = "image",
 ) -> list[Tensor]:
     """Returns loc_loss, cls_loss, lse and weight."""
     op = all_outputs(multibox_loss) if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
-    options = {"neg_pos_ratio": ratio, "normalizer": norm, "min_negatives": least, "mining": mining}
+    options: dict[str, float | str] = {"neg_pos_ratio": neg_pos_ratio, "normalizer": normalizer}
+    options |= {"min_negatives": min_negatives, "mining": mining}  # in the order of the schema
     return [t.cpu() for t in op(*(t.to(impl.device) for t in inputs), **options)]
 
 

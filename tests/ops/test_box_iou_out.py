@@ -38,8 +38,8 @@ def test_out_must_not_share_memory_with_an_input(impl: Implementation) -> None:
 def test_out_must_be_trackable_by_autograd(module: type) -> None:
     leaf, boxes = torch.zeros(5, 5, requires_grad=True), BOXES.clone().requires_grad_()
     for name, arguments, out in (("out", (BOXES, BOXES), leaf), ("boxes1", (boxes, BOXES), torch.zeros(5, 5))):
-        refused = f"^out cannot be written to where {name} requires a gradient"
-        with pytest.raises(RuntimeError, match=refused):
+        message = f"^out cannot be written to where {name} requires a gradient"
+        with pytest.raises(RuntimeError, match=message):
             module.box_iou(*arguments, out=out)
         with torch.no_grad():
             module.box_iou(*arguments, out=out)
@@ -53,7 +53,7 @@ def test_out_must_be_trackable_by_autograd(module: type) -> None:
 
 
 @pytest.mark.parametrize("module", [ssd_ops, reference], ids=["ssd_ops", "reference"])
-def test_out_refuses_forward_mode(module: type) -> None:
+def test_out_with_forward_mode_raises(module: type) -> None:
     ones = torch.ones(5, 4)
     with pytest.raises(RuntimeError, match=r"^out cannot be written to where boxes1 requires a gradient"):
         torch.func.jvp(lambda boxes: module.box_iou(boxes, BOXES, out=torch.zeros(5, 5)), (BOXES,), (ones,))

@@ -109,11 +109,11 @@ def test_error_of_functions_without_derivative(case: Case, device: str) -> None:
         with pytest.raises(RuntimeError, match=f"^{case.name} keeps a number of boxes that depends on the data"):
             torch.vmap(lambda *x: case.results(ssd_ops, *x)[0])(*stacks)
         return
-    refused = "^render_images has no derivative, and crops requires one"
+    message = "^render_images has no derivative, and crops requires one"
     for module in (ssd_ops, reference):
-        with pytest.raises(RuntimeError, match=refused):
+        with pytest.raises(RuntimeError, match=message):
             case.results(module, *[x.clone().requires_grad_() for x in inputs])
-        with pytest.raises(RuntimeError, match=refused):
+        with pytest.raises(RuntimeError, match=message):
             torch.func.jvp(lambda *x, m=module: case.results(m, *x)[0], tuple(inputs), tuple(inputs))
 
 

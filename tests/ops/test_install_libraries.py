@@ -1,4 +1,4 @@
-"""`ssd_ops.install` behind the NMS functions of other libraries, imported before or after, and its undoing."""
+"""`ssd_ops.install` replaces the NMS functions of other libraries, imported before or after; `uninstall` restores them."""
 
 from __future__ import annotations
 

@@ -95,16 +95,17 @@ def test_mixed_dtypes(impl: Implementation) -> None:
     assert [g.dtype for g in grads] == [torch.float16, torch.float32]
 
 
-@pytest.mark.parametrize("least", [0, 7, 10**12])
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 2.7, 1e300, math.inf])
+@pytest.mark.parametrize("min_negatives", [0, 7, 10**12])
+@pytest.mark.parametrize("neg_pos_ratio", [0.0, 0.5, 2.7, 1e300, math.inf])
 @pytest.mark.parametrize(
-    ("norm", "mining"),
+    ("normalizer", "mining"),
     [("batch", "image"), ("image", "image"), ("batch_size", "image"), ("batch", "batch"), ("batch_size", "batch")],
 )
-def test_options(impl: Implementation, ratio: float, norm: str, mining: str, least: int) -> None:
+def test_options(impl: Implementation, neg_pos_ratio: float, normalizer: str, mining: str, min_negatives: int) -> None:
     inputs = batch(3, 40, 4)
     inputs[3][1] = 0  # an image without objects
-    check_equal_to_reference(impl, *inputs, ratio=ratio, norm=norm, mining=mining, least=least)
+    options = {"neg_pos_ratio": neg_pos_ratio, "normalizer": normalizer, "min_negatives": min_negatives}
+    check_equal_to_reference(impl, *inputs, **options, mining=mining)
 
 
 def test_mining_over_the_batch(impl: Implementation) -> None:
@@ -112,21 +113,25 @@ def test_mining_over_the_batch(impl: Implementation) -> None:
     logits = torch.tensor([[[0.0, 2], [0, 1], [0, 0]], [[0, 3], [0, 4], [0, 1]]])
     labels, loc = torch.tensor([[1, 0, 0], [0, 0, 0]]), torch.zeros(2, 3, 4)
     inputs = [loc, logits, loc, labels]
-    for ratio, chosen in ((2.0, [[1, 0, 0], [1, 1, 0]]), (3.0, [[1, 1, 0], [1, 1, 0]]), (4.0, [[1, 1, 0], [1, 1, 1]])):
-        assert parts(impl, *inputs, ratio=ratio, mining="batch")[3].tolist() == chosen
+    for ratio, sampled in (
+        (2.0, [[1, 0, 0], [1, 1, 0]]),
+        (3.0, [[1, 1, 0], [1, 1, 0]]),
+        (4.0, [[1, 1, 0], [1, 1, 1]]),
+    ):
+        assert parts(impl, *inputs, neg_pos_ratio=ratio, mining="batch")[3].tolist() == sampled
     # 2 for each image, 4 in all; divided by the images
-    found = parts(impl, *inputs, ratio=0.0, least=2, norm="batch_size", mining="batch")
+    found = parts(impl, *inputs, neg_pos_ratio=0.0, min_negatives=2, normalizer="batch_size", mining="batch")
     assert found[3].tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0.5]]
     loss = [math.log1p(math.exp(x)) for x in (-2.0, 1, 3, 4, 1)]
     assert found[1].item() == pytest.approx(sum(loss) / 2, rel=1e-6)
-    assert parts(impl, *inputs, ratio=3.0)[3].tolist() == [[1, 1, 1], [0, 0, 0]]  # each image by itself
+    assert parts(impl, *inputs, neg_pos_ratio=3.0)[3].tolist() == [[1, 1, 1], [0, 0, 0]]  # each image by itself
 
 
 def test_mining_over_a_batch_larger_than_shared_memory(impl: Implementation) -> None:
     inputs = batch(7, 9000, 2, positives=30)
     inputs[1] = inputs[1].round()  # ties, within and across images
     check_equal_to_reference(impl, *inputs, mining="batch")
-    check_equal_to_reference(impl, *inputs, mining="batch", norm="batch_size", least=3000)
+    check_equal_to_reference(impl, *inputs, mining="batch", normalizer="batch_size", min_negatives=3000)
     whole = [t.reshape(1, -1, *t.shape[2:]) for t in inputs]  # the same rows as one image
     one, other = parts(impl, *inputs, mining="batch"), parts(impl, *whole)
     assert all(torch.equal(x.flatten(), y.flatten()) for x, y in zip(one, other, strict=True))
@@ -165,9 +170,9 @@ def test_nan_and_inf(impl: Implementation) -> None:
     loc = torch.zeros(1, 8, 4)
     for negatives in range(8):
         inputs = [loc, logits, loc, labels]
-        check_equal_to_reference(impl, *inputs, ratio=float(negatives))
+        check_equal_to_reference(impl, *inputs, neg_pos_ratio=float(negatives))
     # NaN first (priors 1, 3, 4 and 7), then inf (2 and 6), then numbers.
-    assert parts(impl, *inputs, ratio=5.0)[3][0].tolist() == [1, 1, 1, 1, 1, 0, 0, 1]
+    assert parts(impl, *inputs, neg_pos_ratio=5.0)[3][0].tolist() == [1, 1, 1, 1, 1, 0, 0, 1]
 
 
 def test_ignored_priors_do_not_contribute(impl: Implementation) -> None:
@@ -193,12 +198,12 @@ def test_non_contiguous(impl: Implementation) -> None:
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("norm", ["batch", "image"])
-def test_result_is_independent_of_order(impl: Implementation, norm: str) -> None:
+@pytest.mark.parametrize("normalizer", ["batch", "image"])
+def test_result_is_independent_of_order(impl: Implementation, normalizer: str) -> None:
     inputs = batch(3, 150, 21)
-    expected = impl.multibox_loss(*inputs, normalizer=norm)
+    expected = impl.multibox_loss(*inputs, normalizer=normalizer)
     priors, images = torch.randperm(150), torch.tensor([2, 0, 1])
-    found = impl.multibox_loss(*(t[images][:, priors] for t in inputs), normalizer=norm)
+    found = impl.multibox_loss(*(t[images][:, priors] for t in inputs), normalizer=normalizer)
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 

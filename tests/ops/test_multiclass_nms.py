@@ -50,10 +50,10 @@ def test_empty(impl: Implementation, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("candidates", (1, 3, 400))
-@pytest.mark.parametrize("most", (1, 7, 500))
-def test_limits(impl: Implementation, candidates: int, most: int) -> None:
+@pytest.mark.parametrize("max_detections", (1, 7, 500))
+def test_limits(impl: Implementation, candidates: int, max_detections: int) -> None:
     scores = torch.rand(2, 90, 4)
-    compare(impl, random_boxes(2, 90), scores, candidates_per_class=candidates, max_detections=most)
+    compare(impl, random_boxes(2, 90), scores, candidates_per_class=candidates, max_detections=max_detections)
 
 
 @pytest.mark.parametrize("threshold", (-9.0, -0.5, 0.0, 0.5))

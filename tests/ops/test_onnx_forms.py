@@ -170,7 +170,7 @@ def test_programs_of_torch_export_are_decomposed() -> None:
     assert "ssd_ops" not in str(program.run_decompositions(onnx_forms.decompositions()).graph)
 
 
-class Refused(nn.Module):
+class Unsupported(nn.Module):
     def __init__(self, call: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
         self.call = call
@@ -189,10 +189,10 @@ class Refused(nn.Module):
         (lambda b, s: ssd_ops.match_priors([b], [s.long()], b), "ssd_ops.match_priors has no form in ONNX"),
     ],
 )
-def test_what_onnx_lacks_is_refused(call: Callable[[Tensor, Tensor], Any], words: str) -> None:
+def test_unsupported_calls_raise(call: Callable[[Tensor, Tensor], Any], words: str) -> None:
     with pytest.raises(RuntimeError, match=words):
         torch.onnx.export(
-            Refused(call), (grid_boxes(3, 1), torch.rand(3)), io.BytesIO(), dynamo=False, opset_version=17
+            Unsupported(call), (grid_boxes(3, 1), torch.rand(3)), io.BytesIO(), dynamo=False, opset_version=17
         )
 
 

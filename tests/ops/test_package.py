@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import ssd_ops
-from ssd_ops import _autograd
+from ssd_ops import _autograd, scripting
 from ssd_ops._schemas import SCHEMAS, Schema
 from ssd_ops.checks import four_variances
 from tests.emu import emulated_ops
@@ -48,6 +48,12 @@ def test_every_op_has_all_its_parts(name: str) -> None:
         parameters = inspect.signature(public).parameters
         assert parameters == inspect.signature(twin).parameters
         assert_defaults_agree(parameters, SCHEMAS[name])
+        if hasattr(scripting, name):  # its form in TorchScript, which has no keyword-only parameters
+            form = inspect.signature(getattr(scripting, name)).parameters
+            required = [key for key, parameter in parameters.items() if key in form or key in SCHEMAS[name].arguments]
+            assert list(form) == required
+            defaults = {key: parameter.default for key, parameter in form.items() if parameter.default is not None}
+            assert defaults == {key: parameters[key].default for key in defaults}
 
 
 def assert_defaults_agree(parameters: Mapping[str, inspect.Parameter], schema: Schema) -> None:
@@ -114,7 +120,7 @@ def test_autocast_leaves_box_arithmetic_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_warns_once_of_a_gpu_without_kernels() -> None:
-    """Runs without a GPU: the fallback is called with a tensor that claims to be on one."""
+    """Runs without a GPU: the fallback is called with an object whose device is one."""
     code = (
         "import warnings, types, ssd_ops; from ssd_ops import _fallback, _schemas; warnings.simplefilter('always');"
         "far = types.SimpleNamespace(device=types.SimpleNamespace(type='cuda'));"

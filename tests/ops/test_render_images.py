@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NORMALIZED = {"mean": (123.0, 117.0, 104.0), "std": (58.4, 57.1, 57.4), "fill": (10.0, 20.0, 255.0)}
 
 
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
+def random_image(height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), generator=generator).to(torch.uint8)
 
@@ -77,7 +77,7 @@ def test_hue_literal(impl: Implementation) -> None:
 
 
 def test_hue_equals_torchvision(impl: Implementation) -> None:
-    image = picture(20, 20)
+    image = random_image(20, 20)
     image[:, :5] = image[:1, :5]  # gray has no hue
     for turns in (-0.5, -0.05, 0.02, 0.4):
         expected = tv.adjust_hue(image.double() / 255, turns) * 255
@@ -89,7 +89,7 @@ def test_hue_equals_torchvision(impl: Implementation) -> None:
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 31, 32, 33, 65])
 def test_sizes(impl: Implementation, size: int, antialias: bool) -> None:
-    images = [picture(h, w, seed=h) for h, w in ((1, 1), (5, 130), (64, 63), (90, 7))]
+    images = [random_image(h, w, seed=h) for h, w in ((1, 1), (5, 130), (64, 63), (90, 7))]
     crops = torch.tensor([[0.0, 0, 1, 1], [3.5, -2.25, 100, 9], [10, 20, 41.5, 22], [-20, -30, 30, 200]])
     flip = torch.tensor([False, True, True, False])
     options = {
@@ -103,7 +103,7 @@ def test_sizes(impl: Implementation, size: int, antialias: bool) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes_and_strides(impl: Implementation, dtype: torch.dtype) -> None:
-    images = [picture(40, 50)[:, ::2].transpose(1, 2), picture(30, 20)[..., 3:]]
+    images = [random_image(40, 50)[:, ::2].transpose(1, 2), random_image(30, 20)[..., 3:]]
     crops = torch.tensor([[1.0, 2, 3], [2, 3, 4], [12, 14, 1], [17, 19, 1]])[:, :2].T
     flip = torch.tensor([[True, False], [False, False]])[:, 0]
     color_matrices = color_matrices_of(2).transpose(1, 2).contiguous().transpose(1, 2)
@@ -115,7 +115,7 @@ def test_dtypes_and_strides(impl: Implementation, dtype: torch.dtype) -> None:
 
 
 def test_packed_equals_list(impl: Implementation) -> None:
-    images = [picture(20, 30, seed=1), picture(11, 7, seed=2)]
+    images = [random_image(20, 30, seed=1), random_image(11, 7, seed=2)]
     crops = torch.tensor([[2.0, 3, 25, 19], [0, 0, 7, 11]])
     gap = torch.full((13,), 99, dtype=torch.uint8)  # an odd offset, and bytes that belong to no image
     packed = torch.cat([gap, images[1].flatten(), gap, images[0].flatten()])
@@ -130,23 +130,23 @@ def test_degenerate_and_non_finite_crops(impl: Implementation) -> None:
         [5, 5, 5, 9], [9, 2, 3, 8], [3, 8, 9, 2], [nan, 0, 9, 9], [0, 0, 9, nan], [0, -inf, 9, 9], [0, 0, inf, 9],
         [50, 50, 60, 60], [-9, -9, 0, 0], [-3e38, 0, 3e38, 9],
     ]  # fmt: skip
-    out = compare(impl, [picture(20, 30)] * len(rows), torch.tensor(rows), 8, fill=(1, 2, 3))
+    out = compare(impl, [random_image(20, 30)] * len(rows), torch.tensor(rows), 8, fill=(1, 2, 3))
     assert_equal(out, torch.tensor([1.0, 2, 3])[:, None, None].expand(len(rows), 3, 8, 8))
     rows = [[-1e30, -1e30, 1e29, 1e30], [0, 0, 1e9, 1e9], [3, 3, 3 + 1e-6, 9], [29.99, 19.99, 30.01, 20.01]]
     for antialias in (True, False):
-        compare(impl, [picture(20, 30)] * len(rows), torch.tensor(rows), 9, antialias=antialias)
+        compare(impl, [random_image(20, 30)] * len(rows), torch.tensor(rows), 9, antialias=antialias)
 
 
 def test_empty(impl: Implementation) -> None:
     assert impl.render_images([], torch.zeros(0, 4), 5, dtype=torch.float16).shape == (0, 3, 5, 5)
-    images = [torch.zeros(3, 0, 4, dtype=torch.uint8), torch.zeros(3, 0, 0, dtype=torch.uint8), picture(2, 2)]
+    images = [torch.zeros(3, 0, 4, dtype=torch.uint8), torch.zeros(3, 0, 0, dtype=torch.uint8), random_image(2, 2)]
     crops = torch.tensor([[0.0, 0, 4, 4]] * 3)
     out = compare(impl, images, crops, 4, fill=(1, 2, 3))
     assert (out[:2, 0] == 1).all() and (out[:2, 2] == 3).all()
 
 
 def test_batch_equals_image_by_image(impl: Implementation) -> None:
-    images = [picture(30 + 9 * i, 50 - 7 * i, seed=i) for i in range(4)]
+    images = [random_image(30 + 9 * i, 50 - 7 * i, seed=i) for i in range(4)]
     crops = torch.tensor([[i * 3.0, 1, 40, 25 + i] for i in range(4)])
     color_matrices = color_matrices_of(4)
     whole = impl.render_images(images, crops, 40, color_matrices=color_matrices)
@@ -156,7 +156,7 @@ def test_batch_equals_image_by_image(impl: Implementation) -> None:
 
 
 def test_result_is_independent_of_threads() -> None:
-    images, crops = [picture(90, 70)] * 3, torch.tensor([[0.0, 0, 70, 90], [5, 5, 60, 80], [-30, -10, 90, 99]])
+    images, crops = [random_image(90, 70)] * 3, torch.tensor([[0.0, 0, 70, 90], [5, 5, 60, 80], [-30, -10, 90, 99]])
     threads = torch.get_num_threads()
     try:
         results = []
@@ -172,7 +172,7 @@ def test_result_is_independent_of_threads() -> None:
 @pytest.mark.parametrize("antialias", [True, False])
 def test_equals_torchvision(impl: Implementation, antialias: bool) -> None:
     """On whole pixels this equals resized_crop, flip and normalize, but for torchvision's order of sums."""
-    image = picture(90, 140)
+    image = random_image(90, 140)
     for x1, y1, x2, y2 in ((0, 0, 140, 90), (11, 7, 131, 50), (60, 60, 70, 72)):
         expected = tv.resized_crop(image.float(), y1, x1, y2 - y1, x2 - x1, [48, 48], antialias=antialias)
         expected = tv.normalize(expected.flip(-1), NORMALIZED["mean"], NORMALIZED["std"])
@@ -186,7 +186,7 @@ def test_invalid_offsets_on_a_device(impl: Implementation) -> None:
     """Where values are not validated, an image outside of the bytes gives `fill` only."""
     if impl.name in ("reference", "cpu"):
         pytest.skip("validates the values and raises, see test_errors")
-    packed = picture(10, 10).flatten()
+    packed = random_image(10, 10).flatten()
     wrong = [(1, 10, 10), (-1, 5, 5), (0, -1, 5), (0, 5, 2**62), (2**62, 5, 5), (0, 40000, 0), (-(2**63), 1, 1)]
     places = torch.tensor(wrong)
     crops = torch.tensor([[0.0, 0, 5, 5]] * len(wrong))

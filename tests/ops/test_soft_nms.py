@@ -1,4 +1,4 @@
-"""Soft-NMS: scores lowered by overlap. The linear method is exact; the gaussian passes through exp."""
+"""Soft-NMS: scores decay with overlap. The linear method is exact; the gaussian one passes through exp."""
 
 from __future__ import annotations
 

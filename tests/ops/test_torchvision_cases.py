@@ -1,4 +1,4 @@
-"""The cases of torchvision's own tests of its box functions, written anew, with the ops installed behind them."""
+"""The cases of torchvision's own tests of its box functions, rewritten, with the ops installed."""
 
 from __future__ import annotations
 

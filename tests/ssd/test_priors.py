@@ -46,7 +46,7 @@ def crossing(priors):
 
 
 @pytest.mark.parametrize(
-    ("config", "count", "over_border", "wh_moves", "centres_move"),
+    ("config", "count", "over_border", "wh_moves", "centers_move"),
     [
         (lambda clip: ssd300(SSD300_VOC, clip), 8732, 2869, 20, 114),
         (lambda clip: ssd300(SSD300_COCO, clip), 8732, 2223, 2, 114),
@@ -54,14 +54,14 @@ def crossing(priors):
         (lambda clip: ssd512(SSD512_COCO, clip), 24564, 4118, 42, 0),
     ],
 )
-def test_published_prior_configs_have_known_counts(config, count, over_border, wh_moves, centres_move):
+def test_published_prior_configs_have_known_counts(config, count, over_border, wh_moves, centers_move):
     plain, wh, full = (make_priors(config(clip), "cxcywh") for clip in ("none", "wh", "all"))
     assert plain.shape == (count, 4) and plain.dtype == torch.float32
     assert config("none").num_priors == count
     assert crossing(make_priors(config("none"))) == over_border
     assert int((plain != wh).any(dim=1).sum()) == wh_moves
     assert torch.equal(plain[:, :2], wh[:, :2])
-    assert int((full[:, :2] != wh[:, :2]).any(dim=1).sum()) == centres_move
+    assert int((full[:, :2] != wh[:, :2]).any(dim=1).sum()) == centers_move
     assert torch.equal(full[:, 2:], wh[:, 2:])
 
 

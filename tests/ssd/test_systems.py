@@ -43,7 +43,7 @@ def test_every_system_has_a_preset():
 
 
 @pytest.mark.parametrize(
-    ("preset", "size", "count", "centres_moved", "sizes_moved"),
+    ("preset", "size", "count", "centers_moved", "sizes_moved"),
     [
         ("caffe", 300, 8732, 0, 0),
         ("amdegroot", 300, 8732, 114, 20),
@@ -57,11 +57,11 @@ def test_every_system_has_a_preset():
         ("torchvision", 512, 24564, 0, 42),
     ],
 )
-def test_prior_clipping_per_system(preset, size, count, centres_moved, sizes_moved):
+def test_prior_clipping_per_system(preset, size, count, centers_moved, sizes_moved):
     priors, plain = priors_of(preset, size), priors_of(preset, size, clip="none")
     assert priors.shape == (count, 4)
     moved = priors != plain
-    assert moved[:, :2].any(dim=1).sum() == centres_moved and moved[:, 2:].any(dim=1).sum() == sizes_moved
+    assert moved[:, :2].any(dim=1).sum() == centers_moved and moved[:, 2:].any(dim=1).sum() == sizes_moved
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def _coded(seed: int) -> list[Tensor]:
     return [random_boxes(IMAGES, PRIORS, seed=seed), random_boxes(PRIORS, seed=seed + 1)]
 
 
-def _truths(seed: int) -> list[Tensor]:
+def _ground_truths(seed: int) -> list[Tensor]:
     """Packed ground truths whose offsets change with the seed."""
     boxes, priors = random_boxes(OBJECTS, seed=seed), random_boxes(PRIORS, seed=seed + 1)
     labels = torch.arange(OBJECTS) % (CLASSES - 1) + 1
@@ -81,7 +81,7 @@ def _raw(seed: int) -> list[Tensor]:
     return [loc, logits, random_boxes(PRIORS, seed=seed + 2)]
 
 
-def _pictures(seed: int) -> list[Tensor]:
+def _images(seed: int) -> list[Tensor]:
     """Packed images whose sizes, crops and color matrices change with the seed."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (IMAGES * 3 * 80 * 80,), generator=generator).to(torch.uint8)
@@ -103,7 +103,7 @@ def _calls() -> list[Call]:
         calls.append(
             Call(
                 f"match_priors {rule}",
-                _truths,
+                _ground_truths,
                 lambda boxes, labels, offsets, ignore, priors, r=rule: tuple(
                     ssd_ops.match_priors(boxes, labels, priors, offsets=offsets, ignore=ignore, rule=r)
                 ),
@@ -147,7 +147,7 @@ def _calls() -> list[Call]:
     calls.append(
         Call(
             "render_images",
-            _pictures,
+            _images,
             lambda pixels, offsets, sizes, crops, flip, color_matrices, hue: (
                 ssd_ops.render_images(
                     pixels, crops, 50, offsets=offsets, sizes=sizes, flip=flip, color_matrices=color_matrices, hue=hue

@@ -18,7 +18,7 @@ every_call = pytest.mark.parametrize("call", [*CALLS, *DROP_INS], ids=lambda cal
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
+def no_synchronization() -> Iterator[None]:
     """Makes every synchronization with the device an error."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -90,7 +90,7 @@ def test_other_device(call: Call, gpu: torch.device) -> None:
 def test_ops_do_not_synchronize(call: Call, gpu: torch.device) -> None:
     inputs = call.inputs(1, gpu)
     expected = call.run(*inputs)
-    with no_waiting():
+    with no_synchronization():
         found = call.run(*inputs)
     assert_all_equal(found, expected)
 
@@ -100,6 +100,6 @@ def test_lists_do_not_synchronize(gpu: torch.device) -> None:
     labels = [torch.ones(len(b), dtype=torch.int64, device=gpu) for b in boxes]
     priors = random_boxes(200).to(gpu)
     expected = ssd_ops.match_priors(boxes, labels, priors)
-    with no_waiting():
+    with no_synchronization():
         found = ssd_ops.match_priors(boxes, labels, priors)
     assert_all_equal(found, expected)

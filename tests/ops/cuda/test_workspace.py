@@ -14,26 +14,26 @@ from tests.ops.boxes import random_boxes
 pytestmark = pytest.mark.cuda
 
 
-def check_peak(call: Callable[[], Any], most: int, gpu: torch.device) -> None:
+def check_peak(call: Callable[[], Any], max_bytes: int, gpu: torch.device) -> None:
     call()  # loads the kernels
     torch.cuda.synchronize(gpu)
     before = torch.cuda.memory_stats(gpu)["requested_bytes.all.current"]
     torch.cuda.reset_peak_memory_stats(gpu)
     call()
     peak = torch.cuda.memory_stats(gpu)["requested_bytes.all.peak"] - before  # without what the allocator rounds up
-    assert peak <= most, f"{peak:,} bytes"
+    assert peak <= max_bytes, f"{peak:,} bytes"
 
 
 @pytest.mark.parametrize("op", ("detect", "multiclass_nms"))
-@pytest.mark.parametrize(("images", "most"), ((1, 7_000_000), (32, 16_500_000)))
-def test_detections_of_many_candidates(gpu: torch.device, op: str, images: int, most: int) -> None:
+@pytest.mark.parametrize(("images", "max_bytes"), ((1, 7_000_000), (32, 16_500_000)))
+def test_detections_of_many_candidates(gpu: torch.device, op: str, images: int, max_bytes: int) -> None:
     """All lists of candidates together take at most 15 MB up to 32 images; nearly all scores are candidates here."""
     boxes, scores = torch.rand(images, 8732, 4, device=gpu), torch.rand(images, 8732, 91, device=gpu)
     options = {"candidates_per_class": 400, "max_detections": 200, "score_threshold": 0.01, "iou_threshold": 0.45}
     if op == "detect":
-        check_peak(lambda: ssd_ops.detect(boxes, scores, boxes[0], **options), most, gpu)
+        check_peak(lambda: ssd_ops.detect(boxes, scores, boxes[0], **options), max_bytes, gpu)
     else:
-        check_peak(lambda: ssd_ops.multiclass_nms(boxes, scores, **options), most, gpu)
+        check_peak(lambda: ssd_ops.multiclass_nms(boxes, scores, **options), max_bytes, gpu)
 
 
 def test_nms_of_few_boxes(gpu: torch.device) -> None:

@@ -54,7 +54,7 @@ def other(impl: Implementation) -> Implementation:
 
 @pytest.fixture(autouse=True)
 def count_cases(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leaves the number of cases that ran in the test's report, for the summary."""
+    """Records the number of cases that ran in the report of the test, for the summary."""
     before = strategies.judged
     yield
     request.node.user_properties.append(("property cases", strategies.judged - before))

@@ -1,8 +1,8 @@
 """Rows of logits for ops with a softmax, built so that no result depends on rounding.
 
 Where two numbers are within rounding of each other, implementations may order them differently. So the rows of a case come
-from a small pool, of which two either are the same row, and then equal in every implementation, or stand well apart; and
-there are rows whose softmax every implementation gets exactly.
+from a small pool, of which two either are the same row, and then equal in every implementation, or differ by much more than
+rounding; and there are rows whose softmax is exact in every implementation.
 """
 
 from __future__ import annotations

@@ -43,15 +43,15 @@ def batch(draw: st.DrawFn, floats: tuple[torch.dtype, ...] = ours.DTYPES) -> lis
 
 
 OPTIONS = {
-    "ratio": st.one_of(st.sampled_from((3.0, 0.0, 0.5, 1e300, float("inf"))), st.floats(0, 10)),
-    "norm": st.sampled_from(("batch", "image", "batch_size")),
-    "least": st.sampled_from((0, 1, 7, 10**12)),
+    "neg_pos_ratio": st.one_of(st.sampled_from((3.0, 0.0, 0.5, 1e300, float("inf"))), st.floats(0, 10)),
+    "normalizer": st.sampled_from(("batch", "image", "batch_size")),
+    "min_negatives": st.sampled_from((0, 1, 7, 10**12)),
     "mining": st.sampled_from(("image", "batch")),
 }
-# The short names of losses.parts, in the order of the op's schema, and those of the public function.
-PARTS = {"ratio": "neg_pos_ratio", "norm": "normalizer", "least": "min_negatives", "mining": "mining"}
-RULES = st.fixed_dictionaries(OPTIONS).filter(lambda rules: (rules["norm"], rules["mining"]) != ("image", "batch"))
-ALONE = st.fixed_dictionaries({**OPTIONS, "norm": st.just("image"), "mining": st.just("image")})
+RULES = st.fixed_dictionaries(OPTIONS).filter(
+    lambda rules: (rules["normalizer"], rules["mining"]) != ("image", "batch")
+)
+ALONE = st.fixed_dictionaries({**OPTIONS, "normalizer": st.just("image"), "mining": st.just("image")})
 
 
 def row_error(lse: Tensor, classes: int) -> Tensor:
@@ -62,7 +62,7 @@ def row_error(lse: Tensor, classes: int) -> Tensor:
 @cases(inputs=batch(), options=RULES)
 def test_multibox_loss(other: Implementation, inputs: list[Tensor], options: dict[str, Any]) -> None:
     loc_loss, cls_loss, lse, weight = parts(other, *inputs, **options)
-    expected = all_outputs(multibox_loss)(*inputs, **{PARTS[name]: value for name, value in options.items()})
+    expected = all_outputs(multibox_loss)(*inputs, **options)
     error = row_error(expected[2], inputs[1].shape[2])
     assert_equal(weight, expected[3])
     if lse.dtype == torch.float32:  # sums in float64, rounded once
@@ -76,9 +76,9 @@ def test_multibox_loss(other: Implementation, inputs: list[Tensor], options: dic
 
 @cases(inputs=batch(), options=RULES)
 def test_gradients(other: Implementation, inputs: list[Tensor], options: dict[str, Any]) -> None:
-    lse, weight = all_outputs(multibox_loss)(*inputs, **{PARTS[name]: value for name, value in options.items()})[2:]
+    lse, weight = all_outputs(multibox_loss)(*inputs, **options)[2:]
     expected = grad_multibox_loss(torch.tensor(2.0), torch.tensor(0.5), *inputs, lse, weight)
-    found = gradients(other, *inputs, loc=2.0, cls=0.5, **{PARTS[name]: value for name, value in options.items()})
+    found = gradients(other, *inputs, loc=2.0, cls=0.5, **options)
     assert_equal(found[0], expected[0])
     error = (row_error(lse, inputs[1].shape[2]) * weight.double())[..., None]
     assert_within(found[1], expected[1], error + torch.finfo(expected[1].dtype).eps * expected[1].double().abs())

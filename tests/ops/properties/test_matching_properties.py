@@ -21,8 +21,8 @@ RULES = ("greedy", "last", "none")
 
 
 @st.composite
-def truths(draw: st.DrawFn) -> dict[str, Any]:
-    """Ground truths of some images, packed, and priors; some objects equal a prior."""
+def ground_truths(draw: st.DrawFn) -> dict[str, Any]:
+    """Ground ground_truths of some images, packed, and priors; some objects equal a prior."""
     counts = draw(st.lists(st.sampled_from((2, 1, 5, 0, 9, 20, 33, 65)), min_size=1, max_size=3))
     total, generator = sum(counts), torch.Generator().manual_seed(draw(ours.SEEDS))
     dtype = draw(ours.FEW_DTYPES)
@@ -50,7 +50,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("rule", RULES)
-@cases(drawn=truths(), options=OPTIONS)
+@cases(drawn=ground_truths(), options=OPTIONS)
 def test_match_priors(other: Implementation, rule: str, drawn: dict[str, Any], options: dict[str, Any]) -> None:
     found, expected = (f.match_priors(**drawn, rule=rule, **options) for f in (other, reference))
     assert_all_equal(found[:2], expected[:2])
@@ -60,7 +60,7 @@ def test_match_priors(other: Implementation, rule: str, drawn: dict[str, Any], o
 
 
 @pytest.mark.parametrize("rule", RULES)
-@cases(drawn=truths(), options=OPTIONS)
+@cases(drawn=ground_truths(), options=OPTIONS)
 def test_image_by_image(impl: Implementation, rule: str, drawn: dict[str, Any], options: dict[str, Any]) -> None:
     together = impl.match_priors(**drawn, rule=rule, **options)
     for b, (begin, end) in enumerate(pairwise(drawn["offsets"].tolist())):
@@ -70,7 +70,7 @@ def test_image_by_image(impl: Implementation, rule: str, drawn: dict[str, Any], 
         assert_all_equal([part[0] for part in alone], [part[b] for part in together])
 
 
-@cases(drawn=truths(), options=OPTIONS)
+@cases(drawn=ground_truths(), options=OPTIONS)
 def test_greedy_gives_every_object_its_own_prior(
     impl: Implementation, drawn: dict[str, Any], options: dict[str, Any]
 ) -> None:

@@ -37,5 +37,5 @@ def test_thousands_of_nested_objects() -> None:
     """Took a minute of one core before rejected objects resumed where they had stopped."""
     boxes, priors = nested(2000, 1e-6), random_boxes(4000, seed=4).clamp(0, 1)
     found = ssd_ops.match_priors([boxes], [torch.ones(2000, dtype=torch.int64)], priors, iou_threshold=2.0)
-    learned = found.gt_index[0][found.gt_index[0] >= 0]
-    assert learned.unique().numel() == learned.numel() > 1000
+    assigned = found.gt_index[0][found.gt_index[0] >= 0]
+    assert assigned.unique().numel() == assigned.numel() > 1000
