@@ -14,7 +14,7 @@ from benchmarks.harness import Case, main
 from benchmarks.inputs import ssd300_priors, trained_logits
 from benchmarks.peers import postprocess
 
-SCORE, IOU, TOP, MOST = 0.01, 0.45, 400, 200
+SCORE_THRESHOLD, IOU_THRESHOLD, CANDIDATES_PER_CLASS, MAX_DETECTIONS = 0.01, 0.45, 400, 200
 
 
 def cases(device: torch.device, quick: bool) -> list[Case]:
@@ -36,15 +36,15 @@ def _case(kind: str, batch: int, classes: int, device: torch.device) -> Case:
         return loc.to(device), logits.to(device)
 
     options = {
-        "score_threshold": SCORE,
-        "iou_threshold": IOU,
-        "candidates_per_class": TOP,
-        "max_detections": MOST,
+        "score_threshold": SCORE_THRESHOLD,
+        "iou_threshold": IOU_THRESHOLD,
+        "candidates_per_class": CANDIDATES_PER_CLASS,
+        "max_detections": MAX_DETECTIONS,
     }
     candidates = {
         "compiled": lambda loc, logits: ssd_ops.detect(loc, logits, priors, **options),
         "reference": lambda loc, logits: ssd_ops.reference.detect(loc, logits, priors, **options),
-        "torchvision": lambda loc, logits: as_detections(postprocess(loc, logits, priors, SCORE, IOU, TOP, MOST)),
+        "torchvision": lambda loc, logits: as_detections(postprocess(loc, logits, priors, *options.values())),
     }
     if batch > 1:  # the peer has been checked against the reference at batch 1
         del candidates["reference"]
@@ -72,12 +72,12 @@ def check(result: ssd_ops.Detections, expected: ssd_ops.Detections) -> None:
     for b in range(len(expected.counts)):
         count, found = int(expected.counts[b]), int(result.counts[b])
         assert abs(found - count) <= 1 + count // 100, f"{found} detections, {count} expected"
-        least = min(found, count)
-        torch.testing.assert_close(result.scores[b, :least], expected.scores[b, :least], rtol=1e-3, atol=1e-5)
-        if least:
-            same = (result.labels[b, :least] == expected.labels[b, :least]).float().mean()
+        common = min(found, count)
+        torch.testing.assert_close(result.scores[b, :common], expected.scores[b, :common], rtol=1e-3, atol=1e-5)
+        if common:
+            same = (result.labels[b, :common] == expected.labels[b, :common]).float().mean()
             assert same > 0.9, f"labels differ: {same:.0%} equal"
-            near = (result.boxes[b, :least] - expected.boxes[b, :least]).abs().amax(dim=1) < 1e-3
+            near = (result.boxes[b, :common] - expected.boxes[b, :common]).abs().amax(dim=1) < 1e-3
             assert near.float().mean() > 0.9, f"boxes differ: {near.float().mean():.0%} equal"
 
 

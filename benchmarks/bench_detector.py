@@ -149,12 +149,12 @@ def _training(name: str, batch: int, device: torch.device, chosen: Sequence[str]
 def _parts_of_training(name: str, batch: int, device: torch.device) -> list[Case]:
     pair = partial(Pair, name, device, True)
 
-    def truths(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
+    def ground_truths(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
         targets = pair().targets(batch, generator)
         return [t["boxes"] / pair().size for t in targets], [t["labels"] for t in targets]
 
     def raw(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
-        objects = truths(generator, device)
+        objects = ground_truths(generator, device)
         matches = pair().ours.criterion.match(pair().ours.priors, *objects)
         shape = (batch, len(pair().ours.priors))
         loc, logits = (torch.randn(*shape, n, generator=generator).to(device) for n in (4, CLASSES))
@@ -170,7 +170,7 @@ def _parts_of_training(name: str, batch: int, device: torch.device) -> list[Case
         "torchvision": variants.loss_and_gradient(lambda: pair().peer, lambda: pair().ours.priors),
     }
     return [
-        _case(f"matching, {name}, batch {batch}", truths, matching, same_matches),
+        _case(f"matching, {name}, batch {batch}", ground_truths, matching, same_matches),
         _case(f"loss, {name}, batch {batch}", raw, losses, same_losses),
     ]
 

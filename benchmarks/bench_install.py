@@ -1,4 +1,4 @@
-"""`ssd_ops.install`: other libraries' detectors and helpers as they are, then with the ops behind torchvision's.
+"""`ssd_ops.install`: other libraries' detectors and helpers as they are, then with torchvision's ops replaced.
 
 python benchmarks/bench_install.py [--quick] [--json FILE]
 

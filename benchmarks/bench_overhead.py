@@ -40,7 +40,7 @@ def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
     other, scores, loc = boxes + 0.03, torch.linspace(0.1, 0.9, ROWS), torch.zeros(1, ROWS, 4)
     logits = (1.7 * torch.arange(ROWS * CLASSES)).cos().view(1, ROWS, CLASSES)
     labels = torch.arange(ROWS) % CLASSES
-    truths = boxes[:2], torch.ones(2, dtype=torch.int64), boxes, torch.tensor([0, 2])
+    ground_truths = boxes[:2], torch.ones(2, dtype=torch.int64), boxes, torch.tensor([0, 2])
     images = torch.zeros(48, dtype=torch.uint8), loc[0, :1], torch.tensor([0]), torch.tensor([[4, 4]])
     hard = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates_per_class": 4, "max_detections": 4}
     soft = {"score_threshold": 0.1, "max_detections": 4}
@@ -54,7 +54,7 @@ def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
         **{name: (pairs(name), (boxes, other), 2) for name in metrics},
         **{name: (pairs(name), (boxes, other), 1) for name in ("encode_boxes", "decode_boxes")},
         "multibox_loss": (lambda m, *a: m.multibox_loss(*a), (loc, logits, loc + 0.1, labels[None]), 2),
-        "match_priors": (lambda m, a, b, c, d: m.match_priors(a, b, c, offsets=d), truths, 0),
+        "match_priors": (lambda m, a, b, c, d: m.match_priors(a, b, c, offsets=d), ground_truths, 0),
         "nms": (lambda m, a, b: m.nms(a, b, 0.5), (boxes, scores), 0),
         "batched_nms": (lambda m, a, b, c: m.batched_nms(a, b, c, 0.5), (boxes, scores, labels), 0),
         "multiclass_nms": (lambda m, a, b: m.multiclass_nms(a, b, **hard), (boxes[None], logits.sigmoid()), 0),

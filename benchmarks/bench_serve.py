@@ -163,8 +163,8 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Timing
     if arguments.quick:
         models, counts = ("ssd_tiny",), [8]
         requests, sizes = make_requests(8, 64)
-    most = str(max(*counts, IMAGES) + 16)
-    limits = ["--max-waiting", most, "--max-connections", most, "--timeout", "300", "--device", arguments.device]
+    limit = str(max(*counts, IMAGES) + 16)
+    limits = ["--max-waiting", limit, "--max-connections", limit, "--timeout", "300", "--device", arguments.device]
     sizes_of_batch = {BATCHES: arguments.batch_size, SINGLE: 1}
     for model in models:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

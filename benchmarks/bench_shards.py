@@ -3,7 +3,7 @@
 python benchmarks/bench_shards.py [--images N] [--quick] [--json FILE]
 
 All data is generated. Start: the annotations of N images (default: a million) with 7 objects each are opened as arrays,
-and for comparison a hundredth of them as COCO JSON; then what training asks of all annotations before its first step.
+and for comparison a hundredth of them as COCO JSON; then what training needs from all annotations before its first step.
 Memory: what each of 4 worker processes adds to that of its parent (USS: memory of no other process) after it has read the
 targets of all images, for arrays mapped from files and for a list of dicts as many data sets keep. Reading: JPEG files
 against the same files in tar files, in random order, from the cache of the system, with equal content checked first.
@@ -92,7 +92,7 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def start(folder: Path, images: int) -> dict[str, float]:
-    """Measures the time to open annotations, and of what training asks of them, in seconds."""
+    """Measures the time to open annotations, and to compute what training needs from them, in seconds."""
     small = max(1, images // 100)
     (folder / "coco").mkdir()
     (folder / "arrays").mkdir()

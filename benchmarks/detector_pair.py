@@ -77,8 +77,8 @@ def similar_detections(result: list[dict[str, Tensor]], expected: list[dict[str,
         same = ours["labels"][:, None] == theirs["labels"]
         same &= (ours["scores"][:, None].float() - scores).abs() <= 0.02 + 0.05 * scores
         same &= (ours["boxes"][:, None] - theirs["boxes"]).abs().amax(-1) <= 10  # pixels
-        share = same.any(0).float().mean() if len(ours["scores"]) else torch.zeros(())
-        assert share >= 0.8, f"only {share:.0%} of the expected detections were found"
+        found = same.any(0).float().mean() if len(ours["scores"]) else torch.zeros(())
+        assert found >= 0.8, f"only {found:.0%} of the expected detections were found"
 
 
 def close(result: Any, expected: Any) -> None:

@@ -173,10 +173,10 @@ def _capture_graph(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Callab
     The number of objects varies, so that boxes and labels have buffers of fixed capacity. The last offset is the number of
     objects: rows after it, left over from other calls, belong to no image.
     """
-    images, *truths = inputs
+    images, *ground_truths = inputs
     static = [images.clone()]
-    if truths:
-        boxes, labels, offsets = truths
+    if ground_truths:
+        boxes, labels, offsets = ground_truths
         capacity = MAX_OBJECTS * len(images)
         static += [boxes.new_zeros(capacity, 4), labels.new_ones(capacity), offsets.clone()]
 
@@ -216,13 +216,13 @@ class _Replay(NamedTuple):
 def loss_and_gradient(get_model: GetModel, get_priors: Callable[[], Tensor] | None = None) -> Any:
     """Returns a function from raw outputs and matches to both losses; with `get_priors`, torchvision's loss."""
 
-    def call(loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, truths: Any) -> tuple[Tensor, Tensor]:
+    def call(loc: Tensor, logits: Tensor, matches: ssd_ops.PriorMatches, ground_truths: Any) -> tuple[Tensor, Tensor]:
         if get_priors is None:
             model = get_model()
             both = model.criterion.losses(loc, logits, matches, model.priors)
             values = both["loc"], both["cls"]
         else:
-            targets = [{"boxes": b, "labels": x} for b, x in zip(*truths, strict=True)]
+            targets = [{"boxes": b, "labels": x} for b, x in zip(*ground_truths, strict=True)]
             theirs = compute_loss(loc, logits, targets, [get_priors()] * len(loc), list(matches.gt_index))
             values = theirs["bbox_regression"], theirs["classification"]
         torch.autograd.grad(values[0] + values[1], (loc, logits))

@@ -81,8 +81,8 @@ def read_sanitizer(text: str) -> dict[str, Any]:
     reports = re.findall(rf"^========= (?:Error: |Warning: )?((?:{kinds}).*)$", text, flags=re.MULTILINE)
     failures = [*dict.fromkeys(reports)][:20]
     if summary is None:
-        said = re.search(r"^========= (.*(?:not supported|rror).*)$", text, flags=re.MULTILINE)
-        failures.append(f"no summary: {said[1] if said else 'see the end of the output'}")
+        reason = re.search(r"^========= (.*(?:not supported|rror).*)$", text, flags=re.MULTILINE)
+        failures.append(f"no summary: {reason[1] if reason else 'see the end of the output'}")
     elif not re.match(r"0 (?:errors|hazards)", summary[1]):
         failures = failures or [summary[1]]
     return {
@@ -119,13 +119,15 @@ def all_stages(folder: Path) -> list[Stage]:
 
 def machine(commit: str | None) -> dict[str, Any]:
     """Returns a description of the machine, without importing torch."""
-    asked = output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
-    if not asked:
+    printed = output_of(
+        "nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"
+    )
+    if not printed:
         sys.exit(
             "gpu_check.py needs an NVIDIA GPU, and nvidia-smi shows none. Without a GPU, pytest runs the kernels on the "
             "emulator, and python tests/emu/check_resources.py compiles them."
         )
-    gpus = [[cell.strip() for cell in line.split(",")] for line in asked.splitlines()]
+    gpus = [[cell.strip() for cell in line.split(",")] for line in printed.splitlines()]
     versions = "import torch; print(torch.__version__, torch.version.cuda)"
     nvcc = output_of(find_program("nvcc") or "nvcc", "--version")
     release = re.search(r"release (\S+),", nvcc)
@@ -157,16 +159,16 @@ def main(arguments: list[str] | None = None, stages: Callable[[Path], list[Stage
     with tempfile.TemporaryDirectory() as folder:
         chosen = stages(Path(folder))
         if options.stages:
-            asked = options.stages.split(",")
-            if unknown := set(asked) - {stage.name for stage in chosen}:
+            requested = options.stages.split(",")
+            if unknown := set(requested) - {stage.name for stage in chosen}:
                 parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(s.name for s in chosen)}")
-            chosen = [stage for stage in chosen if stage.name in asked]
-        about = machine(options.commit)
-        slug = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower().removeprefix("nvidia ")).strip("-")
+            chosen = [stage for stage in chosen if stage.name in requested]
+        description = machine(options.commit)
+        slug = re.sub(r"[^a-z0-9]+", "-", description["gpu"].lower().removeprefix("nvidia ")).strip("-")
         path = options.json or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
-        about["command"] = "python benchmarks/gpu_check.py"
-        about["budget_seconds"] = 60 * options.minutes
-        report = run_stages(chosen, about, path, 60 * options.minutes)
+        description["command"] = "python benchmarks/gpu_check.py"
+        description["budget_seconds"] = 60 * options.minutes
+        report = run_stages(chosen, description, path, 60 * options.minutes)
     for failure in report["failures"]:
         print(f"failed: {failure}", file=sys.stderr)
     print(f"{path}: {'all passed' if report['passed'] else 'not all passed'} in {report['seconds']:.0f} s")

@@ -22,10 +22,10 @@ from benchmarks.inputs import (
 
 Generator = torch.Generator
 DETECT = {
-    "score_threshold": bench_detect.SCORE,
-    "iou_threshold": bench_detect.IOU,
-    "candidates_per_class": bench_detect.TOP,
-    "max_detections": bench_detect.MOST,
+    "score_threshold": bench_detect.SCORE_THRESHOLD,
+    "iou_threshold": bench_detect.IOU_THRESHOLD,
+    "candidates_per_class": bench_detect.CANDIDATES_PER_CLASS,
+    "max_detections": bench_detect.MAX_DETECTIONS,
 }
 
 
@@ -107,7 +107,9 @@ def _short(dtype: torch.dtype) -> str:
     return {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
 
 
-def _truth(batch: int, objects: int, classes: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _packed_ground_truths(
+    batch: int, objects: int, classes: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     boxes, labels = ground_truths(batch, objects, generator)
     return torch.cat(boxes), torch.cat(labels) % (classes - 1) + 1, torch.arange(0, (batch + 1) * objects, objects)
 
@@ -119,7 +121,7 @@ def _loss(quick: bool) -> Iterator[Row]:
     for (batch, classes, dtype), goal in [((1, 21, torch.float32), None)] if quick else sizes.items():
 
         def make(g: Generator, b: int = batch, c: int = classes, d: torch.dtype = dtype) -> tuple[Any, ...]:
-            boxes, labels, offsets = _truth(b, 8, c, g)
+            boxes, labels, offsets = _packed_ground_truths(b, 8, c, g)
             m = ssd_ops.match_priors(boxes, labels, priors, offsets=offsets, rule="last")
             loc, logits = (torch.randn(b, len(priors), n, generator=g).to(d).requires_grad_() for n in (4, c))
             return loc, logits, m.loc_targets, m.labels
@@ -144,7 +146,7 @@ def _match(quick: bool) -> Iterator[Row]:
         for rule, goal in zip(("last", "greedy"), goals[objects], strict=True):
             yield Row(
                 f"match_priors 32 x {objects} {rule}",
-                lambda g, n=objects: (*_truth(32, n, 91, g), priors),
+                lambda g, n=objects: (*_packed_ground_truths(32, n, 91, g), priors),
                 lambda boxes, labels, offsets, p, r=rule: tuple(
                     ssd_ops.match_priors(boxes, labels, p, offsets=offsets, rule=r)
                 ),

@@ -64,14 +64,14 @@ def table(kind: str) -> str:
     for name in CASES:
         timings = cases.get(name, {})
         # where torchvision would take minutes, the fastest other library is the peer
-        rival = next((key for key in ("torchvision", "powerboxes") if key in timings), "")
-        ours, peer = timings.get("compiled"), timings.get(rival)
+        peer_name = next((key for key in ("torchvision", "powerboxes") if key in timings), "")
+        ours, peer = timings.get("compiled"), timings.get(peer_name)
         if ours is None or peer is None:
             missing.append(name)
         else:
             ratio = peer["median"] / ours["median"]
             shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-            theirs = duration(peer["median"]) + (f" ({rival})" if rival != "torchvision" else "")
+            theirs = duration(peer["median"]) + (f" ({peer_name})" if peer_name != "torchvision" else "")
             lines.append(f"| {name} | {duration(ours['median'])} | {theirs} | {shown} | {_memory(ours, peer)} |")
     return "\n".join([*(lines if len(missing) < len(CASES) else []), *_sentence(missing), "", *notes(reports)]).strip()
 

@@ -112,10 +112,10 @@ def _matches(boxes: list[torch.Tensor], labels: list[torch.Tensor], priors: torc
     return found.labels, found.loc_targets
 
 
-def _equal(result: torch.Tensor, expected: torch.Tensor, share: float = 0.0) -> None:
+def _equal(result: torch.Tensor, expected: torch.Tensor, max_fraction: float = 0.0) -> None:
     assert result.shape == expected.shape, f"{list(result.shape)} instead of {list(expected.shape)}"
-    apart = (result != expected).float().mean() if len(result) else 0.0
-    assert apart <= share, f"{apart:.2%} of the values differ"
+    different = (result != expected).float().mean() if len(result) else 0.0
+    assert different <= max_fraction, f"{different:.2%} of the values differ"
 
 
 def run(sweep: Sweep, limit: float, seconds: float, device: torch.device) -> None:
