@@ -152,7 +152,7 @@ def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
         fail(f"{name} must not be an inference tensor outside of torch.inference_mode: give {name}.clone()")
 
 
-def apart(name: str, out: Tensor, **inputs: Tensor) -> None:
+def no_shared_memory(name: str, out: Tensor, **inputs: Tensor) -> None:
     """Raises if `out` shares memory with an input, which would be overwritten while it is read."""
     if out.device.type == "meta":
         return

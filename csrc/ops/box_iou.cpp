@@ -65,8 +65,8 @@ void box_iou_out(const Tensor& boxes1, const Tensor& boxes2, const Tensor& out) 
   check_dtype("out", out, compute_dtype({boxes1.scalar_type()}));
   check_same_device("out", out, "boxes1", boxes1);
   if (!out.is_contiguous()) fail("out must be contiguous, got strides " + bracketed(out.strides()));
-  check_apart("out", out, "boxes1", boxes1);
-  check_apart("out", out, "boxes2", boxes2);
+  check_no_shared_memory("out", out, "boxes1", boxes1);
+  check_no_shared_memory("out", out, "boxes2", boxes2);
   fill(boxes1, boxes2, out, IouMetric::iou);
 }
 

@@ -125,7 +125,7 @@ inline void check_gradient(const Tensor& grad, const char* other_name, const Ten
 }
 
 // `out` must not be written to while an input is read.
-inline void check_apart(const char* name, const Tensor& out, const char* other_name, const Tensor& other) {
+inline void check_no_shared_memory(const char* name, const Tensor& out, const char* other_name, const Tensor& other) {
   const auto end = [](const Tensor& t) {
     int64_t last = 0;
     for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);

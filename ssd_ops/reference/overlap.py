@@ -99,7 +99,7 @@ def box_iou(
         checks.tensor("out", out)
         check_out(out, boxes1, boxes2)
         checks.writable("out", out, boxes1=given1, boxes2=given2)
-        checks.apart("out", out, boxes1=given1, boxes2=given2)
+        checks.no_shared_memory("out", out, boxes1=given1, boxes2=given2)
     iou = ratio(*intersection_and_union(boxes1, boxes2))
     return iou if out is None else out.copy_(iou)
 
@@ -138,8 +138,8 @@ def distance_box_iou(
     diagonal = sides[..., 0] * sides[..., 0] + sides[..., 1] * sides[..., 1] + eps
     centers1 = (boxes1[..., :2] + boxes1[..., 2:]) / 2
     centers2 = (boxes2[..., :2] + boxes2[..., 2:]) / 2
-    apart = centers1[..., :, None, :] - centers2[..., None, :, :]
-    distance = apart[..., 0] * apart[..., 0] + apart[..., 1] * apart[..., 1]
+    offset = centers1[..., :, None, :] - centers2[..., None, :, :]
+    distance = offset[..., 0] * offset[..., 0] + offset[..., 1] * offset[..., 1]
     return ratio(*intersection_and_union(boxes1, boxes2)) - distance / diagonal
 
 

@@ -73,7 +73,7 @@ extern Block block;
 const Launch* running_launch();
 uint64_t seed_from_environment();
 
-// scheduler.cpp: lets a fiber run again; lets the running one wait until somebody does that.
+// scheduler.cpp: lets a fiber run again; lets the running one wait until another one calls that.
 void make_ready(int fiber);
 void wait_for_others();
 

@@ -109,7 +109,7 @@ class BoxLists {
     block.scaled_area[lane] = scaled_area(box_area, thresholds_);
   }
 
-  // Whether a box of the list suppresses this one, whatever can_suppress() is for it.
+  // Whether a box of the list suppresses this one, which may itself be unable to suppress (can_suppress()).
   bool suppresses(int64_t list, const Box<T>& box, T box_area) const {
     const T possible = scaled_area(box_area, thresholds_), certain = possible + rounding_margin(box_area, thresholds_);
     for (uint32_t i = ends_[list].first; i != kNone;) {

@@ -33,7 +33,7 @@ def pool(draw: st.DrawFn, classes: int, dtype: torch.dtype, *, exact: bool) -> T
     return rows.to(dtype)
 
 
-def apart(keys: Tensor, closest: float = 1e-4) -> Tensor:
+def merge_close(keys: Tensor, closest: float = 1e-4) -> Tensor:
     """Returns the row to use for each row, `[R]`: an earlier one where their keys `[R, K]` are nearly equal, else itself.
 
     The keys of a row are the numbers that an op compares with those of other rows. NaN equals nothing.

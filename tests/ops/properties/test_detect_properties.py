@@ -71,7 +71,7 @@ def rounded(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     options = draw(st.fixed_dictionaries(PLAIN))
     pool = draw(rows.pool(classes, dtypes[0], exact=False))
     probability = torch.softmax(pool.double(), dim=1)
-    pool = pool[rows.apart(probability[:, 1:].where(probability[:, 1:] > 1e-3, torch.nan), APART)]
+    pool = pool[rows.merge_close(probability[:, 1:].where(probability[:, 1:] > 1e-3, torch.nan), APART)]
     lowest = draw(st.sampled_from((0.05, 0.2, 0.01)))
     score_threshold = clear_of(torch.softmax(pool.double(), 1), tuple(lowest * 1.1**k for k in range(9)))
     logits = pool[torch.randint(len(pool), (images, priors), generator=generator)]

@@ -32,7 +32,7 @@ def batch(draw: st.DrawFn, floats: tuple[torch.dtype, ...] = ours.DTYPES) -> lis
     pool = draw(rows.pool(classes, draw(dtypes), exact=exact))
     if not exact:
         double = pool.double()
-        pool = pool[rows.apart((double.logsumexp(1) - double[:, 0])[:, None])]
+        pool = pool[rows.merge_close((double.logsumexp(1) - double[:, 0])[:, None])]
     labels = torch.randint(0, classes, (images, priors), generator=generator)
     part = torch.rand(images, priors, generator=generator)
     labels[part > draw(st.sampled_from((0.2, 0.5, 0.1, 0.0, 1.0)))] = 0
