@@ -39,6 +39,17 @@ def run_folder_of(source: str | Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def run_to_resume(source: str) -> str:
+    """Returns a run folder or checkpoint as it is, and of a folder of runs the one saved last, which is printed."""
+    folder = Path(source)
+    saved = [path for name in ("last.pt", "best.pt") for path in folder.glob(f"*/{name}")]
+    if (folder / "config.json").exists() or not saved:
+        return source
+    newest = max(saved, key=lambda path: path.stat().st_mtime).parent
+    print(f"--resume {source}: the run saved last is {newest}")
+    return str(newest)
+
+
 def recorded_settings(source: str | Path) -> dict[str, Any] | None:
     """Reads the settings recorded in a run folder; returns None if there is no config.json."""
     file = run_folder_of(source) / "config.json"

@@ -202,8 +202,10 @@ class TrainConfig:
     output_dir: str | None = option(None, "run folder (default: runs/MODEL-DATASET-N)", metavar="DIR")
     resume: str | None = option(
         None,
-        "run folder or checkpoint to resume, with the settings of that run; other flags override them",
+        "run folder or checkpoint to resume, with the settings of that run; other flags override them. Of a folder of "
+        "runs (default: runs), the one saved last",
         metavar="PATH",
+        const="runs",
     )
     save_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: save after each epoch only")
     start_epoch: int = option(

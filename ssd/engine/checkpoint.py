@@ -54,29 +54,33 @@ def num_bytes(checkpoint: Any) -> int:
     return sum(map(num_bytes, values)) if isinstance(checkpoint, (Mapping, list, tuple)) else 0
 
 
-def find_checkpoint(source: str | Path) -> Path:
-    """Returns the checkpoint that --resume names: a file, or last.pt of a run folder."""
-    path = Path(source)
-    if not path.is_dir():
-        return path
-    if not (path / "last.pt").is_file() and (path / "best.pt").is_file():
-        raise ConfigError(f"--resume {source}: {path / 'last.pt'} does not exist; {path / 'best.pt'} does")
-    return path / "last.pt"
-
-
 def read(source: str | Path) -> dict[str, Any]:
     """Reads a checkpoint to resume from, onto the CPU.
 
+    Of a run folder this is last.pt, or best.pt if last.pt is damaged or missing, with a warning.
+
     Raises:
-        ConfigError: The checkpoint does not exist, is damaged, or is not from a training run of this project.
+        ConfigError: No such checkpoint exists, it is damaged, or it is not from a training run of this project.
     """
-    path = find_checkpoint(source)
-    if not path.is_file():
-        raise ConfigError(f"--resume {source}: checkpoint {path} does not exist")
-    try:
-        content = load_file(path)
-    except ValueError as error:
-        raise ConfigError(f"--resume {source}: {error}") from error
+    folder = Path(source)
+    paths = [folder / "last.pt", folder / "best.pt"] if folder.is_dir() else [folder]
+    problems: list[str] = []
+    for path in paths:
+        if not path.is_file():
+            problems.append(f"checkpoint {path} does not exist")
+            continue
+        try:
+            content = load_file(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            print(f"warning: {problems[0]}; resuming from {path}")
+        return _checked(content, path)
+    raise ConfigError(f"--resume {source}: {problems[0]}")
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
     keys = content if isinstance(content, Mapping) else ()
     if missing := [key for key in _REQUIRED_KEYS if key not in keys]:
         raise ConfigError(

@@ -16,7 +16,7 @@ from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_folder, flag, flag_of
 from ssd.config.choices import CHOICES
 from ssd.config.dataset_format import resolve_dataset
-from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings
+from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings, run_to_resume
 from ssd.config.setting_checks import check_path, check_paths, suggestion
 from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_flags
 from ssd.weight_files.names import full_name
@@ -46,7 +46,8 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
             check_path("--config", source or "")
             check_paths(given)
             values = configured_settings(recipes.find(source)) if source else {}
-            resume = given.get("resume")
+            if resume := given.get("resume"):
+                given["resume"] = resume = run_to_resume(resume)
             base = {**(recorded_settings(resume) or {}), **values} if resume else values
             for name in _FREE_FORM:
                 if name in given:
@@ -169,6 +170,7 @@ def _add_flag(parser: Any, f: dataclasses.Field[Any]) -> None:
     else:
         metavar = "X" if "float" in kind else "N" if "int" in kind else "NAME" if f.name in CHOICES else f.name.upper()
         options |= {"type": _PARSERS.get(kind, str), "metavar": f.metadata.get("metavar", metavar)}
+        options |= {"nargs": "?", "const": f.metadata["const"]} if "const" in f.metadata else {}
     parser.add_argument(*names, **options)
 
 

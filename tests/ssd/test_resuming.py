@@ -159,6 +159,37 @@ def test_resume_restores_settings_and_data_from_any_folder(tmp_path: Path, monke
     assert parse_args(["--config", str(tmp_path / "run")]) == replace(resumed, resume=None, test_only=False)
 
 
+def test_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "best.pt").write_bytes((whole / "last.pt").read_bytes())
+    assert read(tmp_path)["step"] == 12
+    assert f"last.pt does not exist; resuming from {tmp_path / 'best.pt'}" in capsys.readouterr().out
+    (tmp_path / "last.pt").write_bytes((whole / "last.pt").read_bytes()[:-1000])
+    assert read(tmp_path)["step"] == 12
+    said = capsys.readouterr().out
+    assert said.startswith(f"warning: {tmp_path / 'last.pt'} cannot be read")
+    assert said.endswith(f"; resuming from {tmp_path / 'best.pt'}\n")
+    (tmp_path / "best.pt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"last.pt cannot be read"):
+        read(tmp_path)
+
+
+def test_resume_alone_takes_the_run_saved_last(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("a", 3), ("b", 9), ("c", 5)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").write_bytes((whole / "config.json").read_bytes())
+        (tmp_path / "runs" / name / "last.pt").touch()
+        os.utime(tmp_path / "runs" / name / "last.pt", (seconds, seconds))
+    assert parse_args(["--resume", "--epochs", "7"]).resume == "runs/b"
+    assert capsys.readouterr().out == "--resume runs: the run saved last is runs/b\n"
+    assert parse_args(["--resume", "runs/a"]).resume == "runs/a"
+    with pytest.raises(SystemExit):
+        parse_args(["--resume", "nowhere"])
+    assert "--resume nowhere: no such file" in capsys.readouterr().err
+
+
 def test_changed_settings_are_applied_printed_and_recorded(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
