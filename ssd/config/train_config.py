@@ -43,7 +43,7 @@ class TrainConfig:
     )
     train_split: str = option("train", "split to train on", metavar="NAME")
     val_split: str = option("val", "split to evaluate on", metavar="NAME")
-    val_share: float = option(
+    val_fraction: float = option(
         0.2, "fraction of the training images held out for evaluation if the data set has no evaluation split"
     )
     dataset_options: dict[str, Any] = option(
@@ -175,7 +175,7 @@ class TrainConfig:
         "auto", "metric: voc (area under the curve), voc07 (11 points), coco, or auto (coco for COCO data, else voc)"
     )
     test_only: bool = option(False, "evaluate the model of --resume or --weights, and exit")
-    pictures: int = option(8, "number of evaluation images to draw detections on")
+    sample_images: int = option(8, "number of evaluation images to draw detections on")
 
     defaults: str = option(
         "auto",

@@ -19,7 +19,7 @@ def open_splits(
     path: str | Path | None,
     train: str,
     val: str,
-    share: float,
+    fraction: float,
     options: Mapping[str, Any],
     training_only: tuple[str, ...] = (),
 ) -> tuple[DetectionDataset, DetectionDataset]:
@@ -29,8 +29,8 @@ def open_splits(
         name: Name of the data set, see `open_dataset`.
         path: Folder of the data set.
         train: Training split. If the data set has no splits at all, all images are divided.
-        val: Validation split. If it does not exist, the fraction `share` of the images of `train` is used.
-        share: Fraction of validation images, 0 .. 1; with 0, evaluation uses the training images.
+        val: Validation split. If it does not exist, this `fraction` of the images of `train` is used.
+        fraction: Fraction of validation images, 0 .. 1; with 0, evaluation uses the training images.
         options: Options of the data set.
         training_only: Names of options that are not used for evaluation.
 
@@ -61,19 +61,19 @@ def open_splits(
     whole = train_set if plain == dict(options) else open_dataset(name, path, train, **plain)
     same = f"the splits {train} and {val} of {path} are the same images"
     why = f"{path} has no split {missing!r}" if missing else same
-    return _divided(train_set, whole, share, path or ".", why)
+    return _divided(train_set, whole, fraction, path or ".", why)
 
 
 def _divided(
-    train_set: DetectionDataset, whole: DetectionDataset, share: float, root: str | Path, why: str
+    train_set: DetectionDataset, whole: DetectionDataset, fraction: float, root: str | Path, why: str
 ) -> tuple[DetectionDataset, DetectionDataset]:
     # Both have the same images, except for those that a training option drops.
     faults = whole.log.new_entries()
     if faults:
         print(f"warning: {whole.name}: faults\n{faults}")
-    chosen = choose_share(whole, share, root)
+    chosen = choose_validation(whole, fraction, root)
     if not chosen:
-        print(f"warning: {why} and --val-share is {share:g}: the model is evaluated on its training images")
+        print(f"warning: {why} and --val-fraction is {fraction:g}: the model is evaluated on its training images")
         return train_set, whole
     files = {str(whole.annotations.files[row]) for row in chosen}
     kept = [row for row, file in enumerate(train_set.annotations.files) if str(file) not in files]
@@ -82,7 +82,7 @@ def _divided(
         return train_set, whole
     print(
         f"split: {len(kept)} images to train on, {len(chosen)} to evaluate on, since {why}; chosen by a hash of their "
-        f"names and by class (--val-share {share:g})"
+        f"names and by class (--val-fraction {fraction:g})"
     )
     return (
         train_set.subset(kept, f"{train_set.name}, training part"),
@@ -90,7 +90,7 @@ def _divided(
     )
 
 
-def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> list[int]:
+def choose_validation(dataset: DetectionDataset, fraction: float, root: str | Path) -> list[int]:
     """Selects a fraction of the images, always the same ones.
 
     Images are grouped by their rarest class. Of each group, the images with the lowest hashes of their names are
@@ -98,15 +98,15 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
 
     Args:
         dataset: The data set.
-        share: Fraction of the images.
+        fraction: Fraction of the images.
         root: Folder that names are relative to, so that moving the data set does not change the selection.
 
     Returns:
-        Ascending indices; at least one if `share` is above 0 and there are two images.
+        Ascending indices; at least one if `fraction` is above 0 and there are two images.
     """
-    if not 0 <= share < 1:
-        raise DataError(f"the fraction of images for validation must lie in [0, 1), got {share}")
-    if share == 0 or len(dataset) < 2:
+    if not 0 <= fraction < 1:
+        raise DataError(f"the fraction of images for validation must lie in [0, 1), got {fraction}")
+    if fraction == 0 or len(dataset) < 2:
         return []
     names = dataset.relative_names(root)
     hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
@@ -116,7 +116,7 @@ def choose_share(dataset: DetectionDataset, share: float, root: str | Path) -> l
     chosen: list[int] = []
     target = 0.0
     for group, rows in sorted(groups.items(), key=lambda item: (len(item[1]), item[0])):
-        target += len(rows) * share
+        target += len(rows) * fraction
         count = min(round(target - len(chosen)), len(rows) - (group > 0))
         chosen += sorted(rows, key=hashes.__getitem__)[: max(count, 0)]
     return sorted(chosen) or [min(range(len(dataset)), key=hashes.__getitem__)]

@@ -55,7 +55,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         config.data_path,
         config.train_split,
         config.val_split,
-        config.val_share,
+        config.val_fraction,
         config.dataset_options,
         TRAINING_ONLY,
     )

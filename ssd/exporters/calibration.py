@@ -70,7 +70,7 @@ def of_training_split(config: TrainConfig, side: int) -> Calibration:
     from ssd.data.splits import open_splits
     from ssd.engine.setup import TRAINING_ONLY
 
-    names = (config.train_split, config.val_split, config.val_share)
+    names = (config.train_split, config.val_split, config.val_fraction)
     dataset, _ = open_splits(config.dataset, config.data_path, *names, config.dataset_options, TRAINING_ONLY)
     count = min(MAX_IMAGES, len(dataset))
     rows = [index * len(dataset) // count for index in range(count)]

@@ -18,10 +18,10 @@ Small objects in large images are found in tiles of the image, here of 640 pixel
 
     ssd predict runs/x aerial.tif --tile 640,128
 
-Several processes share the sources, also on several machines with a common folder. Each writes a part; the last one
+Several processes split the sources, also on several machines with a common folder. Each writes a part; the last one
 writes detections.json. The same command goes on where it was stopped, and so does --resume for one process:
 
-    torchrun --nproc_per_node 8 -m ssd predict runs/x 'shards/*.tar' --output-dir found --no-pictures
+    torchrun --nproc_per_node 8 -m ssd predict runs/x 'shards/*.tar' --output-dir found --no-images
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from ssd.engine.setup import as_config_error, choose_device
     from ssd.inference.detector import load
     from ssd.models.flipped import flip_averaged
-    from ssd.programs.predict_steps import Share, run
+    from ssd.programs.predict_steps import Shard, run
 
     try:
         world = World(args.rank, args.size, int(os.environ.get("LOCAL_RANK", args.rank)))
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.tta:
             with as_config_error(f"{args.checkpoint}: "):
                 detector.model = flip_averaged(detector.model)
-        failed = run(detector, args, Share(args.rank, args.size))
+        failed = run(detector, args, Shard(args.rank, args.size))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:

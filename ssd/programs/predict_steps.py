@@ -21,7 +21,7 @@ Numbered = tuple[int, str]  # a source and its position in the list of all, from
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The sources of this process: every `size`-th one."""
 
     rank: int = 0
@@ -32,13 +32,13 @@ class Share:
         return list(enumerate(sources, start=1))[self.rank :: self.size]
 
 
-def run(detector: Detector, args: argparse.Namespace, share: Share) -> int:
+def run(detector: Detector, args: argparse.Namespace, shard: Shard) -> int:
     """Runs the detector on the sources of this process and writes the results.
 
     Args:
         detector: Detector.
         args: Command line; `files` are all sources.
-        share: Selects the sources of this process.
+        shard: Selects the sources of this process.
 
     Returns:
         Number of images that could not be read or written; 0 in a process that others outlast.
@@ -48,16 +48,16 @@ def run(detector: Detector, args: argparse.Namespace, share: Share) -> int:
     names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "tile")
     output = Output(
         *(args.output_dir, args.save, detector.classes, len(args.files)),
-        rank=share.rank,
-        size=share.size,
-        resume=args.resume or share.size > 1,
+        rank=shard.rank,
+        size=shard.size,
+        resume=args.resume or shard.size > 1,
         settings={name: getattr(args, name) for name in names},
     )
-    mine = [(number, name) for number, name in share.of(args.files) if name not in output.finished]
-    if share.rank == 0:
-        _introduce(detector, args, share, len(output.finished))
+    mine = [(number, name) for number, name in shard.of(args.files) if name not in output.finished]
+    if shard.rank == 0:
+        _introduce(detector, args, shard, len(output.finished))
     total = None if any(_has_many(name) for _, name in mine) else len(mine)
-    bar = tqdm(total=total, unit="image", mininterval=0.5, disable=share.rank > 0)
+    bar = tqdm(total=total, unit="image", mininterval=0.5, disable=shard.rank > 0)
     started, complete = monotonic(), False
     try:
         for number, result in _results(detector, args, mine, output):
@@ -74,14 +74,14 @@ def run(detector: Detector, args: argparse.Namespace, share: Share) -> int:
         totals = output.close(complete)
         if totals is not None:
             rate = output.images / (monotonic() - started)
-            speed = f", {rate:.1f} images/s" if output.images and share.size == 1 else ""
+            speed = f", {rate:.1f} images/s" if output.images and shard.size == 1 else ""
             print(f"{totals[1]} objects in {totals[0]} images{speed}: {args.output_dir / 'detections.json'}")
     return 0 if totals is None else totals[2]
 
 
-def _introduce(detector: Detector, args: argparse.Namespace, share: Share, finished: int) -> None:
-    if share.size > 1:
-        print(f"{len(args.files)} files are shared among {share.size} processes")
+def _introduce(detector: Detector, args: argparse.Namespace, shard: Shard, finished: int) -> None:
+    if shard.size > 1:
+        print(f"{len(args.files)} files are split among {shard.size} processes")
     if finished:
         print(f"resuming: {finished} files are done")
     if args.score_threshold is None and detector.thresholds:

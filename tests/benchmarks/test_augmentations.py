@@ -22,7 +22,7 @@ def test_table_has_mean_and_range_of_seeds(
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         config = parse_args(command[2:])
-        assert (config.epochs, config.eval_every, config.pictures) == (10, 2, 0) and config.output_dir
+        assert (config.epochs, config.eval_every, config.sample_images) == (10, 2, 0) and config.output_dir
         if config.data_augmentation == "ssd":
             return subprocess.CompletedProcess(command, 1, "", "out of memory")
         folder = Path(config.output_dir)
@@ -51,4 +51,6 @@ def test_table_has_mean_and_range_of_seeds(
     assert "as SSD (flip, crop, color, zoom out), seed 2 failed: out of memory" in err
     monkeypatch.setattr(sys, "argv", ["augmentations.py", "--table", str(tmp_path / "a.json")])
     augmentations.main()
-    assert capsys.readouterr().out == out and len(json.loads((tmp_path / "a.json").read_text())["runs"]) == 18
+    assert capsys.readouterr().out == out and len(json.loads((tmp_path / "a.json").read_text())["runs"]) == 3 * len(
+        augmentations.VARIANTS
+    )

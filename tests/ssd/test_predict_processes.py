@@ -85,7 +85,7 @@ def test_predict_processes_split_images_and_merge_parts(checkpoint: Path, photos
     more = ("--save", "images,csv,coco,yolo,voc")
     main(arguments(checkpoint, photos, out=one, more=more))
     said = succeeded(run_processes(tmp_path, main, arguments(checkpoint, photos, out=two, more=more)))
-    assert f"{COUNT} files are shared among 2 processes" in said and said.count(f"in {COUNT} images: ") == 1
+    assert f"{COUNT} files are split among 2 processes" in said and said.count(f"in {COUNT} images: ") == 1
     lines = [len(path.read_text().splitlines()) for path in sorted((two / "parts").glob("*.jsonl"))]
     assert lines == [COUNT // 2, COUNT // 2] and not (one / "parts").exists()
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
@@ -98,7 +98,7 @@ def test_killed_predict_resumes_without_losing_or_repeating_images(
     checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
-    argv = arguments(checkpoint, photos, out=out, more=("--no-pictures",))
+    argv = arguments(checkpoint, photos, out=out, more=("--no-images",))
     ended = run_processes(tmp_path, predict_until_killed, argv, 5)
     assert [process.code for process in ended] == [-signal.SIGKILL] * 2
     before = finished_files(out)
@@ -111,7 +111,7 @@ def test_killed_predict_resumes_without_losing_or_repeating_images(
     lines = [line for path in (out / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
     done = Counter(json.loads(line)["file"] for line in lines if not line.endswith("tor"))
     assert set(done.values()) == {1} and len(done) == COUNT
-    main(arguments(checkpoint, photos, out=whole, more=("--no-pictures",)))
+    main(arguments(checkpoint, photos, out=whole, more=("--no-images",)))
     assert listed(out) == listed(whole)
 
 
