@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-import ssd_ops
 from ssd.common.atomic_write import write_atomically, write_text
 from ssd.common.console import how_to_run
 from ssd.common.errors import ConfigError
@@ -28,6 +27,7 @@ from ssd.engine.distributed import World
 from ssd.engine.elastic import announce_checkpoint, new_run
 from ssd.engine.folder_lock import lock_folder
 from ssd.reports.csv_log import CsvLog
+from ssd.reports.environment import environment, environment_line
 from ssd.reports.tensorboard_log import TensorBoardLog
 from ssd.reports.transcript import Transcript, as_utf8
 
@@ -38,6 +38,7 @@ _R = TypeVar("_R")
 # A folder with only these files is of a run that ended before its first checkpoint, and may be reused.
 _FILES_OF_UNSAVED_RUN = {
     *("config.json", "config.json.part", "train.csv", "log.txt", "train_batch.png", "train_batch.png.part"),
+    *("environment.json", "environment.json.part"),
     *("last.pt.part", ".lock", "tensorboard"),
 }
 
@@ -45,9 +46,9 @@ _FILES_OF_UNSAVED_RUN = {
 class RunFolder:
     """Writes the files of a run atomically.
 
-    These are `config.json` (and `config.1.json`, ... from before --resume changed settings), `log.txt`, `train.csv`
-    (losses by step), `eval.csv` (AP by epoch), both in `tensorboard` where that is installed, `summary.html`, the images
-    that it shows, `last.pt` and `best.pt`.
+    These are `environment.json`, `config.json` (and `config.1.json`, ... from before --resume changed settings),
+    `log.txt`, `train.csv` (losses by step), `eval.csv` (AP by epoch), both in `tensorboard` where that is installed,
+    `summary.html`, the images that it shows, `last.pt` and `best.pt`.
 
     Only rank 0 writes; the same calls on other processes do nothing, or wait for rank 0.
     """
@@ -126,10 +127,12 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.tensorboard.folder, ignore_errors=True)
         self.transcript.start(
-            f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment()}: {shlex.join(sys.argv)}"
+            f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {environment_line()}: {shlex.join(sys.argv)}"
         )
         if previous := record(config, self.path):
             self.log(f"the previous settings were saved as {previous.name}")
+        about = json.dumps(environment(self.world.size), indent=2) + "\n"
+        self.try_task("environment.json", lambda: write_text(self.path / "environment.json", as_utf8(about)))
         self.train_log.drop(lambda row: row["step"] > state.step)
         self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
         self.tensorboard.open(config.tensorboard, state.step)
@@ -214,10 +217,3 @@ class RunFolder:
             )
             self.failures.append(name)
             return None
-
-
-def environment() -> str:
-    """Returns the versions and the device of a run, as text."""
-    device = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
-    ops = ssd_ops.build_info()["backend"]
-    return f"Python {platform.python_version()}, torch {torch.__version__}, ssd_ops {ops}, {device}, {platform.node()}"

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from ssd.engine.loop import run
+from ssd.reports.environment import commit
 from ssd.reports.summary import write_summary
 from ssd.reports.transcript import Transcript
 from tests.ssd.test_training import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,18 @@ def test_run_writes_images_and_summary(logged: tuple[Path, str]) -> None:
         assert f'<img src="{name}"' in text
     assert "<h1>ssd_tiny on shapes</h1>" in text and "AP50 0." in text and "batch_size = 8" in text
     assert Image.open(folder / "train_batch.png").width > 64 * 2
+
+
+def test_run_records_its_environment(logged: tuple[Path, str]) -> None:
+    about = json.loads((logged[0] / "environment.json").read_text())
+    assert about["torch"] == torch.__version__ and about["ssd_ops"]["backend"] in ("compiled", "reference")
+    assert about["processes"] == 1 and (about["commit"] is None) == (commit(ROOT) is None)
+
+
+def test_commit_is_that_of_a_checkout_of_its_own(tmp_path: Path) -> None:
+    assert commit(tmp_path) is None
+    (tmp_path / ".git").mkdir()  # damaged
+    assert commit(tmp_path) is None
 
 
 def test_summary_escapes_names_and_shows_what_limits_each_class(tmp_path: Path) -> None:
