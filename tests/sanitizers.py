@@ -1,4 +1,4 @@
-"""Runs the ops with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels and op bindings (a stage of .ci/run).
+"""Runs the ops with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels and glue (a stage of .ci/run).
 
     python -m tests.sanitizers            emulated CUDA kernels, then the op tests for each instruction set of this CPU
     python -m tests.sanitizers --long     more than 100,000 new property cases for each (some hours)

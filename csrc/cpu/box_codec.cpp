@@ -11,8 +11,8 @@ namespace {
 
 // Consecutive rows with consecutive priors; the loop vectorizes.
 template <bool decodes, CodeType code, typename T>
-void run(const T* __restrict coded, const T* __restrict priors, const Variances<T> var, int64_t count,
-         T* __restrict out) {
+void codec_run(const T* __restrict coded, const T* __restrict priors, const Variances<T> var, int64_t count,
+               T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const Box<T> a = load_box(coded, i), prior = load_box(priors, i);
@@ -22,28 +22,28 @@ void run(const T* __restrict coded, const T* __restrict priors, const Variances<
 }
 
 template <bool decodes, CodeType code, typename T>
-void rows(const CodecParams<T>& params, int64_t begin, int64_t end) {
+void codec_rows(const CodecParams<T>& params, int64_t begin, int64_t end) {
   while (begin < end) {
     const int64_t prior = begin % params.num_priors, count = std::min(end - begin, params.num_priors - prior);
-    run<decodes, code>(params.coded + 4 * begin, params.priors + 4 * prior, params.variances, count,
-                       params.out + 4 * begin);
+    codec_run<decodes, code>(params.coded + 4 * begin, params.priors + 4 * prior, params.variances, count,
+                             params.out + 4 * begin);
     begin += count;
   }
 }
 
 template <bool decodes, typename T>
-void any_code(const CodecParams<T>& params, int64_t begin, int64_t end) {
+void dispatch_code(const CodecParams<T>& params, int64_t begin, int64_t end) {
   switch (params.code) {
-    case CodeType::center_size: return rows<decodes, CodeType::center_size>(params, begin, end);
-    case CodeType::corner: return rows<decodes, CodeType::corner>(params, begin, end);
-    case CodeType::corner_size: return rows<decodes, CodeType::corner_size>(params, begin, end);
+    case CodeType::center_size: return codec_rows<decodes, CodeType::center_size>(params, begin, end);
+    case CodeType::corner: return codec_rows<decodes, CodeType::corner>(params, begin, end);
+    case CodeType::corner_size: return codec_rows<decodes, CodeType::corner_size>(params, begin, end);
   }
 }
 
 // One row of L against `count` priors, at most kPriorBlock.
 template <bool decodes, CodeType code, typename T>
-void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __restrict priors, const Variances<T> var,
-              int64_t count, T* __restrict grad_coded, T* __restrict grad_priors) {
+void grad_codec_run(const T* __restrict grad, const T* __restrict coded, const T* __restrict priors,
+                    const Variances<T> var, int64_t count, T* __restrict grad_coded, T* __restrict grad_priors) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const Box<T> g = load_box(grad, i), a = load_box(coded, i), prior = load_box(priors, i);
@@ -55,7 +55,7 @@ void grad_run(const T* __restrict grad, const T* __restrict coded, const T* __re
 }
 
 template <bool decodes, CodeType code, typename T>
-void units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+void grad_units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
   const int64_t prior_blocks = ceil_div(params.num_priors, kPriorBlock);
   T row_grads[4 * kPriorBlock];
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -66,26 +66,26 @@ void units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
     std::fill_n(sums, 4 * count, 0.0);
     for (int64_t l = first; l < last; ++l) {
       const int64_t row = 4 * (l * params.num_priors + prior);
-      grad_run<decodes, code>(params.grad + row, params.coded + row, params.priors + 4 * prior, params.variances, count,
-                              params.grad_coded + row, row_grads);
+      grad_codec_run<decodes, code>(params.grad + row, params.coded + row, params.priors + 4 * prior, params.variances,
+                                    count, params.grad_coded + row, row_grads);
       for (int64_t i = 0; i < 4 * count; ++i) sums[i] += static_cast<double>(row_grads[i]);
     }
   }
 }
 
 template <bool decodes, typename T>
-void units_of_any_code(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+void dispatch_grad_code(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
   switch (params.code) {
-    case CodeType::center_size: return units<decodes, CodeType::center_size>(params, begin, end);
-    case CodeType::corner: return units<decodes, CodeType::corner>(params, begin, end);
-    case CodeType::corner_size: return units<decodes, CodeType::corner_size>(params, begin, end);
+    case CodeType::center_size: return grad_units<decodes, CodeType::center_size>(params, begin, end);
+    case CodeType::corner: return grad_units<decodes, CodeType::corner>(params, begin, end);
+    case CodeType::corner_size: return grad_units<decodes, CodeType::corner_size>(params, begin, end);
   }
 }
 
 template <typename T>
-void any_units(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
-  if (params.decodes) return units_of_any_code<true>(params, begin, end);
-  return units_of_any_code<false>(params, begin, end);
+void dispatch_grad(const GradCodecParams<T>& params, int64_t begin, int64_t end) {
+  if (params.decodes) return dispatch_grad_code<true>(params, begin, end);
+  return dispatch_grad_code<false>(params, begin, end);
 }
 
 template <typename T>
@@ -99,15 +99,23 @@ void sum_in_order(const double* slices, int64_t count, int64_t size, T* out) {
 
 }  // namespace
 
-void encode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) { any_code<false>(params, begin, end); }
-void encode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) { any_code<false>(params, begin, end); }
-void decode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) { any_code<true>(params, begin, end); }
-void decode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) { any_code<true>(params, begin, end); }
+void encode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) {
+  dispatch_code<false>(params, begin, end);
+}
+void encode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) {
+  dispatch_code<false>(params, begin, end);
+}
+void decode_rows(const CodecParams<float>& params, int64_t begin, int64_t end) {
+  dispatch_code<true>(params, begin, end);
+}
+void decode_rows(const CodecParams<double>& params, int64_t begin, int64_t end) {
+  dispatch_code<true>(params, begin, end);
+}
 void grad_codec_units(const GradCodecParams<float>& params, int64_t begin, int64_t end) {
-  any_units(params, begin, end);
+  dispatch_grad(params, begin, end);
 }
 void grad_codec_units(const GradCodecParams<double>& params, int64_t begin, int64_t end) {
-  any_units(params, begin, end);
+  dispatch_grad(params, begin, end);
 }
 void sum_slices(const double* slices, int64_t count, int64_t size, float* out) {
   sum_in_order(slices, count, size, out);

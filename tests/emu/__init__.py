@@ -9,7 +9,7 @@ from typing import Any
 
 @lru_cache(maxsize=1)
 def emulated_ops() -> Any:
-    """Returns `torch.ops.ssd_ops_emu`: the bindings of `ssd_ops` with the CUDA kernels for CPU tensors.
+    """Returns `torch.ops.ssd_ops_emu`: the glue of `ssd_ops` with the CUDA kernels for CPU tensors.
 
     SSD_OPS_EMU_VARIANT in the environment chooses the build: plain (the default), sanitized or checked. A process can
     load the sanitized one only in the environment that `build.sanitizer_environment()` returns.

@@ -68,7 +68,7 @@ def _objects(
 
 
 def _torch_header() -> Path:
-    """Returns a header with all of torch that the op bindings include, three quarters of what a compiler does there."""
+    """Returns a header with all of torch that the glue include, three quarters of what a compiler does there."""
     header = FOLDER / "ops" / "precompiled.h"
     text = '#include "ops/glue.h"\n'
     if not header.exists() or header.read_text() != text:
@@ -90,7 +90,7 @@ def _plan() -> str:
     torch_home = Path(torch.origin).parent
     lines = [RULES]
     csrc = ROOT / "csrc"
-    # The op bindings also call the CPU kernels, which never run here: one instruction set is enough. -O1 removes the calls
+    # The glue also call the CPU kernels, which never run here: one instruction set is enough. -O1 removes the calls
     # of the others, which would be undefined symbols.
     glue = _objects(
         lines,

@@ -60,7 +60,7 @@ void tiles(const IouParams<T>& params, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void any_metric(const IouParams<T>& params, int64_t begin, int64_t end) {
+void dispatch_metric(const IouParams<T>& params, int64_t begin, int64_t end) {
   switch (params.metric) {
     case IouMetric::iou: return tiles<IouMetric::iou>(params, begin, end);
     case IouMetric::generalized: return tiles<IouMetric::generalized>(params, begin, end);
@@ -71,7 +71,7 @@ void any_metric(const IouParams<T>& params, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void iou_tiles(const IouParams<float>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
-void iou_tiles(const IouParams<double>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
+void iou_tiles(const IouParams<float>& params, int64_t begin, int64_t end) { dispatch_metric(params, begin, end); }
+void iou_tiles(const IouParams<double>& params, int64_t begin, int64_t end) { dispatch_metric(params, begin, end); }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -29,10 +29,10 @@ struct Row {
 
 // One row with `lanes` columns (at most kLanes) from `column` on, which has the index `in_chunk` in its chunk.
 template <IouMetric metric, typename T>
-__attribute__((always_inline)) inline void some_pairs(const GradIouParams<T>& params, const T* __restrict grad,
-                                                      const Row<T>& row, int64_t column, int64_t in_chunk,
-                                                      int64_t lanes, RowSums<T>& __restrict of_row,
-                                                      ColumnSums<T>& __restrict of_columns) {
+__attribute__((always_inline)) inline void add_pairs(const GradIouParams<T>& params, const T* __restrict grad,
+                                                     const Row<T>& row, int64_t column, int64_t in_chunk, int64_t lanes,
+                                                     RowSums<T>& __restrict of_row,
+                                                     ColumnSums<T>& __restrict of_columns) {
   const T* __restrict x1 = params.columns + column;
   const T* __restrict y1 = x1 + params.m, * __restrict x2 = y1 + params.m, * __restrict y2 = x2 + params.m;
   const T* __restrict areas = y2 + params.m;
@@ -81,8 +81,8 @@ void add_columns(const ColumnSums<T>& of_columns, int64_t count, double* sums, i
 
 // Rows first .. last - 1, at most kRowChunk, with `count` columns from `column` on, at most kColumnChunk.
 template <IouMetric metric, typename T>
-void chunk(const GradIouParams<T>& params, int64_t first, int64_t last, int64_t column, int64_t count, double* row_sums,
-           double* column_sums) {
+void add_chunk(const GradIouParams<T>& params, int64_t first, int64_t last, int64_t column, int64_t count,
+               double* row_sums, double* column_sums) {
   ColumnSums<T> of_columns = {};
   for (int64_t n = first; n < last; ++n) {
     const Box<T> box = load_box(params.rows, n);
@@ -91,8 +91,8 @@ void chunk(const GradIouParams<T>& params, int64_t first, int64_t last, int64_t 
     RowSums<T> of_row = {};
     int64_t j = 0;
     for (; j + kLanes <= count; j += kLanes)
-      some_pairs<metric>(params, grad + j, row, column + j, j, kLanes, of_row, of_columns);
-    if (j < count) some_pairs<metric>(params, grad + j, row, column + j, j, count - j, of_row, of_columns);
+      add_pairs<metric>(params, grad + j, row, column + j, j, kLanes, of_row, of_columns);
+    if (j < count) add_pairs<metric>(params, grad + j, row, column + j, j, count - j, of_row, of_columns);
     add_row(of_row, row_sums + n, params.n);
   }
   add_columns(of_columns, count, column_sums + column, params.m);
@@ -113,13 +113,13 @@ void tiles(const GradIouParams<T>& params, int64_t begin, int64_t end) {
     }
     for (int64_t column = left; column < right; column += kColumnChunk)
       for (int64_t n = first; n < last; n += kRowChunk)
-        chunk<metric>(params, n, std::min(last, n + kRowChunk), column, std::min(kColumnChunk, right - column),
-                      row_sums, column_sums);
+        add_chunk<metric>(params, n, std::min(last, n + kRowChunk), column, std::min(kColumnChunk, right - column),
+                          row_sums, column_sums);
   }
 }
 
 template <typename T>
-void any_metric(const GradIouParams<T>& params, int64_t begin, int64_t end) {
+void dispatch_metric(const GradIouParams<T>& params, int64_t begin, int64_t end) {
   switch (params.metric) {
     case IouMetric::iou: return tiles<IouMetric::iou>(params, begin, end);
     case IouMetric::generalized: return tiles<IouMetric::generalized>(params, begin, end);
@@ -142,8 +142,12 @@ void boxes_from_sums(const double* sums, int64_t tiles, int64_t count, const T* 
 
 }  // namespace
 
-void grad_iou_tiles(const GradIouParams<float>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
-void grad_iou_tiles(const GradIouParams<double>& params, int64_t begin, int64_t end) { any_metric(params, begin, end); }
+void grad_iou_tiles(const GradIouParams<float>& params, int64_t begin, int64_t end) {
+  dispatch_metric(params, begin, end);
+}
+void grad_iou_tiles(const GradIouParams<double>& params, int64_t begin, int64_t end) {
+  dispatch_metric(params, begin, end);
+}
 void grad_iou_boxes(const double* sums, int64_t tiles, int64_t count, const float* boxes, float* grads) {
   boxes_from_sums(sums, tiles, count, boxes, grads);
 }

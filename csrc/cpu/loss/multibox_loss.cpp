@@ -101,7 +101,7 @@ void short_row_sums(const In* logits, int64_t rows, int64_t classes, T* shifts, 
 }
 
 template <typename In>
-bool rows(const LossParams& params, const LevelRun& run) {
+bool compute_rows(const LossParams& params, const LevelRun& run) {
   using T = compute_t<In>;
   const int64_t classes = params.num_classes;
   const In* logits = static_cast<const In*>(params.logits.of[run.level]) + run.row * classes;
@@ -193,7 +193,8 @@ ImageSums image_sums(const LossParams& params, const Mining& mining, int64_t ima
 bool loss_rows(const LossParams& params, int64_t begin, int64_t end) {
   bool in_range = true;
   for_each_run(params.levels, params.batch_size, begin, end, [&](const LevelRun& run) {
-    dispatch_dtype(params.logits_type, [&](auto zero) { in_range = rows<decltype(zero)>(params, run) && in_range; });
+    dispatch_dtype(params.logits_type,
+                   [&](auto zero) { in_range = compute_rows<decltype(zero)>(params, run) && in_range; });
   });
   return in_range;
 }

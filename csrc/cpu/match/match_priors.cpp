@@ -146,7 +146,7 @@ void match_tile(const MatchParams<T>& params, int64_t image, int64_t tile, T* be
 }
 
 template <typename T>
-void match(const MatchParams<T>& params, int64_t image, int64_t segment) {
+void match_tiles(const MatchParams<T>& params, int64_t image, int64_t segment) {
   T* best_iou = params.best_iou + segment * params.num_packed_gt;
   int64_t* best_prior = params.best_prior + segment * params.num_packed_gt;
   const int64_t begin = params.offsets[image], end = params.offsets[image + 1];
@@ -164,7 +164,11 @@ void make_prior_tiles(const PriorTiles<float>& tiles) { fill_tiles(tiles); }
 void make_prior_tiles(const PriorTiles<double>& tiles) { fill_tiles(tiles); }
 void split_gt_boxes(const float* boxes, int64_t n, float* arrays) { split_boxes(boxes, n, n, arrays); }
 void split_gt_boxes(const double* boxes, int64_t n, double* arrays) { split_boxes(boxes, n, n, arrays); }
-void match_segment(const MatchParams<float>& params, int64_t image, int64_t segment) { match(params, image, segment); }
-void match_segment(const MatchParams<double>& params, int64_t image, int64_t segment) { match(params, image, segment); }
+void match_segment(const MatchParams<float>& params, int64_t image, int64_t segment) {
+  match_tiles(params, image, segment);
+}
+void match_segment(const MatchParams<double>& params, int64_t image, int64_t segment) {
+  match_tiles(params, image, segment);
+}
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

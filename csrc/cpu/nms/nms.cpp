@@ -58,7 +58,7 @@ void suppress(const NmsParams<T>& params, int64_t begin, int64_t end, const Inde
 }
 
 template <typename T>
-int64_t all(const NmsParams<T>& params, int64_t n, uint32_t* kept) {
+int64_t suppress_ranks(const NmsParams<T>& params, int64_t n, uint32_t* kept) {
   int64_t count = 0;
   const auto index_of = [order = params.order](int64_t rank) { return order[rank]; };
   suppress(params, 0, n, index_of,
@@ -70,7 +70,7 @@ int64_t all(const NmsParams<T>& params, int64_t n, uint32_t* kept) {
 }
 
 template <typename T>
-void group(const NmsParams<T>& params, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
+void suppress_members(const NmsParams<T>& params, const uint32_t* members, int64_t begin, int64_t end, uint8_t* keep) {
   const auto index_of = [order = params.order, members](int64_t i) { return order[members[i]]; };
   suppress(params, begin, end, index_of, [=](int64_t i, bool kept) { keep[members[i]] = kept; });
 }
@@ -98,15 +98,19 @@ int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t n,
   return groups;
 }
 
-int64_t suppress_all(const NmsParams<float>& params, int64_t n, uint32_t* kept) { return all(params, n, kept); }
-int64_t suppress_all(const NmsParams<double>& params, int64_t n, uint32_t* kept) { return all(params, n, kept); }
+int64_t suppress_all(const NmsParams<float>& params, int64_t n, uint32_t* kept) {
+  return suppress_ranks(params, n, kept);
+}
+int64_t suppress_all(const NmsParams<double>& params, int64_t n, uint32_t* kept) {
+  return suppress_ranks(params, n, kept);
+}
 void suppress_group(const NmsParams<float>& params, const uint32_t* members, int64_t begin, int64_t end,
                     uint8_t* keep) {
-  group(params, members, begin, end, keep);
+  suppress_members(params, members, begin, end, keep);
 }
 void suppress_group(const NmsParams<double>& params, const uint32_t* members, int64_t begin, int64_t end,
                     uint8_t* keep) {
-  group(params, members, begin, end, keep);
+  suppress_members(params, members, begin, end, keep);
 }
 
 }  // namespace ssd_ops::cpu::SSD_OPS_ISA

@@ -124,16 +124,16 @@ struct BestPriorSearch {
   }
 
   // Removes the highest of the bounds and returns its tile, -1 if no tile may have a better prior.
-  __device__ __forceinline__ int64_t pop_tile(T (&bounds)[kTilesPerLane], int64_t first) const {
-    T lane_max = bounds[0];
+  __device__ __forceinline__ int64_t pop_tile(T (&iou_bounds)[kTilesPerLane], int64_t first) const {
+    T lane_max = iou_bounds[0];
 #pragma unroll
-    for (int k = 1; k < kTilesPerLane; ++k) lane_max = greater(bounds[k], lane_max);
+    for (int k = 1; k < kTilesPerLane; ++k) lane_max = greater(iou_bounds[k], lane_max);
     const T bound = warp_max_nonnegative(lane_max);
     if (bound == T(0) || bound < best_iou) return -1;
     const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, lane_max == bound))) - 1;
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k)
-      if (static_cast<int>(threadIdx.x) % kWarpSize == owner && bounds[k] == bound) bounds[k] = T(0);
+      if (static_cast<int>(threadIdx.x) % kWarpSize == owner && iou_bounds[k] == bound) iou_bounds[k] = T(0);
     return first + static_cast<int>(to_bits(bound) & kSlotMask) * kWarpSize + owner;
   }
 
@@ -141,16 +141,16 @@ struct BestPriorSearch {
   __device__ __forceinline__ void compare_with_tiles(int64_t first) {
     const int64_t num_tiles = num_prior_tiles(params.num_priors);
     const int lane = threadIdx.x % kWarpSize;
-    T bounds[kTilesPerLane];  // 0 for a tile that is not to be visited
+    T iou_bounds[kTilesPerLane];  // 0 for a tile that is not to be visited
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k) {
       const int64_t tile = first + k * kWarpSize + lane;
-      bounds[k] = tile < num_tiles ? bound_with_slot(params.tiles[tile], k) : T(0);
+      iou_bounds[k] = tile < num_tiles ? bound_with_slot(params.tiles[tile], k) : T(0);
     }
     for (;;) {
       int64_t tiles[kTilesAtOnce];
 #pragma unroll
-      for (int i = 0; i < kTilesAtOnce; ++i) tiles[i] = pop_tile(bounds, first);
+      for (int i = 0; i < kTilesAtOnce; ++i) tiles[i] = pop_tile(iou_bounds, first);
       if (tiles[0] < 0) return;
       compare_with(tiles);
     }

@@ -10,10 +10,10 @@ constexpr int64_t kPriorTile = 32;  // priors that a warp compares with a ground
 
 SSD_OPS_HD int64_t num_prior_tiles(int64_t num_priors) { return ceil_div(num_priors, kPriorTile); }
 
-// What bounds the IoU of a box with each prior of a tile, see iou_bound().
+// Properties of the priors of a tile, from which iou_bound() computes an upper bound of their IoU with a box.
 template <typename T>
 struct alignas(4 * sizeof(T)) PriorTile {
-  Box<T> bounds;
+  Box<T> bounds;  // the smallest box that contains the priors
   T max_width, max_height, min_area;
 };
 
