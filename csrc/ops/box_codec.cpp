@@ -43,7 +43,7 @@ template <bool decodes>
 Tensor coded_with(const Tensor& coded, const Tensor& priors, const std::vector<double>& variances,
                   const std::string& code_type) {
   const Codec codec = check_codec(decodes ? "deltas" : "boxes", coded, priors, variances, code_type);
-  Tensor out = torch::stable::new_empty(coded, coded.sizes(), codec.dtype);
+  Tensor out = empty(coded, coded.sizes(), codec.dtype);
   if (codec.rows == 0) return out;
   const Tensor dense_priors = dense(priors, codec.dtype);
 #ifdef SSD_OPS_WITH_CUDA
@@ -117,17 +117,17 @@ std::tuple<Tensor, Tensor> grad_coded_with(const Tensor& grad, const Tensor& cod
   const char* name = decodes ? "deltas" : "boxes";
   const Codec codec = check_codec(name, coded, priors, variances, code_type);
   check_gradient(grad, name, coded, std::vector<int64_t>(coded.sizes().begin(), coded.sizes().end()));
-  Tensor grad_priors = torch::stable::new_empty(priors, priors.sizes(), codec.dtype);
+  Tensor grad_priors = empty(priors, priors.sizes(), codec.dtype);
   if (codec.rows == 0) {
     torch::stable::zero_(grad_priors);
-    return {torch::stable::new_empty(coded, coded.sizes()), as_dtype(grad_priors, priors.scalar_type())};
+    return {empty(coded, coded.sizes(), coded.scalar_type()), as_dtype(grad_priors, priors.scalar_type())};
   }
 #ifdef SSD_OPS_WITH_CUDA
   if (uses_cuda_kernels(coded)) {
     const CudaScope scope(coded);
     const Tensor dense_coded = dense_for(coded, codec.dtype);
     const Tensor dense_grad = dense(grad, codec.dtype), dense_priors = dense(priors, codec.dtype);
-    Tensor grad_coded = torch::stable::empty_like(dense_coded);
+    Tensor grad_coded = empty(dense_coded, dense_coded.sizes(), dense_coded.scalar_type());
     const int64_t slices = grad_codec_slices(codec.leading, codec.num_priors);
     Tensor sums = empty(coded, {slices, 4 * codec.num_priors}, ScalarType::Double);
     check_cuda(launch_grad_box_codec(
@@ -139,7 +139,7 @@ std::tuple<Tensor, Tensor> grad_coded_with(const Tensor& grad, const Tensor& cod
   }
 #endif
   chosen_isa();
-  Tensor grad_coded = torch::stable::new_empty(coded, coded.sizes(), codec.dtype);
+  Tensor grad_coded = empty(coded, coded.sizes(), codec.dtype);
   dispatch_compute(codec.dtype, [&](auto type) {
     grad_on_cpu<decltype(type)>(grad, coded, priors, variances, codec, decodes, grad_coded, grad_priors);
   });

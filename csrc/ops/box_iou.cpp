@@ -53,7 +53,7 @@ template <IouMetric metric>
 Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   check_pairs(boxes1, boxes2);
   const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2);
-  Tensor out = torch::stable::new_empty(boxes1, {shape.data(), shape.size()}, compute_dtype({boxes1.scalar_type()}));
+  Tensor out = empty(boxes1, Shape(shape.data(), shape.size()), compute_dtype({boxes1.scalar_type()}));
   fill(boxes1, boxes2, out, metric);
   return out;
 }
@@ -61,7 +61,9 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
 void box_iou_out(const Tensor& boxes1, const Tensor& boxes2, const Tensor& out) {
   check_pairs(boxes1, boxes2);
   const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2);
-  check_shape("out", out, bracketed(shape), std::vector<int64_t>(out.sizes().begin(), out.sizes().end()) == shape);
+  check_shape(
+      "out", out, [&] { return bracketed(shape); },
+      std::vector<int64_t>(out.sizes().begin(), out.sizes().end()) == shape);
   check_dtype("out", out, compute_dtype({boxes1.scalar_type()}));
   check_same_device("out", out, "boxes1", boxes1);
   if (!out.is_contiguous()) fail("out must be contiguous, got strides " + bracketed(out.strides()));

@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "core/suppression.h"
@@ -71,8 +72,17 @@ inline std::string plain_number(double value) {  // as Python's format(value, "g
   return text.str();
 }
 
-inline void check_shape(const char* name, const Tensor& t, const std::string& expected, bool matches) {
-  if (!matches) fail(std::string(name) + " must have shape " + expected + ", got " + shape_of(t));
+// `expected` is a string, or a function that returns one where composing it takes time.
+template <typename Expected>
+void check_shape(const char* name, const Tensor& t, const Expected& expected, bool matches) {
+  if (matches) return;
+  const auto text = [&]() -> std::string {
+    if constexpr (std::is_invocable_v<Expected>)
+      return expected();
+    else
+      return expected;
+  };
+  fail(std::string(name) + " must have shape " + text() + ", got " + shape_of(t));
 }
 
 inline bool has_shape(const Tensor& t, std::initializer_list<int64_t> shape) {
@@ -119,7 +129,9 @@ inline void check_same_device(const char* name, const Tensor& t, const char* oth
 // The incoming gradient of a result of this shape.
 inline void check_gradient(const Tensor& grad, const char* other_name, const Tensor& other,
                            const std::vector<int64_t>& shape) {
-  check_shape("grad", grad, bracketed(shape), std::vector<int64_t>(grad.sizes().begin(), grad.sizes().end()) == shape);
+  check_shape(
+      "grad", grad, [&] { return bracketed(shape); },
+      std::vector<int64_t>(grad.sizes().begin(), grad.sizes().end()) == shape);
   check_floating("grad", grad);
   check_same_device("grad", grad, other_name, other);
 }

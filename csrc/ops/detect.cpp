@@ -20,7 +20,8 @@ struct DetectOptions {
 
 void check(const DetectorOutputs& outputs, const Tensor& priors, const DetectOptions& options) {
   const int64_t num_priors = outputs.num_priors();
-  check_shape("priors", priors, "[" + std::to_string(num_priors) + ", 4]", has_shape(priors, {num_priors, 4}));
+  check_shape(
+      "priors", priors, [&] { return "[" + std::to_string(num_priors) + ", 4]"; }, has_shape(priors, {num_priors, 4}));
   check_floating("priors", priors);
   check_same_device("priors", priors, "loc", outputs.loc[0]);
   check_variances(options.variances);

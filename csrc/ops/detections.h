@@ -26,9 +26,12 @@ inline void check_scored(const Tensor& boxes, const Tensor& scores, double score
   check_shape("scores", scores, "[B, N, C]", scores.dim() == 3);
   check_floating("scores", scores);
   const int64_t num_images = scores.size(0), num_boxes = scores.size(1), num_classes = scores.size(2);
-  const std::string shared = std::to_string(num_images) + ", " + std::to_string(num_boxes);
+  const auto shapes = [&] {
+    const std::string shared = std::to_string(num_images) + ", " + std::to_string(num_boxes);
+    return "[" + shared + ", 4] or [" + shared + ", " + std::to_string(num_classes) + ", 4]";
+  };
   check_shape(
-      "boxes", boxes, "[" + shared + ", 4] or [" + shared + ", " + std::to_string(num_classes) + ", 4]",
+      "boxes", boxes, shapes,
       has_shape(boxes, {num_images, num_boxes, 4}) || has_shape(boxes, {num_images, num_boxes, num_classes, 4}));
   check_floating("boxes", boxes);
   check_same_device("scores", scores, "boxes", boxes);

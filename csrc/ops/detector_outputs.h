@@ -30,8 +30,9 @@ inline void check_has_classes(const char* name, const Tensor& logits, int64_t nu
 inline DetectorOutputs detector_outputs(const Tensor& loc, const Tensor& logits) {
   check_boxes("loc", loc, "[B, P, 4]", 3);
   const int64_t num_images = loc.size(0), num_priors = loc.size(1);
-  check_shape("logits", logits, "[" + std::to_string(num_images) + ", " + std::to_string(num_priors) + ", C]",
-              logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
+  check_shape(
+      "logits", logits, [&] { return "[" + std::to_string(num_images) + ", " + std::to_string(num_priors) + ", C]"; },
+      logits.dim() == 3 && logits.size(0) == num_images && logits.size(1) == num_priors);
   check_floating("logits", logits);
   check_has_classes("logits", logits, logits.size(2));
   check_same_device("logits", logits, "loc", loc);

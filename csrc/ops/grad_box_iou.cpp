@@ -49,7 +49,7 @@ void on_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, Tens
 }
 
 Tensor zeros_like_boxes(const Tensor& boxes) {
-  Tensor zeros = torch::stable::new_empty(boxes, boxes.sizes());
+  Tensor zeros = empty(boxes, boxes.sizes(), boxes.scalar_type());
   return torch::stable::zero_(zeros);
 }
 
@@ -70,8 +70,8 @@ std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1
     const GradIouTiles tiles = grad_iou_tiles(n, m);
     Tensor row_sums = empty(boxes1, {batch, tiles.column_tiles, kPairGradSize, n}, dtype);
     Tensor column_sums = empty(boxes1, {batch, tiles.row_tiles, kPairGradSize, m}, dtype);
-    Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes());
-    Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes());
+    Tensor grad1 = empty(boxes1, boxes1.sizes(), boxes1.scalar_type());
+    Tensor grad2 = empty(boxes2, boxes2.sizes(), boxes2.scalar_type());
     check_cuda(launch_grad_box_iou(dtype_of(boxes1), metric, dense_grad.const_data_ptr(), dense1.const_data_ptr(),
                                    dense2.const_data_ptr(), row_sums.mutable_data_ptr(), column_sums.mutable_data_ptr(),
                                    grad1.mutable_data_ptr(), grad2.mutable_data_ptr(), batch, n, m, scope.stream()),
@@ -79,8 +79,8 @@ std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1
     return {grad1, grad2};
   }
 #endif
-  Tensor grad1 = torch::stable::new_empty(boxes1, boxes1.sizes(), dtype);
-  Tensor grad2 = torch::stable::new_empty(boxes2, boxes2.sizes(), dtype);
+  Tensor grad1 = empty(boxes1, boxes1.sizes(), dtype);
+  Tensor grad2 = empty(boxes2, boxes2.sizes(), dtype);
   dispatch_compute(dtype,
                    [&](auto type) { on_cpu<decltype(type)>(grad, boxes1, boxes2, grad1, grad2, batch, n, m, metric); });
   if (boxes1.scalar_type() == dtype) return {grad1, grad2};

@@ -48,7 +48,7 @@ Options check_inputs(const Tensor& gt_boxes, const Tensor& gt_labels, const Tens
                      const std::string& rule, bool match_equal, std::vector<double> variances) {
   check_boxes("gt_boxes", gt_boxes, "[sum G, 4]", 2);
   const int64_t total = gt_boxes.size(0);
-  const std::string one_each = "[" + std::to_string(total) + "]";
+  const auto one_each = [&] { return "[" + std::to_string(total) + "]"; };
   check_shape("gt_labels", gt_labels, one_each, has_shape(gt_labels, {total}));
   check_dtype("gt_labels", gt_labels, ScalarType::Long);
   check_same_device("gt_labels", gt_labels, "gt_boxes", gt_boxes);

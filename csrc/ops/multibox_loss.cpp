@@ -18,10 +18,11 @@ using LossTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // loc_loss, cl
 
 void check_targets(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels) {
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
-  const std::string rows = "[" + std::to_string(num_images) + ", " + std::to_string(num_priors);
-  check_shape("loc_targets", loc_targets, rows + ", 4]", has_shape(loc_targets, {num_images, num_priors, 4}));
+  const auto rows = [&] { return "[" + std::to_string(num_images) + ", " + std::to_string(num_priors); };
+  check_shape(
+      "loc_targets", loc_targets, [&] { return rows() + ", 4]"; }, has_shape(loc_targets, {num_images, num_priors, 4}));
   check_floating("loc_targets", loc_targets);
-  check_shape("labels", labels, rows + "]", has_shape(labels, {num_images, num_priors}));
+  check_shape("labels", labels, [&] { return rows() + "]"; }, has_shape(labels, {num_images, num_priors}));
   check_dtype("labels", labels, ScalarType::Long);
   check_same_device("loc_targets", loc_targets, "loc", outputs.loc[0]);
   check_same_device("labels", labels, "loc", outputs.loc[0]);
@@ -156,7 +157,7 @@ using Gradients = std::vector<Tensor>;
 Gradients new_gradients(const std::vector<Tensor>& dense) {
   Gradients result;
   for (const Tensor& t : dense) {
-    result.push_back(torch::stable::empty_like(t));
+    result.push_back(empty(t, t.sizes(), t.strides(), t.scalar_type()));
     prefer_huge_pages(result.back());
   }
   return result;
@@ -169,7 +170,9 @@ std::tuple<Gradients, Gradients> gradients_of(const DetectorOutputs& outputs, co
   const Inputs inputs(outputs, loc_targets, labels);
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
   for (const Tensor* t : {&lse, &weight})
-    check_shape(t == &lse ? "lse" : "weight", *t, bracketed(labels.sizes()), has_shape(*t, {num_images, num_priors}));
+    check_shape(
+        t == &lse ? "lse" : "weight", *t, [&] { return bracketed(labels.sizes()); },
+        has_shape(*t, {num_images, num_priors}));
   check_shape("grad_loc_loss", grad_loc_loss, "[]", grad_loc_loss.dim() == 0);
   check_shape("grad_cls_loss", grad_cls_loss, "[]", grad_cls_loss.dim() == 0);
   const Tensor dense_lse = dense(lse, inputs.dtype), dense_weight = dense(weight, inputs.dtype);

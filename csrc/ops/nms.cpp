@@ -20,7 +20,7 @@ constexpr int64_t kMaxViewed = 8192;  // up to this many boxes the result is a v
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
   const int64_t n = boxes.size(0);
-  check_shape("scores", scores, "[" + std::to_string(n) + "]", has_shape(scores, {n}));
+  check_shape("scores", scores, [&] { return "[" + std::to_string(n) + "]"; }, has_shape(scores, {n}));
   check_floating("scores", scores);
   check_same_device("scores", scores, "boxes", boxes);
   check_number("iou_threshold", iou_threshold);
@@ -135,7 +135,7 @@ Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs
   check_inputs(boxes, scores, iou_threshold);
   const double threshold = suppress_threshold(iou_threshold, suppress_equal);
   const int64_t n = boxes.size(0);
-  check_shape("idxs", idxs, "[" + std::to_string(n) + "]", has_shape(idxs, {n}));
+  check_shape("idxs", idxs, [&] { return "[" + std::to_string(n) + "]"; }, has_shape(idxs, {n}));
   check_dtype("idxs", idxs, ScalarType::Long);
   check_same_device("idxs", idxs, "boxes", boxes);
   return dispatch(boxes, scores, &idxs, threshold);

@@ -48,25 +48,28 @@ void check_inputs(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
   check_boxes("crops", crops, "[B, 4]", 2);
   check_same_device("crops", crops, "images", pixels);
   const int64_t num_images = crops.size(0);
-  const std::string count = "[" + std::to_string(num_images);
-  check_shape("offsets", offsets, count + "]", has_shape(offsets, {num_images}));
+  const auto count_and = [&](const char* rest) {
+    return [num_images, rest] { return "[" + std::to_string(num_images) + rest; };
+  };
+  check_shape("offsets", offsets, count_and("]"), has_shape(offsets, {num_images}));
   check_dtype("offsets", offsets, ScalarType::Long);
   check_same_device("offsets", offsets, "images", pixels);
-  check_shape("sizes", sizes, count + ", 2]", has_shape(sizes, {num_images, 2}));
+  check_shape("sizes", sizes, count_and(", 2]"), has_shape(sizes, {num_images, 2}));
   check_dtype("sizes", sizes, ScalarType::Long);
   check_same_device("sizes", sizes, "images", pixels);
   if (flip) {
-    check_shape("flip", *flip, count + "]", has_shape(*flip, {num_images}));
+    check_shape("flip", *flip, count_and("]"), has_shape(*flip, {num_images}));
     check_dtype("flip", *flip, ScalarType::Bool);
     check_same_device("flip", *flip, "images", pixels);
   }
   if (color_matrices) {
-    check_shape("color_matrices", *color_matrices, count + ", 3, 4]", has_shape(*color_matrices, {num_images, 3, 4}));
+    check_shape("color_matrices", *color_matrices, count_and(", 3, 4]"),
+                has_shape(*color_matrices, {num_images, 3, 4}));
     check_floating("color_matrices", *color_matrices);
     check_same_device("color_matrices", *color_matrices, "images", pixels);
   }
   if (hue) {
-    check_shape("hue", *hue, count + "]", has_shape(*hue, {num_images}));
+    check_shape("hue", *hue, count_and("]"), has_shape(*hue, {num_images}));
     check_floating("hue", *hue);
     check_same_device("hue", *hue, "images", pixels);
   }

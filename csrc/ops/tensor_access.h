@@ -4,6 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "core/dtype.h"
 #include "ops/check.h"
 
@@ -53,8 +56,30 @@ inline Tensor dense(const Tensor& t) { return dense(t, t.scalar_type()); }
 inline ScalarType load_dtype(ScalarType own, ScalarType dtype) { return dtype == ScalarType::Double ? dtype : own; }
 inline Tensor dense_for(const Tensor& t, ScalarType dtype) { return dense(t, load_dtype(t.scalar_type(), dtype)); }
 
+using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// Uninitialized, on the device of `like`. It skips the dispatcher, which takes longer than the allocation.
+inline Tensor empty(const Tensor& like, Shape shape, Shape strides, ScalarType dtype) {
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), number, device_type, device_index, &result));
+  return Tensor(result);
+}
+inline Tensor empty(const Tensor& like, Shape shape, ScalarType dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(shape[i], 1);
+  }
+  return empty(like, shape, {strides.data(), strides.size()}, dtype);
+}
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::new_empty(like, shape, dtype);
+  return empty(like, Shape(shape), dtype);
 }
 
 template <typename T>
