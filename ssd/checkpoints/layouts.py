@@ -61,7 +61,7 @@ LAYOUTS: dict[str, Layout] = {
             ((r"(?!backbone\.norm\.).+", lambda m: m[0]),),
             preset="torchvision",
         ),
-        Layout(  # of 2018, before its modules were regrouped; the backbone has amdegroot's names
+        Layout(  # lufficc's version of 2018, before its modules were regrouped; the backbone has amdegroot's names
             "lufficc_v1",
             "ssd300_vgg16 and ssd512_vgg16",
             r"l2_norm\.weight",

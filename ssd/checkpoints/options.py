@@ -16,7 +16,7 @@ _MAX_VALUES = {
     "candidates_per_class": 10**7,
     "max_detections": 10**6,
 }
-_MAX_NUMBERS = 200  # in one option, such as aspect_ratios
+_MAX_NUMBERS = 200  # numbers in one option, such as aspect_ratios
 _MAX_PRIORS = 2**25  # image_size ** 2 * numbers in aspect_ratios, which the number of priors grows with
 _MAX_TEXT = 100  # characters of a string
 _EXTERNAL = ("weights_backbone",)  # would be read from disk or network

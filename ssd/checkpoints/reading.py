@@ -136,7 +136,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str, t
     if len(plain) != len(state):  # names would no longer be unique
         return state, "", ()
     wrapped = next((m[0] for key in state if (m := re.search(rf"(?:{_WRAPPERS.pattern})+", key))), "")
-    outside = tuple(key for key in state if key == "n_averaged" and wrapped)  # of torch's AveragedModel
+    outside = tuple(key for key in state if key == "n_averaged" and wrapped)  # torch's AveragedModel has this counter
     plain = {key: value for key, value in plain.items() if key not in outside}
     for prefix in () if _is_detector(plain) else _PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}

@@ -9,7 +9,7 @@ from ssd.checkpoints.names import VGG_NAMES, Rule, heads, vgg
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _SLOTS = r".*/(RMSProp(_1)?|Momentum|Adam(_1)?|ExponentialMovingAverage)|.*global_step|beta\d_power"
-_WIDTHS = (512, 256, 256, 128)  # of the extra levels
+_WIDTHS = (512, 256, 256, 128)  # widths of the extra levels
 
 
 def _variable(name: str) -> str:

@@ -19,7 +19,7 @@ from ssd.data.loading.images import SizeError, decode_image, read_bytes
 from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]
-_LISTED_CLASSES = 20  # of a printed summary
+_LISTED_CLASSES = 20  # classes in a printed summary
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Summary:
     images: int
     empty_images: int  # images with no object, or with ignored ones only
     dropped_images: int  # images without objects, dropped by empty="drop"
-    objects: int  # with the ignored ones
+    objects: int  # including ignored ones
     ignored: int
     per_class: dict[str, int]  # without the ignored ones
     faults: dict[str, int]  # kind -> count

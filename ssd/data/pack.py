@@ -82,7 +82,7 @@ def pack(
 def _write_shards(
     dataset: DetectionDataset, names: list[str], folder: Path, split: str, shard_bytes: int
 ) -> tuple[list[str], list[int], np.ndarray]:
-    # names of the tar files, the images written, and shard, offset and size of each
+    """Returns the names of the tar files, the images written, and shard, offset and size of each."""
     shards: list[str] = []
     rows: list[int] = []
     positions: list[tuple[int, int, int]] = []

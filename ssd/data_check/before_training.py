@@ -20,7 +20,7 @@ from ssd.data_check.images import examine_some, usable_cores
 from ssd.data_check.objects import find_repeated_objects
 from ssd.data_check.report import CheckReport, check_datasets
 
-SECONDS = 2.0  # for the images of the fast form
+SECONDS = 2.0  # time limit for reading images in the fast form
 _MOST = 20_000  # images of a split
 _LISTED = 2  # faults of each kind
 
@@ -91,7 +91,7 @@ def check_fast(datasets: dict[str, DetectionDataset], path: str, seconds: float 
 
 
 def _shuffled(datasets: dict[str, DetectionDataset]) -> Iterator[tuple[str, int]]:
-    # each image at most once, in the same order every time, the splits by turns
+    """Yields each image at most once, in an order that is always the same and alternates between the splits."""
     draw = np.random.default_rng(0)
     orders = [
         [(split, int(row)) for row in draw.permutation(len(dataset))[:_MOST]] for split, dataset in datasets.items()

@@ -71,7 +71,7 @@ def find_duplicates(splits: Mapping[str, Sequence[ImageFacts]]) -> Iterator[Dupl
 
 
 def _near_pairs(images: Sequence[ImageFacts]) -> Iterator[tuple[int, int]]:
-    # each image with the first one before it that it is nearly equal to
+    """Yields each image with the first preceding one that it is nearly equal to."""
     thumbnails = [_standardized(facts.thumbnail) for facts in images]
     found: dict[int, int] = {}
     for shift in range(0, 64, 16):

@@ -26,10 +26,10 @@ KINDS = (
     "xywh instead of xyxy",
 )
 _ENOUGH = 20  # boxes, below which statistics prove nothing
-_SLACK = 0.005  # of the image's side: rounding
+_SLACK = 0.005  # tolerance for rounding, as a fraction of the image's side
 _SOME_FILES = 500  # label files that the fast form reads again
 _SMALL_JSON = 20_000_000  # bytes
-_SHARE = 0.1  # of the boxes that must be wrong as they are read
+_MIN_INVALID = 0.1  # fraction of the boxes that must be invalid as they are read
 
 
 def find_encoding_errors(dataset: DetectionDataset, source: str, *, fast: bool = False) -> Iterator[Fault]:
@@ -66,7 +66,7 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
     a, b, c, d = values.T
     outside = np.minimum(a - c / 2, b - d / 2) < -_SLACK
     outside |= np.maximum(a + c / 2, b + d / 2) > 1 + _SLACK
-    if outside.mean() < _SHARE:
+    if outside.mean() < _MIN_INVALID:
         return
     if ((c > a) & (d > b)).all():
         yield Fault(
@@ -77,7 +77,7 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
 
 
 def _yolo_rows(dataset: YOLODataset, max_files: int) -> np.ndarray:
-    # class and four numbers of every line with a box, as written in the files, of a limited number of files
+    """Returns class and four numbers of every line with a box, as written in the files; of a limited number of files."""
     rows = []
     for file in dataset.annotations.files[:: max(1, -(-len(dataset) // max_files))].tolist():
         try:
@@ -110,13 +110,13 @@ def _of_coco(dataset: COCODataset) -> Iterator[Fault]:
     if len(boxes) < _ENOUGH:
         return
     slack = _SLACK * sides
-    outside = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1).mean() >= _SHARE
+    outside = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1).mean() >= _MIN_INVALID
     if outside and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sides + slack).all():
         yield Fault(file, "xyxy instead of xywh", "every bbox is x1, y1, x2, y2; COCO has x, y, width, height")
 
 
 def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) -> tuple[np.ndarray, np.ndarray]:
-    # bbox as it is written, and width and height of its image
+    """Returns each bbox as written in the file, and width and height of its image."""
     notes = dataset.annotations
     rows = {int(image_id): index for index, image_id in enumerate(notes.image_ids)}
     boxes, sides = [], []
@@ -134,10 +134,10 @@ def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) 
 
 
 def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
-    # the reader takes x1, y1, x2, y2; of boxes x, y, width, height it keeps those with width > x and height > y
+    # The reader expects x1, y1, x2, y2; of boxes x, y, width, height it keeps those with width > x and height > y.
     notes = dataset.annotations
     lost = dataset.log.counts["box without area"]
-    if len(notes.boxes) + lost < _ENOUGH or lost < _SHARE * (len(notes.boxes) + lost):
+    if len(notes.boxes) + lost < _ENOUGH or lost < _MIN_INVALID * (len(notes.boxes) + lost):
         return
     sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
     if (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():

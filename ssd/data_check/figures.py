@@ -85,7 +85,7 @@ def _fractions(dataset: DetectionDataset) -> np.ndarray:
 
 
 def _unmatched(report: CheckReport) -> Iterator[Tensor]:
-    # evenly spaced over the data set
+    """Yields crops of unmatched objects, evenly spaced over the data set."""
     objects = report.priors.unmatched if report.priors is not None else ()
     for row in np.unique(np.linspace(0, len(objects) - 1, min(len(objects), _COUNT)).astype(int)).tolist():
         try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ssd.data import DataError, DetectionDataset, Fault, ImageError
 from ssd.data.loading.image_header import header_of
 
-SIDE = 16  # of a thumbnail
+SIDE = 16  # pixels of a thumbnail's side
 _SAMPLED = 192  # pixels of the shorter side that a thumbnail is made of, at least
 _AHEAD = 64  # images queued for each thread
 

@@ -153,7 +153,7 @@ def check_priors(
 
 
 def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.ndarray]:
-    # boxes as fractions, labels, and (number of the data set, row in its annotations) of the objects that count
+    """Returns normalized boxes, labels, and (index of the data set, row in its annotations) of objects not ignored."""
     boxes, labels, origins = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
     for number, dataset in enumerate(datasets):
         notes = dataset.annotations

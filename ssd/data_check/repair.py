@@ -125,7 +125,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
     source = Path(about.file)
     suffix = source.suffix if about.orientation <= 1 or source.suffix.lower() in _WRITTEN else ".jpg"
     name, number = source.stem + suffix, 1
-    while name.casefold() in names:  # of two folders
+    while name.casefold() in names:  # two folders have an image of this name
         number += 1
         name = f"{source.stem}-{number}{suffix}"
     names.add(name.casefold())
@@ -138,7 +138,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
 
 
 def _rows(dataset: DetectionDataset, index: int) -> tuple[list[int], int]:
-    # the objects to keep, and the number of repeated ones
+    """Returns the objects to keep, and the number of repeated ones."""
     notes = dataset.annotations
     first, end = (int(row) for row in notes.offsets[index : index + 2])
     repeated = repeated_rows(notes.boxes[first:end].astype(float), notes.labels[first:end])

@@ -164,13 +164,13 @@ def check_datasets(datasets: dict[str, DetectionDataset], path: str, workers: in
 
 
 def _add_reader_faults(report: CheckReport) -> None:
-    # a file of two splits has its faults once
+    """Adds the faults that readers found; those of a file in two splits once."""
     seen: set[Fault] = set()
     for dataset in report.datasets.values():
         new = [fault for fault in dataset.log.faults if fault not in seen]
         report.add(new)
         seen.update(new)
-        for kind, count in dataset.log.counts.items():  # of very many faults, only the first are kept by name
+        for kind, count in dataset.log.counts.items():  # includes those beyond the first, which the log does not name
             report.counts[kind] += count - sum(fault.kind == kind for fault in dataset.log.faults)
     report.counts = +report.counts
 

@@ -20,8 +20,8 @@ from ssd.evaluate.records import box_iou
 from ssd.inference.detector import Detector
 
 _SAME = 0.5  # IoU of detections of one object in two views
-_MIN_SCORE = 0.02  # of a detection in a view
-_MIN_SIDE = 0.01  # of a box, as a fraction of the image's side
+_MIN_SCORE = 0.02  # score of a detection in a view
+_MIN_SIDE = 0.01  # side of a box, as a fraction of the image's side
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class View:
         return clipped
 
     def _margins(self, height: int, width: int) -> tuple[int, int]:
-        # reflection needs less than a side
+        # reflection allows at most one pixel less than the side
         return min(round(self.border * width), width - 1), min(round(self.border * height), height - 1)
 
 

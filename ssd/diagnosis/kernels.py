@@ -29,7 +29,7 @@ def examine(gpus: list[dict[str, str]]) -> Section:
     _try_torchvision(section)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the reference, which is reported below
+            warnings.simplefilter("ignore")  # the warning about the reference is reported below
             import ssd_ops
     except Exception as error:
         section.problem(f"import ssd_ops fails: {_describe(error)}", _REBUILD)

@@ -191,7 +191,7 @@ def _choose_optimizer(choices: Choices, pretrained: bool) -> None:
 
 def _choose_length(choices: Choices, facts: Facts) -> None:
     config = choices.config
-    images = max(1, facts.images // facts.processes)  # of each process
+    images = max(1, facts.images // facts.processes)  # images of each process
     if images < 32:
         batch, reason = max(2, images // 4), f"{images} images"
     elif images < 2000:

@@ -210,7 +210,7 @@ def train_epoch(
         if state.step == 0 and config.sample_images and state.world.is_first:
             path = folder.path / "train_batch.png"
             folder.try_task(path.name, partial(draw_batch, batch, state.classes, config.sample_images, path))
-        rate = max(state.schedule.get_last_lr())  # of this step; the step sets that of the next
+        rate = max(state.schedule.get_last_lr())  # the rate of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
         meter.add(losses, state.step, batch.image_ids, loader.position)
         taken, state.batch = taken + 1, loader.position

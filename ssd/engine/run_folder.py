@@ -56,7 +56,9 @@ class RunFolder:
     def __init__(self, path: Path, world: World | None = None) -> None:
         self.path = path
         self.world = world or World()
-        self.thresholds: dict[str, float] = {}  # of the last evaluation: class -> minimum score to display a detection
+        self.thresholds: dict[
+            str, float
+        ] = {}  # class -> minimum score to display a detection, from the last evaluation
         self.tensorboard = TensorBoardLog(path / "tensorboard")
         self.train_log = CsvLog(path / "train.csv", self.world.is_first, self.tensorboard.add)
         self.eval_log = CsvLog(path / "eval.csv", self.world.is_first, self.tensorboard.add)

@@ -30,7 +30,7 @@ from ssd.priors.fit import fit_prior_sizes
 from ssd.weight_files.load import few
 
 # Options for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and COCO do.
-_MAX_IMAGES = 20_000  # whose objects priors are compared with
+_MAX_IMAGES = 20_000  # maximum number of images whose objects are compared with the priors
 TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 

@@ -29,7 +29,7 @@ from ssd.inference.stream import detect_all
 from ssd.inference.tiles import Tiling
 from ssd.models import SSD
 
-SCORE_THRESHOLD = 0.4  # of a class without a threshold from an evaluation
+SCORE_THRESHOLD = 0.4  # default for classes without a threshold from an evaluation
 
 
 class Detector:

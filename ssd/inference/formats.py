@@ -184,5 +184,5 @@ def _voc_tree(entry: Entry) -> ElementTree.ElementTree[Any]:
 
 
 def xml_text(text: str) -> str:
-    """Returns a text with what XML cannot hold, control characters and bytes that are not text, written as escapes."""
+    """Returns a string for XML, with control characters and bytes that are not UTF-8 escaped."""
     return _NOT_IN_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

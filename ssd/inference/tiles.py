@@ -100,7 +100,7 @@ def _is_cut(boxes: Tensor, seen: Tensor, whole: Tensor) -> Tensor:
 
 
 def _without_known(pieces: Tensor, labels: Tensor, seen: Tensor, boxes: Tensor, box_labels: Tensor) -> Tensor:
-    # Indices of the pieces that are no part of a complete box. One piece at a time: memory grows with the boxes only.
+    # Indices of the pieces that are not part of a complete box. One piece at a time: memory grows with the boxes only.
     left = []
     for i, piece in enumerate(pieces):
         same = boxes[box_labels == labels[i]]

@@ -19,7 +19,7 @@ from ssd.common.errors import DataError
 from ssd.data.loading.images import check_file
 from ssd.inference.source_files import is_live, public_name, stream_name
 
-_MAX_BYTES = 1 << 50  # of a file
+_MAX_BYTES = 1 << 50  # size of a file
 _OPEN_SECONDS = 20.0  # time limit of a network stream to answer
 
 
@@ -77,7 +77,7 @@ def _reason(error: Exception) -> str:
     return text.strip() or type(error).__name__
 
 
-_Images = Iterator[tuple[Tensor, float]]  # with their times in seconds
+_Images = Iterator[tuple[Tensor, float]]  # images with their times in seconds
 
 
 def _decoder(stream: bool) -> Callable[[str], _Images]:

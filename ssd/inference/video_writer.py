@@ -13,7 +13,7 @@ import numpy as np
 from ssd.common.errors import DataError
 from ssd.inference.video import is_usable
 
-_TICKS = 90_000  # of the clock of a video, per second
+_TICKS = 90_000  # ticks per second of a video's clock
 _DEFAULT_RATE = 25.0  # frames per second of a video with one frame
 
 
@@ -35,7 +35,9 @@ class VideoWriter:
         self._open = next((opened for package, opened in ENCODERS.items() if is_usable(package)), None)
         if self._open is None:
             raise DataError("drawing a video needs PyAV or OpenCV: pip install av; or use --no-images")
-        self._first: tuple[np.ndarray, float] | None = None  # waits for the second frame, which tells the rate
+        self._first: tuple[np.ndarray, float] | None = (
+            None  # waits for the second frame, which determines the frame rate
+        )
         self._file: Any = None
         self._size = (0, 0)
         self._start = 0.0

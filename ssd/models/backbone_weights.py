@@ -19,7 +19,7 @@ from ssd.weight_files.names import is_torchvision_name
 
 _USED = re.compile(
     r"(VGG16|SqueezeNet1_1|ResNet\d+|MobileNet_V2|MobileNet_V3_Large|SSD300_VGG16|SSDLite320_.*)_Weights"
-)  # by models here
+)  # models of this project
 # Index of a VGG16 layer in torchvision's `features` -> its name in VGGExtractor. 31 and 33 are fc6 and fc7 of the
 # reduced VGG16 that Caffe's SSD starts from (vgg16_reducedfc.pth), which uses bare indices as keys.
 VGG_EXTRA = {24: "extra.0.1", 26: "extra.0.3", 28: "extra.0.5", 31: "extra.0.7.1", 33: "extra.0.7.3"}

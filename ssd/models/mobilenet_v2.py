@@ -57,7 +57,7 @@ class MobileNetV2Extractor(Extractor):
         self.taps = tuple(block for stride, block in _EXPANSION_OF_STRIDE.items() if stride >= min_stride)
         self.expanded = layout != "lufficc"
         self.features = features
-        axis = 0 if self.expanded else 1  # of the expansion's weights [out, in, 1, 1]
+        axis = 0 if self.expanded else 1  # axis of the expansion's weights [out, in, 1, 1]
         channels = [features[tap].get_parameter("conv.0.0.weight").shape[axis] for tap in self.taps]
         channels.append(features[-1].get_parameter("0.weight").shape[0])
         self.extra = nn.ModuleList()

@@ -12,8 +12,8 @@ from torch import Tensor
 import ssd_ops
 from ssd.common.class_names import display_name
 
-_MAX_CLASSES = 20  # in a printed report
-_MAX_IOU_ENTRIES = 1 << 18  # of one IoU matrix: 1 MiB of float32, which stays in the cache
+_MAX_CLASSES = 20  # classes in a printed report
+_MAX_IOU_ENTRIES = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
 @dataclass(frozen=True)

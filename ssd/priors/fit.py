@@ -13,7 +13,7 @@ from torch import Tensor
 import ssd_ops
 from ssd.priors.boxes import PriorConfig, level_priors
 
-_MAX_IOU_ENTRIES = 1 << 18  # of one IoU matrix: 1 MiB of float32, which stays in the cache
+_MAX_IOU_ENTRIES = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
 
 
 def fit_prior_sizes(

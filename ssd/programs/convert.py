@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # written by torch.save
-PACKAGES = {".safetensors": "safetensors", ".caffemodel": "protobuf"}  # that other formats need
+PACKAGES = {".safetensors": "safetensors", ".caffemodel": "protobuf"}  # package that each of the other formats needs
 SYSTEMS = (
     "ssd",
     "torchvision",

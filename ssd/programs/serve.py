@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.host not in LOOPBACK:
         print("everyone who can reach this address can use the server: it has no access control")
     sys.stdout.flush()
-    signal.signal(signal.SIGTERM, lambda *_: None)  # of uvicorn, which raises it again at its end
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn handles it, and raises it again when it has stopped
     run(app, listener, args.settings)
 
 

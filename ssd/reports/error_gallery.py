@@ -16,7 +16,7 @@ from ssd.evaluate.confusion import Pair, detection_label, gt_label
 from ssd.evaluate.records import Records
 from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, side_by_side
 
-_WIDTH = 640  # of a drawn image, in pixels
+_WIDTH = 640  # pixels of a drawn image
 
 
 def save_gallery(

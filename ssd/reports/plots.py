@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_LEGEND = 20  # classes in a legend
 _MAX_NUMBERED = 31  # rows of a confusion matrix with printed counts
-_MAX_POINTS = 1000  # of a curve; more are invisible and slow
+_MAX_POINTS = 1000  # points of a curve; more are invisible and slow
 
 
 def plot_losses(

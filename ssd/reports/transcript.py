@@ -47,7 +47,7 @@ class Transcript:
                 self.flush()
 
     def write(self, text: str) -> int:
-        """Prints a text and keeps it for the file."""
+        """Prints a string and keeps it for the file."""
         text = as_utf8(text)
         self._waiting.append(text)
         if not self.quiet or text.startswith("warning: "):
@@ -77,5 +77,5 @@ class Transcript:
 
 
 def as_utf8(text: str) -> str:
-    """Returns a text with escapes in place of what UTF-8 cannot encode, as in names of files with other encodings."""
+    """Returns a string with escapes in place of what UTF-8 cannot encode, as in names of files with other encodings."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -13,7 +13,7 @@ from ssd.common.errors import DataError
 from ssd.data.loading.image_header import header_of
 from ssd.data.loading.images import decode_image
 
-_MAX_SCANS = 100  # of a JPEG; a progressive one has about 10, and each costs the time of a whole image
+_MAX_SCANS = 100  # scans of a JPEG; a progressive one has about 10, and each costs the time of a whole image
 # An icon's header does not have the size of the image in it.
 _REJECTED = ("ICO",)
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from ssd.serve.served_model import Rules
 
-_MAX_FIELDS = 1000  # of a multipart body: the classes
+_MAX_FIELDS = 1000  # fields of a multipart body, one for each class
 
 
 class RequestError(Exception):

@@ -111,7 +111,7 @@ class ServedModel:
         keep = output.scores >= thresholds[output.labels]
         height, width = size
         boxes = output.boxes[keep] * torch.tensor([width, height, width, height])
-        image = torch.empty(1, dtype=torch.uint8).expand(3, height, width)  # for its size only
+        image = torch.empty(1, dtype=torch.uint8).expand(3, height, width)  # only its size is used
         return Result(boxes, output.labels[keep], output.scores[keep], self.detector.classes, image).to_dict()
 
     def candidates(self, output: Output, size: tuple[int, int]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _FLOAT_TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     19: np.dtype("<f2"),
-}  # of TensorFlow's enumeration
+}  # numbers of TensorFlow's DataType
 
 
 def read_caffemodel(path: Path) -> dict[str, np.ndarray]:
@@ -103,7 +103,7 @@ def _parsed(kind: str, path: Path) -> Any:
 
 def _blob(blob: Any, source: str) -> np.ndarray:
     array = np.frombuffer(blob.data, "<f4") if blob.data else np.frombuffer(blob.double_data, "<f8")
-    legacy = (blob.num, blob.channels, blob.height, blob.width)  # of old files; a bias is 1 x 1 x 1 x N
+    legacy = (blob.num, blob.channels, blob.height, blob.width)  # old files have these; a bias is 1 x 1 x 1 x N
     shape = tuple(blob.shape.dim) or (legacy if any(legacy[:3]) and legacy[:3] != (1, 1, 1) else legacy[3:])
     return _shaped(array, shape, source)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-_KEY = "ssd"  # of the metadata, whose values are strings
+_KEY = "ssd"  # key of the metadata, whose values are strings
 
 
 def is_installed() -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 _DEPTHWISE, _KERNEL = re.compile(r".*/depthwise_weights"), re.compile(r".*/weights")
-_MAX_BYTES = 2**33  # of all arrays of an archive: more would be a decompression bomb
+_MAX_BYTES = 2**33  # limit for all arrays of an archive, against decompression bombs
 TO_NPZ = (
     'python -c "import sys, numpy, tensorflow; r = tensorflow.train.load_checkpoint(sys.argv[1]); '
     'numpy.savez(sys.argv[2], **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})" model.ckpt weights.npz'

@@ -78,7 +78,7 @@ class COCODataset(DetectionDataset):
         reader.find_images(data["images"])
         for index, item in enumerate(data["images"]):
             reader.add_image(item, index, grouped, builder)
-        # labels that no category of the file has, where labels are ids
+        # with labels='ids': labels without a category in the file
         self.unused_labels = tuple(i for i, key in enumerate(self.category_ids, start=1) if key not in reader.known)
         source = f"coco {split} of {self.root}"
         notes = (f"{reader.other_categories} objects of other categories skipped",) if reader.other_categories else ()
@@ -204,7 +204,7 @@ class _Reader:
         return box, label, crowd, (x, y, w, h, self._area(item, w * h, index))
 
     def _area(self, item: dict[str, Any], of_box: float, index: int) -> float:
-        # of the segment; it sorts objects into small, medium and large
+        """Returns the area of the segment, by which COCO sorts objects into small, medium and large."""
         value = item.get("area")
         if value is None:
             return of_box

@@ -108,7 +108,7 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
 
 
 def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], bool]:
-    # column -> its index, and whether this line is the header that says so
+    """Returns column -> index, and whether this line is a header."""
     folded = [cell.lower() for cell in cells]
     found = {
         column: folded.index(next(name for name in names if name in folded))

@@ -64,7 +64,7 @@ class CustomDataset(DetectionDataset):
         self.items = _call(name, {} if root is None else {"root": root}, split, options)
         names = tuple(map(str, _class_names(name, self.items, classes)))
         log = FaultLog(on_error)
-        self._rows: list[int] = []  # of each image that is used, its index in the user's data set
+        self._rows: list[int] = []  # index in the user's data set of each image that is used
         self._scan(name, len(names) + 1, builder, log)
         super().__init__(f"{name} {split}", names, builder, log)
 
@@ -142,7 +142,7 @@ def _call(name: str, root: dict[str, Any], split: str, options: dict[str, Any]) 
 
 
 def _accepted(name: str, factory: Any, offered: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    # root and split are offered to whoever takes them; an option that is not taken is a mistake.
+    # root and split are passed to a function that accepts them; an option that it does not accept is an error.
     parameters = inspect.signature(factory).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return {**offered, **options}

@@ -79,7 +79,7 @@ class _Reader:
     def name_of(self, item: Item) -> tuple[str, PurePath]:
         """Returns the name to find the image of an item by, and the path of the annotation file in the data set."""
         near = item.file.relative_to(self.finder.root)
-        beside = f"{near.parent.parent.as_posix()}/img/{item.image}"  # of one name in several data sets of supervisely
+        beside = f"{near.parent.parent.as_posix()}/img/{item.image}"  # one name in several data sets of supervisely
         if self.finder.has(beside):
             return beside, near
         return item.image, PurePath(item.file.stem) / "x" if len(near.parts) < 3 else near

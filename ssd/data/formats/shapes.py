@@ -140,7 +140,7 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _draw(random: np.random.Generator, shapes: list[tuple[int, np.ndarray]], side: int) -> np.ndarray:
-    # uint8 [side, side, 3]
+    """Returns the image, uint8 `[side, side, 3]`."""
     cells = int(random.integers(2, 9))
     base = random.integers(40, 216, 3)
     spread = int(random.integers(10, 70))

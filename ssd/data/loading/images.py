@@ -37,7 +37,7 @@ _BACK = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-_MAX_BYTES = 1 << 30  # of a file
+_MAX_BYTES = 1 << 30  # size of a file
 
 
 class SizeError(DataError):

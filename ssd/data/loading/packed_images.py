@@ -26,7 +26,7 @@ class Unrendered(NamedTuple):
     crop: tuple[float, float, float, float]  # xyxy in `pixels`, what the output shows
     flip: bool  # horizontal flip of the output
     color_matrix: np.ndarray  # [3, 4] float32, affine in RGB
-    hue: float  # by which it is shifted then, in turns
+    hue: float  # hue shift after that, in turns
     canvas: Canvas
 
 

@@ -19,7 +19,7 @@ class WholeImages:
     """Images still to be resized, by `ssd_ops.render_images` in one launch."""
 
     buffer: Tensor  # [N] uint8: offsets of all images, their sizes, their crops, and then their planes [3, h, w]
-    count: int  # of images in the buffer
+    count: int  # number of images in the buffer
     first: int  # index of the first image of this object
     last: int  # end of the range
     side: int
