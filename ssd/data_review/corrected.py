@@ -17,11 +17,11 @@ from ssd.data_review.report import Review, ReviewReport
 def write_corrected(report: ReviewReport, folder: Path, path: str, label_from: float) -> str:
     """Writes the reviewed splits with their unlabeled objects, repaired as by `ssd data check --fix`.
 
-    Mislabeled and misplaced objects stay as they are annotated: what a detector would change there needs a person.
+    Mislabeled and misplaced objects stay as annotated: a person must decide on these.
 
     Args:
-        report: Of `review_data`.
-        folder: New or empty.
+        report: Result of `review_data`.
+        folder: New or empty folder.
         path: Folder of the original, for messages.
         label_from: Score from which an unlabeled object gets a label. Others are ignored in training.
 
@@ -38,7 +38,7 @@ def with_unlabeled_objects(review: Review, label_from: float) -> DetectionDatase
     """Returns a data set with the unlabeled objects of a review after the annotated ones of each image.
 
     Args:
-        review: Of one split.
+        review: The review of one split.
         label_from: Score from which an object is annotated; those with lower scores are annotated as ignored.
     """
     dataset, found = review.dataset, review.of("unlabeled")

@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
     nn.Sigmoid: ("sigmoid", []),
 }
 _NO_ACTIVATION: _Activation = ("none", [])
-_MAX_LAYOUTS = 4  # of the weights of one layer
+_MAX_LAYOUTS = 4  # layouts kept of the weights of one layer
 
 
 def can_pack(dtype: torch.dtype) -> bool:
