@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from typing import TYPE_CHECKING
 
 from ssd.common.errors import ConfigError
+from ssd.common.packages import is_installed
 from ssd.config.choices import CHOICES, FILE_DATASETS
 from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
 from ssd.weight_files.names import checkpoint_exists, is_torchvision_name
@@ -49,7 +49,7 @@ def check_settings(config: TrainConfig) -> None:
             f"--label-unlabeled must be at least --ignore-unlabeled {config.ignore_unlabeled:g}, got "
             f"{config.label_unlabeled:g}: detections with lower scores are ignored"
         )
-    if config.tensorboard == "on" and importlib.util.find_spec("tensorboard") is None:
+    if config.tensorboard == "on" and not is_installed("tensorboard"):
         raise ConfigError("--tensorboard on needs the package tensorboard: pip install tensorboard")
     if config.accumulate > config.batch_size:
         raise ConfigError(f"--accumulate must be at most --batch-size {config.batch_size}, got {config.accumulate}")

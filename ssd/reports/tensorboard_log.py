@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from ssd.common.packages import is_installed
 
 
 class TensorBoardLog:
@@ -24,7 +25,7 @@ class TensorBoardLog:
             mode: "on", "off", or "auto": if TensorBoard is installed.
             step: From which training goes on.
         """
-        if mode == "off" or importlib.util.find_spec("tensorboard") is None:
+        if mode == "off" or not is_installed("tensorboard"):
             return
         try:
             from torch.utils.tensorboard import SummaryWriter

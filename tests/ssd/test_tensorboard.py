@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ssd.common.errors import ConfigError
+from ssd.common.packages import is_installed
 from ssd.config import TrainConfig
 from ssd.engine.run_folder import RunFolder
 from ssd.reports.tensorboard_log import TensorBoardLog
@@ -36,7 +37,7 @@ class Writer:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=name))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
 
 
@@ -76,8 +77,15 @@ def test_installation_that_cannot_be_imported_is_reported(
     assert "warning: nothing more is written for TensorBoard: ModuleNotFoundError" in capsys.readouterr().out
 
 
+def test_folder_of_a_run_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "events_of_a_run").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("events_of_a_run") and not is_installed("events_of_a_run")
+
+
 def test_missing_package_is_named_if_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not is_installed("tensorboard")
     with pytest.raises(ConfigError, match="--tensorboard on needs the package tensorboard: pip install tensorboard"):
         TrainConfig(tensorboard="on").check()
     TrainConfig(tensorboard="auto").check()

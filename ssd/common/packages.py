@@ -1,0 +1,11 @@
+"""Whether optional packages are installed. Standard library only."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+def is_installed(package: str) -> bool:
+    """Returns whether a package can be imported; a folder of its name without Python files, as in a run, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
