@@ -42,7 +42,7 @@ def choose_device(name: str, world: World | None = None) -> torch.device:
         name = f"cuda:{world.local_rank}"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).tolist()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device

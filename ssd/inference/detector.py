@@ -177,7 +177,7 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).tolist()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(device)!r}: {str(error).splitlines()[0]}") from error
     try:

@@ -64,8 +64,12 @@ def write_formats(
 
     def named() -> Iterator[tuple[str, Entry]]:
         for number, entry in enumerate(entries(), start=1):
-            stem = _stem(entry)
-            yield stem if stems[stem.lower()] == 1 else f"{number:0{digits}d}-{stem}", entry
+            name = _stem(entry)
+            if stems[name.lower()] > 1:
+                name = f"{number:0{digits}d}-{name}"
+                while name.lower() in stems:  # another image is called that
+                    name = f"{number:0{digits}d}-{name}"
+            yield name, entry
 
     if "yolo" in formats:
         _write_yolo(folder / "yolo", classes, named())

@@ -20,6 +20,8 @@ from ssd.data.loading.images import decode_image, pil_to_rgb, read_image
 from ssd.inference.source_files import find_files, is_tar, is_video, names_many, public_name, stream_name
 from ssd.inference.video import Frame, frames_of
 
+_MAX_BYTES = 1 << 30  # of an image in a tar file
+_MAX_MEMBER = 1 << 36  # bytes of a file in a tar file: tarfile skips a claimed size in small steps, even at the end
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 
 
@@ -108,18 +110,50 @@ def _in_file(name: str | int) -> Iterator[Item]:
         yield Unreadable(public_name(stream) if stream else Path(str(name)), str(error))
 
 
-def _in_tar(name: str) -> Iterator[ImageFile]:
+class _Member(tarfile.TarInfo):
+    """A member of a tar file. `tarfile` takes a damaged or missing header for the end of the file; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
+        """Reads the next header."""
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if tar.offset == 0 or type(error).__name__ == "EOFHeaderError":
+                raise  # tarfile reports an error at the start, and the end is none
+            raise tarfile.ReadError(f"it is cut off or damaged after byte {tar.offset}") from error
+
+
+def _in_tar(name: str) -> Iterator[ImageFile | Unreadable]:
+    is_empty = True
     try:
-        with tarfile.open(name, "r|*") as tar:
+        with tarfile.open(name, "r|*", tarinfo=_Member) as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps a record of each member
-                if member.isreg() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                if member.size > _MAX_MEMBER:
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+                if member.isdir() or not _is_visible_image(member.name):
+                    continue
+                is_empty, path = False, Path(name) / member.name
+                if not member.isreg():
+                    yield Unreadable(path, "it is a link or a device in a tar file, which is not followed")
+                elif member.size > _MAX_BYTES:
+                    yield Unreadable(path, f"the file has {member.size} bytes, more than {_MAX_BYTES}")
+                else:
                     file = tar.extractfile(member)
                     assert file is not None  # it is a regular file
-                    yield ImageFile(Path(name) / member.name, file.read())
+                    yield ImageFile(path, file.read())
     except (OSError, EOFError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"the tar file cannot be read to its end: {reason}") from None
+    if is_empty:
+        raise DataError("the tar file contains no images")
+
+
+def _is_visible_image(name: str) -> bool:
+    # As in folders, hidden files do not count: tar on a Mac writes ._a.jpg with the attributes of a.jpg.
+    is_hidden = any((part[:1] == "." and part.strip(".")) or part == "__MACOSX" for part in name.split("/"))
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden
 
 
 def load_item(item: Item, apply_exif: bool) -> Loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -128,3 +129,11 @@ def test_non_utf8_file_names_are_escaped(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out/voc/Annotations").iterdir()
     tree = ElementTree.parse(path)
     assert tree.findtext("filename") == r"\udce9.png" and tree.findtext("object/name") == r"a\x1b[2Jb"
+
+
+def test_files_of_images_of_one_stem_have_distinct_names(tmp_path: Path, results: list[Result]) -> None:
+    named = [replace(results[0], file=tmp_path / name) for name in ("x/a.png", "y/a.jpg", "2-a.png", "z/2-A.png")]
+    write(tmp_path / "out", named, ("yolo", "voc"))
+    for folder in ("yolo/labels", "voc/Annotations"):
+        found = sorted(path.stem for path in (tmp_path / "out" / folder).iterdir())
+        assert found == ["1-a", "2-2-a", "3-2-a", "4-2-A"]

@@ -179,6 +179,12 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
         ({"content-type": "multipart/form-data"}, b"--x", 422, "multipart"),
         (FORM, b"--x--", 422, "images: the request has no images"),
         (FORM, b"garbage", 422, "multipart"),
+        (
+            FORM,
+            b'--x\r\ncontent-disposition: form-data; name="images"; filename="f"\r\n\r\n' + PNG[:99],
+            422,
+            "the multipart body is cut off",
+        ),
         (FORM, b'--x\r\ncontent-disposition: form-data; name="images"\r\n\r\n/etc/passwd\r\n--x--\r\n', 422, "images"),
         (
             FORM,
