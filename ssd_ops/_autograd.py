@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from ssd_ops import _levels, _transforms, checks, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
 from ssd_ops._schemas import SCHEMAS, Schema, parameters
-from ssd_ops.reference import kept
+from ssd_ops.reference import formulas
 
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
 
@@ -113,7 +113,7 @@ def _derivatives(calls: dict[str, Callable[..., Any]]) -> dict[str, Derivative]:
         result[metric] = _iou(metric, calls)
     for name in ("encode_boxes", "decode_boxes"):
         result[name], result[f"grad_{name}"] = _codec(name, calls), _grad_codec(name)
-    result["grad_box_iou"] = Derivative((0, 1, 2), (0, 1), _grad_iou_formula, vmap=_transforms.pairs_of_all)
+    result["grad_box_iou"] = Derivative((0, 1, 2), (0, 1), _grad_iou_formula, vmap=_transforms.vmap_pairs)
     result["multibox_loss"] = _loss(calls)
     result["grad_multibox_loss"] = Derivative((0, 1, 2, 3, 4), (0, 1), _grad_loss_formula)
     result["match_priors"] = Derivative((0, 4), (2,), _targets_formula)
@@ -132,7 +132,7 @@ def _iou(metric: str, calls: dict[str, Callable[..., Any]]) -> Derivative:
     def formula(args: Args, results: Args) -> Formula:
         return lambda boxes1, boxes2: (measure(boxes1, boxes2),)
 
-    return Derivative((0, 1), (0,), formula, gradient, _transforms.pairs_of_all)
+    return Derivative((0, 1), (0,), formula, gradient, _transforms.vmap_pairs)
 
 
 def _grad_iou_formula(args: Args, results: Args) -> Formula:
@@ -154,7 +154,7 @@ def _codec(name: str, calls: dict[str, Callable[..., Any]]) -> Derivative:
     def formula(args: Args, results: Args) -> Formula:
         return lambda boxes, priors: (op(boxes, priors, *args[2:]),)
 
-    return Derivative((0, 1), (0,), formula, gradient, _transforms.coded_of_all)
+    return Derivative((0, 1), (0,), formula, gradient, _transforms.vmap_coded)
 
 
 def _grad_codec(name: str) -> Derivative:
@@ -185,7 +185,7 @@ def _loss(calls: dict[str, Callable[..., Any]]) -> Derivative:
         return (*result, -result[0])
 
     def formula(args: Args, results: Args) -> Formula:
-        return lambda loc, logits, targets: kept.losses_of_sampled(loc, logits, targets, args[3], results[3])
+        return lambda loc, logits, targets: formulas.multibox_loss(loc, logits, targets, args[3], results[3])
 
     return Derivative((0, 1, 2), (0, 1), formula, gradient)
 
@@ -194,7 +194,7 @@ def _grad_loss_formula(args: Args, results: Args) -> Formula:
     labels, weight = args[5], args[7]
 
     def formula(of_loc: Tensor, of_cls: Tensor, loc: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        _, pull = vjp(lambda a, b: kept.losses_of_sampled(a, b, targets, labels, weight), loc, logits)
+        _, pull = vjp(lambda a, b: formulas.multibox_loss(a, b, targets, labels, weight), loc, logits)
         return pull((of_loc.to(weight.dtype), of_cls.to(weight.dtype)))  # type: ignore[no-any-return]
 
     return formula
@@ -203,23 +203,23 @@ def _grad_loss_formula(args: Args, results: Args) -> Formula:
 def _targets_formula(args: Args, results: Args) -> Formula:
     arguments = SCHEMAS["match_priors"].by_name(args)
     offsets, variances = arguments["offsets"], arguments["variances"]
-    return lambda boxes, priors: (kept.targets_of_matches(boxes, priors, offsets, results[1], variances),)
+    return lambda boxes, priors: (formulas.match_priors(boxes, priors, offsets, results[1], variances),)
 
 
 def _multiclass_formula(args: Args, results: Args) -> Formula:
-    return lambda boxes, scores: kept.kept_by_class(boxes, scores, *results[2:])
+    return lambda boxes, scores: formulas.multiclass_nms(boxes, scores, *results[2:])
 
 
 def _soft_formula(args: Args, results: Args) -> Formula:
     options = SCHEMAS["soft_nms"].by_name(args)
     labels, counts, box_indices = results[2:]
-    return lambda boxes, scores: kept.kept_softly(boxes, scores, labels, counts, box_indices, options)
+    return lambda boxes, scores: formulas.soft_nms(boxes, scores, labels, counts, box_indices, options)
 
 
 def _detect_formula(args: Args, results: Args) -> Formula:
     arguments = SCHEMAS["detect"].by_name(args)
     options = {"variances": arguments["variances"], "clip": arguments["clip"]}
-    return lambda loc, logits, priors: kept.detected(loc, logits, priors, *results[2:], **options)
+    return lambda loc, logits, priors: formulas.detect(loc, logits, priors, *results[2:], **options)
 
 
 DIFFERENTIABLE = {name: derivative.inputs for name, derivative in _derivatives({}).items()}

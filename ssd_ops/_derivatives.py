@@ -1,7 +1,7 @@
 """Derivatives of an op in every mode of torch: backward and forward, of any order, under autograd and `torch.func`.
 
 An op has kernels for its values and at most for its first gradient. Everything else follows from its *formula*: a function
-in plain PyTorch that computes the same results from what the op selected (see `reference/kept.py`).
+in plain PyTorch that computes the same results from what the op selected (see `reference/formulas.py`).
 """
 
 from __future__ import annotations

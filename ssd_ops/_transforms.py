@@ -13,16 +13,17 @@ from ssd_ops import checks
 Args = tuple[Any, ...]
 
 
-def pairs_of_all(size: int, dims: Args, args: Args) -> Args:
+def vmap_pairs(size: int, dims: Args, args: Args) -> Args:
     """Returns the arguments of one call of a pairwise op: the mapped dimension becomes a leading dimension."""
     return tuple(
-        _in_front(arg, dim, size) if isinstance(arg, Tensor) else arg for arg, dim in zip(args, dims, strict=True)
+        _with_leading_dim(arg, dim, size) if isinstance(arg, Tensor) else arg
+        for arg, dim in zip(args, dims, strict=True)
     )
 
 
-def coded_of_all(size: int, dims: Args, args: Args) -> Args:
+def vmap_coded(size: int, dims: Args, args: Args) -> Args:
     """Returns the arguments of one call of `encode_boxes` or `decode_boxes`; priors that are not mapped stay shared."""
-    boxes, priors = _in_front(args[0], dims[0], size), args[1]
+    boxes, priors = _with_leading_dim(args[0], dims[0], size), args[1]
     if dims[1] is not None:
         priors = priors.movedim(dims[1], 0)
         between = boxes.dim() - priors.dim()
@@ -30,7 +31,7 @@ def coded_of_all(size: int, dims: Args, args: Args) -> Args:
     return boxes, priors, *args[2:]
 
 
-def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+def _with_leading_dim(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
@@ -60,7 +61,7 @@ def _reject_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor
     checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
 
 
-def _written(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
+def _record_write(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
     """Records the write to `out`, so that autograd detects stale saved tensors."""
     checks.writable("out", out, boxes1=boxes1, boxes2=boxes2)
     if not out.is_inference():
@@ -72,5 +73,5 @@ GUARDS: dict[str, Callable[..., None]] = {
     "nms": _reject_vmap("nms"),
     "batched_nms": _reject_vmap("batched_nms"),
     "render_images": _reject_derivative,
-    "box_iou_out": _written,
+    "box_iou_out": _record_write,
 }

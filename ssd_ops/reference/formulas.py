@@ -1,4 +1,4 @@
-"""Differentiable formulas of ops that select: results as functions of the inputs, given the selection.
+"""Differentiable formulas of the ops that select: results as functions of the inputs, given the selection.
 
 An op selects (which boxes are kept, which priors are sampled) and computes. The selection has no derivative; each function
 here repeats what is computed from the selected inputs, so that it can be differentiated in every mode, any number of times.
@@ -19,7 +19,7 @@ from ssd_ops.reference.loss import _lse_and_cross_entropy
 from ssd_ops.reference.soft_suppression import DECAY, decay
 
 
-def losses_of_sampled(
+def multibox_loss(
     loc: Tensor,  # [B, P, 4] deltas
     logits: Tensor,  # [B, P, C]
     loc_targets: Tensor,  # [B, P, 4]
@@ -36,7 +36,7 @@ def losses_of_sampled(
     return (weight * smooth_l1).sum(), (weight * torch.where(sampled, cross_entropy, 0)).sum()
 
 
-def detected(
+def detect(
     loc: Tensor,  # [B, P, 4] deltas
     logits: Tensor,  # [B, P, C]
     priors: Tensor,  # [P, 4] xyxy
@@ -49,15 +49,15 @@ def detected(
 ) -> tuple[Tensor, Tensor]:
     """Returns boxes `[B, D, 4]` and scores `[B, D]` of `detect`, given the class and the prior of each detection."""
     dtype, valid = compute_dtype(loc, logits, priors), _is_detection(labels, counts)
-    assigned_priors = _rows_of(priors.to(dtype)[None].expand(box_indices.shape[0], -1, -1), box_indices, valid)
-    boxes = decode_boxes(_rows_of(loc.to(dtype), box_indices, valid), assigned_priors, variances)
+    own_priors = _rows_of(priors.to(dtype)[None].expand(box_indices.shape[0], -1, -1), box_indices, valid)
+    boxes = decode_boxes(_rows_of(loc.to(dtype), box_indices, valid), own_priors, variances)
     if clip:
         boxes = boxes.clamp(0, 1)
     scores = _rows_of(logits.to(dtype), box_indices, valid).softmax(dim=2).gather(2, labels[..., None])[..., 0]
     return torch.where(valid[..., None], boxes, 0), torch.where(valid, scores, 0)
 
 
-def kept_by_class(
+def multiclass_nms(
     boxes: Tensor,  # [B, N, 4] or [B, N, C, 4] xyxy
     scores: Tensor,  # [B, N, C]
     labels: Tensor,  # [B, D] int64
@@ -74,7 +74,7 @@ def kept_by_class(
     return kept, _rows_of(scores.to(dtype).flatten(1)[..., None], flat_indices, valid)[..., 0]
 
 
-def kept_softly(
+def soft_nms(
     boxes: Tensor,  # [B, N, 4] or [B, N, C, 4] xyxy
     scores: Tensor,  # [B, N, C]
     labels: Tensor,  # [B, D] int64
@@ -86,14 +86,14 @@ def kept_softly(
 
     A score is decayed by all preceding detections of its class: those that are selected first have higher final scores.
     """
-    kept, first_scores = kept_by_class(boxes, scores, labels, counts, box_indices)
+    kept, first_scores = multiclass_nms(boxes, scores, labels, counts, box_indices)
     order = torch.arange(labels.shape[1], device=labels.device)
     decays = (labels[:, :, None] == labels[:, None, :]) & (order[:, None] < order)  # [B, D, D]: d decays the score of e
     weights = torch.where(decays, decay(kept, kept, **{name: options[name] for name in DECAY}), 1)
     return kept, torch.where(_is_detection(labels, counts), first_scores * weights.prod(dim=1), 0)
 
 
-def targets_of_matches(
+def match_priors(
     gt_boxes: Tensor,  # [sum G, 4] xyxy
     priors: Tensor,  # [P, 4] xyxy
     offsets: Tensor,  # [B + 1] int64
@@ -114,9 +114,9 @@ def _is_detection(labels: Tensor, counts: Tensor) -> Tensor:
     return torch.arange(labels.shape[1], device=labels.device) < counts[:, None]
 
 
-def _rows_of(values: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
-    """Returns `values[b, rows[b, d]]` `[B, D, K]`, and 0 without a gradient where not `wanted`."""
+def _rows_of(values: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
+    """Returns `values[b, rows[b, d]]` `[B, D, K]`, and 0 without a gradient where not `valid`."""
     if not values.shape[1]:
         values = torch.cat([values, values.new_zeros(values.shape[0], 1, values.shape[2])], dim=1)
-    index = torch.where(wanted, rows, 0)[..., None].expand(-1, -1, values.shape[2])
-    return torch.where(wanted[..., None], values.gather(1, index), 0)
+    index = torch.where(valid, rows, 0)[..., None].expand(-1, -1, values.shape[2])
+    return torch.where(valid[..., None], values.gather(1, index), 0)
