@@ -11,7 +11,7 @@ import numpy as np
 
 from ssd.common.console import how_to_run
 from ssd.config import TrainConfig
-from ssd.config.choices import FILE_DATASETS
+from ssd.config.choices import FILE_DATASETS, HIDING
 from ssd.config.option_text import option_text
 from ssd.data import DetectionDataset
 from ssd.data_check.duplicates import find_duplicates
@@ -57,7 +57,7 @@ def check_before_training(config: TrainConfig, train_set: DetectionDataset, val_
 
 def check_command(config: TrainConfig) -> str:
     """Returns the command that checks every image of the data set of a run, with its format and options."""
-    options = [f"{key}={option_text(value)}" for key, value in config.dataset_options.items()]
+    options = [f"{key}={option_text(value)}" for key, value in config.dataset_options.items() if key not in HIDING]
     arguments = ["check", str(config.data_path), "--dataset", config.dataset]
     arguments += [part for option in options for part in ("--dataset-option", option)]
     return f"{how_to_run('data')} {shlex.join(arguments)}"

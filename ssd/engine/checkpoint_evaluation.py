@@ -15,13 +15,14 @@ import numpy as np
 from ssd.common.atomic_write import write_text
 from ssd.common.class_names import column_titles
 from ssd.config import TrainConfig
+from ssd.config.choices import TRAINING_ONLY
 from ssd.data import DetectionDataset, build_loader
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.data.registry import open_dataset
 from ssd.data.splits import open_splits
 from ssd.engine.evaluation import best_thresholds, curve_of, detect_all, metric_of, notices
 from ssd.engine.progress import progress_bar
-from ssd.engine.setup import TRAINING_ONLY, batch_bytes
+from ssd.engine.setup import batch_bytes
 from ssd.evaluate import COCOResult, Evaluator, Records, VOCResult, voc_ap
 from ssd.evaluate.confusion import confusion_matrix, pair_up, worst_errors
 from ssd.evaluate.relabel import describe_map, map_classes, relabel

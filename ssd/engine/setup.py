@@ -18,6 +18,7 @@ from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LEARNED
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
+from ssd.config.choices import TRAINING_ONLY
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
 from ssd.engine.distributed import World
@@ -29,9 +30,7 @@ from ssd.priors.coverage import prior_coverage
 from ssd.priors.fit import fit_prior_sizes
 from ssd.weight_files.load import few
 
-# Options for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and COCO do.
 _MAX_IMAGES = 20_000  # maximum number of images whose objects are compared with the priors
-TRAINING_ONLY = ("difficult", "crowd", "empty")
 
 
 def choose_device(name: str, world: World | None = None) -> torch.device:

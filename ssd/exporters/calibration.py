@@ -67,8 +67,8 @@ def of_training_split(config: TrainConfig, side: int) -> Calibration:
     Raises:
         DataError: The data set cannot be opened.
     """
+    from ssd.config.choices import TRAINING_ONLY
     from ssd.data.splits import open_splits
-    from ssd.engine.setup import TRAINING_ONLY
 
     names = (config.train_split, config.val_split, config.val_fraction)
     dataset, _ = open_splits(config.dataset, config.data_path, *names, config.dataset_options, TRAINING_ONLY)

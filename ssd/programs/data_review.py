@@ -10,7 +10,7 @@ from typing import Any
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig
-from ssd.config.choices import FILE_DATASETS
+from ssd.config.choices import FILE_DATASETS, HIDING
 from ssd.config.resume_settings import recorded_settings
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
 from ssd.weight_files.names import checked_checkpoint
@@ -28,7 +28,6 @@ folder --output (default: "review" in the run folder):
 The data set is that of the run; the detector may have been trained on the same images. --fix also writes a copy of the data
 set to train on, with the unlabeled objects; annotated objects stay as they are.
 """
-_TRAINING_ONLY = ("difficult", "crowd", "empty", "on_error")  # options that would hide annotations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +84,7 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     if values.get("data_path") is None:
         raise ConfigError(f"--data-path is required: {args.checkpoint} does not record a data set in files")
     options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
-    kept = {key: value for key, value in values.get("dataset_options", {}).items() if key not in _TRAINING_ONLY}
+    kept = {key: value for key, value in values.get("dataset_options", {}).items() if key not in HIDING}
     config = TrainConfig(**with_data_settings({**values, "dataset_options": {**kept, **options}}))
     config.check()
     if args.output is None:

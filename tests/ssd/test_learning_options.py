@@ -119,6 +119,7 @@ def test_replay_needs_a_saved_batch(tmp_path: Path) -> None:
     [
         ("--gradient_accumulation_steps", "use --accumulate"),
         ("freeze_backbone", "use --trainable-backbone-layers"),
+        ("--mosaic", "use --augmentation-option mosaic=P"),
         ("--fsdp", "nothing is sharded; use torchrun"),
     ],
 )

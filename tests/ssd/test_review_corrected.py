@@ -10,7 +10,10 @@ from ssd.data import open_dataset
 from ssd.data_review.corrected import with_unlabeled_objects, write_corrected
 from ssd.data_review.findings import Finding
 from ssd.data_review.report import Review, ReviewReport
+from ssd.data_review.views import View
+from ssd.programs import data
 from tests.ssd.small_folders import voc_object, write_coco, write_voc
+from tests.ssd.test_data_review import Stub
 
 FINDINGS = (
     Finding("unlabeled", 1, 0.9, 2, (40.0, 4.0, 50.0, 20.0)),
@@ -42,6 +45,24 @@ def test_copy_reads_back_with_the_added_objects(review: Review, tmp_path: Path) 
     for index in range(2):
         wanted, target = with_unlabeled_objects(review, 0.3).target(index), copy.target(index)
         assert all(target[key].tolist() == wanted[key].tolist() for key in ("boxes", "labels", "ignore"))
+
+
+def test_command_writes_the_copy_beside_its_other_files(
+    review: Review, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = Stub(("cat", "dog"), ([10.0, 5, 30, 20], 0.9, 1), ([40.0, 24, 50, 38], 0.8, 2), ([2.0, 24, 12, 38], 0.2, 1))
+    monkeypatch.setattr("ssd.inference.detector.load", lambda *_: stub)
+    monkeypatch.setattr("ssd.data_review.report.VIEWS", (View(),))
+    (tmp_path / "w.pt").touch()
+    arguments = ["review", str(tmp_path / "w.pt"), "--data-path", str(tmp_path / "data"), "--worst", "0", "--fix"]
+    data.main([*arguments, str(tmp_path / "copy"), "--fix-score", "0.5"])
+    assert "2 objects added, 2 more added as ignored" in capsys.readouterr().out
+    assert (tmp_path / "review" / "cvat.xml").is_file()
+    assert len(open_dataset("coco", tmp_path / "copy", "train").annotations.labels) == 7
+    with pytest.raises(SystemExit, match=r"--fix .*copy must be a new or empty folder"):
+        data.main([*arguments, str(tmp_path / "copy")])
+    with pytest.raises(SystemExit, match="lies inside the data set"):
+        data.main([*arguments, str(tmp_path / "data" / "copy")])
 
 
 def test_areas_of_coco_are_kept_and_added(tmp_path: Path) -> None:
