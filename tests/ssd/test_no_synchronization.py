@@ -22,7 +22,7 @@ from ssd.data import Batch
 from ssd.engine.meter import LossMeter
 from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.models import SSD, build_model
-from tests.ops.cuda.test_streams import no_waiting as gpu_no_synchronization
+from tests.ops.cuda.test_streams import no_synchronization as gpu_no_synchronization
 
 aten = torch.ops.aten
 MASKS = (torch.bool, torch.uint8)

@@ -20,7 +20,7 @@ from ssd.engine.optim import build_optimizer
 from ssd.engine.step import State, amp_dtype, describe_step, make_state, train_step
 from ssd.engine.step_graph import BatchBuffers
 from ssd.models import SSD, build_model
-from tests.ops.cuda.test_streams import no_waiting
+from tests.ops.cuda.test_streams import no_synchronization
 
 CONFIG = TrainConfig(warmup_iters=5, epochs=2)
 SGD = {"opt": "sgd", "ema_decay": 0.0, "clip_grad_norm": 0.0}
@@ -249,7 +249,7 @@ def test_graph_replay_does_not_synchronize(gpu: torch.device) -> None:
     for _ in range(5):
         train_step(config, state, batch.to(gpu))
     batch = batch.pin_memory()
-    with no_waiting():
+    with no_synchronization():
         for _ in range(3):
             train_step(config, state, batch.to(gpu, non_blocking=True))
 

@@ -12,7 +12,7 @@ from ssd.data import PackedImages, build_loader, open_dataset
 from ssd.engine.setup import make_model, open_datasets
 from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.transforms import build_transforms
-from tests.ops.cuda.test_streams import no_waiting
+from tests.ops.cuda.test_streams import no_synchronization
 from tests.ssd.test_training import SMALL
 
 pytestmark = pytest.mark.cuda
@@ -35,7 +35,7 @@ def test_training_step_on_gpu_does_not_synchronize(amp: bool, channels_last: boo
     batches = list(islice(loader, 3))  # pinned
     state = make_state(config, model, len(loader))
     train_step(config, state, batches[0].to(device))  # the first chooses algorithms and allocates
-    with no_waiting():
+    with no_synchronization():
         losses = [train_step(config, state, batch.to(device, non_blocking=True)) for batch in batches[1:]]
     assert all(bool(loss.isfinite()) for step in losses for loss in step.values())
 
