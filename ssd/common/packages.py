@@ -6,6 +6,6 @@ import importlib.util
 
 
 def is_installed(package: str) -> bool:
-    """Returns whether a package can be imported; a folder of its name without Python files, as in a run, is none."""
+    """Returns whether a package can be imported; a folder of its name without Python files, as in a run, does not count."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None

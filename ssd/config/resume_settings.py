@@ -40,7 +40,7 @@ def run_folder_of(source: str | Path) -> Path:
 
 
 def run_to_resume(source: str) -> str:
-    """Returns a run folder or checkpoint as it is, and of a folder of runs the one saved last, which is printed."""
+    """Returns a run folder or checkpoint unchanged, and for a folder of runs the one saved last, which is printed."""
     folder = Path(source)
     saved = [path for name in ("last.pt", "best.pt") for path in folder.glob(f"*/{name}")]
     if (folder / "config.json").exists() or not saved:

@@ -174,7 +174,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return read_bytes(str(self.annotations.files[index]))
 
     def relative_names(self, root: str | Path) -> list[str]:
-        """Returns a name of each image that is the same wherever the data set lies: its path below `root`, with "/"."""
+        """Returns a name of each image that does not depend on where the data set is: its path below `root`, with "/"."""
         return [os.path.relpath(str(file), root).replace(os.sep, "/") for file in self.annotations.files]
 
     @property
@@ -183,7 +183,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return self._by_size
 
     def subset(self, rows: Sequence[int], name: str) -> "DetectionDataset":
-        """Returns a data set of some of the images, with a log of its own for the faults still to come.
+        """Returns a data set of some of the images, with its own log for later faults.
 
         Args:
             rows: Indices of the images, in the wanted order.

@@ -18,7 +18,7 @@ from ssd.inference.formats import xml_text
 class _Box(NamedTuple):
     label: str
     box: tuple[float, float, float, float]
-    score: float | None  # of a correction, None for an annotation as it is
+    score: float | None  # score of a correction; None for an unchanged annotation
 
 
 def cvat_xml(report: ReviewReport, root: Path) -> str:

@@ -150,9 +150,8 @@ def _restore_optimizer(checkpoint: dict[str, Any], state: State) -> None:
 def _restore_position(checkpoint: dict[str, Any], state: State) -> None:
     state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
     state.evaluations_since_best = checkpoint.get("evaluations_since_best", 0)
-    if math.isfinite(
-        state.unlabeled_from
-    ):  # --ignore-unlabeled and --label-unlabeled, which do not end when more epochs are asked for
+    # --ignore-unlabeled and --label-unlabeled, once begun, continue when the run is extended.
+    if math.isfinite(state.unlabeled_from):
         state.unlabeled_from = min(state.unlabeled_from, checkpoint.get("unlabeled_from", math.inf))
     state.batch = checkpoint.get("batch", 0)
     state.evaluated = checkpoint.get("evaluated", state.epoch)

@@ -40,7 +40,7 @@ def announce_checkpoint(folder: Path) -> None:
 
 
 def _store_of_torchrun() -> dist.Store | None:
-    """Returns the key-value store of torchrun, which survives the processes that it restarts; None: there is none."""
+    """Returns the key-value store of torchrun, which survives the processes that it restarts; None if there is none."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

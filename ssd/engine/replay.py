@@ -72,10 +72,10 @@ def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def read_saved(source: str | Path) -> dict[str, Any]:
-    """Reads the file, from itself or its run folder.
+    """Reads a saved batch, given its file or the run folder.
 
     Raises:
-        DataError: There is none, or it is of another kind.
+        DataError: There is no such file, or it is of another kind.
     """
     path = Path(source)
     path = path / FILE if path.is_dir() else path

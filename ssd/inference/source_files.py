@@ -33,7 +33,7 @@ def public_name(stream: str) -> str:
 
 
 def is_live(name: str) -> bool:
-    """Returns whether a stream goes on while its reader waits, unlike a file from a web server."""
+    """Returns whether a stream continues while its reader waits, unlike a file from a web server."""
     return _STREAM.fullmatch(name) is not None and not name.startswith("http")
 
 

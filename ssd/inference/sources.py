@@ -120,7 +120,7 @@ class _Member(tarfile.TarInfo):
             return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
             if tar.offset == 0 or type(error).__name__ == "EOFHeaderError":
-                raise  # tarfile reports an error at the start, and the end is none
+                raise  # tarfile reports an error at the start; the end of the file is not an error
             raise tarfile.ReadError(f"it is cut off or damaged after byte {tar.offset}") from error
 
 

@@ -14,7 +14,7 @@ NMS, padded with zeros:
 
     pt2   runs in PyTorch, in a program that imports ssd_ops
     aoti  compiled for this kind of CPU; runs in LibTorch with libssd_ops.so, or in PyTorch
-    onnx  standard operators of ONNX only; --no-nms leaves out the post-processing (boxes and scores of all priors)
+    onnx  standard operators of ONNX only; --no-nms omits the post-processing (boxes and scores of all priors)
 
 The exported program then runs on images beside the detector; it is written only if no score and no coordinate differs by
 more than the tolerance (--no-check skips this). The file contains, as ONNX or AOTInductor metadata or as `classes.json`
@@ -102,7 +102,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="which of torch's ONNX exporters to use (default: dynamo; torchscript needs no onnxscript)",
     )
     parser.add_argument(
-        "--no-nms", dest="nms", action="store_false", help="leave out the post-processing, for the NMS of a runtime"
+        "--no-nms", dest="nms", action="store_false", help="omit the post-processing, for the NMS of a runtime"
     )
     parser.add_argument(
         "--check",

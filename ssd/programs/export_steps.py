@@ -50,7 +50,7 @@ def export(args: argparse.Namespace) -> None:
             if evaluated is not None:
                 evaluate(detector, load_program(written, args.to), *evaluated)
         elif args.check:
-            print("not checked: --no-nms leaves out the detections")
+            print("not checked: with --no-nms there are no detections")
         os.replace(written, path)
     side = detector.model.image_size
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, images [B, 3, {side}, {side}]")

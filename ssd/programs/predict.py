@@ -19,7 +19,7 @@ Small objects in large images are found in tiles of the image, here of 640 pixel
     ssd predict runs/x aerial.tif --tile 640,128
 
 Several processes split the sources, also on several machines with a common folder. Each writes a part; the last one
-writes detections.json. The same command goes on where it was stopped, and so does --resume for one process:
+writes detections.json. The same command continues where it was stopped; for one process add --resume:
 
     torchrun --nproc_per_node 8 -m ssd predict runs/x 'shards/*.tar' --output-dir found --no-images
 """

@@ -23,7 +23,7 @@ class TensorBoardLog:
 
         Args:
             mode: "on", "off", or "auto": if TensorBoard is installed.
-            step: From which training goes on.
+            step: Step from which training continues.
         """
         if mode == "off" or not is_installed("tensorboard"):
             return

@@ -98,8 +98,8 @@ def mosaic_placements(
 def paste_objects(sample: Decoded, other: Decoded, *, cut: str) -> Decoded:
     """Returns a sample with objects of another one, each with all pixels of its box and at a random free position.
 
-    A position is free if the box overlaps no object there, ignored ones included, so that all annotations stay right. An
-    object is left out if none of some random positions is free, or if it is larger than the image.
+    A position is free if the box overlaps no object there, ignored ones included, so that all annotations stay valid. An
+    object is skipped if none of some random positions is free, or if it is larger than the image.
 
     Args:
         sample: The image to paste into; it is not changed.

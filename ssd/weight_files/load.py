@@ -56,7 +56,7 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def load_file(path: str | Path) -> Any:
-    """Reads a file of torch.save, safetensors, Caffe, TensorFlow or NumPy to the CPU; the suffix tells which.
+    """Reads a file of torch.save, safetensors, Caffe, TensorFlow or NumPy to the CPU; chosen by the suffix.
 
     Pickled objects besides tensors, numbers and strings are rejected, and the checksums of the file are verified. A
     checkpoint of TensorFlow is named by its prefix, such as "model.ckpt", or by its .index file.

@@ -91,7 +91,7 @@ def test_weights_set_network_and_priors(tmp_path):
     assert torch.equal(logits(ours.eval()), logits(trained.eval())[..., [0, 2, 3, 1]])
     config.image_size = 64
     assert torch.equal(make_model(config, data).priors, trained.priors)
-    config.model_options = {"prior_sizes": [8.0, 20.0, 30.0, 45.0, 60.0]}  # what is asked for comes first
+    config.model_options = {"prior_sizes": [8.0, 20.0, 30.0, 45.0, 60.0]}  # given options take precedence
     assert not torch.equal(make_model(config, data).priors, trained.priors)
     config.model = "ssd300_vgg16"
     with pytest.raises(ConfigError, match=r"--weights .* is of ssd_tiny, not ssd300_vgg16; use --model ssd_tiny"):

@@ -24,7 +24,7 @@ LONG = replace(BASE, epochs=4, sample_images=1, eval_every=1)
 
 
 def run_or_resume(folder: Path, seconds: float) -> int:
-    """Goes on with a run as its user would, in a process of its own that is killed after some seconds.
+    """Continues a run as its user would, in a separate process that is killed after some seconds.
 
     Returns:
         Its exit code; negative: the signal that killed it.

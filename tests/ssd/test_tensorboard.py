@@ -20,7 +20,7 @@ TRAIN = {"epoch": 1, "step": 4, "lr": 0.5, "loc_loss": 2.0}
 
 
 class Writer:
-    """A stand-in for SummaryWriter, which fails after some calls."""
+    """A fake SummaryWriter, which fails after some calls."""
 
     def __init__(self, folder: str, **options: Any) -> None:
         self.calls: list[Any] = [(folder, options)]

@@ -24,7 +24,7 @@ LITE = "SSDLite320_MobileNet_V3_Large_Weights.COCO_V1"
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fake of torchvision's download; holds the names that were asked for."""
+    """Fake of torchvision's download; holds the requested names."""
     names: list[str] = []
     state = build_model("ssdlite320_mobilenet_v3_large", 91, reduced_tail=True).state_dict()
 

@@ -71,7 +71,7 @@ def read_categories(
         if is_top and name in above and key not in used:
             continue
         if key is None or name in ids or key in ids.values():
-            raise DataError(f"{file}: category {reprlib.repr(category)} must have an id and a name, both of its own")
+            raise DataError(f"{file}: category {reprlib.repr(category)} must have a unique id and a unique name")
         ids[name] = key
     missing = [name for name in classes or () if name not in ids]
     if missing:

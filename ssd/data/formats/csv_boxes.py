@@ -129,7 +129,7 @@ class _Reader:
             return None
         label = self.labels.get(row.label)
         if label is None:
-            detail = f"{row.label!r:.80} is none of {shorten(', '.join(self.labels))}"
+            detail = f"{row.label!r:.80} is not one of {shorten(', '.join(self.labels))}"
             self.log.add(Fault(self.file, "unknown class", detail, line=row.line))
             return None
         x1, y1, x2, y2 = row.box
@@ -152,7 +152,7 @@ def find_table(root: Path, split: str, annotations: str | Path | None = None) ->
     """Returns the CSV file of a split.
 
     Raises:
-        DataError: There is none; with what was expected and found.
+        DataError: There is no such file; the message says what was expected and found.
     """
     if annotations is not None:
         file = root / annotations if (root / annotations).is_file() else Path(annotations)

@@ -61,7 +61,7 @@ class ImageFinder:
 
     def _find(self, name: str, near: PurePath | None) -> tuple[Path | None, bool]:
         # The file, and whether its path ends with the whole name.
-        # Label Studio writes %20 and the like; where the locale is not UTF-8, Python spells names of files otherwise.
+        # Label Studio writes escapes such as %20; if the locale is not UTF-8, Python decodes file names differently.
         for spelled in dict.fromkeys((name, _clean(unquote(name)), os.fsdecode(name.encode(errors="surrogateescape")))):
             parts = PurePath(spelled).parts
             for first in range(len(parts)):

@@ -111,7 +111,7 @@ class _Reader:
             return None
         where = f"image {shorten(item.image, 80)}: "
         if value.label not in self.labels:
-            detail = f"{where}{shorten(value.label, 80)!r} is none of {shorten(', '.join(self.labels))}"
+            detail = f"{where}{shorten(value.label, 80)!r} is not one of {shorten(', '.join(self.labels))}"
             self.log.add(Fault(str(item.file), "unknown class", detail, index))
             return None
         box, kind, detail = fit_box(value.box, height, width)

@@ -139,7 +139,7 @@ class _Reader:
         label = self.labels.get(name)
         if label is None:
             known = shorten(", ".join(self.labels))
-            self.log.add(Fault(file, "unknown class", f"{shorten(name)!r} is none of {known}", index))
+            self.log.add(Fault(file, "unknown class", f"{shorten(name)!r} is not one of {known}", index))
             return None
         difficult = is_true(item.findtext("difficult"))
         if difficult and self.difficult == "drop":
@@ -176,7 +176,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     """Reads an XML file in the encoding that it declares.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: No such file.
         DataError: It is not an XML file, or in an encoding that Python does not know.
     """
     try:

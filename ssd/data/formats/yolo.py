@@ -2,7 +2,7 @@
 
 Numbers are fractions of the image's sides; classes count from 0, so class k has the label k + 1. A line with more numbers
 is a polygon (`class x1 y1 x2 y2 ...`), of which the bounding box is taken; where data.yaml has `kpt_shape`, it is a box
-with keypoints, which are left out. An image without a text file has no objects. The tools of this format apply EXIF
+with keypoints, which are ignored. An image without a text file has no objects. The tools of this format apply EXIF
 orientation, hence the default of `apply_exif`.
 """
 

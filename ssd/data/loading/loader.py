@@ -1,6 +1,6 @@
 """Loads batches: order, seeds, worker processes, and handling of broken images.
 
-Every sample has a random stream of its own, made of (seed, epoch, index). So a run gives the same batches with any
+Every sample has its own random stream, seeded by (seed, epoch, index). So a run gives the same batches with any
 number of workers, and a resumed run those of the run that was not interrupted; `loader.set_epoch(e, start)`
 is all it takes.
 """
@@ -154,7 +154,7 @@ class _EpochBatches:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.start = 0  # batches of the next epoch to leave out
+        self.start = 0  # batches of the next epoch to skip
         self.num_images = len(self._indices(0))  # images of this process in an epoch
         self.drop_last = drop_last and self.num_images >= batch_size
         if drop_last and not self.drop_last:
@@ -183,7 +183,7 @@ class _EpochBatches:
 
 
 class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
-    """Loads and transforms one sample under a random stream of its own; broken images come back as faults."""
+    """Loads and transforms one sample under its own random stream; broken images come back as faults."""
 
     def __init__(
         self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool
