@@ -89,8 +89,8 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
   cudaError_t status = cudaSuccess;
   for (int64_t tile = first_tile; tile < first_tile + num_tiles && status == cudaSuccess; ++tile) {
     const SuppressShape shape = tile > 0 ? suppress_shape(in.num_boxes) : SuppressShape{0, 0};
-    const bool follows_own_kernel = tile > first_tile || first_tile == 0;  // not a copy to the host
-    status = launch_as(follows_own_kernel ? Begin::early : Begin::after_previous, kernel,
+    const bool follows_own_launch = tile > first_tile || first_tile == 0;  // not a copy to the host
+    status = launch_as(follows_own_launch ? Begin::early : Begin::after_previous, kernel,
                        shape.box_blocks * shape.kept_splits + compare_blocks, kThreads, 0, stream, in.num_boxes, work,
                        suppression_thresholds<T>(iou_threshold), shape);
     if (status == cudaSuccess)
