@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ from ssd.engine.setup import (
 )
 from ssd.engine.step import State, describe_step, make_state
 from ssd.transforms import build_transforms
+
+_MIXED_EPOCHS = (
+    0.75  # fraction of the epochs with mosaics and pasted objects; the last ones train on images as they are
+)
 
 
 def prepare(
@@ -61,6 +66,7 @@ def prepare(
         workers, workers_notice = fitting_workers(config.workers, batch_bytes(config, train_set, size))
         common: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
         loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **common)
+        loader.mix_until(math.ceil(_MIXED_EPOCHS * epochs_of(config, len(loader))))
         val_loader = build_loader(val_set, resize, config.batch_size, train=False, **common)
         state = make_state(config, model, len(loader), world)
         state.classes = train_set.classes

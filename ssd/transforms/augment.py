@@ -29,6 +29,8 @@ from ssd.transforms.photometric import Distortion, PhotometricRule, distort, dra
 class Augmentation:
     """The steps of a training transform, in this order.
 
+    `ssd/train.py` leaves out `mosaic` and `copy_paste` in the last quarter of the epochs.
+
     Args:
         mosaic: Probability of a mosaic: four images side by side in the size of the first one, in tiles that meet at a
             random point in its middle half, each at 0.5 to 1 times its scale. `cut` applies to their edges, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 import torch
 
 from ssd.data import DataError, build_loader, open_dataset
-from ssd.data.loading.loader import MixingTransform
+from ssd.data.loading.samples import MixingTransform
+from ssd.engine.distributed import World
+from ssd.engine.preparation import prepare
+from ssd.engine.run_folder import RunFolder
 from ssd.transforms import build_transforms
 from ssd.transforms.geometry import Placement, View
 from ssd.transforms.mixing import make_mosaic, mosaic_placements, paste_objects
 from tests.ssd.small_folders import voc_object, write_voc
+from tests.ssd.test_training import SMALL
 
 CENTERED = [0.5, 0.5]  # where the tiles meet
 
@@ -147,6 +152,25 @@ def test_mixed_batches_resume_and_name_unreadable_images(folder: Path, deferred:
     whole = batches(0)
     assert len(whole) == 3 and max(len(boxes) for _, boxes in whole) > 2
     assert batches(1) == whole[1:]
+
+
+def test_mixing_ends_before_an_epoch(folder: Path) -> None:
+    def epoch(number: int, last: int, **options: Any) -> list[Any]:
+        transforms = build_transforms("hflip", 32, train=True, **options)
+        loader = build_loader(open_dataset("voc", folder, "train"), transforms, 2, train=True, seed=3)
+        loader.mix_until(last)
+        loader.set_epoch(number)
+        return [batch.images.tolist() for batch in loader]
+
+    assert epoch(1, 1, mosaic=1.0) == epoch(1, 1)
+    assert epoch(1, 2, mosaic=1.0) != epoch(1, 2)
+
+
+def test_last_quarter_of_a_training_is_not_mixed(tmp_path: Path) -> None:
+    for settings, epochs in (({"epochs": 8}, 6), ({"epochs": 1}, 1), ({"iterations": 12}, 3)):  # 3 steps an epoch
+        config = replace(SMALL, dataset="shapes", output_dir=str(tmp_path / str(epochs)), **settings)
+        _, loader, _ = prepare(config, World(), RunFolder.open(config))
+        assert loader._samples.mixed_epochs == epochs
 
 
 def test_without_mixing_no_random_number_is_drawn() -> None:

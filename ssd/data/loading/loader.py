@@ -5,36 +5,18 @@ number of workers, and a resumed run those of the run that was not interrupted; 
 is all it takes.
 """
 
-import contextlib
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ssd.data.dataset import DetectionDataset, ImageError, Target
+from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, list_faults
 from ssd.data.loading.batch import Batch, collate
-from ssd.data.loading.packed_images import Unrendered
+from ssd.data.loading.samples import Key, Sample, Samples, Transform, mixed_seed
 from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
-
-Sample = tuple[Tensor | Unrendered, Target]
-Transform = Callable[[Tensor, Target], Sample]
-_Decoded = tuple[Tensor, Target]
-_Key = tuple[int, int]  # epoch, index
-_ATTEMPTS = 20  # images tried in place of a broken one before giving up
-
-
-@runtime_checkable
-class MixingTransform(Protocol):
-    """A transform that combines samples before it transforms them, such as by a mosaic."""
-
-    def mix(self, image: Tensor, target: Target, draw: Callable[[], _Decoded | None]) -> _Decoded:
-        """Returns a sample made of this one and those of `draw`, which returns a random one, or None."""
 
 
 class Loader:
@@ -44,8 +26,9 @@ class Loader:
     `build_loader` returns it.
     """
 
-    def __init__(self, loader: "DataLoader[Any]", batches: "_EpochBatches", dataset: DetectionDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, loader: "DataLoader[Any]", batches: "_EpochBatches", samples: Samples) -> None:
+        self.dataset = samples.dataset
+        self._samples = samples
         self._loader = loader
         self._batches = batches
         self.position = 0
@@ -61,6 +44,10 @@ class Loader:
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Sets the epoch of the next `iter` and its first batch, for resuming."""
         self._batches.epoch, self._batches.start = epoch, start
+
+    def mix_until(self, epoch: int) -> None:
+        """Sets the epoch from which a `MixingTransform` no longer combines samples; before the first `iter`."""
+        self._samples.mixed_epochs = epoch
 
     def restart_workers(self) -> None:
         """Replaces the worker processes at the next `iter`, after one of them has ended."""
@@ -131,8 +118,9 @@ def build_loader(
     batches = _EpochBatches(
         len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
     )
+    samples = Samples(dataset, transforms, seed, replace_broken=train)
     loader = WatchedDataLoader(
-        _Samples(dataset, transforms, seed, replace_broken=train),
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
@@ -142,7 +130,7 @@ def build_loader(
         persistent_workers=workers > 0,
         multiprocessing_context=start_method() if workers else None,
     )
-    return Loader(loader, batches, dataset)
+    return Loader(loader, batches, samples)
 
 
 class _EpochBatches:
@@ -165,7 +153,7 @@ class _EpochBatches:
     def _indices(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(self.rank, self.size, self.world_size))
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
         count = -(-self.size // self.world_size)
         order = (order * self.world_size)[: count * self.world_size]
@@ -174,7 +162,7 @@ class _EpochBatches:
     def __len__(self) -> int:
         return self.num_images // self.batch_size if self.drop_last else -(-self.num_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[_Key]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch, first = self.epoch, self.start
         self.epoch, self.start = self.epoch + 1, 0
         indices = self._indices(epoch)
@@ -182,69 +170,6 @@ class _EpochBatches:
             yield [(epoch, index) for index in indices[start : start + self.batch_size]]
 
 
-class _Samples(Dataset[tuple[Sample | None, list[Fault]]]):
-    """Loads and transforms one sample under its own random stream; broken images come back as faults."""
-
-    def __init__(
-        self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool
-    ) -> None:
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
-        self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
-
-    def __getitem__(self, key: _Key) -> tuple[Sample | None, list[Fault]]:
-        epoch, index = key
-        with _random_stream(_mix(self.seed, epoch, index)):
-            return self._load(index)
-
-    def _load(self, index: int) -> tuple[Sample | None, list[Fault]]:
-        faults: list[Fault] = []
-        for step in range(self.attempts):
-            try:
-                image, target = self.dataset[(index + step) % len(self.dataset)]
-            except ImageError as error:
-                faults.append(error.fault)
-                continue
-            target = {**target, "size": tuple(image.shape[1:])}
-            if isinstance(self.transforms, MixingTransform):
-                image, target = self.transforms.mix(image, target, lambda: self._draw(faults))
-            return ((image, target) if self.transforms is None else self.transforms(image, target)), faults
-        return None, faults
-
-    def _draw(self, faults: list[Fault]) -> _Decoded | None:
-        for _ in range(self.attempts):
-            try:
-                return self.dataset[int(torch.randint(len(self.dataset), ()))]
-            except ImageError as error:
-                faults.append(error.fault)
-        return None
-
-
 def _collate(items: list[tuple[Sample | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
     faults = [fault for _, found in items for fault in found]
     return collate([sample for sample, _ in items if sample is not None]), faults
-
-
-def _mix(*numbers: int) -> int:
-    # One well-mixed 63-bit seed of a few small integers; sums or shifts of them would make neighbors alike.
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-@contextlib.contextmanager
-def _random_stream(seed: int) -> Iterator[None]:
-    """Seeds torch, numpy and Python for a block: a user's own data set and transforms may draw from any of them.
-
-    Their streams are restored, except in a worker process, which draws from them here alone.
-    """
-    in_worker = torch.utils.data.get_worker_info() is not None
-    states = None if in_worker else (torch.default_generator.get_state(), np.random.get_state(), random.getstate())
-    # The CPU generator alone: torch.manual_seed would also reset the GPU's, and with it dropout.
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        if states is not None:
-            torch.default_generator.set_state(states[0])
-            np.random.set_state(states[1])
-            random.setstate(states[2])
