@@ -108,10 +108,12 @@ def test_commands_name_flags_that_exist() -> None:
                 assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(program)), f"{command}: no flag {flag}"
 
 
-def test_folders_exist() -> None:
+def test_contributing_names_existing_folders_and_every_package_of_ssd() -> None:
     folders = re.findall(r"`((?:csrc|ssd_ops|ssd|tests|benchmarks|docs)/(?:\w+/)*)`", TEXTS["CONTRIBUTING.md"])
     assert len(folders) >= 20
     assert not [folder for folder in folders if not (ROOT / folder).is_dir()]
+    packages = {f"ssd/{path.parent.name}/" for path in (ROOT / "ssd").glob("*/__init__.py")}
+    assert packages <= set(folders), "CONTRIBUTING.md does not say what these are for"
 
 
 def test_test_names_exist() -> None:
