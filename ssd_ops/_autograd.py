@@ -18,12 +18,13 @@ from ssd_ops.reference import formulas
 IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
 
 _calls: dict[str, dict[str, Callable[..., Any]]] = {}  # by namespace and name
+_is_compiling, _is_tracing = torch.compiler.is_compiling, torch._C._is_tracing
 
 
 def call(name: str, *args: Any) -> Any:
     """Calls an op: through the dispatcher while a program is traced, else directly, which is faster."""
     ops = torch.ops.ssd_ops
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if _is_compiling() or _is_tracing():
         if torch.onnx.is_in_onnx_export():
             return onnx_forms.call(name, *args)
         return getattr(ops, name)(*args)

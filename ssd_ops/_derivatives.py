@@ -51,19 +51,31 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
     Its `at_one_level` is for autograd alone and skips the `apply` of Python, which takes longer than the op;
     `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself.
     """
-    schema, tensors = op._schema, tensor_count(op)
+    schema, tensors, direct = op._schema, tensor_count(op), op._op
     inputs_in_all, count = len(schema.arguments), len(schema.returns)
     chosen = tuple(i for i in range(count) if i not in derivative.outputs)
-    is_transformed = torch._C._are_functorch_transforms_active
+    is_transformed, below_autograd = torch._C._are_functorch_transforms_active, torch._C._AutoDispatchBelowAutograd
+    outputs, gradient = derivative.outputs, derivative.gradient
+    no_gradients = (None,) * inputs_in_all
+    is_prefix = derivative.inputs == tuple(range(len(derivative.inputs)))
+    without_gradient = no_gradients[len(derivative.inputs) :]  # of a call, where those with one come first
 
     def forward(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+        with below_autograd():
+            return direct(*args)
+
+    def forward_at_one_level(ctx: Any, *args: Any) -> Any:
+        with below_autograd():
+            output = direct(*args)
+        setup_context(ctx, args, output)
+        return output
 
     def setup_context(ctx: Any, inputs: Args, output: Any) -> None:
-        choices = tuple(output[i] for i in chosen)
+        choices: list[Tensor] = []
         ctx.set_materialize_grads(False)  # the gradients of selections need no zeros of their size
-        ctx.mark_non_differentiable(*choices)
+        if chosen:
+            choices = [output[i] for i in chosen]
+            ctx.mark_non_differentiable(*choices)
         ctx.save_for_backward(*inputs[:tensors], *choices)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*inputs[:tensors], *choices)
@@ -73,22 +85,27 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
         found = ctx.saved_tensors  # read once: checkpointing unpacks them on every access
         if not is_transformed():
             found = unwrap_dead_wrappers(found)
+        if not chosen:
+            return (*found, *ctx.options), (None,) * count
         others: list[Tensor | None] = [None] * count
         for i, choice in zip(chosen, found[tensors:], strict=True):
             others[i] = choice
         return (*found[:tensors], *ctx.options), tuple(others)
 
     def backward(ctx: Any, *incoming: Tensor | None) -> Any:
-        grads = tuple(incoming[i] for i in derivative.outputs)
-        result: list[Tensor | None] = [None] * inputs_in_all
-        if any(grad is not None for grad in grads):
-            args, others = saved(ctx)
-            if derivative.gradient is not None:
-                found = derivative.gradient(args, others, grads)
-            else:
-                found = formula_vjp(derivative.formula(args, others), [args[i] for i in derivative.inputs], grads)
-            for i, grad in zip(derivative.inputs, found, strict=True):
-                result[i] = grad
+        grads = tuple([incoming[i] for i in outputs])
+        if not [grad for grad in grads if grad is not None]:
+            return no_gradients
+        args, others = saved(ctx)
+        if gradient is not None:
+            found = gradient(args, others, grads)
+        else:
+            found = formula_vjp(derivative.formula(args, others), [args[i] for i in derivative.inputs], grads)
+        if is_prefix:
+            return (*found, *without_gradient)
+        result: list[Tensor | None] = [*no_gradients]
+        for i, grad in zip(derivative.inputs, found, strict=True):
+            result[i] = grad
         return tuple(result)
 
     def jvp(ctx: Any, *incoming: Tensor | None) -> Any:
@@ -117,10 +134,12 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
         with enable_single_level_autograd_function():
             return at_one_level.apply(*args)
 
-    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
-    methods = {key: staticmethod(part) for key, part in parts.items()}
-    at_one_level: Any = type(f"{name}_at_one_level", (_SingleLevelFunction,), methods)
+    methods = {"backward": staticmethod(backward), "jvp": staticmethod(jvp)}
+    inner = {**methods, "forward": staticmethod(forward_at_one_level)}
+    at_one_level: Any = type(f"{name}_at_one_level", (_SingleLevelFunction,), inner)
     outer = {
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(setup_context),
         "vmap": staticmethod(vmap),
         "at_one_level": at_one_level,
         "in_dispatcher": staticmethod(apply_in_dispatcher),

@@ -77,7 +77,7 @@ def reals(name: str, values: Any, expected: str) -> list[float]:
     """Returns a sequence of numbers as a list; `expected` describes it in the error."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} must be {expected}, got {values!r}")
-    return [float(real(f"{name}[{i}]", value)) for i, value in enumerate(values)]
+    return [value if type(value) is float else float(real(f"{name}[{i}]", value)) for i, value in enumerate(values)]
 
 
 def dtype_name(kind: torch.dtype) -> str:
