@@ -126,8 +126,14 @@ class Augment:
     def mix(self, image: Tensor, target: Target, draw: Callable[[], Decoded | None]) -> tuple[Tensor, Target]:
         """Returns the sample mixed with random samples of the data set, see `Augmentation.mosaic`; the loader calls it."""
         rule = self.rule
-        chances = {"mosaic": rule.mosaic, "copy_paste": rule.copy_paste}
-        return mix((image, target), draw, **chances, cut=rule.cut, antialias=rule.antialias)
+        return mix(
+            (image, target),
+            draw,
+            mosaic=rule.mosaic,
+            copy_paste=rule.copy_paste,
+            cut=rule.cut,
+            antialias=rule.antialias,
+        )
 
     def draw(self, image: Tensor, target: Target) -> tuple[Tensor, Target, PixelSteps]:
         """Draws all random choices and applies them to the target.

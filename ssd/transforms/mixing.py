@@ -7,7 +7,6 @@ training device) is as for any other image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,13 @@ _MIN_SIZE = 0.01  # in pixels: whatever is visible; the augmentation afterwards 
 
 
 def mix(
-    sample: Decoded, draw: Callable[[], Decoded | None], *, mosaic: float, copy_paste: float, **rule: Any
+    sample: Decoded,
+    draw: Callable[[], Decoded | None],
+    *,
+    mosaic: float,
+    copy_paste: float,
+    cut: str,
+    antialias: bool,
 ) -> Decoded:
     """Returns a sample mixed with others.
 
@@ -33,13 +38,14 @@ def mix(
         draw: Returns a random sample of the data set; None if none can be read.
         mosaic: Probability of a mosaic.
         copy_paste: Probability that objects of another image are pasted.
-        **rule: `cut` as in `Augmentation`, and for mosaics `antialias`.
+        cut: What happens to objects that are cut off, with their center outside, see `Augmentation`.
+        antialias: Whether the resizes of a mosaic antialias.
     """
     if mosaic and float(torch.rand(())) < mosaic and min(sample[0].shape[1:]) > 1:
         others = [draw() for _ in range(3)]
-        sample = make_mosaic([sample, *(other or sample for other in others)], **rule)
+        sample = make_mosaic([sample, *(other or sample for other in others)], cut=cut, antialias=antialias)
     if copy_paste and float(torch.rand(())) < copy_paste and (other := draw()) is not None:
-        sample = paste_objects(sample, other, cut=rule["cut"])
+        sample = paste_objects(sample, other, cut=cut)
     return sample
 
 
