@@ -138,10 +138,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Returns the target of image `index` without reading the image."""
         return self.annotations.target(index)
 
-    def target_of(self, image_id: int) -> Target:
-        """Returns the target of the image that has this id."""
-        return self.target(self.index_of(image_id))
-
     def index_of(self, image_id: int) -> int:
         """Returns the index of the image that has this id."""
         if self._index_of is None:

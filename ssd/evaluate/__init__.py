@@ -68,10 +68,6 @@ class Evaluator:
         options = {"ground_truth": dataset.annotations, "unused_labels": unused, **options}
         return cls(dataset.classes, metric, **options)
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self.records = Records()
-
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Adds images: dicts of boxes `[D, 4]` (xyxy, pixels), scores and labels, and the data set's targets."""
         self.records.update(detections, targets)

@@ -99,11 +99,6 @@ def test_loader_leaves_global_random_state():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_forever_never_stops():
-    loader = build_loader(shapes(), None, 4, train=True)
-    assert len(list(itertools.islice(loader.forever(), 7))) == 7 and loader.epoch == 4
-
-
 def test_drop_last_batch():
     assert [len(b) for b in build_loader(shapes(), None, 4, train=True)] == [4, 4]
     assert [len(b) for b in build_loader(shapes(), None, 4, train=False)] == [4, 4, 2]

@@ -30,7 +30,7 @@ def test_batches_of_real_bccd():
     for batch in build_loader(dataset, build_transforms("none", 300, train=False), 16, train=False):
         assert batch.images.shape[1:] == (3, 300, 300) and bool(torch.isfinite(batch.gt_boxes).all())
         for target in batch.targets():
-            expected = dataset.target_of(target["image_id"])
+            expected = dataset.target(dataset.index_of(target["image_id"]))
             assert torch.allclose(target["boxes"], expected["boxes"], atol=1e-3)
             assert torch.equal(target["labels"], expected["labels"])
             seen += 1

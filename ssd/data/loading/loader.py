@@ -68,11 +68,6 @@ class Loader:
         if not images and expected:
             raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
 
-    def forever(self) -> Iterator[Batch]:
-        """Yields the batches of one epoch after another, endlessly."""
-        while True:
-            yield from self
-
 
 def build_loader(
     dataset: DetectionDataset,
