@@ -15,7 +15,9 @@ from ssd.config.renamed_options import renamed_settings
 from ssd.config.setting_checks import check_paths, check_type, suggestion
 from ssd.config.train_config import TrainConfig
 
-_MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20  # of JSON; the parsers of YAML and TOML are some hundred times slower
+_MAX_SLOW_BYTES = 1 << 16
+_MAX_DOTS = 200  # in a line of TOML: the time for a.b.c.d grows with the square of its parts
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 
 
@@ -46,9 +48,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     where = f"--config {path}"
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
+        limit = _MAX_SLOW_BYTES if path.suffix.lower() in (".yaml", ".yml", ".toml") else _MAX_FILE_BYTES
+        if path.stat().st_size > limit:
             raise ConfigError(
-                f"{where}: a configuration file has at most {_MAX_FILE_BYTES} bytes, got {path.stat().st_size}"
+                f"{where}: a configuration file of this format has at most {limit} bytes, got {path.stat().st_size}"
             )
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -77,7 +80,12 @@ def _reader(path: Path) -> Callable[[str], Any]:
             raise ConfigError(f"--config {path}: TOML needs Python 3.11 or newer; use JSON or YAML instead")
         import tomllib
 
-        return tomllib.loads
+        def read_toml(text: str) -> Any:
+            if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+                raise ConfigError(f"--config {path} has a line with more than {_MAX_DOTS} dots")
+            return tomllib.loads(text)
+
+        return read_toml
     return json.loads
 
 

@@ -72,6 +72,11 @@ def resumed_settings(resume: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     recorded = recorded_settings(resume)
     if recorded is None:
+        if Path(resume).exists() and not given.keys() & {"data_path", "dataset"}:
+            raise ConfigError(
+                f"--resume {resume}: {run_folder_of(resume) / 'config.json'} does not exist, which records the settings of "
+                "the run; give them again, --data-path first"
+            )
         return dict(given)
     for name in _FIXED:
         if name in given and name in recorded and not _same(name, given[name], recorded[name]):

@@ -29,7 +29,7 @@ class Transcript:
 
     def start(self, header: str) -> None:
         """Appends a header and what was printed before; from here on the folder belongs to this run."""
-        self._waiting.insert(0, header + "\n")
+        self._waiting.insert(0, as_utf8(header) + "\n")
         self._is_started = True
         self.flush()
 

@@ -108,7 +108,10 @@ def test_unknown_config_key_raises_with_suggestion(tmp_path: Path) -> None:
         ("[" * 100_000, "is nested too deeply"),
         ('{"lr": ', "cannot be parsed: Expecting value"),
         ('{"learning_rate": 1}', "unknown key 'learning_rate' (use --lr)"),
-        ('{"lr": 1, "lr": [' + "1, " * 900_000 + "1]}", "a configuration file has at most 1048576 bytes"),
+        (
+            '{"lr": 1, "lr": [' + "1, " * 900_000 + "1]}",
+            "a configuration file of this format has at most 1048576 bytes",
+        ),
     ],
 )
 def test_config_file_value_types_are_checked(
@@ -127,6 +130,21 @@ def test_config_file_that_is_not_text_raises(tmp_path: Path) -> None:
         load_config(tmp_path / "config.json")
     with pytest.raises(ConfigError, match="directory"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "message"),
+    [
+        ("yaml", "".join(f"k{number}: 1\n" for number in range(10_000)), "has at most 65536 bytes"),
+        ("toml", "a" + ".a" * 30_000 + " = 1", "has a line with more than 200 dots"),
+    ],
+)
+def test_config_file_that_takes_minutes_to_parse_raises(tmp_path: Path, suffix: str, text: str, message: str) -> None:
+    if suffix == "toml":
+        pytest.importorskip("tomllib")
+    (tmp_path / f"a.{suffix}").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / f"a.{suffix}")
 
 
 def test_config_files_in_yaml_and_toml(tmp_path: Path) -> None:

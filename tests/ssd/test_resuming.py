@@ -190,6 +190,10 @@ def test_resume_alone_takes_the_run_saved_last(
     with pytest.raises(SystemExit):
         parse_args(["--resume", "nowhere"])
     assert "--resume nowhere: no such file" in capsys.readouterr().err
+    (tmp_path / "runs/a/config.json").unlink()
+    with pytest.raises(SystemExit):
+        parse_args(["--resume", "runs/a"])
+    assert "runs/a/config.json does not exist, which records the settings of the run" in capsys.readouterr().err
 
 
 def test_changed_settings_are_applied_printed_and_recorded(

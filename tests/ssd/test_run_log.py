@@ -97,3 +97,9 @@ def test_summary_escapes_names_and_shows_what_limits_each_class(tmp_path: Path) 
     assert "<h1>m on &lt;b&gt;</h1>" in text and "AP50 0.250 after epoch 2, best 0.500 after epoch 1" in text
     assert "<td>&lt;i&gt;</td><td>0.250</td><td>4</td><td>1</td><td>2</td><td>3</td><td>missed +0.500</td>" in text
     assert "9 evaluation images (1 images could not be read)" in text and "<img" not in text
+
+
+def test_log_header_with_a_name_that_is_not_text(tmp_path: Path) -> None:
+    """In a POSIX locale, Python spells other bytes of an argument as lone surrogates."""
+    Transcript(tmp_path / "log.txt").start("ssd train --output-dir r/\udcc3\udcbc")
+    assert (tmp_path / "log.txt").read_text() == "ssd train --output-dir r/\\udcc3\\udcbc\n"

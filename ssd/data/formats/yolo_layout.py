@@ -15,7 +15,7 @@ from ssd.data.formats.folders import describe_folder
 from ssd.data.formats.image_finder import ImageFinder, check_inside
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical
 
-_MAX_YAML = 1 << 20  # characters; the parser takes a second for a megabyte
+_MAX_YAML = 1 << 17  # characters, thousands of classes; the parser takes some seconds for as many
 _LABEL_FOLDERS = ("labels", "annotations", "Annotations")
 _IMAGE_FOLDERS = ("images", "obj_train_data", "data")
 
