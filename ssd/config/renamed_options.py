@@ -18,7 +18,7 @@ MODEL_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "classes": ("multi_label", {"all": True, "best": False}),
 }
 # old name -> new name
-SETTINGS = {"pictures": "sample_images", "val_share": "val_fraction"}
+SETTINGS = {"pictures": "sample_images"}
 DATASET_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "faults": ("on_error", {"refuse": "raise"}),
     "units": ("units", {"shares": "normalized"}),

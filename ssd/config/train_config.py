@@ -43,7 +43,7 @@ class TrainConfig:
     )
     train_split: str = option("train", "split to train on", metavar="NAME")
     val_split: str = option("val", "split to evaluate on", metavar="NAME")
-    val_fraction: float = option(
+    val_share: float = option(
         0.2, "fraction of the training images held out for evaluation if the data set has no evaluation split"
     )
     dataset_options: dict[str, Any] = option(

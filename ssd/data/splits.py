@@ -73,7 +73,7 @@ def _divided(
         print(f"warning: {whole.name}: faults\n{faults}")
     chosen = choose_validation(whole, fraction, root)
     if not chosen:
-        print(f"warning: {why} and --val-fraction is {fraction:g}: the model is evaluated on its training images")
+        print(f"warning: {why} and --val-share is {fraction:g}: the model is evaluated on its training images")
         return train_set, whole
     files = {str(whole.annotations.files[row]) for row in chosen}
     kept = [row for row, file in enumerate(train_set.annotations.files) if str(file) not in files]
@@ -82,7 +82,7 @@ def _divided(
         return train_set, whole
     print(
         f"split: {len(kept)} images to train on, {len(chosen)} to evaluate on, since {why}; chosen by a hash of their "
-        f"names and by class (--val-fraction {fraction:g})"
+        f"names and by class (--val-share {fraction:g})"
     )
     return (
         train_set.subset(kept, f"{train_set.name}, training part"),

@@ -66,7 +66,7 @@ class EvaluationReport:
 def open_split(config: TrainConfig, split: str | None) -> DetectionDataset:
     """Opens the named split, or the one that training with this configuration evaluates on."""
     if split is None:
-        splits = (config.train_split, config.val_split, config.val_fraction)
+        splits = (config.train_split, config.val_split, config.val_share)
         return open_splits(config.dataset, config.data_path, *splits, config.dataset_options, TRAINING_ONLY)[1]
     options = {key: value for key, value in config.dataset_options.items() if key not in TRAINING_ONLY}
     return open_dataset(config.dataset, config.data_path, split, **options)

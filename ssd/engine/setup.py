@@ -54,7 +54,7 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         config.data_path,
         config.train_split,
         config.val_split,
-        config.val_fraction,
+        config.val_share,
         config.dataset_options,
         TRAINING_ONLY,
     )

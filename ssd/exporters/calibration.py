@@ -70,7 +70,7 @@ def of_training_split(config: TrainConfig, side: int) -> Calibration:
     from ssd.config.choices import TRAINING_ONLY
     from ssd.data.splits import open_splits
 
-    names = (config.train_split, config.val_split, config.val_fraction)
+    names = (config.train_split, config.val_split, config.val_share)
     dataset, _ = open_splits(config.dataset, config.data_path, *names, config.dataset_options, TRAINING_ONLY)
     count = min(MAX_IMAGES, len(dataset))
     rows = [index * len(dataset) // count for index in range(count)]

@@ -32,7 +32,7 @@ from ssd.weight_files.names import checked_checkpoint
 
 # Settings of a run that affect its evaluation, and those that apply to its own data set only.
 _EVALUATION_SETTINGS = ("model", "data_augmentation", "augmentation_options", "eval_metric", "batch_size", "workers")
-_DATA_SETTINGS = ("dataset", "data_path", "train_split", "val_split", "val_fraction", "dataset_options")
+_DATA_SETTINGS = ("dataset", "data_path", "train_split", "val_split", "val_share", "dataset_options")
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:

@@ -55,16 +55,16 @@ def test_validation_split_is_stable_and_configurable(tmp_path, capsys):
     names = [f"{i:03d}" for i in range(40)]
     images(tmp_path / "a/images", names)
     coco(tmp_path / "a/result.json", names)
-    _, train, val = open_both(tmp_path / "a", val_fraction=0.25)
+    _, train, val = open_both(tmp_path / "a", val_share=0.25)
     assert (len(train), len(val)) == (30, 10)
     before = {path.rpartition("/")[2] for path in val.annotations.files}
     (tmp_path / "a").rename(tmp_path / "b")
     images(tmp_path / "b/images", ["new"])
     coco(tmp_path / "b/result.json", [*names, "new"])
-    _, _, val = open_both(tmp_path / "b", val_fraction=0.25)
+    _, _, val = open_both(tmp_path / "b", val_share=0.25)
     assert len(before ^ {path.rpartition("/")[2] for path in val.annotations.files}) <= 2
     capsys.readouterr()
-    _, train, val = open_both(tmp_path / "b", val_fraction=0.0)
+    _, train, val = open_both(tmp_path / "b", val_share=0.0)
     assert len(train) == len(val) == 41 and "the model is evaluated on its training images" in capsys.readouterr().out
 
 
@@ -73,7 +73,7 @@ def test_validation_split_keeps_classes_in_training(tmp_path):
     texts(tmp_path / "labels", NAMES)
     write(tmp_path / "classes.txt", "cat\nrare\n")
     write(tmp_path / "labels/c.txt", "1 0.5 0.5 0.5 0.5\n")
-    _, train, val = open_both(tmp_path, val_fraction=0.5)
+    _, train, val = open_both(tmp_path, val_share=0.5)
     assert (len(train), len(val)) == (4, 4) and train.class_counts()["rare"] == 1
 
 
