@@ -18,7 +18,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalR
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
-    """Builds SGD or AdamW for the trainable parameters, fused on a GPU.
+    """Builds SGD or AdamW for the trainable parameters, fused on a CPU or GPU.
 
     The pretrained part of the backbone, its extra layers, the heads, and biases have their own learning rates; biases
     and normalization layers have their own weight decay.
@@ -51,7 +51,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
         raise ConfigError(
             "there are no trainable parameters: --freeze, --trainable-backbone-layers or --model-option freeze them all"
         )
-    fused = True if settings[0]["params"][0].is_cuda else None
+    fused = True if settings[0]["params"][0].device.type in ("cpu", "cuda") else None
     optimizer: torch.optim.Optimizer
     if config.opt == "adamw":
         optimizer = torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999), fused=fused)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
+from torchvision.ops import SqueezeExcitation
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
@@ -44,6 +46,19 @@ class MobileNetV3Extractor(Extractor):
         return levels
 
 
+class LinearSqueezeExcitation(SqueezeExcitation):  # type: ignore[misc]  # torchvision has no types
+    """SqueezeExcitation that is trained on a CPU by matrix products: oneDNN is slow at images of one pixel."""
+
+    def _scale(self, input: Tensor) -> Tensor:
+        if not self.training or input.device.type != "cpu":
+            scale: Tensor = super()._scale(input)
+            return scale
+        x: Tensor = self.avgpool(input).flatten(1)
+        x = self.activation(F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias))
+        x = self.scale_activation(F.linear(x, self.fc2.weight.flatten(1), self.fc2.bias))
+        return x[:, :, None, None]
+
+
 def ssdlite320_mobilenet_v3_large(
     num_classes: int,
     image_size: int,
@@ -73,6 +88,9 @@ def ssdlite320_mobilenet_v3_large(
     """
     reduced = weights_backbone is None if reduced_tail is None else reduced_tail
     net = mobilenet_v3_large(weights=None, norm_layer=LITE_NORM, reduced_tail=reduced, num_classes=1)
+    for layer in net.modules():
+        if type(layer) is SqueezeExcitation:
+            layer.__class__ = LinearSqueezeExcitation
     if weights_backbone is None:
         normal_init(net)
     else:

@@ -129,3 +129,24 @@ def test_failed_weight_download_error_message(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ssd.engine.setup, "build_model", offline)
     with pytest.raises(ConfigError, match="could not download"):
         make_model(PLAIN, open_dataset("shapes", size=2, image_size=64))
+
+
+@pytest.mark.parametrize("opt", ["sgd", "sgd_nesterov", "adamw"])
+def test_fused_steps_equal_plain_ones_in_channels_last(opt: str) -> None:
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+        net = net.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(TrainConfig(opt=opt, lr=0.01), net)
+        assert optimizer.param_groups[0]["fused"]
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for step in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(step))
+            net(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+            optimizer.step()
+        weights.append([weight.detach() for weight in net.parameters()])
+    for found, expected in zip(*weights, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
