@@ -8,9 +8,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ssd.common.errors import near_name
 
@@ -23,10 +23,17 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line."""
 
+    _words: Sequence[str] = ()  # of the command line
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does; the words tell which command unknown flags belong to."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Prints the message and how to get help, and exits with code 2."""
         found = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        close = near_name(found[1], _flags(self)) if found else None
+        close = near_name(found[1], _flags(self, self._words)) if found else None
         if close:
             message += f" (did you mean {close!r}?)"
         elif message.startswith(("unrecognized arguments", "the following arguments are required")):
@@ -34,11 +41,12 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _flags(parser: argparse.ArgumentParser) -> set[str]:
-    """Returns the flags of a parser and of its commands."""
+def _flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
+    """Returns the flags of a parser and of those of its commands that are among the words."""
     flags = {flag for action in parser._actions for flag in action.option_strings}
     commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return flags.union(*(_flags(command) for choices in commands for command in choices.values()))
+    chosen = (command for choices in commands for name, command in choices.items() if name in words)
+    return flags.union(*(_flags(command, words) for command in chosen))
 
 
 def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from ssd.inference.detector import Detector
 
 def export_pt2(detector: Detector, path: Path) -> None:
     """Writes a torch.export program, with the result of `describe` as the extra file classes.json."""
-    torch.export.save(_program(detector), path, extra_files={"classes.json": json.dumps(describe(detector))})
+    content = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(_program(detector), content, extra_files={"classes.json": json.dumps(describe(detector))})
+    path.write_bytes(content.getbuffer())
 
 
 def export_aoti(detector: Detector, path: Path) -> None:

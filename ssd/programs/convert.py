@@ -112,4 +112,6 @@ def write(state: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
         return
     import torch
 
-    torch.save({"model": state, **about} if about else state, path)
+    from ssd.common.atomic_write import write_atomically
+
+    write_atomically(path, lambda file: torch.save({"model": state, **about} if about else state, file))

@@ -150,6 +150,7 @@ def _build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Runs the program."""
     args, config = parse_args(argv)
+    from ssd.common.atomic_write import WriteError, write_text
     from ssd.common.errors import DataError
     from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
     from ssd.engine.setup import as_config_error, choose_device
@@ -168,12 +169,12 @@ def main(argv: list[str] | None = None) -> None:
         report = evaluate_detector(detector, dataset, config)
         print(report)
         if args.json:
-            Path(args.json).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+            write_text(Path(args.json), json.dumps(report.as_dict(), indent=2) + "\n")
         if args.save:
             folder = Path(args.save)
             written = save_report(report, folder, worst=args.worst, score_threshold=args.score_threshold)
             print(f"{folder}: {', '.join(path.name for path in written)}")
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, WriteError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or args.save or args.json}: {error.strerror or error}")

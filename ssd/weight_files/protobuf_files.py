@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ssd.common.atomic_write import write_atomically
+
 _CAFFE = {
     "Shape": {"dim": (1, "int64", True)},
     "Blob": {
@@ -89,7 +91,8 @@ def write_caffemodel(weights: dict[str, np.ndarray], path: Path) -> None:
             file.layers.add(name=layer)
         blob = file.layers[-1].blobs.add(data=np.ascontiguousarray(array, "<f4").tobytes())
         blob.shape.dim.extend(array.shape)
-    path.write_bytes(file.SerializeToString())
+    content = file.SerializeToString()
+    write_atomically(path, lambda part: part.write(content), len(content))
 
 
 def _parsed(kind: str, path: Path) -> Any:

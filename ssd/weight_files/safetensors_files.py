@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ssd.common.atomic_write import write_atomically
+
 _KEY = "ssd"  # key of the metadata, whose values are strings
 
 
@@ -33,7 +35,8 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 def write_safetensors(state: Mapping[str, Tensor], about: Mapping[str, Any], path: Path) -> None:
     """Writes a state dict, and `about` if it is not empty."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {"format": "pt", **({_KEY: json.dumps(about)} if about else {})}
-    save_file({name: value.contiguous() for name, value in state.items()}, str(path), metadata)
+    content = save({name: value.contiguous() for name, value in state.items()}, metadata)
+    write_atomically(path, lambda file: file.write(content), len(content))

@@ -6,6 +6,7 @@ multiplier]`.
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ssd.common.atomic_write import write_atomically
 
 _DEPTHWISE, _KERNEL = re.compile(r".*/depthwise_weights"), re.compile(r".*/weights")
 _MAX_BYTES = 2**33  # limit for all arrays of an archive, against decompression bombs
@@ -43,7 +46,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 def write_npz(state: Mapping[str, Tensor], path: Path) -> None:
     """Writes a state dict as an .npz archive; weights with names of TensorFlow get its order of dimensions."""
     arrays: dict[str, Any] = {name: to_variable(name, value) for name, value in state.items()}
-    np.savez(path, **arrays)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(path, lambda file: file.write(content.getbuffer()), content.tell())
 
 
 def read_tensorflow_checkpoint(index: Path) -> dict[str, Tensor]:

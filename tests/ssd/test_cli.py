@@ -137,3 +137,11 @@ def test_misspelled_flag_suggests_closest(
 ) -> None:
     assert run(monkeypatch, *arguments.split()) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"(did you mean {flag!r}?)")
+
+
+def test_hint_does_not_name_a_flag_of_another_command(capsys: pytest.CaptureFixture[str]) -> None:
+    from ssd.programs.data import main as data
+
+    with pytest.raises(SystemExit):
+        data(["check", "folder", "--output", "x"])  # of ssd data review
+    assert capsys.readouterr().err == "ssd data: error: unrecognized arguments: --output x (see ssd data --help)\n"

@@ -1,5 +1,7 @@
 """Tests detection of the network of a checkpoint, and the program ssd convert."""
 
+import errno
+
 import pytest
 import torch
 
@@ -85,3 +87,19 @@ def test_convert_error_messages(tmp_path, capsys):
     with pytest.raises(SystemExit, match="amdegroot has no ssdlite320_mobilenet_v2; it has ssd300_vgg16"):
         main([str(file), str(tmp_path / "out.pth"), "--to", "amdegroot"])
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
+def test_convert_on_full_disk_error_is_one_line(tmp_path, monkeypatch, suffix):
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors")
+
+    def fill(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    torch.save({"build_args": model.build_args, "model": model.state_dict()}, tmp_path / "in.pth")
+    monkeypatch.setattr("ssd.common.atomic_write.os.fsync", fill)
+    with pytest.raises(SystemExit, match=rf"^error: cannot write .*out\.{suffix}: No space left on device"):
+        main([str(tmp_path / "in.pth"), str(tmp_path / f"out.{suffix}"), "--to", "ssd"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
