@@ -4,7 +4,8 @@ python benchmarks/bench_detector.py [--models NAME ...] [--batches N ...] [--var
                                     [--filter inference|training|backbone|...] [--quick] [--json FILE]
 
 `compiled` is this project's detector with its compiled ops, called like torchvision's: it takes a list of images and
-returns a list of detections or a dict of losses. Variants are the same detector with torch.compile(fullgraph=True), as a
+returns a list of detections or a dict of losses; `engine` is `InferenceEngine.predict` of the same images as uint8 on
+the CPU, with its detections on the CPU. Variants are the same detector with torch.compile(fullgraph=True), as a
 CUDA graph, in channels_last, with bfloat16 autocast, or a combination (graph+channels_last+amp). torchvision's detector
 runs in the variants that it supports. Weights are random; the classification heads are scaled such that a few hundred
 candidates per image pass the threshold, like in a trained detector. Images have 1 to 15 objects.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import _path  # noqa: F401
@@ -25,6 +26,7 @@ from benchmarks import detector_variants as variants
 from benchmarks.detector_pair import CLASSES, PEERS, Pair, close, same_losses, same_matches, similar_detections
 from benchmarks.harness import Case, command_line, run
 from benchmarks.peers import match_and_encode
+from ssd.inference.engine import InferenceEngine
 
 GPU_VARIANTS = (*variants.NAMES, "graph+channels_last+amp")
 
@@ -77,10 +79,17 @@ def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str
     pair = partial(Pair, name, device, False)
 
     def make(generator: torch.Generator, device: torch.device) -> tuple[Any, ...]:
-        return (pair().images(batch, generator),)
+        pixels = pair().pixels(batch, generator)
+        return pixels.to(device).float() / 255, pixels
 
-    candidates = _candidates(variants.inference, pair, chosen)
+    engine = cache(lambda: InferenceEngine(pair().ours))
+    candidates = {k: _of_first(call) for k, call in _candidates(variants.inference, pair, chosen).items()}
+    candidates["compiled, engine"] = lambda _, pixels: engine().predict([*pixels])
     return _case(f"inference, {name}, batch {batch}", make, candidates, similar_detections, images=batch)
+
+
+def _of_first(call: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
+    return lambda images, _: call(images)
 
 
 def _candidates(

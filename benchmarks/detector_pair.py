@@ -54,6 +54,10 @@ class Pair:
         for layer in final:
             layer.bias.view(-1, CLASSES)[:, 0] += high  # the background logit of each prior of a cell
 
+    def pixels(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Samples images uint8 [B, 3, S, S] on the CPU."""
+        return torch.randint(0, 256, (batch, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
+
     def images(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, 3, self.size, self.size, generator=generator).to(self.device)
 
