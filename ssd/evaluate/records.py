@@ -10,6 +10,8 @@ from torch import Tensor
 from ssd.data.faults import DataError
 from ssd.data.formats.field_values import as_int
 
+_MAX_LABEL = 2**53  # every integer below is exact as a float
+
 
 @dataclass
 class Records:
@@ -38,10 +40,13 @@ class Records:
         image_id = _image_id(target)
         if image_id in self._seen:
             raise DataError(f"image_id {image_id} was evaluated before; add each image once")
-        boxes, scores = _box_array(detections["boxes"]), _array(detections["scores"], float)
-        labels = _array(detections["labels"], int)
-        gt_boxes, gt_labels = _box_array(target["boxes"]), _array(target["labels"], int)
-        ignore = _array(target["ignore"], bool) if "ignore" in target else np.zeros(len(gt_labels), dtype=bool)
+        _require(f"the detections of image_id {image_id}", detections, ("boxes", "scores", "labels"))
+        _require(f"the target of image_id {image_id}", target, ("boxes", "labels"))
+        boxes, scores = _box_array(detections["boxes"]), _vector("scores", detections["scores"], float)
+        labels = _vector("labels", detections["labels"], int)
+        gt_boxes, gt_labels = _box_array(target["boxes"]), _vector("labels", target["labels"], int)
+        is_given = target.get("ignore") is not None
+        ignore = _vector("ignore", target["ignore"], bool) if is_given else np.zeros(len(gt_labels), dtype=bool)
         if not len(boxes) == len(scores) == len(labels):
             raise DataError(
                 f"detections of image_id {image_id} must have as many scores and labels as boxes, got "
@@ -152,9 +157,17 @@ def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> n
     return finite
 
 
+def _require(name: str, values: Mapping[str, Any], keys: Sequence[str]) -> None:
+    if missing := [key for key in keys if key not in values]:
+        raise DataError(f"{name} must have {', '.join(keys)}; {missing[0]} is missing")
+
+
 def _image_id(target: Mapping[str, Any]) -> int:
     value = target.get("image_id")
-    number = as_int(value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value)
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        value = value.tolist()
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    number = as_int(value)
     if number is None:
         raise DataError(f"a target must have an image_id, an integer, got {value!r:.80}")
     return number
@@ -166,10 +179,21 @@ def _array(value: Any, dtype: Any) -> np.ndarray:
         # numpy has no bfloat16
         value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
     array: np.ndarray = np.asarray(value)
-    if dtype is int and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
-        raise DataError(f"labels must be integers, got {array[array != np.trunc(array)].flat[0]:g}")
+    if array.size and dtype in (int, float, bool) and array.dtype.kind not in "biuf":
+        raise DataError(f"boxes, scores, labels and ignore flags must be numbers, got {array.flat[0]!r:.60}")
+    if dtype is int and array.dtype.kind == "f":
+        wrong = array[(array != np.trunc(array)) | ~(np.abs(array) < _MAX_LABEL)]
+        if wrong.size:
+            raise DataError(f"labels must be integers, got {wrong.flat[0]:g}")
     kind: Any = {float: np.float64, int: np.int64, bool: np.bool_, None: array.dtype}[dtype]
     return array.astype(kind, copy=False)
+
+
+def _vector(name: str, value: Any, dtype: Any) -> np.ndarray:
+    array = _array(value, dtype)
+    if array.ndim != 1:
+        raise DataError(f"{name} must have shape [N], got {list(array.shape)}")
+    return array
 
 
 def _box_array(value: Any) -> np.ndarray:

@@ -173,6 +173,28 @@ def test_voc_bad_input_error_messages():
         voc_ap(records, ["a", "b", "c"], method="area07")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [[0.5]]}, r"scores must have shape \[N\], got \[1, 1\]"),
+        ({"labels": [[1]]}, r"labels must have shape \[N\], got \[1, 1\]"),
+        ({"labels": ["cat"]}, "must be numbers, got .*cat"),
+        ({"labels": [float("inf")]}, "labels must be integers, got inf"),
+        ({"scores": [1j]}, "must be numbers, got"),
+        ({"boxes": None}, "must be numbers, got None"),
+        ({"image_id": np.array([1, 2])}, r"must have an image_id, an integer, got \[1, 2\]"),
+    ],
+)
+def test_value_of_wrong_kind_raises_when_its_image_is_added(change, message):
+    detections, target = found([[0, 0, 5, 5]], [0.5], [1]), truth([[0, 0, 5, 5]], [1])
+    with pytest.raises(DataError, match=message):
+        Records().add({**detections, **change}, {**target, **{k: v for k, v in change.items() if k == "image_id"}})
+    with pytest.raises(
+        DataError, match=r"the detections of image_id 0 must have boxes, scores, labels; scores is miss"
+    ):
+        Records().add({"boxes": []}, target)
+
+
 def devkit(records: Records, label: int, threshold: float) -> list[bool]:
     """The loop of the devkit over detections."""
     rows = [(s, i, j) for i, scores in enumerate(records.scores) for j, s in enumerate(scores)]
