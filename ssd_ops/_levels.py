@@ -44,15 +44,20 @@ def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: di
     for name, make in makers.items():
         calls[name] = make(ops, calls)
 
-        def in_dispatcher(*args: Any, name: str = name) -> Any:
+        def batched(*args: Any, name: str = name) -> Any:
+            args = schemas[name].complete(args)
+            return _by_rows(name, args, lambda row_op, *row_args: getattr(ops, row_op)(*row_args))
+
+        def in_dispatcher(*args: Any, name: str = name, by_rows: Callable[..., Any] = batched) -> Any:
             op = getattr(ops, name).default
             args = schemas[name].complete(args)
             if _needs_rows(args):
-                return _by_rows(name, args, lambda row_op, *row_args: getattr(ops, row_op)(*row_args))
+                return by_rows(*args)
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
 
         library.impl(name, in_dispatcher, "Autograd")
+        library.impl(name, batched, "FuncTorchBatched")  # torch has no batching rule for lists of tensors
 
 
 def _checked_rows(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

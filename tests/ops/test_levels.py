@@ -105,6 +105,20 @@ def test_gradients_of_the_op_are_those_of_the_function() -> None:
     assert_all_equal(*(torch.autograd.grad(sum(total), levels) for total in (by_op, losses)))
 
 
+def test_vmap_of_the_op_equals_single_calls() -> None:
+    """torch.compile traces the op within torch.vmap."""
+    loc, logits, targets, labels = batch(2, PRIORS, 3)
+    levels = [level.detach()[:, None] for level in (*as_levels(loc, CELLS), *as_levels(logits, CELLS))]
+    count = len(CELLS)
+
+    def losses(*args: Tensor) -> Any:
+        return torch.ops.ssd_ops.multibox_loss_levels([*args[2:][:count]], [*args[2:][count:]], *args[:2])[:2]
+
+    found = torch.vmap(losses)(targets[:, None], labels[:, None], *levels)
+    each = [losses(targets[i : i + 1], labels[i : i + 1], *(level[i] for level in levels)) for i in range(2)]
+    assert_all_equal(found, [torch.stack(parts) for parts in zip(*each, strict=True)])
+
+
 LOC, LOGITS = (torch.zeros(2, 8, 3, 3), torch.zeros(2, 4, 1, 1)), (torch.zeros(2, 6, 3, 3), torch.zeros(2, 3, 1, 1))
 DETECT, LOSS = "detect", "multibox_loss"
 FLOATS = "float16, bfloat16, float32 or float64"
