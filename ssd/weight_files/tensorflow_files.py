@@ -39,7 +39,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
                 raise ValueError(f"its arrays have more than {_MAX_BYTES >> 30} GiB")
         with np.load(path, allow_pickle=False) as arrays:
             return from_variables({name: arrays[name] for name in arrays.files})
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as an archive of arrays: {error}") from error
 
 

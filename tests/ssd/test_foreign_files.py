@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_caffemodel_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert expected.keys() == again.keys() and all(torch.equal(value, again[key]) for key, value in expected.items())
     model = build_from_weights(tmp_path / "ssd300.caffemodel")
     assert model.preset.channels == "bgr" and model.preset.name == "caffe"
+
+
+def test_npz_array_that_claims_more_memory_than_there_is(tmp_path: Path) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**15},)}}".ljust(117) + "\n"
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(ValueError, match=r"w\.npz cannot be read as an archive of arrays: Unable to allocate"):
+        load_file(tmp_path / "w.npz")
