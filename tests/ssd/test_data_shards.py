@@ -255,3 +255,11 @@ def test_zero_shard_size_raises(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         data_program.parse_args(["pack", str(tmp_path), "out", "--shard-mb", "0"])
     assert "--shard-mb must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_arrays_of_another_byte_order_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[1], tmp_path / "out")
+    path = tmp_path / "out" / "train-arrays" / "boxes.npy"
+    np.save(path, np.load(path).astype(">f4"))
+    with pytest.raises(DataError, match=r"boxes\.npy has the shape \[\d+, 4\] and dtype >f4; pack the data set again"):
+        ShardsDataset(tmp_path / "out")

@@ -145,6 +145,6 @@ def _load(folder: Path, name: str) -> np.ndarray:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError, tokenize.TokenError) as error:
         raise DataError(f"{path} cannot be read ({error}); {_AGAIN}") from None
-    if array.dtype.kind != kind or array.ndim == 0 or array.shape[1:] != columns:
+    if array.dtype.kind != kind or not array.dtype.isnative or array.ndim == 0 or array.shape[1:] != columns:
         raise DataError(f"{path} has the shape {list(array.shape)} and dtype {array.dtype}; {_AGAIN}")
     return array.view(np.ndarray)  # a plain array over the mapped file: np.memmap is slow to index
