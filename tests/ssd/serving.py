@@ -108,12 +108,12 @@ _NOTE_PID_AND_SERVE = (
 
 
 @contextmanager
-def serve_process(checkpoint: Path, *options: str) -> Iterator[Served]:
-    """Runs `ssd serve` in a process on the CPU; ends it with SIGTERM."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
-        noted, port = Path(folder) / "pid", free_port()
-        arguments = [str(noted), str(checkpoint), "--port", str(port), "--device", "cpu", *options]
-        running = pool.submit(run_python, "-c", _NOTE_PID_AND_SERVE, *arguments, folder=ROOT)
+def serve_process(checkpoint: Path, *options: str, folder: Path = ROOT) -> Iterator[Served]:
+    """Runs `ssd serve` in a folder, in a process on the CPU; ends it with SIGTERM."""
+    with tempfile.TemporaryDirectory() as notes, ThreadPoolExecutor(1) as pool:
+        noted, port = Path(notes) / "pid", free_port()
+        arguments = [str(noted), str(checkpoint), *options, "--port", str(port), "--device", "cpu"]
+        running = pool.submit(run_python, "-c", _NOTE_PID_AND_SERVE, *arguments, folder=folder)
         while True:
             assert not running.done(), running.result().stderr
             try:
