@@ -85,7 +85,7 @@ def test_compiled_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cpu_step_equals_plain_torch() -> None:
     config = replace(CONFIG, clip_grad_norm=1.0, ema_decay=0.9, norm_weight_decay=None, bias_weight_decay=None)
     state, model, mean = make_state(config, tiny().train(), 4), tiny().train(), tiny().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.999), weight_decay=0.02, fused=True)
     for step in range(3):
         batch = batch_of(step)
         train_step(config, state, batch)
