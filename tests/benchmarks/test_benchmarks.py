@@ -44,7 +44,10 @@ def quick_runs(
     return dict(zip(scripts, zip(ended, reports, strict=True), strict=True))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, id=s.stem, marks=[] if s.stem == "bench_nms" else pytest.mark.slow) for s in SCRIPTS],
+)
 def test_quick_run_writes_report(
     script: Path, quick_runs: dict[Path, tuple[subprocess.CompletedProcess[str], Path]]
 ) -> None:
@@ -146,6 +149,7 @@ def test_detector_table_has_column_per_variant(monkeypatch: pytest.MonkeyPatch) 
     assert readme_tables.detector("gpu") == "Not measured."
 
 
+@pytest.mark.slow
 def test_scaling_writes_json_and_svg(tmp_path: Path) -> None:
     command = [str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1", "--results", str(tmp_path)]
     done = run_python(*command, folder=tmp_path)

@@ -193,6 +193,7 @@ def test_torchvision_ssdlite_round_trip_is_bit_equal(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(expected, forward(again), strict=True))
 
 
+@pytest.mark.slow
 def test_torchvision_ssd300_loads_export():
     theirs = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES)
     assert load_weights(model_of("vgg"), theirs.state_dict()).system == "torchvision"

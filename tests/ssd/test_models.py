@@ -154,7 +154,9 @@ def test_frozen_batch_norm_stays_frozen_and_fits_checkpoints():
     assert frozen.backbone.extra[0][0][1].training  # what has no loaded statistics still learns them
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "ssd_tiny" else pytest.mark.slow) for name in SMALL]
+)
 def test_inference_compiles_to_one_graph(name):
     model = build_model(name, 3, image_size=64).eval()
 

@@ -110,7 +110,8 @@ def run_until_killed(where: str, folder: str) -> None:
         run(replace(BASE, output_dir=folder))
 
 
-@pytest.mark.parametrize("where", ["step", "evaluation", "save"])
+# test_killed_runs kills at random moments
+@pytest.mark.parametrize("where", [*(pytest.param(w, marks=pytest.mark.slow) for w in ("step", "evaluation")), "save"])
 def test_kill_keeps_saved_checkpoint(where: str, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (ended,) = run_processes(tmp_path, run_until_killed, where, str(folder), size=1)

@@ -24,6 +24,8 @@ import httpx
 from benchmarks.http_load import post_request, read_answer
 from tests.ssd.serving import Served, base64_of, encoded, serve_process, small_detector, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 240
 SLOW = 30
 # A window in which a burst of requests is one batch; SIGTERM comes within it.

@@ -117,7 +117,7 @@ def images():
 TARGETS = [target((10, 20, 90, 100), (10, 20, 90, 100), (100, 30, 150, 110)), target()]
 
 
-@pytest.mark.parametrize("name", ["ssd300", "ssdlite"])
+@pytest.mark.parametrize("name", [pytest.param("ssd300", marks=pytest.mark.slow), "ssdlite"])
 def test_accelerated_ssd_detections_equal_torchvision(name):
     theirs, ours = (model.eval() for model in pair(name))
     with torch.no_grad():
