@@ -74,7 +74,7 @@ Tensor on_cpu(const Tensor& boxes, const Tensor& scores, const Tensor* classes, 
 Tensor descending_order(const Tensor& scores) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(scores), from(std::optional<bool>(true)), from(int64_t{0}), from(true)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  SSD_OPS_TORCH_CALL(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   const Tensor values = to<Tensor>(stack[0]);
   return to<Tensor>(stack[1]);
 }

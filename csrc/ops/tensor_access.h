@@ -58,15 +58,22 @@ inline Tensor dense_for(const Tensor& t, ScalarType dtype) { return dense(t, loa
 
 using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
 
+// Throws if a call of torch's C interface fails, where its headers can (torch 2.13) with torch's own message.
+#ifdef STABLE_TORCH_ERROR_CODE_CHECK
+#define SSD_OPS_TORCH_CALL(call) STABLE_TORCH_ERROR_CODE_CHECK(call)
+#else
+#define SSD_OPS_TORCH_CALL(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 // Uninitialized, on the device of `like`. It skips the dispatcher, which takes longer than the allocation.
 inline Tensor empty(const Tensor& like, Shape shape, Shape strides, ScalarType dtype) {
   int32_t device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  SSD_OPS_TORCH_CALL(aoti_torch_get_device_type(like.get(), &device_type));
+  SSD_OPS_TORCH_CALL(aoti_torch_get_device_index(like.get(), &device_index));
   const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle result;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), number, device_type, device_index, &result));
+  SSD_OPS_TORCH_CALL(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), number,
+                                              device_type, device_index, &result));
   return Tensor(result);
 }
 inline Tensor empty(const Tensor& like, Shape shape, ScalarType dtype) {
