@@ -71,7 +71,8 @@ def batched_nms(
     coordinates, large class ids and half precision.
 
     Args:
-        boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`. Any shape without elements means no boxes.
+        boxes: `[N, 4]`, xyxy; fewer than 2^31, as in `nms`. Any shape without elements means no boxes; of another one
+            than `[0, 4]`, such as `torch.tensor([])`, the other arguments are not read.
         scores: `[N]`.
         idxs: `[N]`, any dtype but complex: the class, level or image of each box.
         iou_threshold: As in `nms`.
@@ -85,12 +86,16 @@ def batched_nms(
 
     Source: `torchvision.ops.batched_nms`, a drop-in replacement for it.
     """
-    boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
-    threshold = checks.real("iou_threshold", iou_threshold)
-    if boxes.shape[-1:] != (4,) and boxes.numel() == 0:  # such as torch.tensor([])
+    boxes = floating("boxes", boxes)
+    if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     result: Tensor = call(
-        "batched_nms", boxes, scores, idxs, threshold, checks.boolean("suppress_equal", suppress_equal)
+        "batched_nms",
+        boxes,
+        floating("scores", scores),
+        class_ids("idxs", idxs),
+        checks.real("iou_threshold", iou_threshold),
+        checks.boolean("suppress_equal", suppress_equal),
     )
     return result
 

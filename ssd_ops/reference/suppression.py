@@ -45,9 +45,10 @@ def batched_nms(
     suppress_equal: bool = False,
 ) -> Tensor:
     """Returns the indices of the kept boxes of each class by descending score; see `ssd_ops.batched_nms`."""
-    boxes, scores, idxs = floating("boxes", boxes), floating("scores", scores), class_ids("idxs", idxs)
+    boxes = floating("boxes", boxes)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.int64)
+    scores, idxs = floating("scores", scores), class_ids("idxs", idxs)
     check_nms(boxes, scores, iou_threshold, suppress_equal)
     check_idxs(idxs, boxes)
     keep = torch.zeros_like(idxs, dtype=torch.bool)

@@ -109,8 +109,19 @@ def test_batched_nms_equals_nms_of_each_class() -> None:
     assert torch.equal(ops.batched_nms(boxes, scores, idxs, 0.9), expected)
     assert torch.equal(ops.boxes._batched_nms_vanilla(boxes, scores, idxs, 0.9), expected)
     assert torch.equal(ops.boxes._batched_nms_coordinate_trick(boxes, scores, idxs, 0.9), expected)
-    empty = torch.empty(0)
-    assert torch.equal(ops.batched_nms(torch.empty((0, 4)), empty, empty, 0.2), torch.empty(0, dtype=torch.int64))
+    empty = torch.empty(0, dtype=torch.int64)
+    assert torch.equal(ops.batched_nms(torch.empty((0, 4)), torch.empty(0), empty, 0.2), empty)
+    assert torch.equal(ops.batched_nms(empty, None, None, None), empty)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # torch is about to remove them
+@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this torch has no quantized tensors")
+@pytest.mark.parametrize("threshold", (0.2, 0.5, 0.8))
+@pytest.mark.parametrize(("scale", "zero_point"), ((1, 0), (2, 50), (3, 10)))
+def test_nms_of_quantized_boxes(scale: int, zero_point: int, threshold: float) -> None:
+    boxes, scores = overlapping(1000, threshold)
+    boxes, scores = (torch.quantize_per_tensor(t, scale, zero_point, torch.quint8) for t in (boxes, scores * 100))
+    assert torch.equal(ops.nms(boxes, scores, threshold), ops.nms(boxes.dequantize(), scores.dequantize(), threshold))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
