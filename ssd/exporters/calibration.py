@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,15 +72,24 @@ def of_training_split(config: TrainConfig, side: int) -> Calibration:
 
     names = (config.train_split, config.val_split, config.val_share)
     dataset, _ = open_splits(config.dataset, config.data_path, *names, config.dataset_options, TRAINING_ONLY)
-    count = min(MAX_IMAGES, len(dataset))
-    rows = [index * len(dataset) // count for index in range(count)]
-    return Calibration(f"training images ({dataset.name})", lambda skipped: _of_rows(dataset, rows, side, skipped))
+    return Calibration(
+        f"training images ({dataset.name})", lambda skipped: spread_images(dataset, side, MAX_IMAGES, skipped)
+    )
 
 
-def _of_rows(dataset: DetectionDataset, rows: Sequence[int], side: int, skipped: dict[str, str]) -> Iterator[Tensor]:
-    for row in rows:
+def spread_images(dataset: DetectionDataset, side: int, limit: int, skipped: dict[str, str]) -> Iterator[Tensor]:
+    """Yields images of a data set as `[3, side, side]` in 0..1, evenly spread over it.
+
+    Args:
+        dataset: The data set.
+        side: Input size S of the network.
+        limit: Number of images.
+        skipped: Gets file -> reason of images that cannot be read.
+    """
+    count = min(limit, len(dataset))
+    for index in range(count):
         try:
-            image = dataset.load_image(row)
+            image = dataset.load_image(index * len(dataset) // count)
         except ImageError as error:
             skipped[error.fault.file] = error.fault.detail
             continue

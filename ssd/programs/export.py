@@ -110,7 +110,11 @@ def _build_parser() -> argparse.ArgumentParser:
         default=True,
         help="compare the program with the detector on images (default: yes)",
     )
-    parser.add_argument("--images", metavar="PATH", help="images of the check (default: 8 drawn ones)")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        help="images of the check (default: 8 of the run's evaluation split, else drawn ones)",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,

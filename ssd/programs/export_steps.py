@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stdout
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
 
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig
+from ssd.config.resume_settings import recorded_settings
 from ssd.data import DetectionDataset
 from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split
-from ssd.exporters.calibration import Calibration, is_dataset, of_files, of_training_split
+from ssd.exporters.calibration import Calibration, is_dataset, of_files, of_training_split, spread_images
 from ssd.exporters.check import BATCHES, MIN_FOUND, compare, sample_images
 from ssd.exporters.onnx_file import export_onnx
 from ssd.exporters.programs import export_aoti, export_pt2
@@ -38,7 +41,7 @@ def export(args: argparse.Namespace) -> None:
     # Exporting takes minutes: open the user's files before.
     evaluated = open_evaluated(args) if args.eval_data else None
     calibration = calibration_of(detector, args, evaluated[0] if evaluated else None) if args.int8 else None
-    images = check_images(detector, args, calibration) if args.nms and args.check else []
+    images, about = check_images(detector, args, calibration, evaluated) if args.nms and args.check else ([], "")
     path = Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -46,7 +49,7 @@ def export(args: argparse.Namespace) -> None:
         write(detector, written, args, calibration)
         if args.nms:
             if args.check:
-                check(detector, load_program(written, args.to), args, images)
+                check(detector, load_program(written, args.to), args, images, about)
             if evaluated is not None:
                 evaluate(detector, load_program(written, args.to), *evaluated)
         elif args.check:
@@ -91,19 +94,44 @@ def require_compiler() -> None:
         raise ConfigError(f"--to aoti needs a C++ compiler, and {name} was not found: apt install g++, or set CXX")
 
 
-def check_images(detector: Detector, args: argparse.Namespace, calibration: Calibration | None) -> list[Tensor]:
-    """Returns the images of the check: those of --images, or of the calibration, or drawn ones."""
+def check_images(
+    detector: Detector,
+    args: argparse.Namespace,
+    calibration: Calibration | None,
+    evaluated: tuple[DetectionDataset, TrainConfig] | None,
+) -> tuple[list[Tensor], str]:
+    """Returns the images of the check and what they are: of --images, --int8, --eval-data or the run, else drawn ones."""
     side, count = detector.model.image_size, sum(BATCHES)
+    images: list[Tensor] = []
+    about = "drawn images"
     if args.images:
-        return list(network_inputs(args.images, side, detector.apply_exif, count))
-    return sample_images(side) if calibration is None else list(islice(calibration.images(), count))
+        images, about = list(network_inputs(args.images, side, detector.apply_exif, count)), f"images of {args.images}"
+    elif calibration is not None:
+        return list(islice(calibration.images(), count)), "calibration images"
+    elif (dataset := evaluated[0] if evaluated else dataset_of_run(args.checkpoint)) is not None:
+        images = list(spread_images(dataset, side, count, {}))
+        about = f"images of {dataset.name}" if images else about
+    # Enough for batches of all sizes; int8 programs are accurate for images like those of the calibration only.
+    drawn = [] if args.int8 else sample_images(side)[len(images) :]
+    return images + drawn, about + (" and drawn ones" if images and drawn else "")
 
 
-def check(detector: Detector, program: Program, args: argparse.Namespace, images: list[Tensor]) -> None:
+def dataset_of_run(checkpoint: str) -> DetectionDataset | None:
+    """Returns the data set that a run evaluates on; None where there is no run, or its data set cannot be opened."""
+    try:
+        if not os.path.exists(checkpoint) or recorded_settings(checkpoint) is None:
+            return None
+        with redirect_stdout(io.StringIO()):  # what it says of splits and faults was said in training
+            return open_split(settings_of(checkpoint), None)
+    except (ConfigError, DataError, TypeError, OSError):
+        return None
+
+
+def check(detector: Detector, program: Program, args: argparse.Namespace, images: list[Tensor], about: str) -> None:
     """Compares a program with its detector; raises a ConfigError if they differ by too much."""
     result = compare(detector, program, images, args.tolerance)
     print(
-        f"check: {result.detections} detections in {result.images} images; largest difference {result.difference:.2g} "
+        f"check: {result.detections} detections in {result.images} {about}; largest difference {result.difference:.2g} "
         f"(tolerance {args.tolerance:g}); {result.found} of {result.shown} shown ones found by the program"
     )
     if result.detections == 0:

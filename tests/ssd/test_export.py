@@ -109,7 +109,7 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
     torch.save({**checkpoint, "model": detector.model.state_dict()}, tmp_path / "best.pt")
     main([str(tmp_path), str(tmp_path / "new" / "model.pt2")])
     text = capsys.readouterr().out
-    assert "images [B, 3, 64, 64]" in text and "largest difference 0 " in text
+    assert "images [B, 3, 64, 64]" in text and "in 8 drawn images; largest difference 0 " in text
     assert (tmp_path / "new" / "model.pt2").stat().st_size > 0
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ssd.common.errors import DataError
 from ssd.exporters.calibration import MAX_IMAGES, is_dataset, of_files, of_training_split
+from ssd.inference.detector import load
 from ssd.models import build_model
 from ssd.programs import export_steps
 from ssd.programs.eval import settings_of
@@ -76,6 +77,18 @@ def test_calibration_uses_training_images_of_run(
     out = capsys.readouterr().out
     assert "warning: 1 calibration images cannot be read and were skipped; the first: " in out and "b.jpg" in out
     assert "calibrated on 2 training images (" in out
+
+
+def test_check_uses_images_of_the_run(voc: Path, tmp_path: Path, read: list[str]) -> None:
+    run = write_run(tmp_path / "run", dataset="voc", data_path=str(voc), train_split="train", val_split="val")
+    args, detector = parse_args([str(run), "x.pt2"]), load(run, "cpu")
+    images, about = export_steps.check_images(detector, args, None, None)
+    assert read == ["d", "e"] and len(images) == 8 and images[0].shape == (3, 64, 64)
+    assert about.startswith("images of ") and about.endswith(" and drawn ones")
+    voc.rename(tmp_path / "moved")
+    assert export_steps.check_images(detector, args, None, None)[1] == "drawn images"
+    args.images = str(tmp_path / "moved" / "JPEGImages" / "a.jpg")
+    assert export_steps.check_images(detector, args, None, None)[1] == f"images of {args.images} and drawn ones"
 
 
 def test_calibration_folder_excludes_evaluated_images(voc: Path, read: list[str]) -> None:
