@@ -67,6 +67,7 @@ class Detector:
         classes: Sequence[str] | None = None,
         batch_size: int = 8,
         tile: int | tuple[int, int] | None = None,
+        max_detections: int | None = None,
         progress: bool = False,
     ) -> Result | list[Result] | Iterator[Result]:
         """Detects objects in one or many images.
@@ -81,6 +82,8 @@ class Detector:
             batch_size: Number of images, or tiles of images, per batch; 1 for cameras and live streams.
             tile: `SIZE` or `(SIZE, OVERLAP)`: detect also in tiles of that many pixels, by default overlapping by a
                 fifth, for small objects in large images. Objects larger than a tile are found in the whole image.
+            max_detections: Maximum number of detections of an image, those with the highest scores; None sets no limit
+                beyond that of the model.
             progress: Whether to show a progress bar.
 
         Returns:
@@ -93,7 +96,12 @@ class Detector:
             ValueError: An argument is out of range, or a class does not exist.
         """
         results = self.stream(
-            source, score_threshold=score_threshold, classes=classes, batch_size=batch_size, tile=tile
+            source,
+            score_threshold=score_threshold,
+            classes=classes,
+            batch_size=batch_size,
+            tile=tile,
+            max_detections=max_detections,
         )
         if is_one_image(source):
             (result,) = results
@@ -116,6 +124,7 @@ class Detector:
         classes: Sequence[str] | None = None,
         batch_size: int = 8,
         tile: int | tuple[int, int] | None = None,
+        max_detections: int | None = None,
     ) -> Iterator[Result]:
         """Yields the results of a source in order; the arguments are those of `predict`.
 
@@ -126,11 +135,13 @@ class Detector:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
         if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
             raise ValueError(f"score_threshold must be a number in 0..1, got {score_threshold!r}")
+        if max_detections is not None and not (isinstance(max_detections, Integral) and max_detections >= 1):
+            raise ValueError(f"max_detections must be an integer of at least 1, got {max_detections!r}")
         thresholds = self.label_thresholds(score_threshold, classes)
         tiling = None if tile is None else Tiling.of(tile)
         if (stream := stream_name(source)) is not None and is_live(stream):
             batch_size = 1  # do not wait for further frames
-        return detect_all(self, images_of(source), thresholds, batch_size, tiling)
+        return detect_all(self, images_of(source), thresholds, batch_size, tiling, max_detections)
 
     def score_thresholds(self, score_threshold: float | None = None) -> list[float]:
         """Returns the score threshold of each class; `score_threshold` overrides those of the detector."""

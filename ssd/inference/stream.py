@@ -33,7 +33,12 @@ class _Waiting:
 
 
 def detect_all(
-    detector: Detector, items: Iterator[Item], thresholds: Tensor, batch_size: int, tiling: Tiling | None
+    detector: Detector,
+    items: Iterator[Item],
+    thresholds: Tensor,
+    batch_size: int,
+    tiling: Tiling | None,
+    max_detections: int | None = None,
 ) -> Iterator[Result]:
     """Yields the result of each item; the next batch is read while the device processes the current one.
 
@@ -43,6 +48,7 @@ def detect_all(
         thresholds: Minimum score of each label `[C]`, the background's included.
         batch_size: Number of views per batch.
         tiling: Tiles of each image; None for the whole image only.
+        max_detections: Maximum number of detections of an image; None sets no limit beyond that of the model.
     """
     waiting: deque[_Waiting] = deque()
     launched: deque[list[tuple[_Waiting, View]]] = deque()
@@ -71,9 +77,9 @@ def detect_all(
             keep = output["scores"] >= thresholds[output["labels"]]
             image.outputs.append({name: value[keep] for name, value in output.items()})
         while waiting and len(waiting[0].outputs) == len(waiting[0].views):
-            yield _result(waiting.popleft(), preset, detector.classes)
+            yield _result(waiting.popleft(), preset, detector.classes, max_detections)
     while waiting:  # unreadable images after the last batch
-        yield _result(waiting.popleft(), preset, detector.classes)
+        yield _result(waiting.popleft(), preset, detector.classes, max_detections)
 
 
 def _views(image: Tensor | None, tiling: Tiling | None) -> list[View]:
@@ -89,12 +95,12 @@ def _crop(image: _Waiting, view: View) -> Tensor:
     return image.loaded.image[:, y1:y2, x1:x2]
 
 
-def _result(image: _Waiting, preset: Preset, classes: tuple[str, ...]) -> Result:
+def _result(image: _Waiting, preset: Preset, classes: tuple[str, ...], limit: int | None) -> Result:
     loaded = image.loaded
     if image.views:
         output = merge(image.outputs, image.views, preset.nms_iou_threshold, preset.suppress_equal)
     else:
         empty = torch.zeros(0)
         output = {"boxes": empty.view(0, 4), "labels": empty.long(), "scores": empty}
-    boxes, labels, scores = (output[name] for name in ("boxes", "labels", "scores"))
+    boxes, labels, scores = (output[name][:limit] for name in ("boxes", "labels", "scores"))
     return Result(boxes, labels, scores, classes, loaded.image, loaded.file, loaded.error, loaded.frame, loaded.time)

@@ -25,6 +25,8 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
     if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
         parser.error(f"--nms-threshold must lie in 0..1, got {args.nms_threshold}")
+    if args.max_detections is not None and args.max_detections < 1:
+        parser.error(f"--max-detections must be at least 1, got {args.max_detections}")
     args.save = [name for name in args.save.split(",") if name not in ("", "json")]
     for name in args.save:
         if name not in FORMATS:
@@ -110,6 +112,12 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(
         "--nms-threshold", type=float, metavar="X", help="IoU threshold of NMS (default: that of the model)"
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="keep the N detections of an image with the highest scores (default: as many as the model has)",
     )
     parser.add_argument(
         "--tile",

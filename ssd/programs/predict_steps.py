@@ -45,7 +45,7 @@ def run(detector: Detector, args: argparse.Namespace, shard: Shard) -> int:
     """
     from tqdm import tqdm
 
-    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "tile")
+    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "max_detections", "tile")
     output = Output(
         *(args.output_dir, args.save, detector.classes, len(args.files)),
         rank=shard.rank,
@@ -94,7 +94,7 @@ def _results(
     detector: Detector, args: argparse.Namespace, mine: list[Numbered], output: Output
 ) -> Iterator[tuple[int, Result]]:
     """Yields the results of numbered sources; a video or tar file has many of one number."""
-    options = {"score_threshold": args.score_threshold, "classes": args.classes, "tile": args.tile}
+    options = {name: getattr(args, name) for name in ("score_threshold", "classes", "tile", "max_detections")}
     for has_many, group in groupby(mine, key=lambda source: _has_many(source[1])):
         if not has_many:
             left, right = tee(group)

@@ -128,6 +128,8 @@ def test_predict_filters_by_threshold_and_class(detector: Detector, pixels: np.n
     stars = detector.predict(pixels, score_threshold=0.0, classes=["star"])
     assert isinstance(stars, Result) and set(stars.names) == {"star"}
     assert len(stars) == everything.names.count("star")
+    best = detector.predict(pixels, score_threshold=0.0, classes=["star"], max_detections=2)
+    assert isinstance(best, Result) and torch.equal(best.boxes, stars.boxes[:2]) and best.names == ["star"] * 2
     with pytest.raises(ValueError, match="unknown class 'sta', did you mean 'star'"):
         detector.predict(pixels, classes=["sta"])
 
@@ -139,6 +141,7 @@ def test_predict_filters_by_threshold_and_class(detector: Detector, pixels: np.n
         ({"score_threshold": "0.5"}, r"score_threshold must be a number in 0\.\.1, got '0\.5'"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, r"batch_size must be an integer of at least 1, got 2\.5"),
+        ({"max_detections": 0}, "max_detections must be an integer of at least 1, got 0"),
         ({"classes": "star"}, "classes must be a list of names, got the string 'star'"),
         ({"tile": "64"}, "tile must be SIZE or SIZE, OVERLAP in pixels"),
         ({"tile": ()}, "tile must be SIZE or SIZE, OVERLAP in pixels"),
