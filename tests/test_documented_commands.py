@@ -51,7 +51,7 @@ NOT_RUN = {
     r'python -c "import sys, numpy, tensorflow;.*': "needs TensorFlow",
     r"ssd predict runs/NAME --source 0": "needs a camera",
     r"ssd replay .*": "needs a run that failed; tests/ssd/test_learning_options.py",
-    r"ssd export .* --to aoti .*": "compiles for a minute; tests/ssd/test_export.py",
+    r"ssd export .* --to aoti .*": "compiles for a minute; tests/build/check_cpp.py",
     r"curl .*": "runs beside the first server, see serve_and_ask",
 }
 # What makes a command short, by its first words.

@@ -24,6 +24,9 @@ OPTIONAL = {
     "supervision": ("supervision", "detections for supervision's annotators and trackers"),
     "tensorboard": ("tensorboard", "losses and metrics of a run for TensorBoard"),
     "pillow-heif": ("pillow_heif", "HEIC photographs"),
+    "av": ("av", "reading and drawing videos"),
+    "fastapi": ("fastapi", 'the server; "ssd_ops[serve]" installs all that it needs'),
+    "timm": ("timm", "backbones of timm"),
 }
 REQUIRED = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "matplotlib", "pyyaml", "tqdm")
 

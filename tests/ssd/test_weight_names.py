@@ -15,6 +15,8 @@ import ssd
 from ssd import build_model, load_weights
 from ssd.common.errors import ConfigError, DataError
 from ssd.programs.convert import main as convert
+from ssd.programs.eval import parse_args as parse_eval
+from ssd.programs.export import parse_args as parse_export
 from ssd.programs.predict import main as predict
 from ssd.programs.train_arguments import parse_args
 from ssd.weight_files.names import DETECTORS, checked_checkpoint, full_name
@@ -75,6 +77,8 @@ def test_programs_accept_weight_names(downloads: list[str], tmp_path: Path, caps
     assert len(downloads) == 2 and ssd.load(tmp_path / "slim.pth", "cpu").classes[0] == "person"
     config = parse_args(["--weights", "COCO_V1", "--model", "ssdlite320_mobilenet_v3_large"])
     assert config.weights == LITE
+    assert parse_eval(["SSD300_VGG16.COCO_V1", "--dataset", "shapes"])[0].checkpoint == DETECTORS[0]
+    assert parse_export(["SSD300_VGG16.COCO_V1", "x.pt2"]).checkpoint == DETECTORS[0]
     capsys.readouterr()
     for arguments in (["predict.py", "COCO_V1", "."], ["train.py", "--weights", "COCO_V1"]):
         with pytest.raises(SystemExit):
