@@ -24,10 +24,10 @@ import torchvision
 from torch import nn
 
 import ssd_ops
-from benchmarks.harness import Report, Timing, command_line
+from benchmarks.harness import command_line
 from benchmarks.inputs import clustered_boxes, distinct_scores
 from benchmarks.machine import copy_bandwidth, describe
-from benchmarks.table import headline, table
+from benchmarks.table import Report, Timing, headline, table
 
 LIBRARIES = ("ultralytics", "supervision", "sahi", "effdet", "rfdetr")
 BEFORE, AFTER = "before", "installed"
@@ -35,7 +35,7 @@ BEFORE, AFTER = "before", "installed"
 
 @dataclass
 class Call:
-    """One call of a library, which looks its functions up anew each time."""
+    """One call of a library, which looks its functions up again each time."""
 
     name: str
     run: Callable[[], Any]

@@ -41,8 +41,8 @@ class Figures:
     cold: float | None = None
     warm: float | None = None
     eager: float | None = None
-    share_of_copy: float | None = None
-    share_of_goal: float | None = None
+    fraction_of_copy: float | None = None
+    fraction_of_goal: float | None = None
 
 
 def main() -> None:
@@ -80,8 +80,8 @@ def measure(row: Row, device: torch.device, bandwidth: float, seconds: float) ->
         replay = _capture(row, on_gpu)
         figures.warm, figures.cold = _time_per_call(replay, seconds), _cold_time(replay, device, seconds)
     best = figures.warm or figures.eager
-    figures.share_of_copy = figures.floor / best if row.bytes_moved else None
-    figures.share_of_goal = row.goal / best if row.goal else None
+    figures.fraction_of_copy = figures.floor / best if row.bytes_moved else None
+    figures.fraction_of_goal = row.goal / best if row.goal else None
     return figures
 
 
@@ -142,10 +142,9 @@ def _line(figures: Figures | None) -> str:
         return f"{'':44}" + "".join(f"{name:>9}" for name in names) + f"{'of copy':>9}{'of goal':>9}"
     numbers = [getattr(figures, name) for name in names]
     cells = "".join(f"{value:9.1f}" if value else f"{'':9}" for value in numbers)
-    shares = "".join(
-        f"{value:9.0%}" if value is not None else f"{'':9}" for value in (figures.share_of_copy, figures.share_of_goal)
-    )
-    return f"{figures.name:44}{cells}{shares}".rstrip()
+    fractions = (figures.fraction_of_copy, figures.fraction_of_goal)
+    percentages = "".join(f"{value:9.0%}" if value is not None else f"{'':9}" for value in fractions)
+    return f"{figures.name:44}{cells}{percentages}".rstrip()
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ import torch
 from PIL import Image
 
 from benchmarks.detector_pair import PEERS, Pair, similar_detections
-from benchmarks.harness import Report, Timing, command_line
+from benchmarks.harness import command_line
 from benchmarks.http_load import Answer, post_request, run_clients
 from benchmarks.machine import copy_bandwidth, describe
-from benchmarks.table import duration, headline, table
+from benchmarks.table import Report, Timing, duration, headline, table
 from ssd.models import build_model
 
 ROOT = Path(__file__).resolve().parent.parent

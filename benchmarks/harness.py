@@ -15,11 +15,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import torch
 from benchmarks import memory
 from benchmarks.gpu_busy import busy_seconds
 from benchmarks.machine import copy_bandwidth, describe, synchronize
-from benchmarks.table import headline, table
+from benchmarks.table import Report, Timing, headline, table
 
 Call = Callable[..., Any]
 PEER = "torchvision"
@@ -56,37 +55,6 @@ class Case:
     """Number of items that a call processes, shown as a rate; 0 for none."""
     item: str = "item"
     """Name of one item."""
-
-
-@dataclass
-class Timing:
-    """Seconds of one candidate in one case."""
-
-    median: float
-    low: float
-    high: float
-    samples: int
-    peak_memory: int | None = None
-    """Peak memory of one call in bytes, including its results."""
-    ratio: float | None = None
-    gb_per_second: float | None = None
-    share_of_copy: float | None = None
-    busy: float | None = None
-    """Fraction of a call in which the GPU was busy; whole detectors only."""
-    note: str = ""
-
-
-@dataclass
-class Report:
-    """All timings of a run, with a description of the machine."""
-
-    machine: dict[str, Any]
-    copy_bandwidth: float
-    cases: dict[str, dict[str, Timing]] = field(default_factory=dict)
-
-    def as_json(self) -> str:
-        """Returns the whole report as JSON."""
-        return json.dumps(asdict(self), indent=1)
 
 
 def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]], threads: int = 2) -> None:
@@ -148,7 +116,7 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if name == "reference" and once[name] > 0.2 and samples[name]:
-                continue  # the reference is not meant to be fast: one sample is enough
+                continue  # the reference is not written for speed: one sample is enough
             samples[name].append(_sample(case.candidates[name], inputs, turn, loops[name], device))
         turn += 1
         if turn >= min_rounds and max(once.values()) > seconds:
@@ -166,7 +134,7 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
             timing.note = f"{case.items / timing.median:.0f} {case.item}s/s"
         if case.bytes_moved:
             timing.gb_per_second = case.bytes_moved / timing.median / 1e9
-            timing.share_of_copy = case.bytes_moved / timing.median / bandwidth
+            timing.fraction_of_copy = case.bytes_moved / timing.median / bandwidth
     return timings
 
 

@@ -1,13 +1,43 @@
-"""Formats the timings of a benchmark as text."""
+"""The timings of a benchmark, and their form as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from benchmarks import memory
 
-if TYPE_CHECKING:
-    from benchmarks.harness import Report, Timing
+
+@dataclass
+class Timing:
+    """Seconds of one candidate in one case."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+    peak_memory: int | None = None
+    """Peak memory of one call in bytes, including its results."""
+    ratio: float | None = None
+    gb_per_second: float | None = None
+    fraction_of_copy: float | None = None
+    busy: float | None = None
+    """Fraction of a call in which the GPU was busy; whole detectors only."""
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """All timings of a run, with a description of the machine."""
+
+    machine: dict[str, Any]
+    copy_bandwidth: float
+    cases: dict[str, dict[str, Timing]] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """Returns the whole report as JSON."""
+        return json.dumps(asdict(self), indent=1)
 
 
 def headline(report: Report) -> str:
@@ -31,7 +61,7 @@ def table(name: str, timings: dict[str, Timing]) -> str:
             (memory.shown(timing.peak_memory) if timing.peak_memory is not None else "").rjust(8),
             f"{timing.ratio:8.2f} x" if timing.ratio is not None else " " * 10,
             f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
-            f"{timing.share_of_copy:6.1%} of copy" if timing.share_of_copy is not None else "",
+            f"{timing.fraction_of_copy:6.1%} of copy" if timing.fraction_of_copy is not None else "",
             f"GPU busy {timing.busy:4.0%}" if timing.busy is not None else "",
             timing.note,
         ]

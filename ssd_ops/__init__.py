@@ -24,6 +24,7 @@ A gradient has the dtype of its input.
 
 from ssd_ops import _library, _program_forms, _register, reference
 from ssd_ops._library import build_info
+from ssd_ops._torchvision import install, uninstall
 from ssd_ops.codec import decode_boxes, encode_boxes
 from ssd_ops.detection import detect
 from ssd_ops.images import render_images
@@ -36,8 +37,6 @@ from ssd_ops.suppression import batched_nms, multiclass_nms, nms
 
 _registrations = _register.register("ssd_ops", defined=_library.load_library())
 _program_forms.register(globals())
-
-from ssd_ops._torchvision import install, uninstall  # noqa: E402  # uses the functions above
 
 __all__ = [
     "Detections",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import ssd_ops
+from ssd_ops.suppression import batched_nms, nms
 
 Function = Callable[..., Any]
 Replace = Callable[[Any, str, Any], None]  # owner, name of its attribute, new value
@@ -21,14 +21,14 @@ Replace = Callable[[Any, str, Any], None]  # owner, name of its attribute, new v
 
 def _ultralytics(original: Function) -> Function:
     @wraps(original)
-    def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-        return ssd_ops.nms(boxes, scores, iou_threshold)
+    def ultralytics_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+        return nms(boxes, scores, iou_threshold)
 
-    return nms
+    return ultralytics_nms
 
 
 def _supervision(original: Function) -> Function:
-    """For arrays [N, 5 or 6] of xyxy, score and class; a mask [N] of the kept ones. Ties go to the last there."""
+    """Takes arrays [N, 5 or 6] of xyxy, score and class, and returns a mask [N] of the kept ones; ties go to the last."""
 
     @wraps(original)
     def box_non_max_suppression(predictions: Any, iou_threshold: float = 0.5, *rest: Any, **options: Any) -> Any:
@@ -41,7 +41,7 @@ def _supervision(original: Function) -> Function:
             return original(predictions, iou_threshold, *rest, **options)
         rows = torch.from_numpy(predictions[::-1].copy()).double()
         classes = rows[:, 5] if rows.shape[1] > 5 else rows.new_zeros(len(rows))
-        kept = ssd_ops.batched_nms(rows[:, :4], rows[:, 4], classes, iou_threshold)
+        kept = batched_nms(rows[:, :4], rows[:, 4], classes, iou_threshold)
         mask = torch.zeros(len(rows), dtype=torch.bool)
         mask[len(rows) - 1 - kept] = True
         return mask.numpy()

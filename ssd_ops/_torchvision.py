@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import ssd_ops
 from ssd_ops._other_libraries import ImportHook, loaded_helpers, replace_helpers
+from ssd_ops.overlap import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from ssd_ops.suppression import batched_nms, nms
 
-FUNCTIONS = ("nms", "batched_nms", "box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+_FUNCTIONS = (nms, batched_nms, box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
 # What torchvision's import needs of its extension; qnms, for quantized boxes, stays without a kernel.
 _SCHEMAS = tuple(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms"))
 _libraries: list[torch.library.Library] = []
@@ -92,12 +93,12 @@ def _replace_everywhere(owner: Any, name: str, value: Any) -> None:
 
 def _replace_functions(torchvision: Any) -> list[str]:
     """Replaces the functions of torchvision.ops and returns their names."""
-    names = [name for name in FUNCTIONS if hasattr(torchvision.ops, name)]
-    for name in names:
+    functions = {function.__name__: function for function in _FUNCTIONS if hasattr(torchvision.ops, function.__name__)}
+    for name, function in functions.items():
         for module in (torchvision.ops.boxes, torchvision.ops):
-            if getattr(module, name, None) is not getattr(ssd_ops, name):  # the first may have replaced the second
-                _replace_everywhere(module, name, getattr(ssd_ops, name))
-    return [f"torchvision.ops.{name}" for name in names]
+            if getattr(module, name, None) is not function:  # the first may have replaced the second
+                _replace_everywhere(module, name, function)
+    return [f"torchvision.ops.{name}" for name in functions]
 
 
 def _nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

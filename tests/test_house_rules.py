@@ -109,6 +109,15 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def circular(arrows: dict[str, set[str]]) -> set[str]:
+    """Returns the names in circles of arrows, and those from which arrows lead to a circle."""
+    arrows = dict(arrows)
+    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    return set(arrows)
+
+
 @pytest.mark.parametrize("package", ["ssd", "ssd_ops"])
 def test_no_circular_imports_between_packages(package: str) -> None:
     arrows: dict[str, set[str]] = {}
@@ -119,10 +128,17 @@ def test_no_circular_imports_between_packages(package: str) -> None:
         known = {p.stem for p in (ROOT / package).iterdir()}
         targets = {target.split(".")[1] for target in imports_of(path) if target.startswith(f"{package}.")}
         arrows.setdefault(parts[1], set()).update(targets & known - {parts[1]})
-    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
-        for name in leaves:
-            del arrows[name]
-    assert not arrows, "circular imports among (or below) these packages"
+    assert not circular(arrows)
+
+
+def test_no_circular_imports_between_modules() -> None:
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in PYTHON}
+    known = set(names.values())
+    arrows: dict[str, set[str]] = {}
+    for path, name in names.items():
+        targets = {t if t in known else t.rpartition(".")[0] for t in imports_of(path)}
+        arrows[name] = targets & known - {name}
+    assert not circular(arrows)
 
 
 @pytest.mark.parametrize("lower, upper", LAYERS)
@@ -168,9 +184,8 @@ def test_file_names_in_comments_exist() -> None:
     missing = [
         f"{name_of(path)}:{number} {name}"
         for path in SOURCES
-        if not name_of(path).startswith("tests/")
         for number, line in enumerate(text_of(path).splitlines(), 1)
-        if not line.startswith("#include")
+        if not line.startswith("#include") and (not name_of(path).startswith("tests/") or re.match(r"\s*(//|# )", line))
         for name in re.findall(r"\b(?<!bench_)(?!bench_x)\w+\.(?:py|cuh|cu|cpp|h)\b", line)
         if name not in exist
     ]
@@ -208,6 +223,32 @@ def test_minimum_version_of_torch_is_the_same_everywhere() -> None:
     found = {path: re.search(pattern, (ROOT / path).read_text())[1] for path, pattern in statements.items()}
     assert {version.replace(", ", ".") for version in found.values()} == {"2.11"}, found
     assert "TORCH_TARGET_VERSION=0x020b" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_version_is_the_same_everywhere() -> None:
+    statements = {
+        "pyproject.toml": r'^version = "(.*)"',
+        "CITATION.cff": r"^version: (.*)",
+        "CHANGELOG.md": r"^## \[(\d.*?)\]",
+    }
+    found = {
+        path: re.search(pattern, (ROOT / path).read_text(), re.MULTILINE)[1] for path, pattern in statements.items()
+    }
+    assert len(set(found.values())) == 1, found
+
+
+def test_python_versions_agree() -> None:
+    project, wheels = ((ROOT / path).read_text() for path in ("pyproject.toml", ".github/workflows/wheels.yml"))
+    versions = re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', project)
+    assert re.search(r'requires-python = ">=3\.(\d+)"', project)[1] == versions[0]
+    assert re.findall(r"cp3(\d+)-manylinux_x86_64", wheels) == versions
+
+
+def test_docs_have_the_help_of_every_command() -> None:
+    from ssd.__main__ import COMMANDS
+
+    shown = re.findall(r"<!-- help: (\w+)", (ROOT / "docs/programs.md").read_text())
+    assert set(shown) == set(COMMANDS)
 
 
 def test_folders_named_in_contributing_exist() -> None:

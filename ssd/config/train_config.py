@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from ssd.config.choices import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, PRESETS, SCHEDULES
 from ssd.config.fields import option
 from ssd.config.setting_checks import flag
-from ssd.config.validation import check_settings
 
 
 @dataclass
@@ -202,8 +201,8 @@ class TrainConfig:
     output_dir: str | None = option(None, "run folder (default: runs/MODEL-DATASET-N)", metavar="DIR")
     resume: str | None = option(
         None,
-        "run folder or checkpoint to resume, with the settings of that run; other flags override them. Of a folder of "
-        "runs (default: runs), the one saved last",
+        "run folder or checkpoint to resume, with the settings of that run; other flags override them. In a folder of "
+        "runs (default: runs), this is the one saved last",
         metavar="PATH",
         const="runs",
     )
@@ -223,10 +222,6 @@ class TrainConfig:
         config = cls(**values)
         config.given = frozenset(values)  # type: ignore[misc]  # set on this instance only
         return config
-
-    def check(self) -> None:
-        """Raises ConfigError for an invalid configuration value."""
-        check_settings(self)
 
     @property
     def augmentation(self) -> str:

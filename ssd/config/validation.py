@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from ssd.common.errors import ConfigError
 from ssd.common.packages import is_installed
 from ssd.config.choices import CHOICES, FILE_DATASETS
 from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
+from ssd.config.train_config import TrainConfig
 from ssd.weight_files.names import checkpoint_exists, is_torchvision_name
-
-if TYPE_CHECKING:
-    from ssd.config.train_config import TrainConfig
 
 
 def check_settings(config: TrainConfig) -> None:

@@ -141,7 +141,17 @@ class Detector:
         tiling = None if tile is None else Tiling.of(tile)
         if (stream := stream_name(source)) is not None and is_live(stream):
             batch_size = 1  # do not wait for further frames
-        return detect_all(self, images_of(source), thresholds, batch_size, tiling, max_detections)
+        return detect_all(
+            self.engine,
+            images_of(source),
+            thresholds,
+            batch_size,
+            tiling,
+            max_detections=max_detections,
+            preset=self.model.preset,
+            classes=self.classes,
+            apply_exif=self.apply_exif,
+        )
 
     def score_thresholds(self, score_threshold: float | None = None) -> list[float]:
         """Returns the score threshold of each class; `score_threshold` overrides those of the detector."""

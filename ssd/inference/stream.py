@@ -6,21 +6,18 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ssd.common.errors import DataError
 from ssd.data.loading.whole_images import WholeImages
+from ssd.inference.engine import InferenceEngine
 from ssd.inference.result import Result
 from ssd.inference.sources import Item, Loaded, load_item
 from ssd.inference.tiles import Tiling, View, merge
 from ssd.models.torchvision_io import split_detections
 from ssd.presets import Preset
-
-if TYPE_CHECKING:
-    from ssd.inference.detector import Detector
 
 
 @dataclass
@@ -33,22 +30,29 @@ class _Waiting:
 
 
 def detect_all(
-    detector: Detector,
+    engine: InferenceEngine,
     items: Iterator[Item],
     thresholds: Tensor,
     batch_size: int,
     tiling: Tiling | None,
-    max_detections: int | None = None,
+    *,
+    max_detections: int | None,
+    preset: Preset,
+    classes: tuple[str, ...],
+    apply_exif: bool,
 ) -> Iterator[Result]:
     """Yields the result of each item; the next batch is read while the device processes the current one.
 
     Args:
-        detector: Detector.
+        engine: Engine that runs the network.
         items: Images of `images_of`.
         thresholds: Minimum score of each label `[C]`, the background's included.
         batch_size: Number of views per batch.
         tiling: Tiles of each image; None for the whole image only.
         max_detections: Maximum number of detections of an image; None sets no limit beyond that of the model.
+        preset: Rules by which the detections in tiles are merged.
+        classes: Class names without the background.
+        apply_exif: Whether to apply the EXIF orientation of images.
     """
     waiting: deque[_Waiting] = deque()
     launched: deque[list[tuple[_Waiting, View]]] = deque()
@@ -56,7 +60,7 @@ def detect_all(
     def views() -> Iterator[tuple[_Waiting, View]]:
         for index, item in enumerate(items):
             try:
-                loaded = load_item(item, detector.apply_exif)
+                loaded = load_item(item, apply_exif)
             except DataError as error:
                 raise DataError(f"image {index} of source: {error}") from None
             image = _Waiting(loaded, _views(loaded.image, tiling))
@@ -67,19 +71,18 @@ def detect_all(
         all_views = views()
         while chunk := list(islice(all_views, batch_size)):
             launched.append(chunk)
-            yield detector.engine.pack([_crop(image, view) for image, view in chunk])
+            yield engine.pack([_crop(image, view) for image, view in chunk])
 
-    preset = detector.model.preset
-    for detections in detector.engine.detect_all(batches()):
+    for detections in engine.detect_all(batches()):
         chunk = launched.popleft()
         sizes = [(y2 - y1, x2 - x1) for _, (x1, y1, x2, y2) in chunk]
         for (image, _), output in zip(chunk, split_detections(detections, sizes), strict=True):
             keep = output["scores"] >= thresholds[output["labels"]]
             image.outputs.append({name: value[keep] for name, value in output.items()})
         while waiting and len(waiting[0].outputs) == len(waiting[0].views):
-            yield _result(waiting.popleft(), preset, detector.classes, max_detections)
+            yield _result(waiting.popleft(), preset, classes, max_detections)
     while waiting:  # unreadable images after the last batch
-        yield _result(waiting.popleft(), preset, detector.classes, max_detections)
+        yield _result(waiting.popleft(), preset, classes, max_detections)
 
 
 def _views(image: Tensor | None, tiling: Tiling | None) -> list[View]:

@@ -21,7 +21,7 @@ from typing import Any
 from ssd.common.atomic_write import WriteError, write_text
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError, DataError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import FILE_DATASETS, MODELS
 from ssd.programs.data_review import ABOUT, add_arguments, check_arguments
 from ssd.programs.train_arguments import key_value, with_data_settings
@@ -114,7 +114,7 @@ def _settings(args: argparse.Namespace) -> TrainConfig:
     if not os.path.exists(args.data_path):
         raise ConfigError(f"{args.data_path}: there is no such folder or file")
     config = TrainConfig.of(with_data_settings({**values, "dataset_options": options}))
-    config.check()
+    check_settings(config)
     return config
 
 

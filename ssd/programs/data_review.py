@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd.common.errors import ConfigError, DataError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import FILE_DATASETS, HIDING
 from ssd.config.resume_settings import recorded_settings
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
@@ -86,7 +86,7 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())
     kept = {key: value for key, value in values.get("dataset_options", {}).items() if key not in HIDING}
     config = TrainConfig(**with_data_settings({**values, "dataset_options": {**kept, **options}}))
-    config.check()
+    check_settings(config)
     if args.output is None:
         run = Path(args.checkpoint)
         args.output = str((run if run.is_dir() else run.parent) / "review") if run.exists() else "review"

@@ -24,7 +24,7 @@ from typing import Any
 
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
@@ -88,7 +88,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if args.dataset is None and not args.trust_config:
         reject_code(values.get("dataset", "auto"))
     config = TrainConfig(**with_data_settings(values))
-    config.check()
+    check_settings(config)
     return config
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ssd import recipes
 from ssd.common.console import package_version, program_name
 from ssd.common.errors import ConfigError
-from ssd.config import TrainConfig, check_folder, flag, flag_of
+from ssd.config import TrainConfig, check_folder, check_settings, flag, flag_of
 from ssd.config.choices import CHOICES
 from ssd.config.dataset_format import resolve_dataset
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings, run_to_resume
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
                     given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}
             values.update(given)
             config = TrainConfig.of(with_data_settings(resumed_settings(resume, values) if resume else values))
-            config.check()
+            check_settings(config)
             if not trusted:
                 reject_code(config.dataset)
         except (ConfigError, TypeError) as error:

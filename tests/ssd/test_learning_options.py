@@ -11,7 +11,7 @@ import torch
 
 import ssd.engine.loop as training
 from ssd.common.errors import ConfigError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.config.other_names import advice_for
 from ssd.data import DataError
 from ssd.engine.checkpoint import read
@@ -41,7 +41,7 @@ def test_accumulated_gradient_equals_whole_batch(normalizer: str) -> None:
         torch.testing.assert_close(loss, losses[0])
         torch.testing.assert_close(gradient, gradients[0])
     with pytest.raises(ConfigError, match="--accumulate must be at most --batch-size 3, got 4"):
-        replace(config, accumulate=4).check()
+        check_settings(replace(config, accumulate=4))
 
 
 def test_patience_stops_after_evaluations_without_a_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

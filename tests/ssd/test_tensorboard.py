@@ -12,7 +12,7 @@ import pytest
 
 from ssd.common.errors import ConfigError
 from ssd.common.packages import is_installed
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.engine.run_folder import RunFolder
 from ssd.reports.tensorboard_log import TensorBoardLog
 
@@ -87,8 +87,8 @@ def test_missing_package_is_named_if_it_was_asked_for(tmp_path: Path, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not is_installed("tensorboard")
     with pytest.raises(ConfigError, match="--tensorboard on needs the package tensorboard: pip install tensorboard"):
-        TrainConfig(tensorboard="on").check()
-    TrainConfig(tensorboard="auto").check()
+        check_settings(TrainConfig(tensorboard="on"))
+    check_settings(TrainConfig(tensorboard="auto"))
     log = TensorBoardLog(tmp_path / "none")
     log.open("auto", 0)
     log.add("train", TRAIN)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ssd.common.errors import ConfigError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.engine.elastic import run_name
 from ssd.models import MODELS, build_model, model_options
 
@@ -96,10 +96,10 @@ def test_timm_errors_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_timm_names_are_accepted_as_models() -> None:
     config = TrainConfig(model="timm:hf-hub:a/b", weights_backbone="timm")
-    config.check()
+    check_settings(config)
     assert run_name(config) == "timm.hf-hub.a.b-auto"
     assert "timm:x" in MODELS and "timmx" not in MODELS and "fpn_width" in model_options("timm:x")
     with pytest.raises(KeyError):
         MODELS["timmx"]
     with pytest.raises(ConfigError, match="--weights-backbone timm: no such file"):
-        TrainConfig(weights_backbone="timm").check()
+        check_settings(TrainConfig(weights_backbone="timm"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ssd_ops
 from ssd.common.errors import ConfigError
-from ssd.config import TrainConfig
+from ssd.config import TrainConfig, check_settings
 from ssd.data import Batch
 from ssd.engine import step
 from ssd.engine.checkpoint import collect, get_rng_state, restore
@@ -124,10 +124,10 @@ def test_ignoring_continues_when_epochs_are_added() -> None:
 
 def test_ignore_unlabeled_needs_ema() -> None:
     with pytest.raises(ConfigError, match="--ignore-unlabeled needs the EMA"):
-        TrainConfig(ignore_unlabeled=0.5, ema_decay=0.0).check()
+        check_settings(TrainConfig(ignore_unlabeled=0.5, ema_decay=0.0))
     with pytest.raises(ConfigError, match="--label-unlabeled needs the EMA"):
-        TrainConfig(label_unlabeled=0.5, ema_decay=0.0).check()
+        check_settings(TrainConfig(label_unlabeled=0.5, ema_decay=0.0))
     with pytest.raises(ConfigError, match=r"--label-unlabeled must be at least --ignore-unlabeled 0.5, got 0.4"):
-        TrainConfig(ignore_unlabeled=0.5, label_unlabeled=0.4).check()
+        check_settings(TrainConfig(ignore_unlabeled=0.5, label_unlabeled=0.4))
     with pytest.raises(ConfigError, match=r"--ignore-unlabeled must lie in \[0, 1\), got 1.5"):
-        TrainConfig(ignore_unlabeled=1.5).check()
+        check_settings(TrainConfig(ignore_unlabeled=1.5))
