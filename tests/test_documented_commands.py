@@ -1,4 +1,4 @@
-"""Runs the command lines of README and docs, page by page, on small data; NOT_RUN says why others are left out.
+"""Runs the command lines of README and docs, page by page, on small data; NOT_RUN says why others are not run.
 
 What they name (FOLDER, runs/NAME, photos/ ...) exists in a folder that `documented.write_all` prepares. ADDED makes them
 short. A command that is new in the docs runs, too; if it cannot, it belongs in NOT_RUN.
@@ -41,7 +41,7 @@ NOT_RUN = {
     r"python -m build": "builds packages; tests/build does",
     r"python -m tests\.sanitizers": "a stage of .ci/run",
     r"pre-commit install": "changes the checkout",
-    r"make docs": "needs MkDocs; the workflow of the site runs it",
+    r"make docs": "needs MkDocs; a stage of .ci/run builds the site",
     r"cmake .*": "compiles; tests/build does",
     r"python tests/emu/check_resources\.py": "needs nvcc",
     r"python (?:-W ignore )?benchmarks/.*": "takes minutes or needs a GPU; tests/benchmarks runs small cases",
@@ -128,6 +128,15 @@ def test_commands_run(page: str, folder: Path) -> None:
         assert code == 0, f"{command}\n{said[-3000:]}"
         missing = [name for name in by_first_words(WRITTEN, command) if not (folder / name).exists()]
         assert not missing, f"{command} wrote no {missing}"
+
+
+def test_python_blocks_with_files_run(folder: Path) -> None:
+    """Runs the blocks marked `py`; tests/test_readme.py runs those marked `python`, which need no files."""
+    blocks = re.findall(r"^```py\n(.*?)^```", "\n".join(TEXTS.values()), flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        done = run_python("-c", block, folder=folder, environment=environment(folder))
+        assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
 
 
 def test_tables_name_commands_of_the_docs() -> None:
