@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: draw the figures before a build, and write tables of measured times where a page asks for them."""
+"""Hooks of mkdocs: draw the figures before a build, and write tables of measured times where a page marks their place."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Schema:
     """Those of the last arguments."""
 
     def complete(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns all arguments of a call; the dispatcher leaves out trailing ones that equal their defaults."""
+        """Returns all arguments of a call; the dispatcher omits trailing ones that equal their defaults."""
         missing = len(self.arguments) - len(args)
         return args if missing == 0 else (*args, *self.defaults[len(self.defaults) - missing :])
 

@@ -48,15 +48,15 @@ def render_images(
         flip: bool `[B]`: whether to mirror left and right, after the crop.
         color_matrices: `[B, 3, 4]`: output channel c of image b is `m[:3] @ rgb + m[3]` with `m = color_matrices[b, c]`,
             clamped to 0 .. 255 (NaN to 0). Brightness, contrast, saturation and an order of the channels are such
-            matrices, and so is any chain of them. `fill` is left as it is.
+            matrices, and so is any chain of them. `fill` is unchanged.
         hue: `[B]`, turns of HSV's circle (1 / 3 makes red green) by which hue is shifted after `color_matrices`; the
             maximum and the minimum of a pixel's channels keep their values. 0 leaves every bit; a value that is not
             finite leaves the minimum.
         antialias: Whether shrinking averages all covered pixels, as PIL does.
         fill: Color outside of the image, in 0 .. 255.
-        mean: Subtracted from each channel, in 0 .. 255.
-        std: Divides each channel after that.
-        dtype: Of the result: float32, float16 or bfloat16.
+        mean: Mean that is subtracted from each channel, in 0 .. 255.
+        std: Standard deviation by which each channel is divided after that.
+        dtype: Dtype of the result: float32, float16 or bfloat16.
 
     Returns:
         `[B, 3, size, size]` in `dtype`.

@@ -25,7 +25,7 @@ def multibox_loss(
 ) -> tuple[Tensor, Tensor]:
     """Returns smooth L1 of the positives, and cross entropy of positives and mined hard negatives.
 
-    Of each image's background priors those with the highest cross entropy are sampled: `neg_pos_ratio` for each positive
+    In each image, the background priors with the highest cross entropy are sampled: `neg_pos_ratio` for each positive
     and at least `min_negatives`, as far as there are any; ties go to the lowest prior, and NaN counts as the highest. With
     `mining="batch"` the batch is mined as if it were one image: `neg_pos_ratio` for each of its positives, at least
     `min_negatives` times the number of images; ties go to the lowest image, then to the lowest prior. A positive counts

@@ -86,9 +86,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))  # stable: all others stay in order
     if torch.cuda.is_available() or config.option.markexpr:
         return
-    left_out = [item for item in items if item.get_closest_marker("cuda")]
+    deselected = [item for item in items if item.get_closest_marker("cuda")]
     items[:] = [item for item in items if not item.get_closest_marker("cuda")]
-    config.hook.pytest_deselected(items=left_out)
+    config.hook.pytest_deselected(items=deselected)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

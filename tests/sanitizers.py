@@ -6,7 +6,7 @@
 
 csrc/ops and csrc/cpu are built with GCC in build/sanitized (minutes at first, then incrementally), and the tests run in a
 copy of the source tree with that library. The first error ends the process: pytest names the test, after the report of
-the sanitizer. Of the CUDA kernels, emulated on the CPU, every op runs with the same sanitizers, and with checks for races
+the sanitizer. The CUDA kernels of every op, emulated on the CPU, run with the same sanitizers, and with checks for races
 in shared memory and for reads of it before it is written (tests/emu/check.cpp).
 """
 

@@ -66,7 +66,7 @@ SSD_OPS_HD T loss_divisor(const Normalization& normalization, int64_t positives_
   return static_cast<T>(positives_of_image > 1 ? positives_of_image : 1) * num_images;
 }
 
-// The number of negatives that an image is to have: k of the top-k of its background priors by cross entropy.
+// The number of negatives of an image that are sampled: k of the top-k of its background priors by cross entropy.
 SSD_OPS_HD int64_t num_hard_negatives(const Mining& mining, int64_t positives, int64_t background) {
   const double ratio = mining.neg_pos_ratio * static_cast<double>(positives);  // NaN for inf * 0
   const int64_t by_ratio = ratio < static_cast<double>(background) ? static_cast<int64_t>(ratio) : background;

@@ -24,9 +24,9 @@ _INSIDE = (
 # What wrappers insert into names: DistributedDataParallel and DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Attributes of training frameworks' modules that hold a whole detector; an EMA comes before its source.
-_HOLDERS = ("ema_model", "ema", "teacher", "model", "net", "network", "detector", "ssd", "student", "online_model")
+_DETECTORS = ("ema_model", "ema", "teacher", "model", "net", "network", "detector", "ssd", "student", "online_model")
 _PREFIXES = (
-    *(f"{holder}." for holder in _HOLDERS),
+    *(f"{name}." for name in _DETECTORS),
     *(s for layout in LAYOUTS.values() for s in layout.scopes.values()),
 )
 

@@ -26,7 +26,7 @@ class ArgumentParser(argparse.ArgumentParser):
     _words: Sequence[str] = ()  # of the command line
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as argparse does; the words tell which command unknown flags belong to."""
+        """Parses as argparse does; the words determine the command that unknown flags belong to."""
         self._words = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(args, namespace)
 

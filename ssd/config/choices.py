@@ -2,7 +2,7 @@
 
 FILE_DATASETS = ("voc", "coco", "yolo", "csv", "datumaro", "supervisely", "labelme", "shards")
 # Options of data sets for training only. Evaluation keeps every image and ignores difficult and crowd objects, as VOC and
-# COCO do; what looks for faults also goes on after the first one.
+# COCO do; what looks for faults also continues after the first one.
 TRAINING_ONLY = ("difficult", "crowd", "empty")
 HIDING = (*TRAINING_ONLY, "on_error")
 DATASETS = ("auto", "shapes", *FILE_DATASETS)

@@ -111,7 +111,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.classes = classes
         self.annotations = builder if isinstance(builder, Annotations) else builder.build(log, name)
         self.log = log
-        self.num_listed = len(self.annotations) + log.images_left_out
+        self.num_listed = len(self.annotations) + log.images_skipped
         self.dropped_images = 0 if isinstance(builder, Annotations) else builder.dropped
         self._by_size = apply_exif == "auto"
         self.apply_exif, remark = find_orientation(apply_exif, self.annotations.files, self.annotations.sizes)

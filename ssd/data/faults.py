@@ -79,7 +79,7 @@ class FaultLog:
             self.faults.append(fault)
 
     @property
-    def images_left_out(self) -> int:
+    def images_skipped(self) -> int:
         """Number of faults that dropped a whole image."""
         return sum(self.counts[kind] for kind in IMAGE_KINDS)
 

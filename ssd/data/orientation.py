@@ -15,7 +15,7 @@ def check_apply_exif(value: object) -> None:
 
 
 def find_orientation(apply_exif: bool | str, files: np.ndarray, sizes: np.ndarray) -> tuple[bool, str]:
-    """Decides whether to apply EXIF orientation to images whose annotated size does not tell (square, or rotated by 180).
+    """Decides whether to apply EXIF orientation to images whose annotated size does not decide it (square, or by 180).
 
     Args:
         apply_exif: True or False is returned unchanged; `"auto"` reads the headers of some images.

@@ -93,7 +93,7 @@ def _divided(
 def choose_validation(dataset: DetectionDataset, fraction: float, root: str | Path) -> list[int]:
     """Selects a fraction of the images, always the same ones.
 
-    Images are grouped by their rarest class. Of each group, the images with the lowest hashes of their names are
+    Images are grouped by their rarest class. In each group, the images with the lowest hashes of their names are
     selected, but never all, so that every class keeps training images. Adding images changes the selection little.
 
     Args:

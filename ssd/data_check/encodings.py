@@ -77,7 +77,7 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
 
 
 def _yolo_rows(dataset: YOLODataset, max_files: int) -> np.ndarray:
-    """Returns class and four numbers of every line with a box, as written in the files; of a limited number of files."""
+    """Returns class and four numbers of every line with a box, as written, in a limited number of files."""
     rows = []
     for file in dataset.annotations.files[:: max(1, -(-len(dataset) // max_files))].tolist():
         try:
@@ -134,7 +134,7 @@ def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) 
 
 
 def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
-    # The reader expects x1, y1, x2, y2; of boxes x, y, width, height it keeps those with width > x and height > y.
+    # The reader expects x1, y1, x2, y2; it keeps boxes x, y, width, height if width > x and height > y.
     notes = dataset.annotations
     lost = dataset.log.counts["box without area"]
     if len(notes.boxes) + lost < _ENOUGH or lost < _MIN_INVALID * (len(notes.boxes) + lost):

@@ -37,8 +37,8 @@ class Repairs:
     folder: Path
     images: int = 0
     objects: int = 0
-    images_left_out: int = 0
-    copies_left_out: int = 0
+    images_skipped: int = 0
+    copies_skipped: int = 0
     repeated_objects: int = 0
     rotated: int = 0
     files: list[Path] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Repairs:
     def __str__(self) -> str:
         return (
             f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; skipped "
-            f"{self.images_left_out} images that cannot be used, {self.copies_left_out} copies of images, "
+            f"{self.images_skipped} images that cannot be used, {self.copies_skipped} copies of images, "
             f"{self.repeated_objects} objects annotated twice; {self.rotated} images stored upright"
         )
 
@@ -100,10 +100,10 @@ def _write_split(
     annotations: list[dict[str, Any]] = []
     for index, about in enumerate(facts):
         if about.fault is not None:
-            repairs.images_left_out += 1
+            repairs.images_skipped += 1
             continue
         if about.digest in seen:
-            repairs.copies_left_out += 1
+            repairs.copies_skipped += 1
             continue
         seen.add(about.digest)
         name = _write_image(dataset, index, about, folder, names)

@@ -38,7 +38,7 @@ def review_page(report: ReviewReport, max_images: int = 100) -> str:
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Review of annotations</title>',
         f"<style>{_STYLE}</style></head><body><h1>Review of annotations</h1>",
-        "<p>Orange: what the detector proposes. White: annotations; of the object in question dashed.</p>",
+        "<p>Orange: what the detector proposes. White: annotations; dashed: that of the object in question.</p>",
     ]
     for kind in KINDS:
         pairs = report.ranked(kind)

@@ -1,7 +1,7 @@
 """Detection in several views of each image, merged: flips, and borders extended by reflection.
 
 Annotators often skip objects that the border of the image cuts, and a detector learns that from them. In an image that
-goes on beyond its border, by its mirror image, it finds them. What views agree on is more certain than the score in one.
+continues beyond its border, by its mirror image, it finds them. What views agree on is more certain than the score in one.
 """
 
 from __future__ import annotations

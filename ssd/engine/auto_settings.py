@@ -1,6 +1,6 @@
 """Chooses settings for the data and the machine that neither flags nor a configuration file give.
 
-They are meant for the user's own data: some minutes of training for a few hundred images on two CPU cores, and longer
+They are intended for the user's own data: some minutes of training for a few hundred images on two CPU cores, and longer
 training for more data or a GPU. The run prints each choice with its reason.
 """
 
@@ -22,7 +22,7 @@ PRETRAINED_MODEL = "ssdlite320_mobilenet_v2"
 # From random weights, plain convolutions with BatchNorm fit a few hundred images far faster than depthwise ones.
 SCRATCH_MODEL, SCRATCH_WIDTH = "ssd_tiny", 32
 _CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
-# Training images to process in all, by device and by input size. Meant for less than 15 minutes on two CPU cores; at 160
+# Training images to process in all, by device and by input size. Intended for less than 15 minutes on two CPU cores; at 160
 # pixels two cores of an AMD EPYC trained on 35 images per second.
 _IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
 _SCRATCH_IMAGES_SEEN = {160: 26000, 224: 16000, 320: 8000, 416: 5000}

@@ -57,7 +57,7 @@ def num_bytes(checkpoint: Any) -> int:
 def read(source: str | Path) -> dict[str, Any]:
     """Reads a checkpoint to resume from, onto the CPU.
 
-    Of a run folder this is last.pt, or best.pt if last.pt is damaged or missing, with a warning.
+    In a run folder, this is last.pt, or best.pt if last.pt is damaged or missing, with a warning.
 
     Raises:
         ConfigError: No such checkpoint exists, it is damaged, or it is not from a training run of this project.

@@ -44,7 +44,7 @@ class EvaluationReport:
     result: VOCResult | COCOResult
     curves: VOCResult
     notices: tuple[str, ...]
-    images_left_out: int
+    images_skipped: int
     boxes_not_finite: int
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class EvaluationReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the metrics in the format of eval.json."""
-        counts = {"images_left_out": self.images_left_out, "boxes_not_finite": self.boxes_not_finite}
+        counts = {"images_skipped": self.images_skipped, "boxes_not_finite": self.boxes_not_finite}
         return {**self.result.as_dict(), **counts, "thresholds": best_thresholds(self.curves)}
 
     def score_thresholds(self, score_threshold: float | None = None) -> np.ndarray:
@@ -99,10 +99,10 @@ def evaluate_detector(
     records = evaluator.records
     relabel(records, labels)
     result = evaluator.summarize()
-    left_out, not_finite = dataset.num_listed - result.images, records.count_not_finite()
-    messages = [*describe_map(labels, detector.classes, dataset.classes), *notices(dataset, left_out, not_finite)]
+    skipped, not_finite = dataset.num_listed - result.images, records.count_not_finite()
+    messages = [*describe_map(labels, detector.classes, dataset.classes), *notices(dataset, skipped, not_finite)]
     curves = result if isinstance(result, VOCResult) else voc_ap(records, dataset.classes)
-    return EvaluationReport(dataset, records, result, curves, tuple(messages), left_out, not_finite)
+    return EvaluationReport(dataset, records, result, curves, tuple(messages), skipped, not_finite)
 
 
 def save_report(

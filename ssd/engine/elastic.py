@@ -34,7 +34,7 @@ def after_restart(config: TrainConfig) -> TrainConfig:
 
 
 def announce_checkpoint(folder: Path) -> None:
-    """Tells the processes that torchrun may start later that this launch has saved a checkpoint in a run folder."""
+    """Records for processes that torchrun may start later that this launch has saved a checkpoint in a run folder."""
     if (store := _store_of_torchrun()) is not None:
         store.set(_KEY, str(folder.absolute()))
 

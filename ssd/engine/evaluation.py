@@ -80,14 +80,14 @@ def report(
     """Computes the metrics, prints, writes and plots them; returns the value that selects the best checkpoint."""
     result = evaluator.summarize()
     folder.log_details(f"epoch {epoch}, {dataset.name}:\n{result}")
-    left_out, not_finite = dataset.num_listed - result.images, evaluator.records.count_not_finite()
-    for line in notices(dataset, left_out, not_finite):
+    skipped, not_finite = dataset.num_listed - result.images, evaluator.records.count_not_finite()
+    for line in notices(dataset, skipped, not_finite):
         print(line)
     curves = result if isinstance(result, VOCResult) else voc_ap(evaluator.records, dataset.classes)
     folder.thresholds = best_thresholds(curves)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.eval_log.add({"epoch": epoch, "step": step, **_columns(result, curves)})
-    about = {"epoch": epoch, **result.as_dict(), "images_left_out": left_out, "boxes_not_finite": not_finite}
+    about = {"epoch": epoch, **result.as_dict(), "images_skipped": skipped, "boxes_not_finite": not_finite}
     folder.try_task(
         "eval.json", lambda: write_text(folder.path / "eval.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
     )
@@ -108,14 +108,14 @@ def report(
     return result.mean_ap
 
 
-def notices(dataset: DetectionDataset, left_out: int, not_finite: int) -> list[str]:
+def notices(dataset: DetectionDataset, skipped: int, not_finite: int) -> list[str]:
     """Returns notices about a metric: unreadable images that it does not include, and non-finite boxes."""
     lines = []
     if new := dataset.log.new_entries():
         lines.append(f"warning: errors while reading the images:\n{new}")
-    if left_out:
+    if skipped:
         total = dataset.num_listed
-        lines.append(f"warning: AP of {total - left_out} of {total} images ({left_out} skipped, see above)")
+        lines.append(f"warning: AP of {total - skipped} of {total} images ({skipped} skipped, see above)")
     if not_finite:
         lines.append(
             f"warning: {not_finite} detections have boxes with NaN or inf and count as wrong; training may have diverged"

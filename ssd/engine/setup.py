@@ -139,9 +139,9 @@ def _learned_options(build_args: Mapping[str, Any], *, fits_priors: bool) -> dic
     Prior sizes are excluded if they are fitted again.
     """
     rules = {field.name for field in dataclasses.fields(Preset)} - set(LEARNED)
-    left_out = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
-    left_out |= {"prior_sizes"} if fits_priors else set()
-    return {"image_size": None, **{key: value for key, value in build_args.items() if key not in left_out}}
+    excluded = {*rules, "name", "preset", "num_classes", "trainable_layers", "freeze_bn"}
+    excluded |= {"prior_sizes"} if fits_priors else set()
+    return {"image_size": None, **{key: value for key, value in build_args.items() if key not in excluded}}
 
 
 def rebuild_model(config: TrainConfig, dataset: DetectionDataset, build_args: Mapping[str, Any]) -> SSD:
@@ -200,7 +200,7 @@ def as_config_error(where: str = "") -> Iterator[None]:
 def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Tensor]]:
     """Returns boxes `[M, 4]` (xyxy, normalized) and labels `[M]` of objects that are not ignored, in lists of one tensor.
 
-    Of very many images, evenly spaced ones are used: the IoUs of millions of objects with priors take minutes.
+    If there are very many images, evenly spaced ones are used: the IoUs of millions of objects with priors take minutes.
     """
     boxes, labels = dataset.annotations.normalized_objects(_MAX_IMAGES)
     return [torch.from_numpy(boxes)], [torch.from_numpy(labels)]

@@ -105,12 +105,12 @@ def of_files(source: str, side: int, apply_exif: bool, evaluated: DetectionDatas
         apply_exif: Whether to apply the EXIF orientation.
         evaluated: Data set of the evaluation.
     """
-    left_out = {os.path.realpath(str(file)) for file in evaluated.annotations.files} if evaluated is not None else set()
+    excluded = {os.path.realpath(str(file)) for file in evaluated.annotations.files} if evaluated is not None else set()
 
     def kept(skipped: dict[str, str]) -> Iterator[Tensor]:
         items = images_of(source)
-        others = (i for i in items if not isinstance(i, ImageFile) or os.path.realpath(i.file) not in left_out)
+        others = (i for i in items if not isinstance(i, ImageFile) or os.path.realpath(i.file) not in excluded)
         return network_inputs(others, side, apply_exif, MAX_IMAGES, skipped)
 
     about = f"images of {source}, which is not a data set with a training split"
-    return Calibration(about + (" (without those of --eval-data)" if left_out else ""), kept)
+    return Calibration(about + (" (without those of --eval-data)" if excluded else ""), kept)

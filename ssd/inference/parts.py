@@ -81,7 +81,7 @@ class Part:
         self._file.flush()
 
     def end(self, number: int, file: str) -> None:
-        """Records that a video or tar file has been processed to its end; else a video starts anew on resuming."""
+        """Records that a video or tar file has been processed to its end; else a video is restarted on resuming."""
         self.add(number, {"file": file, "end": True})
 
     def finish(self, failed: int) -> int | None:

@@ -25,7 +25,7 @@ class Result:
         scores: float32 `[N]`.
         classes: Names of all classes of the detector, without the background.
         image: uint8 `[3, H, W]`, with the EXIF orientation applied; None if it could not be read.
-        file: File of the image or video, if it has one; of a stream its URL as a string.
+        file: File of the image or video, if it has one; for a stream, its URL as a string.
         error: Why the image could not be read, or None.
         frame: Number of the frame if it is one of a video, from 0.
         time: Time of the frame in seconds.

@@ -61,8 +61,8 @@ def merge(
     """Merges the detections of the views of one image.
 
     Complete boxes, those away from borders inside the image, are merged by NMS. A box at such a border is dropped if a
-    complete box of its class agrees with it inside its view; of the others, those of neighboring tiles that agree in
-    the part that both see are joined to the smallest box around them. Boxes agree if their IoU is at least 0.5.
+    complete box of its class agrees with it inside its view; other boxes of neighboring tiles that agree in the part
+    that both see are joined to the smallest box around them. Boxes agree if their IoU is at least 0.5.
 
     Args:
         outputs: For each view a dict of boxes `[N, 4]` (xyxy in pixels of the view), labels `[N]` and scores `[N]`.

@@ -29,7 +29,7 @@ class Frame:
 
     Attributes:
         image: uint8 RGB `[3, H, W]`.
-        file: File of the video; of a stream its name as a string, without a password.
+        file: File of the video; for a stream, its name as a string, without a password.
         index: Number of the frame, 0 for the first one read.
         time: Presentation time in seconds.
     """
@@ -43,7 +43,7 @@ class Frame:
 def frames_of(source: str | os.PathLike[str] | int) -> Iterator[Frame]:
     """Yields the frames of a video one by one; memory does not grow with its length.
 
-    Of a camera or a live stream the newest frame is read each time, so that a slow reader skips frames instead of
+    From a camera or a live stream, the newest frame is read each time, so that a slow reader skips frames instead of
     falling behind.
 
     Args:

@@ -1,4 +1,4 @@
-"""Convolutions with TensorFlow's SAME padding, which is not symmetric where stride and input size ask for an odd number."""
+"""Convolutions with TensorFlow's SAME padding, which is not symmetric where stride and input size require an odd number."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _result(folder: Path, evaluation: dict[str, Any]) -> str:
     text = f"AP50 {last['AP50']:.3f} after epoch {last['epoch']:.0f}"
     if best["AP50"] > last["AP50"]:
         text += f", best {best['AP50']:.3f} after epoch {best['epoch']:.0f}"
-    skipped = evaluation.get("images_left_out")
+    skipped = evaluation.get("images_skipped")
     note = f" ({skipped} images could not be read)" if skipped else ""
     about = f"{evaluation.get('metric', '')}, {evaluation.get('images', 0)} evaluation images{note}"
     return f'<p class="result">{escape(text)}</p>\n<p>{escape(about)}</p>\n'

@@ -85,7 +85,7 @@ async def read_request(request: Request, max_images: int) -> tuple[list[bytes | 
 
 
 async def _read_form(request: Request, max_images: int) -> tuple[list[bytes | str], Mapping[str, Any]]:
-    if not (await request.body())[-8:].rstrip().endswith(b"--"):  # which the parser does not ask for
+    if not (await request.body())[-8:].rstrip().endswith(b"--"):  # which the parser does not check
         raise RequestError(422, "the multipart body is cut off: it must end with the boundary")
     parser = MultiPartParser(request.headers, request.stream(), max_files=max_images + 1, max_fields=_MAX_FIELDS)
     try:

@@ -17,7 +17,7 @@ from ssd.presets import Preset
 
 
 class Rules(NamedTuple):
-    """Post-processing that a request asks for.
+    """Post-processing that a request specifies.
 
     Args:
         nms_threshold: IoU threshold of NMS; None is that of the model.
@@ -82,7 +82,7 @@ class ServedModel:
     def _preset(self, rules: Rules) -> Preset:
         preset = self.detector.model.preset
         if rules.candidates:
-            # An IoU is at most 1, so that NMS suppresses nothing. Of a class, no more can be among the best of all.
+            # An IoU is at most 1, so that NMS suppresses nothing. No class can have more among the best of all.
             limit = self.max_candidates
             per_class = min(preset.candidates_per_class or limit, limit)
             return replace(

@@ -77,7 +77,7 @@ def assign_targets_to_proposals(
             indices.append(torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device))
             labels.append(torch.zeros_like(indices[-1]))
             continue
-        # Only the index of the object is needed, so any positive label will do.
+        # Only the index of the object is needed, so any positive label is enough.
         ones = torch.ones(len(objects), dtype=torch.int64, device=objects.device)
         (matched,) = ssd_ops.match_priors([objects], [ones], boxes, iou_threshold=threshold, rule="none").gt_index
         indices.append(matched.clamp(min=0))

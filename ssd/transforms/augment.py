@@ -29,7 +29,7 @@ from ssd.transforms.photometric import Distortion, PhotometricRule, distort, dra
 class Augmentation:
     """The steps of a training transform, in this order.
 
-    `ssd/train.py` leaves out `mosaic` and `copy_paste` in the last quarter of the epochs.
+    `ssd/train.py` disables `mosaic` and `copy_paste` in the last quarter of the epochs.
 
     Args:
         mosaic: Probability of a mosaic: four images side by side in the size of the first one, in tiles that meet at a

@@ -69,7 +69,7 @@ def assert_defaults_agree(parameters: Mapping[str, inspect.Parameter], schema: S
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_may_be_left_out(name: str) -> None:
+def test_defaults_may_be_omitted(name: str) -> None:
     """Programs saved before an option was added call ops without it, and the dispatcher omits defaults, too."""
     schema, arguments = SCHEMAS[name], sample_arguments()[name]
     required = arguments[: len(arguments) - len(schema.defaults)]

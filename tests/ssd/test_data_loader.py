@@ -74,7 +74,7 @@ def test_batches_do_not_depend_on_num_workers():
 
 def test_workers_take_any_transform_under_every_start_method(monkeypatch):
     monkeypatch.setattr("multiprocessing.context._default_context._actual_context", get_context("forkserver"))
-    loader = build_loader(shapes(), lambda *sample: sample, 5, train=False, workers=1)  # pickle refuses a lambda
+    loader = build_loader(shapes(), lambda *sample: sample, 5, train=False, workers=1)  # pickle rejects a lambda
     assert [len(batch) for batch in loader] == [5, 5]
 
 

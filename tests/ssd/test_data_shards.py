@@ -257,7 +257,7 @@ def test_zero_shard_size_raises(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--shard-mb must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_arrays_of_another_byte_order_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_arrays_of_another_byte_order_raise(folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[1], tmp_path / "out")
     path = tmp_path / "out" / "train-arrays" / "boxes.npy"
     np.save(path, np.load(path).astype(">f4"))

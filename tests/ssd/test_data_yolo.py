@@ -93,7 +93,7 @@ def test_yolo_bad_line_error_names_file_and_line(tmp_path, kind):
 
 
 @pytest.mark.parametrize("shape", [(17, 3), (4, 3), (17, 2), (1, 2)])
-def test_yolo_keypoints_are_left_out(tmp_path, shape):
+def test_yolo_keypoints_are_ignored(tmp_path, shape):
     points = " ".join(["0.1 0.2 2"[: 4 * shape[1] - 1]] * shape[0])
     names = f"kpt_shape: [{shape[0]}, {shape[1]}]\nnames: [cat, dog]\n"
     write_yolo(tmp_path, {"a": f"{SQUARE} {points}\n{SQUARE} {points} 0.9\n"}, names=f"train: images/train\n{names}")

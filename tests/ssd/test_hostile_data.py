@@ -177,7 +177,7 @@ def test_yolo_list_bad_line_is_reported(tmp_path, line):
             open_dataset("yolo", tmp_path)
         return
     dataset = open_dataset("yolo", tmp_path)
-    assert len(dataset) == 1 and dataset.log.images_left_out == 1
+    assert len(dataset) == 1 and dataset.log.images_skipped == 1
 
 
 @pytest.mark.parametrize("name", ["images", "..", "", "\0", "a\udcff.jpg"])

@@ -140,7 +140,7 @@ def test_skipped_images_are_reported_once(tmp_path):
     assert sum(len(batch) for batch in loader) == 1
     news = dataset.log.new_entries(limit=1)
     assert "2.jpg: image unreadable (the file is empty)" in news and "and 1 more" in news
-    assert dataset.log.images_left_out == 2 and dataset.num_listed == 3
+    assert dataset.log.images_skipped == 2 and dataset.num_listed == 3
     assert sum(len(batch) for batch in loader) == 1 and dataset.log.new_entries() == ""
 
 
@@ -163,10 +163,10 @@ def test_exif_after_the_pixels_of_a_png_is_applied(tmp_path):
 
 
 def test_image_without_permission_is_a_fault(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("builtins.open", fail)
     with pytest.raises(DataError, match=r"^the file cannot be read: Permission denied$"):
         image_size(tmp_path / "a.png")

@@ -49,9 +49,9 @@ def test_images_without_objects_contribute_only_with_min_negatives():
     empty = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0, 0]))
     silent = loss_with()(loc, logits, PRIORS, *empty)
     assert silent["loc"].item() == 0 and silent["cls"].item() == 0
-    taught = loss_with(min_negatives=3)(loc, logits, PRIORS, *empty)
-    assert taught["cls"].item() == pytest.approx(6 * math.log(2), abs=1e-5)
-    taught["cls"].backward()
+    sampled = loss_with(min_negatives=3)(loc, logits, PRIORS, *empty)
+    assert sampled["cls"].item() == pytest.approx(6 * math.log(2), abs=1e-5)
+    sampled["cls"].backward()
     assert (logits.grad.abs().sum(dim=(1, 2)) > 0).all()
 
 

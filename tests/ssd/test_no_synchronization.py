@@ -152,7 +152,7 @@ def test_list_convention_with_cpu_targets_does_not_synchronize(model: SSD, devic
         lambda x: x.nonzero(),
         lambda x: x[x > 0],
         lambda x: x.masked_select(x > 0),
-        lambda x: torch.equal(x, x + 1),  # of a tensor and itself nobody has to look at the values
+        lambda x: torch.equal(x, x + 1),  # not x itself, whose values torch.equal need not read
         lambda x: x.repeat_interleave(torch.ones_like(x, dtype=torch.int64)),
         lambda x: torch.zeros(3).copy_(x),
         lambda x: torch.zeros(3).to(x.device),

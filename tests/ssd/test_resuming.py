@@ -162,7 +162,9 @@ def test_resume_restores_settings_and_data_from_any_folder(tmp_path: Path, monke
     assert parse_args(["--config", str(tmp_path / "run")]) == replace(resumed, resume=None, test_only=False)
 
 
-def test_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_last_checkpoint_is_skipped_for_best(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "best.pt").write_bytes((whole / "last.pt").read_bytes())
     assert read(tmp_path)["step"] == 12
     assert f"last.pt does not exist; resuming from {tmp_path / 'best.pt'}" in capsys.readouterr().out

@@ -90,7 +90,7 @@ def test_commit_is_that_of_a_checkout_of_its_own(tmp_path: Path) -> None:
 def test_summary_escapes_names_and_shows_what_limits_each_class(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": "m", "data_path": "a/<b>", "dataset": "voc"}))
     values = {"ap": 0.25, "objects": 4, "tp": 1, "fp": 2, "missed": 3, "gains": {"missed": 0.5, "background": 0.1}}
-    content = {"metric": "VOC AP", "images": 9, "images_left_out": 1, "classes": {"<i>": values, "none": {"ap": None}}}
+    content = {"metric": "VOC AP", "images": 9, "images_skipped": 1, "classes": {"<i>": values, "none": {"ap": None}}}
     (tmp_path / "eval.json").write_text(json.dumps(content))
     (tmp_path / "eval.csv").write_text("epoch,step,AP50\r\n1,5,0.5\r\n2,10,0.25\r\n")
     text = write_summary(tmp_path).read_text()

@@ -159,13 +159,13 @@ def test_every_client_gets_the_response_to_its_own_image(served: Served, expecte
         ]
         others: list[Awaitable[Any]] = [clients.ask(data) for data, _ in attacks.values()]
         gone = [clients.vanish(data[: len(data) // half], abort=half == 1) for data in sent[:20] for half in (1, 2)]
-        answers, refused, _ = await asyncio.gather(*(asyncio.gather(*each) for each in (equal, others, gone)))
+        answers, rejected, _ = await asyncio.gather(*(asyncio.gather(*each) for each in (equal, others, gone)))
         done.set()
         await asyncio.gather(*deaf)
-        return answers, refused
+        return answers, rejected
 
-    answers, refused = asyncio.run(run())
-    assert {name: status for name, (status, _) in zip(attacks, refused, strict=True)} == {
+    answers, rejected = asyncio.run(run())
+    assert {name: status for name, (status, _) in zip(attacks, rejected, strict=True)} == {
         name: status for name, (_, status) in attacks.items()
     }
     batches = Counter()

@@ -89,7 +89,7 @@ def test_tar_file_without_images_is_an_error(tmp_path: Path) -> None:
     assert names_and_errors(tmp_path / "a.tar") == ([], ["the tar file contains no images"])
 
 
-def test_device_without_values_is_refused(tmp_path: Path) -> None:
+def test_device_without_values_raises(tmp_path: Path) -> None:
     from ssd.engine.setup import choose_device
     from ssd.inference.detector import load
 

@@ -48,7 +48,7 @@ def test_ap_over_fewer_images_is_reported(tmp_path: Path, capsys: pytest.Capture
     dataset = open_dataset("voc", tmp_path / "voc", "val")
     assert evaluate(dataset, [0, 2], tmp_path / "run") == 1
     assert "AP of 2 of 4 images (2 skipped, see above)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "eval.json").read_text())["images_left_out"] == 2
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["images_skipped"] == 2
     nan = torch.full((1, 4), math.nan)
     assert evaluate(dataset, range(4), tmp_path / "nan", boxes=nan) == 0
     said = capsys.readouterr().out

@@ -16,7 +16,7 @@ constexpr int64_t kRows = 32;  // rows that are processed together, step by step
 
 #define SSD_OPS_INLINE inline __attribute__((always_inline))
 
-// One step of reducing the partial results: of the 2 * width lanes of each row, l is combined with width + l.
+// One step of reducing the 2 * width partial results of each row: lane l is combined with lane width + l.
 template <int width, typename T, typename Combine>
 SSD_OPS_INLINE void halve(const T* __restrict from, T* __restrict to, Combine combine) {
   for (int64_t r = 0; r < kRows; ++r)

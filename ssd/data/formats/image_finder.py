@@ -97,7 +97,7 @@ class ImageFinder:
         return found[0] if len(found) == 1 else None
 
     def _is_file(self, path: Path) -> bool:
-        # By a listing of its folder: asking for each file by itself takes minutes on a network disk.
+        # By a listing of its folder: testing each file takes minutes on a network disk.
         folder = path.parent
         if folder not in self._listed:
             try:

@@ -164,7 +164,7 @@ class _Reader:
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    # None, "ask the image", for the many files whose size is missing or 0 x 0.
+    # None, "read the image", for the many files whose size is missing or 0 x 0.
     try:
         height, width = int(float(tree.findtext("size/height") or 0)), int(float(tree.findtext("size/width") or 0))
     except (ValueError, OverflowError):

@@ -93,7 +93,7 @@ def _read_names(folder: Path, name: str) -> list[str]:
         if path.is_file():
             break
     else:
-        # Leave out the many lists of single classes (cat_train.txt), which nobody misspells.
+        # Exclude the many lists of single classes (cat_train.txt).
         found = {p.stem for candidate in candidates[:2] for p in candidate.parent.glob("*.txt")}
         splits = tuple(sorted(f for f in found if "_" not in f or f.rpartition("_")[2] not in found))
         listed = ", ".join(splits) or "none"

@@ -80,7 +80,7 @@ def _ends_with_text(png: BinaryIO) -> bool:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    # Of a TIFF file, unlike all other formats, PIL reports the size after EXIF orientation.
+    # For a TIFF file, unlike all other formats, PIL reports the size after EXIF orientation.
     tags = getattr(image, "tag_v2", {})
     return (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]) if image.format == "TIFF" else (image.height, image.width)
 

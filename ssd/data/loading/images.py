@@ -5,8 +5,8 @@ says, is rejected before a pixel is decoded. JPEG files then go through torchvis
 fast as PIL and gives the same pixels; every other format, and a JPEG that is not RGB or gray, goes through PIL.
 
 EXIF orientation. Cameras store an image as the sensor saw it, with a note on how to rotate it. Most annotation tools show
-the rotated image (CVAT, Label Studio, Roboflow), some the stored one (labelImg, COCO's tools). The annotated size tells
-which: `read_image` with `size` rotates the image if only the rotated one has this size.
+the rotated image (CVAT, Label Studio, Roboflow), some the stored one (labelImg, COCO's tools). The annotated size decides:
+`read_image` with `size` rotates the image if only the rotated one has this size.
 """
 
 import io
@@ -54,8 +54,8 @@ def read_image(
     """Reads an image file as RGB.
 
     Gray images get three equal channels; CMYK and palette images are converted; transparency is dropped; 16-bit images
-    keep their upper 8 bits; float images are taken as 0 .. 1, 0 .. 255 or 0 .. 65535 by their largest value; of an
-    animation or a stereo image (MPO) the first frame is read.
+    keep their upper 8 bits; float images are taken as 0 .. 1, 0 .. 255 or 0 .. 65535 by their largest value; the
+    first frame of an animation or a stereo image (MPO) is read.
 
     Args:
         path: The file.
