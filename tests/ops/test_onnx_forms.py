@@ -109,6 +109,7 @@ def test_all_forms() -> None:
             torch.testing.assert_close(result, expected, **close, equal_nan=True, msg=lambda m, i=i: f"result {i}: {m}")
 
 
+@pytest.mark.slow
 def test_the_exporter_of_torch_export() -> None:  # one program: it takes seconds; tests/ssd exports a detector
     inputs = list(cases())
     run = exported(Selections(), inputs[2], dynamo=True)

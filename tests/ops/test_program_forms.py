@@ -104,7 +104,7 @@ def test_compiled_without_rows(name: str) -> None:
     assert form(grads) == form(inputs) and not any(grad.any() for grad in grads)
 
 
-@pytest.mark.parametrize("name", ["match_priors", "detect", "soft_nms gaussian"])
+@pytest.mark.parametrize("name", ["match_priors", "detect", pytest.param("soft_nms gaussian", marks=pytest.mark.slow)])
 def test_compiled_gradients(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
     found = []

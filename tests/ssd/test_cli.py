@@ -113,6 +113,7 @@ def test_launcher_names_remedy_for_overwritten_package(monkeypatch: pytest.Monke
     assert (ssd_launcher.clash() or "").endswith("Remedy: pip install --force-reinstall --no-deps ssd_ops")
 
 
+@pytest.mark.slow
 def test_bench_lists_benchmarks_and_passes_arguments(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

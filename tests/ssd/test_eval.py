@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(config).path
 
 
-@pytest.mark.parametrize("name", ["", "best.pt"])
+@pytest.mark.parametrize("name", ["", pytest.param("best.pt", marks=pytest.mark.slow)])
 def test_eval_of_run_equals_evaluation_in_training(
     finished: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

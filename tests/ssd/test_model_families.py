@@ -112,6 +112,7 @@ def test_mobilenet_v2_layouts(layout, size, channels, priors):
         build_model("ssdlite320_mobilenet_v2", 2, layout=layout, head_width=8)
 
 
+@pytest.mark.slow
 def test_custom_ratios_and_sizes_for_every_family():
     for name in ("ssd300_vgg16", "ssd300_resnet18", "ssdlite320_mobilenet_v3_large"):
         sizes = (20, 40, 80, 120, 160, 200, 240)

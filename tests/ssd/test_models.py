@@ -171,6 +171,7 @@ def test_inference_compiles_to_one_graph(name):
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
 def test_training_compiles_to_one_graph():
     model = build_model("ssd_tiny", 3, image_size=64).train()
     images, boxes = torch.rand(2, 3, 64, 64), torch.tensor([[0.1, 0.1, 0.6, 0.5], [0.3, 0.2, 0.9, 0.9], [0, 0, 0.4, 1]])

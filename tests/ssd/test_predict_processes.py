@@ -94,6 +94,7 @@ def test_predict_processes_split_images_and_merge_parts(checkpoint: Path, photos
     assert len(names) == 4 + 3 * COUNT
 
 
+@pytest.mark.slow
 def test_killed_predict_resumes_without_losing_or_repeating_images(
     checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:

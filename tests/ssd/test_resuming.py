@@ -146,6 +146,7 @@ def resume_two(folder: str) -> None:
     run(replace(BASE, resume=folder, batch_size=2, save_minutes=0.0))
 
 
+@pytest.mark.slow
 def test_signal_to_one_process_stops_both_after_same_step(tmp_path: Path) -> None:
     folder, never = str(tmp_path / "run"), str(tmp_path / "whole")
     assert [p.code for p in run_processes(tmp_path / "a", stop_one_of_two, folder)] == [0, 0]

@@ -97,6 +97,7 @@ def test_host_and_origin_of_other_sites_are_rejected(port: int) -> None:
     assert httpx.post(f"{url}/v1/detect", content=BODY, headers=headers).status_code == 403
 
 
+@pytest.mark.slow
 def test_malformed_http_does_not_stop_the_server(port: int) -> None:
     for data in (
         b"\x16\x03\x01\x02\x00\x01",

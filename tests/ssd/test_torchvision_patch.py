@@ -129,7 +129,7 @@ def test_accelerated_ssd_detections_equal_torchvision(name):
         torch.testing.assert_close(have["boxes"], want["boxes"], **BOXES)
 
 
-@pytest.mark.parametrize("name", ["ssd300", "ssdlite"])
+@pytest.mark.parametrize("name", [pytest.param("ssd300", marks=pytest.mark.slow), "ssdlite"])
 def test_accelerated_ssd_losses_and_gradients_equal_torchvision(name):
     theirs, ours = (model.train() for model in pair(name))
     expected, got = theirs(images(), TARGETS), ours(images(), TARGETS)

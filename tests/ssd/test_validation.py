@@ -128,6 +128,7 @@ def test_figures_have_color_per_class_and_labels_inside() -> None:
         assert (pixels == color).all(axis=2).sum() > 100, "a filled label"
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_lazily() -> None:
     code = "import sys, ssd.engine.loop; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
