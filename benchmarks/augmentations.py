@@ -40,7 +40,7 @@ def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[
     """Runs one training; returns AP50 by epoch, or the end of its output if it failed."""
     command = [sys.executable, str(ROOT / "ssd/train.py"), "--data-path", args.data_path, *VARIANTS[name].split()]
     command += ["--seed", str(seed), "--epochs", str(args.epochs), "--eval-every", str(max(1, args.epochs // 5))]
-    command += ["--sample-images", "0", "--workers", "1", "--output-dir", str(folder)]
+    command += ["--pictures", "0", "--workers", "1", "--output-dir", str(folder)]
     if args.quick:
         command += QUICK.split()
     if args.weights_backbone:

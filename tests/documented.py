@@ -24,7 +24,7 @@ from tests.ssd.test_small_networks import tensorflow_variables
 ROOT = Path(__file__).resolve().parent.parent
 # Without a GPU, in files of the folder, and with weights of torchvision where torch.hub looks for those it has downloaded.
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-SHORT_TRAINING = "--iterations 1 --batch-size 2 --workers 0 --sample-images 1 --data-check off".split()
+SHORT_TRAINING = "--iterations 1 --batch-size 2 --workers 0 --pictures 1 --data-check off".split()
 
 
 def write_data(root: Path) -> None:

@@ -17,8 +17,6 @@ MODEL_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "positive_at": ("match_equal", _EQUAL),
     "classes": ("multi_label", {"all": True, "best": False}),
 }
-# old name -> new name
-SETTINGS = {"pictures": "sample_images"}
 DATASET_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "faults": ("on_error", {"refuse": "raise"}),
     "units": ("units", {"shares": "normalized"}),
@@ -38,6 +36,6 @@ def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a configuration file with all renamed options translated."""
     tables = {"model_options": MODEL_OPTIONS, "dataset_options": DATASET_OPTIONS}
     return {
-        SETTINGS.get(key, key): renamed(value, tables[key]) if key in tables and isinstance(value, dict) else value
+        key: renamed(value, tables[key]) if key in tables and isinstance(value, dict) else value
         for key, value in settings.items()
     }

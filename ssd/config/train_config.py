@@ -174,7 +174,7 @@ class TrainConfig:
         "auto", "metric: voc (area under the curve), voc07 (11 points), coco, or auto (coco for COCO data, else voc)"
     )
     test_only: bool = option(False, "evaluate the model of --resume or --weights, and exit")
-    sample_images: int = option(8, "number of evaluation images to draw detections on")
+    pictures: int = option(8, "number of evaluation images to draw detections on")
 
     defaults: str = option(
         "auto",

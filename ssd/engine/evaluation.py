@@ -97,11 +97,9 @@ def report(
         )
     pr_curves = {c.name: curve_of(c) for c in curves.classes if c.objects}
     folder.try_task("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
-    if config.sample_images:
+    if config.pictures:
         path = folder.path / "detections.png"
-        folder.try_task(
-            path.name, lambda: draw_samples(evaluator, dataset, config.sample_images, folder.thresholds, path)
-        )
+        folder.try_task(path.name, lambda: draw_samples(evaluator, dataset, config.pictures, folder.thresholds, path))
     if folder.is_last:
         matrix = folder.path / "confusion.png"
         folder.try_task(matrix.name, lambda: draw_confusion(evaluator, dataset, folder.thresholds, matrix))

@@ -207,9 +207,9 @@ def train_epoch(
     bar = progress_bar(islice(loader, steps), state.world.is_first and not config.quiet, desc=title, total=steps)
     rate = max(state.schedule.get_last_lr())
     for batch in bar:
-        if state.step == 0 and config.sample_images and state.world.is_first:
+        if state.step == 0 and config.pictures and state.world.is_first:
             path = folder.path / "train_batch.png"
-            folder.try_task(path.name, partial(draw_batch, batch, state.classes, config.sample_images, path))
+            folder.try_task(path.name, partial(draw_batch, batch, state.classes, config.pictures, path))
         rate = max(state.schedule.get_last_lr())  # the rate of this step; the step sets that of the next
         losses = train_step(config, state, batch.to(meter.device, non_blocking=True))
         meter.add(losses, state.step, batch.image_ids, loader.position)

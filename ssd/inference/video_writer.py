@@ -34,7 +34,7 @@ class VideoWriter:
         self._part = path.with_name(f"{path.stem}.part{path.suffix}")
         self._open = next((opened for package, opened in ENCODERS.items() if is_usable(package)), None)
         if self._open is None:
-            raise DataError("drawing a video needs PyAV or OpenCV: pip install av; or use --no-images")
+            raise DataError("drawing a video needs PyAV or OpenCV: pip install av; or use --no-pictures")
         self._first: tuple[np.ndarray, float] | None = (
             None  # waits for the second frame, which determines the frame rate
         )

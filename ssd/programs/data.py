@@ -96,7 +96,7 @@ def _add_check_arguments(check: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--no-priors", action="store_true", help="do not check priors")
     check.add_argument("--json", metavar="FILE", help="JSON file for all findings")
-    check.add_argument("--figures", metavar="FOLDER", help="draw label statistics, unmatched objects and duplicates")
+    check.add_argument("--pictures", metavar="FOLDER", help="draw label statistics, unmatched objects and duplicates")
     check.add_argument(
         "--fix", metavar="FOLDER", help="write a repaired copy here, as COCO files; the original is only read"
     )
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        named = error.filename or getattr(args, "output", None) or args.fix or args.figures or args.data_path
+        named = error.filename or getattr(args, "output", None) or args.fix or args.pictures or args.data_path
         sys.exit(f"error: {error}" if isinstance(error, WriteError) else f"error: {named}: {error.strerror or error}")
 
 
@@ -163,10 +163,10 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
     print(report)
     if args.json:
         write_text(Path(args.json), json.dumps(report.as_dict(), indent=1) + "\n")
-    if args.figures:
+    if args.pictures:
         from ssd.data_check.figures import save_figures
 
-        print(*save_figures(report, Path(args.figures)), sep="\n")
+        print(*save_figures(report, Path(args.pictures)), sep="\n")
     if args.fix:
         print(write_repaired(report, Path(args.fix)))
     return report.has_problems

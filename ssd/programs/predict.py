@@ -21,7 +21,7 @@ Small objects in large images are found in tiles of the image, here of 640 pixel
 Several processes split the sources, also on several machines with a common folder. Each writes a part; the last one
 writes detections.json. The same command continues where it was stopped; for one process add --resume:
 
-    torchrun --nproc_per_node 8 -m ssd predict runs/x 'shards/*.tar' --output-dir found --no-images
+    torchrun --nproc_per_node 8 -m ssd predict runs/x 'shards/*.tar' --output-dir found --no-pictures
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     for name in args.save:
         if name not in FORMATS:
             parser.error(f"--save: {unknown('format', name, FORMATS)}")
-    if args.no_images and "images" in args.save:
+    if args.no_pictures and "images" in args.save:
         args.save.remove("images")
     args.classes = args.classes.split(",") if args.classes is not None else None
     if args.batch_size < 1:
@@ -87,7 +87,9 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         default="images",
         help=f"outputs besides detections.json: {', '.join(FORMATS)} (default: images, with drawn detections, and videos)",
     )
-    parser.add_argument("--no-images", action="store_true", help="do not write images and videos with drawn detections")
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="do not write images and videos with drawn detections"
+    )
     _add_detection_flags(parser)
     return parser
 

@@ -22,7 +22,7 @@ def test_table_has_mean_and_range_of_seeds(
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         config = parse_args(command[2:])
-        assert (config.epochs, config.eval_every, config.sample_images) == (10, 2, 0) and config.output_dir
+        assert (config.epochs, config.eval_every, config.pictures) == (10, 2, 0) and config.output_dir
         if config.data_augmentation == "ssd":
             return subprocess.CompletedProcess(command, 1, "", "out of memory")
         folder = Path(config.output_dir)

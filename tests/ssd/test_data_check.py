@@ -229,7 +229,7 @@ def test_check_writes_figures(tmp_path: Path, count: int) -> None:
     objects = [voc_object(f"$class {number}", (10, 10, 12, 12)) for number in range(count)]
     write_voc(root, {"a": objects, "b": objects})
     shutil.copy(root / "JPEGImages" / "a.jpg", root / "JPEGImages" / "b.jpg")
-    check(root, "--figures", tmp_path / "out", code=0)
+    check(root, "--pictures", tmp_path / "out", code=0)
     for name in ("labels.png", "unmatched.png", "duplicates.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 300

@@ -85,7 +85,7 @@ def test_training_detects_the_format(tmp_path, name, capsys):
         workers=0,
         image_size=96,
         device="cpu",
-        sample_images=0,
+        pictures=0,
         output_dir=str(tmp_path / "run"),
     )
     run(config)

@@ -29,7 +29,7 @@ SMALL = {"dataset": "shapes", "dataset_options": {"size": 12}, "image_size": 64,
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished small run."""
     folder = tmp_path_factory.mktemp("eval") / "run"
-    config = TrainConfig(**SMALL, epochs=1, batch_size=4, workers=0, output_dir=str(folder), sample_images=0, lr=1e-5)
+    config = TrainConfig(**SMALL, epochs=1, batch_size=4, workers=0, output_dir=str(folder), pictures=0, lr=1e-5)
     return run(config).path
 
 

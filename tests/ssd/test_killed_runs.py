@@ -20,7 +20,7 @@ from tests.ssd.test_resuming import BASE, assert_equal_runs
 
 KILLS = 20
 # Each step is saved. A picture is drawn before the first one, and evaluations come between epochs.
-LONG = replace(BASE, epochs=4, sample_images=1, eval_every=1)
+LONG = replace(BASE, epochs=4, pictures=1, eval_every=1)
 
 
 def run_or_resume(folder: Path, seconds: float) -> int:

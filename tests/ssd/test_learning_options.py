@@ -24,7 +24,7 @@ from ssd.programs.replay import main
 from tests.ssd.test_step_graph import batch_of
 from tests.ssd.test_training import SMALL
 
-TINY = replace(SMALL, dataset_options={"size": 16, "image_size": 64}, sample_images=0)
+TINY = replace(SMALL, dataset_options={"size": 16, "image_size": 64}, pictures=0)
 
 
 @pytest.mark.parametrize("normalizer", ["batch", "image", "batch_size"])

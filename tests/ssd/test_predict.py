@@ -133,7 +133,7 @@ def test_predict_keeps_results_before_an_error(
 
     monkeypatch.setattr(Detector, "stream", ending)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        main([str(run_folder), str(photos), "--device", "cpu", "--output-dir", str(tmp_path / "out"), "--no-images"])
+        main([str(run_folder), str(photos), "--device", "cpu", "--output-dir", str(tmp_path / "out"), "--no-pictures"])
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
 
 

@@ -99,7 +99,7 @@ def test_killed_predict_resumes_without_losing_or_repeating_images(
     checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
-    argv = arguments(checkpoint, photos, out=out, more=("--no-images",))
+    argv = arguments(checkpoint, photos, out=out, more=("--no-pictures",))
     ended = run_processes(tmp_path, predict_until_killed, argv, 5)
     assert [process.code for process in ended] == [-signal.SIGKILL] * 2
     before = finished_files(out)
@@ -112,7 +112,7 @@ def test_killed_predict_resumes_without_losing_or_repeating_images(
     lines = [line for path in (out / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
     done = Counter(json.loads(line)["file"] for line in lines if not line.endswith("tor"))
     assert set(done.values()) == {1} and len(done) == COUNT
-    main(arguments(checkpoint, photos, out=whole, more=("--no-images",)))
+    main(arguments(checkpoint, photos, out=whole, more=("--no-pictures",)))
     assert listed(out) == listed(whole)
 
 

@@ -111,7 +111,7 @@ RUN = [name for name in recipes.names() if name != "caffe_ssd512_voc0712" and no
 @pytest.mark.parametrize("name", RUN)
 def test_recipe_runs_first_step(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     images = "1" if "ssd300_vgg16" in FILES[name].read_text() else "2"  # BatchNorm needs two
-    flags = ["-b", images, "--iterations", "1", "--sample-images", "0", "--print-freq", "1", *FASTEST]
+    flags = ["-b", images, "--iterations", "1", "--pictures", "0", "--print-freq", "1", *FASTEST]
     config = parse_args(small(name, folders, *flags))
     config.output_dir = str(tmp_path)
     run(config)

@@ -30,9 +30,7 @@ from ssd.reports.csv_log import CsvLog
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 
-BASE = replace(
-    SMALL, dataset="shapes", batch_size=4, sample_images=0, save_minutes=1e-9
-)  # 6 steps an epoch, each saved
+BASE = replace(SMALL, dataset="shapes", batch_size=4, pictures=0, save_minutes=1e-9)  # 6 steps an epoch, each saved
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -34,7 +34,7 @@ from tests.ssd.test_training import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 
-ONE = replace(SMALL, dataset="shapes", sample_images=0, epochs=1)
+ONE = replace(SMALL, dataset="shapes", pictures=0, epochs=1)
 
 
 def test_full_disk_error_keeps_previous_checkpoint(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ SMALL = TrainConfig(
     eval_every=1,
     warmup_iters=2,
     print_freq=1,
-    sample_images=2,
+    pictures=2,
     ema_decay=0.9,
     device="cpu",
 )
@@ -121,7 +121,7 @@ def test_resumed_run_equals_uninterrupted(finished: Path, tmp_path: Path) -> Non
 
 def test_deterministic_runs_are_bit_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    config = replace(SMALL, output_dir=str(tmp_path), use_deterministic_algorithms=True, sample_images=0, eval_every=2)
+    config = replace(SMALL, output_dir=str(tmp_path), use_deterministic_algorithms=True, pictures=0, eval_every=2)
     try:
         run(config)
     finally:

@@ -40,7 +40,7 @@ def evaluate(dataset: DetectionDataset, images: Sequence[int], folder: Path, met
             "scores": torch.full((len(target["labels"]),), 0.7),
         }
         evaluator.update([{**found, **changes}], [target])
-    return report(evaluator, dataset, TrainConfig(sample_images=2), RunFolder(folder), 1, 10)
+    return report(evaluator, dataset, TrainConfig(pictures=2), RunFolder(folder), 1, 10)
 
 
 def test_ap_over_fewer_images_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +97,7 @@ def test_checkpoint_keeps_orientation_and_score_thresholds(tmp_path: Path) -> No
         "model": "ssd_tiny",
         "image_size": 64,
         "model_options": {"width": 4, "levels": 2},
-        "sample_images": 0,
+        "pictures": 0,
         "workers": 0,
     }
     tiny = {"epochs": 1, "batch_size": 4, "warmup_iters": 0, "device": "cpu", "data_augmentation": "none"}
