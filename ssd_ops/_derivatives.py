@@ -19,7 +19,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 Args = tuple[Any, ...]
 Formula = Callable[..., tuple[Tensor, ...]]
-vjp: Callable[..., Any] = torch.func.vjp  # torch's annotation knows the form with has_aux only
+vjp: Callable[..., Any] = torch.func.vjp  # torch's annotation knows only the form with has_aux
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def render_images(
 ) -> Tensor:
     """Crops every uint8 image, resizes it to `size x size`, flips it, changes its colors and normalizes it.
 
-    The edges of the crop become the edges of the output. An output pixel whose center lies outside of the image is `fill`,
+    The edges of the crop become the edges of the output. An output pixel whose center is outside of the image is `fill`,
     so a crop larger than the image zooms out. Any other one is a weighted mean of the image's pixels, with weights that
     decrease linearly with the distance from its center: bilinear, and with `antialias` over as many pixels as an output
     pixel covers where the crop shrinks. Only pixels that the crop overlaps are read, as if the image was cropped first. All
@@ -63,7 +63,7 @@ def render_images(
 
     Raises:
         RuntimeError: Invalid shape, dtype, device or option. Values of `offsets` and `sizes` are validated on the CPU
-            only, because that would synchronize with a GPU; there, an image that does not lie in `images` has no pixels.
+            only, because that would synchronize with a GPU; there, an image that is not within `images` has no pixels.
 
     Source: `resized_crop` and `adjust_hue` of torchvision, without rounding to bytes.
     """

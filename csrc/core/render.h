@@ -60,7 +60,7 @@ SSD_OPS_HD RenderAxis render_axis(float low, float high, int length, int64_t siz
   return {low, step, support, 1.0f / support, begin, end};
 }
 
-// The input pixels first .. last - 1 of output pixel i; none if its center lies outside the image.
+// The input pixels first .. last - 1 of output pixel i; none if its center is outside the image.
 struct RenderTaps {
   int first, last;
   float center;

@@ -23,7 +23,7 @@ struct SuppressionThresholds {
   T area_factor;       // a little less than t / (1 + t); 0 for a negative threshold
 };
 
-// Suppression at IoU >= threshold is suppression at IoU > this one: no double lies between, and no IoU is below 0.
+// Suppression at IoU >= threshold is suppression at IoU > this one: no double is between them, and no IoU is below 0.
 inline double next_double_below(double iou_threshold) {
   return iou_threshold > 0 ? std::nextafter(iou_threshold, -HUGE_VAL) : -1;
 }

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kPixelTile = 32, kRowsAtOnce = 8, kThreads = kPixelTile * kRowsAtOnce;
 
-// The color of one output pixel that lies within the image.
+// The color of one output pixel within the image.
 __device__ RenderColor blend(const RenderImage& image, const RenderAxis& across, const RenderTaps& columns, float sum_x,
                              const RenderAxis& down, const RenderTaps& rows) {
   const int64_t plane = static_cast<int64_t>(image.height) * image.width;

@@ -72,7 +72,7 @@ def _check_range(name: str, value: int | float) -> None:
     if name in _ABOVE_0 and not value > 0:
         raise ConfigError(f"{flag(name)} must be above 0, got {value}")
     if name in _BELOW_1 and not 0 <= value < 1:
-        raise ConfigError(f"{flag(name)} must lie in [0, 1), got {value}")
+        raise ConfigError(f"{flag(name)} must be in [0, 1), got {value}")
     if value < 0:
         raise ConfigError(f"{flag(name)} must not be negative, got {value}")
 

@@ -105,7 +105,7 @@ def choose_validation(dataset: DetectionDataset, fraction: float, root: str | Pa
         Ascending indices; at least one if `fraction` is above 0 and there are two images.
     """
     if not 0 <= fraction < 1:
-        raise DataError(f"the fraction of images for validation must lie in [0, 1), got {fraction}")
+        raise DataError(f"the fraction of images for validation must be in [0, 1), got {fraction}")
     if fraction == 0 or len(dataset) < 2:
         return []
     names = dataset.relative_names(root)

@@ -141,7 +141,7 @@ def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
         return
     sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
     if (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():
-        detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as x, y, width, height all lie inside their images"
+        detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as x, y, width, height all are inside their images"
         yield Fault(source, "xywh instead of xyxy", detail)
 
 

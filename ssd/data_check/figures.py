@@ -42,7 +42,7 @@ def save_figures(report: CheckReport, folder: Path) -> list[Path]:
 
 
 def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
-    """Draws objects by class, sides and shapes of boxes, objects in an image, and where the centers lie.
+    """Draws objects by class, sides and shapes of boxes, objects in an image, and positions of the centers.
 
     Args:
         datasets: Splits; their classes are merged by name.

@@ -55,7 +55,7 @@ def check_target(folder: Path, data_path: Path) -> None:
     """Raises `DataError` if a copy in this folder could overwrite the original or other files."""
     source = data_path if data_path.is_dir() else data_path.parent
     if folder.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"--fix {folder} lies inside the data set; name a folder outside of {source}")
+        raise DataError(f"--fix {folder} is inside the data set; name a folder outside of {source}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"--fix {folder} must be a new or empty folder")
 

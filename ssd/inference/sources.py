@@ -222,6 +222,6 @@ def _of_tensor(image: Tensor) -> Tensor:
     image = image.detach().cpu()
     if image.is_floating_point():
         if not bool(((image >= 0) & (image <= 1)).all()):
-            raise DataError("a floating tensor must lie in 0..1; divide an image of 0..255 by 255, or pass uint8")
+            raise DataError("a floating tensor must be in 0..1; divide an image of 0..255 by 255, or pass uint8")
         image = (image.float() * 255).round().to(torch.uint8)
     return image.expand(3, -1, -1)

@@ -93,7 +93,7 @@ def merge(
 
 
 def _is_cut(boxes: Tensor, seen: Tensor, whole: Tensor) -> Tensor:
-    # Whether a side lies at a border of the view that is inside the image; predicted boxes are not exact to a pixel.
+    # Whether a side is at a border of the view that is inside the image; predicted boxes are not exact to a pixel.
     margin = 1 + 0.01 * (seen[:, 2:] - seen[:, :2]).amax(dim=1, keepdim=True)
     near = (boxes - seen).abs() <= margin
     return (near & (seen != whole)).any(dim=1)

@@ -77,6 +77,6 @@ def freeze_stages(layers: nn.Sequential, starts: Sequence[int], trainable: int |
     if trainable is None:
         return
     if not 0 <= trainable <= len(starts):
-        raise ValueError(f"trainable_layers must lie in 0..{len(starts)}, got {trainable}")
+        raise ValueError(f"trainable_layers must be in 0..{len(starts)}, got {trainable}")
     for parameter in layers[: [*starts, len(layers)][len(starts) - trainable]].parameters():
         parameter.requires_grad_(False)

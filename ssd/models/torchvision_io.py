@@ -37,7 +37,7 @@ def pack_targets(
     Args:
         targets: For each image a dict of boxes [G, 4] xyxy, labels [G], and optionally ignore [G].
         sizes: (height, width) of each image.
-        num_classes: Number of classes with the background; labels must lie in 1..num_classes - 1.
+        num_classes: Number of classes with the background; labels must be in 1..num_classes - 1.
         device: Device of the result.
 
     Returns:
@@ -118,6 +118,6 @@ def _check_values(boxes: Tensor, labels: Tensor, counts: Tensor, num_classes: in
             f"targets[{image}]['boxes'][{gt}] must be finite with x1 < x2 and y1 < y2, got {boxes[index].tolist()}"
         )
     raise ValueError(
-        f"targets[{image}]['labels'][{gt}] must lie in 1..{num_classes - 1} (0 is the background; num_classes "
+        f"targets[{image}]['labels'][{gt}] must be in 1..{num_classes - 1} (0 is the background; num_classes "
         f"{num_classes} counts it), got {labels[index].item()}"
     )

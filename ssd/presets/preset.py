@@ -93,7 +93,7 @@ def _check(preset: Preset) -> None:
     for name in ("match_iou_threshold", "nms_iou_threshold", "score_threshold"):
         value = getattr(preset, name)
         if not 0 <= value <= 1:  # false for NaN too
-            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
     for name in ("candidates_per_class", "max_detections"):
         if getattr(preset, name) is not None and getattr(preset, name) < 1:
             raise ValueError(f"{name} must be at least 1, or None for no limit, got {getattr(preset, name)}")

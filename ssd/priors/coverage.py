@@ -113,7 +113,7 @@ def prior_coverage(
     if flat.numel() and flat.max() > 2:
         raise ValueError(f"boxes must be normalized to their image (0..1), got a coordinate of {flat.max().item():g}")
     if label.numel() and not 1 <= int(label.min()) <= int(label.max()) <= len(names):
-        raise ValueError(f"labels must lie in 1..{len(names)}, got {int(label.min())}..{int(label.max())}")
+        raise ValueError(f"labels must be in 1..{len(names)}, got {int(label.min())}..{int(label.max())}")
     iou = best_ious(priors, flat)
     found = iou >= iou_threshold
     objects = torch.bincount(label, minlength=len(names) + 1)[1:].tolist()

@@ -1,4 +1,4 @@
-"""Prior sizes and steps of published SSD detectors, and the formulas behind them."""
+"""Prior sizes and steps of published SSD detectors, and the formulas for them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if output.suffix not in (*SUFFIXES, *PACKAGES, ".npz"):
         parser.error(f"output {output} must end in {', '.join((*SUFFIXES, *PACKAGES))} or .npz")
     if output.suffix == ".caffemodel" and args.to != "caffe":
-        parser.error(f"output {output} needs --to caffe: Caffe knows no other names")
+        parser.error(f"output {output} needs --to caffe: Caffe has no other names")
     package = PACKAGES.get(output.suffix)
     if package is not None and find_spec("google.protobuf" if package == "protobuf" else package) is None:
         parser.error(f"output {output} needs the package {package}: pip install {package}, or write a .pth file")

@@ -69,7 +69,7 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     """
     for name in ("min_score", "fix_score"):
         if not 0 < getattr(args, name) <= 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must lie in (0, 1], got {getattr(args, name)}")
+            raise ConfigError(f"--{name.replace('_', '-')} must be in (0, 1], got {getattr(args, name)}")
     if args.worst < 0:
         raise ConfigError(f"--worst must not be negative, got {args.worst}")
     args.checkpoint = checked_checkpoint(args.checkpoint)

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
     parser = _build_parser()
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
+        parser.error(f"--score-threshold must be in 0..1, got {args.score_threshold}")
     if args.worst < 0:
         parser.error(f"--worst must not be negative, got {args.worst}")
     if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):

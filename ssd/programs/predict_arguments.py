@@ -22,9 +22,9 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     parser = _build_parser(description)
     args = parser.parse_args(argv)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        parser.error(f"--score-threshold must lie in 0..1, got {args.score_threshold}")
+        parser.error(f"--score-threshold must be in 0..1, got {args.score_threshold}")
     if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
-        parser.error(f"--nms-threshold must lie in 0..1, got {args.nms_threshold}")
+        parser.error(f"--nms-threshold must be in 0..1, got {args.nms_threshold}")
     if args.max_detections is not None and args.max_detections < 1:
         parser.error(f"--max-detections must be at least 1, got {args.max_detections}")
     args.save = [name for name in args.save.split(",") if name not in ("", "json")]

@@ -44,9 +44,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if not 0 < getattr(args, name) < 1e6:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}")
     if not 0 <= args.batch_window_ms <= 1000:
-        parser.error(f"--batch-window-ms must lie in 0..1000, got {args.batch_window_ms}")
+        parser.error(f"--batch-window-ms must be in 0..1000, got {args.batch_window_ms}")
     if not 0 <= args.port < 65536:
-        parser.error(f"--port must lie in 0..65535, got {args.port}")
+        parser.error(f"--port must be in 0..65535, got {args.port}")
     hosts = None if args.allowed_hosts is None else args.allowed_hosts.split(",")
     if hosts is not None and not all(re.fullmatch(r"\*|(\*\.)?[^\s*/]+", name) for name in hosts):
         parser.error(f"--allowed-hosts must be names such as a.example,*.b.example, got {args.allowed_hosts!r}")

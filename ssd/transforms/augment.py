@@ -49,7 +49,7 @@ class Augmentation:
         extra: For images without an up direction: `"vflip"` adds vertical flips, `"d4"` also rotations by 90 degrees
             (all eight orientations equally often). As the resize warps to a square, a rotation swaps the two
             directions of the warp.
-        cut: Objects whose center lies outside the crop, where still visible, become background (`"drop"`, as in
+        cut: Objects whose center is outside the crop, where still visible, become background (`"drop"`, as in
             every SSD), ignored (`"ignore"`), or remain objects (`"keep"`).
         min_size: Objects with a smaller width or height, in output pixels, are dropped.
         fill: Color around a zoomed-out image.

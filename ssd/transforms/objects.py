@@ -1,4 +1,4 @@
-"""The objects of an image after a part of it was placed somewhere else."""
+"""The objects of an image after a part of it was moved."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def render_images(
 class _Axis(NamedTuple):
     """The input pixels and weights of the output pixels along one axis of an image."""
 
-    shown: Tensor  # bool [S]: whether the center lies in the image and in the crop
+    shown: Tensor  # bool [S]: whether the center is in the image and in the crop
     pixels: Tensor  # int64 [S, T]: the pixels
     weights: Tensor  # [S, T]: their weights, 0 after the last
 
@@ -88,7 +88,7 @@ def _axis(low: Tensor, high: Tensor, length: int, size: int, antialias: bool) ->
 
 
 def _image(pixels: Tensor, offset: int, height: int, width: int) -> Tensor:
-    """Returns the planes `[3, H, W]`, `[3, 0, 0]` where they do not lie in `pixels`."""
+    """Returns the planes `[3, H, W]`, `[3, 0, 0]` where they are not within `pixels`."""
     inside = 0 <= height <= MAX_SIDE and 0 <= width <= MAX_SIDE
     if not inside or not 0 <= offset <= len(pixels) - 3 * height * width:
         return pixels.new_empty(3, 0, 0)

@@ -52,7 +52,7 @@ def test_option_values_are_json_or_text() -> None:
         (["--data-path", "no/such/folder"], "--data-path must be an existing folder, or a file with the suffix"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--lr", "nan"], "--lr must be a finite number, got nan"),
-        (["--momentum", "1"], "--momentum must lie in [0, 1), got 1.0"),
+        (["--momentum", "1"], "--momentum must be in [0, 1), got 1.0"),
         (["--test-only"], "--test-only needs --resume"),
         (["--weights", "nowhere.pth"], "--weights nowhere.pth: no such file"),
         (["--weights-backbone", "nowhere.pth"], "--weights-backbone nowhere.pth: no such file"),

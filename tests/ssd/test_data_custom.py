@@ -100,7 +100,7 @@ BAD_ITEMS = {
     "an item that is a dict must have the key image, got boxes, labels": GOOD,
     "image must have shape [3, H, W], got [40, 60]": (IMAGE[0], GOOD),
     "image must be uint8, or float in 0 .. 1, got torch.int64": (IMAGE.long(), GOOD),
-    "image as float must lie in 0 .. 1 (not normalized yet), got 0 .. 255": (IMAGE.float(), GOOD),
+    "image as float must be in 0 .. 1 (not normalized yet), got 0 .. 255": (IMAGE.float(), GOOD),
     "image as an array must be uint8 [H, W, 3], got float64 [40, 60, 3]": (np.zeros((40, 60, 3)), GOOD),
     "image must be a tensor, a PIL image or an array, got a str": ("a.jpg", GOOD),
     "the target must have the keys boxes and labels, got boxes": (IMAGE, {"boxes": GOOD["boxes"]}),

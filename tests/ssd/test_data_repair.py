@@ -69,7 +69,7 @@ def test_repaired_copy_has_no_faults_and_original_is_unchanged(
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"), [("data/fixed", "lies inside the data set"), ("full", "must be a new or empty")]
+    ("folder", "message"), [("data/fixed", "is inside the data set"), ("full", "must be a new or empty")]
 )
 def test_repair_rejects_unsafe_output_folder(faulty: Path, folder: str, message: str) -> None:
     save_soft_image(faulty.parent / "full" / "a.jpg", 0)

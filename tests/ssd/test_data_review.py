@@ -211,8 +211,8 @@ def test_review_files_are_written_independently(
     [
         (["{file}"], "--data-path is required"),
         (["nowhere.pt"], "nowhere.pt"),
-        (["{file}", "--min-score", "0"], "--min-score must lie in (0, 1]"),
-        (["{file}", "--fix-score", "2"], "--fix-score must lie in (0, 1]"),
+        (["{file}", "--min-score", "0"], "--min-score must be in (0, 1]"),
+        (["{file}", "--fix-score", "2"], "--fix-score must be in (0, 1]"),
         (["{file}", "--worst", "-1"], "--worst must not be negative"),
         (["{file}", "--data-path", "nowhere"], "nowhere"),
     ],

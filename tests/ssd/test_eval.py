@@ -85,7 +85,7 @@ def test_eval_on_other_data_ignores_data_settings_of_run(finished: Path, tmp_pat
         (["{file}", "--data-path", "nowhere"], "--data-path must be an existing folder, or a file with the suffix"),
         (["nowhere.pth"], "checkpoint nowhere.pth does not exist"),
         (["{file}", "--dataset", "vco", "--data-path", "."], "got 'vco' (did you mean 'voc'?)"),
-        (["{file}", "--score-threshold", "2"], "--score-threshold must lie in 0..1"),
+        (["{file}", "--score-threshold", "2"], "--score-threshold must be in 0..1"),
         (["{file}", "--worst", "-1"], "--worst must not be negative"),
         (["{file}", "--dataset", "shapes", "-b", "0"], "--batch-size must be at least 1"),
         (["{file}", "--dataset", "shapes", "--json", "no/x.json"], "--json no/x.json: there is no folder no"),

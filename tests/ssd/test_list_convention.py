@@ -63,11 +63,11 @@ GOOD = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([1])}
         ),
         (
             {"boxes": GOOD["boxes"], "labels": torch.tensor([3])},
-            r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 3",
+            r"targets\[1\]\['labels'\]\[0\] must be in 1..2 .*got 3",
         ),
         (
             {"boxes": GOOD["boxes"], "labels": torch.tensor([0])},
-            r"targets\[1\]\['labels'\]\[0\] must lie in 1..2 .*got 0",
+            r"targets\[1\]\['labels'\]\[0\] must be in 1..2 .*got 0",
         ),
         (
             {"boxes": GOOD["boxes"], "labels": torch.tensor([1, 2])},

@@ -109,7 +109,7 @@ def test_predict_continues_after_unreadable_file(detector: Detector, folder: Pat
         (np.zeros((4, 4, 3)), r"image 0 of source: an array must be uint8 \[H, W\]"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)], "image 1 of source: an array must be uint8"),
         (torch.zeros(4, 4), r"image 0 of source: a tensor must be \[3, H, W\]"),
-        (torch.full((3, 4, 4), 255.0), r"a floating tensor must lie in 0\.\.1"),
+        (torch.full((3, 4, 4), 255.0), r"a floating tensor must be in 0\.\.1"),
         ([3], "the number of a camera must be the whole source"),
         ([3.0], "source must be an image, a path or an iterable of them, got float"),
         (b"\x89PNG", "got bytes; open the content of a file by PIL.Image.open"),

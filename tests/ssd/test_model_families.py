@@ -33,7 +33,7 @@ def test_resnet_with_bottlenecks():
         "0.weight", "1.weight", "1.bias", "3.weight", "4.weight", "4.bias",
     ]  # fmt: skip
     assert set(BUILDERS) == {f"ssd300_resnet{depth}" for depth in (18, 34, 50, 101, 152)}
-    with pytest.raises(ValueError, match=r"trainable_layers must lie in 0\.\.4, got 5"):
+    with pytest.raises(ValueError, match=r"trainable_layers must be in 0\.\.4, got 5"):
         build_model("ssd300_resnet18", 2, trainable_layers=5)
 
 

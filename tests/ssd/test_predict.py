@@ -195,7 +195,7 @@ def test_predict_rejects_file_without_weights(tmp_path: Path, content: object, w
         ([".", "README.md", "--output-dir", "README.md"], "--output-dir must be a folder, got the file README.md"),
         ([".", "requirements.txt"], "list requirements.txt does not exist"),
         ([".", "tests/ops"], "contains no images"),
-        ([".", "README.md", "--score-threshold", "2"], "--score-threshold must lie in 0..1, got 2"),
+        ([".", "README.md", "--score-threshold", "2"], "--score-threshold must be in 0..1, got 2"),
         ([".", "README.md", "-b", "0"], "--batch-size must be at least 1, got 0"),
     ],
 )

@@ -108,7 +108,7 @@ def test_predict_overwrite_removes_only_earlier_results(tmp_path: Path, results:
     [
         (["--save", "jsno"], "--save: unknown format 'jsno'. Known: coco, csv, images, voc, yolo"),
         (["--save", "yoloo"], "did you mean 'yolo'"),
-        (["--nms-threshold", "2"], "--nms-threshold must lie in 0..1, got 2"),
+        (["--nms-threshold", "2"], "--nms-threshold must be in 0..1, got 2"),
         (["--max-detections", "0"], "--max-detections must be at least 1, got 0"),
     ],
 )

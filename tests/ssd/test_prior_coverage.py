@@ -61,7 +61,7 @@ def test_coverage_bad_input_error_messages():
     box = [torch.tensor([[10.0, 10, 200, 100]])]
     with pytest.raises(ValueError, match=r"normalized to their image \(0\.\.1\), got a coordinate of 200"):
         prior_coverage(PRIORS, box, [torch.tensor([1])], ("a",))
-    with pytest.raises(ValueError, match=r"labels must lie in 1..1, got 2..2"):
+    with pytest.raises(ValueError, match=r"labels must be in 1..1, got 2..2"):
         prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([2])], ("a",))
     with pytest.raises(ValueError, match="one entry per box, 1, got 2"):
         prior_coverage(PRIORS, [PRIORS[:1]], [torch.tensor([1, 1])], ("a",))

@@ -61,7 +61,7 @@ def test_command_writes_the_copy_beside_its_other_files(
     assert len(open_dataset("coco", tmp_path / "copy", "train").annotations.labels) == 7
     with pytest.raises(SystemExit, match=r"--fix .*copy must be a new or empty folder"):
         data.main([*arguments, str(tmp_path / "copy")])
-    with pytest.raises(SystemExit, match="lies inside the data set"):
+    with pytest.raises(SystemExit, match="is inside the data set"):
         data.main([*arguments, str(tmp_path / "data" / "copy")])
 
 

@@ -129,5 +129,5 @@ def test_ignore_unlabeled_needs_ema() -> None:
         check_settings(TrainConfig(label_unlabeled=0.5, ema_decay=0.0))
     with pytest.raises(ConfigError, match=r"--label-unlabeled must be at least --ignore-unlabeled 0.5, got 0.4"):
         check_settings(TrainConfig(ignore_unlabeled=0.5, label_unlabeled=0.4))
-    with pytest.raises(ConfigError, match=r"--ignore-unlabeled must lie in \[0, 1\), got 1.5"):
+    with pytest.raises(ConfigError, match=r"--ignore-unlabeled must be in \[0, 1\), got 1.5"):
         check_settings(TrainConfig(ignore_unlabeled=1.5))

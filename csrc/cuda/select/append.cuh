@@ -8,7 +8,7 @@
 namespace ssd_ops {
 
 // The high bits of the sort key of float -inf. Cutoffs of this value or above are not used, for their lowest_score()
-// would be -inf or NaN. For double these bits stand for -2^1017: lower scores are never pruned, which changes no
+// would be -inf or NaN. For double these bits represent -2^1017: lower scores are never pruned, which changes no
 // result.
 constexpr unsigned kHighBitsOfMinusInfinity = 0xff800000u;
 

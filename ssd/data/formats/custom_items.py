@@ -53,7 +53,7 @@ def check_image(image: Any) -> Tensor:
         raise ItemError(f"image must be uint8, or float in 0 .. 1, got {pixels.dtype}")
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0.0 and high <= 1.0):
-        raise ItemError(f"image as float must lie in 0 .. 1 (not normalized yet), got {low:g} .. {high:g}")
+        raise ItemError(f"image as float must be in 0 .. 1 (not normalized yet), got {low:g} .. {high:g}")
     return (pixels * 255).round_().to(torch.uint8)
 
 

@@ -88,7 +88,7 @@ class ShapesDataset(DetectionDataset):
 
 
 def _layout(random: np.random.Generator, side: int, max_objects: int) -> list[tuple[int, np.ndarray]]:
-    # Chooses (label, outline [K, 2] in pixels) of each shape. A shape that would lie over another is tried elsewhere.
+    # Chooses (label, outline [K, 2] in pixels) of each shape. A shape that would overlap another is moved.
     shapes: list[tuple[int, np.ndarray]] = []
     boxes: list[Box] = []
     wanted = 0 if random.random() < 0.05 else int(random.integers(1, max_objects + 1))

@@ -125,7 +125,7 @@ def _check_split(root: Path, path: Path, split: str, about: Any, source: object)
     )
     files = [arrays_folder(root, split), *(root / name for name in about["shards"])]
     outside = next((file for file in files if not is_within(file, root)), None)
-    _require(outside is None, path, f"{split}: {outside} lies outside of the folder")
+    _require(outside is None, path, f"{split}: {outside} is outside of the folder")
     is_known = bool(about["shards"]) or isinstance(source, str)
     _require(is_known, path, f"{split} has no tar files, so source must name the folder of its images")
 

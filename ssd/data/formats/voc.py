@@ -183,7 +183,7 @@ def read_xml(path: Path) -> ElementTree.Element:
         raw = path.read_bytes()
         try:
             return ElementTree.fromstring(raw)
-        except (ValueError, LookupError):  # expat knows few encodings besides UTF-8; Python knows GBK, Shift_JIS, ...
+        except (ValueError, LookupError):  # expat supports few encodings, Python also GBK, Shift_JIS, ...
             declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)""", raw)
             if declared is None:
                 raise

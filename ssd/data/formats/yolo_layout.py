@@ -28,7 +28,7 @@ class YOLOSplit:
     classes: tuple[str, ...]  # class k of the label files is classes[k]
     images: tuple[Path, ...]
     is_listed: bool  # in a text file, else by the folders that hold them
-    keypoint_values: int = 0  # numbers behind each box
+    keypoint_values: int = 0  # numbers after each box
 
 
 def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
