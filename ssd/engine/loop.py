@@ -20,6 +20,7 @@ from ssd.config.dataset_format import resolve_dataset
 from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
 from ssd.engine.auto_settings import choose_model
+from ssd.engine.data_wait import DataWait
 from ssd.engine.distributed import SharedError, TrainingError, World
 from ssd.engine.elastic import after_restart
 from ssd.engine.epochs import epochs_of, is_evaluated
@@ -204,7 +205,9 @@ def train_epoch(
     save_batch = partial(save_non_finite, config, state, loader, folder)
     meter, taken = LossMeter(state.world, state.model.priors.device, save_batch), 0
     title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
-    bar = progress_bar(islice(loader, steps), state.world.is_first and not config.quiet, desc=title, total=steps)
+    waits = DataWait(meter.device)
+    batches = waits.timed(islice(loader, steps))
+    bar = progress_bar(batches, state.world.is_first and not config.quiet, desc=title, total=steps)
     rate = max(state.schedule.get_last_lr())
     for batch in bar:
         if state.step == 0 and config.pictures and state.world.is_first:
@@ -220,8 +223,14 @@ def train_epoch(
         action = agreement.reduce_async(STOP if interruption.signum else SAVE if is_due else CONTINUE)
         if action or state.batch % config.print_freq == 0 or taken == steps:
             row = meter.read()
+            meter.epoch.waiting += waits.take()
             folder.train_log.add({"epoch": state.epoch + 1, "step": state.step, "lr": rate, **row})
-            bar.set_postfix(loc=f"{row['loc_loss']:.3f}", cls=f"{row['cls_loss']:.3f}", img_s=row["images_per_second"])
+            shown = {
+                "loc": f"{row['loc_loss']:.3f}",
+                "cls": f"{row['cls_loss']:.3f}",
+                "img_s": row["images_per_second"],
+            }
+            bar.set_postfix(shown, waiting_for_data=f"{meter.epoch.waiting_share():.0%}")
         if action:
             save(state, folder)
             saved = time.perf_counter()

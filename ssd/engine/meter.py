@@ -12,12 +12,15 @@ from torch import Tensor
 
 from ssd.engine.distributed import SharedError, World
 
+_NOTABLE_WAIT = 0.1  # share of the time
+
 
 class EpochMeans:
     """Mean losses and images per second of an epoch."""
 
     def __init__(self) -> None:
         self.loc = self.cls = self.images = self.seconds = 0.0
+        self.waiting = 0.0  # seconds without a batch
         self.steps = 0
 
     def add(self, row: dict[str, float], steps: int, seconds: float) -> None:
@@ -30,7 +33,13 @@ class EpochMeans:
 
     def __str__(self) -> str:
         steps, seconds = max(self.steps, 1), max(self.seconds, 1e-9)
-        return f"loc loss {self.loc / steps:.3f}, cls loss {self.cls / steps:.3f}, {self.images / seconds:.1f} images/s"
+        text = f"loc loss {self.loc / steps:.3f}, cls loss {self.cls / steps:.3f}, {self.images / seconds:.1f} images/s"
+        share = self.waiting_share()
+        return f"{text}, waiting for data {share:.0%}" if share >= _NOTABLE_WAIT else text
+
+    def waiting_share(self) -> float:
+        """Returns the share of the time in which the device had no batch."""
+        return self.waiting / max(self.seconds, 1e-9)
 
 
 class LossMeter:
