@@ -24,7 +24,7 @@ from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.heads import Outputs, rows_of
 from ssd.models.packed import can_pack, pack_convolutions
-from ssd.models.tensor_slots import tensor_slots
+from ssd.models.tensor_slots import Snapshot, tensor_slots
 from ssd.models.torchvision_io import split_detections
 from ssd.transforms.device_augment import MAX_PIXEL_RATIO, MAX_SIDE
 
@@ -79,7 +79,7 @@ class InferenceEngine:
             if [t.shape for t in old] == [t.shape for t in new]:
                 with torch.inference_mode(False), torch.no_grad():
                     torch._foreach_copy_(old, new)
-                self._seen = self._versions()
+                self._seen = Snapshot(self._slots)
                 return
         self._prepare()
 
@@ -149,7 +149,7 @@ class InferenceEngine:
             return _joined([rows_of(part, 4) for part in loc]), _joined([rows_of(part, classes) for part in logits])
 
     def _refresh_if_changed(self) -> None:
-        if not self.exact and (self._seen != self._versions() or self.model.preset is not self._preset):
+        if not self.exact and (self.model.preset is not self._preset or not self._seen.is_current()):
             self.refresh()
 
     def _submit(self, images: Images) -> Callable[[], ssd_ops.Detections]:
@@ -171,7 +171,7 @@ class InferenceEngine:
 
     def _prepare(self) -> None:
         self._preset = self.model.preset
-        self._seen = self._versions()
+        self._seen = Snapshot(self._slots)
         if self.exact:
             if self.model.training:
                 raise ValueError("model must be in evaluation mode for exact=True; call model.eval()")
@@ -187,10 +187,6 @@ class InferenceEngine:
             forward = torch.compile(net.forward_levels, dynamic=False)
         self._network = lambda x: forward(net.normalize(x).contiguous(memory_format=torch.channels_last))
         self._graphs = DetectionGraphs(net, forward) if self.device.type == "cuda" else None
-
-    def _versions(self) -> list[tuple[int, int]]:
-        tensors = [slots[name] for slots, name in self._slots]
-        return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
     def _predict_exact(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         with torch.no_grad():

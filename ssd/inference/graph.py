@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ssd.models.heads import Outputs
 Images = Tensor | WholeImages | PackedImages
 Network = Callable[[Tensor], tuple[Outputs, Outputs]]
 _SIZES = (1, 2, 4, 8, 16, 32)  # other batches are padded, and larger ones split
+_FEW_BYTES = 1 << 20  # copied on the stream of the graph: a second stream would take longer than it saves
 
 
 class DetectionGraphs:
@@ -37,7 +38,7 @@ class DetectionGraphs:
         self.net = net
         self.forward = forward
         self.device = net.priors.device
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[tuple[int, torch.dtype], _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(self.device)
 
@@ -48,14 +49,15 @@ class DetectionGraphs:
             A function that synchronizes and returns the detections.
         """
         current = torch.cuda.current_stream(self.device)
-        if images.device.type == "cpu":
+        moved = images
+        if _is_small(images):
+            moved = images if images.is_pinned() else images.pin_memory()
+        elif images.device.type == "cpu":
             with torch.cuda.stream(copies):
                 moved = to_device(images, self.device)
             current.wait_stream(copies)
             for tensor in _tensors(moved):
                 tensor.record_stream(current)
-        else:
-            moved = images
         count = count_of(moved)
         step = _SIZES[-1]
         results = [self._detect(slice_of(moved, i, min(i + step, count))) for i in range(0, max(count, 1), step)]
@@ -69,12 +71,14 @@ class DetectionGraphs:
         return wait
 
     def _detect(self, images: Images) -> Tensor:
-        x = self.net.normalize(images)
+        # Pixels of the network's size are normalized within the graph.
+        x = images if isinstance(images, Tensor) and images.dtype == torch.uint8 else self.net.normalize(images)
         size = next(size for size in _SIZES if size >= len(x))
-        graph = self._graphs.get(size)
+        graph = self._graphs.get((size, x.dtype))
         if graph is None:
-            graph = self._graphs[size] = _Graph(self._run, x, size, self._stream, self._pool)
-        graph.input[: len(x)].copy_(x)
+            graph = _Graph(self._run, x, (size, *x.shape[1:]), self.device, self._stream, self._pool)
+            self._graphs[size, x.dtype] = graph
+        graph.input[: len(x)].copy_(x, non_blocking=True)
         if len(x):
             graph.graph.replay()
         host = torch.empty(len(x), graph.output.shape[1], pin_memory=True)
@@ -82,23 +86,38 @@ class DetectionGraphs:
         return host
 
     def _run(self, x: Tensor) -> Tensor:
-        return _packed(self.net.detect(*self.forward(x)))
+        x = self.net.normalize(x) if x.dtype == torch.uint8 else x
+        return _packed(self.net.detect(*self.forward(x.contiguous(memory_format=torch.channels_last))))
 
 
 class _Graph:
     def __init__(
-        self, run: Callable[[Tensor], Tensor], x: Tensor, size: int, stream: torch.cuda.Stream, pool: Any
+        self,
+        run: Callable[[Tensor], Tensor],
+        x: Tensor,
+        shape: tuple[int, ...],
+        device: torch.device,
+        stream: torch.cuda.Stream,
+        pool: Any,
     ) -> None:
         self.run = run  # keeps the network alive, whose weights the graph reads
-        self.input = x.new_zeros(size, *x.shape[1:]).contiguous(memory_format=torch.channels_last)
+        layout = torch.contiguous_format if x.dtype == torch.uint8 else torch.channels_last
+        self.input = torch.zeros(shape, dtype=x.dtype, device=device).contiguous(memory_format=layout)
         self.graph = torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream(x.device))
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # warm up: select algorithms, create lazy state
                 run(self.input)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
+        torch.cuda.current_stream(device).wait_stream(stream)
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.output = run(self.input)
+
+
+def _is_small(images: Images) -> TypeGuard[Tensor]:
+    """Returns whether images are a few bytes in host memory."""
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.device.type != "cpu":
+        return False
+    return images.numel() <= _FEW_BYTES
 
 
 def to_device(images: Images, device: torch.device) -> Images:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Slot = tuple[dict[str, Any], str]  # the dict of a module's parameters or buffers, and a name in it
 
@@ -17,3 +19,23 @@ def tensor_slots(model: nn.Module) -> list[Slot]:
         for tensors, names in ((module._parameters, list(module._parameters)), (module._buffers, persistent)):
             slots += [(tensors, name) for name in names if tensors[name] is not None]
     return slots
+
+
+class Snapshot:
+    """Which tensors are in some slots, and their versions; to detect changes in a tenth of a millisecond."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = slots
+        self._tensors = self._current()
+        self._versioned = [tensor for tensor in self._tensors if not tensor.is_inference()]  # others have no version
+        self._state = self._versions()
+
+    def is_current(self) -> bool:
+        """Returns whether no tensor was replaced, moved or, outside of inference mode, changed in place since then."""
+        return all(map(is_, self._tensors, self._current())) and self._state == self._versions()
+
+    def _current(self) -> list[Tensor]:
+        return [tensors[name] for tensors, name in self._slots]
+
+    def _versions(self) -> tuple[list[int], list[int]]:
+        return [t._version for t in self._versioned], [*map(Tensor.data_ptr, self._tensors)]
