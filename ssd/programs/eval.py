@@ -139,6 +139,12 @@ def _build_parser() -> argparse.ArgumentParser:
         help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
         "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
     )
+    parser.add_argument(
+        "--tta-border",
+        action="store_true",
+        help="as --tta, and average with detections in the image extended by reflection, for objects that its border "
+        "cuts; takes four times the time",
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
@@ -155,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
     from ssd.engine.setup import as_config_error, choose_device
     from ssd.inference.detector import load
+    from ssd.models.extended import extended_averaged
     from ssd.models.flipped import flip_averaged
 
     try:
@@ -163,9 +170,9 @@ def main(argv: list[str] | None = None) -> None:
         print(dataset.summary())
         dataset.log.new_entries()  # the summary contains them
         detector = load(args.checkpoint, device)
-        if args.tta:
+        if args.tta or args.tta_border:
             with as_config_error(f"{args.checkpoint}: "):
-                detector.model = flip_averaged(detector.model)
+                detector.model = (extended_averaged if args.tta_border else flip_averaged)(detector.model)
         report = evaluate_detector(detector, dataset, config)
         print(report)
         if args.json:

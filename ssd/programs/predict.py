@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     from ssd.engine.distributed import World
     from ssd.engine.setup import as_config_error, choose_device
     from ssd.inference.detector import load
+    from ssd.models.extended import extended_averaged
     from ssd.models.flipped import flip_averaged
     from ssd.programs.predict_steps import Shard, run
 
@@ -54,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
                 raise DataError(f"--classes: {unknown('class', name, detector.classes)}")
         if args.nms_threshold is not None:
             detector.model.preset = replace(detector.model.preset, nms_iou_threshold=args.nms_threshold)
-        if args.tta:
+        if args.tta or args.tta_border:
             with as_config_error(f"{args.checkpoint}: "):
-                detector.model = flip_averaged(detector.model)
+                detector.model = (extended_averaged if args.tta_border else flip_averaged)(detector.model)
         failed = run(detector, args, Shard(args.rank, args.size))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

@@ -110,6 +110,12 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
         help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
         "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
     )
+    parser.add_argument(
+        "--tta-border",
+        action="store_true",
+        help="as --tta, and average with detections in the image extended by reflection, for objects that its border "
+        "cuts; takes four times the time",
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(

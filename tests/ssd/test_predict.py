@@ -69,11 +69,12 @@ def test_predict_equals_model(run_folder: Path, photos: Path) -> None:
         assert (found.boxes >= 0).all() and (found.boxes <= limit).all() and (found.scores >= 0.336).all()
 
 
-def test_predict_with_tta_averages_over_a_flip(run_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--tta", "--tta-border"])
+def test_predict_with_tta_averages_over_a_flip(run_folder: Path, tmp_path: Path, flag: str) -> None:
     pixels = torch.randint(0, 256, (3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name, image in (("a.png", pixels), ("b.png", pixels.flip(-1))):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name)
-    flags = ["--tta", "--score-threshold", "0.336", "--device", "cpu", "--output-dir", str(tmp_path / "out")]
+    flags = [flag, "--score-threshold", "0.336", "--device", "cpu", "--output-dir", str(tmp_path / "out")]
     main([str(run_folder), str(tmp_path / "a.png"), str(tmp_path / "b.png"), *flags])
     one, two = json.loads((tmp_path / "out" / "detections.json").read_text())
     scores = [[row["score"] for row in image["detections"]] for image in (one, two)]

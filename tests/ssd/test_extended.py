@@ -1,0 +1,71 @@
+"""Tests images extended by reflection, and the average of detections over them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssd.inference.engine import InferenceEngine
+from ssd.models import SSD, build_model
+from ssd.models.extended import extended, extended_averaged, merged, restored
+from ssd.models.flipped import flip_averaged
+from ssd_ops import Detections
+
+
+def detections(rows: list[tuple[list[float], float, int]], padding: int = 0) -> Detections:
+    boxes, scores, labels = zip(*rows, *[([0.0] * 4, 0.0, 0)] * padding, strict=True)
+    return Detections(torch.tensor([boxes]), torch.tensor([scores]), torch.tensor([labels]), torch.tensor([len(rows)]))
+
+
+def test_extended_image_continues_by_its_reflection() -> None:
+    image = torch.arange(100.0).expand(1, 3, 100, 100)
+    wide = extended(image)
+    # pixel x shows column (x + 0.5) * 1.1 - 5.5 of the image
+    assert wide.shape == image.shape
+    torch.testing.assert_close(wide[0, 0, 0, [50, 94]], torch.tensor([50.05, 98.45]))
+    assert 4 < float(wide[0, 0, 0, 0]) < 5 and 94 < float(wide[0, 0, 0, 99]) < 95
+
+
+def test_boxes_of_extended_image_are_clipped_to_the_image() -> None:
+    margin, wide = 5, 110
+    inside = [(10 + margin) / wide, (20 + margin) / wide, (60 + margin) / wide, (70 + margin) / wide]
+    across, beyond = [0.0, 0.5, (30 + margin) / wide, 0.75], [0.0, 0.0, 0.05, 1.0]
+    found = restored(detections([(inside, 0.9, 1), (across, 0.8, 2), (beyond, 0.7, 1)]), 100)
+    expected = [[0.1, 0.2, 0.6, 0.7], [0.0, 0.5, 0.3, 0.775], [0.0] * 4]
+    torch.testing.assert_close(found.boxes[0], torch.tensor(expected))
+    torch.testing.assert_close(found.scores[0], torch.tensor([0.9, 0.8, 0.0]))
+    assert found.labels.tolist() == [[1, 2, 1]]
+
+
+def test_objects_of_both_views_have_mean_scores_and_boxes() -> None:
+    first = detections([([0.0, 0.0, 0.4, 0.4], 0.9, 1), ([0.5, 0.5, 0.9, 0.9], 0.5, 2)], padding=1)
+    second = detections(
+        [([0.5, 0.5, 0.9, 0.9], 0.7, 2), ([0.0, 0.0, 0.4, 0.5], 0.3, 1), ([0.5, 0.5, 0.9, 0.9], 0.4, 1)]
+    )
+    found = merged(first, second, 3)
+    assert found.counts.tolist() == [3] and found.labels.tolist() == [[1, 2, 1]]
+    torch.testing.assert_close(found.scores[0], torch.tensor([0.6, 0.6, 0.2]))
+    torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.0, 0.0, 0.4, 0.425]))
+    torch.testing.assert_close(found.boxes[0, 1:], torch.tensor([[0.5, 0.5, 0.9, 0.9]] * 2))
+
+
+def test_averaged_detector_merges_both_views() -> None:
+    torch.manual_seed(0)
+    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2, score_threshold=0.3).eval()
+    for layer in model.head.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=0.3)
+    averaged, flipped = extended_averaged(model), flip_averaged(model)
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    (found,) = InferenceEngine(averaged, dtype=torch.float32).predict([image])
+    with torch.no_grad():
+        x = model.normalize(image[None])
+        views = [_detect(flipped, view, clip) for view, clip in ((x, True), (extended(x), False))]
+    expected = merged(views[0], restored(views[1], 64), 3)
+    count = int(expected.counts)
+    assert type(model) is SSD and count and len(found["scores"]) == count
+    torch.testing.assert_close(found["scores"], expected.scores[0, :count], atol=1e-4, rtol=1e-4)
+
+
+def _detect(model: SSD, images: Tensor, clip: bool) -> Detections:
+    return model.detect(*model.forward_raw(images), model.preset.replace(clip_boxes=clip))
