@@ -28,6 +28,7 @@ from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
+from ssd.programs.tta_arguments import add_tta_flags, apply_tta
 from ssd.weight_files.names import checked_checkpoint
 
 # Settings of a run that affect its evaluation, and those that apply to its own data set only.
@@ -133,18 +134,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
     )
-    parser.add_argument(
-        "--tta",
-        action="store_true",
-        help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
-        "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
-    )
-    parser.add_argument(
-        "--tta-border",
-        action="store_true",
-        help="as --tta, and average with detections in the image extended by reflection, for objects that its border "
-        "cuts; takes four times the time",
-    )
+    add_tta_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
@@ -159,10 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     from ssd.common.atomic_write import WriteError, write_text
     from ssd.common.errors import DataError
     from ssd.engine.checkpoint_evaluation import evaluate_detector, open_split, save_report
-    from ssd.engine.setup import as_config_error, choose_device
+    from ssd.engine.setup import choose_device
     from ssd.inference.detector import load
-    from ssd.models.extended import extended_averaged
-    from ssd.models.flipped import flip_averaged
 
     try:
         device = choose_device(args.device)
@@ -170,9 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         print(dataset.summary())
         dataset.log.new_entries()  # the summary contains them
         detector = load(args.checkpoint, device)
-        if args.tta or args.tta_border:
-            with as_config_error(f"{args.checkpoint}: "):
-                detector.model = (extended_averaged if args.tta_border else flip_averaged)(detector.model)
+        apply_tta(detector, args)
         report = evaluate_detector(detector, dataset, config)
         print(report)
         if args.json:

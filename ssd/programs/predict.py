@@ -33,6 +33,7 @@ from dataclasses import replace
 from ssd.common.console import console_program
 from ssd.common.errors import DataError, unknown
 from ssd.programs.predict_arguments import parse_args
+from ssd.programs.tta_arguments import apply_tta
 
 
 @console_program
@@ -41,10 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv, __doc__ or "")
     from ssd.common.errors import ConfigError
     from ssd.engine.distributed import World
-    from ssd.engine.setup import as_config_error, choose_device
+    from ssd.engine.setup import choose_device
     from ssd.inference.detector import load
-    from ssd.models.extended import extended_averaged
-    from ssd.models.flipped import flip_averaged
     from ssd.programs.predict_steps import Shard, run
 
     try:
@@ -55,9 +54,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise DataError(f"--classes: {unknown('class', name, detector.classes)}")
         if args.nms_threshold is not None:
             detector.model.preset = replace(detector.model.preset, nms_iou_threshold=args.nms_threshold)
-        if args.tta or args.tta_border:
-            with as_config_error(f"{args.checkpoint}: "):
-                detector.model = (extended_averaged if args.tta_border else flip_averaged)(detector.model)
+        apply_tta(detector, args)
         failed = run(detector, args, Shard(args.rank, args.size))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

@@ -12,6 +12,7 @@ from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
 from ssd.inference.parts import has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
+from ssd.programs.tta_arguments import add_tta_flags
 from ssd.weight_files.names import checked_checkpoint
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
@@ -104,18 +105,7 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=int, default=8, metavar="N", help="images or tiles per batch (default: 8)"
     )
-    parser.add_argument(
-        "--tta",
-        action="store_true",
-        help="average the outputs over a horizontal flip; takes twice the time; the priors must be symmetric, "
-        "as those of SSDlite are and those of ssd300_vgg16 with its default steps are not",
-    )
-    parser.add_argument(
-        "--tta-border",
-        action="store_true",
-        help="as --tta, and average with detections in the image extended by reflection, for objects that its border "
-        "cuts; takes four times the time",
-    )
+    add_tta_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(
