@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ssd_ops.sizes import may_hold, same_sizes
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -68,7 +70,7 @@ def boolean(name: str, value: Any) -> bool:
 
 def less_than(name: str, value: int, limit: int) -> int:
     """Returns `value` if it is below `limit`, else raises."""
-    if value >= limit:
+    if not may_hold(value < limit):
         fail(f"{name} must be less than {limit}, got {value}")
     return value
 
@@ -122,7 +124,7 @@ def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
 
 def gradient(tensor: Tensor, other_name: str, other: Tensor, expected: Sequence[int]) -> None:
     """Raises unless an incoming gradient is floating and has the shape and device of the result."""
-    shape("grad", tensor, str(list(expected)), list(tensor.shape) == list(expected))
+    shape("grad", tensor, str(list(expected)), same_sizes(tensor.shape, expected))
     floating("grad", tensor)
     same_device("grad", tensor, other_name, other)
 
@@ -191,7 +193,7 @@ def not_negative(name: str, value: float) -> None:
 
 def at_least_one(name: str, value: int) -> None:
     """Raises unless an integer is at least 1."""
-    if integer(name, value) < 1:
+    if not may_hold(integer(name, value) >= 1):
         fail(f"{name} must be at least 1, got {value}")
 
 
@@ -215,9 +217,7 @@ def variances(value: Sequence[float]) -> None:
 
 def as_many(name: str, tensor: Tensor, count: int) -> None:
     """Raises unless a tensor has shape `[count]`; a traced program checks an unknown length when it runs."""
-    shape(name, tensor, f"[{count}]", tensor.dim() == 1)
-    fits = bool(tensor.shape[0] == count) if torch.jit.is_tracing() else tensor.shape[0] == count
-    torch._check(fits, lambda: f"{name} must have shape [{count}], got {list(tensor.shape)}")
+    shape(name, tensor, f"[{count}]", same_sizes(tensor.shape, (count,)))
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops._autograd import call
 from ssd_ops.dtypes import floating
+from ssd_ops.sizes import same_sizes
 
 
 def encode_boxes(
@@ -75,7 +76,7 @@ def decode_boxes(
 def _aligned(name: str, boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
     """Returns both floating, `boxes` expanded so that its last dimensions are those of the priors."""
     boxes, priors = floating(name, boxes), floating("priors", priors)
-    if boxes.shape[boxes.dim() - priors.dim() :] != priors.shape or priors.dim() > boxes.dim():
+    if priors.dim() > boxes.dim() or not same_sizes(boxes.shape[boxes.dim() - priors.dim() :], priors.shape):
         try:
             shape = torch.broadcast_shapes(boxes.shape, priors.shape)
         except RuntimeError:

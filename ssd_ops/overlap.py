@@ -9,6 +9,7 @@ from ssd_ops import checks, reference
 from ssd_ops._autograd import call
 from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.overlap import EPSILON, as_corners
+from ssd_ops.sizes import same_sizes
 
 
 def box_iou(
@@ -137,7 +138,7 @@ def _aligned(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor,
         boxes1, boxes2 = boxes1.to(dtype), boxes2.to(dtype)
     if fmt != "xyxy":
         boxes1, boxes2 = as_corners("boxes1", boxes1, fmt), as_corners("boxes2", boxes2, fmt)
-    if boxes1.shape[:-2] != boxes2.shape[:-2] and boxes1.dim() >= 2 and boxes2.dim() >= 2:
+    if boxes1.dim() >= 2 and boxes2.dim() >= 2 and not same_sizes(boxes1.shape[:-2], boxes2.shape[:-2]):
         try:
             leading = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
         except RuntimeError:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.dtypes import floating
 from ssd_ops.results import Detections, SoftDetections
+from ssd_ops.sizes import same_sizes
 
 
 def pack_ground_truths(
@@ -135,7 +136,7 @@ def as_batch(
     is_single = scores.dim() == 1
     if is_single:
         count = scores.shape[0]
-        checks.shape("boxes", boxes, f"[{count}, 4]", boxes.shape == (count, 4))
+        checks.shape("boxes", boxes, f"[{count}, 4]", same_sizes(boxes.shape, (count, 4)))
         boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
     if max_detections is None:
         max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1

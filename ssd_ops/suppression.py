@@ -8,6 +8,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops._autograd import call
 from ssd_ops.dtypes import class_ids, floating
+from ssd_ops.reference.suppression import check_box_count
 from ssd_ops.results import Detections
 
 
@@ -46,6 +47,7 @@ def nms(
 
     Source: `torchvision.ops.nms`, a drop-in replacement for it.
     """
+    check_box_count(boxes)
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     result: Tensor = call(
         "nms",
@@ -86,6 +88,7 @@ def batched_nms(
 
     Source: `torchvision.ops.batched_nms`, a drop-in replacement for it.
     """
+    check_box_count(boxes)
     boxes = floating("boxes", boxes)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)

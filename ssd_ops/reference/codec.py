@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
+from ssd_ops.sizes import same_sizes
 
 CODE_TYPES = ("center_size", "corner", "corner_size")
 # torchvision's clamp: no decoded box is more than 62.5 times its prior. At exactly the maximum the gradient passes.
@@ -35,7 +36,7 @@ def check(name: str, boxes: Tensor, priors: Tensor, variances: Sequence[float], 
     checks.shape("priors", priors, "[..., 4]", priors.dim() >= 1 and priors.shape[-1] == 4)
     checks.floating("priors", priors)
     checks.same_device("priors", priors, name, boxes)
-    if priors.dim() > boxes.dim() or boxes.shape[boxes.dim() - priors.dim() :] != priors.shape:
+    if priors.dim() > boxes.dim() or not same_sizes(boxes.shape[boxes.dim() - priors.dim() :], priors.shape):
         checks.fail(f"priors must have the last dimensions of {name}, {list(boxes.shape)}, got {list(priors.shape)}")
     values = checks.four_variances(variances)
     checks.variances(values)

@@ -14,6 +14,7 @@ from ssd_ops.reference.levels import rows_of_outputs
 from ssd_ops.reference.outputs import all_outputs, first, returns
 from ssd_ops.reference.suppression import multiclass_nms
 from ssd_ops.results import Detections
+from ssd_ops.sizes import same_sizes
 
 
 @returns(first)
@@ -64,12 +65,12 @@ def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[f
     """Validates tensors and options of `detect`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     num_images, num_priors = loc.shape[:2]
-    fits = logits.dim() == 3 and logits.shape[:2] == loc.shape[:2]
+    fits = logits.dim() == 3 and same_sizes(logits.shape[:2], loc.shape[:2])
     checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
     checks.floating("logits", logits)
     if logits.shape[2] < 1:
         checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
-    checks.shape("priors", priors, f"[{num_priors}, 4]", priors.shape == (num_priors, 4))
+    checks.shape("priors", priors, f"[{num_priors}, 4]", same_sizes(priors.shape, (num_priors, 4)))
     checks.floating("priors", priors)
     checks.same_device("logits", logits, "loc", loc)
     checks.same_device("priors", priors, "loc", loc)

@@ -17,6 +17,7 @@ from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference.codec import decode_boxes, encode_boxes
 from ssd_ops.reference.loss import _lse_and_cross_entropy
 from ssd_ops.reference.soft_suppression import DECAY, decay
+from ssd_ops.sizes import may_hold
 
 
 def multibox_loss(
@@ -116,7 +117,7 @@ def _is_detection(labels: Tensor, counts: Tensor) -> Tensor:
 
 def _rows_of(values: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
     """Returns `values[b, rows[b, d]]` `[B, D, K]`, and 0 without a gradient where not `valid`."""
-    if not values.shape[1]:
+    if may_hold(values.shape[1] == 0):
         values = torch.cat([values, values.new_zeros(values.shape[0], 1, values.shape[2])], dim=1)
     index = torch.where(valid, rows, 0)[..., None].expand(-1, -1, values.shape[2])
     return torch.where(valid[..., None], values.gather(1, index), 0)

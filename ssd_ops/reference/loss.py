@@ -12,6 +12,7 @@ from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.levels import levels_of_rows, rows_of_levels, rows_of_outputs
 from ssd_ops.reference.outputs import returns
+from ssd_ops.sizes import same_sizes
 
 NORMALIZERS = ("batch", "image", "batch_size")
 MINING = ("image", "batch")
@@ -171,14 +172,16 @@ def check(
     """Validates the arguments of `multibox_loss`."""
     checks.boxes("loc", loc, "[B, P, 4]", 3)
     num_images, num_priors = loc.shape[:2]
-    fits = logits.dim() == 3 and logits.shape[:2] == loc.shape[:2]
+    fits = logits.dim() == 3 and same_sizes(logits.shape[:2], loc.shape[:2])
     checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
     checks.floating("logits", logits)
     if logits.shape[2] < 1:
         checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
-    checks.shape("loc_targets", loc_targets, f"[{num_images}, {num_priors}, 4]", loc_targets.shape == loc.shape)
+    checks.shape(
+        "loc_targets", loc_targets, f"[{num_images}, {num_priors}, 4]", same_sizes(loc_targets.shape, loc.shape)
+    )
     checks.floating("loc_targets", loc_targets)
-    checks.shape("labels", labels, f"[{num_images}, {num_priors}]", labels.shape == loc.shape[:2])
+    checks.shape("labels", labels, f"[{num_images}, {num_priors}]", same_sizes(labels.shape, loc.shape[:2]))
     checks.int64("labels", labels)
     for name, tensor in (("logits", logits), ("loc_targets", loc_targets), ("labels", labels)):
         checks.same_device(name, tensor, "loc", loc)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
+from ssd_ops.sizes import same_sizes
 
 EPSILON = 1e-7  # torchvision's, in the denominators of distance and complete IoU
 FORMATS = ("xyxy", "xywh", "cxcywh")
@@ -73,7 +74,7 @@ def checked(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
         checks.shape(name, boxes, "[..., N, 4]", boxes.dim() >= 2 and boxes.shape[-1] == 4)
         checks.floating(name, boxes)
     checks.same_device("boxes2", boxes2, "boxes1", boxes1)
-    if boxes1.shape[:-2] != boxes2.shape[:-2]:
+    if not same_sizes(boxes1.shape[:-2], boxes2.shape[:-2]):
         checks.fail(
             f"boxes2 must have the leading dimensions of boxes1, {list(boxes1.shape[:-2])}, got {list(boxes2.shape[:-2])}"
         )
@@ -107,7 +108,7 @@ def box_iou(
 def check_out(out: Tensor, boxes1: Tensor, boxes2: Tensor) -> None:
     """Validates the `out` of `box_iou` for boxes in the computed dtype."""
     expected = [*boxes1.shape[:-1], boxes2.shape[-2]]
-    checks.shape("out", out, str(expected), list(out.shape) == expected)
+    checks.shape("out", out, str(expected), same_sizes(out.shape, expected))
     if out.dtype != boxes1.dtype:
         checks.fail(f"out must be {checks.dtype_name(boxes1.dtype)}, got {checks.dtype_name(out.dtype)}")
     checks.same_device("out", out, "boxes1", boxes1)

@@ -13,6 +13,9 @@ from ssd_ops.reference.arithmetic import above, at_or_above, passes
 from ssd_ops.reference.outputs import first, returns
 from ssd_ops.reference.overlap import intersection_and_union
 from ssd_ops.results import Detections
+from ssd_ops.sizes import same_sizes
+
+MAX_BOXES = 2**31  # ranks of kernels are 32 bits wide
 
 
 def nms(
@@ -23,6 +26,7 @@ def nms(
     suppress_equal: bool = False,
 ) -> Tensor:
     """Returns the indices of the kept boxes by descending score; see `ssd_ops.nms`."""
+    check_box_count(boxes)
     boxes, scores = floating("boxes", boxes), floating("scores", scores)
     check_nms(boxes, scores, iou_threshold, suppress_equal)
     boxes = boxes.to(compute_dtype(boxes))
@@ -45,6 +49,7 @@ def batched_nms(
     suppress_equal: bool = False,
 ) -> Tensor:
     """Returns the indices of the kept boxes of each class by descending score; see `ssd_ops.batched_nms`."""
+    check_box_count(boxes)
     boxes = floating("boxes", boxes)
     if boxes.shape[-1:] != (4,) and boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.int64)
@@ -129,6 +134,14 @@ def each_class(  # type: ignore[no-untyped-def]
     return result, box_indices
 
 
+def check_box_count(boxes: object) -> None:
+    """Raises for too many boxes before integers and class ids are converted, which allocates memory for them."""
+    if torch.compiler.is_compiling():  # where it would limit the sizes of a program; the kernels check it, too
+        return
+    if isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[0] >= MAX_BOXES:
+        checks.fail(f"boxes must have fewer than {MAX_BOXES} rows, got {boxes.shape[0]}")
+
+
 def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, suppress_equal: bool) -> None:
     """Validates the arguments of `nms`."""
     checks.boxes("boxes", boxes, "[N, 4]", 2)
@@ -170,7 +183,9 @@ def check_scored(
     checks.floating("scores", scores)
     num_images, num_boxes, num_classes = scores.shape
     shared, by_class = [num_images, num_boxes, 4], [num_images, num_boxes, num_classes, 4]
-    checks.shape("boxes", boxes, f"{shared} or {by_class}", list(boxes.shape) in (shared, by_class))
+    checks.shape(
+        "boxes", boxes, f"{shared} or {by_class}", same_sizes(boxes.shape, shared if boxes.dim() == 3 else by_class)
+    )
     checks.floating("boxes", boxes)
     checks.same_device("scores", scores, "boxes", boxes)
     check_thresholds(score_threshold, iou_threshold, max_detections)

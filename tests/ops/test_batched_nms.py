@@ -132,3 +132,12 @@ def test_opcheck_and_compile() -> None:
 
     inputs = (boxes, torch.rand(2000), torch.randint(3, (2000,)))
     assert_equal(torch.export.export(Module(), inputs).module()(*inputs), Module()(*inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_too_many_boxes_raise_before_memory_is_allocated(dtype: torch.dtype) -> None:
+    boxes = torch.zeros(1, 4, dtype=dtype).expand(2**31, 4)
+    idxs = torch.zeros(1).expand(2**31)
+    for function in (ssd_ops.nms, lambda boxes, scores, threshold: ssd_ops.batched_nms(boxes, scores, idxs, threshold)):
+        with pytest.raises(RuntimeError, match=r"^boxes must have fewer than 2147483648 rows, got 2147483648$"):
+            function(boxes, idxs, 0.5)

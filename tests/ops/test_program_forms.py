@@ -127,6 +127,25 @@ def test_compiled_lists_of_unknown_length() -> None:
     assert torch.equal(compiled(BOXES, SCORES), labels(BOXES, SCORES))
 
 
+def test_compiled_gradients_with_unknown_lengths() -> None:
+    """Two masks that select the same rows, which the compiler cannot know."""
+
+    def total(loc: Tensor, logits: Tensor, priors: Tensor) -> Tensor:
+        mask, same = priors[:, 0] < 0.5, ~(priors[:, 0] >= 0.5)
+        boxes = ssd_ops.decode_boxes(loc[:, mask], priors[same])
+        found = ssd_ops.detect(loc[:, mask], logits[:, same], priors[mask], max_detections=5)
+        softly = ssd_ops.soft_nms(boxes, logits.sigmoid()[:, same], score_threshold=0.1, max_detections=5)
+        return sum(result.sum() for result in (boxes, found.boxes, found.scores, softly.scores))
+
+    inputs = BOXES.view(2, 15, 4).sin(), OTHERS.view(2, 15, 4), BOXES[:15]
+    assert 0 < int((BOXES[:15, 0] < 0.5).sum()) < 15
+    grads = []
+    for function in (total, torch.compile(total, backend="aot_eager", fullgraph=True)):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        grads.append(torch.autograd.grad(function(*leaves), leaves))
+    assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(*grads, strict=True))
+
+
 class SoftNMS(nn.Module):
     def forward(self, boxes: Tensor, scores: Tensor) -> Any:
         return ssd_ops.soft_nms(boxes, scores, score_threshold=0.1, max_detections=3)
