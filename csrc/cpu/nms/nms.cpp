@@ -12,11 +12,11 @@ namespace {
 constexpr int64_t kGridFrom = 128;  // kept boxes; for fewer, comparing with all of them is faster
 
 template <typename T>
-void sort_by_score(const T* scores, int64_t n, uint32_t* order) {
-  Scratch<KeyIndex<sort_key_t<T>>> items(n);
-  for (int64_t i = 0; i < n; ++i) items[i] = {descending_key_nan_first(scores[i]), static_cast<uint32_t>(i)};
-  stable_sort(items.data(), n);
-  for (int64_t i = 0; i < n; ++i) order[i] = items[i].index;
+void sort_by_score(const T* scores, int64_t num_boxes, uint32_t* order) {
+  Scratch<KeyIndex<sort_key_t<T>>> items(num_boxes);
+  for (int64_t i = 0; i < num_boxes; ++i) items[i] = {descending_key_nan_first(scores[i]), static_cast<uint32_t>(i)};
+  stable_sort(items.data(), num_boxes);
+  for (int64_t i = 0; i < num_boxes; ++i) order[i] = items[i].index;
 }
 
 // All kept boxes in one list.
@@ -58,10 +58,10 @@ void suppress(const NmsParams<T>& params, int64_t begin, int64_t end, const Inde
 }
 
 template <typename T>
-int64_t suppress_ranks(const NmsParams<T>& params, int64_t n, uint32_t* kept) {
+int64_t suppress_ranks(const NmsParams<T>& params, int64_t num_boxes, uint32_t* kept) {
   int64_t count = 0;
   const auto index_of = [order = params.order](int64_t rank) { return order[rank]; };
-  suppress(params, 0, n, index_of,
+  suppress(params, 0, num_boxes, index_of,
            [&](int64_t rank, bool keep) {  // branch-free: whether a box is kept is unpredictable
              kept[count] = index_of(rank);
              count += keep;
@@ -77,32 +77,32 @@ void suppress_members(const NmsParams<T>& params, const uint32_t* members, int64
 
 }  // namespace
 
-void order_by_score(const float* scores, int64_t n, uint32_t* order) { sort_by_score(scores, n, order); }
-void order_by_score(const double* scores, int64_t n, uint32_t* order) { sort_by_score(scores, n, order); }
+void order_by_score(const float* scores, int64_t num_boxes, uint32_t* order) { sort_by_score(scores, num_boxes, order); }
+void order_by_score(const double* scores, int64_t num_boxes, uint32_t* order) { sort_by_score(scores, num_boxes, order); }
 
-int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t n, uint32_t* members, uint32_t* starts) {
+int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t num_boxes, uint32_t* members, uint32_t* starts) {
   int64_t lowest = classes[0];
-  for (int64_t i = 1; i < n; ++i) lowest = classes[i] < lowest ? classes[i] : lowest;
-  Scratch<KeyIndex<uint64_t>> items(n);
-  for (int64_t rank = 0; rank < n; ++rank) {
+  for (int64_t i = 1; i < num_boxes; ++i) lowest = classes[i] < lowest ? classes[i] : lowest;
+  Scratch<KeyIndex<uint64_t>> items(num_boxes);
+  for (int64_t rank = 0; rank < num_boxes; ++rank) {
     const uint64_t above_lowest = static_cast<uint64_t>(classes[order[rank]]) - static_cast<uint64_t>(lowest);
     items[rank] = {above_lowest, static_cast<uint32_t>(rank)};
   }
-  stable_sort(items.data(), n);
+  stable_sort(items.data(), num_boxes);
   int64_t groups = 0;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < num_boxes; ++i) {
     members[i] = items[i].index;
     if (i == 0 || items[i].key != items[i - 1].key) starts[groups++] = static_cast<uint32_t>(i);
   }
-  starts[groups] = static_cast<uint32_t>(n);
+  starts[groups] = static_cast<uint32_t>(num_boxes);
   return groups;
 }
 
-int64_t suppress_all(const NmsParams<float>& params, int64_t n, uint32_t* kept) {
-  return suppress_ranks(params, n, kept);
+int64_t suppress_all(const NmsParams<float>& params, int64_t num_boxes, uint32_t* kept) {
+  return suppress_ranks(params, num_boxes, kept);
 }
-int64_t suppress_all(const NmsParams<double>& params, int64_t n, uint32_t* kept) {
-  return suppress_ranks(params, n, kept);
+int64_t suppress_all(const NmsParams<double>& params, int64_t num_boxes, uint32_t* kept) {
+  return suppress_ranks(params, num_boxes, kept);
 }
 void suppress_group(const NmsParams<float>& params, const uint32_t* members, int64_t begin, int64_t end,
                     uint8_t* keep) {

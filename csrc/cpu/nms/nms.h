@@ -16,16 +16,16 @@ struct NmsParams {
 
 }  // namespace ssd_ops::cpu
 
-// Fills order [N]: descending scores, NaN first, ties to the lowest index. n is below 2^32.
-SSD_OPS_CPU_KERNEL(void, order_by_score, const float* scores, int64_t n, uint32_t* order)
-SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t n, uint32_t* order)
+// Fills order [N]: descending scores, NaN first, ties to the lowest index. num_boxes is below 2^32.
+SSD_OPS_CPU_KERNEL(void, order_by_score, const float* scores, int64_t num_boxes, uint32_t* order)
+SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t num_boxes, uint32_t* order)
 // Groups the boxes by class. Fills members [N], the ranks by group, and starts [groups + 1] (capacity N + 1); returns
 // the number of groups.
-SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t n, uint32_t* members,
+SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t num_boxes, uint32_t* members,
                    uint32_t* starts)
 // Fills kept [K] (capacity N) with the indices of the kept boxes by rank; returns K.
-SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<float>& params, int64_t n, uint32_t* kept)
-SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<double>& params, int64_t n, uint32_t* kept)
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<float>& params, int64_t num_boxes, uint32_t* kept)
+SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<double>& params, int64_t num_boxes, uint32_t* kept)
 // Suppresses within one group, members begin .. end - 1, which are ascending ranks: keep[rank] is whether that box is
 // kept.
 SSD_OPS_CPU_KERNEL(void, suppress_group, const NmsParams<float>& params, const uint32_t* members, int64_t begin,
