@@ -77,10 +77,15 @@ void suppress_members(const NmsParams<T>& params, const uint32_t* members, int64
 
 }  // namespace
 
-void order_by_score(const float* scores, int64_t num_boxes, uint32_t* order) { sort_by_score(scores, num_boxes, order); }
-void order_by_score(const double* scores, int64_t num_boxes, uint32_t* order) { sort_by_score(scores, num_boxes, order); }
+void order_by_score(const float* scores, int64_t num_boxes, uint32_t* order) {
+  sort_by_score(scores, num_boxes, order);
+}
+void order_by_score(const double* scores, int64_t num_boxes, uint32_t* order) {
+  sort_by_score(scores, num_boxes, order);
+}
 
-int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t num_boxes, uint32_t* members, uint32_t* starts) {
+int64_t group_by_class(const int64_t* classes, const uint32_t* order, int64_t num_boxes, uint32_t* members,
+                       uint32_t* starts) {
   int64_t lowest = classes[0];
   for (int64_t i = 1; i < num_boxes; ++i) lowest = classes[i] < lowest ? classes[i] : lowest;
   Scratch<KeyIndex<uint64_t>> items(num_boxes);

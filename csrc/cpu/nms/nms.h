@@ -21,8 +21,8 @@ SSD_OPS_CPU_KERNEL(void, order_by_score, const float* scores, int64_t num_boxes,
 SSD_OPS_CPU_KERNEL(void, order_by_score, const double* scores, int64_t num_boxes, uint32_t* order)
 // Groups the boxes by class. Fills members [N], the ranks by group, and starts [groups + 1] (capacity N + 1); returns
 // the number of groups.
-SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t num_boxes, uint32_t* members,
-                   uint32_t* starts)
+SSD_OPS_CPU_KERNEL(int64_t, group_by_class, const int64_t* classes, const uint32_t* order, int64_t num_boxes,
+                   uint32_t* members, uint32_t* starts)
 // Fills kept [K] (capacity N) with the indices of the kept boxes by rank; returns K.
 SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<float>& params, int64_t num_boxes, uint32_t* kept)
 SSD_OPS_CPU_KERNEL(int64_t, suppress_all, const NmsParams<double>& params, int64_t num_boxes, uint32_t* kept)
