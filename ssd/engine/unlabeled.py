@@ -1,4 +1,8 @@
-"""Objects without an annotation: where the EMA detects one, the loss ignores it or trains it, instead of background."""
+"""Objects without an annotation: where the EMA detects one, the loss ignores it or trains it, instead of background.
+
+The EMA sees the images extended by reflection: objects that the border cuts lack annotations most often, so that it learns
+to skip them, and it detects them where the image continues.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor
 import ssd_ops
 from ssd.data import Batch
 from ssd.models import SSD
+from ssd.models.extended import extended, restored
 
 MAX_PER_IMAGE = 100  # a fixed number of rows for each image keeps shapes static, as a CUDA graph needs
 
@@ -28,9 +33,11 @@ def with_unlabeled(model: SSD, images: Tensor, batch: Batch, ignore_from: float,
         ignore_from: Minimum score of a detection.
         label_from: Score from which a detection is an object of its class, instead of ignored.
     """
-    rules = model.preset.replace(score_threshold=min(ignore_from, label_from), max_detections=MAX_PER_IMAGE)
-    loc, logits = model.forward_raw(images)
-    detections = model.detect(loc.float(), logits.float(), rules)
+    rules = model.preset.replace(
+        score_threshold=min(ignore_from, label_from), max_detections=MAX_PER_IMAGE, clip_boxes=False
+    )
+    loc, logits = model.forward_raw(extended(images))
+    detections = restored(model.detect(loc.float(), logits.float(), rules), images.shape[-1])
     device, (count, rows) = images.device, detections.scores.shape
     boxes = detections.boxes.flatten(0, 1).to(batch.gt_boxes.dtype)  # [B * D, 4]
     annotations = torch.arange(len(batch.gt_labels), device=device)
@@ -38,7 +45,7 @@ def with_unlabeled(model: SSD, images: Tensor, batch: Batch, ignore_from: float,
     of_box = torch.arange(count, device=device).repeat_interleave(rows)
     overlaps = ssd_ops.box_iou(boxes, batch.gt_boxes) >= model.preset.match_iou_threshold
     covered = (overlaps & (of_box[:, None] == of_gt)).any(dim=1)
-    valid = (torch.arange(rows, device=device) < detections.counts[:, None]).flatten() & ~covered
+    valid = (detections.scores > 0).flatten() & ~covered
     ignore = ~valid | (detections.scores.flatten() < label_from)
     labels = torch.where(ignore, 1, detections.labels.flatten())
     position = annotations + rows * of_gt

@@ -40,14 +40,19 @@ def batch_of(boxes: list[list[list[float]]], ignore: list[bool]) -> Batch:
 
 
 def detector(boxes: list[list[list[float]]], scores: list[list[float]] | None = None) -> Any:
-    """Returns a fake model that detects these boxes in any image, as objects of class 3."""
+    """Returns a fake model that detects these boxes in any image of 64 pixels, as objects of class 3.
+
+    It gets the images extended by 3 pixels on each side.
+    """
     rows = max(map(len, boxes))
     padded = torch.tensor([[*own, *[[0.0] * 4] * (rows - len(own))] for own in boxes])
+    padded = (padded * 64 + 3) / 70
     counts = torch.tensor([len(own) for own in boxes])
 
     def detect(loc: Tensor, logits: Tensor, rules: Preset) -> ssd_ops.Detections:
-        assert rules.score_threshold == 0.3 and rules.max_detections == 100
+        assert rules.score_threshold == 0.3 and rules.max_detections == 100 and not rules.clip_boxes
         found = torch.ones(len(boxes), rows) if scores is None else torch.tensor(scores)
+        found = found.masked_fill(torch.arange(rows) >= counts[:, None], 0.0)
         return ssd_ops.Detections(padded, found, torch.full((len(boxes), rows), 3), counts)
 
     return SimpleNamespace(
@@ -62,7 +67,7 @@ def test_only_uncovered_detections_are_ignored() -> None:
     result = with_unlabeled(found, torch.zeros(3, 3, 64, 64), batch, 0.3)
     none = [0.0] * 4
     rows = [COVERED, none, BESIDE, none, COVERED, none, none, COVERED, BESIDE, OTHER, none, none]
-    assert torch.equal(result.gt_boxes, torch.tensor(rows))
+    torch.testing.assert_close(result.gt_boxes, torch.tensor(rows))
     assert result.offsets.tolist() == [0, 4, 7, 12]
     assert result.ignore.tolist() == [False, *[True] * 7, False, *[True] * 3]
     assert result.gt_labels[[0, 7, 8]].tolist() == [2, 3, 4]
@@ -73,12 +78,19 @@ def test_detections_above_the_second_score_are_objects() -> None:
     found = detector([[BESIDE, COVERED, OTHER], [OTHER]], [[0.9, 0.9, 0.8], [0.79, 0.0, 0.0]])
     result = with_unlabeled(found, torch.zeros(2, 3, 64, 64), batch, 0.3, 0.8)
     none = [0.0] * 4
-    assert result.gt_boxes.tolist() == torch.tensor([COVERED, BESIDE, none, OTHER, OTHER, none, none]).tolist()
+    torch.testing.assert_close(result.gt_boxes, torch.tensor([COVERED, BESIDE, none, OTHER, OTHER, none, none]))
     assert result.offsets.tolist() == [0, 4, 7]
     assert result.ignore.tolist() == [False, False, True, False, True, True, True]
     assert result.gt_labels[[0, 1, 3]].tolist() == [2, 3, 3]
     only = with_unlabeled(found, torch.zeros(2, 3, 64, 64), batch, math.inf, 0.3)
     assert only.ignore.tolist() == [False, False, True, False, False, True, True]
+
+
+def test_detections_beyond_the_border_are_clipped_or_dropped() -> None:
+    found = detector([[[-0.05, 0.2, 0.1, 0.4], [-0.05, 0.6, 0.005, 0.8]]], [[0.9, 0.8]])
+    result = with_unlabeled(found, torch.zeros(1, 3, 64, 64), batch_of([[]], []), 0.3, 0.5)
+    torch.testing.assert_close(result.gt_boxes, torch.tensor([[0.0, 0.2, 0.1, 0.4], [0.0] * 4]))
+    assert result.ignore.tolist() == [False, True]
 
 
 def test_priors_of_ignored_detections_are_not_sampled() -> None:
