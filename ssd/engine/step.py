@@ -19,6 +19,7 @@ from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.capturable_optim import DeviceRates
 from ssd.engine.distributed import World
+from ssd.engine.layer_groups import LayerGroups
 from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule, total_steps
 from ssd.engine.step_graph import GraphedStep
 from ssd.engine.unlabeled import with_unlabeled
@@ -49,6 +50,7 @@ class State:
     apply_exif: bool | None = None  # whether EXIF orientation is applied to the training images; None: unknown
     rates: DeviceRates | None = None  # learning rates of a fused optimizer
     graphed: GraphedStep | None = None  # None: steps run eagerly
+    groups: LayerGroups = field(default_factory=LayerGroups)
     steps_per_epoch: int = 1
     images_per_step: int = 1  # over all processes
     unlabeled_from: float = math.inf  # the step from which --ignore-unlabeled and --label-unlabeled apply
@@ -130,6 +132,8 @@ def make_state(config: TrainConfig, model: SSD, steps_per_epoch: int, world: Wor
         steps_per_epoch=steps_per_epoch,
         images_per_step=config.batch_size * world.size,
     )
+    if world.size == 1 and not config.compile:
+        state.groups = LayerGroups(model, amp_dtype(device) if config.amp else None)
     if config.ignore_unlabeled or config.label_unlabeled:
         state.unlabeled_from = total_steps(config, steps_per_epoch) / 4
     reason = why_not_graphed(config, device, world)
@@ -221,12 +225,13 @@ def backward(config: TrainConfig, state: State, batch: Batch) -> dict[str, Tenso
             factor = torch.zeros_like(factor)  # a repeated part, which only contributes to the statistics
         is_last = index == len(parts) - 1  # DDP averages the gradients of all parts in one go
         with contextlib.nullcontext() if is_last else getattr(state.network, "no_sync", contextlib.nullcontext)():
-            with torch.autocast(device.type, amp_dtype(device), enabled=config.amp):
+            with torch.autocast(device.type, amp_dtype(device), enabled=config.amp), state.groups.applied():
                 loc, logits = state.network(part)
             losses = criterion.losses(loc, logits, own, model.priors)
             if factor is not None:
                 losses = {name: loss * factor.to(loss.dtype) for name, loss in losses.items()}
             state.scaler.scale(losses["loc"] + losses["cls"]).backward()
+            state.groups.collect()
         total = {name: value + losses[name].detach() for name, value in total.items()}
     return total
 

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import TrainConfig
 from ssd.data import Batch
+from ssd.engine.layer_groups import LayerGroups
 from ssd.engine.meter import LossMeter
 from ssd.engine.step import amp_dtype, make_state, train_step
 from ssd.models import SSD, build_model
@@ -73,6 +74,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
         pytest.skip("there is no GPU")
     if request.param == "meta":
         monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # which meta does not have
+        monkeypatch.setattr("ssd.engine.step.LayerGroups", lambda model, dtype: LayerGroups(model))
     return torch.device(request.param)
 
 
