@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ssd.inference.engine import InferenceEngine
+from ssd.inference.parallel_heads import ParallelHeads
 from ssd.models import SSD, build_model
+from ssd.models.flipped import flip_averaged
 from ssd.models.folded import ConvReLU, folded
 
 
@@ -144,6 +147,34 @@ def check_changes(how: str, device: torch.device) -> None:
     found, expected = engine.detect(batch(2)), InferenceEngine(model, dtype=torch.float32).detect(batch(2))
     assert all(torch.equal(mine, fresh) for mine, fresh in zip(found, expected, strict=True))
     assert found.scores.shape != before.scores.shape or not torch.equal(found.scores, before.scores)
+
+
+def test_parallel_heads_equal_forward_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def wait_stream(self, other: Any) -> None:
+            waits.append((self, other))
+
+    main = Stream(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    model = tiny()
+    heads, images = ParallelHeads(model), model.normalize(batch(2))
+    with torch.no_grad():
+        for found, expected in zip(heads(images), model.forward_levels(images), strict=True):
+            assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
+    started, ended = [a for a, b in waits if b is main], [b for a, b in waits if a is main]
+    assert started == ended and len({*started}) == 2 * len(found)
+
+
+@pytest.mark.parametrize("way", ["flip", "plain"])
+def test_detectors_with_parallel_heads(way: str) -> None:
+    assert ParallelHeads.supports(tiny() if way == "plain" else flip_averaged(tiny())) == (way == "plain")
 
 
 @pytest.fixture
