@@ -189,6 +189,9 @@ class TrainConfig:
         "auto", "run the training step as one CUDA graph: on, off, or auto (if a single process trains on a GPU)"
     )
     compile: bool = option(False, "compile the network by torch.compile, which takes minutes at the first step")
+    cudnn_benchmark: bool = option(
+        False, "let cuDNN time its algorithms at the first steps; runs with one seed may then differ by rounding"
+    )
     sync_bn: bool = option(False, "synchronize BatchNorm statistics across processes (GPUs only)")
     use_deterministic_algorithms: bool = option(False, "use deterministic algorithms only")
     dist_url: str = option("env://", "URL to set up distributed training", metavar="URL")

@@ -51,6 +51,8 @@ def run(config: TrainConfig) -> RunFolder:
     if config.use_deterministic_algorithms:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS for determinism
         torch.use_deterministic_algorithms(True)
+    if config.cudnn_benchmark:
+        torch.backends.cudnn.benchmark = True
     if config.resume:
         config.given = None  # type: ignore[misc]  # its settings were chosen when it started
     with as_config_error():
