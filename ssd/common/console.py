@@ -21,9 +21,16 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line."""
+    """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line.
+
+    Integers (`type=int`) have at most 32 bits, as no option needs more and torch, NumPy and the system take no more.
+    """
 
     _words: Sequence[str] = ()  # of the command line
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", int, _integer)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses as argparse does; the words determine the command that unknown flags belong to."""
@@ -39,6 +46,16 @@ class ArgumentParser(argparse.ArgumentParser):
         elif message.startswith(("unrecognized arguments", "the following arguments are required")):
             message += f" (see {self.prog} --help)"
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _integer(text: str) -> int:
+    if re.fullmatch(r"\s*[+-]?\d{10,}\s*", text) and (len(text) > 20 or abs(int(text)) >= 2**31):
+        raise argparse.ArgumentTypeError(f"must be an integer below 2147483648, got {_shortened(text)}")
+    return int(text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"a number of {len(text)} digits"
 
 
 def _flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:

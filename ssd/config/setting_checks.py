@@ -23,6 +23,7 @@ _AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size
 _BELOW_1 = ("momentum", "ema_decay", "val_share", "ignore_unlabeled", "label_unlabeled")
 _PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")
+_AT_MOST = {"workers": 1024, "image_size": 16384}  # more processes or pixels stop the machine
 _MAX_INT = 2**53  # every integer up to here is exact as a float
 
 
@@ -73,6 +74,8 @@ def _check_range(name: str, value: int | float) -> None:
         raise ConfigError(f"{flag(name)} must be above 0, got {value}")
     if name in _BELOW_1 and not 0 <= value < 1:
         raise ConfigError(f"{flag(name)} must be in [0, 1), got {value}")
+    if value > _AT_MOST.get(name, value):
+        raise ConfigError(f"{flag(name)} must be at most {_AT_MOST[name]}, got {value}")
     if value < 0:
         raise ConfigError(f"{flag(name)} must not be negative, got {value}")
 

@@ -146,3 +146,21 @@ def test_hint_does_not_name_a_flag_of_another_command(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         data(["check", "folder", "--output", "x"])  # of ssd data review
     assert capsys.readouterr().err == "ssd data: error: unrecognized arguments: --output x (see ssd data --help)\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "given"), [("99999999999999999999", "99999999999999999999"), ("9" * 5000, "a number of 5000 digits")]
+)
+@pytest.mark.parametrize(
+    "command", [("predict", "--batch-size"), ("eval", "--workers"), ("data", "check", "--workers")]
+)
+def test_integer_of_too_many_digits_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    value: str,
+    given: str,
+) -> None:
+    *name, flag = command
+    assert run(monkeypatch, *name, "there", "here", flag, value) == 2
+    assert capsys.readouterr().err.endswith(f"{flag}: must be an integer below 2147483648, got {given}\n")

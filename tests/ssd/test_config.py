@@ -51,6 +51,8 @@ def test_option_values_are_json_or_text() -> None:
         (["--dataset", "voc"], "--data-path is required for --dataset voc"),
         (["--data-path", "no/such/folder"], "--data-path must be an existing folder, or a file with the suffix"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--workers", "1099511627776"], "--workers must be at most 1024, got 1099511627776"),
+        (["--image-size", "1000000"], "--image-size must be at most 16384, got 1000000"),
         (["--lr", "nan"], "--lr must be a finite number, got nan"),
         (["--momentum", "1"], "--momentum must be in [0, 1), got 1.0"),
         (["--test-only"], "--test-only needs --resume"),

@@ -97,19 +97,28 @@ def test_host_and_origin_of_other_sites_are_rejected(port: int) -> None:
     assert httpx.post(f"{url}/v1/detect", content=BODY, headers=headers).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 3_000_000, 431),
+        (b"A" * 3_000_000, 431),
+        (b"GET / HTTP/9.9\r\n\r\n" + b"a" * 3_000_000, 400),
+        (b"POST /v1/detect HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n", 400),
+    ],
+)
+def test_invalid_head_is_answered_while_it_is_sent(port: int, data: bytes, status: int) -> None:
+    answer = answer_to(port, data)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and b'{"detail": ' in answer
+
+
 @pytest.mark.slow
 def test_malformed_http_does_not_stop_the_server(port: int) -> None:
     for data in (
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"A" * 200_000,
         b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
     ):
-        answer = b""
-        try:
-            answer = answer_to(port, data)
-        except ConnectionError:
-            pass
+        answer = answer_to(port, data)
         assert answer == b"" or b" 400 " in answer
     assert httpx.get(f"http://127.0.0.1:{port}/health").json()["status"] == "ok"
 
