@@ -100,7 +100,7 @@ def _check(rule: Augmentation) -> None:
         (_number(rule.longest, 1), f"longest must be at least 1 pixel, got {rule.longest!r}"),
         (
             jitter is None or (_numbers(jitter) and len(jitter) == 2 and 0.0 < jitter[0] <= jitter[1]),
-            f"jitter must be two ascending scales above 0, got {jitter!r}",
+            f"jitter must be two ascending scales above 0, such as [0.5, 1.5], got {jitter!r}",
         ),
         (_number(rule.min_size, 0.0), f"min_size must be at least 0, got {rule.min_size!r}"),
         (_numbers(fill, 0, 255) and len(fill) == 3, f"fill must be three values in 0 .. 255, got {fill!r}"),
