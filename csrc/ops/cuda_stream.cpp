@@ -41,6 +41,27 @@ CudaScope::CudaScope(const torch::stable::Tensor& tensor)
     : guard_(tensor.get_device_index()), stream_(current_stream(tensor.get_device_index())) {}
 #endif
 
+#ifdef SSD_OPS_EMULATED
+void* mapped_memory() {
+  alignas(16) static thread_local char memory[kMappedBytes] = {1};  // not 0: the emulator takes that for shared memory
+  return memory;
+}
+#else
+void* mapped_memory() {
+  struct Mapped {
+    Mapped() {
+      check_cuda(cudaHostAlloc(&memory, kMappedBytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc");
+    }
+    ~Mapped() { cudaFreeHost(memory); }  // fails at the end of the process, when there is nothing left to free
+    void* memory = nullptr;
+  };
+  static thread_local const Mapped mapped;
+  return mapped.memory;  // also its address on every device: all of them have unified addressing
+}
+#endif
+
+void synchronize(CUstream_st* stream, const char* op) { check_cuda(cudaStreamSynchronize(stream), op); }
+
 void check_cuda(int status, const char* op) {
   if (status == cudaSuccess) return;
   const auto error = static_cast<cudaError_t>(status);

@@ -7,6 +7,8 @@
 #endif
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstddef>
+
 struct CUstream_st;  // cudaStream_t is a pointer to it; csrc/ops needs no CUDA headers
 
 namespace ssd_ops {
@@ -32,6 +34,13 @@ class CudaScope {
   CUstream_st* stream_;
 };
 #endif
+
+// kMappedBytes of host memory that kernels of every device can write to, one for each thread of the host.
+constexpr size_t kMappedBytes = 64;
+void* mapped_memory();
+
+// Waits until the work on the stream is done; what its kernels wrote to mapped_memory() can then be read.
+void synchronize(CUstream_st* stream, const char* op);
 
 // Throws std::runtime_error("<op>: CUDA error ...") when a launcher's status (a cudaError_t) is not success.
 void check_cuda(int status, const char* op);

@@ -86,12 +86,11 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const bool ranked = n <= kMaxRanked;  // torch's sort takes several launches
   const Tensor dense_boxes = dense(boxes), dense_scores = ranked ? dense(scores) : scores;
   const Tensor dense_classes = classes ? dense(*classes) : dense_scores;
-  // One allocation for everything but the result: the workspace, two numbers for the host, and the order.
-  const auto bytes = static_cast<int64_t>(nms_workspace_bytes(n)), word = static_cast<int64_t>(sizeof(int64_t));
-  Tensor workspace = empty(boxes, {bytes / word + 2 + (ranked ? n : 0)}, ScalarType::Long);
-  const Tensor progress = torch::stable::narrow(workspace, 0, bytes / word, 2);
+  // One allocation for everything but the result: the workspace and the order.
+  const auto words = static_cast<int64_t>(nms_workspace_bytes(n) / sizeof(int64_t));
+  const Tensor workspace = empty(boxes, {words + (ranked ? n : 0)}, ScalarType::Long);
   const Tensor sorted = ranked ? workspace : descending_order(scores);
-  int64_t* order = sorted.mutable_data_ptr<int64_t>() + (ranked ? bytes / word + 2 : 0);
+  int64_t* order = data<int64_t>(sorted) + (ranked ? words : 0);
   const Tensor keep = empty(boxes, {n}, ScalarType::Long);
   const NmsInputs in{.boxes = dense_boxes.const_data_ptr(),
                      .box_type = dtype_of(boxes),
@@ -99,21 +98,18 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
                      .score_type = dtype_of(scores),
                      .classes = classes ? const_data<int64_t>(dense_classes) : nullptr,
                      .num_boxes = n};
-  Tensor on_host = torch::stable::empty({2}, ScalarType::Long, std::nullopt,
-                                        torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const auto* host = reinterpret_cast<const NmsProgress*>(on_host.const_data_ptr<int64_t>());
+  auto* progress = static_cast<NmsProgress*>(mapped_memory());
+  static_assert(sizeof(*progress) <= kMappedBytes);
   const int64_t all = num_nms_tiles(n);
   for (int64_t first = 0, tiles = std::min(all, kTilesPerCheck); tiles > 0;) {
-    check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles,
-                          keep.mutable_data_ptr<int64_t>(),
-                          reinterpret_cast<NmsProgress*>(progress.mutable_data_ptr<int64_t>()), scope.stream()),
+    check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles, data<int64_t>(keep),
+                          progress, scope.stream()),
                "nms");
-    torch::stable::copy_(on_host, progress);  // synchronizes
+    synchronize(scope.stream(), "nms");
     first += tiles;
-    tiles = host->next_tile_size == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
+    tiles = progress->next_tile_size == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
   }
-  Tensor all_indices = keep;
-  const Tensor kept = torch::stable::narrow(all_indices, 0, 0, host->num_kept);
+  const Tensor kept = first_elements(keep, progress->num_kept);
   return n <= kMaxViewed ? kept : torch::stable::clone(kept);
 }
 #endif

@@ -89,6 +89,14 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
   return empty(like, Shape(shape), dtype);
 }
 
+// A view of the first `count` elements of a tensor of one dimension; it skips the dispatcher.
+inline Tensor first_elements(const Tensor& t, int64_t count) {
+  constexpr int64_t stride = 1;
+  AtenTensorHandle result;
+  SSD_OPS_TORCH_CALL(aoti_torch__reinterpret_tensor(t.get(), 1, &count, &stride, 0, &result));
+  return Tensor(result);
+}
+
 template <typename T>
 const T* const_data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torchvision
@@ -155,6 +157,28 @@ def test_several_tiles(impl: Implementation) -> None:
     corner = torch.rand(2200, 2) * 3
     boxes = torch.cat([corner, corner + 0.3 * torch.rand(2200, 2)], dim=1)
     compare(impl, boxes, torch.rand(2200), 0.3)
+
+
+def test_sizes_at_which_the_gpu_changes_its_algorithm(impl: Implementation) -> None:
+    if impl.name == "reference":
+        pytest.skip("takes long")
+    for size in (1025, 2048, 2049):
+        corner, scores = torch.rand(size, 2) * 300, torch.rand(size)
+        boxes = torch.cat([corner, corner + 60 * torch.rand(size, 2)], dim=1)
+        assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
+
+
+def test_calls_of_two_threads(impl: Implementation) -> None:
+    inputs = [(random_boxes(size), torch.rand(size)) for size in (30, 90)]
+    expected = [reference.nms(boxes, scores, 0.4) for boxes, scores in inputs]
+
+    def call(i: int) -> None:
+        for _ in range(10):
+            assert_equal(impl.nms(*inputs[i], 0.4), expected[i])
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(call, i) for i in (0, 1)]:
+            done.result()
 
 
 def test_chains_of_suppression(impl: Implementation) -> None:

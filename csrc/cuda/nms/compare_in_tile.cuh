@@ -1,15 +1,11 @@
 // Which boxes of a tile suppress which. The plan is in nms.cu.
 #pragma once
 
-#include "core/suppression.h"
+#include "cuda/nms/few_boxes.cuh"
 #include "cuda/nms/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
-
-constexpr int kRows = 64, kColumns = 2 * kRows;  // boxes that a block compares
-static_assert(kRows * kColumns == kThreads * kWarpSize, "each thread computes one word of the mask");
-static_assert(kColumns == 4 * kWarpSize, "a block's columns are a group of words");
 
 // The number of blocks that compare all boxes of a tile with those that precede them.
 inline unsigned num_compare_blocks(int64_t boxes) {

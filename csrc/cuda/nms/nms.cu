@@ -19,6 +19,7 @@
 // were just kept suppress some of these in the next launch, before the tile is resolved. When no boxes are left, the
 // remaining launches find an empty tile and return; the host checks after some tiles, so there are few of these.
 #include "cuda/nms/compare_in_tile.cuh"
+#include "cuda/nms/few_boxes.cuh"
 #include "cuda/nms/nms.h"
 #include "cuda/nms/rank.cuh"
 #include "cuda/nms/resolve_tile.cuh"
@@ -29,14 +30,14 @@ namespace {
 
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads)
-    gather_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n, NmsWorkspace<T> work,
-                        NmsProgress* progress) {
+    gather_boxes_kernel(const In* boxes, const int64_t* order, const int64_t* classes, int64_t n,
+                        NmsWorkspace<T> work) {
   wait_for_previous_kernel();
   Box<T> centers = empty_bounds<T>();
   for (int64_t rank = global_thread_index(); rank < n; rank += num_global_threads()) {
     work.boxes[rank] = load_box(boxes, order[rank]);
     if (classes != nullptr) work.classes[rank] = classes[order[rank]];
-    initialize_tiles(work, rank, n, progress);
+    initialize_tiles(work, rank, n);
     centers = enclose(centers, center_of(work.boxes[rank]));
   }
   centers = block_bounds(true, centers);
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kResolveThreads, 1)
   wait_for_previous_kernel();
   const int count = work.state->tile_size;
   if (count == 0) return;
-  write_kept<has_classes>(work, resolve_tile(work, count), order, keep, progress);
+  write_kept<has_classes>(work, resolve_tile(work, count), order, keep);
   choose_tile(work, n, progress);
 }
 
@@ -103,13 +104,13 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
 // Writes the boxes to the workspace by descending score: in the given order, or by rank.
 template <typename T>
 cudaError_t sort_boxes(const NmsInputs& in, const NmsWorkspace<T>& work, int64_t* order, int64_t* keep,
-                       NmsProgress* progress, cudaStream_t stream) {
+                       cudaStream_t stream) {
   if (in.scores == nullptr) {
     return dispatch_dtype(in.box_type, [&](auto type) {
       using In = decltype(type);
       if constexpr (std::is_same_v<compute_t<In>, T>) {
         return launch(gather_boxes_kernel<In, T>, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), kThreads, 0, stream,
-                      static_cast<const In*>(in.boxes), order, in.classes, in.num_boxes, work, progress);
+                      static_cast<const In*>(in.boxes), order, in.classes, in.num_boxes, work);
       } else {
         return cudaErrorInvalidValue;
       }
@@ -120,7 +121,7 @@ cudaError_t sort_boxes(const NmsInputs& in, const NmsWorkspace<T>& work, int64_t
     const UnsortedBoxes<Score> unsorted{static_cast<const Score*>(in.scores), in.classes, in.boxes, in.box_type,
                                         in.num_boxes};
     return launch(rank_kernel<Score, T>, grid_blocks(in.num_boxes, kWarpSize), kThreads, 0, stream, unsorted, work,
-                  order, keep, progress);
+                  order, keep);
   });
 }
 
@@ -128,7 +129,10 @@ cudaError_t sort_boxes(const NmsInputs& in, const NmsWorkspace<T>& work, int64_t
 
 size_t nms_workspace_bytes(int64_t num_boxes) {
   WorkspaceLayout layout(nullptr);
-  nms_workspace<double>(num_boxes, layout);  // the larger of the two
+  if (num_boxes <= kMaxFew)
+    few_workspace(num_boxes, layout);
+  else
+    nms_workspace<double>(num_boxes, layout);  // the larger of the two
   return layout.bytes();
 }
 
@@ -138,9 +142,13 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
                int64_t num_tiles, int64_t* keep, NmsProgress* progress, CUstream_st* stream) {
   const auto run = [&](auto type) {
     using T = decltype(type);
+    if (in.num_boxes <= kMaxFew) {
+      auto* launch_chosen = in.classes != nullptr ? launch_few<true, T> : launch_few<false, T>;
+      return launch_chosen(in, iou_threshold, workspace, keep, progress, stream);
+    }
     WorkspaceLayout layout(workspace);
     const NmsWorkspace<T> work = nms_workspace<T>(in.num_boxes, layout);
-    cudaError_t status = first_tile == 0 ? sort_boxes(in, work, order, keep, progress, stream) : cudaSuccess;
+    cudaError_t status = first_tile == 0 ? sort_boxes(in, work, order, keep, stream) : cudaSuccess;
     if (status == cudaSuccess && first_tile == 0 && uses_cell_order(in, iou_threshold))
       status = sort_by_cell(in.num_boxes, work, grid_blocks(in.num_boxes, kThreads, kMaxBlocks), stream);
     if (status != cudaSuccess) return status;

@@ -11,6 +11,9 @@ namespace ssd_ops {
 // The maximum number of boxes that launch_nms sorts by itself: it compares every score with every other.
 constexpr int64_t kMaxRanked = 12288;
 
+// Up to this many boxes are not sorted at all: every pair is compared.
+constexpr int64_t kMaxFew = 2048;
+
 struct NmsInputs {
   const void* boxes;  // [num_boxes, 4] of box_type
   Dtype box_type;
@@ -20,7 +23,7 @@ struct NmsInputs {
   int64_t num_boxes;       // above 0
 };
 
-// What the host reads to know whether boxes are left.
+// What the host reads to know whether boxes are left; in memory that host and device share.
 struct NmsProgress {
   int64_t num_kept;        // kept boxes so far
   int64_t next_tile_size;  // boxes in the next tile; 0 when all is done

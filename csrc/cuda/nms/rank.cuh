@@ -26,7 +26,7 @@ struct UnsortedBoxes {
 
 template <typename Score, typename T>
 __global__ void __launch_bounds__(kThreads)
-    rank_kernel(UnsortedBoxes<Score> in, NmsWorkspace<T> work, int64_t* order, int64_t* keep, NmsProgress* progress) {
+    rank_kernel(UnsortedBoxes<Score> in, NmsWorkspace<T> work, int64_t* order, int64_t* keep) {
   using Key = sort_key_t<compute_t<Score>>;
   __shared__ __align__(16) Key staged[kWarps][kStaged];
   __shared__ int ranks[kWarpSize];
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
   keep[index] = 0;  // the result may be a view of this array, and saving a view saves all of it
   work.boxes[rank] = load_box_as<T>(in.type, in.boxes, index);
   if (in.classes != nullptr) work.classes[rank] = in.classes[index];
-  initialize_tiles(work, index, in.n, progress);
+  initialize_tiles(work, index, in.n);
 }
 
 }  // namespace

@@ -4,18 +4,19 @@
 #include "core/box.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/workspace.h"
-#include "cuda/nms/nms.h"
+#include "cuda/nms/compare.cuh"
+#include "cuda/nms/resolve_words.cuh"
 
 namespace ssd_ops {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kNmsTile = 2048, kWords = kNmsTile / kWarpSize;  // boxes of a tile, and words with a bit for each of them
-constexpr int kWordGroups = kWords / 4;                        // of four words, which are loaded at once
-constexpr int64_t kMaxBlocks = 65536;                          // of kernels over all boxes
+constexpr int kNmsTile = static_cast<int>(kMaxFew);               // boxes of a tile
+constexpr int kWordGroups = kWords / 4;                           // of four words, which are loaded at once
+constexpr int64_t kMaxBlocks = 65536;                             // of kernels over all boxes
 constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;  // of the grid of cell_order.cuh
 
 struct NmsState {
   int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks tile_begin .. tile_end - 1
+  int64_t num_kept;              // kept boxes so far
   int tile_size;                 // boxes of the current tile; 0 when no box is left
   int num_tile_kept;             // kept boxes of the previous tile
   unsigned ticket;               // see is_last_block
@@ -62,8 +63,7 @@ inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
 // The state before the first tile, which is the first boxes of all; nothing is suppressed. Called once for each index i
 // from 0 to n - 1, by any thread.
 template <typename T>
-__device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t i, int64_t n,
-                                                 NmsProgress* progress) {
+__device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t i, int64_t n) {
   if (i < kNmsTile) {
     work.tile[i] = i;
     work.nonzero_groups[i] = 0;
@@ -71,8 +71,7 @@ __device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, in
   if (i % kWarpSize == 0) work.suppressed[i / kWarpSize] = 0;
   if (i != 0) return;
   const int64_t first = n < kNmsTile ? n : kNmsTile;
-  *work.state = NmsState{0, first, static_cast<int>(first), 0, 0};
-  progress->num_kept = 0;
+  *work.state = NmsState{0, first, 0, static_cast<int>(first), 0, 0};
 }
 
 }  // namespace ssd_ops
