@@ -21,6 +21,12 @@ inline dim3 collect_grid(const CandidateLists& lists, int64_t blocks_per_image) 
   return dim3(images, grid_blocks(blocks_per_image, 1, max_per_image < kMaxGridYZ ? max_per_image : kMaxGridYZ));
 }
 
+// The blocks of a kernel that appends, with one block for each tile of each image: block b has tile b / images of image
+// b % images, for the same reason.
+inline unsigned tile_blocks(const CandidateLists& lists, int64_t tiles_per_image) {
+  return grid_blocks(lists.num_images * tiles_per_image, 1);
+}
+
 // The lowest score that is not pruned; it increases while candidates are appended.
 template <typename T>
 __device__ inline T current_threshold(const CandidateLists& lists, int64_t local_image, T score_threshold) {
@@ -38,14 +44,11 @@ __device__ inline int64_t reserve(const CandidateLists& lists, int64_t local_ima
   return __shfl_sync(kFullMask, offset, 0);
 }
 
-// Writes the candidates of the lanes in the mask `lanes` from `offset` on, and counts them in the histogram.
-template <typename T>
-__device__ inline void write_candidates(const CandidateLists& lists, int64_t local_image, int64_t offset,
-                                        unsigned lanes, T score, unsigned index) {
-  using C = candidate_t<T>;
-  offset += bits_below_lane(lanes);
-  if ((lanes >> (threadIdx.x % kWarpSize) & 1) == 0 || offset >= lists.capacity) return;
-  const C item = make_candidate(score, index);
+// Writes a candidate at `offset`, if the list has space for it, and counts it in the histogram.
+template <typename C>
+__device__ inline void write_candidate(const CandidateLists& lists, int64_t local_image, int64_t offset,
+                                       const C& item) {
+  if (offset >= lists.capacity) return;
   static_cast<C*>(lists.items)[local_image * lists.capacity + offset] = item;
   if (lists.histogram == nullptr) return;
   const unsigned high = high_bits<C>(sort_key(item)),
@@ -86,6 +89,42 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
+// Candidates of a warp in shared memory, which are appended to the list of their image together: one atomic for all.
+template <typename T>
+struct StagedCandidates {
+  using C = candidate_t<T>;
+  static constexpr int kCapacity = 256, kBytes = kCapacity * static_cast<int>(sizeof(C));
+
+  C* items;  // [kCapacity] in shared memory
+  int count = 0;
+
+  // Adds up to kCount candidates of each lane, those whose `adds` is set. All lanes of the warp call it.
+  template <int kCount>
+  __device__ __forceinline__ void add(const bool (&adds)[kCount], const T (&scores)[kCount],
+                                      const unsigned (&indices)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      const unsigned lanes = __ballot_sync(kFullMask, adds[k]);
+      if (adds[k]) items[count + bits_below_lane(lanes)] = make_candidate(scores[k], indices[k]);
+      count += __popc(lanes);
+    }
+  }
+
+  // Appends all to the list of the image and tightens its cutoff. All lanes of the warp call it.
+  __device__ void flush(const CandidateLists& lists, int64_t local_image) {
+    if (count == 0) return;
+    __syncwarp();
+    const int64_t begin = reserve(lists, local_image, count);
+    for (int first = 0; first < count; first += kWarpSize) {
+      const int i = first + static_cast<int>(threadIdx.x) % kWarpSize;
+      if (i < count) write_candidate(lists, local_image, begin + i, items[i]);
+    }
+    tighten_cutoff(lists, local_image, begin, count);
+    count = 0;
+    __syncwarp();
+  }
+};
+
 // Appends up to kCount candidates of each lane, those whose `appends` is set, and tightens the cutoff. All lanes of a
 // warp call it, with the same image.
 template <int kCount, typename T>
@@ -103,7 +142,8 @@ __device__ inline void append(const CandidateLists& lists, int64_t local_image, 
   int64_t offset = begin;
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    if (lanes[k] != 0) write_candidates(lists, local_image, offset, lanes[k], scores[k], indices[k]);
+    if (appends[k])
+      write_candidate(lists, local_image, offset + bits_below_lane(lanes[k]), make_candidate(scores[k], indices[k]));
     offset += __popc(lanes[k]);
   }
   tighten_cutoff(lists, local_image, begin, count);

@@ -1,11 +1,11 @@
-// Plan: in collect_logits_kernel a group of lanes processes kPriorsPerGroup priors, each lane every kGroup-th class,
-// and a warp issues the loads of all of their logits before it uses the first (logit_group.cuh). A prior is skipped if
-// no class exceeds the background logit by the margin that the score threshold requires. For the others each group
-// computes the softmax of one prior at a time, and the warp appends the candidates to the list of the image. Rows of
-// many classes do not fit into registers: there a warp processes one prior at a time, and reads its logits again for
-// each step (logit_row.cuh). select_kernel (select_kernel.cuh) does the rest, one block per image, and decodes only the
-// boxes that it visits.
+// Plan: a block of collect_logits_kernel has the logits of a tile of priors in shared memory (shared_copy.cuh), and each
+// thread tests one prior: it is skipped if no class exceeds the background logit by the margin that the score threshold
+// requires. For the others a group of lanes computes the softmax of a prior, each lane every kGroup-th class
+// (logit_group.cuh), and the warp appends the candidates to the list of the image. Rows of many classes do not fit into
+// registers: there a warp processes one prior at a time, and reads its logits again for each step (logit_row.cuh).
+// select_kernel (select_kernel.cuh) does the rest, one block per image, and decodes only the boxes that it visits.
 #include "cuda/common/lane_group.cuh"
+#include "cuda/common/shared_copy.cuh"
 #include "cuda/select/detect.h"
 #include "cuda/select/logit_group.cuh"
 #include "cuda/select/select_kernel.cuh"
@@ -13,13 +13,12 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-// Resident blocks per multiprocessor for rows of few classes: more where the compiler gets by with 64 registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kBlocksPerSm = 3;
-#else
-constexpr int kBlocksPerSm = 4;
-#endif
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;  // for long rows
+
+// A tile of rows has at most kTileBytes, so that several blocks fit into a multiprocessor: some compute while others
+// load. It has at least 32 rows.
+constexpr int kMaxTileRows = 256;
+constexpr int64_t kTileBytes = 24 << 10;
 
 // The logits of all priors of the batch.
 struct LevelLogits {
@@ -27,40 +26,49 @@ struct LevelLogits {
   LevelPointers<const void> logits;
 };
 
-// A group of kGroup lanes has the logits of a prior, kPerLane classes per lane; kPerLane = 0: any number of classes.
-// The first logits are loaded before the previous kernel has completed: that one only clears the lists, and it began
-// after the logits were written.
+// A block has the logits of a tile of blockDim.x consecutive priors of an image in shared memory, a prior per thread.
+// They are loaded before the previous kernel has completed: that one only clears the lists, and it began after the
+// logits were written.
 template <int kGroup, int kPerLane, typename In, typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLane <= 6 ? kBlocksPerSm : 2)
-    collect_logits_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
-  constexpr int kTile = kPriorsPerWarp<kGroup>;
-  const int64_t num_tiles = count_level_tiles(outputs.levels, 1, kTile);
-  const auto num_priors = static_cast<unsigned>(outputs.levels.num_priors());
+__global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
+  constexpr int kStaged = StagedCandidates<T>::kCapacity;
+  auto* const staged = dynamic_shared<candidate_t<T>>();
+  const int rows = static_cast<int>(blockDim.x), warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const auto num_images = static_cast<unsigned>(lists.num_images);
+  const int64_t local_image = blockIdx.x % num_images, image = lists.first_image + local_image;
+  const LevelTile tile = level_tile(outputs.levels, 1, blockIdx.x / num_images, rows);
+  const In* logits = static_cast<const In*>(outputs.logits.of[tile.level]) +
+                     (image * outputs.levels.num_priors(tile.level) + tile.first) * num_classes;
+  const int count = static_cast<int>(tile.left < rows ? tile.left : rows);
+  const SharedCopy copy(staged + rows / kWarpSize * kStaged, logits,
+                        count * num_classes * static_cast<int>(sizeof(In)));
+  wait_for_previous_kernel();
+  const int first = warp * kWarpSize;  // of the warp, in the tile
+  const LogitTile<In> own{reinterpret_cast<const In*>(copy.wait() + copy.skipped()) + first * num_classes,
+                          count - first, num_classes};
+  const unsigned wanted = __ballot_sync(kFullMask, own.may_have_candidate(filter));
+  own.template append_candidates<kGroup, kPerLane>(
+      wanted, filter, lists, local_image, static_cast<unsigned>(outputs.levels.num_priors()),
+      static_cast<unsigned>(outputs.levels.first_prior[tile.level] + tile.first + first), {staged + warp * kStaged});
+}
+
+// For any number of classes: a warp has a row at a time.
+template <typename In, typename T>
+__global__ void __launch_bounds__(kThreads)
+    collect_long_rows_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
+  wait_for_previous_kernel();
+  const int64_t num_priors = outputs.levels.num_priors();
   for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
-    int64_t index = static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize;
-    for (; index < num_tiles; index += static_cast<int64_t>(gridDim.y) * kWarps) {
-      const LevelTile tile = level_tile(outputs.levels, 1, index, kTile);
-      const int64_t image = lists.first_image + local_image;
-      const In* rows = static_cast<const In*>(outputs.logits.of[tile.level]) +
-                       (image * outputs.levels.num_priors(tile.level) + tile.first) * num_classes;
-      const int count = static_cast<int>(tile.left < kTile ? tile.left : kTile);
-      const auto first = static_cast<unsigned>(outputs.levels.first_prior[tile.level] + tile.first);
-      if constexpr (kPerLane > 0) {
-        const WarpPriors<kGroup, kPerLane, In> priors{rows, count, num_classes};
-        const unsigned may_have_candidate = priors.may_have_candidate(filter);
-        wait_for_previous_kernel();
-        priors.append_candidates(may_have_candidate, filter, lists, local_image, num_priors, first);
-      } else {
-        wait_for_previous_kernel();
-        for (int r = 0; r < count; ++r) {
-          const LogitRow<In> row{rows + static_cast<int64_t>(r) * num_classes, num_classes, kWarpSize};
-          row.for_each_score(filter, [&](bool appends, T score, int label) {
-            appends = appends && score >= current_threshold(lists, local_image, filter.score_threshold);
-            const unsigned prior = first + static_cast<unsigned>(r);
-            append<1, T>(lists, local_image, {appends}, {score}, {static_cast<unsigned>(label) * num_priors + prior});
-          });
-        }
-      }
+    int64_t prior = static_cast<int64_t>(blockIdx.y) * kWarps + threadIdx.x / kWarpSize;
+    for (; prior < num_priors; prior += static_cast<int64_t>(gridDim.y) * kWarps) {
+      const LevelRow at = level_row(outputs.levels, lists.first_image + local_image, prior);
+      const LogitRow<In> row{static_cast<const In*>(outputs.logits.of[at.level]) + at.row * num_classes, num_classes,
+                             kWarpSize};
+      row.for_each_score(filter, [&](bool appends, T score, int label) {
+        appends = appends && score >= current_threshold(lists, local_image, filter.score_threshold);
+        const auto index = static_cast<unsigned>(label * num_priors + prior);
+        append<1, T>(lists, local_image, {appends}, {score}, {index});
+      });
     }
   }
 }
@@ -68,9 +76,21 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) && kPerLa
 template <int kGroup, int kPerLane, typename In, typename T>
 cudaError_t launch_collect(const LevelLogits& outputs, int64_t num_classes, const CandidateLists& lists,
                            const Filter<T>& filter, cudaStream_t stream) {
-  const dim3 grid = collect_grid(lists, ceil_div(count_level_tiles(outputs.levels, 1, kPriorsPerWarp<kGroup>), kWarps));
-  return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>, grid, kThreads, 0, stream, outputs, lists,
-                          static_cast<int>(num_classes), filter);
+  const auto classes = static_cast<int>(num_classes);
+  if constexpr (kPerLane == 0) {
+    const dim3 grid = collect_grid(lists, ceil_div(outputs.levels.num_priors(), kWarps));
+    return launch_dependent(collect_long_rows_kernel<In, T>, grid, kThreads, 0, stream, outputs, lists, classes,
+                            filter);
+  } else {
+    const int64_t row_bytes = num_classes * static_cast<int64_t>(sizeof(In));
+    int rows = kMaxTileRows;
+    while (rows > kWarpSize && rows * row_bytes > kTileBytes) rows /= 2;
+    const int64_t staged_bytes = rows / kWarpSize * StagedCandidates<T>::kBytes;
+    return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>,
+                            tile_blocks(lists, count_level_tiles(outputs.levels, 1, rows)), rows,
+                            static_cast<size_t>(staged_bytes + shared_copy_bytes(rows * row_bytes)), stream, outputs,
+                            lists, classes, filter);
+  }
 }
 
 // All candidates of an image, for refills in select_kernel; a warp processes one prior at a time.

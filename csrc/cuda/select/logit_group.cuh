@@ -1,4 +1,4 @@
-// The logits of the priors that a warp of collect_logits_kernel processes together, in registers.
+// The logits of the priors that a block of collect_logits_kernel processes together, in shared memory.
 #pragma once
 
 #include "cuda/select/append.cuh"
@@ -6,10 +6,6 @@
 
 namespace ssd_ops {
 namespace {
-
-constexpr int kPriorsPerGroup = 4;
-template <int kGroup>
-constexpr int kPriorsPerWarp = kWarpSize / kGroup * kPriorsPerGroup;
 
 // The logits of one prior per group of kGroup lanes; a lane has every kGroup-th class, at most kPerLane. All lanes of
 // the warp call the functions.
@@ -26,18 +22,6 @@ struct PriorLogits {
     classes = num_classes;
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) logits[k] = label(k) < classes ? widen(row[label(k)]) : -T(INFINITY);
-  }
-
-  // Whether the logit of a class exceeds the bound of candidates; all lanes of the group get it. With a NaN logit
-  // either answer is correct, since no score is appended.
-  __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
-    const T background = __shfl_sync(kFullMask, logits[0], 0, kGroup);
-    T max = lane() > 0 ? logits[0] : -T(INFINITY);
-#pragma unroll
-    for (int k = 1; k < kPerLane; ++k) max = greater(logits[k], max);
-    const unsigned lanes = __ballot_sync(kFullMask, max > filter.logit_bound(background));
-    const int first_lane = static_cast<int>(threadIdx.x) % kWarpSize - lane();
-    return (lanes >> first_lane & (kFullMask >> (kWarpSize - kGroup))) != 0;
   }
 
   // Also writes the exponentials of the lane's classes.
@@ -63,70 +47,81 @@ struct PriorLogits {
     return warp_reduce<kGroup>(best, [](int own, int other) { return other < own ? other : own; });
   }
 
-  // Appends the candidates of the group's prior, unless the group is to be skipped (not `wanted`).
-  __device__ __forceinline__ void append_candidates(bool wanted, const Filter<T>& filter, const CandidateLists& lists,
-                                                    int64_t local_image, unsigned num_priors, unsigned prior) const {
-    const T threshold = current_threshold(lists, local_image, filter.score_threshold);
+  // Adds the candidates of the group's prior, unless the group is to be skipped (not `wanted`).
+  __device__ __forceinline__ void add_candidates(bool wanted, T threshold, const Filter<T>& filter, unsigned num_priors,
+                                                 unsigned prior, StagedCandidates<T>& staged) const {
     T scores[kPerLane];
     const Softmax<T> all = softmax(scores);
     if (!__any_sync(kFullMask, wanted && !all.all_below(threshold))) return;
     const int best = filter.best_only ? best_label(all.max) : kAnyLabel;
-    bool appends[kPerLane];
+    bool adds[kPerLane];
     unsigned indices[kPerLane];
 #pragma unroll
     for (int k = 0; k < kPerLane; ++k) {
       scores[k] /= all.sum;
-      appends[k] = wanted && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best) &&
-                   scores[k] >= threshold;
+      adds[k] = wanted && label(k) > 0 && label(k) < classes && (best == kAnyLabel || label(k) == best) &&
+                scores[k] >= threshold;
       indices[k] = static_cast<unsigned>(label(k)) * num_priors + prior;
     }
-    append(lists, local_image, appends, scores, indices);
+    staged.add(adds, scores, indices);
   }
 };
 
-// Consecutive priors of an image that a warp processes together; those of group g begin at g * kPriorsPerGroup.
-template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
-struct WarpPriors {
-  using Group = PriorLogits<kGroup, kPerLane, T>;
-
-  const In* rows;  // logits of the first prior
+// Rows of logits of consecutive priors in shared memory, 32 for each warp.
+template <typename In, typename T = compute_t<In>>
+struct LogitTile {
+  const In* rows;  // of the warp
   int count, classes;
 
-  // The index among these priors of prior r of the lane's group.
-  __device__ __forceinline__ int prior(int r) const {
-    return static_cast<int>(threadIdx.x) % kWarpSize / kGroup * kPriorsPerGroup + r;
-  }
-  __device__ __forceinline__ const In* row(int r) const {
-    return rows + static_cast<int64_t>(prior(r) < count ? prior(r) : 0) * classes;
-  }
-
-  // Which priors of the group may have candidates: bit r for prior r. All logits are loaded before the first is used.
-  __device__ __forceinline__ unsigned may_have_candidate(const Filter<T>& filter) const {
-    Group groups[kPriorsPerGroup];
-    unsigned result = 0;
-#pragma unroll
-    for (int r = 0; r < kPriorsPerGroup; ++r) groups[r].load(row(r), classes);
-#pragma unroll
-    for (int r = 0; r < kPriorsPerGroup; ++r) {
-      const bool may = groups[r].may_have_candidate(filter) || !(filter.score_threshold > T(0));
-      result |= (may && prior(r) < count ? 1u : 0u) << r;
+  // Whether a class of the row exceeds the bound of candidates; each thread has a row. With a NaN logit either answer
+  // is correct, since no score is appended. If the number of classes is even, lanes begin with different classes: else
+  // many of them would read from the same bank.
+  __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    if (lane >= count) return false;
+    if (!(filter.score_threshold > T(0))) return true;
+    const In* row = rows + lane * classes;
+    T max = -T(INFINITY);
+    if (classes % 2 != 0) {
+#pragma unroll 8
+      for (int c = 1; c < classes; ++c) max = greater(static_cast<T>(widen(row[c])), max);
+    } else {
+      int c = 1 + lane % (classes - 1);
+#pragma unroll 4
+      for (int k = 1; k < classes; ++k) {
+        max = greater(static_cast<T>(widen(row[c])), max);
+        c = c + 1 < classes ? c + 1 : 1;
+      }
     }
-    return result;
+    return max > filter.logit_bound(widen(row[0]));
   }
 
-  // Appends the candidates of the group's priors in the mask `priors`. Their logits are loaded again, from the cache:
-  // few priors have candidates, and keeping the logits of all would take too many registers.
-  __device__ __forceinline__ void append_candidates(unsigned priors, const Filter<T>& filter,
+  // Appends the candidates of the rows in the mask `wanted`; a group of kGroup lanes processes one row at a time.
+  template <int kGroup, int kPerLane>
+  __device__ __forceinline__ void append_candidates(unsigned wanted, const Filter<T>& filter,
                                                     const CandidateLists& lists, int64_t local_image,
-                                                    unsigned num_priors, unsigned first) const {
-#pragma unroll 1
-    for (int r = 0; r < kPriorsPerGroup; ++r) {
-      const bool wanted = (priors >> r & 1) != 0;
-      if (!__any_sync(kFullMask, wanted)) continue;
-      Group group;
-      group.load(row(r), classes);
-      group.append_candidates(wanted, filter, lists, local_image, num_priors, first + static_cast<unsigned>(prior(r)));
+                                                    unsigned num_priors, unsigned first,
+                                                    StagedCandidates<T> staged) const {
+    constexpr int kGroups = kWarpSize / kGroup, kMaxAdded = kGroups * kGroup * kPerLane;
+    static_assert(kMaxAdded <= StagedCandidates<T>::kCapacity);
+    if (wanted == 0) return;
+    T threshold = current_threshold(lists, local_image, filter.score_threshold);
+    while (wanted != 0) {
+      unsigned own = wanted;  // the lowest row in it is that of the group
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        if (g < static_cast<int>(threadIdx.x) % kWarpSize / kGroup) own &= own - 1;
+        wanted &= wanted - 1;
+      }
+      const int row = own != 0 ? __ffs(static_cast<int>(own)) - 1 : 0;
+      PriorLogits<kGroup, kPerLane, T> group;
+      group.load(rows + row * classes, classes);
+      group.add_candidates(own != 0, threshold, filter, num_priors, first + static_cast<unsigned>(row), staged);
+      if (staged.count + kMaxAdded <= StagedCandidates<T>::kCapacity) continue;
+      staged.flush(lists, local_image);
+      threshold = current_threshold(lists, local_image, filter.score_threshold);
     }
+    staged.flush(lists, local_image);
   }
 };
 

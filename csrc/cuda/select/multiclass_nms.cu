@@ -1,7 +1,8 @@
-// Plan: collect_scores_kernel reads every score once, in coalesced loads of 16 bytes if the scores of the images are
-// aligned to 16 bytes, and a thread issues kScoreLoads loads before it uses the first. It appends the scores that reach
-// the threshold to the candidates of their image; select_kernel (select_kernel.cuh) does the rest, one block per image.
+// Plan: a block of collect_scores_kernel has a tile of the scores of an image in shared memory (shared_copy.cuh), reads
+// it in words of 16 bytes, and appends the scores that reach the threshold to the candidates of the image;
+// select_kernel (select_kernel.cuh) does the rest, one block per image.
 #include "cuda/common/load.cuh"
+#include "cuda/common/shared_copy.cuh"
 #include "cuda/select/append.cuh"
 #include "cuda/select/multiclass_nms.h"
 #include "cuda/select/select_kernel.cuh"
@@ -9,66 +10,73 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kThreads = 256, kScoreLoads = 4;
+constexpr int kThreads = 128, kWarps = kThreads / kWarpSize;
 
-// The scores of one load: 16 bytes, or one score.
-template <typename In, bool wide>
-struct alignas(wide ? 16 : sizeof(In)) Scores {
-  static constexpr int kCount = wide ? 16 / sizeof(In) : 1;
+// The scores of one word of 16 bytes.
+template <typename In>
+struct alignas(kCopyAlignment) Scores {
+  static constexpr int kCount = kCopyAlignment / sizeof(In);
   In values[kCount];
 };
-template <typename In, bool wide>
-constexpr int kScoresPerBlock = kThreads * kScoreLoads * Scores<In, wide>::kCount;
+constexpr int kTileBytes = 24 << 10;
+template <typename In>
+constexpr int kTileScores = kTileBytes / sizeof(In);
 
-// The first scores are loaded before the previous kernel has completed: that one only clears the lists, and it began
-// after the scores were written.
-template <bool wide, typename In>
+// The scores are loaded before the previous kernel has completed: that one only clears the lists, and it began after
+// the scores were written.
+template <typename In>
 __global__ void __launch_bounds__(kThreads)
     collect_scores_kernel(const In* scores, CandidateLists lists, unsigned num_boxes, unsigned num_classes,
                           compute_t<In> score_threshold) {
   using T = compute_t<In>;
-  using Load = Scores<In, wide>;
-  const int64_t scores_per_image = static_cast<int64_t>(num_boxes) * num_classes;
-  const int64_t loads = scores_per_image / Load::kCount;
-  for (int64_t local_image = blockIdx.x; local_image < lists.num_images; local_image += gridDim.x) {
-    const auto* image_scores =
-        reinterpret_cast<const Load*>(scores + (lists.first_image + local_image) * scores_per_image);
-    for (int64_t first = static_cast<int64_t>(blockIdx.y) * (kThreads * kScoreLoads); first < loads;
-         first += static_cast<int64_t>(gridDim.y) * (kThreads * kScoreLoads)) {
-      const int left =
-          static_cast<int>(loads - first < kThreads * kScoreLoads ? loads - first : kThreads * kScoreLoads);
-      Load loaded[kScoreLoads];
+  using Word = Scores<In>;
+  constexpr int kStaged = StagedCandidates<T>::kCapacity, kMaxAdded = kWarpSize * Word::kCount;
+  auto* const memory = dynamic_shared<candidate_t<T>>();
+  const auto num_images = static_cast<unsigned>(lists.num_images);
+  const int64_t local_image = blockIdx.x % num_images;
+  const unsigned scores_per_image = num_boxes * num_classes, first = blockIdx.x / num_images * kTileScores<In>,
+                 left = scores_per_image - first;
+  const int count = left < kTileScores<In> ? static_cast<int>(left) : kTileScores<In>;
+  const SharedCopy copy(memory + kWarps * kStaged,
+                        scores + (lists.first_image + local_image) * scores_per_image + first,
+                        count * static_cast<int>(sizeof(In)));
+  wait_for_previous_kernel();
+  T threshold = current_threshold(lists, local_image, score_threshold);
+  StagedCandidates<T> staged{memory + static_cast<int>(threadIdx.x) / kWarpSize * kStaged};
+  const auto* words = reinterpret_cast<const Word*>(copy.wait());
+  const int skipped = copy.skipped() / static_cast<int>(sizeof(In)),
+            num_words = static_cast<int>(ceil_div(skipped + count, Word::kCount));
+  for (int begin = 0; begin < num_words; begin += kThreads) {
+    const int w = begin + static_cast<int>(threadIdx.x);
+    const Word word = words[w < num_words ? w : 0];
+    bool any = false;
 #pragma unroll
-      for (int k = 0; k < kScoreLoads; ++k) {
-        const int i = k * kThreads + static_cast<int>(threadIdx.x);
-        loaded[k] = image_scores[first + (i < left ? i : 0)];
-      }
-      wait_for_previous_kernel();
-      const T threshold = current_threshold(lists, local_image, score_threshold);  // in flight with the scores
+    for (int j = 0; j < Word::kCount; ++j) any = any || widen(word.values[j]) >= threshold;
+    if (!__any_sync(kFullMask, any && w < num_words)) continue;  // most warps skip the division
+    bool adds[Word::kCount];
+    T found[Word::kCount];
+    unsigned indices[Word::kCount];
 #pragma unroll
-      for (int k = 0; k < kScoreLoads; ++k) {
-        const int i = k * kThreads + static_cast<int>(threadIdx.x);
-        bool any = false;
-#pragma unroll
-        for (int j = 0; j < Load::kCount; ++j) any = any || widen(loaded[k].values[j]) >= threshold;
-        if (!__any_sync(kFullMask, any && i < left)) continue;  // most warps skip the division
-#pragma unroll
-        for (int j = 0; j < Load::kCount; ++j) {
-          const T score = widen(loaded[k].values[j]);
-          const auto index = (static_cast<unsigned>(first) + i) * Load::kCount + j;
-          const unsigned box = index / num_classes, label = index % num_classes;
-          append<1, T>(lists, local_image, {i < left && score >= threshold && label != 0}, {score},
-                       {label * num_boxes + box});
-        }
-      }
+    for (int j = 0; j < Word::kCount; ++j) {
+      const int i = w * Word::kCount + j - skipped;  // in the tile
+      const unsigned index = first + static_cast<unsigned>(i), box = index / num_classes, label = index % num_classes;
+      found[j] = widen(word.values[j]);
+      adds[j] = i >= 0 && i < count && found[j] >= threshold && label != 0;
+      indices[j] = label * num_boxes + box;
     }
+    staged.add(adds, found, indices);
+    if (staged.count + kMaxAdded <= kStaged) continue;
+    staged.flush(lists, local_image);
+    threshold = current_threshold(lists, local_image, score_threshold);
   }
+  staged.flush(lists, local_image);
 }
 
-template <bool wide, typename In, typename T>
+template <typename In, typename T>
 cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& lists, cudaStream_t stream) {
-  const dim3 grid = collect_grid(lists, ceil_div(params.num_boxes * params.num_classes, kScoresPerBlock<In, wide>));
-  return launch_dependent(collect_scores_kernel<wide, In>, grid, kThreads, 0, stream,
+  const int64_t tiles = ceil_div(params.num_boxes * params.num_classes, kTileScores<In>);
+  const size_t shared_bytes = kWarps * StagedCandidates<T>::kBytes + shared_copy_bytes(kTileBytes);
+  return launch_dependent(collect_scores_kernel<In>, tile_blocks(lists, tiles), kThreads, shared_bytes, stream,
                           static_cast<const In*>(params.scores), lists, static_cast<unsigned>(params.num_boxes),
                           static_cast<unsigned>(params.num_classes), params.score_threshold);
 }
@@ -129,14 +137,9 @@ int launch_multiclass_nms(const SelectParams<T>& params, const BoxSource<T>& sou
     using In = decltype(type);
     if constexpr (std::is_same_v<compute_t<In>, T>) {
       const auto* scores = static_cast<const In*>(params.scores);
-      const bool wide = reinterpret_cast<uintptr_t>(scores) % 16 == 0 &&
-                        params.num_boxes * params.num_classes % Scores<In, true>::kCount == 0;
       return static_cast<cudaError_t>(collect_and_select(
           lists, num_images, params.num_classes, stream,
-          [&](const CandidateLists& images) {
-            return wide ? launch_collect<true, In>(params, images, stream)
-                        : launch_collect<false, In>(params, images, stream);
-          },
+          [&](const CandidateLists& images) { return launch_collect<In>(params, images, stream); },
           [&](const CandidateLists& images) {
             const ScoreRefill<In> refill{scores, boxes, classes, params.score_threshold};
             return launch_select<true>(images, source, params, refill, stream);

@@ -1,0 +1,72 @@
+// Copies of contiguous bytes from global into shared memory by a whole block.
+#pragma once
+
+#include "cuda/common/launch.cuh"
+
+namespace ssd_ops {
+namespace {  // so that the emulator's sanitized build can put red zones around shared memory
+
+constexpr int kCopyAlignment = 16;
+
+// Shared memory for a copy of `bytes` bytes from any address, see SharedCopy.
+constexpr int64_t shared_copy_bytes(int64_t bytes) { return round_up(bytes, kCopyAlignment) + kCopyAlignment; }
+
+// A copy of `bytes` bytes into shared memory at `memory`, which is aligned to 16 bytes and has shared_copy_bytes().
+// From sm_90 on one thread starts one bulk copy; before, every thread copies words of 16 bytes. Both copy whole aligned
+// words, so up to 15 bytes before and after the source are read and ignored; these are on the same page as the source.
+class SharedCopy {
+ public:
+  // Starts to copy. All threads of the block call it, once in a kernel.
+  __device__ SharedCopy(void* memory, const void* source, int bytes) : memory_(static_cast<char*>(memory)) {
+    const auto address = reinterpret_cast<uintptr_t>(source);
+    skipped_ = static_cast<int>(address % kCopyAlignment);
+    const char* from = static_cast<const char*>(source) - skipped_;
+    const int size = static_cast<int>(round_up(skipped_ + bytes, kCopyAlignment));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier()) : "memory");
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(size) : "memory");
+      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       static_cast<unsigned>(__cvta_generic_to_shared(memory))),
+                   "l"(__cvta_generic_to_global(from)), "r"(size), "r"(barrier())
+                   : "memory");
+    }
+#else
+    for (int i = static_cast<int>(threadIdx.x) * kCopyAlignment; i < size; i += blockDim.x * kCopyAlignment)
+      *reinterpret_cast<uint4*>(memory_ + i) = *reinterpret_cast<const uint4*>(from + i);
+#endif
+  }
+
+  // Bytes from the aligned beginning of the copied words to the copy of the source.
+  __device__ int skipped() const { return skipped_; }
+
+  // Waits for the copy and returns the copied words. All threads of the block call it.
+  __device__ const char* wait() const {
+    __syncthreads();  // the barrier is initialized, or all threads have copied
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    unsigned done = 0;
+    while (done == 0) {
+      asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                   : "=r"(done)
+                   : "r"(barrier())
+                   : "memory");
+    }
+#endif
+    return memory_;
+  }
+
+ private:
+  char* memory_;
+  int skipped_;  // bytes before the source in its first word
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __device__ static unsigned barrier() {
+    __shared__ unsigned long long storage;
+    return static_cast<unsigned>(__cvta_generic_to_shared(&storage));
+  }
+#endif
+};
+
+}  // namespace
+}  // namespace ssd_ops
