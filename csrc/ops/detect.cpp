@@ -31,6 +31,11 @@ void check(const DetectorOutputs& outputs, const Tensor& priors, const DetectOpt
   check_candidate_count("logits", num_priors, outputs.num_classes);
 }
 
+// The CUDA kernels load deltas of every dtype, as they decode few; the CPU kernels load only `dtype`.
+ScalarType loc_dtype(const DetectorOutputs& outputs, ScalarType dtype) {
+  return uses_cuda_kernels(outputs.loc[0]) ? load_dtype(outputs.loc_type(), dtype) : dtype;
+}
+
 DetectionTensors detections_of(const DetectorOutputs& outputs, const Tensor& priors, const DetectOptions& options) {
   check(outputs, priors, options);
   const Tensor& like = outputs.logits[0];
@@ -39,7 +44,7 @@ DetectionTensors detections_of(const DetectorOutputs& outputs, const Tensor& pri
   if (num_images * num_priors == 0) return no_detections(like, num_images, options.max_detections, dtype);
   const DetectionTensors result = new_detections(like, num_images, options.max_detections, dtype);
   const std::vector<Tensor> logits = dense_rows(outputs.logits, load_dtype(outputs.logits_type(), dtype));
-  const std::vector<Tensor> loc = dense_rows(outputs.loc, dtype);
+  const std::vector<Tensor> loc = dense_rows(outputs.loc, loc_dtype(outputs, dtype));
   const Tensor dense_priors = dense(priors, dtype);
   const ScoreRows scores{nullptr, dtype_of(logits[0]), num_priors, outputs.num_classes};
   const SelectOptions select{options.score_threshold, suppress_threshold(options.iou_threshold, options.suppress_equal),
@@ -62,13 +67,12 @@ DetectionTensors detections_of(const DetectorOutputs& outputs, const Tensor& pri
       const auto bytes = static_cast<int64_t>(detect_workspace_bytes(params.select, num_images, best_only));
       const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
       const BoxSource<T> source{.levels = params.levels,
-                                .boxes = params.loc,
+                                .boxes = const_rows<void>(loc),
+                                .boxes_dtype = dtype_of(loc[0]),
                                 .boxes_by_class = false,
                                 .priors = params.priors,
                                 .variances = params.variances,
-                                .clip = params.clip,
-                                .class_box_indices = nullptr,
-                                .class_capacity = 0};
+                                .clip = params.clip};
       check_cuda(launch_detect(params.select, params.logits, source, best_only, num_images,
                                workspace.mutable_data_ptr(), scope.stream()),
                  "detect");

@@ -21,7 +21,9 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
   const ScalarType dtype = compute_dtype({boxes.scalar_type(), scores.scalar_type()});
   if (scores.numel() == 0) return no_detections(scores, num_images, max_detections, dtype);
   const DetectionTensors result = new_detections(scores, num_images, max_detections, dtype);
-  const Tensor dense_scores = dense_for(scores, dtype), dense_boxes = dense(boxes, dtype);
+  // The CUDA kernels load boxes of every dtype, as they need few; the CPU kernels load only `dtype`.
+  const Tensor dense_scores = dense_for(scores, dtype),
+               dense_boxes = uses_cuda_kernels(boxes) ? dense_for(boxes, dtype) : dense(boxes, dtype);
   const bool boxes_by_class = boxes.dim() == 4;
   const SelectOptions options{score_threshold, suppress_above, min_size, candidates_per_class};
   dispatch_compute(dtype, [&](auto type) {
@@ -36,13 +38,12 @@ DetectionTensors multiclass_nms(const Tensor& boxes, const Tensor& scores, doubl
       const auto bytes = static_cast<int64_t>(multiclass_nms_workspace_bytes(params.select, num_images));
       const Tensor workspace = empty(boxes, {bytes}, ScalarType::Byte);
       const BoxSource<T> source{.levels = one_level(num_boxes),
-                                .boxes = {{params.boxes}},
+                                .boxes = {{dense_boxes.const_data_ptr()}},
+                                .boxes_dtype = dtype_of(dense_boxes),
                                 .boxes_by_class = boxes_by_class,
                                 .priors = nullptr,
                                 .variances = {},
-                                .clip = false,
-                                .class_box_indices = nullptr,
-                                .class_capacity = 0};
+                                .clip = false};
       check_cuda(launch_multiclass_nms(params.select, source, num_images, workspace.mutable_data_ptr(), scope.stream()),
                  "multiclass_nms");
       return;

@@ -89,31 +89,5 @@ __device__ inline DoubleCandidate last_candidate() {
   return {~0ull, ~0u};
 }
 
-// Bitonic sort of `size` items in shared memory, a power of two. All threads of the block call it.
-template <typename C>
-__device__ void sort_shared(C* items, int size) {
-  int previous_step = kWarpSize + 1;  // other warps have written the items
-  for (int span = 2; span <= size; span *= 2) {
-    for (int step = span / 2; step > 0; previous_step = step, step /= 2) {
-      // With short steps a warp exchanges only among the same 64 items.
-      if (step > kWarpSize || previous_step > kWarpSize) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
-      for (int i = threadIdx.x; i < size / 2; i += blockDim.x) {
-        const int low = (i & ~(step - 1)) * 2 | (i & (step - 1)), high = low + step;
-        const bool ascending = (low & span) == 0;
-        const C a = items[low], b = items[high];
-        if (precedes(b, a) == ascending) {
-          items[low] = b;
-          items[high] = a;
-        }
-      }
-    }
-  }
-  __syncthreads();
-}
-
 }  // namespace
 }  // namespace ssd_ops

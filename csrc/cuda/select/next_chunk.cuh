@@ -5,8 +5,8 @@
 // memory. If the candidates up to the end of the bin in which the count reaches capacity / 2 fit into the chunk, that
 // end is the last key; else the bin becomes the range of the next pass. The first range is that of the expected scores,
 // so that one pass usually suffices; if no such bin is within it, the search restarts with the range of all sort keys.
-// Then the block reads the list once more and sorts the candidates up to the last key. A thread issues kLoadsInFlight
-// loads before it uses the first.
+// Then the block reads the list once more for the candidates up to the last key (sorted_chunk.cuh). A thread issues
+// kLoadsInFlight loads before it uses the first.
 //
 // The functions here take the candidates from any object with a for_each() like that of CandidateList.
 #pragma once
@@ -101,12 +101,13 @@ constexpr candidate_key_t<C> kMaxKey =
     ~candidate_key_t<C>(0) >> (8 * sizeof(candidate_key_t<C>) - CandidateKeyTraits<C>::kBits);
 
 // The last key of the next chunk, which begins with `first`: between capacity / 2 and `capacity` candidates, or all
-// that are left. Most sort keys are expected between `expected_first` and `expected_last`. All threads of the block
-// call it.
+// that are left. Most sort keys are expected between `expected_first` and `expected_last`. `bins` has kBins numbers in
+// shared memory. All threads of the block call it. It is not inlined: most images need no call, and their code is
+// short.
 template <int kThreads, typename C, typename Source, typename Key = candidate_key_t<C>>
-__device__ Key find_last_key(const Source& source, Key first, Key expected_first, Key expected_last, int capacity) {
+__device__ __noinline__ Key find_last_key(Source source, Key first, Key expected_first, Key expected_last, int capacity,
+                                          unsigned* bins) {
   constexpr int kLowBits = CandidateKeyTraits<C>::kBits - 32;
-  __shared__ unsigned bins[kBins];
   // The bins of the expected range do not split equal high bits.
   KeyRange<Key> range =
       range_of((expected_first > first ? expected_first : first) >> kLowBits << kLowBits, expected_last, kLowBits);
@@ -154,26 +155,6 @@ __device__ int gather(const Source& source, Key first, Key last, C* items) {
   const int count = static_cast<int>(num_written);
   __syncthreads();  // it may be written again
   return count;
-}
-
-// Writes to `chunk` (of `capacity` items), sorted, the first candidates of the list from `first` to `last`; returns
-// their number, which is below capacity / 2 only if no others are left. Most scores lie between those of
-// `expected_first` and `expected_last`. All threads of the block call it.
-template <int kThreads, typename C, typename Key = candidate_key_t<C>>
-__device__ int next_chunk(const CandidateList<C>& list, Key first, Key last, const C& expected_first,
-                          const C& expected_last, C* chunk, int capacity) {
-  if (list.count > capacity) {
-    const Key last_of_chunk =
-        find_last_key<kThreads, C>(list, first, sort_key(expected_first), sort_key(expected_last), capacity);
-    if (last_of_chunk < last) last = last_of_chunk;
-  }
-  if (last < first) return 0;
-  const int found = gather<kThreads>(list, first, last, chunk);
-  int size = 2;
-  while (size < found) size *= 2;
-  for (int i = found + threadIdx.x; i < size; i += blockDim.x) chunk[i] = last_candidate<C>();
-  sort_shared(chunk, size);
-  return found;
 }
 
 }  // namespace

@@ -14,16 +14,17 @@ namespace ssd_ops {
 // Where the box of a candidate comes from.
 template <typename T>
 struct BoxSource {
-  Levels levels;                      // of the N boxes of an image
-  LevelPointers<const Box<T>> boxes;  // a box for each row, or C if boxes_by_class; deltas if there are priors
+  Levels levels;                    // of the N boxes of an image
+  LevelPointers<const void> boxes;  // a box for each row, or C if boxes_by_class; deltas if there are priors
+  Dtype boxes_dtype;
   bool boxes_by_class;
   const Box<T>* priors;  // [N] or null
   Variances<T> variances;
   bool clip;
   // soft_nms: candidate c * class_capacity + k is the k-th box that class c has selected, with index
   // class_box_indices[b, c, k]. Null: candidate c * N + i is box i.
-  const unsigned* class_box_indices;
-  int64_t class_capacity;
+  const unsigned* class_box_indices = nullptr;
+  int64_t class_capacity = 0;
 };
 
 // The candidates of some images of a batch, in workspace. `local_image` is the index of an image among them.

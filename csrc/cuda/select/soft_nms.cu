@@ -163,6 +163,7 @@ int launch_soft_nms(const SoftNmsParams<T>& params, int64_t num_images, void* wo
   const SoftNmsWorkspace<T> arrays = soft_nms_workspace(params, num_images, layout);
   const BoxSource<T> source{.levels = one_level(params.num_boxes),
                             .boxes = {{params.boxes}},
+                            .boxes_dtype = sizeof(T) == sizeof(double) ? Dtype::f64 : Dtype::f32,
                             .boxes_by_class = params.boxes_by_class,
                             .priors = nullptr,
                             .variances = {},

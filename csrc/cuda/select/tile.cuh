@@ -1,106 +1,68 @@
-// The candidates of one tile: which of them suppress which, and which are kept. The plan is in select_kernel.cuh.
+// The boxes of one tile of a chunk: which of them suppress which, and which are kept. The plan is in select_kernel.cuh.
 #pragma once
 
-#include "cuda/common/load.cuh"
-#include "cuda/select/candidates.cuh"
-#include "cuda/select/select.h"
+#include "cuda/select/sorted_chunk.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kSelectThreads = 512;
-constexpr unsigned kNoLabel = ~0u;  // the label of a box that is too small to be a candidate
-
-// Boxes that are resolved together. The label of a box is the index of its class.
+// Boxes of a chunk that are resolved together.
 template <typename T>
 struct CandidateTile {
-  static constexpr int kSize = sizeof(T) == sizeof(float) ? 256 : 128, kWords = kSize / kWarpSize;
+  static constexpr int kSize = SortedChunk<T>::kSize / 2, kWords = kSize / kWarpSize;
   static constexpr int kThreadsPerBox = kSelectThreads / kSize;  // in different warps
 
-  Box<T> boxes[kSize];
-  T areas[kSize];
-  unsigned labels[kSize];
-  unsigned box_indices[kSize];            // index of the box in its image
-  unsigned suppressors[kWords][kSize];    // bit b of [w][i] is set if box 32 w + b < i suppresses box i
-  unsigned active[kWords], kept[kWords];  // a bit for each box
-  int same_class_before[kSize];           // number of boxes of the tile with the same label that precede the box
-  int same_class_from_here[kSize];        // number of those that follow it, and the box itself
+  unsigned suppressors[kWords][kSize];  // bit b of [w][i] is set if box 32 w + b < i suppresses box i
+  unsigned kept[kWords];                // a bit for each box
   // Boxes kept before this tile, kSize of them at a time.
   Box<T> kept_before[kSize];
   unsigned kept_before_labels[kSize];
 };
 
+// The boxes of a tile in their chunk.
 template <typename T>
-__device__ Box<T> load_candidate(const BoxSource<T>& source, const SelectParams<T>& params, int64_t image,
-                                 unsigned index, unsigned* label, unsigned* index_in_image) {
-  const int64_t stride = source.class_box_indices != nullptr ? source.class_capacity : params.num_boxes;
-  *label = static_cast<unsigned>(index / stride);
-  const int64_t box_index = source.class_box_indices != nullptr
-                                ? source.class_box_indices[image * params.num_classes * stride + index]
-                                : index % stride;
-  *index_in_image = static_cast<unsigned>(box_index);
-  const LevelRow at = level_row(source.levels, image, box_index);
-  Box<T> box = source.boxes.of[at.level][source.boxes_by_class ? at.row * params.num_classes + *label : at.row];
-  if (source.priors != nullptr) box = decode(box, source.priors[box_index], CodeType::center_size, source.variances);
-  return source.clip ? clip_to_image(box) : box;
-}
+struct TileBoxes {
+  SortedChunk<T>& chunk;
+  int begin, count;  // begin is a multiple of the tile's size
 
+  __device__ __forceinline__ int first_word() const { return begin / kWarpSize; }
+  __device__ __forceinline__ unsigned label(int i) const { return i < count ? chunk.labels[begin + i] : kNoLabel; }
+};
+
+// Compares a box of the tile with those that precede it; each of the first kSize threads has a box.
 template <typename T>
-__device__ void load_tile(CandidateTile<T>& tile, const candidate_t<T>* candidates, int count,
-                          const BoxSource<T>& source, const SelectParams<T>& params, int64_t image) {
+__device__ void compare_with_preceding(const TileBoxes<T>& boxes, int label_bits,
+                                       const SuppressionThresholds<T>& thresholds, CandidateTile<T>& tile) {
   const int i = threadIdx.x;
-  if (i < CandidateTile<T>::kSize) {
-    unsigned label = kNoLabel, box_index = 0;
-    Box<T> box{};
-    if (i < count) box = load_candidate(source, params, image, index_of(candidates[i]), &label, &box_index);
-    tile.boxes[i] = box;
-    tile.areas[i] = area(box);
-    tile.box_indices[i] = box_index;
-    tile.labels[i] = too_small(box, params.min_size) ? kNoLabel : label;
-    tile.same_class_before[i] = tile.same_class_from_here[i] = 0;
-  }
-  if (i < CandidateTile<T>::kWords) tile.active[i] = ~0u;
-  __syncthreads();
-}
-
-// Compares each box of the tile with those that precede it, and counts the boxes with the same label.
-template <bool with_suppression, typename T>
-__device__ void compare_tile(CandidateTile<T>& tile, int count, const SuppressionThresholds<T>& thresholds) {
-  constexpr int kSize = CandidateTile<T>::kSize;
-  const int i = threadIdx.x % kSize;
-  const Box<T> box = tile.boxes[i];
-  const T box_area = tile.areas[i];
-  const unsigned label = tile.labels[i];
-  int same_class_before = 0, same_class_from_here = 0;
-  for (int w = threadIdx.x / kSize; w < CandidateTile<T>::kWords; w += CandidateTile<T>::kThreadsPerBox) {
-    unsigned same = 0, bits = 0;
-    if (i < count && label != kNoLabel && w * kWarpSize < count) {
-#pragma unroll 8
-      for (int k = 0; k < kWarpSize; ++k) same |= (tile.labels[w * kWarpSize + k] == label ? 1u : 0u) << k;
-    }
+  const SortedChunk<T>& chunk = boxes.chunk;
+  const Box<T> box = chunk.boxes[boxes.begin + i];
+  const T box_area = chunk.areas[boxes.begin + i];
+  const unsigned label = boxes.label(i);
+#pragma unroll 1
+  for (int w = 0; w < CandidateTile<T>::kWords; ++w) {
     const int own_bit = i - w * kWarpSize;  // of box i in this word, may be out of range
-    const unsigned preceding = own_bit <= 0 ? 0 : own_bit < kWarpSize ? (1u << own_bit) - 1 : ~0u;
-    same_class_before += __popc(same & preceding);
-    same_class_from_here += __popc(same & ~preceding);
-    for (unsigned rest = with_suppression ? same & preceding : 0; rest != 0; rest &= rest - 1) {
-      const int j = w * kWarpSize + __ffs(static_cast<int>(rest)) - 1;
-      if (suppresses(tile.boxes[j], box, tile.areas[j], box_area, thresholds)) bits |= rest & (0 - rest);
+    unsigned bits = 0;
+    if (own_bit > 0 && label != kNoLabel) {
+      const unsigned preceding = own_bit < kWarpSize ? (1u << own_bit) - 1 : ~0u;
+      unsigned rest = preceding & boxes_with_label(chunk, boxes.first_word() + w, label, label_bits);
+      for (; rest != 0; rest &= rest - 1) {
+        const int j = boxes.begin + w * kWarpSize + __ffs(static_cast<int>(rest)) - 1;
+        if (suppresses(chunk.boxes[j], box, chunk.areas[j], box_area, thresholds)) bits |= rest & (0 - rest);
+      }
     }
     tile.suppressors[w][i] = bits;
   }
-  if (same_class_before > 0) atomicAdd(&tile.same_class_before[i], same_class_before);
-  if (same_class_from_here > 0) atomicAdd(&tile.same_class_from_here[i], same_class_from_here);
 }
 
 // Deactivates the boxes that one of the `num_kept` boxes kept before this tile suppresses.
 template <typename T>
-__device__ void suppress_by_kept(CandidateTile<T>& tile, int count, int64_t num_kept, int64_t image,
-                                 const SelectParams<T>& params) {
+__device__ void suppress_by_kept(const TileBoxes<T>& boxes, int64_t num_kept, int64_t image,
+                                 const SelectParams<T>& params, CandidateTile<T>& tile) {
   constexpr int kSize = CandidateTile<T>::kSize;
   const int i = threadIdx.x % kSize;
-  const Box<T> box = tile.boxes[i];
-  const T box_area = tile.areas[i];
-  const unsigned label = i < count ? tile.labels[i] : kNoLabel;
+  const Box<T> box = boxes.chunk.boxes[boxes.begin + i];
+  const T box_area = boxes.chunk.areas[boxes.begin + i];
+  const unsigned label = boxes.label(i);
   const int64_t first_out = image * params.out.max_detections;
   const Box<T>* kept = reinterpret_cast<const Box<T>*>(params.out.boxes) + first_out;
   bool active = true;
@@ -119,70 +81,63 @@ __device__ void suppress_by_kept(CandidateTile<T>& tile, int count, int64_t num_
       active = !suppresses(other, box, area(other), box_area, params.thresholds);
     }
   }
-  if (!active) atomicAnd(&tile.active[i / kWarpSize], ~(1u << (i % kWarpSize)));
+  if (!active) atomicAnd(&boxes.chunk.active[boxes.first_word() + i / kWarpSize], ~(1u << (i % kWarpSize)));
 }
 
-// Deactivates the boxes that are too small and those beyond the top-k of their class, k = candidates_per_class.
-// `num_visited_by_class`, the number of boxes of each class before the tile, is null if no class exceeds k.
+// Deactivates the boxes beyond the top-k of their class, k = candidates_per_class, and adds the boxes of the tile to
+// `num_visited_by_class`, the number of boxes of each class before the tile.
 template <typename T>
-__device__ void limit_classes(CandidateTile<T>& tile, int count, int64_t candidates_per_class,
+__device__ void limit_classes(const TileBoxes<T>& boxes, int label_bits, int64_t candidates_per_class,
                               int* num_visited_by_class) {
-  const int i = threadIdx.x;
-  if (i >= CandidateTile<T>::kSize) return;
-  const bool has_label = i < count && tile.labels[i] != kNoLabel;
-  int visited_before = 0, same_class_before = 0;
-  if (has_label) {
-    visited_before = num_visited_by_class != nullptr ? num_visited_by_class[tile.labels[i]] : 0;
-    same_class_before = tile.same_class_before[i];
+  const int i = threadIdx.x, lane = i % kWarpSize, word = i / kWarpSize;
+  const bool has_box = i < CandidateTile<T>::kSize;
+  const unsigned label = has_box ? boxes.label(i) : kNoLabel;
+  int visited_before = 0, same_class_before = 0, same_class = 0;
+  if (label != kNoLabel) {
+    visited_before = num_visited_by_class[label];
+    for (int w = 0; w * kWarpSize < boxes.count; ++w) {
+      const unsigned same = boxes_with_label(boxes.chunk, boxes.first_word() + w, label, label_bits);
+      same_class += __popc(same);
+      same_class_before += w < word ? __popc(same) : w == word ? bits_below_lane(same) : 0;
+    }
   }
-  const unsigned bits =
-      __ballot_sync(kFullMask, has_label && visited_before + same_class_before < candidates_per_class);
-  if (i % kWarpSize == 0) atomicAnd(&tile.active[i / kWarpSize], bits);
-}
-
-// Adds the boxes of the tile to the visited boxes of their classes.
-template <typename T>
-__device__ void count_visited(const CandidateTile<T>& tile, int count, int* num_visited_by_class) {
-  const int i = threadIdx.x;
+  const unsigned within = __ballot_sync(kFullMask, visited_before + same_class_before < candidates_per_class);
+  if (lane == 0 && has_box) atomicAnd(&boxes.chunk.active[boxes.first_word() + word], within);
+  __syncthreads();  // all threads have read the numbers
   // The first box of each class in the tile adds them all.
-  if (i < count && i < CandidateTile<T>::kSize && tile.labels[i] != kNoLabel && tile.same_class_before[i] == 0)
-    num_visited_by_class[tile.labels[i]] += tile.same_class_from_here[i];
+  if (label != kNoLabel && same_class_before == 0) num_visited_by_class[label] += same_class;
 }
 
 // Finds which active boxes are kept. Each iteration keeps all boxes but those that a box kept by the previous iteration
 // suppresses, until nothing changes. After k iterations the first k boxes are final, since only preceding boxes
-// suppress a box; so this ends, at the only fixpoint, which is the greedy result. Called by one warp.
+// suppress a box; so this ends, at the only fixpoint, which is the greedy result. All threads of the block call it.
 template <typename T>
-__device__ void resolve_by_fixpoint(CandidateTile<T>& tile) {
+__device__ void resolve_by_fixpoint(const TileBoxes<T>& boxes, CandidateTile<T>& tile) {
   constexpr int kWords = CandidateTile<T>::kWords;
-  const int lane = threadIdx.x;
-  if (lane < kWords) tile.kept[lane] = tile.active[lane];
-  bool changed = true;
-  while (changed) {
-    __syncwarp();
-    unsigned kept[kWords];
+  const int i = threadIdx.x, lane = i % kWarpSize, word = i / kWarpSize;
+  const bool has_box = i < CandidateTile<T>::kSize;
+  const unsigned active = has_box && word * kWarpSize < boxes.count ? boxes.chunk.active[boxes.first_word() + word] : 0;
+  unsigned suppressors[kWords], kept = active;
 #pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      const int i = w * kWarpSize + lane;
-      unsigned by_kept = 0;
+  for (int w = 0; w < kWords; ++w) suppressors[w] = has_box ? tile.suppressors[w][i] : 0;
+  if (has_box && lane == 0) tile.kept[word] = kept;
+  for (bool changed = true; changed;) {
+    __syncthreads();
+    unsigned by_kept = 0;
 #pragma unroll
-      for (int v = 0; v <= w; ++v) by_kept |= tile.suppressors[v][i] & tile.kept[v];
-      kept[w] = __ballot_sync(kFullMask, by_kept == 0) & tile.active[w];
-    }
-    changed = false;
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) changed = changed || kept[w] != tile.kept[w];
-    __syncwarp();
-#pragma unroll
-    for (int w = 0; w < kWords; ++w)
-      if (lane == w) tile.kept[w] = kept[w];
+    for (int w = 0; w < kWords; ++w) by_kept |= suppressors[w] & tile.kept[w];
+    const unsigned next = __ballot_sync(kFullMask, by_kept == 0) & active;
+    changed = __syncthreads_or(next != kept ? 1 : 0) != 0;
+    kept = next;
+    if (has_box && lane == 0) tile.kept[word] = kept;
   }
+  __syncthreads();
 }
 
 // Appends the kept boxes of the tile to the `num_kept` detections of the image; returns their new number.
 template <typename T>
-__device__ int64_t write_kept(const CandidateTile<T>& tile, const candidate_t<T>* candidates, int64_t num_kept,
-                              int64_t image, const SelectParams<T>& params) {
+__device__ int64_t write_kept(const TileBoxes<T>& boxes, const CandidateTile<T>& tile, int64_t num_kept, int64_t image,
+                              const SelectParams<T>& params) {
   const int64_t max_detections = params.out.max_detections;
   const int i = threadIdx.x, word = i / kWarpSize;
   const unsigned bit = 1u << (i % kWarpSize);
@@ -196,10 +151,12 @@ __device__ int64_t write_kept(const CandidateTile<T>& tile, const candidate_t<T>
   }
   const int64_t out = num_kept + preceding;
   if (word < CandidateTile<T>::kWords && (tile.kept[word] & bit) != 0 && out < max_detections) {
-    reinterpret_cast<Box<T>*>(params.out.boxes)[image * max_detections + out] = tile.boxes[i];
-    params.out.scores[image * max_detections + out] = score_of(candidates[i]);
-    params.out.labels[image * max_detections + out] = tile.labels[i];
-    params.out.box_indices[image * max_detections + out] = tile.box_indices[i];
+    const SortedChunk<T>& chunk = boxes.chunk;
+    const int at = boxes.begin + i;
+    reinterpret_cast<Box<T>*>(params.out.boxes)[image * max_detections + out] = chunk.boxes[at];
+    params.out.scores[image * max_detections + out] = score_of(chunk.items[at]);
+    params.out.labels[image * max_detections + out] = chunk.labels[at];
+    params.out.box_indices[image * max_detections + out] = chunk.box_indices[at];
   }
   return num_kept + total < max_detections ? num_kept + total : max_detections;
 }
