@@ -1,7 +1,8 @@
-// Plan: one block per class of an image. Its active boxes (index and score) are in the workspace. In each round every
-// thread decays the scores of its boxes by their overlap with the previously selected box and finds the best of them,
-// and the block reduces these to the next selected box, until no box is active or D are selected. The selected boxes
-// become candidates of the image, and select_kernel (select_kernel.cuh), without suppression, merges the classes.
+// Plan: one block per class of an image. Its active boxes (index and score) are in the workspace; if they are few, one
+// warp goes on without the others, and without barriers of the block. In each round every thread decays the scores of
+// its boxes by their overlap with the previously selected box and finds the best of them, and the block reduces these
+// to the next selected box, until no box is active or D are selected. The selected boxes become candidates of the
+// image, and select_kernel (select_kernel.cuh), without suppression, merges the classes.
 #include <limits>
 
 #include "cuda/common/load.cuh"
@@ -21,14 +22,15 @@ __device__ __forceinline__ DoubleCandidate shuffle_xor(const DoubleCandidate& c,
   return {__shfl_xor_sync(kFullMask, c.key, step), __shfl_xor_sync(kFullMask, c.index, step)};
 }
 
-// Reduces the candidates of all threads to the first one, which all of them get.
-template <typename C>
-__device__ C block_first(C candidate) {
+// Reduces the candidates of kUsed threads, a warp or the block, to the first one, which all of them get.
+template <int kUsed, typename C>
+__device__ C first_of_all(C candidate) {
   __shared__ C first_by_warp[kThreads / kWarpSize];
   for (int step = kWarpSize / 2; step > 0; step /= 2) {
     const C other = shuffle_xor(candidate, step);
     if (precedes(other, candidate)) candidate = other;
   }
+  if constexpr (kUsed == kWarpSize) return candidate;
   __syncthreads();  // all threads have read the results of the previous call
   if (threadIdx.x % kWarpSize == 0) first_by_warp[threadIdx.x / kWarpSize] = candidate;
   __syncthreads();
@@ -65,25 +67,36 @@ struct ClassOfImage {
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
     const In* all_scores = static_cast<const In*>(params.scores);
-    for (int64_t box_index = threadIdx.x; box_index < params.num_boxes; box_index += kThreads) {
-      const T score = widen(all_scores[(image * params.num_boxes + box_index) * params.num_classes + label]);
-      if (!(score >= params.score_threshold)) continue;
-      const unsigned slot = atomicAdd(&count, 1u);
-      scores[slot] = score;
-      box_indices[slot] = static_cast<unsigned>(box_index);
+    for (int64_t first = threadIdx.x; first < params.num_boxes; first += kThreads * kLoadsInFlight) {
+      T loaded[kLoadsInFlight];
+#pragma unroll
+      for (int k = 0; k < kLoadsInFlight; ++k) {
+        const int64_t i = first + k * kThreads;
+        loaded[k] = i < params.num_boxes
+                        ? widen(all_scores[(image * params.num_boxes + i) * params.num_classes + label])
+                        : -T(INFINITY);
+      }
+#pragma unroll
+      for (int k = 0; k < kLoadsInFlight; ++k) {
+        if (!(loaded[k] >= params.score_threshold) || first + k * kThreads >= params.num_boxes) continue;
+        const unsigned slot = atomicAdd(&count, 1u);
+        scores[slot] = loaded[k];
+        box_indices[slot] = static_cast<unsigned>(first + k * kThreads);
+      }
     }
     __syncthreads();
     return count;
   }
 
   // Decays the scores of the thread's boxes by their overlap with the selected box (none if selected_index is ~0) and
-  // returns the best of them.
+  // returns the best of them; kUsed threads divide the boxes.
+  template <int kUsed>
   __device__ candidate_t<T> decay_and_find_best(int64_t num_active, const Box<T>& selected,
                                                 unsigned selected_index) const {
     using C = candidate_t<T>;
     const T selected_area = area(selected);
     C best = last_candidate<C>();
-    for (int64_t i = threadIdx.x; i < num_active; i += kThreads) {
+    for (int64_t i = threadIdx.x; i < num_active; i += kUsed) {
       T score = scores[i];
       if (!(score >= params.score_threshold)) continue;
       const unsigned box_index = box_indices[i];
@@ -102,22 +115,19 @@ struct ClassOfImage {
   }
 };
 
-template <typename In>
-__global__ void __launch_bounds__(kThreads, 2)
-    soft_nms_kernel(SoftNmsParams<compute_t<In>> params, CandidateLists lists, compute_t<In>* active_scores,
-                    unsigned* active_box_indices) {
-  using T = compute_t<In>;
+// Selects boxes of the class until none is active or D are selected, and appends them to the candidates of the image.
+// The first kUsed threads of the block call it.
+template <int kUsed, typename T>
+__device__ void select_boxes(const ClassOfImage<T>& image_class, int64_t num_active, const CandidateLists& lists,
+                             int64_t local_image) {
   using C = candidate_t<T>;
-  wait_for_previous_kernel();
-  const int64_t foreground = params.num_classes - 1, local_image = blockIdx.x / foreground,
-                label = blockIdx.x % foreground + 1;
-  const int64_t image = lists.first_image + local_image, first = blockIdx.x * params.num_boxes;
-  const ClassOfImage<T> image_class{params, image, label, active_scores + first, active_box_indices + first};
-  const int64_t num_active = image_class.template collect<In>();
+  const SoftNmsParams<T>& params = image_class.params;
+  const int64_t image = image_class.image, label = image_class.label;
   Box<T> selected{};
   unsigned selected_index = ~0u;
   for (int64_t k = 0; k < params.class_capacity; ++k) {
-    const C best = block_first(image_class.decay_and_find_best(num_active, selected, selected_index));
+    const C best =
+        first_of_all<kUsed>(image_class.template decay_and_find_best<kUsed>(num_active, selected, selected_index));
     if (!precedes(best, last_candidate<C>())) break;
     selected_index = index_of(best);
     selected = image_class.box(selected_index);
@@ -126,6 +136,24 @@ __global__ void __launch_bounds__(kThreads, 2)
     const unsigned offset = atomicAdd(&lists.counts[local_image], 1u);
     static_cast<C*>(lists.items)[local_image * lists.capacity + offset] =
         make_candidate(score_of(best), static_cast<unsigned>(label * params.class_capacity + k));
+  }
+}
+
+template <typename In>
+__global__ void __launch_bounds__(kThreads, 2)
+    soft_nms_kernel(SoftNmsParams<compute_t<In>> params, CandidateLists lists, compute_t<In>* active_scores,
+                    unsigned* active_box_indices) {
+  using T = compute_t<In>;
+  const int64_t foreground = params.num_classes - 1, local_image = blockIdx.x / foreground,
+                label = blockIdx.x % foreground + 1;
+  const int64_t image = lists.first_image + local_image, first = blockIdx.x * params.num_boxes;
+  const ClassOfImage<T> image_class{params, image, label, active_scores + first, active_box_indices + first};
+  const int64_t num_active = image_class.template collect<In>();
+  wait_for_previous_kernel();  // it only clears the lists of candidates
+  if (num_active > kWarpSize) {
+    select_boxes<kThreads>(image_class, num_active, lists, local_image);
+  } else if (threadIdx.x < kWarpSize) {
+    select_boxes<kWarpSize>(image_class, num_active, lists, local_image);
   }
 }
 
