@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -49,14 +52,23 @@ def test_objects_of_both_views_have_mean_scores_and_boxes() -> None:
     torch.testing.assert_close(found.boxes[0, 1:], torch.tensor([[0.5, 0.5, 0.9, 0.9]] * 2))
 
 
-def test_averaged_detector_merges_both_views() -> None:
+@pytest.fixture(scope="module")
+def model() -> SSD:
     torch.manual_seed(0)
     model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2, score_threshold=0.3).eval()
     for layer in model.head.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_averaged_detector_merges_both_views(model: SSD, image: Tensor) -> None:
     averaged, flipped = extended_averaged(model), flip_averaged(model)
-    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     (found,) = InferenceEngine(averaged, dtype=torch.float32).predict([image])
     with torch.no_grad():
         x = model.normalize(image[None])
@@ -65,6 +77,24 @@ def test_averaged_detector_merges_both_views() -> None:
     count = int(expected.counts)
     assert type(model) is SSD and count and len(found["scores"]) == count
     torch.testing.assert_close(found["scores"], expected.scores[0, :count], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_finds_the_same(model: SSD, image: Tensor, dtype: torch.dtype) -> None:
+    found, expected = (InferenceEngine(extended_averaged(model), dtype=t).predict([image])[0] for t in (dtype, None))
+    torch.testing.assert_close(found["scores"][:20], expected["scores"][:20], atol=0.02, rtol=0)
+
+
+@pytest.mark.cuda
+def test_cuda_graph_finds_the_same(model: SSD, image: Tensor) -> None:
+    on_gpu = copy.deepcopy(model).cuda()
+    torch.backends.cudnn.allow_tf32, before = False, torch.backends.cudnn.allow_tf32
+    try:
+        (found,) = InferenceEngine(extended_averaged(on_gpu), dtype=torch.float32).predict([image])
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    (expected,) = InferenceEngine(extended_averaged(model), dtype=torch.float32).predict([image])
+    torch.testing.assert_close(found["scores"][:20], expected["scores"][:20], atol=1e-3, rtol=0)
 
 
 def _detect(model: SSD, images: Tensor, clip: bool) -> Detections:
