@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -16,6 +15,7 @@ from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_stages
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
+from ssd.models.l2_norm import l2_norm
 from ssd.presets import Preset
 from ssd.priors.sizes import SSD300_RATIOS, SSD512_RATIOS
 
@@ -74,7 +74,7 @@ class VGGExtractor(Extractor):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps [B, 3, S, S] to the features of all levels, fine to coarse."""
         x = self.features(images)
-        levels = [self.scale_weight.view(1, -1, 1, 1) * F.normalize(x) if self.norm is None else self.norm(x)]
+        levels = [l2_norm(x, self.scale_weight) if self.norm is None else self.norm(x)]
         for block in self.extra:
             x = block(x)
             levels.append(x)
