@@ -43,3 +43,21 @@ def test_gradients_of_fused_layers(device: str, monkeypatch: pytest.MonkeyPatch)
             {"rtol": 0, "atol": 0} if device == "cpu" else {"rtol": 0.05, "atol": 0.02 * float(other.abs().max())}
         )
         torch.testing.assert_close(mine, other, **tolerance)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("channels, side, dilation", [(3, 60, 1), (64, 38, 1), (512, 19, 6)])
+def test_fused_kernel_reads_no_uninitialized_memory(channels: int, side: int, dilation: int) -> None:
+    """cuDNN's kernel also adds a tensor, for which torch passes the uninitialized result, times 0: NaN stays NaN."""
+    generator = torch.Generator().manual_seed(0)
+    layout = {"dtype": torch.bfloat16, "memory_format": torch.channels_last}
+    x = torch.rand(4, channels, side, side, generator=generator).cuda().to(**layout)
+    weight = torch.randn(64, channels, 3, 3, generator=generator).cuda().to(**layout)
+    bias = torch.zeros(64, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        poison = torch.full((4, 64, side, side), torch.nan, device="cuda", dtype=torch.bfloat16)
+        address = poison.data_ptr()
+        del poison
+        result = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (dilation,) * 2, (dilation,) * 2, 1)
+        assert result.data_ptr() == address, "the memory was not used again"
+        assert bool(result.isfinite().all())
