@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -44,7 +44,7 @@ class ArgumentParser(argparse.ArgumentParser):
         if close:
             message += f" (did you mean {close!r}?)"
         elif message.startswith(("unrecognized arguments", "the following arguments are required")):
-            message += f" (see {self.prog} --help)"
+            message += f" (see {_chosen(self, self._words).prog} --help)"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
@@ -61,9 +61,18 @@ def _shortened(text: str) -> str:
 def _flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
     """Returns the flags of a parser and of those of its commands that are among the words."""
     flags = {flag for action in parser._actions for flag in action.option_strings}
+    return flags.union(*(_flags(command, words) for command in _commands(parser, words)))
+
+
+def _chosen(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns the parser of the command that is among the words; the parser itself if there is none."""
+    command = next(_commands(parser, words), None)
+    return parser if command is None else _chosen(command, words)
+
+
+def _commands(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[argparse.ArgumentParser]:
     commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    chosen = (command for choices in commands for name, command in choices.items() if name in words)
-    return flags.union(*(_flags(command, words) for command in chosen))
+    return (command for choices in commands for name, command in choices.items() if name in words)
 
 
 def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:

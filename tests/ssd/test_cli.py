@@ -145,7 +145,9 @@ def test_hint_does_not_name_a_flag_of_another_command(capsys: pytest.CaptureFixt
 
     with pytest.raises(SystemExit):
         data(["check", "folder", "--output", "x"])  # of ssd data review
-    assert capsys.readouterr().err == "ssd data: error: unrecognized arguments: --output x (see ssd data --help)\n"
+    assert (
+        capsys.readouterr().err == "ssd data: error: unrecognized arguments: --output x (see ssd data check --help)\n"
+    )
 
 
 @pytest.mark.parametrize(
