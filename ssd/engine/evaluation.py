@@ -92,15 +92,16 @@ def report(
         "eval.json", lambda: write_text(folder.path / "eval.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
     )
     if not config.test_only:
-        folder.try_task(
+        folder.plot_later(
             "loss.png", lambda: plot_losses(folder.train_log.rows(), folder.eval_log.rows(), folder.path / "loss.png")
         )
     pr_curves = {c.name: curve_of(c) for c in curves.classes if c.objects}
-    folder.try_task("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
+    folder.plot_later("pr.png", lambda: plot_precision_recall(pr_curves, folder.path / "pr.png"))
     if config.pictures:
         path = folder.path / "detections.png"
         folder.try_task(path.name, lambda: draw_samples(evaluator, dataset, config.pictures, folder.thresholds, path))
     if folder.is_last:
+        folder.wait_for_plots()
         matrix = folder.path / "confusion.png"
         folder.try_task(matrix.name, lambda: draw_confusion(evaluator, dataset, folder.thresholds, matrix))
     return result.mean_ap

@@ -71,6 +71,7 @@ def run(config: TrainConfig) -> RunFolder:
                         if found := check_before_training(config, loader.dataset, val_loader.dataset):
                             folder.log("\n".join(found))
                     train(config, state, loader, val_loader, folder, interruption)
+                    folder.wait_for_plots()
                     if world.is_first:
                         folder.try_task("summary.html", lambda: write_summary(folder.path))
         except Interrupted as error:
@@ -240,4 +241,4 @@ def train_epoch(
             raise Interrupted(interruption.signum or signal.SIGTERM)
     if taken < steps and state.world.size > 1:
         raise TrainingError(f"no image in a batch of epoch {state.epoch + 1} can be read; fix or remove the images")
-    return f"{meter.epoch}, lr {rate:.3g}"
+    return f"{meter.epoch}, lr {rate:.3g}{meter.epoch.describe_waiting()}"

@@ -33,9 +33,12 @@ class EpochMeans:
 
     def __str__(self) -> str:
         steps, seconds = max(self.steps, 1), max(self.seconds, 1e-9)
-        text = f"loc loss {self.loc / steps:.3f}, cls loss {self.cls / steps:.3f}, {self.images / seconds:.1f} images/s"
+        return f"loc loss {self.loc / steps:.3f}, cls loss {self.cls / steps:.3f}, {self.images / seconds:.1f} images/s"
+
+    def describe_waiting(self) -> str:
+        """Returns how long the device waited for data, if that is notable, to follow other text."""
         share = self.waiting_share()
-        return f"{text}, waiting for data {share:.0%}" if share >= _NOTABLE_WAIT else text
+        return f", waiting for data {share:.0%}" if share >= _NOTABLE_WAIT else ""
 
     def waiting_share(self) -> float:
         """Returns the share of the time in which the device had no batch."""

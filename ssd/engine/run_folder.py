@@ -11,9 +11,10 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -67,6 +68,8 @@ class RunFolder:
         self.is_announced = False  # whether a restart by torchrun finds this run
         self.is_last = True  # whether the next evaluation is the last one
         self.transcript = Transcript(path / "log.txt", self.world.is_first)
+        self._plots = ThreadPoolExecutor(max_workers=1)
+        self._plotting: list[Future[Any]] = []
 
     @classmethod
     def open(cls, config: TrainConfig, world: World | None = None) -> RunFolder:
@@ -190,6 +193,16 @@ class RunFolder:
         if self.world.size > processes:
             return f"saved {self.path / 'last.pt'}; resume with the same torchrun command on each machine and {flags}"
         return f"saved {self.path / 'last.pt'}; resume with: {how_to_run('train', processes)} {flags}"
+
+    def plot_later(self, name: str, plot: Callable[[], None]) -> None:
+        """Draws a plot as `try_task` would, on another thread: importing matplotlib alone may take many seconds."""
+        self._plotting.append(self._plots.submit(self.try_task, name, plot))
+
+    def wait_for_plots(self) -> None:
+        """Returns when all plots are drawn."""
+        plotting, self._plotting = self._plotting, []
+        for plot in plotting:
+            plot.result()
 
     def try_task(
         self, name: str, task: Callable[[], _R], reraise: tuple[type[Exception], ...] = (BrokenPipeError,)

@@ -40,6 +40,6 @@ def test_host_wait_during_a_step_on_the_gpu_is_not_counted() -> None:
 def test_share_of_waiting_is_shown_where_it_is_notable() -> None:
     means = EpochMeans()
     means.add({"loc_loss": 1.0, "cls_loss": 2.0, "images_per_second": 10.0}, steps=5, seconds=2.0)
-    assert str(means) == "loc loss 1.000, cls loss 2.000, 10.0 images/s"
+    assert str(means) == "loc loss 1.000, cls loss 2.000, 10.0 images/s" and means.describe_waiting() == ""
     means.waiting = 0.68
-    assert str(means) == "loc loss 1.000, cls loss 2.000, 10.0 images/s, waiting for data 34%"
+    assert means.describe_waiting() == ", waiting for data 34%"

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import sys
+import threading
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ssd.engine.checkpoint import read
 from ssd.engine.error_messages import as_user_error
 from ssd.engine.folder_lock import lock_folder
 from ssd.engine.loop import run
+from ssd.engine.run_folder import RunFolder
 from ssd.reports.csv_log import CsvLog
 from ssd.train import main
 from tests.processes import run_python
@@ -101,6 +103,20 @@ def test_plot_error_keeps_metrics_and_best_checkpoint(
     folder = run(replace(ONE, output_dir=str(tmp_path)))
     assert len(folder.failures) == 1 and (tmp_path / "best.pt").is_file()
     assert len(CsvLog(tmp_path / "eval.csv").rows()) == 1
+
+
+def test_training_does_not_wait_for_plots(tmp_path: Path) -> None:
+    folder, drawing, drawn = RunFolder(tmp_path), threading.Event(), []
+
+    def plot() -> None:
+        drawing.wait(10)
+        drawn.append(1)
+
+    folder.plot_later("slow.png", plot)
+    assert not drawn
+    drawing.set()
+    folder.wait_for_plots()
+    assert drawn and not folder.failures
 
 
 def test_test_only_leaves_training_results(tmp_path: Path) -> None:
