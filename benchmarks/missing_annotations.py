@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-IGNORE = "--ignore-unlabeled 0.3"
-VARIANTS = {  # name -> flags of the training; None: trained on what a review with the variant `ignore` completes
+COMPLETED = "completed by review"  # two trainings, the second one on what a review with the first one completes
+VARIANTS = {  # name -> flags of the training
     "as annotated": "",
-    "ignore": IGNORE,
-    "ignore and label": f"{IGNORE} --label-unlabeled 0.6",
-    "completed by review": None,
+    "ignore": "--ignore-unlabeled 0.3",
+    "ignore and label": "--ignore-unlabeled 0.3 --label-unlabeled 0.7",
+    COMPLETED: "--ignore-unlabeled 0.3 --label-unlabeled 0.7",
 }
+FIRST, SECOND = 0.4, 0.8  # fractions of --epochs of these two
 COVERED, FOUND = 0.4, 0.5  # IoU from which an object was annotated before; from which a finding is an object
 
 
@@ -106,11 +107,12 @@ def ssd_program(*arguments: str) -> None:
         sys.exit(f"ssd {' '.join(arguments)} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
-def train(args: argparse.Namespace, data: Path, flags: str, run: Path) -> None:
-    """Trains the recipe, unless the run exists."""
+def train(args: argparse.Namespace, data: Path, flags: str, run: Path, part: float = 1) -> None:
+    """Trains the recipe for a part of the epochs, unless the run exists."""
     if (run / "eval.csv").is_file():
         return
-    fixed = ["--config", "bccd", "--epochs", str(args.epochs), "--eval-every", str(args.epochs), "--pictures", "0"]
+    epochs = str(max(1, round(part * args.epochs)))
+    fixed = ["--config", "bccd", "--epochs", epochs, "--eval-every", epochs, "--pictures", "0"]
     weights = ["--weights-backbone", args.weights_backbone] if args.weights_backbone else []
     given = [*fixed, *weights, "--seed", str(args.seed), *args.flags.split(), *flags.split()]
     ssd_program("train", "--data-path", str(data), "--output-dir", str(run), *given)
@@ -118,26 +120,28 @@ def train(args: argparse.Namespace, data: Path, flags: str, run: Path) -> None:
 
 def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """Trains a variant and returns AP50 and the recall of its review."""
-    folder = Path(args.output)
+    folder = args.output
     data, completed, flags = folder / "data", folder / f"completed-{args.seed}", VARIANTS[variant]
     run = folder / f"{variant.replace(' ', '-')}-{args.seed}"
     if not data.is_dir():
-        annotated_as(Path(args.original), Path(args.completed), data)
-    train(args, data, IGNORE if flags is None else flags, folder / f"ignore-{args.seed}" if flags is None else run)
-    if flags is None:
+        annotated_as(args.original, args.completed, data)
+    if variant == COMPLETED:
+        first = folder / f"first-{args.seed}"
+        train(args, data, flags, first, FIRST)
         if not completed.is_dir():
-            ssd_program(
-                "data", "review", str(folder / f"ignore-{args.seed}"), "--splits", "train", "--fix", str(completed)
-            )
-        train(args, completed, "--dataset coco --val-share 0", run)
+            fix = ["--fix", str(completed), "--fix-score", "0.5"]
+            ssd_program("data", "review", str(first), "--splits", "train", *fix)
+        train(args, completed, f"{flags} --dataset coco --val-share 0", run, SECOND)
+    else:
+        train(args, data, flags, run)
     result: dict[str, Any] = {"variant": variant, "seed": args.seed}
     for name, tta in (("AP50", []), ("--tta", ["--tta"]), ("--tta-border", ["--tta-border"])):
         report = run / "measured.json"
-        judged = ["--data-path", args.completed, "--dataset", "voc", "--split", "val"]
+        judged = ["--data-path", str(args.completed), "--dataset", "voc", "--split", "val"]
         ssd_program("eval", str(run), *judged, "--json", str(report), *tta)
         result[name] = json.loads(report.read_text())
-    ssd_program("data", "review", str(run), "--data-path", args.original, "--dataset", "voc", "--splits", "val")
-    missing = missing_objects(Path(args.original), Path(args.completed), "val")
+    ssd_program("data", "review", str(run), "--data-path", str(args.original), "--dataset", "voc", "--splits", "val")
+    missing = missing_objects(args.original, args.completed, "val")
     findings = json.loads((run / "review" / "review.json").read_text())["findings"]
     unlabeled = [f for f in findings if f["kind"] == "unlabeled" and Path(f["file"]).stem in missing]
     names = sorted({name for objects in missing.values() for name, _ in objects})
@@ -149,15 +153,24 @@ def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 def main() -> None:
     """Measures the variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--completed", required=True, help="data set with completed annotations")
-    parser.add_argument("--original", required=True, help="data set with the original annotations of the same images")
+    parser.add_argument("--completed", required=True, type=Path, help="data set with completed annotations")
+    parser.add_argument(
+        "--original", required=True, type=Path, help="data set with the original annotations of the same images"
+    )
     parser.add_argument("--weights-backbone", help="pretrained weights (default: none)")
     parser.add_argument("--epochs", type=int, default=40, help="epochs of each training (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     parser.add_argument("--flags", default="", help="more flags of every training")
-    parser.add_argument("--output", default="missing_annotations", help="folder of the runs, which are not repeated")
+    parser.add_argument(
+        "--output", type=Path, default="missing_annotations", help="folder of the runs, which are not repeated"
+    )
     args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    for name in ("completed", "original", "output"):  # the program runs in the checkout
+        setattr(args, name, getattr(args, name).resolve())
+    if args.weights_backbone and Path(args.weights_backbone).is_file():
+        args.weights_backbone = str(Path(args.weights_backbone).resolve())
     for variant in args.variants:
         print(json.dumps(measure(args, variant)), flush=True)
 
