@@ -1,12 +1,15 @@
-"""Objects that propose to the same priors: each is rejected many times, and the matching equals Caffe's."""
+"""Many objects in an image, most of which propose to the same priors and are rejected: the matching equals Caffe's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 import ssd_ops
-from tests.ops.boxes import assert_equal, random_boxes
+from tests.ops.boxes import assert_equal, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
 
 
@@ -28,6 +31,22 @@ def test_nested_objects(impl: Implementation, step: float) -> None:
     for options in ({}, {"ignore": ignore}):
         found = impl.match_priors([boxes], [labels], priors, **options)
         expected = ssd_ops.reference.match_priors([boxes], [labels], priors, **options)
+        assert_equal(found.gt_index, expected.gt_index)
+        assert_equal(found.labels, expected.labels)
+
+
+@pytest.mark.parametrize("rule", ("greedy", "last", "none"))
+@pytest.mark.parametrize("make", (random_boxes, tied_boxes))
+def test_several_warps_per_tile_of_priors(impl: Implementation, make: Callable[..., Tensor], rule: str) -> None:
+    """On a GPU the warps of a block share the objects, and several blocks assign them; ties go to the first of all."""
+    if impl.name == "reference":
+        pytest.skip("compared with")
+    for count, dtype in ((70, torch.float32), (200, torch.float32), (140, torch.float64)):
+        boxes, priors = make(count, seed=count, dtype=dtype), make(75, seed=1, dtype=dtype)
+        labels, ignore = torch.arange(1, count + 1), [torch.arange(count) % 5 == 1]
+        found, expected = (
+            f.match_priors([boxes], [labels], priors, rule=rule, ignore=ignore) for f in (impl, ssd_ops.reference)
+        )
         assert_equal(found.gt_index, expected.gt_index)
         assert_equal(found.labels, expected.labels)
 

@@ -15,7 +15,18 @@
 namespace ssd_ops {
 namespace {
 
+constexpr int kMatchThreads = 256;  // of a block
 constexpr int64_t kNoPrior = -1;
+// Whether IoU and prior fit into one word for an atomic maximum, where ties go to the lowest prior and 0 is none. There
+// are fewer than 2^32 priors: their results would take more than 100 GB.
+template <typename T>
+constexpr bool kRecordsBestPriors = sizeof(T) == sizeof(float);
+template <typename T>
+__device__ __forceinline__ long long encode_best_prior(T iou, int64_t prior) {
+  return static_cast<long long>(to_bits(iou)) << 32 | (0xffffffffll - prior);
+}
+__device__ __forceinline__ int64_t decode_best_prior(long long best) { return 0xffffffffll - (best & 0xffffffffll); }
+
 constexpr int kTilesAtOnce = 2;   // tiles whose priors are loaded together, to hide the latency
 constexpr int kTilesPerLane = 9;  // bounds in the registers of a lane: 288 tiles of a warp, 9,216 priors
 
@@ -45,6 +56,11 @@ struct IouBound {
   __device__ __forceinline__ bool reaches(T iou) const { return inter > T(0) && !(inter < iou * union_area); }
 };
 
+// An intersection is increased by this to be compared with the product of an IoU and a union: more than all roundings,
+// and more than bound_with_tile() lowers a bound.
+template <typename T>
+constexpr T kRoundingMargin = T(1.0001);
+
 // The intersection with a prior is no wider than that with the bounds of the tile, and no wider than the widest prior;
 // likewise for the height. The IoU increases with the area of the intersection and decreases with the area of the
 // prior, which is at least that of the intersection. Rounding is monotonic, but matching_iou() adds in another order;
@@ -54,7 +70,17 @@ __device__ __forceinline__ IouBound<T> iou_bound(const Box<T>& box, T box_area, 
   const T width = clamp_to_zero(lesser(box.x2, tile.bounds.x2) - greater(box.x1, tile.bounds.x1));
   const T height = clamp_to_zero(lesser(box.y2, tile.bounds.y2) - greater(box.y1, tile.bounds.y1));
   const T inter = lesser(width, tile.max_width) * lesser(height, tile.max_height);
-  return {inter * T(1.00001), box_area + (greater(tile.min_area, inter) - inter)};
+  return {inter * kRoundingMargin<T>, box_area + (greater(tile.min_area, inter) - inter)};
+}
+
+// numerator / denominator but for a few units in the last place; infinity if the denominator is huge.
+template <typename T>
+__device__ __forceinline__ T approximate_quotient(T numerator, T denominator) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == sizeof(float))
+    return denominator < 1e37f ? __fdividef(numerator, denominator) : INFINITY;  // it gives 0 for some above 1e37
+#endif
+  return numerator / denominator;
 }
 
 // A prior and its IoU with a ground truth; the IoU is 0 if there is none.
@@ -78,47 +104,51 @@ __device__ __forceinline__ T warp_max_nonnegative(T value) {
   }
 }
 
-// Searches the best prior of one ground truth among those for which accepts(prior, its box, IoU) is true. One search
-// per warp: each lane keeps in `best` the best of every 32nd prior.
-template <typename T, typename Accepts>
+// Searches the best prior of one ground truth among `candidates`: assigned(prior) is the ground truth that a prior is
+// assigned to, and accepts(its box, IoU, assigned(prior)) whether it is a candidate. One search per warp: each lane
+// keeps in `best` the best of every 32nd prior.
+template <typename T, typename Candidates>
 struct BestPriorSearch {
-  static constexpr sort_key_t<T> kSlotMask = 15;  // the lowest bits of a bound are its slot among those of the lane
+  static constexpr sort_key_t<T> kTileMask = 511;  // the lowest bits of a bound are its tile among those of the warp
   static constexpr T kSmallestNormal = std::numeric_limits<T>::min();
-  static_assert(kTilesPerLane <= kSlotMask + 1, "a slot fits into the bits of the mask");
+  static_assert(kTilesPerLane * kWarpSize <= kTileMask + 1, "a tile fits into the bits of the mask");
 
   const CudaMatchParams<T>& params;
   const Box<T> box;
-  const Accepts& accepts;
+  const Candidates& candidates;
   const T box_area = area(box);
   PriorIou<T> best{0, kNoPrior};
   T best_iou = 0;  // the highest of all lanes
 
-  // The bound of a tile with `slot` in its lowest bits, so that the maximum of the bounds also says which tile has it.
-  // This lowers the bound by less than iou_bound() has added. Subnormal bounds, whose lowest bits are significant, are
-  // increased to the smallest normal number. 0 if no prior of the tile overlaps the box.
-  __device__ __forceinline__ T bound_with_slot(const PriorTile<T>& tile, int slot) const {
-    const IouBound<T> bound = iou_bound(box, box_area, tile);
-    if (!bound.reaches(T(0))) return T(0);
-    const T iou = bound.inter / bound.union_area;
+  // The bound of a tile with `tile`, its number among those of the warp, in its lowest bits, so that the maximum of the
+  // bounds also says which tile has it. This and the inexact division lower the bound by less than iou_bound() has
+  // added. Subnormal bounds, whose lowest bits are significant, are increased to the smallest normal number. 0 if no
+  // prior of the tile overlaps the box.
+  __device__ __forceinline__ T bound_with_tile(const PriorTile<T>& priors, int tile) const {
+    const IouBound<T> bound = iou_bound(box, box_area, priors);
+    const T iou = approximate_quotient(bound.inter, bound.union_area);
     // An overflow may give NaN or infinity: such a tile is visited first.
     const T bounded = iou < T(2) ? greater(iou, kSmallestNormal) : T(2);
-    return from_bits<T>((to_bits(bounded) & ~kSlotMask) | static_cast<unsigned>(slot));
+    const T result = from_bits<T>((to_bits(bounded) & ~kTileMask) | static_cast<unsigned>(tile));
+    return bound.reaches(T(0)) ? result : T(0);
   }
 
   // Compares with the priors of some tiles, -1 for none. All priors are loaded before the first is compared.
   __device__ __forceinline__ void compare_with(const int64_t (&tiles)[kTilesAtOnce]) {
     int64_t prior[kTilesAtOnce];
     Box<T> prior_box[kTilesAtOnce];
+    int64_t assigned[kTilesAtOnce];
 #pragma unroll
     for (int i = 0; i < kTilesAtOnce; ++i) {
       prior[i] = tiles[i] * kPriorTile + threadIdx.x % kWarpSize;
       const bool exists = tiles[i] >= 0 && prior[i] < params.num_priors;
       prior_box[i] = exists ? params.priors[prior[i]] : Box<T>{};  // IoU 0
+      assigned[i] = exists ? candidates.assigned(prior[i]) : -1;
     }
 #pragma unroll
     for (int i = 0; i < kTilesAtOnce; ++i) {
       const PriorIou<T> own{matching_iou(box, prior_box[i], box_area, area(prior_box[i])), prior[i]};
-      if (own.precedes(best) && accepts(prior[i], prior_box[i], own.iou)) best = own;
+      if (own.precedes(best) && candidates.accepts(prior_box[i], own.iou, assigned[i])) best = own;
     }
     best_iou = warp_max_nonnegative(best.iou);
   }
@@ -130,11 +160,10 @@ struct BestPriorSearch {
     for (int k = 1; k < kTilesPerLane; ++k) lane_max = greater(iou_bounds[k], lane_max);
     const T bound = warp_max_nonnegative(lane_max);
     if (bound == T(0) || bound < best_iou) return -1;
-    const int owner = __ffs(static_cast<int>(__ballot_sync(kFullMask, lane_max == bound))) - 1;
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k)
-      if (static_cast<int>(threadIdx.x) % kWarpSize == owner && iou_bounds[k] == bound) iou_bounds[k] = T(0);
-    return first + static_cast<int>(to_bits(bound) & kSlotMask) * kWarpSize + owner;
+      if (iou_bounds[k] == bound) iou_bounds[k] = T(0);
+    return first + static_cast<int>(to_bits(bound) & kTileMask);
   }
 
   // Compares with the tiles from `first` on, kTilesPerLane * kWarpSize of them, by descending bound.
@@ -144,8 +173,8 @@ struct BestPriorSearch {
     T iou_bounds[kTilesPerLane];  // 0 for a tile that is not to be visited
 #pragma unroll
     for (int k = 0; k < kTilesPerLane; ++k) {
-      const int64_t tile = first + k * kWarpSize + lane;
-      iou_bounds[k] = tile < num_tiles ? bound_with_slot(params.tiles[tile], k) : T(0);
+      const int tile = k * kWarpSize + lane;
+      iou_bounds[k] = first + tile < num_tiles ? bound_with_tile(params.tiles[first + tile], tile) : T(0);
     }
     for (;;) {
       int64_t tiles[kTilesAtOnce];
@@ -173,11 +202,11 @@ struct BestPriorSearch {
   }
 };
 
-// The best prior of `box` for which accepts(prior, its box, IoU) is true; all lanes of a warp call it and get it.
-template <typename T, typename Accepts>
+// The best of the candidates for `box`, see BestPriorSearch; all lanes of a warp call it and get it.
+template <typename T, typename Candidates>
 __device__ __forceinline__ PriorIou<T> find_best_prior(const CudaMatchParams<T>& params, const Box<T>& box,
-                                                       const Accepts& accepts) {
-  return BestPriorSearch<T, Accepts>{params, box, accepts}.run();
+                                                       const Candidates& candidates) {
+  return BestPriorSearch<T, Candidates>{params, box, candidates}.run();
 }
 
 }  // namespace

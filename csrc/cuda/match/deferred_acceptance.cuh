@@ -7,10 +7,11 @@
 // the prior that it is assigned to or proposes to, or kNoPrior. With rule `last` a prior prefers the last ground truth,
 // and one that is displaced gets no other prior.
 //
-// Plan: one or more blocks per image, one ground truth per lane. Each lane proposes to the best prior of its ground
-// truth, which match_kernel has found. Then the warp processes the ground truths that were rejected or displaced, one
-// after another: it searches for the best prior that would accept the ground truth, proposes, and continues with the
-// ground truth that this proposal displaces, until none is displaced. The last block of the image writes the matches.
+// Plan: one or more blocks per image, one ground truth per thread. Each thread proposes to the best prior of its ground
+// truth, if match_kernel has found that. The ground truths that were rejected or displaced, or have no best prior yet,
+// are put into a queue in shared memory. Each warp takes one after another: it searches for the best prior that would
+// accept the ground truth, proposes, and continues with the ground truth that this proposal displaces, until none is
+// displaced. The last block of the image writes the matches.
 #pragma once
 
 #include "cuda/match/best_prior.cuh"
@@ -23,12 +24,16 @@ __device__ __forceinline__ long long load_relaxed(const long long* from) {
   return *static_cast<const volatile long long*>(from);
 }
 
+template <typename T>
+struct CandidatesOf;
+
 // The assignment of the priors of one image; `gt` is an index in the image.
 template <typename T>
 struct DeferredAcceptance {
   const CudaMatchParams<T>& params;
   int64_t image, begin, num_gt;  // its ground truths have the packed indices begin .. begin + num_gt - 1
   bool one_block;                // whether this block alone processes the image
+  bool all_found;  // whether match_kernel has found the best prior of every ground truth that overlaps one
 
   __device__ long long* gt_index(int64_t prior) const { return params.gt_index + image * params.num_priors + prior; }
   __device__ long long* state(int64_t gt) const { return params.gt_states() + begin + gt; }
@@ -90,26 +95,39 @@ struct DeferredAcceptance {
   // rejection is final, and propose() checks again whether the prior accepts.
   __device__ void resolve(int64_t gt) const {
     while (gt >= 0) {
-      const auto would_accept = [&](int64_t prior, const Box<T>& prior_box, T iou) {
-        const int64_t current = decode_assigned(load_relaxed(gt_index(prior)));
-        return current < 0 || prefers(prior_box, gt, iou, current);
-      };
-      const PriorIou<T> best = find_best_prior(params, params.gt_boxes[begin + gt], would_accept);
+      const PriorIou<T> best = find_best_prior(params, params.gt_boxes[begin + gt], CandidatesOf<T>{*this, gt});
       const int64_t unassigned = threadIdx.x % kWarpSize == 0 ? propose_or_give_up(best.prior, gt) : -1;
       gt = __shfl_sync(kFullMask, static_cast<long long>(unassigned), 0);
     }
   }
 
-  // Called by a warp, number `warp` of the `num_warps` of the image.
-  __device__ void assign(int64_t warp, int64_t num_warps) const {
-    for (int64_t first = warp; first < num_gt; first += num_warps * kWarpSize) {
-      const int64_t gt = first + threadIdx.x % kWarpSize * num_warps;
-      const int64_t prior = gt < num_gt ? load_relaxed(state(gt)) : kNoPrior;
-      const int64_t unassigned = prior >= 0 ? propose_or_give_up(prior, gt) : -1;
-      unsigned mask = __ballot_sync(kFullMask, unassigned >= 0);
-      __syncwarp();  // orders the states that the lanes have written before those that lane 0 writes
-      for (; mask != 0; mask &= mask - 1)
-        resolve(__shfl_sync(kFullMask, static_cast<long long>(unassigned), __ffs(static_cast<int>(mask)) - 1));
+  // Proposes `gt` to the best of all priors, if match_kernel has found that. Returns the ground truth that has to
+  // search next, or -1.
+  __device__ int64_t propose_to_best(int64_t gt) const {
+    const long long best = *state(gt);
+    if (best != 0) return propose_or_give_up(decode_best_prior(best), gt);
+    if (!all_found && !params.ignored(begin + gt)) return gt;
+    *state(gt) = kNoPrior;
+    return -1;
+  }
+
+  // Called by block number `block` of the `num_blocks` of the image.
+  __device__ void assign(unsigned block, unsigned num_blocks) const {
+    __shared__ int64_t queue[kMatchThreads];  // ground truths that have to search
+    __shared__ int queue_size, next;
+    for (int64_t first = block; first < num_gt; first += static_cast<int64_t>(num_blocks) * blockDim.x) {
+      if (threadIdx.x == 0) queue_size = next = 0;
+      __syncthreads();
+      const int64_t gt = first + static_cast<int64_t>(threadIdx.x) * num_blocks;
+      const int64_t unassigned = gt < num_gt ? propose_to_best(gt) : -1;
+      if (unassigned >= 0) queue[atomicAdd(&queue_size, 1)] = unassigned;
+      __syncthreads();
+      for (;;) {
+        const int i = __shfl_sync(kFullMask, threadIdx.x % kWarpSize == 0 ? atomicAdd(&next, 1) : 0, 0);
+        if (i >= queue_size) break;
+        resolve(queue[i]);
+      }
+      __syncthreads();
     }
   }
 
@@ -125,6 +143,18 @@ struct DeferredAcceptance {
       params.loc_targets[index] =
           encode(params.gt_boxes[begin + gt], params.priors[prior], CodeType::center_size, params.variances);
     }
+  }
+};
+
+// The priors that `gt` may propose to, for BestPriorSearch: with rule `last` all of them.
+template <typename T>
+struct CandidatesOf {
+  const DeferredAcceptance<T>& acceptance;
+  int64_t gt;
+
+  __device__ int64_t assigned(int64_t prior) const { return decode_assigned(load_relaxed(acceptance.gt_index(prior))); }
+  __device__ bool accepts(const Box<T>& prior_box, T iou, int64_t current) const {
+    return current < 0 || acceptance.params.rule == MatchRule::last || acceptance.prefers(prior_box, gt, iou, current);
   }
 };
 

@@ -40,8 +40,8 @@ struct CudaMatchParams {
   long long* gt_index;   // [B, P]; long long, for atomics
   Box<T>* loc_targets;   // [B, P]
 
-  // [sum G]: match_kernel writes the best prior of each ground truth or kNoPrior, assign_kernel its later states, see
-  // deferred_acceptance.cuh.
+  // [sum G]: first the best prior of each ground truth, see encode_best_prior() in best_prior.cuh; while assign_kernel
+  // runs the state of each, see deferred_acceptance.cuh.
   SSD_OPS_HD long long* gt_states() const { return workspace; }
   SSD_OPS_HD long long* clamped_offsets() const { return workspace + num_packed_gt; }  // [B + 1]
   // The ticket of is_last_block() of an image.
