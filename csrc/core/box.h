@@ -59,17 +59,27 @@ SSD_OPS_HD bool too_small(const Box<T>& a, T min_size) {
   return min_size > T(0) && !(a.x2 - a.x1 >= min_size && a.y2 - a.y1 >= min_size);
 }
 
+// How the IoU metrics divide. A division that is not `checked` (box_iou on a GPU) gets no denominator that is 0 or NaN.
+struct AnyDivision {
+  static constexpr bool checked = true;
+  template <typename T>
+  static SSD_OPS_HD T divide(T numerator, T denominator) {
+    return numerator / denominator;
+  }
+};
+
 // numerator / denominator, 0 if the denominator is 0.
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T ratio(T numerator, T denominator) {
-  const T quotient = numerator / denominator;
-  return denominator == T(0) ? T(0) : quotient;
+  const T quotient = Division::divide(numerator, denominator);
+  return Division::checked && denominator == T(0) ? T(0) : quotient;
 }
 
 // IoU from the areas of intersection and union, 0 for an empty union. On a GPU, where a division by or of 0 is slow,
 // boxes that do not overlap are not divided; only the sign of a zero can differ.
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T iou_of_areas(T inter, T union_area) {
+  if constexpr (!Division::checked) return Division::divide(inter, union_area);
 #if defined(__CUDA_ARCH__) || defined(SSD_OPS_EMULATED)
   if (inter > T(0)) return inter / union_area;
   return union_area == union_area ? T(0) : union_area;
@@ -79,10 +89,10 @@ SSD_OPS_HD T iou_of_areas(T inter, T union_area) {
 }
 
 // Intersection over union, as the IoU matrices have it.
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   const T inter = intersection(a, b);
-  return iou_of_areas(inter, area_a + area_b - inter);
+  return iou_of_areas<Division>(inter, area_a + area_b - inter);
 }
 
 // Intersection over union for matching: 0 instead of NaN.
@@ -112,25 +122,30 @@ SSD_OPS_HD constexpr T iou_epsilon() {
 }
 
 // IoU minus the fraction of the enclosing box that the union does not cover.
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T generalized_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   const T inter = intersection(a, b);
   const T union_area = area_a + area_b - inter;
   T width, height;
   enclosing_sides(a, b, &width, &height);
   const T enclosing = width * height;
-  return iou_of_areas(inter, union_area) - ratio(enclosing - union_area, enclosing);
+  return iou_of_areas<Division>(inter, union_area) - ratio<Division>(enclosing - union_area, enclosing);
 }
 
-// IoU minus the squared distance of the centers over the squared diagonal of the enclosing box.
-template <typename T>
-SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
+// The squared distance of the centers over the squared diagonal of the enclosing box; distance IoU is IoU minus that.
+template <typename Division = AnyDivision, typename T>
+SSD_OPS_HD T center_distance(const Box<T>& a, const Box<T>& b) {
   T width, height;
   enclosing_sides(a, b, &width, &height);
   const T diagonal = width * width + height * height + iou_epsilon<T>();
   const T dx = (a.x1 + a.x2) / T(2) - (b.x1 + b.x2) / T(2);
   const T dy = (a.y1 + a.y2) / T(2) - (b.y1 + b.y2) / T(2);
-  return iou(a, b, area_a, area_b) - (dx * dx + dy * dy) / diagonal;
+  return Division::divide(dx * dx + dy * dy, diagonal);
+}
+
+template <typename Division = AnyDivision, typename T>
+SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
+  return iou<Division>(a, b, area_a, area_b) - center_distance<Division>(a, b);
 }
 
 // atan(width / height), 0 for a point: the aspect ratio as complete IoU compares it.
@@ -150,17 +165,17 @@ SSD_OPS_HD T aspect_penalty(T angle_a, T angle_b) {
   const T difference = angle_a - angle_b;
   return aspect_factor<T>() * difference * difference;
 }
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T aspect_weight(T penalty, T overlap) {
-  return penalty / (T(1) - overlap + penalty + iou_epsilon<T>());
+  return Division::divide(penalty, T(1) - overlap + penalty + iou_epsilon<T>());
 }
 
 // Distance IoU minus the weighted penalty for different aspect angles.
-template <typename T>
+template <typename Division = AnyDivision, typename T>
 SSD_OPS_HD T complete_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a, T angle_b) {
   const T penalty = aspect_penalty(angle_a, angle_b);
-  const T weight = aspect_weight(penalty, iou(a, b, area_a, area_b));
-  return distance_iou(a, b, area_a, area_b) - weight * penalty;
+  const T overlap = iou<Division>(a, b, area_a, area_b);
+  return overlap - center_distance<Division>(a, b) - aspect_weight<Division>(penalty, overlap) * penalty;
 }
 
 enum class IouMetric { iou, generalized, distance, complete };

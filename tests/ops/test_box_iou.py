@@ -81,6 +81,16 @@ def test_degenerate_and_non_finite_boxes(impl: Implementation, metric: str, dtyp
     compare(impl, metric, degenerate_boxes(dtype), degenerate_boxes(dtype))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_magnitudes(impl: Implementation, metric: str) -> None:
+    """On a GPU pairs of boxes of ordinary sizes are divided in another way than tiny and huge ones."""
+    for scale in (1e-19, 1e-4, 1.0, 300.0, 3e4, 1e9):
+        boxes1, boxes2 = random_boxes(20, seed=3, scale=scale), random_boxes(130, seed=4, scale=scale)
+        compare(impl, metric, boxes1, boxes2)
+        boxes1[::9], boxes2[::17] = boxes1[::9] * 1e-5, boxes2[::17] - 0.3 * scale
+        compare(impl, metric, boxes1, boxes2)
+
+
 def test_degenerate_boxes_have_iou_0(impl: Implementation) -> None:
     boxes = torch.tensor([[1.0, 1, 1, 1], [0, 0, 2, 2], [2, 2, 0, 0], [0, 1, 2, 1]])
     expected = torch.zeros(4, 4)

@@ -17,64 +17,126 @@ struct alignas(16) Pack {
   T values[kColumns];
 };
 
+// Whether ModerateDivision can divide for pairs of this box with boxes of which the same is true. Coordinates, centers
+// and angles are not tiny: the difference of two floats of 2^-k or more is 0 or at least 2^(-k - 23). So numerators are
+// 0 or between 2^-86 and 2^37, denominators between 2^-25 and 2^37.
 template <typename T>
+__device__ __forceinline__ bool is_moderate(IouMetric metric, const Box<T>& box, T angle) {
+  constexpr T kMaxCoordinate = T(1 << 16), kMinCoordinate = T(1) / (1 << 20), kMinSide = T(1) / (1 << 12);
+  const auto moderate = [](T x) {
+    return x == T(0) || (std::abs(x) >= kMinCoordinate && std::abs(x) <= kMaxCoordinate);
+  };
+  bool result = moderate(box.x1) && moderate(box.y1) && moderate(box.x2) && moderate(box.y2) &&
+                box.x2 - box.x1 >= kMinSide && box.y2 - box.y1 >= kMinSide;
+  if (metric == IouMetric::distance || metric == IouMetric::complete)
+    result = result && std::abs(box.x1 + box.x2) >= kMinSide && std::abs(box.y1 + box.y2) >= kMinSide;
+  return metric == IouMetric::complete ? result && angle >= kMinSide : result;
+}
+
+// What the compiler generates for the division of floats, without its test for extreme exponents. That test is a branch
+// between the divisions of neighboring pairs, which can now be executed together.
+struct ModerateDivision {
+  static constexpr bool checked = false;
+
+  static __device__ __forceinline__ float divide(float numerator, float denominator) {
+#ifdef __CUDA_ARCH__
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(denominator));
+    reciprocal = __fmaf_rn(reciprocal, __fmaf_rn(-denominator, reciprocal, 1.0f), reciprocal);
+    const float quotient = numerator * reciprocal;
+    return __fmaf_rn(reciprocal, __fmaf_rn(-denominator, quotient, numerator), quotient);
+#else
+    return numerator / denominator;  // the same
+#endif
+  }
+};
+
+template <typename Division, typename T>
 __device__ __forceinline__ T measure(IouMetric metric, const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a,
                                      T angle_b) {
   switch (metric) {
-    case IouMetric::generalized: return generalized_iou(a, b, area_a, area_b);
-    case IouMetric::distance: return distance_iou(a, b, area_a, area_b);
-    case IouMetric::complete: return complete_iou(a, b, area_a, area_b, angle_a, angle_b);
-    default: return iou(a, b, area_a, area_b);
+    case IouMetric::generalized: return generalized_iou<Division>(a, b, area_a, area_b);
+    case IouMetric::distance: return distance_iou<Division>(a, b, area_a, area_b);
+    case IouMetric::complete: return complete_iou<Division>(a, b, area_a, area_b, angle_a, angle_b);
+    default: return iou<Division>(a, b, area_a, area_b);
   }
 }
+
+// The columns of a thread, column `first` of the matrix and those that follow.
+template <IouMetric metric, bool adjacent, typename T>
+struct Columns {
+  static constexpr int kCount = Pack<T>::kColumns, kStep = adjacent ? 1 : kThreads;
+  int64_t first, m;
+  Box<T> boxes[kCount];
+  T areas[kCount], angles[kCount];
+
+  // Writes a part of `count` rows of the matrix; `target` is where the first begins.
+  template <typename Division>
+  __device__ __forceinline__ void write(const Box<T>* rows, const T* row_areas, const T* row_angles, int count,
+                                        T* target) const {
+    for (int r = 0; r < count; ++r, target += m) {
+      const Box<T> row = rows[r];
+      const T row_area = row_areas[r], row_angle = metric == IouMetric::complete ? row_angles[r] : T(0);
+      Pack<T> values;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        values.values[k] = measure<Division>(metric, row, boxes[k], row_area, areas[k], row_angle, angles[k]);
+      if constexpr (adjacent) {
+        __stcs(reinterpret_cast<float4*>(target),
+               *reinterpret_cast<const float4*>(&values));  // streaming: not read again soon
+      } else {
+#pragma unroll
+        for (int k = 0; k < kCount; ++k)
+          if (first + k * kStep < m) target[k * kStep] = values.values[k];
+      }
+    }
+  }
+};
 
 template <IouMetric metric, bool adjacent, typename In>
 __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(float) ? 4 : 2)
     box_iou_kernel(const In* boxes1, const In* boxes2, compute_t<In>* out, int64_t n, int64_t m, int64_t row_tiles,
                    int64_t column_tiles, int64_t tiles) {
   using T = compute_t<In>;
-  constexpr int kColumns = Pack<T>::kColumns, kStep = adjacent ? 1 : kThreads;
+  using MyColumns = Columns<metric, adjacent, T>;
+  constexpr bool kModerates = sizeof(T) == sizeof(float);
   __shared__ Box<T> rows[kRows];
   __shared__ T row_areas[kRows], row_angles[kRows];
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const int64_t batch = tile / (row_tiles * column_tiles);
     const int64_t first_row = tile / column_tiles % row_tiles * kRows;
-    const int64_t column = tile % column_tiles * (kThreads * kColumns) + threadIdx.x * (adjacent ? kColumns : 1);
+    const int64_t column =
+        tile % column_tiles * (kThreads * MyColumns::kCount) + threadIdx.x * (adjacent ? MyColumns::kCount : 1);
     const int row_count = static_cast<int>(n - first_row < kRows ? n - first_row : kRows);
     __syncthreads();  // all threads are done with the rows of the previous tile
+    bool moderate = kModerates;
     if (threadIdx.x < row_count) {
       const Box<T> row = load_box(boxes1, batch * n + first_row + threadIdx.x);
+      const T angle = metric == IouMetric::complete ? aspect_angle(row) : T(0);
       rows[threadIdx.x] = row;
       row_areas[threadIdx.x] = area(row);
-      if (metric == IouMetric::complete) row_angles[threadIdx.x] = aspect_angle(row);
+      if (metric == IouMetric::complete) row_angles[threadIdx.x] = angle;
+      moderate = moderate && is_moderate(metric, row, angle);
     }
-    __syncthreads();
+    moderate = __syncthreads_and(moderate) != 0;
     if (column >= m) continue;
-    Box<T> b[kColumns];
-    T area_b[kColumns], angle_b[kColumns] = {};
+    MyColumns columns{column, m, {}, {}, {}};
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k) {
-      b[k] = load_box(boxes2, batch * m + (column + k * kStep < m ? column + k * kStep : m - 1));
-      area_b[k] = area(b[k]);
-      if (metric == IouMetric::complete) angle_b[k] = aspect_angle(b[k]);
+    for (int k = 0; k < MyColumns::kCount; ++k) {
+      const int64_t i = column + k * MyColumns::kStep;
+      columns.boxes[k] = load_box(boxes2, batch * m + (i < m ? i : m - 1));
+      columns.areas[k] = area(columns.boxes[k]);
+      if (metric == IouMetric::complete) columns.angles[k] = aspect_angle(columns.boxes[k]);
+      moderate = moderate && is_moderate(metric, columns.boxes[k], columns.angles[k]);
     }
     T* target = out + (batch * n + first_row) * m + column;
-    for (int r = 0; r < row_count; ++r, target += m) {
-      const Box<T> a = rows[r];
-      const T area_a = row_areas[r], angle_a = metric == IouMetric::complete ? row_angles[r] : T(0);
-      Pack<T> values;
-#pragma unroll
-      for (int k = 0; k < kColumns; ++k)
-        values.values[k] = measure(metric, a, b[k], area_a, area_b[k], angle_a, angle_b[k]);
-      if constexpr (adjacent) {
-        __stcs(reinterpret_cast<float4*>(target),
-               *reinterpret_cast<const float4*>(&values));  // streaming: not read again soon
-      } else {
-#pragma unroll
-        for (int k = 0; k < kColumns; ++k)
-          if (column + k * kStep < m) target[k * kStep] = values.values[k];
+    if constexpr (kModerates) {
+      if (moderate) {
+        columns.template write<ModerateDivision>(rows, row_areas, row_angles, row_count, target);
+        continue;
       }
     }
+    columns.template write<AnyDivision>(rows, row_areas, row_angles, row_count, target);
   }
 }
 
