@@ -57,6 +57,7 @@ class Row:
 def rows(quick: bool) -> Iterator[Row]:
     """Yields all rows, or one small row per op."""
     yield from _detect(quick)
+    yield from _select(quick)
     yield from _loss(quick)
     yield from _match(quick)
     yield from _boxes(quick)
@@ -89,6 +90,10 @@ def _detect(quick: bool) -> Iterator[Row]:
                 goal if dtype == torch.float32 else 28,
                 check=_detections,
             )
+
+
+def _select(quick: bool) -> Iterator[Row]:
+    count = len(ssd300_priors())
     batch = 1 if quick else 32
     yield Row(
         f"multiclass_nms typical {batch} x {count} x 91",
@@ -99,6 +104,19 @@ def _detect(quick: bool) -> Iterator[Row]:
         lambda boxes, scores: tuple(ssd_ops.multiclass_nms(boxes, scores, **DETECT)),
         4 * batch * count * 91,
         45,
+        check=_detections,
+    )
+    images, boxes = (1, 100) if quick else (8, 1000)
+    yield Row(
+        f"soft_nms typical {images} x {boxes} x 91",
+        lambda g: (
+            uniform_boxes(images * boxes, g).view(images, boxes, 4),
+            trained_logits(images, count, 91, 200, g).softmax(-1)[:, :boxes].contiguous(),
+        ),
+        lambda boxes, scores: tuple(
+            ssd_ops.soft_nms(boxes, scores, score_threshold=bench_detect.SCORE_THRESHOLD, max_detections=100)[:4]
+        ),
+        goal=12,
         check=_detections,
     )
 

@@ -1,6 +1,6 @@
-// Plan: a block of collect_logits_kernel has the logits of a tile of priors in shared memory (shared_copy.cuh), and each
-// thread tests one prior: it is skipped if no class exceeds the background logit by the margin that the score threshold
-// requires. For the others a group of lanes computes the softmax of a prior, each lane every kGroup-th class
+// Plan: a block of collect_logits_kernel has the logits of a tile of priors in shared memory (shared_copy.cuh), and
+// each thread tests one prior: it is skipped if no class exceeds the background logit by the margin that the score
+// threshold requires. For the others a group of lanes computes the softmax of a prior, each lane every kGroup-th class
 // (logit_group.cuh), and the warp appends the candidates to the list of the image. Rows of many classes do not fit into
 // registers: there a warp processes one prior at a time, and reads its logits again for each step (logit_row.cuh).
 // select_kernel (select_kernel.cuh) does the rest, one block per image, and decodes only the boxes that it visits.
@@ -17,7 +17,7 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;  // for long rows
 
 // A tile of rows has at most kTileBytes, so that several blocks fit into a multiprocessor: some compute while others
 // load. It has at least 32 rows.
-constexpr int kMaxTileRows = 256;
+constexpr int kMaxTileRows = 128;
 constexpr int64_t kTileBytes = 24 << 10;
 
 // The logits of all priors of the batch.
@@ -26,29 +26,30 @@ struct LevelLogits {
   LevelPointers<const void> logits;
 };
 
-// A block has the logits of a tile of blockDim.x consecutive priors of an image in shared memory, a prior per thread.
+// A block has the logits of a tile of consecutive priors of an image in shared memory, LogitTile::kRows for each warp.
 // They are loaded before the previous kernel has completed: that one only clears the lists, and it began after the
 // logits were written.
 template <int kGroup, int kPerLane, typename In, typename T>
 __global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
-  constexpr int kStaged = StagedCandidates<T>::kCapacity;
+  constexpr int kStaged = StagedOfGroups<kGroup, kPerLane, T>::kCapacity, kRows = LogitTile<In>::kRows;
   auto* const staged = dynamic_shared<candidate_t<T>>();
-  const int rows = static_cast<int>(blockDim.x), warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int warps = static_cast<int>(blockDim.x) / kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int rows = warps * kRows;
   const auto num_images = static_cast<unsigned>(lists.num_images);
   const int64_t local_image = blockIdx.x % num_images, image = lists.first_image + local_image;
   const LevelTile tile = level_tile(outputs.levels, 1, blockIdx.x / num_images, rows);
   const In* logits = static_cast<const In*>(outputs.logits.of[tile.level]) +
                      (image * outputs.levels.num_priors(tile.level) + tile.first) * num_classes;
   const int count = static_cast<int>(tile.left < rows ? tile.left : rows);
-  const SharedCopy copy(staged + rows / kWarpSize * kStaged, logits,
-                        count * num_classes * static_cast<int>(sizeof(In)));
+  const SharedCopy copy(staged + warps * kStaged, logits, count * num_classes * static_cast<int>(sizeof(In)));
   wait_for_previous_kernel();
-  const int first = warp * kWarpSize;  // of the warp, in the tile
+  const int first = warp * kRows;  // of the warp, in the tile
   const LogitTile<In> own{reinterpret_cast<const In*>(copy.wait() + copy.skipped()) + first * num_classes,
                           count - first, num_classes};
-  const unsigned wanted = __ballot_sync(kFullMask, own.may_have_candidate(filter));
+  const T threshold = current_threshold(lists, local_image, filter.score_threshold);  // in flight during the test
+  const unsigned wanted = own.may_have_candidate(filter);
   own.template append_candidates<kGroup, kPerLane>(
-      wanted, filter, lists, local_image, static_cast<unsigned>(outputs.levels.num_priors()),
+      wanted, threshold, filter, lists, local_image, static_cast<unsigned>(outputs.levels.num_priors()),
       static_cast<unsigned>(outputs.levels.first_prior[tile.level] + tile.first + first), {staged + warp * kStaged});
 }
 
@@ -85,9 +86,9 @@ cudaError_t launch_collect(const LevelLogits& outputs, int64_t num_classes, cons
     const int64_t row_bytes = num_classes * static_cast<int64_t>(sizeof(In));
     int rows = kMaxTileRows;
     while (rows > kWarpSize && rows * row_bytes > kTileBytes) rows /= 2;
-    const int64_t staged_bytes = rows / kWarpSize * StagedCandidates<T>::kBytes;
+    const int warps = rows / LogitTile<In>::kRows, staged_bytes = warps * StagedOfGroups<kGroup, kPerLane, T>::kBytes;
     return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>,
-                            tile_blocks(lists, count_level_tiles(outputs.levels, 1, rows)), rows,
+                            tile_blocks(lists, count_level_tiles(outputs.levels, 1, rows)), warps * kWarpSize,
                             static_cast<size_t>(staged_bytes + shared_copy_bytes(rows * row_bytes)), stream, outputs,
                             lists, classes, filter);
   }

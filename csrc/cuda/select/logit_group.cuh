@@ -48,8 +48,9 @@ struct PriorLogits {
   }
 
   // Adds the candidates of the group's prior, unless the group is to be skipped (not `wanted`).
+  template <typename Staged>
   __device__ __forceinline__ void add_candidates(bool wanted, T threshold, const Filter<T>& filter, unsigned num_priors,
-                                                 unsigned prior, StagedCandidates<T>& staged) const {
+                                                 unsigned prior, Staged& staged) const {
     T scores[kPerLane];
     const Softmax<T> all = softmax(scores);
     if (!__any_sync(kFullMask, wanted && !all.all_below(threshold))) return;
@@ -67,45 +68,53 @@ struct PriorLogits {
   }
 };
 
-// Rows of logits of consecutive priors in shared memory, 32 for each warp.
+// The candidates that a warp of kGroup lanes per row stages: at least those of the rows that it processes together.
+template <int kGroup, int kPerLane, typename T>
+using StagedOfGroups = StagedCandidates<T, kPerLane <= 4 ? 128 : 256>;
+
+// Rows of logits of consecutive priors in shared memory.
 template <typename In, typename T = compute_t<In>>
 struct LogitTile {
+  static constexpr int kRows = 16, kLanesPerRow = kWarpSize / kRows;  // of a warp
+
   const In* rows;  // of the warp
   int count, classes;
 
-  // Whether a class of the row exceeds the bound of candidates; each thread has a row. With a NaN logit either answer
-  // is correct, since no score is appended. If the number of classes is even, lanes begin with different classes: else
-  // many of them would read from the same bank.
-  __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-    if (lane >= count) return false;
-    if (!(filter.score_threshold > T(0))) return true;
-    const In* row = rows + lane * classes;
+  // Which rows have a class that exceeds the bound of candidates: bit r for row r. kLanesPerRow lanes test a row, each
+  // a range of its classes. With a NaN logit either answer is correct, since no score is appended. If the number of
+  // classes is even, rows begin with different classes: else many lanes would read from the same bank.
+  __device__ __forceinline__ unsigned may_have_candidate(const Filter<T>& filter) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize, r = lane % kRows;
+    const unsigned all = count >= kRows ? (1u << kRows) - 1 : count > 0 ? (1u << count) - 1 : 0;
+    if (!(filter.score_threshold > T(0)) || all == 0) return all;
+    const In* row = rows + (r < count ? r : 0) * classes;
+    const int per_lane = (classes - 1 + kLanesPerRow - 1) / kLanesPerRow, begin = 1 + lane / kRows * per_lane,
+              end = begin + per_lane < classes ? begin + per_lane : classes;
     T max = -T(INFINITY);
     if (classes % 2 != 0) {
 #pragma unroll 8
-      for (int c = 1; c < classes; ++c) max = greater(static_cast<T>(widen(row[c])), max);
+      for (int c = begin; c < end; ++c) max = greater(static_cast<T>(widen(row[c])), max);
     } else {
-      int c = 1 + lane % (classes - 1);
+      int c = end > begin ? begin + r % (end - begin) : begin;
 #pragma unroll 4
-      for (int k = 1; k < classes; ++k) {
+      for (int k = begin; k < end; ++k) {
         max = greater(static_cast<T>(widen(row[c])), max);
-        c = c + 1 < classes ? c + 1 : 1;
+        c = c + 1 < end ? c + 1 : begin;
       }
     }
-    return max > filter.logit_bound(widen(row[0]));
+    const unsigned lanes = __ballot_sync(kFullMask, max > filter.logit_bound(widen(row[0])));
+    return (lanes | lanes >> kRows) & all;
   }
 
   // Appends the candidates of the rows in the mask `wanted`; a group of kGroup lanes processes one row at a time.
+  // `threshold` is a current_threshold().
   template <int kGroup, int kPerLane>
-  __device__ __forceinline__ void append_candidates(unsigned wanted, const Filter<T>& filter,
+  __device__ __forceinline__ void append_candidates(unsigned wanted, T threshold, const Filter<T>& filter,
                                                     const CandidateLists& lists, int64_t local_image,
                                                     unsigned num_priors, unsigned first,
-                                                    StagedCandidates<T> staged) const {
+                                                    StagedOfGroups<kGroup, kPerLane, T> staged) const {
     constexpr int kGroups = kWarpSize / kGroup, kMaxAdded = kGroups * kGroup * kPerLane;
-    static_assert(kMaxAdded <= StagedCandidates<T>::kCapacity);
-    if (wanted == 0) return;
-    T threshold = current_threshold(lists, local_image, filter.score_threshold);
+    static_assert(kMaxAdded <= staged.kCapacity);
     while (wanted != 0) {
       unsigned own = wanted;  // the lowest row in it is that of the group
 #pragma unroll
@@ -117,7 +126,7 @@ struct LogitTile {
       PriorLogits<kGroup, kPerLane, T> group;
       group.load(rows + row * classes, classes);
       group.add_candidates(own != 0, threshold, filter, num_priors, first + static_cast<unsigned>(row), staged);
-      if (staged.count + kMaxAdded <= StagedCandidates<T>::kCapacity) continue;
+      if (staged.count + kMaxAdded <= staged.kCapacity) continue;
       staged.flush(lists, local_image);
       threshold = current_threshold(lists, local_image, filter.score_threshold);
     }

@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads)
                           compute_t<In> score_threshold) {
   using T = compute_t<In>;
   using Word = Scores<In>;
-  constexpr int kStaged = StagedCandidates<T>::kCapacity, kMaxAdded = kWarpSize * Word::kCount;
+  using Staged = StagedCandidates<T, 256>;
+  constexpr int kStaged = Staged::kCapacity, kMaxAdded = kWarpSize * Word::kCount;
   auto* const memory = dynamic_shared<candidate_t<T>>();
   const auto num_images = static_cast<unsigned>(lists.num_images);
   const int64_t local_image = blockIdx.x % num_images;
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
                         count * static_cast<int>(sizeof(In)));
   wait_for_previous_kernel();
   T threshold = current_threshold(lists, local_image, score_threshold);
-  StagedCandidates<T> staged{memory + static_cast<int>(threadIdx.x) / kWarpSize * kStaged};
+  Staged staged{memory + static_cast<int>(threadIdx.x) / kWarpSize * kStaged};
   const auto* words = reinterpret_cast<const Word*>(copy.wait());
   const int skipped = copy.skipped() / static_cast<int>(sizeof(In)),
             num_words = static_cast<int>(ceil_div(skipped + count, Word::kCount));
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename In, typename T>
 cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& lists, cudaStream_t stream) {
   const int64_t tiles = ceil_div(params.num_boxes * params.num_classes, kTileScores<In>);
-  const size_t shared_bytes = kWarps * StagedCandidates<T>::kBytes + shared_copy_bytes(kTileBytes);
+  const size_t shared_bytes = kWarps * StagedCandidates<T, 256>::kBytes + shared_copy_bytes(kTileBytes);
   return launch_dependent(collect_scores_kernel<In>, tile_blocks(lists, tiles), kThreads, shared_bytes, stream,
                           static_cast<const In*>(params.scores), lists, static_cast<unsigned>(params.num_boxes),
                           static_cast<unsigned>(params.num_classes), params.score_threshold);

@@ -1,15 +1,16 @@
 // Read in this order: select.h (candidates of images), candidates.cuh (one candidate and its sort key), append.cuh (how
-// candidates are collected), candidate_lists.cu (their memory), next_chunk.cuh (which candidates are next), sorted_chunk.cuh (they
-// and their boxes in order), tile.cuh (the boxes of one tile), this file; then multiclass_nms.cu, detect.cu and soft_nms.cu, which collect.
+// candidates are collected), candidate_lists.cu (their memory), next_chunk.cuh (which candidates are next),
+// sorted_chunk.cuh (they and their boxes in order), tile.cuh (the boxes of one tile), this file; then
+// multiclass_nms.cu, detect.cu and soft_nms.cu, which collect.
 //
 // Plan: one block per image. It reads the candidates in sorted chunks, which are in shared memory, and
 // visits them tile by tile until D are kept: cpu/select/select.h says why that equals suppression class by class. The
 // threads compare each box of a tile with the boxes kept before, which are read from the results through shared memory,
 // and with the boxes that precede it in the tile, one bit per box that suppresses it; then they resolve together which
 // boxes are kept. What most images do not need is not inlined: the code of the rest is executed once per image, and
-// loading it takes as long as executing it. So shared memory limits neither classes nor boxes nor detections. If the candidates of its list
-// (select.h) do not suffice, the block refills the list with the next candidates, as often as needed: this is slow, but
-// rare.
+// loading it takes as long as executing it. So shared memory limits neither classes nor boxes nor detections. If the
+// candidates of its list (select.h) do not suffice, the block refills the list with the next candidates, as often as
+// needed: this is slow, but rare.
 #pragma once
 
 #include "cuda/select/next_chunk.cuh"
