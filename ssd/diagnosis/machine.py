@@ -24,7 +24,12 @@ def examine(shared_memory: Path = Path("/dev/shm")) -> Section:
     if shared_memory.is_dir():
         usage = shutil.disk_usage(shared_memory)
         facts["shared_memory_mib"] = {"total": usage.total >> 20, "free": usage.free >> 20}
-        if usage.free < _SMALL:
+        if not os.access(shared_memory, os.W_OK):
+            section.problem(
+                f"{shared_memory} cannot be written to; workers pass batches through it, so training uses none",
+                f"mount -o remount,rw {shared_memory}",
+            )
+        elif usage.free < _SMALL:
             section.problem(
                 f"{shared_memory} has {usage.free >> 20} MiB free of {usage.total >> 20}; workers pass batches through it, "
                 "so training uses fewer of them",

@@ -24,6 +24,7 @@ from ssd.common.errors import ConfigError
 from ssd.data import build_loader
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.shared_memory import fitting_workers
+from ssd.diagnosis.machine import examine
 from ssd.engine.checkpoint import read
 from ssd.engine.error_messages import as_user_error
 from ssd.engine.folder_lock import lock_folder
@@ -202,6 +203,13 @@ def test_num_workers_is_limited_by_shared_memory(
     workers, said = fitting_workers(4, 8_640_000, tmp_path)
     assert workers == expected
     assert (said is None) if expected == 4 else ("--workers" in said and "--shm-size" in said)
+
+
+def test_no_workers_without_writable_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # of a file system that is mounted read-only, also for root
+    workers, said = fitting_workers(4, 1000, tmp_path)
+    assert workers == 0 and f"({tmp_path}) is missing or cannot be written to" in str(said)
+    assert any("cannot be written to" in finding.text for finding in examine(tmp_path).findings)
 
 
 @pytest.mark.parametrize(

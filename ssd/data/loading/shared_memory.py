@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 PREFETCHED = 2  # batches that each worker of a DataLoader prepares ahead
@@ -22,8 +23,13 @@ def fitting_workers(workers: int, batch_bytes: int, folder: Path = _FOLDER) -> t
     Returns:
         The number of workers to use, and a message if it is smaller, else None.
     """
-    if not workers or not folder.is_dir():
+    if not workers or (sys.platform != "linux" and not folder.is_dir()):
         return workers, None
+    if not os.access(folder, os.W_OK):
+        return 0, (
+            f"shared memory ({folder}) is missing or cannot be written to, so this process itself, in place of {workers} "
+            f"--workers, loads the images; mount -t tmpfs tmpfs {folder}, or mount -o remount,rw {folder}, makes it usable"
+        )
     free = shutil.disk_usage(folder).free
     available = free * _USABLE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fitting = int((available / max(batch_bytes, 1) - 1) // PREFETCHED)  # one more batch is in use
