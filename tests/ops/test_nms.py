@@ -198,13 +198,13 @@ def test_many_boxes_in_grid_cells(impl: Implementation) -> None:
     """Above 10240 boxes the GPU takes them chunk after chunk; some boxes are in no cell of its grid."""
     if impl.name == "reference":
         pytest.skip("takes long")
-    corner = torch.rand(12300, 2) * torch.tensor([1000.0, 300])
-    boxes = torch.cat([corner, corner + 60 * torch.rand(12300, 2)], dim=1)
-    boxes[::80] = degenerate_boxes().repeat(11, 1)[:154]
-    scores, idxs = torch.rand(12300), torch.arange(12300) % 2
+    corner = torch.rand(10300, 2) * torch.tensor([1000.0, 300])
+    boxes = torch.cat([corner, corner + 60 * torch.rand(10300, 2)], dim=1)
+    boxes[::80] = degenerate_boxes().repeat(11, 1)[:129]
+    scores, idxs = torch.rand(10300), torch.arange(10300) % 2
     assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
     keep, expected = impl.batched_nms(boxes, scores, idxs, 0.2), []
-    for members in (torch.arange(0, 12300, 2), torch.arange(1, 12300, 2)):
+    for members in (torch.arange(0, 10300, 2), torch.arange(1, 10300, 2)):
         expected.append(members[torchvision.ops.nms(boxes[members], scores[members], 0.2)])
     assert_equal(keep.sort().values, torch.cat(expected).sort().values)
 
@@ -218,6 +218,16 @@ def test_many_kept_boxes(impl: Implementation) -> None:
     scores = torch.rand(21000)
     keep = impl.nms(torch.cat([corner, corner + 1], dim=1), scores, 0.5)
     assert_equal(keep, scores.sort(descending=True, stable=True).indices)
+
+
+def test_no_box_is_left_after_the_first_chunk(impl: Implementation) -> None:
+    """Of 10240 boxes that do not overlap, the first suppresses all that follow."""
+    if impl.name == "reference":
+        pytest.skip("takes long")
+    cell = torch.arange(10240)
+    corner = torch.stack([cell % 100, cell // 100], dim=1) * 2.0
+    boxes = torch.cat([torch.cat([corner, corner + 1], dim=1), torch.tensor([[0.0, 0, 1, 1]]).repeat(60, 1)])
+    assert_equal(impl.nms(boxes, torch.arange(10300, 0, -1.0), 0.5), cell)
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)

@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(kChunkThreads, 1)
   __shared__ KeptIndices kept;
   wait_for_previous_kernel();
   const int count = work.chunk.count(), lane = threadIdx.x % kWarpSize;
+  if (count == 0 && threadIdx.x == 0) *progress = {work.state->num_kept, 0};
   if (count == 0) return;
   const ChunkStates& states = decide_remaining(work.chunk, count);
   const int total = sort_kept(work.chunk, count, states, kept);
