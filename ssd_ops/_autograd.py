@@ -174,25 +174,25 @@ def _grad_codec(name: str) -> Derivative:
 def _loss(calls: dict[str, Callable[..., Any]]) -> Derivative:
     def gradient(args: Args, results: Args, grads: Args) -> Args:
         loc, logits, loc_targets, labels = args[:4]
-        lse, weight = results[2:]
-        of_loc_loss, of_cls_loss = (lse.new_zeros(()) if grad is None else grad for grad in grads)
+        weight = results[2]
+        of_loc_loss, of_cls_loss = (weight.new_zeros(()) if grad is None else grad for grad in grads)
         if not loc_targets.requires_grad:
-            result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, *args[:4], lse, weight)
+            result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, *args[:4], weight)
             return (*result, None)
         # smooth L1 is a function of loc - loc_targets, so the gradients differ in sign only; loc is converted first, so
         # that its gradient is not rounded to half precision
-        loc = loc.to(lse.dtype)
-        result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, loc, logits, loc_targets, labels, lse, weight)
+        loc = loc.to(weight.dtype)
+        result = calls["grad_multibox_loss"](of_loc_loss, of_cls_loss, loc, logits, loc_targets, labels, weight)
         return (*result, -result[0])
 
     def formula(args: Args, results: Args) -> Formula:
-        return lambda loc, logits, targets: formulas.multibox_loss(loc, logits, targets, args[3], results[3])
+        return lambda loc, logits, targets: formulas.multibox_loss(loc, logits, targets, args[3], results[2])
 
     return Derivative((0, 1, 2), (0, 1), formula, gradient)
 
 
 def _grad_loss_formula(args: Args, results: Args) -> Formula:
-    labels, weight = args[5], args[7]
+    labels, weight = args[5:7]
 
     def formula(of_loc: Tensor, of_cls: Tensor, loc: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         _, pull = vjp(lambda a, b: formulas.multibox_loss(a, b, targets, labels, weight), loc, logits)

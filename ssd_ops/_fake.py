@@ -75,16 +75,14 @@ def _matches(gt_boxes: Tensor, gt_labels: Tensor, offsets: Tensor, priors: Tenso
     return index, torch.empty_like(index), gt_boxes.new_empty((*shape, 4), dtype=compute_dtype(gt_boxes, priors))
 
 
-def _losses(loc: Tensor, logits: Tensor, loc_targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _losses(loc: Tensor, logits: Tensor, loc_targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(loc, logits, loc_targets)
-    scalar, per_prior = loc.new_empty((), dtype=dtype), loc.new_empty(loc.shape[:2], dtype=dtype)
-    return scalar, torch.empty_like(scalar), per_prior, torch.empty_like(per_prior)
+    scalar = loc.new_empty((), dtype=dtype)
+    return scalar, torch.empty_like(scalar), loc.new_empty(loc.shape[:2], dtype=dtype)
 
 
-def _check_loss_grad(
-    loc: Tensor, logits: Tensor, loc_targets: Tensor, labels: Tensor, lse: Tensor, weight: Tensor
-) -> None:
-    others = {"logits": logits, "loc_targets": loc_targets, "labels": labels, "lse": lse, "weight": weight}
+def _check_loss_grad(loc: Tensor, logits: Tensor, loc_targets: Tensor, labels: Tensor, weight: Tensor) -> None:
+    others = {"logits": logits, "loc_targets": loc_targets, "labels": labels, "weight": weight}
     for name, tensor in others.items():
         checks.same_device(name, tensor, "loc", loc)
 

@@ -126,20 +126,20 @@ def _loss_function(direct: Callable[..., Any], calls: Calls) -> Any:
     def forward(ctx: Any, options: list[Any], loc_targets: Tensor, labels: Tensor, *levels: Tensor) -> Any:
         count = len(levels) // 2
         with torch._C._AutoDispatchBelowAutograd():
-            loc_loss, cls_loss, lse, weight = direct(
+            loc_loss, cls_loss, weight = direct(
                 list(levels[:count]), list(levels[count:]), loc_targets, labels, *options
             )
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(lse, weight)
-        ctx.save_for_backward(loc_targets, labels, lse, weight, *levels)
-        return loc_loss, cls_loss, lse, weight
+        ctx.mark_non_differentiable(weight)
+        ctx.save_for_backward(loc_targets, labels, weight, *levels)
+        return loc_loss, cls_loss, weight
 
     def backward(ctx: Any, of_loc: Tensor | None, of_cls: Tensor | None, *_: None) -> Any:
-        loc_targets, labels, lse, weight, *levels = ctx.saved_tensors
+        loc_targets, labels, weight, *levels = ctx.saved_tensors
         count = len(levels) // 2
-        incoming = (lse.new_zeros(()) if grad is None else grad for grad in (of_loc, of_cls))
+        incoming = (weight.new_zeros(()) if grad is None else grad for grad in (of_loc, of_cls))
         loc, logits = calls["grad_multibox_loss_levels"](
-            *incoming, levels[:count], levels[count:], loc_targets, labels, lse, weight
+            *incoming, levels[:count], levels[count:], loc_targets, labels, weight
         )
         return None, None, None, *loc, *logits
 

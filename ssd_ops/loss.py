@@ -63,7 +63,7 @@ def multibox_loss(
     """
     checks.tensor("labels", labels)
     name, loc, logits = op_and_outputs("multibox_loss", loc, logits)
-    loc_loss, cls_loss, _, _ = call(
+    loc_loss, cls_loss, _ = call(
         name,
         loc,
         logits,

@@ -18,7 +18,6 @@ struct LossParams {
   const int64_t* labels;             // [B, P]: 0 background, -1 ignored
   int64_t batch_size, num_classes;
   int64_t num_images, num_priors;  // of mining: 1 and B * P where the batch is mined as one image, else B and P
-  void* lse;                       // T [B, P]: logsumexp of the logits
   // T [B, P]: the weight of a sampled prior in cls_loss, else 0. Until a prior is mined, its cross entropy is here.
   void* weight;
 
@@ -26,7 +25,7 @@ struct LossParams {
 };
 
 struct GradLossParams {
-  LossParams forward;                         // with lse and weight as the forward pass has written them
+  LossParams forward;                         // with the weights that the forward pass has written
   const void *grad_loc_loss, *grad_cls_loss;  // T, one number each
   LevelPointers<void> loc;                    // their gradients, with the rows and dtypes of loc and logits
   LevelPointers<void> logits;

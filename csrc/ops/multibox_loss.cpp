@@ -14,7 +14,7 @@
 namespace ssd_ops {
 namespace {
 
-using LossTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // loc_loss, cls_loss, lse, weight
+using LossTensors = std::tuple<Tensor, Tensor, Tensor>;  // loc_loss, cls_loss, weight
 
 void check_targets(const DetectorOutputs& outputs, const Tensor& loc_targets, const Tensor& labels) {
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
@@ -50,7 +50,7 @@ struct Inputs {
         loc_targets(dense(targets)),
         labels(dense(classes)) {}
 
-  LossParams params(const Tensor& lse, const Tensor& weight) const {
+  LossParams params(const Tensor& weight) const {
     return {.logits_type = dtype_of(logits[0]),
             .loc_type = dtype_of(loc[0]),
             .target_type = dtype_of(loc_targets),
@@ -63,7 +63,6 @@ struct Inputs {
             .num_classes = outputs.num_classes,
             .num_images = outputs.num_images,
             .num_priors = outputs.num_priors(),
-            .lse = lse.data_ptr(),
             .weight = weight.data_ptr()};
   }
 };
@@ -123,10 +122,9 @@ LossTensors losses_of(const DetectorOutputs& outputs, const Tensor& loc_targets,
   const Tensor& like = outputs.loc[0];
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
   Tensor loc_loss = empty(like, {}, inputs.dtype), cls_loss = empty(like, {}, inputs.dtype);
-  Tensor lse = empty(like, {num_images, num_priors}, inputs.dtype),
-         weight = empty(like, {num_images, num_priors}, inputs.dtype);
-  if (lse.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), lse, weight};
-  LossParams params = inputs.params(lse, weight);
+  Tensor weight = empty(like, {num_images, num_priors}, inputs.dtype);
+  if (weight.numel() == 0) return {torch::stable::zero_(loc_loss), torch::stable::zero_(cls_loss), weight};
+  LossParams params = inputs.params(weight);
   Mining rules{options.mining.neg_pos_ratio, std::min(options.mining.min_negatives, num_priors)};
   const Normalization normalization{options.normalizer, num_images};
   if (options.over_batch) {
@@ -141,14 +139,14 @@ LossTensors losses_of(const DetectorOutputs& outputs, const Tensor& loc_targets,
     check_cuda(launch_multibox_loss(params, rules, normalization, workspace.mutable_data_ptr(),
                                     loc_loss.mutable_data_ptr(), cls_loss.mutable_data_ptr(), scope.stream()),
                "multibox_loss");
-    return {loc_loss, cls_loss, lse, weight};
+    return {loc_loss, cls_loss, weight};
   }
 #endif
   dispatch_compute(inputs.dtype, [&](auto type) {
     using T = decltype(type);
     on_cpu(params, rules, normalization, data<T>(loc_loss), data<T>(cls_loss));
   });
-  return {loc_loss, cls_loss, lse, weight};
+  return {loc_loss, cls_loss, weight};
 }
 
 using Gradients = std::vector<Tensor>;
@@ -165,20 +163,17 @@ Gradients new_gradients(const std::vector<Tensor>& dense) {
 
 std::tuple<Gradients, Gradients> gradients_of(const DetectorOutputs& outputs, const Tensor& grad_loc_loss,
                                               const Tensor& grad_cls_loss, const Tensor& loc_targets,
-                                              const Tensor& labels, const Tensor& lse, const Tensor& weight) {
+                                              const Tensor& labels, const Tensor& weight) {
   check_targets(outputs, loc_targets, labels);
   const Inputs inputs(outputs, loc_targets, labels);
   const int64_t num_images = outputs.num_images, num_priors = outputs.num_priors();
-  for (const Tensor* t : {&lse, &weight})
-    check_shape(
-        t == &lse ? "lse" : "weight", *t, [&] { return bracketed(labels.sizes()); },
-        has_shape(*t, {num_images, num_priors}));
+  check_shape("weight", weight, [&] { return bracketed(labels.sizes()); }, has_shape(weight, {num_images, num_priors}));
   check_shape("grad_loc_loss", grad_loc_loss, "[]", grad_loc_loss.dim() == 0);
   check_shape("grad_cls_loss", grad_cls_loss, "[]", grad_cls_loss.dim() == 0);
-  const Tensor dense_lse = dense(lse, inputs.dtype), dense_weight = dense(weight, inputs.dtype);
+  const Tensor dense_weight = dense(weight, inputs.dtype);
   const Tensor grad_loc_in = dense(grad_loc_loss, inputs.dtype), grad_cls_in = dense(grad_cls_loss, inputs.dtype);
   Gradients loc = new_gradients(inputs.loc), logits = new_gradients(inputs.logits);
-  const GradLossParams params{.forward = inputs.params(dense_lse, dense_weight),
+  const GradLossParams params{.forward = inputs.params(dense_weight),
                               .grad_loc_loss = grad_loc_in.const_data_ptr(),
                               .grad_cls_loss = grad_cls_in.const_data_ptr(),
                               .loc = mutable_rows(loc),
@@ -210,18 +205,17 @@ LossTensors multibox_loss(const Outputs& loc, const Outputs& logits, const Tenso
 
 std::tuple<Tensor, Tensor> grad_multibox_loss(const Tensor& grad_loc_loss, const Tensor& grad_cls_loss,
                                               const Tensor& loc, const Tensor& logits, const Tensor& loc_targets,
-                                              const Tensor& labels, const Tensor& lse, const Tensor& weight) {
+                                              const Tensor& labels, const Tensor& weight) {
   auto [grad_loc, grad_logits] =
-      gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, lse, weight);
+      gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, weight);
   return {grad_loc[0], grad_logits[0]};
 }
 
 std::tuple<Gradients, Gradients> grad_multibox_loss_levels(const Tensor& grad_loc_loss, const Tensor& grad_cls_loss,
                                                            const std::vector<Tensor>& loc,
                                                            const std::vector<Tensor>& logits, const Tensor& loc_targets,
-                                                           const Tensor& labels, const Tensor& lse,
-                                                           const Tensor& weight) {
-  return gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, lse, weight);
+                                                           const Tensor& labels, const Tensor& weight) {
+  return gradients_of(detector_outputs(loc, logits), grad_loc_loss, grad_cls_loss, loc_targets, labels, weight);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssd_ops.dtypes import compute_dtype
 from ssd_ops.reference.codec import decode_boxes, encode_boxes
-from ssd_ops.reference.loss import _lse_and_cross_entropy
+from ssd_ops.reference.loss import cross_entropies
 from ssd_ops.reference.soft_suppression import DECAY, decay
 from ssd_ops.sizes import may_hold
 
@@ -31,7 +31,7 @@ def multibox_loss(
     dtype = weight.dtype
     sampled, positive = weight != 0, labels > 0
     target = torch.where((labels > 0) & (labels < logits.shape[2]), labels, 0)
-    _, cross_entropy = _lse_and_cross_entropy(torch.where(sampled[..., None], logits.to(dtype), 0), target)
+    cross_entropy = cross_entropies(torch.where(sampled[..., None], logits.to(dtype), 0), target)
     loc, loc_targets = (torch.where(positive[..., None], t.to(dtype), 0) for t in (loc, loc_targets))
     smooth_l1 = F.smooth_l1_loss(loc, loc_targets, reduction="none").sum(dim=2)
     return (weight * smooth_l1).sum(), (weight * torch.where(sampled, cross_entropy, 0)).sum()

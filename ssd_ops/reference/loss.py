@@ -18,7 +18,7 @@ NORMALIZERS = ("batch", "image", "batch_size")
 MINING = ("image", "batch")
 
 
-def _both_losses(outputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _both_losses(outputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return outputs[:2]
 
 
@@ -33,11 +33,11 @@ def multibox_loss(
     normalizer: str = "batch",
     min_negatives: int = 0,
     mining: str = "image",
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss of boxes and the loss of classes, two scalars; see `ssd_ops.multibox_loss`.
 
-    The outputs also contain what the gradient needs of each prior: `lse [B, P]`, the log of the sum of exponentials of its
-    logits, and `weight [B, P]`, its factor in the loss: 1 over the divisor for positives and mined negatives, else 0.
+    The outputs also contain what the gradient needs of each prior: `weight [B, P]`, its factor in the loss, which is 1 over
+    the divisor for positives and mined negatives, else 0.
     A row of logits with NaN, with inf at its target, or with nothing but -inf has a cross entropy of NaN; inf elsewhere
     gives inf. A label out of range (not validated on a GPU) makes both losses NaN.
     """
@@ -50,7 +50,7 @@ def multibox_loss(
     in_range = (labels >= -1) & (labels < logits.shape[2])
     target = torch.where(in_range, labels, 0).clamp(min=0)
     with torch.no_grad():
-        lse, cross_entropy = _lse_and_cross_entropy(logits, target)  # [B, P] each
+        cross_entropy = cross_entropies(logits, target)  # [B, P]
     positive = labels > 0
     positives = positive.sum(dim=1)  # [B]
     if mining == "image":
@@ -64,7 +64,7 @@ def multibox_loss(
     weight = sampled / divisor[:, None]  # [B, P]
 
     # Priors that are not sampled are replaced before differentiation: their gradient is 0, whatever their values.
-    _, cross_entropy = _lse_and_cross_entropy(torch.where(sampled[..., None], logits, 0), target)
+    cross_entropy = cross_entropies(torch.where(sampled[..., None], logits, 0), target)
     loc, loc_targets = (torch.where(positive[..., None], t, 0) for t in (loc, loc_targets))
     # Sums of each image are accumulated in float64, so that the order of priors does not change the result.
     loc_sums = F.smooth_l1_loss(loc, loc_targets, reduction="none").double().sum(dim=(1, 2))
@@ -72,20 +72,27 @@ def multibox_loss(
     invalid = ~in_range.all()
     loc_loss = (loc_sums / divisor).sum().to(dtype).masked_fill(invalid, torch.nan)
     cls_loss = (cls_sums / divisor).sum().to(dtype).masked_fill(invalid, torch.nan)
-    return loc_loss, cls_loss, lse, weight
+    return loc_loss, cls_loss, weight
 
 
-def _lse_and_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the log of the sum of exponentials and the cross entropy of each row, `[B, P]` both.
+def _log_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the log of the sum of exp(logit - shift) and the shift of each row, `[B, P]` both.
 
-    Both terms of the cross entropy are relative to the row's maximum logit: the loss of a confident, correct row is not
-    rounded away, and no cross entropy is below 0.
+    The shift is the maximum logit, or 0 if that is infinite.
     """
     highest = logits.detach().amax(dim=2)
     shift = torch.where(highest.isinf(), 0, highest)
-    log_sum = torch.exp(logits - shift[..., None]).sum(dim=2).log()
-    target_logit = logits.gather(2, target[..., None])[..., 0]
-    return log_sum + shift, log_sum - (target_logit - shift)
+    return torch.exp(logits - shift[..., None]).sum(dim=2).log(), shift
+
+
+def cross_entropies(logits: Tensor, target: Tensor) -> Tensor:
+    """Returns the cross entropy of each row, `[B, P]`.
+
+    Both of its terms are relative to the row's maximum logit: the loss of a confident, correct row is not rounded away,
+    and no cross entropy is below 0.
+    """
+    log_sum, shift = _log_sums(logits)
+    return log_sum - (logits.gather(2, target[..., None])[..., 0] - shift)
 
 
 def _divisor(positives: Tensor, normalizer: str) -> Tensor:
@@ -125,7 +132,6 @@ def grad_multibox_loss(
     logits: Tensor,  # [B, P, C]
     loc_targets: Tensor,  # [B, P, 4]
     labels: Tensor,  # [B, P] int64
-    lse: Tensor,  # [B, P]
     weight: Tensor,  # [B, P]
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of both losses for `loc` and `logits`, in their dtypes.
@@ -133,10 +139,12 @@ def grad_multibox_loss(
     The gradient of a prior without weight is 0, whatever its logits and the incoming gradient are, and so is that of one
     whose weight times the incoming gradient is 0.
     """
-    dtype = lse.dtype
+    dtype = weight.dtype
+    log_sum, shift = _log_sums(logits.to(dtype))
+    lse = (log_sum + shift)[..., None]
     target = (torch.arange(logits.shape[2], device=labels.device) == labels[..., None]).to(dtype)
     per_prior = torch.where(weight == 0, 0, weight * grad_cls_loss)[..., None]
-    grad_logits = torch.where(per_prior == 0, 0, per_prior * (torch.exp(logits.to(dtype) - lse[..., None]) - target))
+    grad_logits = torch.where(per_prior == 0, 0, per_prior * (torch.exp(logits.to(dtype) - lse) - target))
     slope = (loc.to(dtype) - loc_targets.to(dtype)).clamp(-1, 1)
     is_positive = (labels > 0)[..., None]
     grad_loc = torch.where(is_positive, (weight * grad_loc_loss)[..., None] * slope, 0)
@@ -150,12 +158,11 @@ def grad_multibox_loss_levels(
     logits: Sequence[Tensor],  # for each level [B, A * C, H, W]
     loc_targets: Tensor,  # [B, P, 4]
     labels: Tensor,  # [B, P] int64
-    lse: Tensor,  # [B, P]
     weight: Tensor,  # [B, P]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Returns the gradients of both losses for `loc` and `logits`, in their shapes and dtypes and in channels_last."""
     rows = rows_of_levels(loc, logits)
-    grad_loc, grad_logits = grad_multibox_loss(grad_loc_loss, grad_cls_loss, *rows, loc_targets, labels, lse, weight)
+    grad_loc, grad_logits = grad_multibox_loss(grad_loc_loss, grad_cls_loss, *rows, loc_targets, labels, weight)
     return levels_of_rows(grad_loc, loc), levels_of_rows(grad_logits, logits)
 
 

@@ -34,7 +34,7 @@ def parts(
     min_negatives: int = 0,
     mining: str = "image",
 ) -> list[Tensor]:
-    """Returns loc_loss, cls_loss, lse and weight."""
+    """Returns loc_loss, cls_loss and weight."""
     op = all_outputs(multibox_loss) if impl.name == "reference" else torch.ops.ssd_ops.multibox_loss
     options: dict[str, float | str] = {"neg_pos_ratio": neg_pos_ratio, "normalizer": normalizer}
     options |= {"min_negatives": min_negatives, "mining": mining}  # in the order of the schema

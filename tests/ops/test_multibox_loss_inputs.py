@@ -81,7 +81,7 @@ def test_compile(impl: Implementation) -> None:
     inputs = [t.to(impl.device) for t in batch(2, 10, 3)]
 
     def loss(loc: Tensor, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        loc_loss, cls_loss, _, _ = torch.ops.ssd_ops.multibox_loss(
+        loc_loss, cls_loss, _ = torch.ops.ssd_ops.multibox_loss(
             loc * 2, logits, targets, labels, 3.0, "image", 1, "image"
         )
         return loc_loss + 2 * cls_loss

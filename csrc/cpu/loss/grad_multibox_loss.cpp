@@ -3,8 +3,7 @@
 #include <cstring>
 
 #include "cpu/common/level_runs.h"
-#include "cpu/common/load.h"
-#include "cpu/common/vec_math.h"
+#include "cpu/loss/row_sums.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -32,7 +31,10 @@ void fill_zero(char* begin, char* end) {
 
 // scale * (softmax - one-hot) of one row.
 template <typename In, typename T>
-void fill_row(const In* __restrict logits, int64_t classes, T lse, T scale, int64_t label, In* __restrict grad) {
+void fill_row(const In* __restrict logits, int64_t classes, T scale, int64_t label, In* __restrict grad) {
+  T shift, sum;
+  row_sums<1>(logits, 1, classes, &shift, &sum);
+  const T lse = vec_log(sum) + shift;
   for (int64_t c = 0; c < classes; ++c) grad[c] = narrow<In>(scale * vec_exp(widen(logits[c]) - lse));
   if (label < 0 || label >= classes) return;
   const T target = vec_exp(widen(logits[label]) - lse) - T(1);
@@ -46,7 +48,6 @@ void fill_logits(const GradLossParams& params, const LevelRun& run) {
   const In* logits = static_cast<const In*>(params.forward.logits.of[run.level]) + run.row * classes;
   In* grad = static_cast<In*>(params.logits.of[run.level]) + run.row * classes;
   const int64_t* labels = params.forward.labels + run.batch_row;
-  const T* lse = static_cast<const T*>(params.forward.lse) + run.batch_row;
   const T* weight = static_cast<const T*>(params.forward.weight) + run.batch_row;
   const T grad_loss = *static_cast<const T*>(params.grad_cls_loss);
   int64_t zeros = 0;  // the first row that is not yet filled
@@ -54,7 +55,7 @@ void fill_logits(const GradLossParams& params, const LevelRun& run) {
     const T scale = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
     if (scale == 0) continue;
     fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
-    fill_row(logits + r * classes, classes, lse[r], scale, labels[r], grad + r * classes);
+    fill_row(logits + r * classes, classes, scale, labels[r], grad + r * classes);
     zeros = r + 1;
   }
   fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + run.count * classes));

@@ -15,7 +15,7 @@ struct ImageSums {
 
 }  // namespace ssd_ops::cpu
 
-// Fills lse and cross entropy of rows begin .. end - 1 of the B * P rows, level after level. Returns false if a label
+// Fills the cross entropies of rows begin .. end - 1 of the B * P rows, level after level. Returns false if a label
 // is out of range; the cross entropy of that row is then that of the background.
 SSD_OPS_CPU_KERNEL(bool, loss_rows, const LossParams& params, int64_t begin, int64_t end)
 // The number of positives of one image.

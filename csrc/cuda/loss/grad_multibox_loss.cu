@@ -2,9 +2,8 @@
 // the logits with zeros in stores of 16 bytes; then its warps process the few rows whose prior is sampled, each lane
 // every 32nd class, and overwrite the zeros. Logits of the other rows are not read. The first kRowTile threads write
 // the gradient of loc, one box each. The incoming gradients are read on the device.
-#include "cuda/common/load.cuh"
-#include "cuda/common/math.cuh"
 #include "cuda/loss/multibox_loss.h"
+#include "cuda/loss/row_sum.cuh"
 
 namespace ssd_ops {
 namespace {
@@ -73,7 +72,8 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossParams grad) {
     const T scale = scales[r];
     if (scale == T(0)) continue;
     const In* logits = static_cast<const In*>(params.logits.of[tile.level]) + (tile.first + r) * classes;
-    const T lse = static_cast<const T*>(params.lse)[batch_rows[r]];
+    const RowSum<T> row = warp_row_sum(logits, classes);
+    const T lse = log_of(row.sum) + row.shift;
     const int64_t label = params.labels[batch_rows[r]];
 #pragma unroll 1  // few rows are sampled; unrolled, float64 spills
     for (int64_t c = lane; c < classes; c += kWarpSize) {

@@ -1,7 +1,7 @@
 // Read in this order: core/loss.h (the parameters, sort keys), this file, workspace.cuh, rows.cuh (the first kernel),
 // mining.cuh (mining within a block), segmented_mining.cuh (several blocks per image).
 //
-// Plan, two launches: rows_kernel (rows.cuh) writes logsumexp and cross entropies; then mine_kernel selects the hard
+// Plan, two launches: rows_kernel (rows.cuh) writes the cross entropies; then mine_kernel selects the hard
 // negatives, one block per image. It stages the sort keys in shared memory, counts their first digits as it loads them,
 // and finds the k highest by radix select. It overwrites the cross entropies with the weights and sums the losses of
 // the image; the last block to finish sums the images. If an image has too many priors for the shared memory of a

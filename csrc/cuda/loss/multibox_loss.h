@@ -11,7 +11,7 @@ namespace ssd_ops {
 // Bytes of workspace that launch_multibox_loss needs, uninitialized and aligned to 32 bytes.
 size_t loss_workspace_bytes(const LossParams& params);
 
-// Fills lse and weight of `params` and the two losses, one T each. There must be at least one prior.
+// Fills the weights of `params` and the two losses, one T each. There must be at least one prior.
 int launch_multibox_loss(const LossParams& params, const Mining& mining, const Normalization& normalization,
                          void* workspace, void* loc_loss, void* cls_loss, CUstream_st* stream);
 

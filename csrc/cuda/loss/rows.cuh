@@ -1,4 +1,4 @@
-// The first kernel of multibox_loss: logsumexp and cross entropy of every row of logits (a row is a prior of an image).
+// The first kernel of multibox_loss: the cross entropy of every row of logits (a row is a prior of an image).
 //
 // Plan: a group of kGroup lanes processes kRowsPerGroup rows together and keeps them in registers, each lane every
 // kGroup-th class, so that loads are coalesced. Maxima and sums of exponentials are reduced over the group by shuffles,
@@ -7,9 +7,7 @@
 #pragma once
 
 #include "cuda/common/lane_group.cuh"
-#include "cuda/common/load.cuh"
-#include "cuda/common/math.cuh"
-#include "cuda/common/reduce.cuh"
+#include "cuda/loss/row_sum.cuh"
 #include "cuda/loss/workspace.cuh"
 
 namespace ssd_ops {
@@ -18,34 +16,11 @@ namespace {
 constexpr int kRowThreads = 256;
 constexpr int kRowsPerGroup = 4;
 
-// Ignores NaN; the sum of exponentials that follows does not.
-__device__ __forceinline__ float max_of(float a, float b) { return fmaxf(a, b); }
-__device__ __forceinline__ double max_of(double a, double b) { return fmax(a, b); }
-
-// exp of a shifted logit, which is at most 0 except in rows with inf, for a sum that is at least 1. Rounding x log2(e)
-// changes a term by |x| / 2 ulp, but terms with a large |x| contribute little to the sum: fewer instructions than expf,
-// and as accurate. For the same reason subnormal terms may become 0, which exp2f takes three instructions to avoid.
-__device__ __forceinline__ float exp_term(float x) {
-#ifdef SSD_OPS_EMULATED
-  return exp2f(x * 1.44269504f);
-#else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
-  return y;
-#endif
-}
-__device__ __forceinline__ double exp_term(double x) { return exp(x); }
-
 // The row of the group whose result reduce_scatter() leaves with this lane.
 template <int kGroup>
 __device__ __forceinline__ int own_row() {
   return static_cast<int>(threadIdx.x) % kGroup / (kGroup / kRowsPerGroup);
 }
-
-template <typename T>
-struct RowSum {
-  T shift, sum;  // the maximum logit (0 if it is infinite), and the sum of exp(logit - shift)
-};
 
 // Returns the sum of the lane's own_row(). Rows have at most kGroup * kPerLane classes; if `rows_left` is less than
 // kRowsPerGroup, the last of them is read in place of those that are missing.
@@ -80,21 +55,14 @@ __device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows_lef
   return {shift, reduce_scatter<kGroup>(sums, [](T own, T other) { return own + other; })};
 }
 
-// The same for any number of classes; logits are read twice, the second time from the cache. A group is a warp.
+// The same for any number of classes; a group is a warp.
 template <typename In, typename T = compute_t<In>>
 __device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t rows_left, int64_t classes) {
-  const int lane = threadIdx.x % kWarpSize;
   RowSum<T> own{};
 #pragma unroll
   for (int r = 0; r < kRowsPerGroup; ++r) {
-    const int64_t count = r < rows_left ? classes : 0;
-    T max = -T(INFINITY), sum = 0;
-    for (int64_t c = lane; c < count; c += kWarpSize) max = max_of(max, widen(logits[r * classes + c]));
-    max = warp_reduce(max, [](T own_max, T other) { return max_of(own_max, other); });
-    const T shift = isinf(max) ? T(0) : max;
-    for (int64_t c = lane; c < count; c += kWarpSize) sum += exp_term(widen(logits[r * classes + c]) - shift);
-    sum = warp_sum(sum);
-    if (own_row<kWarpSize>() == r) own = {shift, sum};
+    const RowSum<T> sum = warp_row_sum(logits + r * classes, r < rows_left ? classes : 0);
+    if (own_row<kWarpSize>() == r) own = sum;
   }
   return own;
 }
@@ -124,10 +92,8 @@ __global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params,
   if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && row_in_group < tile.left) {
     const int64_t row = batch_row(params.levels, tile.level, tile.first + row_in_group);
     label = params.labels[row];
-    const T log_sum = log_of(own.sum);
     const T target = widen(logits[row_in_group * classes + (label > 0 && label < classes ? label : 0)]);
-    static_cast<T*>(params.lse)[row] = log_sum + own.shift;
-    static_cast<T*>(params.cross_entropy())[row] = log_sum - (target - own.shift);
+    static_cast<T*>(params.cross_entropy())[row] = log_of(own.sum) - (target - own.shift);
   }
   const int positives = __syncthreads_count(label > 0);
   if (threadIdx.x == 0) workspace.positives[blockIdx.x] = positives;
