@@ -43,7 +43,11 @@ def test_loss_is_that_of_rows(
     levels = as_levels(loc, CELLS, layout), as_levels(logits, CELLS, layout)
     for options in ({}, {"normalizer": "image", "min_negatives": 4}, {"mining": "batch"}):
         expected = losses_and_gradients(impl, loc, logits, *targets, **options)
-        assert_all_equal(losses_and_gradients(impl, *levels, *targets, **options), expected)
+        found = losses_and_gradients(impl, *levels, *targets, **options)
+        assert_all_equal(found[2:], expected[2:])
+        # Sums run in float64 in an order that may depend on the levels: for float32 they are rounded once after that.
+        rtol = 1e-15 if dtype == torch.float64 else 0
+        torch.testing.assert_close(found[:2], expected[:2], rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

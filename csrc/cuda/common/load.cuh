@@ -47,6 +47,8 @@ __device__ __forceinline__ Box<T> load_box_as(Dtype type, const void* boxes, int
   }
 }
 
+inline int bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
 // Calls f with a value of the type of `dtype`.
 template <typename F>
 cudaError_t dispatch_dtype(Dtype dtype, F&& f) {

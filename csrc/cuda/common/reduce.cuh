@@ -24,6 +24,9 @@ __device__ __forceinline__ T warp_reduce(T value, Combine combine) {
 
 template <int kGroup = kWarpSize, typename T>
 __device__ __forceinline__ T warp_sum(T value) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  if constexpr (kGroup == kWarpSize && std::is_same_v<T, unsigned>) return __reduce_add_sync(kFullMask, value);
+#endif
   return warp_reduce<kGroup>(value, [](T own, T other) { return own + other; });
 }
 
@@ -39,22 +42,15 @@ __device__ __forceinline__ void exchange_halves(T (&values)[kValues], int step, 
   }
 }
 
-// Butterfly reduce-scatter over each group of kGroup lanes: a lane enters with partial values of kValues rows (a power
-// of two) and leaves with the reduced value of one row, number lane / (kGroup / kValues) of its group. While several
-// rows are left, each step exchanges half of them, so that reducing kValues rows takes hardly more shuffles than one.
-template <int kGroup, int kValues, typename T, typename Combine>
-__device__ __forceinline__ T reduce_scatter(T (&values)[kValues], Combine combine) {
-  static_assert(kValues == 4 || kValues == 8, "2 or 3 exchanges");
-  static_assert(kGroup >= kValues, "a lane ends with one row");
-  if constexpr (kValues == 8) {
-    exchange_halves<4>(values, kGroup / 2, combine);
-    exchange_halves<2>(values, kGroup / 4, combine);
-    exchange_halves<1>(values, kGroup / 8, combine);
-  } else {
-    exchange_halves<2>(values, kGroup / 2, combine);
-    exchange_halves<1>(values, kGroup / 4, combine);
-  }
-  return warp_reduce<kGroup / kValues>(values[0], combine);
+// Butterfly reduce-scatter over the warp: a lane enters with partial values of 8 rows and leaves with the reduced value
+// of one row, number lane / 4. While several rows are left, each step exchanges half of them, so that reducing 8 rows
+// takes hardly more shuffles than one.
+template <typename T, typename Combine>
+__device__ __forceinline__ T reduce_scatter(T (&values)[8], Combine combine) {
+  exchange_halves<4>(values, kWarpSize / 2, combine);
+  exchange_halves<2>(values, kWarpSize / 4, combine);
+  exchange_halves<1>(values, kWarpSize / 8, combine);
+  return warp_reduce<kWarpSize / 8>(values[0], combine);
 }
 
 // The maximum over the warp.
@@ -80,17 +76,28 @@ __device__ __forceinline__ Box<T> warp_bounds(Box<T> bounds) {
 
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
 
+// Replaces each value by its sum over all threads of the block.
+template <int kValues, typename T>
+__device__ __forceinline__ void block_sums(T (&values)[kValues]) {
+  __shared__ T warp_sums[kValues][kWarpSize];
+  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
+#pragma unroll
+  for (int k = 0; k < kValues; ++k) {
+    const T sum = warp_sum(values[k]);
+    if (lane == 0) warp_sums[k][threadIdx.x / kWarpSize] = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < kValues; ++k) values[k] = warp_sum(lane < warps ? warp_sums[k][lane] : T(0));
+  __syncthreads();  // the array may be written again
+}
+
 // The sum over all threads of the block.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value) {
-  __shared__ T warp_sums[kWarpSize];
-  const int lane = threadIdx.x % kWarpSize, warps = blockDim.x / kWarpSize;
-  value = warp_sum(value);
-  if (lane == 0) warp_sums[threadIdx.x / kWarpSize] = value;
-  __syncthreads();
-  const T sum = warp_sum(lane < warps ? warp_sums[lane] : T(0));
-  __syncthreads();  // the array may be written again
-  return sum;
+  T values[1] = {value};
+  block_sums(values);
+  return values[0];
 }
 
 }  // namespace

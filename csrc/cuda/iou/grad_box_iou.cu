@@ -30,7 +30,7 @@ __device__ void add(PairGrad<T>& sum, const PairGrad<T>& term) {
 template <typename T>
 __device__ T warp_sums(const PairGrad<T>& grad) {
   T members[8] = {grad.x1, grad.y1, grad.x2, grad.y2, grad.area, grad.angle, T(0), T(0)};
-  return reduce_scatter<kWarpSize>(members, [](T own, T other) { return own + other; });
+  return reduce_scatter(members, [](T own, T other) { return own + other; });
 }
 
 // The rows of a chunk, and the sums of each warp for them.

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(GradLossParams grad) {
     const T scale = scales[r];
     if (scale == T(0)) continue;
     const In* logits = static_cast<const In*>(params.logits.of[tile.level]) + (tile.first + r) * classes;
-    const RowSum<T> row = warp_row_sum(logits, classes);
+    const RowSum<T> row = row_sum<false>(logits, static_cast<int>(classes), lane, kWarpSize);
     const T lse = log_of(row.sum) + row.shift;
     const int64_t label = params.labels[batch_rows[r]];
 #pragma unroll 1  // few rows are sampled; unrolled, float64 spills

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/common/last_block.cuh"
-#include "cuda/common/load.cuh"
 #include "cuda/common/scan.cuh"
 #include "cuda/loss/workspace.cuh"
 
@@ -11,7 +10,8 @@ namespace {
 
 constexpr int kMineThreads = 1024;
 constexpr int kBins = 1 << kRadixBits;
-static_assert(kBins == 2 * kMineThreads, "a thread owns two bins");
+static_assert(kBins == 2 * kMineThreads && kMineThreads == kWarpSize * kWarpSize,
+              "a thread owns two bins, and a lane has the sum of each warp");
 
 // One digit of the threshold key: the bin in which the count reaches k, counting from the highest bin.
 struct RadixDigit {
@@ -20,38 +20,60 @@ struct RadixDigit {
   bool selects_all;     // whether all of them are
 };
 
-// The higher of a thread's two bins; thread 0 has the two highest bins.
-__device__ inline int high_bin_of_thread() { return kBins - 1 - 2 * static_cast<int>(threadIdx.x); }
-
-// `upper` and `lower` are the counts of high_bin_of_thread() and of the bin below it; k is above 0 and at most the
-// total. All threads of the block call this.
-__device__ RadixDigit find_digit(int64_t upper, int64_t lower, int64_t k) {
-  __shared__ int found_bin;
-  __shared__ int64_t found_remaining_k;
-  __shared__ bool found_all;
-  int64_t total;
-  const int64_t before = block_exclusive_sum(upper + lower, &total);
-  if (before < k && k <= before + upper + lower) {
-    const bool in_upper = k <= before + upper;
-    found_bin = in_upper ? high_bin_of_thread() : high_bin_of_thread() - 1;
-    found_remaining_k = k - before - (in_upper ? 0 : upper);
-    found_all = found_remaining_k == (in_upper ? upper : lower);
+// Finds the digit from the counts of the bins; k is above 0 and at most their total. All threads of the block call this
+// after the counts are visible. A thread has two bins, thread 0 the two highest.
+template <typename Count>
+__device__ RadixDigit find_digit(const unsigned* counts, int64_t k) {
+  __shared__ Count warp_totals[kWarpSize];
+  __shared__ RadixDigit found;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int high_bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
+  const unsigned upper = counts[high_bin], lower = counts[high_bin - 1];
+  const Count own = Count{upper} + lower, total = warp_sum(own);
+  if (lane == 0) warp_totals[warp] = total;
+  __syncthreads();
+  const Count before_warp = warp_sum(lane < warp ? warp_totals[lane] : Count(0)), wanted = static_cast<Count>(k);
+  if (before_warp < wanted && wanted <= before_warp + total) {  // the whole warp
+    const Count before = before_warp + warp_inclusive_sum(own) - own;
+    if (before < wanted && wanted <= before + own) {
+      const bool in_upper = wanted <= before + upper;
+      const Count remaining = wanted - before - (in_upper ? 0 : upper);
+      found = {in_upper ? high_bin : high_bin - 1, static_cast<int64_t>(remaining),
+               remaining == (in_upper ? upper : lower)};
+    }
   }
   __syncthreads();
-  const RadixDigit digit{found_bin, found_remaining_k, found_all};
-  __syncthreads();  // they may be written again
-  return digit;
+  return found;  // it is written again only after the next barrier
 }
 
-template <typename T>
-__device__ double box_loss(const LossParams& params, int64_t row) {
-  const LevelRow at = level_row_of_batch(params.levels, row);
-  const Box<T> a = load_box_as<T>(params.loc_type, params.loc.of[at.level], at.row);
-  const Box<T> b = load_box_as<T>(params.target_type, params.loc_targets, row);
-  double sum = smooth_l1(a.x1 - b.x1);
-  sum += smooth_l1(a.y1 - b.y1);
-  sum += smooth_l1(a.x2 - b.x2);
-  return sum + smooth_l1(a.y2 - b.y2);
+// What the tiles of an image contain, and the positives of the whole batch if the losses are divided by them.
+struct MiningTotals {
+  unsigned positives, background, batch_positives;  // fewer than 2^32 rows fit into the memory of a GPU
+  TileSums own;  // of the tiles that this thread has read, to be summed over the block
+};
+
+// Those of an image of mining. All threads of the block call this.
+__device__ inline MiningTotals sum_image_tiles(const LossParams& params, const LossWorkspace& workspace, int64_t image,
+                                               const Normalization& normalization) {
+  MiningTotals totals{};
+  const int64_t count = workspace.num_tiles / params.num_images, first = image * count;
+  for (int64_t i = threadIdx.x; i < count; i += kMineThreads) {
+    const TileCounts counts = workspace.tile_counts[first + i];
+    const TileSums sums = workspace.tile_sums[first + i];
+    totals.positives += static_cast<unsigned>(counts.positives);
+    totals.background += static_cast<unsigned>(counts.background);
+    totals.own.loc += sums.loc;
+    totals.own.cls += sums.cls;
+  }
+  if (normalization.normalizer == Normalizer::batch)
+    for (int64_t i = threadIdx.x; i < workspace.num_tiles; i += kMineThreads)
+      totals.batch_positives += static_cast<unsigned>(workspace.tile_counts[i].positives);
+  unsigned counts[3] = {totals.positives, totals.background, totals.batch_positives};
+  block_sums(counts);
+  totals.positives = counts[0];
+  totals.background = counts[1];
+  totals.batch_positives = counts[2];
+  return totals;
 }
 
 // Which background priors of some rows are sampled, besides the positives. The threshold {~0, 0} selects none: no key
@@ -64,69 +86,62 @@ struct MinedSelection {
   T weight;             // of a sampled prior
 };
 
-// Writes the weights of rows first .. first + count - 1 over their cross entropies, and sums their losses over the
-// block. keys(i) is the key of row first + i. All threads of the block call this.
-template <typename T, typename Keys>
-__device__ void write_weights_and_sum_losses(const LossParams& params, int64_t first, int64_t count,
-                                             MinedSelection<T> selection, const Keys& keys, double* loc_sum,
-                                             double* cls_sum) {
+// Writes the weights of rows first .. first + count - 1, whose keys are keys[0] .. keys[count - 1], and returns the sum
+// of the cross entropies of the thread's sampled background priors. All threads of the block call this.
+template <typename T>
+__device__ double write_weights(const LossParams& params, int64_t first, int count, MinedSelection<T> selection,
+                                const sort_key_t<T>* keys) {
   using Key = sort_key_t<T>;
   const KeyThreshold<Key>& threshold = selection.threshold;
-  const int64_t* labels = params.labels + first;
   T* weight = static_cast<T*>(params.weight) + first;
-  const bool rank_ties = threshold.num_ties > 0 && !selection.selects_all_ties;  // ties go to the lowest priors
-  double loc = 0, cls = 0;
-#pragma unroll 1  // unrolled, it would spill registers
-  for (int64_t tile = 0; tile < count; tile += kMineThreads) {
-    const int64_t p = tile + threadIdx.x;
-    const int64_t label = p < count ? labels[p] : -1;
-    const Key key = label == 0 ? keys(p) : 0;
-    const bool tie = label == 0 && threshold.num_ties > 0 && key == threshold.key;
-    bool sampled = label > 0 || key > threshold.key || (tie && selection.selects_all_ties);
-    if (rank_ties) {
-      int64_t total;  // 64 bits wide: with block_exclusive_count() sm_120 spills
-      const int64_t rank = selection.ties_before + block_exclusive_sum(int64_t{tie}, &total);
-      sampled = sampled || (tie && rank < threshold.num_ties);
-      selection.ties_before += total;
-    }
-    if (p >= count) continue;
-    if (sampled) cls += weight[p];
-    if (label > 0) loc += box_loss<T>(params, first + p);
-    if (label < -1 || label >= params.num_classes) loc = cls = NAN;  // labels are not validated on a GPU
+  const bool has_ties = threshold.num_ties > 0, rank_ties = has_ties && !selection.selects_all_ties;
+  double sum = 0;
+  const auto write = [&](int p, Key key, bool sampled) {
+    if (sampled && key != kPositiveKey<Key>) sum += cross_entropy_of<T>(key);
     weight[p] = sampled ? selection.weight : T(0);
+  };
+  if (!rank_ties) {
+    const Key lowest = has_ties ? threshold.key : threshold.key + 1;  // of those sampled; 0: only positives are
+#pragma unroll 4
+    for (int p = threadIdx.x; p < count; p += kMineThreads) {
+      const Key key = keys[p];
+      write(p, key, key == kPositiveKey<Key> || (lowest != 0 && key >= lowest));
+    }
+    return sum;
   }
-  *loc_sum = block_sum(loc);
-  *cls_sum = block_sum(cls);
+#pragma unroll 1                                            // unrolled, it would spill registers
+  for (int tile = 0; tile < count; tile += kMineThreads) {  // ties go to the lowest priors
+    const int p = tile + static_cast<int>(threadIdx.x);
+    const Key key = p < count ? keys[p] : 0;
+    const bool tie = key == threshold.key;
+    int64_t total;  // 64 bits wide: with block_exclusive_count() sm_120 spills
+    const int64_t rank = selection.ties_before + block_exclusive_sum(int64_t{tie}, &total);
+    selection.ties_before += total;
+    if (p < count) write(p, key, key == kPositiveKey<Key> || key > threshold.key || (tie && rank < threshold.num_ties));
+  }
+  return sum;
 }
 
-// Positives of the whole batch, if the losses are divided by them.
-__device__ inline int64_t count_batch_positives(const LossWorkspace& workspace, const Normalization& normalization) {
-  int64_t total = 0;
-  if (normalization.normalizer == Normalizer::batch)
-    for (int64_t i = threadIdx.x; i < workspace.num_row_blocks; i += kMineThreads) total += workspace.positives[i];
-  return block_sum(total);
-}
-
-// Writes the block partials, divided by the normalizer; the last block reduces all of them in a fixed order and writes
-// the losses.
+// Writes the sums of the block, divided by the normalizer; the last block reduces all of them in a fixed order and
+// writes the losses. `own` are the sums of the thread.
 template <typename T>
-__device__ void write_block_partials(const LossWorkspace& workspace, double loc, double cls, T divisor, T* loc_loss,
-                                     T* cls_loss) {
+__device__ void write_losses(const LossWorkspace& workspace, const TileSums& own, T divisor, T* loc_loss, T* cls_loss) {
+  double sums[2] = {own.loc, own.cls};
+  block_sums(sums);
   if (threadIdx.x == 0) {
-    workspace.sums[2 * blockIdx.x] = loc / static_cast<double>(divisor);
-    workspace.sums[2 * blockIdx.x + 1] = cls / static_cast<double>(divisor);
+    workspace.sums[2 * blockIdx.x] = sums[0] / static_cast<double>(divisor);
+    workspace.sums[2 * blockIdx.x + 1] = sums[1] / static_cast<double>(divisor);
   }
   if (!is_last_block(workspace.ticket)) return;
-  loc = cls = 0;
+  sums[0] = sums[1] = 0;
   for (int64_t b = threadIdx.x; b < gridDim.x; b += kMineThreads) {
-    loc += __ldcg(&workspace.sums[2 * b]);
-    cls += __ldcg(&workspace.sums[2 * b + 1]);
+    sums[0] += __ldcg(&workspace.sums[2 * b]);
+    sums[1] += __ldcg(&workspace.sums[2 * b + 1]);
   }
-  loc = block_sum(loc);
-  cls = block_sum(cls);
+  block_sums(sums);
   if (threadIdx.x == 0) {
-    *loc_loss = static_cast<T>(loc);
-    *cls_loss = static_cast<T>(cls);
+    *loc_loss = static_cast<T>(sums[0]);
+    *cls_loss = static_cast<T>(sums[1]);
   }
 }
 

@@ -1,12 +1,12 @@
 // Read in this order: core/loss.h (the parameters, sort keys), this file, workspace.cuh, rows.cuh (the first kernel),
 // mining.cuh (mining within a block), segmented_mining.cuh (several blocks per image).
 //
-// Plan, two launches: rows_kernel (rows.cuh) writes the cross entropies; then mine_kernel selects the hard
-// negatives, one block per image. It stages the sort keys in shared memory, counts their first digits as it loads them,
-// and finds the k highest by radix select. It overwrites the cross entropies with the weights and sums the losses of
-// the image; the last block to finish sums the images. If an image has too many priors for the shared memory of a
-// block, several blocks mine it in more launches (segmented_mining.cuh). The result does not depend on the order of
-// threads or blocks.
+// Plan, two launches: rows_kernel (rows.cuh) writes the sort keys of the priors and sums the positives; then
+// mine_kernel selects the hard negatives, one block per image. It stages the keys in shared memory, counts their first
+// digits as it loads them, and finds the k highest by radix select. It overwrites the keys with the weights and sums
+// the losses of the image; the last block to finish sums the images. If an image has too many priors for the shared
+// memory of a block, several blocks mine it in more launches (segmented_mining.cuh). The result does not depend on the
+// order of threads or blocks.
 #include "cuda/common/workspace.h"
 #include "cuda/loss/multibox_loss.h"
 #include "cuda/loss/rows.cuh"
@@ -15,54 +15,36 @@
 namespace ssd_ops {
 namespace {
 
-// The counts of a block: digits of the sort keys, for this pass of the radix select and the next, and the priors of its
-// image by kind.
-struct Counts {
-  unsigned digits[2][kBins];
-  unsigned positives, background;
-};
+// The digits of the sort keys, for this pass of the radix select and the next.
+using DigitCounts = unsigned[2][kBins];
 
-// Stages the keys of the block, and counts their first digits.
-template <typename T, typename Key>
-__device__ void stage_keys(const LossParams& params, int64_t first, int count, Key* keys, Counts& counts) {
-  constexpr int kLoadsInFlight = 3, kShift = 8 * sizeof(Key) - kRadixBits;
-  const int64_t* labels = params.labels + first;
-  const T* cross_entropy = static_cast<const T*>(params.cross_entropy()) + first;
-  for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts.digits[0][b] = counts.digits[1][b] = 0;
-  if (threadIdx.x == 0) counts.positives = counts.background = 0;
+// Stages the keys of the block, and counts the first digits of background priors.
+template <typename Key>
+__device__ void stage_keys(const Key* from, int count, Key* keys, DigitCounts& digits) {
+  constexpr int kShift = 8 * sizeof(Key) - kRadixBits, kLoadsInFlight = 9;  // all of SSD300's 8732 priors
+  for (int b = threadIdx.x; b < kBins; b += kMineThreads) digits[0][b] = digits[1][b] = 0;
   __syncthreads();
-  int positives = 0, background = 0;
 #pragma unroll 1
-  for (int from = threadIdx.x; from < count; from += kLoadsInFlight * kMineThreads) {
-    int64_t label[kLoadsInFlight];
-    T entropy[kLoadsInFlight];
+  for (int first = threadIdx.x; first < count; first += kLoadsInFlight * kMineThreads) {
+    Key loaded[kLoadsInFlight];
 #pragma unroll
     for (int k = 0; k < kLoadsInFlight; ++k) {
-      const int p = from + k * kMineThreads;
-      label[k] = p < count ? labels[p] : -1;
-      entropy[k] = p < count ? cross_entropy[p] : T(0);
+      const int p = first + k * kMineThreads;
+      loaded[k] = p < count ? from[p] : 0;
     }
 #pragma unroll
     for (int k = 0; k < kLoadsInFlight; ++k) {
-      const int p = from + k * kMineThreads;
-      if (p >= count) break;
-      positives += label[k] > 0;
-      background += label[k] == 0;
-      keys[p] = mining_key(entropy[k], label[k]);
-      if (label[k] == 0) atomicAdd(&counts.digits[0][static_cast<int>(keys[p] >> kShift)], 1u);
+      const int p = first + k * kMineThreads;
+      if (p < count) keys[p] = loaded[k];
+      if (is_background(loaded[k])) atomicAdd(&digits[0][static_cast<int>(loaded[k] >> kShift)], 1u);
     }
   }
-  positives = warp_sum(positives);
-  background = warp_sum(background);
-  if (threadIdx.x % kWarpSize != 0) return;
-  if (positives > 0) atomicAdd(&counts.positives, static_cast<unsigned>(positives));
-  if (background > 0) atomicAdd(&counts.background, static_cast<unsigned>(background));
 }
 
 // Radix select of the k highest keys, k at least 1; at least k keys are not 0. The first digits are already counted.
 // All threads of the block call this.
 template <typename T, typename Key>
-__device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k, Counts& counts) {
+__device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k, DigitCounts& digits) {
   constexpr int kBits = 8 * sizeof(Key);
   MinedSelection<T> selection{};
   KeyThreshold<Key>& threshold = selection.threshold;
@@ -72,20 +54,18 @@ __device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k,
     const int digit_bits = shift < kRadixBits ? shift : kRadixBits, prefix_shift = shift;
     shift -= digit_bits;
     if (prefix_shift != kBits) {
-#pragma unroll 4
+#pragma unroll 9
       for (int p = threadIdx.x; p < count; p += kMineThreads) {
-        const Key key = keys[p];
+        const Key key = keys[p];  // positives have a prefix of their own
         if (key >> prefix_shift == threshold.key)
-          atomicAdd(&counts.digits[current][static_cast<int>(key >> shift & ((Key(1) << digit_bits) - 1))], 1u);
+          atomicAdd(&digits[current][static_cast<int>(key >> shift & ((Key(1) << digit_bits) - 1))], 1u);
       }
       __syncthreads();
     }
-    const unsigned* highest = counts.digits[current] + high_bin_of_thread();
-    digit = find_digit(highest[0], highest[-1], k);
+    digit = find_digit<unsigned>(digits[current], k);
     k = digit.remaining_k;
     threshold.key = threshold.key << digit_bits | static_cast<Key>(digit.bin);
-    for (int b = threadIdx.x; b < kBins; b += kMineThreads)
-      counts.digits[current][b] = 0;  // for the pass after the next
+    for (int b = threadIdx.x; b < kBins; b += kMineThreads) digits[current][b] = 0;  // for the pass after the next
   }
   threshold.num_ties = k;
   selection.selects_all_ties = digit.selects_all;
@@ -97,25 +77,22 @@ __global__ void __launch_bounds__(kMineThreads, 1)
     mine_kernel(LossParams params, Mining mining, Normalization normalization, LossWorkspace workspace, T* loc_loss,
                 T* cls_loss) {
   using Key = sort_key_t<T>;
-  __shared__ Counts counts;
+  __shared__ DigitCounts digits;
   wait_for_previous_kernel();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * params.num_priors;
   const int count = static_cast<int>(params.num_priors);
   Key* keys = dynamic_shared<Key>();
-  stage_keys<T>(params, first, count, keys, counts);
-  const int64_t batch_positives = count_batch_positives(workspace, normalization);
-  __syncthreads();
-  const int64_t positives = counts.positives, background = counts.background;
-  const T divisor = loss_divisor<T>(normalization, positives, batch_positives);
-  const int64_t k = num_hard_negatives(mining, positives, background);
+  stage_keys(sort_keys<T>(params) + first, count, keys, digits);
+  MiningTotals totals = sum_image_tiles(params, workspace, blockIdx.x, normalization);
+  const T divisor = loss_divisor<T>(normalization, totals.positives, totals.batch_positives);
+  const int64_t k = num_hard_negatives(mining, totals.positives, totals.background);
   MinedSelection<T> selection{{~Key(0), 0}, false, 0, T(1) / divisor};
   if (k > 0) {
-    selection = select_top_k<T>(keys, count, k, counts);
+    selection = select_top_k<T>(keys, count, k, digits);
     selection.weight = T(1) / divisor;
   }
-  double loc, cls;
-  write_weights_and_sum_losses<T>(params, first, count, selection, [&](int64_t p) { return keys[p]; }, &loc, &cls);
-  write_block_partials(workspace, loc, cls, divisor, loc_loss, cls_loss);
+  totals.own.cls += write_weights(params, first, count, selection, keys);
+  write_losses(workspace, totals.own, divisor, loc_loss, cls_loss);
 }
 
 // The maximum size of the keys that a block stages; if an image has more, several blocks mine it.
@@ -124,9 +101,10 @@ constexpr int64_t kMaxStagedBytes = 128 << 10;
 LossWorkspace loss_workspace(const LossParams& params, WorkspaceLayout& layout) {
   const int64_t num_segments = params.num_images * ceil_div(params.num_priors, kSegment);
   LossWorkspace workspace;
-  workspace.num_row_blocks = count_row_blocks(params);
+  workspace.num_tiles = params.batch_size * plan_rows(params).tiles_per_image;
   workspace.ticket = layout.array<unsigned>(1);
-  workspace.positives = layout.array<int64_t>(workspace.num_row_blocks);
+  workspace.tile_counts = layout.array<TileCounts>(workspace.num_tiles);
+  workspace.tile_sums = layout.array<TileSums>(workspace.num_tiles);
   workspace.sums = layout.array<double>(2 * num_segments);
   workspace.segment_counts = layout.array<unsigned>(num_segments * kBins);
   const size_t zeroed_from = layout.bytes();

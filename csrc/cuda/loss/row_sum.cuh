@@ -1,4 +1,4 @@
-// The sum of exponentials of a row of logits.
+// The sum of exponentials of a row of logits. Its order depends on the number of classes alone.
 #pragma once
 
 #include "cuda/common/load.cuh"
@@ -31,18 +31,72 @@ struct RowSum {
   T shift, sum;  // the maximum logit (0 if it is infinite), and the sum of exp(logit - shift)
 };
 
-// The sum of one row over the lanes of a warp; logits are read twice, the second time from the cache.
-template <typename In, typename T = compute_t<In>>
-__device__ __forceinline__ RowSum<T> warp_row_sum(const In* logits, int64_t classes) {
-  const int lane = threadIdx.x % kWarpSize;
-  T max = -T(INFINITY), sum = 0;
+template <typename T>
+__device__ __forceinline__ T shift_of(T max) {
+  return isinf(max) ? T(0) : max;
+}
+
+// The same reduction over `lanes` neighboring lanes, a power of two.
+template <typename T, typename Combine>
+__device__ __forceinline__ T reduce_lanes(T value, int lanes, Combine combine) {
 #pragma unroll 1
-  for (int64_t c = lane; c < classes; c += kWarpSize) max = max_of(max, widen(logits[c]));
-  max = warp_reduce(max, [](T own, T other) { return max_of(own, other); });
-  const T shift = isinf(max) ? T(0) : max;
-#pragma unroll 1
-  for (int64_t c = lane; c < classes; c += kWarpSize) sum += exp_term(widen(logits[c]) - shift);
-  return {shift, warp_sum(sum)};
+  for (int step = lanes / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
+  return value;
+}
+
+// Calls f(x, k) for the logits of a lane, every `lanes`-th of the row in order; k counts them modulo 4.
+template <typename In, typename F>
+__device__ __forceinline__ void for_each_logit(const In* row, int classes, int lane, int lanes, F f) {
+  int c = lane;
+#pragma unroll 4
+  for (; c + 3 * lanes < classes; c += 4 * lanes) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) f(widen(row[c + k * lanes]), k);
+  }
+  for (; c < classes; c += lanes) f(widen(row[c]), 0);
+}
+
+// The same in half precision, two logits at a time, as 32-bit words: half as many loads. A row may begin and end in the
+// middle of a word; the other half of that word counts as -inf. k is 0 for the low half and 1 for the high half, in
+// which a logit is depends on where the row begins, but not which logits are together in a half.
+template <typename In, typename F>
+__device__ __forceinline__ void for_each_half(const In* row, int classes, int lane, int lanes, F f) {
+  struct alignas(4) Pair {
+    In low, high;
+  };
+  const int skipped = static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(In) % 2);
+  const Pair* pairs = reinterpret_cast<const Pair*>(row - skipped);
+  const int end = skipped + classes, count = (end + 1) / 2;
+  const auto use = [&](int at, bool has_low, bool has_high) {
+    const Pair pair = pairs[at];
+    f(has_low ? widen(pair.low) : -INFINITY, 0);
+    f(has_high ? widen(pair.high) : -INFINITY, 1);
+  };
+  // The first and the last pair apart from the others: those need no test.
+  if (lane == 0) use(0, skipped == 0, end > 1);
+#pragma unroll 8
+  for (int at = lane == 0 ? lanes : lane; at < count - 1; at += lanes) use(at, true, true);
+  if (count > 1 && (count - 1) % lanes == lane) use(count - 1, true, end % 2 == 0);
+}
+
+// The sum of a row of at least one class over `lanes` neighboring lanes, a power of two; `lane` is the index of this
+// one. kPairs: see for_each_half(); the memory has 2 bytes more than the row, and if classes are odd, `lanes` is 1.
+template <bool kPairs, typename In, typename T = compute_t<In>>
+__device__ __forceinline__ RowSum<T> row_sum(const In* row, int classes, int lane, int lanes) {
+  const auto for_each = [&](auto f) {
+    if constexpr (kPairs) {
+      for_each_half(row, classes, lane, lanes, f);
+    } else {
+      for_each_logit(row, classes, lane, lanes, f);
+    }
+  };
+  T maxima[4] = {-T(INFINITY), -T(INFINITY), -T(INFINITY), -T(INFINITY)}, sums[4] = {0, 0, 0, 0};
+  for_each([&](T x, int k) { maxima[k] = max_of(maxima[k], x); });
+  const T own = max_of(max_of(maxima[0], maxima[1]), max_of(maxima[2], maxima[3]));
+  const T shift = shift_of(reduce_lanes(own, lanes, [](T a, T b) { return max_of(a, b); }));
+  for_each([&](T x, int k) { sums[k] += exp_term(x - shift); });
+  const T sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return {shift, reduce_lanes(sum, lanes, [](T a, T b) { return a + b; })};
 }
 
 }  // namespace

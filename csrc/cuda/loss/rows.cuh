@@ -1,126 +1,132 @@
-// The first kernel of multibox_loss: the cross entropy of every row of logits (a row is a prior of an image).
+// The first kernel of multibox_loss: the sort key of every row of logits (a row is a prior of an image), which contains
+// its cross entropy, and the sums of the positives.
 //
-// Plan: a group of kGroup lanes processes kRowsPerGroup rows together and keeps them in registers, each lane every
-// kGroup-th class, so that loads are coalesced. Maxima and sums of exponentials are reduced over the group by shuffles,
-// in an order that depends only on the number of classes; each lane ends with the result of one row, own_row(). Logits
-// are read once.
+// Plan: a block processes a tile of rows of one image and one level. It copies their logits to shared memory, all at
+// once, where each row is summed by one thread, so that few instructions and no shuffles are needed. The rows of a warp
+// are in different banks if a row has an odd number of words; else several lanes sum a row together, so many that their
+// rows are in different banks again (RowPlan::lanes). Rows that are too long for shared memory are read from global
+// memory by a warp each, twice, the second time from the cache. Losses of positives are summed here, where they cost
+// nothing: mining then needs neither boxes nor labels.
 #pragma once
 
-#include "cuda/common/lane_group.cuh"
+#include "cuda/common/async_copy.cuh"
 #include "cuda/loss/row_sum.cuh"
 #include "cuda/loss/workspace.cuh"
 
 namespace ssd_ops {
 namespace {
 
-constexpr int kRowThreads = 256;
-constexpr int kRowsPerGroup = 4;
+constexpr int kRowThreads = 128, kMaxRows = 128, kMinRows = 16;
+constexpr int64_t kStagedBytes = 24 << 10;    // of a tile: several blocks fit a multiprocessor
+constexpr int64_t kMaxStagedRowBytes = 2048;  // of a row that is staged
 
-// The row of the group whose result reduce_scatter() leaves with this lane.
-template <int kGroup>
-__device__ __forceinline__ int own_row() {
-  return static_cast<int>(threadIdx.x) % kGroup / (kGroup / kRowsPerGroup);
+template <typename T>
+__device__ double box_loss(const LossParams& params, LevelRow at, int64_t row) {
+  const Box<T> a = load_box_as<T>(params.loc_type, params.loc.of[at.level], at.row);
+  const Box<T> b = load_box_as<T>(params.target_type, params.loc_targets, row);
+  double sum = smooth_l1(a.x1 - b.x1);
+  sum += smooth_l1(a.y1 - b.y1);
+  sum += smooth_l1(a.x2 - b.x2);
+  return sum + smooth_l1(a.y2 - b.y2);
 }
 
-// Returns the sum of the lane's own_row(). Rows have at most kGroup * kPerLane classes; if `rows_left` is less than
-// kRowsPerGroup, the last of them is read in place of those that are missing.
-template <int kGroup, int kPerLane, typename In, typename T = compute_t<In>>
-__device__ __forceinline__ RowSum<T> sum_rows(const In* logits, int64_t rows_left, int classes) {
-  const int lane = threadIdx.x % kGroup;
-  T x[kRowsPerGroup][kPerLane], maxima[kRowsPerGroup], sums[kRowsPerGroup];
-  // Load.
-#pragma unroll
-  for (int r = 0; r < kRowsPerGroup; ++r) {
-    const In* row = logits + (r < rows_left ? r : static_cast<int>(rows_left - 1)) * classes + lane;
-#pragma unroll
-    for (int k = 0; k < kPerLane; ++k) x[r][k] = k * kGroup + lane < classes ? widen(row[k * kGroup]) : -T(INFINITY);
+// The sums of a thread.
+struct RowTotals {
+  int positives = 0, background = 0, invalid = 0;  // at most kMaxRows each
+  double loc = 0, cls = 0;
+};
+
+// Writes the totals of the block.
+__device__ inline void write_totals(const LossWorkspace& workspace, const RowTotals& own) {
+  static_assert(kMaxRows < 1 << 10, "three counts fit an int");
+  const int counts = block_sum(own.positives | own.background << 10 | own.invalid << 20);
+  const int positives = counts & 1023, invalid = counts >> 20;
+  double loc = 0, cls = 0;
+  if (positives > 0) {
+    loc = block_sum(own.loc);
+    cls = block_sum(own.cls);
   }
-  // Maximum.
-#pragma unroll
-  for (int r = 0; r < kRowsPerGroup; ++r) {
-    maxima[r] = x[r][0];
-#pragma unroll
-    for (int k = 1; k < kPerLane; ++k) maxima[r] = max_of(maxima[r], x[r][k]);
-  }
-  const T max = reduce_scatter<kGroup>(maxima, [](T own, T other) { return max_of(own, other); });
-  const T shift = isinf(max) ? T(0) : max;
-  // Sum of exponentials.
-#pragma unroll
-  for (int r = 0; r < kRowsPerGroup; ++r) {
-    const T row_shift = __shfl_sync(kFullMask, shift, r * (kGroup / kRowsPerGroup), kGroup);
-    sums[r] = exp_term(x[r][0] - row_shift);
-#pragma unroll
-    for (int k = 1; k < kPerLane; ++k) sums[r] += exp_term(x[r][k] - row_shift);
-  }
-  return {shift, reduce_scatter<kGroup>(sums, [](T own, T other) { return own + other; })};
+  if (threadIdx.x != 0) return;
+  if (invalid > 0) loc = cls = NAN;  // labels are not validated on a GPU
+  workspace.tile_counts[blockIdx.x] = {positives, counts >> 10 & 1023};
+  workspace.tile_sums[blockIdx.x] = {loc, cls};
 }
 
-// The same for any number of classes; a group is a warp.
-template <typename In, typename T = compute_t<In>>
-__device__ __forceinline__ RowSum<T> sum_long_rows(const In* logits, int64_t rows_left, int64_t classes) {
-  RowSum<T> own{};
-#pragma unroll
-  for (int r = 0; r < kRowsPerGroup; ++r) {
-    const RowSum<T> sum = warp_row_sum(logits + r * classes, r < rows_left ? classes : 0);
-    if (own_row<kWarpSize>() == r) own = sum;
-  }
-  return own;
-}
-
-// kPerLane = 0: any number of classes. One block for a multiprocessor, since registers hold the logits of a group.
-template <int kGroup, int kPerLane, typename In>
-__global__ void __launch_bounds__(kRowThreads, 1) rows_kernel(LossParams params, LossWorkspace workspace) {
+// kLanes: lanes that sum a row; 0: plan.lanes, known at run time only. kStaged: through shared memory.
+template <bool kStaged, int kLanes, typename In>
+__global__ void __launch_bounds__(kRowThreads) rows_kernel(LossParams params, LossWorkspace workspace, RowPlan plan) {
   using T = compute_t<In>;
   wait_for_previous_kernel();
-  const int64_t classes = params.num_classes;
-  const LevelTile tile =
-      level_tile(params.levels, params.batch_size, global_thread_index() / kGroup, int64_t{kRowsPerGroup});
-  // Groups past the last row read that row, for all lanes must join the shuffles, but write nothing.
-  const bool past_end = tile.left <= 0;
-  const LevelRow first = past_end ? level_row(params.levels, params.batch_size - 1, params.levels.num_priors() - 1)
-                                  : LevelRow{tile.level, tile.first};
-  const In* logits = static_cast<const In*>(params.logits.of[first.level]) + first.row * classes;
-  const int64_t rows_left = past_end ? 1 : tile.left;
-  RowSum<T> own;
-  if constexpr (kPerLane == 0) {
-    own = sum_long_rows(logits, rows_left, classes);
-  } else {
-    own = sum_rows<kGroup, kPerLane>(logits, rows_left, static_cast<int>(classes));
+  const int64_t image = quotient(blockIdx.x, plan.tiles_per_image);
+  const LevelTile tile = level_tile(params.levels, 1, blockIdx.x - image * plan.tiles_per_image, int64_t{plan.rows});
+  const int count = static_cast<int>(tile.left < plan.rows ? tile.left : plan.rows);
+  const int classes = static_cast<int>(params.num_classes);
+  const LevelRow first{tile.level, image * params.levels.num_priors(tile.level) + tile.first};
+  const int64_t first_row = image * params.levels.num_priors() + params.levels.first_prior[tile.level] + tile.first;
+  const In* logits = static_cast<const In*>(params.logits.of[tile.level]) + first.row * params.num_classes;
+  if constexpr (kStaged) logits = copy_to_shared(logits, count * classes);
+  const int lanes = kLanes > 0 ? kLanes : plan.lanes, lane = threadIdx.x % lanes, groups = kRowThreads / lanes;
+  int r = threadIdx.x / lanes;
+  int64_t label = r < count ? params.labels[first_row + r] : -1;
+  if constexpr (kStaged) {
+    wait_for_copies();
+    __syncthreads();
   }
-  const int64_t row_in_group = own_row<kGroup>();
-  int64_t label = 0;
-  if (threadIdx.x % (kGroup / kRowsPerGroup) == 0 && row_in_group < tile.left) {
-    const int64_t row = batch_row(params.levels, tile.level, tile.first + row_in_group);
-    label = params.labels[row];
-    const T target = widen(logits[row_in_group * classes + (label > 0 && label < classes ? label : 0)]);
-    static_cast<T*>(params.cross_entropy())[row] = log_of(own.sum) - (target - own.shift);
+  RowTotals totals;
+  // All lanes of a warp join the shuffles, also those past the last row.
+  for (int of_warp = (threadIdx.x & ~(kWarpSize - 1)) / lanes; of_warp < count; of_warp += groups) {
+    const In* row = logits + static_cast<int64_t>(r < count ? r : count - 1) * classes;
+    const RowSum<T> own = row_sum < kStaged && sizeof(In) == 2 > (row, classes, lane, lanes);
+    if (lane == 0 && r < count) {
+      const T target = widen(row[label > 0 && label < classes ? label : 0]);
+      const T cross_entropy = log_of(own.sum) - (target - own.shift);
+      sort_keys<T>(params)[first_row + r] = row_key(cross_entropy, label);
+      totals.background += label == 0;
+      totals.invalid += label < -1 || label >= classes;
+      if (label > 0) {
+        ++totals.positives;
+        totals.cls += cross_entropy;
+        totals.loc += box_loss<T>(params, {first.level, first.row + r}, first_row + r);
+      }
+    }
+    r += groups;
+    label = r < count ? params.labels[first_row + r] : -1;
   }
-  const int positives = __syncthreads_count(label > 0);
-  if (threadIdx.x == 0) workspace.positives[blockIdx.x] = positives;
+  write_totals(workspace, totals);
   // Initializes the workspace of the kernels that follow.
   if (blockIdx.x == 0 && threadIdx.x == 0) *workspace.ticket = 0;
   for (int64_t i = global_thread_index(); i < workspace.num_zeroed_words; i += num_global_threads())
     workspace.zeroed_words[i] = 0;
 }
 
-template <int kGroup, int kPerLane, typename In>
-cudaError_t launch_rows_of(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {
-  return launch(rows_kernel<kGroup, kPerLane, In>, grid_blocks(workspace.num_row_blocks, 1), kRowThreads, 0, stream,
-                params, workspace);
-}
-
-inline int64_t count_row_blocks(const LossParams& params) {
-  const int64_t groups = count_level_tiles(params.levels, params.batch_size, kRowsPerGroup);
-  return dispatch_lane_group(params.num_classes,
-                             [&](auto group) { return ceil_div(groups, kRowThreads / group.kLanes); });
+inline RowPlan plan_rows(const LossParams& params) {
+  const int64_t bytes = params.num_classes * bytes_of(params.logits_type);
+  RowPlan plan{};
+  if (bytes > kMaxStagedRowBytes) {
+    plan.rows = kMinRows;
+    plan.lanes = kWarpSize;
+  } else {
+    plan.rows = kMaxRows;
+    while (plan.rows > kMinRows && plan.rows * bytes > kStagedBytes) plan.rows /= 2;
+    const int64_t words = bytes_of(params.logits_type) == 2 ? params.num_classes / 2 : params.num_classes;
+    plan.lanes = 1;
+    while (params.num_classes % 2 == 0 && plan.lanes < kWarpSize && words % (2 * plan.lanes) == 0) plan.lanes *= 2;
+    plan.shared_bytes = static_cast<size_t>(plan.rows * bytes + 32);
+  }
+  plan.tiles_per_image = count_level_tiles(params.levels, 1, plan.rows);
+  return plan;
 }
 
 inline cudaError_t launch_rows(const LossParams& params, const LossWorkspace& workspace, cudaStream_t stream) {
+  const RowPlan plan = plan_rows(params);
   return dispatch_dtype(params.logits_type, [&](auto zero) {
     using In = decltype(zero);
-    return dispatch_lane_group(params.num_classes, [&](auto group) {
-      return launch_rows_of<decltype(group)::kLanes, decltype(group)::kPerLane, In>(params, workspace, stream);
-    });
+    const auto with = [&](auto kernel) {
+      return launch(kernel, grid_blocks(workspace.num_tiles, 1), kRowThreads, plan.shared_bytes, stream, params,
+                    workspace, plan);
+    };
+    if (plan.shared_bytes == 0) return with(rows_kernel<false, kWarpSize, In>);
+    return plan.lanes == 1 ? with(rows_kernel<true, 1, In>) : with(rows_kernel<true, 0, In>);
   });
 }
 

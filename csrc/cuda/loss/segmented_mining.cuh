@@ -20,46 +20,25 @@ struct DigitPosition {
   bool first, last;
 };
 
-// The keys of a segment, computed on each access.
-template <typename T>
-struct SegmentKeys {
-  const T* cross_entropy;
-  const int64_t* labels;
-
-  __device__ sort_key_t<T> operator()(int64_t p) const { return mining_key(cross_entropy[p], labels[p]); }
-};
-
-// Counts the digits of the keys that have the prefix, in shared memory, and, with the first digit, the positives and
-// the background priors of the image.
-template <typename T>
-__device__ void count_digits(const SegmentKeys<T>& keys, int64_t count, const DigitPosition& digit,
-                             sort_key_t<T> prefix, unsigned* counts, MiningState& state) {
-  using Key = sort_key_t<T>;
+// Counts the digits of the keys that have the prefix, in shared memory; those of background priors with the first
+// digit.
+template <typename Key>
+__device__ void count_digits(const Key* keys, int64_t count, const DigitPosition& digit, Key prefix, unsigned* counts) {
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) counts[b] = 0;
-  int positives = 0, background = 0;
   __syncthreads();
 #pragma unroll 4
   for (int64_t p = threadIdx.x; p < count; p += kMineThreads) {
-    const Key key = keys(p);
-    const bool has_prefix = digit.first || key >> (digit.shift + digit.bits) == prefix;
-    if (has_prefix) atomicAdd(&counts[static_cast<int>(key >> digit.shift & ((Key(1) << digit.bits) - 1))], 1u);
-    positives += keys.labels[p] > 0;
-    background += keys.labels[p] == 0;
-  }
-  if (digit.first) {
-    positives = warp_sum(positives);
-    background = warp_sum(background);
-    if (threadIdx.x % kWarpSize == 0) {
-      atomicAdd(&state.positives, static_cast<unsigned long long>(positives));
-      atomicAdd(&state.background, static_cast<unsigned long long>(background));
-    }
+    const Key key = keys[p];
+    const bool counted = digit.first ? is_background(key) : key >> (digit.shift + digit.bits) == prefix;
+    if (counted) atomicAdd(&counts[static_cast<int>(key >> digit.shift & ((Key(1) << digit.bits) - 1))], 1u);
   }
   __syncthreads();
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kMineThreads, 1)
-    digit_kernel(LossParams params, Mining mining, LossWorkspace workspace, DigitPosition digit) {
+    digit_kernel(LossParams params, Mining mining, Normalization normalization, LossWorkspace workspace,
+                 DigitPosition digit) {
   using Key = sort_key_t<T>;
   __shared__ unsigned counts[kBins];
   wait_for_previous_kernel();
@@ -69,9 +48,8 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   const int64_t start = blockIdx.x % num_segments * kSegment,
                 count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
   const int64_t first = image * params.num_priors + start;
-  const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
   const Key prefix = static_cast<Key>(state.prefix);
-  count_digits(keys, count, digit, prefix, counts, state);
+  count_digits(sort_keys<T>(params) + first, count, digit, prefix, counts);
   unsigned* image_counts = workspace.counts + image * kBins;
   for (int b = threadIdx.x; b < kBins; b += kMineThreads) {
     if (counts[b] != 0) atomicAdd(&image_counts[b], counts[b]);
@@ -82,12 +60,14 @@ __global__ void __launch_bounds__(kMineThreads, 1)
     counts[b] = __ldcg(&image_counts[b]);
     image_counts[b] = 0;  // for the next digit
   }
-  const int64_t k = digit.first ? num_hard_negatives(mining, static_cast<int64_t>(__ldcg(&state.positives)),
-                                                     static_cast<int64_t>(__ldcg(&state.background)))
-                                : state.remaining_k;
+  int64_t k = state.remaining_k;
+  if (digit.first) {
+    const MiningTotals totals = sum_image_tiles(params, workspace, image, normalization);
+    k = num_hard_negatives(mining, totals.positives, totals.background);
+  }
   __syncthreads();
   if (k == 0) return;  // remaining_k stays 0
-  const RadixDigit found = find_digit(counts[high_bin_of_thread()], counts[high_bin_of_thread() - 1], k);
+  const RadixDigit found = find_digit<int64_t>(counts, k);
   if (threadIdx.x != 0) return;
   state.prefix = static_cast<uint64_t>(prefix) << digit.bits | static_cast<uint64_t>(found.bin);
   state.remaining_k = found.remaining_k;
@@ -105,8 +85,9 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   const MiningState& state = workspace.mining[image];
   const int64_t start = segment * kSegment,
                 count = params.num_priors - start < kSegment ? params.num_priors - start : kSegment;
-  const int64_t first = image * params.num_priors + start, total = count_batch_positives(workspace, normalization);
-  const T divisor = loss_divisor<T>(normalization, static_cast<int64_t>(state.positives), total);
+  const int64_t first = image * params.num_priors + start;
+  const MiningTotals totals = sum_image_tiles(params, workspace, image, normalization);
+  const T divisor = loss_divisor<T>(normalization, totals.positives, totals.batch_positives);
   MinedSelection<T> selection{{~Key(0), 0}, false, 0, T(1) / divisor};
   if (state.remaining_k > 0) {
     selection.threshold = {static_cast<Key>(state.prefix), state.remaining_k};
@@ -118,10 +99,9 @@ __global__ void __launch_bounds__(kMineThreads, 1)
       ties += workspace.segment_counts[(image * num_segments + s) * kBins + digit];
     selection.ties_before = block_sum(ties);
   }
-  const SegmentKeys<T> keys{static_cast<const T*>(params.cross_entropy()) + first, params.labels + first};
-  double loc, cls;
-  write_weights_and_sum_losses<T>(params, first, count, selection, keys, &loc, &cls);
-  write_block_partials(workspace, loc, cls, divisor, loc_loss, cls_loss);
+  TileSums own = segment == 0 ? totals.own : TileSums{0, 0};
+  own.cls += write_weights(params, first, static_cast<int>(count), selection, sort_keys<T>(params) + first);
+  write_losses(workspace, own, divisor, loc_loss, cls_loss);
 }
 
 template <typename T>
@@ -135,8 +115,8 @@ cudaError_t launch_segmented_mining(const LossParams& params, const Mining& mini
     digit_bits = shift < kRadixBits ? shift : kRadixBits;
     const bool first = shift == kBits;
     shift -= digit_bits;
-    status = launch_dependent(digit_kernel<T>, blocks, kMineThreads, 0, stream, params, mining, workspace,
-                              DigitPosition{shift, digit_bits, first, shift == 0});
+    status = launch_dependent(digit_kernel<T>, blocks, kMineThreads, 0, stream, params, mining, normalization,
+                              workspace, DigitPosition{shift, digit_bits, first, shift == 0});
   }
   if (status != cudaSuccess) return status;
   return launch_dependent(weight_kernel<T>, blocks, kMineThreads, 0, stream, params, normalization, workspace,
