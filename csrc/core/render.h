@@ -79,11 +79,15 @@ SSD_OPS_HD float render_weight(const RenderAxis& axis, const RenderTaps& taps, i
   return weight > 0.0f ? weight : 0.0f;
 }
 
-// One channel of a pixel, from its row of the color matrix, clamped to 0 .. 255; NaN becomes 0.
-SSD_OPS_HD float render_color(const float* row, float red, float green, float blue) {
-  const float value = row[0] * red + row[1] * green + row[2] * blue + row[3];
+// The value clamped to 0 .. 255; NaN becomes 0.
+SSD_OPS_HD float render_clamp(float value) {
   const float above = value > 0.0f ? value : 0.0f;
   return above < 255.0f ? above : 255.0f;
+}
+
+// One channel of a pixel, from its row of the color matrix.
+SSD_OPS_HD float render_color(const float* row, float red, float green, float blue) {
+  return render_clamp(row[0] * red + row[1] * green + row[2] * blue + row[3]);
 }
 
 struct RenderColor {
