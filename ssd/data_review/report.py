@@ -23,7 +23,7 @@ from ssd.data_review.views import Merged, View, detect_in_views
 from ssd.evaluate.relabel import describe_map, map_classes
 from ssd.inference.detector import Detector
 
-VIEWS = (View(0.033), View(0.05, hflip=True), View(0.067, vflip=True), View(0.067))
+VIEWS = (View(), View(0.033), View(0.05, hflip=True), View(0.067, vflip=True))
 MIN_SCORE = 0.1  # the mean over the views; scores are low where many objects of the training set lack annotations
 _LISTED = 5  # findings of each kind in the text
 _MIN_MISANNOTATED = 0.2  # score of a mislabeled or misplaced object that is reported
