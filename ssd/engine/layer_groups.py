@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ssd.engine.fused_relu import FusedReLU
 from ssd.models.same_padding import SameConv2d
 from ssd.models.tensor_slots import Slot
 
@@ -30,14 +29,12 @@ class LayerGroups:
     def __init__(self, model: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
         self._cast = None if model is None or dtype is None else CastWeights(model, dtype)
         self._counters = None if model is None else BatchCounters(model)
-        on_gpu = model is not None and next(model.parameters()).is_cuda
-        self._fused = FusedReLU(model) if on_gpu and model is not None and dtype is not None else None
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Runs a forward pass."""
         with contextlib.ExitStack() as stack:
-            for group in (self._cast, self._counters, self._fused):
+            for group in (self._cast, self._counters):
                 if group is not None:
                     stack.enter_context(group.applied())
             yield

@@ -20,7 +20,6 @@ from torchvision.transforms.v2.functional import resize_image
 import ssd_ops
 from ssd.data.loading.whole_images import WholeImages
 from ssd.inference.graph import DetectionGraphs, Images, Network, count_of, slice_of
-from ssd.inference.parallel_heads import ParallelHeads
 from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.heads import Outputs, rows_of
@@ -186,8 +185,6 @@ class InferenceEngine:
         forward: Network = net.forward_levels
         if self._compile:
             forward = torch.compile(net.forward_levels, dynamic=False)
-        elif self.device.type == "cuda" and ParallelHeads.supports(net):
-            forward = ParallelHeads(net)
         self._network = lambda x: forward(net.normalize(x).contiguous(memory_format=torch.channels_last))
         self._graphs = DetectionGraphs(net, forward) if self.device.type == "cuda" else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from typing import Any
 
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd.inference.engine import InferenceEngine
-from ssd.inference.parallel_heads import ParallelHeads
 from ssd.models import SSD, build_model
-from ssd.models.flipped import flip_averaged
 from ssd.models.folded import ConvReLU, folded
 
 
@@ -149,34 +146,6 @@ def check_changes(how: str, device: torch.device) -> None:
     assert found.scores.shape != before.scores.shape or not torch.equal(found.scores, before.scores)
 
 
-def test_parallel_heads_equal_forward_levels(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = []
-
-    class Stream:
-        def __init__(self, device: torch.device) -> None:
-            pass
-
-        def wait_stream(self, other: Any) -> None:
-            waits.append((self, other))
-
-    main = Stream(torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    model = tiny()
-    heads, images = ParallelHeads(model), model.normalize(batch(2))
-    with torch.no_grad():
-        for found, expected in zip(heads(images), model.forward_levels(images), strict=True):
-            assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
-    started, ended = [a for a, b in waits if b is main], [b for a, b in waits if a is main]
-    assert started == ended and len({*started}) == 2 * len(found)
-
-
-@pytest.mark.parametrize("way", ["flip", "plain"])
-def test_detectors_with_parallel_heads(way: str) -> None:
-    assert ParallelHeads.supports(tiny() if way == "plain" else flip_averaged(tiny())) == (way == "plain")
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     if not torch.cuda.is_available():
@@ -201,6 +170,24 @@ def test_engine_graph_replays_equal_eager(gpu: torch.device, dtype: torch.dtype)
             assert int(found.counts.min()) > 0
             for mine, eager in zip(found, expected, strict=True):
                 assert torch.equal(mine, eager.to(mine.dtype).cpu())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("channels, side, dilation", [(3, 60, 1), (64, 38, 1), (512, 19, 6)])
+def test_fused_kernel_reads_no_uninitialized_memory(channels: int, side: int, dilation: int) -> None:
+    """cuDNN's kernel also adds a tensor times 0, for which torch passes the uninitialized result."""
+    generator = torch.Generator().manual_seed(0)
+    layout = {"dtype": torch.bfloat16, "memory_format": torch.channels_last}
+    x = torch.rand(4, channels, side, side, generator=generator).cuda().to(**layout)
+    weight = torch.randn(64, channels, 3, 3, generator=generator).cuda().to(**layout)
+    bias = torch.zeros(64, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        poison = torch.full((4, 64, side, side), torch.nan, device="cuda", dtype=torch.bfloat16)
+        address = poison.data_ptr()
+        del poison
+        result = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (dilation,) * 2, (dilation,) * 2, 1)
+        assert result.data_ptr() == address, "the memory was not used again"
+        assert bool(result.isfinite().all())
 
 
 @pytest.mark.cuda
