@@ -2,8 +2,8 @@
 
 python benchmarks/step_times.py [--steps N] [--filter TEXT] [--ways off on] [--cudnn-benchmark] [--profile]
 
-Each line shows milliseconds and images per second of `train_step`, and the fraction of that time in which the GPU is busy
-according to torch's profiler. Batches are on the GPU and have 8 objects per image.
+Each line shows milliseconds and images per second of `train_step`, the fraction of that time in which the GPU is busy
+according to torch's profiler, and the rate of arithmetic. Batches are on the GPU and have 8 objects per image.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import _path  # noqa: F401
 import torch
 
 from benchmarks.gpu_busy import busy_seconds
+from benchmarks.roofline import TRAINING, roofline_share
 from ssd.config import TrainConfig
 from ssd.data import Batch
 from ssd.engine.step import make_state, train_step
@@ -97,7 +98,8 @@ def _time(row: Row, name: str, way: str, arguments: argparse.Namespace) -> None:
     busy = busy_seconds(partial(train_step, config, state, batch), rows=15 if arguments.profile else 0)
     print(
         f"{name} | {'graph' if way == 'on' else 'eager'}: {wall * 1e3:.2f} ms, {row.batch / wall:.0f} img/s, host "
-        f"{launched * 1e3:.2f} ms, GPU busy {busy * 1e3:.2f} ms ({busy / wall:.0%}), reserved {memory:.1f} GiB",
+        f"{launched * 1e3:.2f} ms, GPU busy {busy * 1e3:.2f} ms ({busy / wall:.0%}), reserved {memory:.1f} GiB, "
+        + roofline_share(model, row.batch, wall, TRAINING),
         flush=True,
     )
 
