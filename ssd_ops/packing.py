@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.dtypes import floating
 from ssd_ops.results import Detections, SoftDetections
-from ssd_ops.sizes import same_sizes
+from ssd_ops.sizes import is_unknown, same_sizes
 
 
 def pack_ground_truths(
@@ -139,6 +139,8 @@ def as_batch(
         checks.shape("boxes", boxes, f"[{count}, 4]", same_sizes(boxes.shape, (count, 4)))
         boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
     if max_detections is None:
+        if scores.dim() > 1 and is_unknown(scores.shape[1]):
+            checks.fail("max_detections must be given where the compiler does not know the number of boxes, got None")
         max_detections = max(scores.shape[1], 1) if scores.dim() > 1 else 1
     return (
         boxes,

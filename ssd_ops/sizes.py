@@ -20,6 +20,11 @@ def may_hold(condition: Any) -> bool:
     return guard_or_true(condition)
 
 
+def is_unknown(size: int) -> bool:
+    """Returns whether the compiler does not know a size; it then knows of no condition that it is false."""
+    return torch.compiler.is_compiling() and may_hold(size % 2 == 0) and may_hold(size % 2 == 1)
+
+
 def same_sizes(sizes: Sequence[int], expected: Sequence[int]) -> bool:
     """Returns whether sizes are the expected ones; of those that the compiler does not know, the program checks it."""
     if len(sizes) != len(expected):

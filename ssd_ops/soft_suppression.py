@@ -37,7 +37,7 @@ def soft_nms(
         sigma: Above 0; for `gaussian`.
         iou_threshold: For `linear`.
         score_threshold: Only boxes with a score above it remain.
-        max_detections: D, at least 1; None means N.
+        max_detections: D, at least 1; None means N, and is rejected where `torch.compile` does not know N.
         suppress_equal: Whether a score also decays at an IoU equal to `iou_threshold`.
         keep_equal: Whether a score equal to `score_threshold` is kept, too. mmcv has both.
 

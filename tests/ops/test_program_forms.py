@@ -146,6 +146,14 @@ def test_compiled_gradients_with_unknown_lengths() -> None:
     assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(*grads, strict=True))
 
 
+def test_compiled_soft_nms_of_an_unknown_number_of_boxes_needs_max_detections() -> None:
+    def compiled(boxes: Tensor, scores: Tensor) -> Tensor:
+        return ssd_ops.soft_nms(boxes[scores > 0.5], scores[scores > 0.5], score_threshold=0.1).scores
+
+    with pytest.raises(RuntimeError, match="max_detections must be given where the compiler does not know the number"):
+        torch.compile(compiled, backend="aot_eager", fullgraph=True)(BOXES, SCORES)
+
+
 class SoftNMS(nn.Module):
     def forward(self, boxes: Tensor, scores: Tensor) -> Any:
         return ssd_ops.soft_nms(boxes, scores, score_threshold=0.1, max_detections=3)
