@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from ssd.common.errors import ConfigError
+
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY: Windows only
 
 
 class WriteError(OSError):
     """A file could not be written; the message names the file and the reason. The previous file is unchanged."""
+
+
+def check_writable(flag: str, path: str | os.PathLike[str]) -> None:
+    """Checks that a file or folder can be written, before the work of which it gets the result.
+
+    Raises:
+        ConfigError: A parent is a file, or the folder is read-only; the message names the flag.
+    """
+    target = Path(path)
+    parent = next((place for place in (target, *target.absolute().parents) if place.exists()), target)
+    if parent != target and not parent.is_dir():
+        raise ConfigError(f"{flag} {path} must be below folders, but {parent} is a file; name another")
+    folder = parent if parent.is_dir() else parent.parent
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{flag} {path} cannot be written ({folder} is read-only); use another folder")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], size: int | None = None) -> None:
@@ -72,9 +90,10 @@ class _ErrorRecorder:
 
 def _message(path: Path, error: OSError, size: int | None) -> str:
     message = f"cannot write {path}: {error.strerror or error}"
-    with contextlib.suppress(OSError):
-        message += f" ({_megabytes(size)} needed, " if size is not None else " ("
-        message += f"{_megabytes(shutil.disk_usage(path.parent).free)} free in {path.parent})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            message += f" ({_megabytes(size)} needed, " if size is not None else " ("
+            message += f"{_megabytes(shutil.disk_usage(path.parent).free)} free in {path.parent})"
     return message + (f"; the previous {path.name} is unchanged" if path.is_file() else "")
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ssd.common.atomic_write import write_atomically, write_text
+from ssd.common.atomic_write import check_writable, write_atomically, write_text
 from ssd.common.console import how_to_run
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
@@ -98,11 +98,7 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
-        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if not parent.is_dir():
-            raise ConfigError(f"--output-dir {self.path} must be below folders, but {parent} is a file; name another")
-        if not os.access(parent, os.W_OK):
-            raise ConfigError(f"--output-dir {self.path} cannot be written ({parent} is read-only); use another folder")
+        check_writable("--output-dir", self.path)
         if not self.path.is_dir() or config.test_only:
             return
         if config.resume and run_folder_of(config.resume).resolve() == self.path.resolve():

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ssd.common.atomic_write import WriteError, write_text
+from ssd.common.atomic_write import WriteError, check_writable, write_text
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig, check_settings
@@ -157,6 +157,9 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
     from ssd.data_check.repair import check_target, write_repaired
     from ssd.programs.data_check import check_data
 
+    for name in ("json", "pictures", "fix"):
+        if getattr(args, name):
+            check_writable(f"--{name}", getattr(args, name))
     if args.fix:
         check_target(Path(args.fix), Path(args.data_path))
     report = check_data(config, tuple(args.splits), args.workers or usable_cores(), with_priors=not args.no_priors)

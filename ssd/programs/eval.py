@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ssd.common.atomic_write import check_writable
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_settings
@@ -49,6 +50,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
     if args.save and os.path.exists(args.save) and not os.path.isdir(args.save):
         parser.error(f"--save must be a folder, got the file {args.save}")
     try:
+        for name in ("json", "save"):
+            if getattr(args, name):
+                check_writable(f"--{name}", getattr(args, name))
         args.checkpoint = checked_checkpoint(args.checkpoint)
     except ConfigError as error:
         parser.error(str(error))

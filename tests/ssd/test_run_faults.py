@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import ssd.engine.loop as training
-from ssd.common.atomic_write import WriteError, write_atomically, write_text
+from ssd.common.atomic_write import WriteError, check_writable, write_atomically, write_text
 from ssd.common.console import CLOSED_PIPE, console_program
 from ssd.common.errors import ConfigError
 from ssd.data import build_loader
@@ -56,6 +56,21 @@ def test_full_disk_error_keeps_previous_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=said):
         write_atomically(file, fill, 3_000_000)
     assert file.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_read_only_folder_is_named_without_free_space_and_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", deny)
+        with pytest.raises(WriteError, match=r"^cannot write .*eval.json: Read-only file system$"):
+            write_text(tmp_path / "eval.json", "{}")
+    monkeypatch.setattr("os.access", lambda *_: False)  # of a file system that is mounted read-only, also for root
+    with pytest.raises(ConfigError, match=r"^--save .*a/b cannot be written \(.* is read-only\); use another folder$"):
+        check_writable("--save", tmp_path / "a" / "b")
 
 
 def test_folder_of_a_running_training_is_locked(tmp_path: Path) -> None:
