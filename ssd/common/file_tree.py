@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def is_within(path: Path, root: Path) -> bool:
     return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
 
 
+def read_regular(path: Path) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: The file does not exist or cannot be read.
+        DataError: It is not a regular file: a pipe would block forever.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path} is not a regular file")
+    return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
@@ -87,8 +100,8 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_TEXT_BYTES:
             raise DataError(f"{path} is larger than 1 GiB")
-        raw = path.read_bytes()
-    except FileNotFoundError:
+        raw = read_regular(path)
+    except (FileNotFoundError, DataError):
         raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None

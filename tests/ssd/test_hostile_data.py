@@ -7,8 +7,10 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from ssd.common.file_tree import walk
+from ssd.common.file_tree import read_text, walk
 from ssd.data import DataError, open_dataset, read_image
+from ssd.data.formats.coco_json import read_json
+from ssd.data.formats.voc import read_xml
 from tests.ssd.small_folders import save_image, voc_object, write_coco, write_voc
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
 from tests.ssd.tool_exports import datumaro
@@ -46,6 +48,13 @@ def test_postscript_and_pipes_are_rejected_as_images(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="not a regular file"):
         read_image(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("read", [read_text, read_json, read_xml])
+def test_pipe_in_place_of_annotations_does_not_block(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(DataError, match="not a regular file"):
+        read(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssd.common.file_tree import read_regular
 from ssd.data.faults import DataError, shorten
 from ssd.data.formats.field_values import as_int
 
@@ -19,9 +20,11 @@ def read_json(path: Path) -> Any:
         DataError: The file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except DataError:
+        raise
     except RecursionError:
         raise DataError(f"{path} is not a JSON file that can be read: it is nested too deeply") from None
     except (ValueError, OSError) as error:

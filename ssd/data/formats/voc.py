@@ -20,6 +20,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssd.common.file_tree import read_regular
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice, no_class, shorten
@@ -180,7 +181,7 @@ def read_xml(path: Path) -> ElementTree.Element:
         DataError: It is not an XML file, or in an encoding that Python does not know.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         try:
             return ElementTree.fromstring(raw)
         except (ValueError, LookupError):  # expat supports few encodings, Python also GBK, Shift_JIS, ...
