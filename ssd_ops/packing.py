@@ -136,7 +136,8 @@ def as_batch(
     is_single = scores.dim() == 1
     if is_single:
         count = scores.shape[0]
-        checks.shape("boxes", boxes, f"[{count}, 4]", same_sizes(boxes.shape, (count, 4)))
+        if not same_sizes(boxes.shape, (count, 4)):  # torch 2.11 compiles no text with an unknown size
+            checks.shape("boxes", boxes, f"[{count}, 4]", False)
         boxes, scores = boxes[None], torch.stack([torch.zeros_like(scores), scores], dim=1)[None]
     if max_detections is None:
         if scores.dim() > 1 and is_unknown(scores.shape[1]):
