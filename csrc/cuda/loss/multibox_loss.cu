@@ -95,17 +95,27 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   write_losses(workspace, totals.own, divisor, loc_loss, cls_loss);
 }
 
-// The maximum size of the keys that a block stages; if an image has more, several blocks mine it.
-constexpr int64_t kMaxStagedBytes = 128 << 10;
+// The size of the sort keys of an image.
+int64_t key_bytes(const LossParams& params) { return params.num_priors * (params.logits_type == Dtype::f64 ? 8 : 4); }
+
+// Whether a block stages the keys of an image; else several blocks mine it.
+bool is_staged(const LossParams& params) {
+  constexpr int64_t kMaxStagedBytes = 128 << 10;
+  constexpr int64_t kReserved = 20 << 10;  // shared memory for other purposes, with a margin
+  int shared = 0;
+  if (max_shared_bytes(&shared) != cudaSuccess) return false;
+  return key_bytes(params) <= kMaxStagedBytes && key_bytes(params) <= shared - kReserved;
+}
 
 LossWorkspace loss_workspace(const LossParams& params, WorkspaceLayout& layout) {
   const int64_t num_segments = params.num_images * ceil_div(params.num_priors, kSegment);
-  LossWorkspace workspace;
+  LossWorkspace workspace{};
   workspace.num_tiles = params.batch_size * plan_rows(params).tiles_per_image;
   workspace.ticket = layout.array<unsigned>(1);
   workspace.tile_counts = layout.array<TileCounts>(workspace.num_tiles);
   workspace.tile_sums = layout.array<TileSums>(workspace.num_tiles);
   workspace.sums = layout.array<double>(2 * num_segments);
+  if (is_staged(params)) return workspace;
   workspace.segment_counts = layout.array<unsigned>(num_segments * kBins);
   const size_t zeroed_from = layout.bytes();
   workspace.mining = layout.array<MiningState>(params.num_images);
@@ -117,20 +127,14 @@ LossWorkspace loss_workspace(const LossParams& params, WorkspaceLayout& layout) 
 
 template <typename T>
 cudaError_t launch_mining(const LossParams& params, const Mining& mining, const Normalization& normalization,
-                          LossWorkspace& workspace, void* loc_loss, void* cls_loss, cudaStream_t stream) {
-  constexpr int64_t kReserved = 20 << 10;  // shared memory for other purposes, with a margin
-  int shared = 0;
-  cudaError_t status = max_shared_bytes(&shared);
-  if (status != cudaSuccess) return status;
-  const int64_t bytes = params.num_priors * static_cast<int64_t>(sizeof(T));  // a key is as wide as T
-  const bool staged = bytes <= kMaxStagedBytes && bytes <= shared - kReserved;
-  if (staged) workspace.num_zeroed_words = 0;
-  status = launch_rows(params, workspace, stream);
+                          const LossWorkspace& workspace, void* loc_loss, void* cls_loss, cudaStream_t stream) {
+  const cudaError_t status = launch_rows(params, workspace, stream);
   if (status != cudaSuccess) return status;
   auto *loc = static_cast<T*>(loc_loss), *cls = static_cast<T*>(cls_loss);
-  if (!staged) return launch_segmented_mining(params, mining, normalization, workspace, loc, cls, stream);
-  return launch_dependent(mine_kernel<T>, grid_blocks(params.num_images, 1), kMineThreads, static_cast<size_t>(bytes),
-                          stream, params, mining, normalization, workspace, loc, cls);
+  if (!is_staged(params)) return launch_segmented_mining(params, mining, normalization, workspace, loc, cls, stream);
+  return launch_dependent(mine_kernel<T>, grid_blocks(params.num_images, 1), kMineThreads,
+                          static_cast<size_t>(key_bytes(params)), stream, params, mining, normalization, workspace, loc,
+                          cls);
 }
 
 }  // namespace
@@ -144,7 +148,7 @@ size_t loss_workspace_bytes(const LossParams& params) {
 int launch_multibox_loss(const LossParams& params, const Mining& mining, const Normalization& normalization,
                          void* memory, void* loc_loss, void* cls_loss, CUstream_st* stream) {
   WorkspaceLayout layout(memory);
-  LossWorkspace workspace = loss_workspace(params, layout);
+  const LossWorkspace workspace = loss_workspace(params, layout);
   if (params.logits_type == Dtype::f64)
     return launch_mining<double>(params, mining, normalization, workspace, loc_loss, cls_loss, stream);
   return launch_mining<float>(params, mining, normalization, workspace, loc_loss, cls_loss, stream);

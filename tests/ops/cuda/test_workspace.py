@@ -39,3 +39,10 @@ def test_detections_of_many_candidates(gpu: torch.device, op: str, images: int, 
 def test_nms_of_few_boxes(gpu: torch.device) -> None:
     boxes, scores = random_boxes(8, seed=1).to(gpu), torch.rand(8, device=gpu)
     check_peak(lambda: ssd_ops.nms(boxes, scores, 0.5), 64_000, gpu)
+
+
+def test_loss(gpu: torch.device) -> None:
+    """At most one float per prior for the gradient, and as much of workspace."""
+    loc, logits = torch.rand(32, 8732, 4, device=gpu), torch.rand(32, 8732, 21, device=gpu)
+    labels = (torch.rand(32, 8732, device=gpu) < 0.01).long()
+    check_peak(lambda: ssd_ops.multibox_loss(loc, logits, loc, labels), 2 * 4 * 32 * 8732, gpu)
