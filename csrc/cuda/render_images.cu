@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "core/levels.h"
-#include "core/ordered_key.h"
+#include "cuda/common/divisor.cuh"
 #include "cuda/common/load.cuh"
 #include "cuda/render_images.h"
 
@@ -31,21 +31,12 @@ struct Columns {
       weights[k] = counts ? render_weight(across, taps, first + k) : 0.0f;
     }
   }
-  __device__ int count() const { return kTaps; }
-  __device__ float weight(int k) const { return weights[k]; }
-};
-
-// The same for any number of columns.
-template <>
-struct Columns<0> {
-  int first;
-  RenderAxis across;
-  RenderTaps taps;
-
-  __device__ Columns(const RenderAxis& axis, const RenderTaps& columns, int)
-      : first(columns.first), across(axis), taps(columns) {}
-  __device__ int count() const { return taps.last - taps.first; }
-  __device__ float weight(int k) const { return render_weight(across, taps, first + k); }
+  __device__ float sum() const {
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < kTaps; ++k) sum += weights[k];
+    return sum;
+  }
 };
 
 // The colors of one row of the image, blended along x. `pixel` is the red value of the first column.
@@ -54,8 +45,8 @@ __device__ __forceinline__ RenderColor blend_row(const Columns<kTaps>& columns, 
   const uint8_t *green = pixel + plane, *blue = green + plane;
   RenderColor sum{0, 0, 0};
 #pragma unroll
-  for (int k = 0; k < columns.count(); ++k) {
-    const float weight = columns.weight(k);
+  for (int k = 0; k < kTaps; ++k) {
+    const float weight = columns.weights[k];
     sum.red += weight * static_cast<float>(__ldg(pixel + k));
     sum.green += weight * static_cast<float>(__ldg(green + k));
     sum.blue += weight * static_cast<float>(__ldg(blue + k));
@@ -125,6 +116,33 @@ __device__ __forceinline__ RenderColor blend(BlendedRows<kTaps>& blended, float 
   return {red * inverse, green * inverse, blue * inverse};
 }
 
+// The same from any number of columns, without blended rows: with a reduction to less than half the size output rows
+// have few rows of the image in common.
+__device__ __forceinline__ RenderColor blend_many(const RenderImage& image, const RenderAxis& across,
+                                                  const RenderTaps& columns, float sum_x, const RenderAxis& down,
+                                                  const RenderTaps& rows) {
+  const int64_t plane = static_cast<int64_t>(image.height) * image.width;
+  const uint8_t* row = image.planes + static_cast<int64_t>(rows.first) * image.width;
+  float red = 0, green = 0, blue = 0, sum_y = 0;
+  for (int r = rows.first; r < rows.last; ++r, row += image.width) {
+    const uint8_t *green_row = row + plane, *blue_row = green_row + plane;
+    float row_color[3] = {0, 0, 0};
+    for (int i = columns.first; i < columns.last; ++i) {
+      const float weight = render_weight(across, columns, i);
+      row_color[0] += weight * static_cast<float>(__ldg(row + i));
+      row_color[1] += weight * static_cast<float>(__ldg(green_row + i));
+      row_color[2] += weight * static_cast<float>(__ldg(blue_row + i));
+    }
+    const float weight = render_weight(down, rows, r);
+    sum_y += weight;
+    red += weight * row_color[0];
+    green += weight * row_color[1];
+    blue += weight * row_color[2];
+  }
+  const float inverse = 1.0f / (sum_x * sum_y);
+  return {red * inverse, green * inverse, blue * inverse};
+}
+
 // The color matrix and the shift of hue of image b.
 __device__ __forceinline__ RenderColor recolor(const RenderParams& params, int64_t b, const RenderColor& color) {
   // The identity changes nothing: channels are finite, or all of them are NaN.
@@ -140,42 +158,17 @@ __device__ __forceinline__ RenderColor recolor(const RenderParams& params, int64
   return shift != 0.0f ? render_hue(changed, shift) : changed;
 }
 
-// Divides by a number again and again: with its reciprocal, rounded to the nearest float, two corrections of a quotient
-// give the nearest float, as a division does (Markstein's theorem), in half of its instructions. Not for numbers of
-// extreme magnitude, nor for a divisor with a significand of ones only.
-struct Divisor {
-  static constexpr float kLowest = 0x1p-60f, kHighest = 0x1p60f;
-  float value, inverse;
-  float lowest;  // of the numbers that are divided so
-
-  explicit Divisor(float divisor) : value(divisor), inverse(1.0f / divisor) {
-    const bool only_ones = (to_bits(divisor) & 0x7fffffu) == 0x7fffffu;
-    lowest = divisor > kLowest && divisor < kHighest && !only_ones ? kLowest : INFINITY;
-  }
-  __device__ float quotient(float x) const {
-    if (!(fabsf(x) > lowest && fabsf(x) < kHighest)) return x / value;
-    const float first = x * inverse;
-    const float second = fmaf(fmaf(-value, first, x), inverse, first);
-    return fmaf(fmaf(-value, second, x), inverse, second);
-  }
-};
-
 struct Divisors {
   Divisor red, green, blue;
 };
 
-// Output pixels (x, top) .. (x, top + kRowsPerWarp - 1) of image b, x of which may be past the last column.
-template <typename Out, int kTaps>
+// Output pixels (x, top) .. (x, top + kRowsPerWarp - 1) of image b, x of which may be past the last column. blend(y,
+// taps) is the color of the pixel in row y of the warp, which has `taps`; all threads of the warp call it.
+template <typename Out, typename Blend>
 __device__ __forceinline__ void render_column(const RenderParams& params, const Divisors& stds, int64_t b,
-                                              const RenderImage& image, const RenderAxis& across,
-                                              const RenderTaps& taps, const WarpRows& rows, int64_t x, int64_t top) {
+                                              const RenderTaps& columns, const WarpRows& rows, int64_t x, int64_t top,
+                                              Blend blend) {
   const int64_t out_plane = params.size * params.size;
-  const Columns<kTaps> columns(across, taps, image.width);
-  float sum_x = 0;
-#pragma unroll
-  for (int k = 0; k < columns.count(); ++k) sum_x += columns.weight(k);
-  BlendedRows<kTaps> blended{columns, image.planes + columns.first, image.width,
-                             static_cast<int64_t>(image.height) * image.width};
   Out* out = static_cast<Out*>(params.out) + 3 * out_plane * b + top * params.size + x;
 #pragma unroll 1
   for (int y = 0; y < kRowsPerWarp && top + y < params.size; ++y, out += params.size) {
@@ -183,8 +176,8 @@ __device__ __forceinline__ void render_column(const RenderParams& params, const 
                           rows.of_row(rows.own.center, y)};
     RenderColor color{params.fill[0], params.fill[1], params.fill[2]};
     if (of_y.last > of_y.first) {  // for all threads of the warp
-      const RenderColor blend_of_y = blend(blended, sum_x, rows, y, of_y);
-      if (taps.last > taps.first) color = recolor(params, b, blend_of_y);
+      const RenderColor blended = blend(y, of_y);
+      if (columns.last > columns.first) color = recolor(params, b, blended);
     }
     if (x >= params.size) continue;
     out[0] = narrow<Out>(stds.red.quotient(color.red - params.mean[0]));
@@ -206,14 +199,22 @@ __global__ void __launch_bounds__(kThreads)
   const WarpRows rows(render_axis(crop[1], crop[3], image.height, params.size, params.antialias), top);
   const bool flipped = params.flip != nullptr && params.flip[b];
   const RenderTaps taps = render_taps(across, flipped ? params.size - 1 - x : x);
-  // Less than 2 support + 1 pixels have their centers within the filter.
-  const auto with = [&](auto count) {
-    render_column<Out, decltype(count)::value>(params, stds, b, image, across, taps, rows, x, top);
+  const auto render = [&](auto blend_pixel) { render_column<Out>(params, stds, b, taps, rows, x, top, blend_pixel); };
+  const auto with_columns = [&](auto count) {
+    constexpr int kTaps = decltype(count)::value;
+    const Columns<kTaps> columns(across, taps, image.width);
+    BlendedRows<kTaps> blended{columns, image.planes + columns.first, image.width,
+                               static_cast<int64_t>(image.height) * image.width};
+    const float sum_x = columns.sum();
+    render([&](int y, const RenderTaps& of_y) { return blend(blended, sum_x, rows, y, of_y); });
   };
-  if (across.support <= 1.0f && image.width >= 2) return with(std::integral_constant<int, 2>());
-  if (across.support <= 1.5f && image.width >= 3) return with(std::integral_constant<int, 3>());
-  if (across.support <= 2.0f && image.width >= 4) return with(std::integral_constant<int, 4>());
-  with(std::integral_constant<int, 0>());
+  // Less than 2 support + 1 pixels have their centers within the filter.
+  if (across.support <= 1.0f && image.width >= 2) return with_columns(std::integral_constant<int, 2>());
+  if (across.support <= 1.5f && image.width >= 3) return with_columns(std::integral_constant<int, 3>());
+  if (across.support <= 2.0f && image.width >= 4) return with_columns(std::integral_constant<int, 4>());
+  float sum_x = 0;
+  for (int i = taps.first; i < taps.last; ++i) sum_x += render_weight(across, taps, i);
+  render([&](int, const RenderTaps& of_y) { return blend_many(image, across, taps, sum_x, rows.down, of_y); });
 }
 
 }  // namespace
