@@ -60,14 +60,14 @@ __device__ inline MiningTotals sum_image_tiles(const LossParams& params, const L
   for (int64_t i = threadIdx.x; i < count; i += kMineThreads) {
     const TileCounts counts = workspace.tile_counts[first + i];
     const TileSums sums = workspace.tile_sums[first + i];
-    totals.positives += static_cast<unsigned>(counts.positives);
-    totals.background += static_cast<unsigned>(counts.background);
+    totals.positives += counts.positives;
+    totals.background += counts.background;
     totals.own.loc += sums.loc;
     totals.own.cls += sums.cls;
   }
   if (normalization.normalizer == Normalizer::batch)
     for (int64_t i = threadIdx.x; i < workspace.num_tiles; i += kMineThreads)
-      totals.batch_positives += static_cast<unsigned>(workspace.tile_counts[i].positives);
+      totals.batch_positives += workspace.tile_counts[i].positives;
   unsigned counts[3] = {totals.positives, totals.background, totals.batch_positives};
   block_sums(counts);
   totals.positives = counts[0];

@@ -16,7 +16,7 @@
 namespace ssd_ops {
 namespace {
 
-constexpr int kRowThreads = 128, kMaxRows = 128, kMinRows = 16;
+constexpr int kRowThreads = 64, kMaxRows = 64, kMinRows = 16;
 constexpr int64_t kStagedBytes = 24 << 10;    // of a tile: several blocks fit a multiprocessor
 constexpr int64_t kMaxStagedRowBytes = 2048;  // of a row that is staged
 
@@ -32,15 +32,15 @@ __device__ double box_loss(const LossParams& params, LevelRow at, int64_t row) {
 
 // The sums of a thread.
 struct RowTotals {
-  int positives = 0, background = 0, invalid = 0;  // at most kMaxRows each
+  unsigned positives = 0, background = 0, invalid = 0;  // at most kMaxRows each
   double loc = 0, cls = 0;
 };
 
 // Writes the totals of the block.
 __device__ inline void write_totals(const LossWorkspace& workspace, const RowTotals& own) {
-  static_assert(kMaxRows < 1 << 10, "three counts fit an int");
-  const int counts = block_sum(own.positives | own.background << 10 | own.invalid << 20);
-  const int positives = counts & 1023, invalid = counts >> 20;
+  static_assert(kMaxRows < 1 << 10, "three counts fit 32 bits");
+  const unsigned counts = block_sum(own.positives | own.background << 10 | own.invalid << 20);
+  const unsigned positives = counts & 1023, invalid = counts >> 20;
   double loc = 0, cls = 0;
   if (positives > 0) {
     loc = block_sum(own.loc);
@@ -66,13 +66,25 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(LossParams params, Lo
   const In* logits = static_cast<const In*>(params.logits.of[tile.level]) + first.row * params.num_classes;
   if constexpr (kStaged) logits = copy_to_shared(logits, count * classes);
   const int lanes = kLanes > 0 ? kLanes : plan.lanes, lane = threadIdx.x % lanes, groups = kRowThreads / lanes;
+  RowTotals totals;
+  // Of the row that is summed next: boxes are loaded while logits are copied.
+  const auto load_label = [&](int r) -> int64_t {
+    if (lane != 0 || r >= count) return -1;
+    const int64_t label = params.labels[first_row + r];
+    totals.background += label == 0;
+    totals.invalid += label < -1 || label >= classes;
+    if (label > 0) {
+      ++totals.positives;
+      totals.loc += box_loss<T>(params, {first.level, first.row + r}, first_row + r);
+    }
+    return label;
+  };
   int r = threadIdx.x / lanes;
-  int64_t label = r < count ? params.labels[first_row + r] : -1;
+  int64_t label = load_label(r);
   if constexpr (kStaged) {
     wait_for_copies();
     __syncthreads();
   }
-  RowTotals totals;
   // All lanes of a warp join the shuffles, also those past the last row.
   for (int of_warp = (threadIdx.x & ~(kWarpSize - 1)) / lanes; of_warp < count; of_warp += groups) {
     const In* row = logits + static_cast<int64_t>(r < count ? r : count - 1) * classes;
@@ -81,16 +93,10 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(LossParams params, Lo
       const T target = widen(row[label > 0 && label < classes ? label : 0]);
       const T cross_entropy = log_of(own.sum) - (target - own.shift);
       sort_keys<T>(params)[first_row + r] = row_key(cross_entropy, label);
-      totals.background += label == 0;
-      totals.invalid += label < -1 || label >= classes;
-      if (label > 0) {
-        ++totals.positives;
-        totals.cls += cross_entropy;
-        totals.loc += box_loss<T>(params, {first.level, first.row + r}, first_row + r);
-      }
+      if (label > 0) totals.cls += cross_entropy;
     }
     r += groups;
-    label = r < count ? params.labels[first_row + r] : -1;
+    label = load_label(r);
   }
   write_totals(workspace, totals);
   // Initializes the workspace of the kernels that follow.

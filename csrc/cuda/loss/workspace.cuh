@@ -17,7 +17,7 @@ struct RowPlan {
 
 // Counts and sums of the rows of a tile.
 struct TileCounts {
-  int positives, background;
+  unsigned positives, background;
 };
 struct TileSums {
   double loc, cls;  // of the positives, not yet divided by the normalizer
