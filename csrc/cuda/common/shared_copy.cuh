@@ -12,29 +12,33 @@ constexpr int kCopyAlignment = 16;
 constexpr int64_t shared_copy_bytes(int64_t bytes) { return round_up(bytes, kCopyAlignment) + kCopyAlignment; }
 
 // A copy of `bytes` bytes into shared memory at `memory`, which is aligned to 16 bytes and has shared_copy_bytes().
-// From sm_90 on one thread starts one bulk copy; before, every thread copies words of 16 bytes. Both copy whole aligned
-// words, so up to 15 bytes before and after the source are read and ignored; these are on the same page as the source.
+// Whole words of 16 bytes are copied to words: from sm_90 on by one bulk copy, which one thread starts, before by all
+// threads. The first 32 threads copy the bytes that precede the first whole word and follow the last one.
 class SharedCopy {
  public:
   // Starts to copy. All threads of the block call it, once in a kernel.
   __device__ SharedCopy(void* memory, const void* source, int bytes) : memory_(static_cast<char*>(memory)) {
-    const auto address = reinterpret_cast<uintptr_t>(source);
-    skipped_ = static_cast<int>(address % kCopyAlignment);
+    constexpr int kWord = kCopyAlignment;
+    skipped_ = static_cast<int>(reinterpret_cast<uintptr_t>(source) % kWord);
     const char* from = static_cast<const char*>(source) - skipped_;
-    const int size = static_cast<int>(round_up(skipped_ + bytes, kCopyAlignment));
+    const int end = skipped_ + bytes, first_word = static_cast<int>(round_up(skipped_, kWord)),
+              size = end / kWord * kWord - first_word;  // of the whole words; may be negative
+    copy_edges(from, first_word < end ? first_word : end, size > 0 ? first_word + size : first_word, end);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier()) : "memory");
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(size) : "memory");
-      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                       static_cast<unsigned>(__cvta_generic_to_shared(memory))),
-                   "l"(__cvta_generic_to_global(from)), "r"(size), "r"(barrier())
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(size > 0 ? size : 0)
                    : "memory");
+      if (size > 0)
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                         static_cast<unsigned>(__cvta_generic_to_shared(memory_ + first_word))),
+                     "l"(__cvta_generic_to_global(from + first_word)), "r"(size), "r"(barrier())
+                     : "memory");
     }
 #else
-    for (int i = static_cast<int>(threadIdx.x) * kCopyAlignment; i < size; i += blockDim.x * kCopyAlignment)
-      *reinterpret_cast<uint4*>(memory_ + i) = *reinterpret_cast<const uint4*>(from + i);
+    for (int i = static_cast<int>(threadIdx.x) * kWord; i < size; i += static_cast<int>(blockDim.x) * kWord)
+      *reinterpret_cast<uint4*>(memory_ + first_word + i) = *reinterpret_cast<const uint4*>(from + first_word + i);
 #endif
   }
 
@@ -57,6 +61,13 @@ class SharedCopy {
   }
 
  private:
+  // Copies the bytes from skipped_ to `head_end` and from `tail` to `end`, fewer than 16 each.
+  __device__ void copy_edges(const char* from, int head_end, int tail, int end) const {
+    const int thread = threadIdx.x, begin = thread < kCopyAlignment ? skipped_ : tail - kCopyAlignment,
+              i = begin + thread;
+    if (thread < 2 * kCopyAlignment && i < (thread < kCopyAlignment ? head_end : end)) memory_[i] = from[i];
+  }
+
   char* memory_;
   int skipped_;  // bytes before the source in its first word
 
