@@ -30,11 +30,7 @@ class SharedCopy {
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(size > 0 ? size : 0)
                    : "memory");
-      if (size > 0)
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                         static_cast<unsigned>(__cvta_generic_to_shared(memory_ + first_word))),
-                     "l"(__cvta_generic_to_global(from + first_word)), "r"(size), "r"(barrier())
-                     : "memory");
+      if (size > 0) start_bulk_copy(memory_ + first_word, from + first_word, size);
     }
 #else
     for (int i = static_cast<int>(threadIdx.x) * kWord; i < size; i += static_cast<int>(blockDim.x) * kWord)
@@ -72,6 +68,16 @@ class SharedCopy {
   int skipped_;  // bytes before the source in its first word
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  // The source is read once, so it leaves the L2 cache first and does not displace what later kernels need.
+  __device__ static void start_bulk_copy(void* to, const void* from, int size) {
+    unsigned long long policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+        "l"(__cvta_generic_to_global(from)), "r"(size), "r"(barrier()), "l"(policy)
+        : "memory");
+  }
   __device__ static unsigned barrier() {
     __shared__ unsigned long long storage;
     return static_cast<unsigned>(__cvta_generic_to_shared(&storage));

@@ -89,12 +89,12 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
-// Up to `capacity` candidates of a warp in shared memory, which are appended to the list of their image together: one
+// Candidates of a warp in shared memory, which are appended to the list of their image together: one
 // atomic for all.
-template <typename T, int capacity>
+template <typename T>
 struct StagedCandidates {
   using C = candidate_t<T>;
-  static constexpr int kCapacity = capacity, kBytes = capacity * static_cast<int>(sizeof(C));
+  static constexpr int kCapacity = 256, kBytes = kCapacity * static_cast<int>(sizeof(C));
 
   C* items;  // [kCapacity] in shared memory
   int count = 0;

@@ -17,8 +17,11 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;  // for long rows
 
 // A tile of rows has at most kTileBytes, so that several blocks fit into a multiprocessor: some compute while others
 // load. It has at least 32 rows.
-constexpr int kMaxTileRows = 128;
+constexpr int kMaxTileRows = 256;
 constexpr int64_t kTileBytes = 24 << 10;
+// A row has one lane in the first test, two in tiles of fewer rows: more warps hide more latency, fewer leave more
+// shared memory to the rows.
+constexpr int kMinOneLaneRows = 128;
 
 // The logits of all priors of the batch.
 struct LevelLogits {
@@ -26,15 +29,16 @@ struct LevelLogits {
   LevelPointers<const void> logits;
 };
 
-// A block has the logits of a tile of consecutive priors of an image in shared memory, LogitTile::kRows for each warp.
+// A block has the logits of a tile of consecutive priors of an image in shared memory, `rows_per_warp` for each warp.
 // They are loaded before the previous kernel has completed: that one only clears the lists, and it began after the
 // logits were written.
 template <int kGroup, int kPerLane, typename In, typename T>
-__global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
-  constexpr int kStaged = StagedOfGroups<kGroup, kPerLane, T>::kCapacity, kRows = LogitTile<In>::kRows;
+__global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, int rows_per_warp,
+                                      Filter<T> filter) {
+  constexpr int kStaged = StagedCandidates<T>::kCapacity;
   auto* const staged = dynamic_shared<candidate_t<T>>();
   const int warps = static_cast<int>(blockDim.x) / kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int rows = warps * kRows;
+  const int rows = warps * rows_per_warp;
   const auto num_images = static_cast<unsigned>(lists.num_images);
   const int64_t local_image = blockIdx.x % num_images, image = lists.first_image + local_image;
   const LevelTile tile = level_tile(outputs.levels, 1, blockIdx.x / num_images, rows);
@@ -43,9 +47,9 @@ __global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists,
   const int count = static_cast<int>(tile.left < rows ? tile.left : rows);
   const SharedCopy copy(staged + warps * kStaged, logits, count * num_classes * static_cast<int>(sizeof(In)));
   wait_for_previous_kernel();
-  const int first = warp * kRows;  // of the warp, in the tile
+  const int first = warp * rows_per_warp;  // of the warp, in the tile
   const LogitTile<In> own{reinterpret_cast<const In*>(copy.wait() + copy.skipped()) + first * num_classes,
-                          count - first, num_classes};
+                          rows_per_warp, count - first, num_classes};
   const T threshold = current_threshold(lists, local_image, filter.score_threshold);  // in flight during the test
   const unsigned wanted = own.may_have_candidate(filter);
   own.template append_candidates<kGroup, kPerLane>(
@@ -86,11 +90,12 @@ cudaError_t launch_collect(const LevelLogits& outputs, int64_t num_classes, cons
     const int64_t row_bytes = num_classes * static_cast<int64_t>(sizeof(In));
     int rows = kMaxTileRows;
     while (rows > kWarpSize && rows * row_bytes > kTileBytes) rows /= 2;
-    const int warps = rows / LogitTile<In>::kRows, staged_bytes = warps * StagedOfGroups<kGroup, kPerLane, T>::kBytes;
+    const int rows_per_warp = rows < kMinOneLaneRows ? kWarpSize / 2 : kWarpSize, warps = rows / rows_per_warp;
+    const int64_t staged_bytes = warps * StagedCandidates<T>::kBytes;
     return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>,
                             tile_blocks(lists, count_level_tiles(outputs.levels, 1, rows)), warps * kWarpSize,
                             static_cast<size_t>(staged_bytes + shared_copy_bytes(rows * row_bytes)), stream, outputs,
-                            lists, classes, filter);
+                            lists, classes, rows_per_warp, filter);
   }
 }
 

@@ -48,9 +48,8 @@ struct PriorLogits {
   }
 
   // Adds the candidates of the group's prior, unless the group is to be skipped (not `wanted`).
-  template <typename Staged>
   __device__ __forceinline__ void add_candidates(bool wanted, T threshold, const Filter<T>& filter, unsigned num_priors,
-                                                 unsigned prior, Staged& staged) const {
+                                                 unsigned prior, StagedCandidates<T>& staged) const {
     T scores[kPerLane];
     const Softmax<T> all = softmax(scores);
     if (!__any_sync(kFullMask, wanted && !all.all_below(threshold))) return;
@@ -68,28 +67,23 @@ struct PriorLogits {
   }
 };
 
-// The candidates that a warp of kGroup lanes per row stages: at least those of the rows that it processes together.
-template <int kGroup, int kPerLane, typename T>
-using StagedOfGroups = StagedCandidates<T, kPerLane <= 4 ? 128 : 256>;
-
 // Rows of logits of consecutive priors in shared memory.
 template <typename In, typename T = compute_t<In>>
 struct LogitTile {
-  static constexpr int kRows = 16, kLanesPerRow = kWarpSize / kRows;  // of a warp
-
   const In* rows;  // of the warp
-  int count, classes;
+  int rows_per_warp, count, classes;
 
-  // Which rows have a class that exceeds the bound of candidates: bit r for row r. kLanesPerRow lanes test a row, each
-  // a range of its classes. With a NaN logit either answer is correct, since no score is appended. If the number of
+  // Which rows have a class that exceeds the bound of candidates: bit r for row r. One or two lanes test a row, each a
+  // range of its classes. With a NaN logit either answer is correct, since no score is appended. If the number of
   // classes is even, rows begin with different classes: else many lanes would read from the same bank.
   __device__ __forceinline__ unsigned may_have_candidate(const Filter<T>& filter) const {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize, r = lane % kRows;
-    const unsigned all = count >= kRows ? (1u << kRows) - 1 : count > 0 ? (1u << count) - 1 : 0;
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize, r = lane & (rows_per_warp - 1);
+    const unsigned all = count <= 0 ? 0 : kFullMask >> (kWarpSize - (count < rows_per_warp ? count : rows_per_warp));
     if (!(filter.score_threshold > T(0)) || all == 0) return all;
+    const bool second_half = lane >= rows_per_warp;
     const In* row = rows + (r < count ? r : 0) * classes;
-    const int per_lane = (classes - 1 + kLanesPerRow - 1) / kLanesPerRow, begin = 1 + lane / kRows * per_lane,
-              end = begin + per_lane < classes ? begin + per_lane : classes;
+    const int middle = rows_per_warp == kWarpSize ? classes : classes / 2 + 1, begin = second_half ? middle : 1,
+              end = second_half ? classes : middle;
     T max = -T(INFINITY);
     if (classes % 2 != 0) {
 #pragma unroll 8
@@ -103,7 +97,7 @@ struct LogitTile {
       }
     }
     const unsigned lanes = __ballot_sync(kFullMask, max > filter.logit_bound(widen(row[0])));
-    return (lanes | lanes >> kRows) & all;
+    return (rows_per_warp == kWarpSize ? lanes : lanes | lanes >> rows_per_warp) & all;
   }
 
   // Appends the candidates of the rows in the mask `wanted`; a group of kGroup lanes processes one row at a time.
@@ -112,7 +106,7 @@ struct LogitTile {
   __device__ __forceinline__ void append_candidates(unsigned wanted, T threshold, const Filter<T>& filter,
                                                     const CandidateLists& lists, int64_t local_image,
                                                     unsigned num_priors, unsigned first,
-                                                    StagedOfGroups<kGroup, kPerLane, T> staged) const {
+                                                    StagedCandidates<T> staged) const {
     constexpr int kGroups = kWarpSize / kGroup, kMaxAdded = kGroups * kGroup * kPerLane;
     static_assert(kMaxAdded <= staged.kCapacity);
     while (wanted != 0) {

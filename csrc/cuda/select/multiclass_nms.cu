@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
                           compute_t<In> score_threshold) {
   using T = compute_t<In>;
   using Word = Scores<In>;
-  using Staged = StagedCandidates<T, 256>;
+  using Staged = StagedCandidates<T>;
   constexpr int kStaged = Staged::kCapacity, kMaxAdded = kWarpSize * Word::kCount;
   auto* const memory = dynamic_shared<candidate_t<T>>();
   const auto num_images = static_cast<unsigned>(lists.num_images);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename In, typename T>
 cudaError_t launch_collect(const SelectParams<T>& params, const CandidateLists& lists, cudaStream_t stream) {
   const int64_t tiles = ceil_div(params.num_boxes * params.num_classes, kTileScores<In>);
-  const size_t shared_bytes = kWarps * StagedCandidates<T, 256>::kBytes + shared_copy_bytes(kTileBytes);
+  const size_t shared_bytes = kWarps * StagedCandidates<T>::kBytes + shared_copy_bytes(kTileBytes);
   return launch_dependent(collect_scores_kernel<In>, tile_blocks(lists, tiles), kThreads, shared_bytes, stream,
                           static_cast<const In*>(params.scores), lists, static_cast<unsigned>(params.num_boxes),
                           static_cast<unsigned>(params.num_classes), params.score_threshold);

@@ -131,6 +131,7 @@ template <typename T>
 __device__ __forceinline__ unsigned boxes_with_label(const SortedChunk<T>& chunk, int word, unsigned label,
                                                      int label_bits) {
   unsigned same = kFullMask;
+#pragma unroll 4  // several loads in flight
   for (int k = 0; k < label_bits; ++k) {
     const unsigned bits = chunk.label_bits[word][k];
     same &= (label >> k & 1) != 0 ? bits : ~bits;
