@@ -53,7 +53,10 @@ def test_literal(impl: Implementation) -> None:
     torch.testing.assert_close(found.boxes[0, 1], torch.tensor([1.3, 0.5, 1.7, 0.9]))
 
 
-@pytest.mark.parametrize(("priors", "classes"), [(1, 2), (63, 3), (64, 17), (65, 2), (200, 3), (9, 33), (9, 40), (70, 64), (33, 91)])
+SIZES = [(1, 2), (63, 3), (64, 17), (65, 2), (200, 3), (9, 33), (9, 40), (70, 64), (33, 91)]
+
+
+@pytest.mark.parametrize(("priors", "classes"), SIZES)
 def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
     compare(impl, *inputs(2, priors, classes), score_threshold=0.1, max_detections=20)
 
