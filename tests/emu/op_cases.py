@@ -72,6 +72,9 @@ def _training() -> Iterator[tuple[str, Case]]:
                 "match_priors",
                 lambda r=rule, s=skip: tuple(ssd_ops.match_priors(truth, labels, priors, ignore=s, rule=r)),
             )
+    many, names = boxes(70, 15), torch.arange(70) + 1  # several warps per tile of priors, several blocks per image
+    for rule in ("greedy", "last"):
+        yield "match_priors", lambda r=rule: tuple(ssd_ops.match_priors([many], [names], priors[:100], rule=r))
     targets = numbers(3, 300, 4, seed=6)
     wanted = torch.randint(-1, 40, (3, 300), generator=torch.Generator().manual_seed(7))
     wanted[wanted > 6] = 0

@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 3 : 2)
 template <typename T>
 int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
   constexpr int64_t kMaxBlocksPerImage = 12;  // the blocks of 32 images are all resident at once on an H100
-  constexpr int kMaxWarpsPerTile = 4;
+  constexpr int kMaxWarpsPerTile = 4, kAssignedPerBlock = 16;
   const int64_t tiles = num_prior_tiles(params.num_priors);
   cudaError_t status =
       launch(prepare_kernel<T>, grid_blocks(tiles + params.num_images + 1, kWarps, 4096), kThreads, 0, stream, params);
@@ -214,7 +214,7 @@ int launch_all(const CudaMatchParams<T>& params, cudaStream_t stream) {
   status = launch_dependent(match_kernel<false, T>, grid_blocks(params.num_images * blocks, 1), kThreads, 0, stream,
                             params, blocks, warps_per_tile, params.iou_threshold);
   if (status != cudaSuccess || !assigns) return status;
-  blocks = grid_blocks(gt_per_image, kWarpSize, kMaxBlocksPerImage);
+  blocks = grid_blocks(gt_per_image, kAssignedPerBlock, kMaxBlocksPerImage);
   return launch_dependent(assign_kernel<T>, grid_blocks(params.num_images * blocks, 1), kThreads, 0, stream, params,
                           blocks);
 }
