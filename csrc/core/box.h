@@ -59,7 +59,7 @@ SSD_OPS_HD bool too_small(const Box<T>& a, T min_size) {
   return min_size > T(0) && !(a.x2 - a.x1 >= min_size && a.y2 - a.y1 >= min_size);
 }
 
-// How the IoU metrics divide. A division that is not `checked` (box_iou on a GPU) gets no denominator that is 0 or NaN.
+// How complete IoU divides. A division that is not `checked` (on a GPU) gets no denominator that is 0 or NaN.
 struct AnyDivision {
   static constexpr bool checked = true;
   template <typename T>
@@ -69,10 +69,10 @@ struct AnyDivision {
 };
 
 // numerator / denominator, 0 if the denominator is 0.
-template <typename Division = AnyDivision, typename T>
+template <typename T>
 SSD_OPS_HD T ratio(T numerator, T denominator) {
-  const T quotient = Division::divide(numerator, denominator);
-  return Division::checked && denominator == T(0) ? T(0) : quotient;
+  const T quotient = numerator / denominator;
+  return denominator == T(0) ? T(0) : quotient;
 }
 
 // IoU from the areas of intersection and union, 0 for an empty union. On a GPU, where a division by or of 0 is slow,
@@ -122,14 +122,14 @@ SSD_OPS_HD constexpr T iou_epsilon() {
 }
 
 // IoU minus the fraction of the enclosing box that the union does not cover.
-template <typename Division = AnyDivision, typename T>
+template <typename T>
 SSD_OPS_HD T generalized_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   const T inter = intersection(a, b);
   const T union_area = area_a + area_b - inter;
   T width, height;
   enclosing_sides(a, b, &width, &height);
   const T enclosing = width * height;
-  return iou_of_areas<Division>(inter, union_area) - ratio<Division>(enclosing - union_area, enclosing);
+  return iou_of_areas(inter, union_area) - ratio(enclosing - union_area, enclosing);
 }
 
 // The squared distance of the centers over the squared diagonal of the enclosing box; distance IoU is IoU minus that.
@@ -143,9 +143,9 @@ SSD_OPS_HD T center_distance(const Box<T>& a, const Box<T>& b) {
   return Division::divide(dx * dx + dy * dy, diagonal);
 }
 
-template <typename Division = AnyDivision, typename T>
+template <typename T>
 SSD_OPS_HD T distance_iou(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
-  return iou<Division>(a, b, area_a, area_b) - center_distance<Division>(a, b);
+  return iou(a, b, area_a, area_b) - center_distance(a, b);
 }
 
 // atan(width / height), 0 for a point: the aspect ratio as complete IoU compares it.

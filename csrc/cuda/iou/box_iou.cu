@@ -21,16 +21,14 @@ struct alignas(16) Pack {
 // and angles are not tiny: the difference of two floats of 2^-k or more is 0 or at least 2^(-k - 23). So numerators are
 // 0 or between 2^-86 and 2^37, denominators between 2^-25 and 2^37.
 template <typename T>
-__device__ __forceinline__ bool is_moderate(IouMetric metric, const Box<T>& box, T angle) {
+__device__ __forceinline__ bool is_moderate(const Box<T>& box, T angle) {
   constexpr T kMaxCoordinate = T(1 << 16), kMinCoordinate = T(1) / (1 << 20), kMinSide = T(1) / (1 << 12);
   const auto moderate = [](T x) {
     return x == T(0) || (std::abs(x) >= kMinCoordinate && std::abs(x) <= kMaxCoordinate);
   };
-  bool result = moderate(box.x1) && moderate(box.y1) && moderate(box.x2) && moderate(box.y2) &&
-                box.x2 - box.x1 >= kMinSide && box.y2 - box.y1 >= kMinSide;
-  if (metric == IouMetric::distance || metric == IouMetric::complete)
-    result = result && std::abs(box.x1 + box.x2) >= kMinSide && std::abs(box.y1 + box.y2) >= kMinSide;
-  return metric == IouMetric::complete ? result && angle >= kMinSide : result;
+  return moderate(box.x1) && moderate(box.y1) && moderate(box.x2) && moderate(box.y2) && box.x2 - box.x1 >= kMinSide &&
+         box.y2 - box.y1 >= kMinSide && std::abs(box.x1 + box.x2) >= kMinSide &&
+         std::abs(box.y1 + box.y2) >= kMinSide && angle >= kMinSide;
 }
 
 // What the compiler generates for the division of floats, without its test for extreme exponents. That test is a branch
@@ -55,10 +53,10 @@ template <typename Division, typename T>
 __device__ __forceinline__ T measure(IouMetric metric, const Box<T>& a, const Box<T>& b, T area_a, T area_b, T angle_a,
                                      T angle_b) {
   switch (metric) {
-    case IouMetric::generalized: return generalized_iou<Division>(a, b, area_a, area_b);
-    case IouMetric::distance: return distance_iou<Division>(a, b, area_a, area_b);
+    case IouMetric::generalized: return generalized_iou(a, b, area_a, area_b);
+    case IouMetric::distance: return distance_iou(a, b, area_a, area_b);
     case IouMetric::complete: return complete_iou<Division>(a, b, area_a, area_b, angle_a, angle_b);
-    default: return iou<Division>(a, b, area_a, area_b);
+    default: return iou(a, b, area_a, area_b);
   }
 }
 
@@ -99,7 +97,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
                    int64_t column_tiles, int64_t tiles) {
   using T = compute_t<In>;
   using MyColumns = Columns<metric, adjacent, T>;
-  constexpr bool kModerates = sizeof(T) == sizeof(float);
+  // IoU and generalized IoU were no faster that way, see benchmarks/GPU.md.
+  constexpr bool kModerates = metric == IouMetric::complete && sizeof(T) == sizeof(float);
   __shared__ Box<T> rows[kRows];
   __shared__ T row_areas[kRows], row_angles[kRows];
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -116,9 +115,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
       rows[threadIdx.x] = row;
       row_areas[threadIdx.x] = area(row);
       if (metric == IouMetric::complete) row_angles[threadIdx.x] = angle;
-      moderate = moderate && is_moderate(metric, row, angle);
+      moderate = moderate && is_moderate(row, angle);
     }
-    moderate = __syncthreads_and(moderate) != 0;
+    if constexpr (kModerates) {
+      moderate = __syncthreads_and(moderate) != 0;
+    } else {
+      __syncthreads();
+    }
     if (column >= m) continue;
     MyColumns columns{column, m, {}, {}, {}};
 #pragma unroll
@@ -127,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<In>) == sizeof(floa
       columns.boxes[k] = load_box(boxes2, batch * m + (i < m ? i : m - 1));
       columns.areas[k] = area(columns.boxes[k]);
       if (metric == IouMetric::complete) columns.angles[k] = aspect_angle(columns.boxes[k]);
-      moderate = moderate && is_moderate(metric, columns.boxes[k], columns.angles[k]);
+      moderate = moderate && is_moderate(columns.boxes[k], columns.angles[k]);
     }
     T* target = out + (batch * n + first_row) * m + column;
     if constexpr (kModerates) {
