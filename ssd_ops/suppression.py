@@ -40,7 +40,7 @@ def nms(
 
     Returns:
         int64 `[K]`: `keep[i]` is the index of the i-th kept box, by descending score. K depends on the data, so a call on
-        a GPU synchronizes with the host: once, and a few times more for more than 20480 boxes.
+        a GPU synchronizes with the host: once, and a few times more for more than 16384 boxes.
 
     Raises:
         RuntimeError: Invalid shape, dtype, device or threshold.

@@ -15,7 +15,7 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kMaxBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
-constexpr int64_t kChunksPerCheck = 2;           // chunks that are launched before the first check whether any is left
+constexpr int64_t kMaxViewed = 10240;  // up to this many boxes the result is a view of an array for all boxes, 80 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -83,32 +83,34 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
   const CudaScope scope(boxes);
-  const Tensor dense_boxes = dense(boxes), dense_scores = dense(scores);
+  const bool ranked = n <= kMaxRanked;  // torch's sort takes several launches
+  const Tensor dense_boxes = dense(boxes), dense_scores = ranked ? dense(scores) : scores;
   const Tensor dense_classes = classes ? dense(*classes) : dense_scores;
-  const bool is_one_chunk = n <= kMaxChunk;
-  const Tensor workspace = empty(boxes, {static_cast<int64_t>(nms_workspace_bytes(n))}, ScalarType::Byte);
-  const Tensor order = is_one_chunk ? dense_scores : descending_order(scores);
+  // One allocation for everything but the result: the workspace and the order.
+  const auto words = static_cast<int64_t>(nms_workspace_bytes(n, classes != nullptr) / sizeof(int64_t));
+  const Tensor workspace = empty(boxes, {words + (ranked ? n : 0)}, ScalarType::Long);
+  const Tensor sorted = ranked ? workspace : descending_order(scores);
+  int64_t* order = data<int64_t>(sorted) + (ranked ? words : 0);
   const Tensor keep = empty(boxes, {n}, ScalarType::Long);
   const NmsInputs in{.boxes = dense_boxes.const_data_ptr(),
                      .box_type = dtype_of(boxes),
-                     .scores = dense_scores.const_data_ptr(),
+                     .scores = ranked ? dense_scores.const_data_ptr() : nullptr,
                      .score_type = dtype_of(scores),
                      .classes = classes ? const_data<int64_t>(dense_classes) : nullptr,
                      .num_boxes = n};
   auto* progress = static_cast<NmsProgress*>(mapped_memory());
   static_assert(sizeof(*progress) <= kMappedBytes);
-  int64_t first = 0, chunks = is_one_chunk ? 1 : kChunksPerCheck;
-  do {
-    check_cuda(
-        launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), is_one_chunk ? nullptr : const_data<int64_t>(order),
-                   first, chunks, data<int64_t>(keep), progress, scope.stream()),
-        "nms");
+  const int64_t all = num_nms_tiles(n);
+  for (int64_t first = 0, tiles = std::min(all, kTilesPerCheck); tiles > 0;) {
+    check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles, data<int64_t>(keep),
+                          progress, scope.stream()),
+               "nms");
     synchronize(scope.stream(), "nms");
-    first += chunks;
-    chunks = first;  // doubles the number of chunks launched
-  } while (progress->may_have_chunk != 0);
+    first += tiles;
+    tiles = progress->next_tile_size == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
+  }
   const Tensor kept = first_elements(keep, progress->num_kept);
-  return is_one_chunk ? kept : torch::stable::clone(kept);  // a view of few boxes is cheaper than a copy
+  return n <= kMaxViewed ? kept : torch::stable::clone(kept);
 }
 #endif
 

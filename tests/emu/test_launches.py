@@ -34,7 +34,14 @@ def body_of(kernel: str) -> str:
 
 def test_every_early_kernel_waits_before_it_reads() -> None:
     names = early_kernels()
-    assert {"select_kernel", "decide_kernel", "mine_kernel", "assign_kernel", "collect_logits_kernel"} <= names
+    assert {
+        "select_kernel",
+        "tile_kernel",
+        "decide_kernel",
+        "mine_kernel",
+        "assign_kernel",
+        "collect_logits_kernel",
+    } <= names
     for name in sorted(names):
         before, waits, _ = body_of(name).partition("wait_for_previous_kernel();")
         assert waits, f"{name} never waits"

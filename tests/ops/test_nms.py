@@ -195,39 +195,41 @@ def test_chains_of_suppression(impl: Implementation) -> None:
 
 
 def test_many_boxes_in_grid_cells(impl: Implementation) -> None:
-    """Above 10240 boxes the GPU takes them chunk after chunk; some boxes are in no cell of its grid."""
+    """Above 12288 boxes the GPU compares those of nearby grid cells; some boxes are in none."""
     if impl.name == "reference":
         pytest.skip("takes long")
-    corner = torch.rand(10300, 2) * torch.tensor([1000.0, 300])
-    boxes = torch.cat([corner, corner + 60 * torch.rand(10300, 2)], dim=1)
-    boxes[::80] = degenerate_boxes().repeat(11, 1)[:129]
-    scores, idxs = torch.rand(10300), torch.arange(10300) % 2
+    corner = torch.rand(12300, 2) * torch.tensor([1000.0, 300])
+    boxes = torch.cat([corner, corner + 60 * torch.rand(12300, 2)], dim=1)
+    boxes[::80] = degenerate_boxes().repeat(11, 1)[:154]
+    scores, idxs = torch.rand(12300), torch.arange(12300) % 2
     assert_equal(impl.nms(boxes, scores, 0.3), torchvision.ops.nms(boxes, scores, 0.3))
     keep, expected = impl.batched_nms(boxes, scores, idxs, 0.2), []
-    for members in (torch.arange(0, 10300, 2), torch.arange(1, 10300, 2)):
+    for members in (torch.arange(0, 12300, 2), torch.arange(1, 12300, 2)):
         expected.append(members[torchvision.ops.nms(boxes[members], scores[members], 0.2)])
     assert_equal(keep.sort().values, torch.cat(expected).sort().values)
 
 
 def test_many_kept_boxes(impl: Implementation) -> None:
-    """The GPU handles 10240 active boxes at a time, and after two chunks it checks whether any remain."""
+    """The GPU handles 2048 active boxes at a time, and after eight passes it checks whether any remain."""
     if impl.name == "reference":
         pytest.skip("takes long")
-    cell = torch.arange(21000)
+    cell = torch.arange(17000)
     corner = torch.stack([cell % 130, cell // 130], dim=1) * 2.0
-    scores = torch.rand(21000)
+    scores = torch.rand(17000)
     keep = impl.nms(torch.cat([corner, corner + 1], dim=1), scores, 0.5)
     assert_equal(keep, scores.sort(descending=True, stable=True).indices)
 
 
-def test_no_box_is_left_after_the_first_chunk(impl: Implementation) -> None:
-    """Of 10240 boxes that do not overlap, the first suppresses all that follow."""
+def test_no_box_is_left_after_the_first_tile(impl: Implementation) -> None:
+    """Of 2048 boxes that do not overlap, the first suppresses all that follow."""
     if impl.name == "reference":
         pytest.skip("takes long")
-    cell = torch.arange(10240)
+    cell = torch.arange(2048)
     corner = torch.stack([cell % 100, cell // 100], dim=1) * 2.0
     boxes = torch.cat([torch.cat([corner, corner + 1], dim=1), torch.tensor([[0.0, 0, 1, 1]]).repeat(60, 1)])
-    assert_equal(impl.nms(boxes, torch.arange(10300, 0, -1.0), 0.5), cell)
+    scores = torch.arange(len(boxes), 0, -1.0)
+    assert_equal(impl.nms(boxes, scores, 0.5), cell)
+    assert_equal(impl.batched_nms(boxes, scores, torch.zeros(len(boxes), dtype=torch.int64), 0.5), cell)
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)

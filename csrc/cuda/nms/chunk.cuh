@@ -1,4 +1,4 @@
-// A chunk of up to kMaxChunk boxes, which is resolved as a whole: what its kernels share.
+// More than kMaxFew and up to kMaxChunk boxes, which are resolved at once: what the kernels share.
 //
 // Plan: sort_chunk_kernel, one block, writes the boxes in the order of the cells of a grid, so that 32 consecutive
 // boxes, a group, are near each other. compare_near_kernel compares the boxes of each group with the boxes that overlap
@@ -27,30 +27,25 @@ struct alignas(8) GroupState {
 
 template <typename T>
 struct Chunk {
-  int capacity;        // boxes at most
-  const int* size;     // boxes of the chunk, or null: `capacity`
-  int64_t* classes;    // [capacity], unused without classes
-  Box<T>* boxes;       // [capacity] in the order of the cells
-  uint64_t* keys;      // [capacity]: a box with a lower key precedes; ties by index
-  unsigned* indices;   // [capacity]: the indices of the boxes in the input of the chunk
+  int count, groups;   // of boxes, and of 32 of them
+  Box<T>* boxes;       // [count] in the order of the cells
+  uint64_t* keys;      // [count]: a box with a lower key precedes; ties by index
+  unsigned* indices;   // [count]: the indices of the boxes in the input
   GroupState* states;  // [groups]
   int* num_tiles;      // [groups]: the tiles of a group of rows
   uint16_t* columns;   // [groups, groups]: the group of columns of each tile
   unsigned* tiles;     // [groups, groups, 32]: bit b of word l is set if box b of the columns suppresses row l
-
-  __device__ int count() const { return size != nullptr ? *size : capacity; }
-  __host__ __device__ int groups() const { return (capacity + kWarpSize - 1) / kWarpSize; }
 };
 
 template <typename T>
-inline Chunk<T> chunk_workspace(int64_t capacity, WorkspaceLayout& layout) {
-  const int64_t groups = ceil_div(capacity, kWarpSize);
+inline Chunk<T> chunk_workspace(int64_t count, WorkspaceLayout& layout) {
+  const int64_t groups = ceil_div(count, kWarpSize);
   Chunk<T> chunk{};
-  chunk.capacity = static_cast<int>(capacity);
-  chunk.classes = layout.array<int64_t>(capacity);
-  chunk.boxes = layout.array<Box<T>>(capacity);
-  chunk.keys = layout.array<uint64_t>(capacity);
-  chunk.indices = layout.array<unsigned>(capacity);
+  chunk.count = static_cast<int>(count);
+  chunk.groups = static_cast<int>(groups);
+  chunk.boxes = layout.array<Box<T>>(count);
+  chunk.keys = layout.array<uint64_t>(count);
+  chunk.indices = layout.array<unsigned>(count);
   chunk.states = layout.array<GroupState>(groups);
   chunk.num_tiles = layout.array<int>(groups);
   chunk.columns = layout.array<uint16_t>(groups * groups);

@@ -12,7 +12,7 @@ namespace {
 template <typename T, typename StateOf>
 __device__ GroupState decide_group(const Chunk<T>& chunk, int group, GroupState state, StateOf state_of) {
   const int lane = threadIdx.x % kWarpSize, num_tiles = chunk.num_tiles[group];
-  const int64_t first_tile = static_cast<int64_t>(group) * chunk.groups();
+  const int64_t first_tile = static_cast<int64_t>(group) * chunk.groups;
   unsigned in_group = 0;  // of this lane's box: the boxes of its own group that suppress it
   bool is_suppressed = false, waits = false;
   for (int base = 0; base < num_tiles; base += kWarpSize) {
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_kernel(Chun
   constexpr int kPatience = 16;  // rounds without a decision before a warp gives up
   wait_for_previous_kernel();
   const int group = static_cast<int>(blockIdx.x) * kDecideWarps + static_cast<int>(threadIdx.x) / kWarpSize;
-  if (group * kWarpSize >= chunk.count()) return;
+  if (group >= chunk.groups) return;
   GroupState state = load_state(&chunk.states[group]);
   for (int idle = 0; state.undecided != 0 && idle < kPatience; ++idle) {
     const GroupState decided =
@@ -78,18 +78,18 @@ struct ChunkStates {
 // Decides what decide_kernel has left, in rounds with a barrier; every round decides at least the undecided box that
 // precedes all others. Returns the states of all groups. All threads of a block of kChunkThreads call it.
 template <typename T>
-__device__ const ChunkStates& decide_remaining(const Chunk<T>& chunk, int count) {
+__device__ const ChunkStates& decide_remaining(const Chunk<T>& chunk) {
   __shared__ ChunkStates rounds[2];
-  const int warp = threadIdx.x / kWarpSize, groups = (count + kWarpSize - 1) / kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
   bool undecided = false;
-  for (int g = threadIdx.x; g < groups; g += kChunkThreads) {
+  for (int g = threadIdx.x; g < chunk.groups; g += kChunkThreads) {
     rounds[0].groups[g] = chunk.states[g];
     undecided = undecided || rounds[0].groups[g].undecided != 0;
   }
   int current = 0;
   for (bool more = __syncthreads_or(undecided) != 0; more; current ^= 1) {
     undecided = false;
-    for (int g = warp; g < groups; g += kChunkWarps) {
+    for (int g = warp; g < chunk.groups; g += kChunkWarps) {
       GroupState state = rounds[current].groups[g];
       if (state.undecided != 0)
         state = decide_group(chunk, g, state, [&](int other) { return rounds[current].groups[other]; });
@@ -101,7 +101,7 @@ __device__ const ChunkStates& decide_remaining(const Chunk<T>& chunk, int count)
   return rounds[current];
 }
 
-// The kept boxes of a chunk by their indices in its input.
+// The kept boxes by their indices in the input.
 struct KeptIndices {
   unsigned bits[kMaxGroups];
   int offsets[kMaxGroups];  // kept boxes before those of the word
@@ -109,11 +109,11 @@ struct KeptIndices {
 
 // Fills `kept`, and returns the number of kept boxes. All threads of a block of kChunkThreads call it.
 template <typename T>
-__device__ int sort_kept(const Chunk<T>& chunk, int count, const ChunkStates& states, KeptIndices& kept) {
+__device__ int sort_kept(const Chunk<T>& chunk, const ChunkStates& states, KeptIndices& kept) {
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kMaxGroups) kept.bits[thread] = 0;
   __syncthreads();
-  for (int i = thread; i < count; i += kChunkThreads) {
+  for (int i = thread; i < chunk.count; i += kChunkThreads) {
     if ((states.groups[i / kWarpSize].kept >> (i % kWarpSize) & 1) == 0) continue;
     const unsigned index = chunk.indices[i];
     atomicOr(&kept.bits[index / kWarpSize], 1u << (index % kWarpSize));

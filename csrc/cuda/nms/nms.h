@@ -8,14 +8,17 @@
 
 namespace ssd_ops {
 
-// Up to kMaxFew boxes every pair is compared. Up to kMaxChunk boxes are resolved at once; more, in the order of their
-// scores, chunk after chunk.
+// The maximum number of boxes that launch_nms sorts by itself: it compares every score with every other.
+constexpr int64_t kMaxRanked = 12288;
+
+// Up to kMaxFew boxes are not sorted at all: every pair is compared. Up to kMaxChunk boxes without classes are resolved
+// at once, and only those that are kept are sorted.
 constexpr int64_t kMaxFew = 2048, kMaxChunk = 10240;
 
 struct NmsInputs {
   const void* boxes;  // [num_boxes, 4] of box_type
   Dtype box_type;
-  const void* scores;  // [num_boxes] of score_type
+  const void* scores;  // [num_boxes] of score_type, or null: `order` is given (for more than kMaxRanked boxes only)
   Dtype score_type;
   const int64_t* classes;  // [num_boxes] or null
   int64_t num_boxes;       // above 0
@@ -24,17 +27,23 @@ struct NmsInputs {
 // What the host reads to know whether boxes are left; in memory that host and device share.
 struct NmsProgress {
   int64_t num_kept;        // kept boxes so far
-  int64_t may_have_chunk;  // 0 when all is done
+  int64_t next_tile_size;  // boxes in the next tile; 0 when all is done
 };
 
-// Bytes of workspace, a multiple of 256: up to 13 MB, and for more than kMaxChunk boxes 65 a box on top of that.
-size_t nms_workspace_bytes(int64_t num_boxes);
+// Bytes of workspace, a multiple of 256: at most 13 MB, or for more boxes, or with classes, half a megabyte and 90 a
+// box.
+size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes);
 
-// Processes `num_chunks` chunks of boxes from number `first_chunk` on; a chunk that is not there costs little. Fills
-// keep (capacity num_boxes) with the indices of the kept boxes by descending score, NaN first, ties by index, and
-// *progress. For more than kMaxChunk boxes `order` [num_boxes] has the indices of all boxes in that order, else it is
-// not read, and there is one chunk. The workspace is aligned to 256 bytes and keeps its contents from call to call.
-int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, const int64_t* order, int64_t first_chunk,
-               int64_t num_chunks, int64_t* keep, NmsProgress* progress, CUstream_st* stream);
+// The number of tiles that suffices for any boxes, and how many to launch before checking whether boxes are left.
+int64_t num_nms_tiles(int64_t num_boxes);
+constexpr int64_t kTilesPerCheck = 8;
+
+// Processes `num_tiles` tiles from number `first_tile` on; the call with first_tile 0 sorts the boxes before. Fills
+// keep (capacity num_boxes) with the indices of the kept boxes by rank, and *progress. order [num_boxes] is the index
+// of the box of each rank: descending scores, NaN first, ties to the lowest index. If scores are given, for at most
+// kMaxRanked boxes, it is filled here. The workspace is aligned to 256 bytes and, like `order`, keeps its contents from
+// call to call.
+int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
+               int64_t num_tiles, int64_t* keep, NmsProgress* progress, CUstream_st* stream);
 
 }  // namespace ssd_ops

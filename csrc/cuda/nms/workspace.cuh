@@ -1,48 +1,77 @@
-// What NMS of many boxes keeps in global memory between its launches.
+// What NMS keeps in global memory between its launches.
 #pragma once
 
-#include "cuda/nms/chunk.cuh"
-#include "cuda/nms/grid_cells.cuh"
-#include "cuda/nms/nms.h"
+#include "core/box.h"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/workspace.h"
+#include "cuda/nms/compare.cuh"
+#include "cuda/nms/resolve_words.cuh"
 
 namespace ssd_ops {
 
-struct ManyState {
-  int64_t next_rank;  // boxes before it are in a chunk or suppressed
-  int64_t num_kept;   // kept boxes so far
-  int chunk_size;     // boxes of the current chunk; 0 when no box is left
-  unsigned ticket;    // see is_last_block
+constexpr int kNmsTile = static_cast<int>(kMaxFew);               // boxes of a tile
+constexpr int kWordGroups = kWords / 4;                           // of four words, which are loaded at once
+constexpr int64_t kMaxBlocks = 65536;                             // of kernels over all boxes
+constexpr int kGridSide = 64, kNumCells = kGridSide * kGridSide;  // of the grid of cell_order.cuh
+
+struct NmsState {
+  int64_t tile_begin, tile_end;  // the current tile was chosen from the ranks tile_begin .. tile_end - 1
+  int64_t num_kept;              // kept boxes so far
+  int tile_size;                 // boxes of the current tile; 0 when no box is left
+  int num_tile_kept;             // kept boxes of the previous tile
+  unsigned ticket;               // see is_last_block
 };
 
 template <typename T>
-struct ManyWorkspace {
-  Chunk<T> chunk;
-  unsigned* chunk_ranks;  // [kMaxChunk], ascending
-  Box<T>* kept_bounds;    // [kMaxGroups]: bounds of the kept boxes of each group of the chunk
-  Box<T>* boxes;          // [n] by rank
-  int64_t* classes;       // [n] likewise; unused without classes
-  unsigned* suppressed;   // a bit for each rank
-  Box<T>* cell_boxes;     // [n] in the order of the cells
-  unsigned* cell_ranks;   // [n]: the ranks of cell_boxes
-  unsigned* offsets;      // [kNumCells]: boxes of each cell, then the offset of its first box, finally that of its end
-  ManyState* state;       // after `offsets`: both are cleared together
+struct NmsWorkspace {
+  // Arrays over a tile have min(kNmsTile, n) elements.
+  Box<T>*boxes, *tile_kept;              // [n] by rank; [tile] the kept boxes of the previous tile
+  int64_t *classes, *tile_kept_classes;  // likewise; unused without classes
+  int64_t* tile;                         // [tile]: the ranks of its boxes, ascending
+  unsigned* mask;  // [tile, kWords]: bit b of mask[i][w] is set if box 32 w + b precedes box i and suppresses it
+  unsigned* nonzero_groups;  // [tile]: bit g is set if one of the words mask[i][4 g .. 4 g + 3] is not 0
+  unsigned* suppressed;      // a bit for each rank
+  // For more than kMaxRanked boxes, see cell_order.cuh.
+  Box<T>* cell_boxes;      // [n] in the order of the cells
+  unsigned* cell_ranks;    // [n]: the ranks of cell_boxes
+  unsigned* cell_offsets;  // [kNumCells]: boxes of each cell, then the offset of its first box, finally that of its end
+  Box<T>* center_bounds;   // [blocks]: bounds of the centers of each block's boxes; finally [0] of all
+  NmsState* state;
 };
 
 template <typename T>
-inline ManyWorkspace<T> many_workspace(int64_t n, WorkspaceLayout& layout) {
-  ManyWorkspace<T> work;
-  work.chunk = chunk_workspace<T>(kMaxChunk, layout);
-  work.chunk_ranks = layout.array<unsigned>(kMaxChunk);
-  work.kept_bounds = layout.array<Box<T>>(kMaxGroups);
+inline NmsWorkspace<T> nms_workspace(int64_t n, WorkspaceLayout& layout) {
+  const int64_t tile = n < kNmsTile ? n : kNmsTile, num_cell_boxes = n > kMaxRanked ? n : 0;
+  const int64_t bounds_blocks = ceil_div(num_cell_boxes, kThreads);
+  NmsWorkspace<T> work;
   work.boxes = layout.array<Box<T>>(n);
   work.classes = layout.array<int64_t>(n);
+  work.tile_kept = layout.array<Box<T>>(tile);
+  work.tile_kept_classes = layout.array<int64_t>(tile);
+  work.tile = layout.array<int64_t>(tile);
+  work.mask = layout.array<unsigned>(tile * kWords);
+  work.nonzero_groups = layout.array<unsigned>(tile);
   work.suppressed = layout.array<unsigned>(ceil_div(n, kWarpSize));
-  work.cell_boxes = layout.array<Box<T>>(n);
-  work.cell_ranks = layout.array<unsigned>(n);
-  work.offsets = layout.array<unsigned>(kNumCells);
-  work.state = layout.array<ManyState>(1);
-  work.chunk.size = &work.state->chunk_size;
+  work.state = layout.array<NmsState>(1);
+  work.cell_boxes = layout.array<Box<T>>(num_cell_boxes);
+  work.cell_ranks = layout.array<unsigned>(num_cell_boxes);
+  work.cell_offsets = layout.array<unsigned>(num_cell_boxes > 0 ? kNumCells : 0);
+  work.center_bounds = layout.array<Box<T>>(bounds_blocks < kMaxBlocks ? bounds_blocks : kMaxBlocks);
   return work;
+}
+
+// The state before the first tile, which is the first boxes of all; nothing is suppressed. Called once for each index i
+// from 0 to n - 1, by any thread.
+template <typename T>
+__device__ __forceinline__ void initialize_tiles(const NmsWorkspace<T>& work, int64_t i, int64_t n) {
+  if (i < kNmsTile) {
+    work.tile[i] = i;
+    work.nonzero_groups[i] = 0;
+  }
+  if (i % kWarpSize == 0) work.suppressed[i / kWarpSize] = 0;
+  if (i != 0) return;
+  const int64_t first = n < kNmsTile ? n : kNmsTile;
+  *work.state = NmsState{0, first, 0, static_cast<int>(first), 0, 0};
 }
 
 }  // namespace ssd_ops
