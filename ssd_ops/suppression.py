@@ -40,7 +40,8 @@ def nms(
 
     Returns:
         int64 `[K]`: `keep[i]` is the index of the i-th kept box, by descending score. K depends on the data, so a call on
-        a GPU synchronizes with the host: once, and a few times more for more than 16384 boxes.
+        a GPU synchronizes with the host: once, and a few times more for more than 16384 boxes. torch's
+        `set_sync_debug_mode` does not notice.
 
     Raises:
         RuntimeError: Invalid shape, dtype, device or threshold.
