@@ -27,14 +27,14 @@ Call = Callable[..., Any]
 def cases(device: torch.device, quick: bool) -> list[Case]:
     """Returns a forward case of every op, and a case with backward of every op that has a gradient kernel."""
     found = []
-    for name, (call, inputs, leaves) in _calls().items():
+    for name, (call, inputs, leaves) in small_calls().items():
         found.append(_case(f"{name} forward", call, inputs, 0))
         if leaves:
             found.append(_case(f"{name} forward + backward", call, inputs, leaves))
     return found
 
 
-def _calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
+def small_calls() -> dict[str, tuple[Call, tuple[Tensor, ...], int]]:
     """Returns for each op a call, its inputs, and how many of the inputs require a gradient."""
     boxes = torch.tensor([[i, i, i + 4, i + 3] for i in range(ROWS)], dtype=torch.float32) / 10
     other, scores, loc = boxes + 0.03, torch.linspace(0.1, 0.9, ROWS), torch.zeros(1, ROWS, 4)
@@ -75,7 +75,7 @@ def _case(name: str, call: Call, inputs: tuple[Tensor, ...], leaves: int) -> Cas
 
         def with_backward(*tensors: Tensor) -> Any:
             results = call(module, *tensors)
-            return torch.autograd.grad(results, tensors[:leaves], [torch.ones_like(r) for r in _as_tuple(results)])
+            return torch.autograd.grad(results, tensors[:leaves], [torch.ones_like(r) for r in as_tuple(results)])
 
         return with_backward
 
@@ -85,12 +85,13 @@ def _case(name: str, call: Call, inputs: tuple[Tensor, ...], leaves: int) -> Cas
     return Case(name, make, candidates, _check, input_sets=2)
 
 
-def _as_tuple(results: Any) -> tuple[Tensor, ...]:
+def as_tuple(results: Any) -> tuple[Tensor, ...]:
+    """Returns the tensors of a result."""
     return (results,) if isinstance(results, Tensor) else tuple(results)
 
 
 def _check(result: Any, expected: Any) -> None:
-    for value, target in zip(_as_tuple(result), _as_tuple(expected), strict=True):
+    for value, target in zip(as_tuple(result), as_tuple(expected), strict=True):
         torch.testing.assert_close(value, target, rtol=1e-4, atol=1e-5)
 
 
