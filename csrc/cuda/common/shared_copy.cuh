@@ -1,7 +1,7 @@
 // Copies of contiguous bytes from global into shared memory by a whole block.
 #pragma once
 
-#include "cuda/common/launch.cuh"
+#include "cuda/common/async_copy.cuh"
 
 namespace ssd_ops {
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory
@@ -34,7 +34,7 @@ class SharedCopy {
     }
 #else
     for (int i = static_cast<int>(threadIdx.x) * kWord; i < size; i += static_cast<int>(blockDim.x) * kWord)
-      *reinterpret_cast<uint4*>(memory_ + first_word + i) = *reinterpret_cast<const uint4*>(from + first_word + i);
+      copy_16_bytes(memory_ + first_word + i, from + first_word + i);
 #endif
   }
 
@@ -43,6 +43,7 @@ class SharedCopy {
 
   // Waits for the copy and returns the copied words. All threads of the block call it.
   __device__ const char* wait() const {
+    wait_for_copies();
     __syncthreads();  // the barrier is initialized, or all threads have copied
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     unsigned done = 0;

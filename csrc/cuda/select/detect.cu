@@ -59,7 +59,7 @@ __global__ void collect_logits_kernel(LevelLogits outputs, CandidateLists lists,
 
 // For any number of classes: a warp has a row at a time.
 template <typename In, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     collect_long_rows_kernel(LevelLogits outputs, CandidateLists lists, int num_classes, Filter<T> filter) {
   wait_for_previous_kernel();
   const int64_t num_priors = outputs.levels.num_priors();
