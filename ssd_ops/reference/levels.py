@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.dtypes import floating
+from ssd_ops.sizes import same_sizes
 
 Outputs = Tensor | Sequence[Tensor]
 
@@ -82,13 +83,13 @@ def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         num_images = loc[0].shape[0] if k else "B"
         fits = (
             deltas.dim() == 4
-            and deltas.shape[0] == loc[0].shape[0]
+            and same_sizes(deltas.shape[:1], loc[0].shape[:1])
             and deltas.shape[1] > 0
             and deltas.shape[1] % 4 == 0
         )
         _check_level("loc", k, deltas, f"[{num_images}, A * 4, H, W]", fits, loc, loc[0])
         per_cell, size = deltas.shape[1] // 4, deltas.shape[2:]
-        fits = scores.dim() == 4 and scores.shape[0] == loc[0].shape[0] and scores.shape[2:] == size
+        fits = scores.dim() == 4 and same_sizes((scores.shape[0], *scores.shape[2:]), (loc[0].shape[0], *size))
         fits = fits and scores.shape[1] % per_cell == 0
         if classes is None and fits:
             classes = scores.shape[1] // per_cell

@@ -135,7 +135,9 @@ def test_compiled_gradients_with_unknown_lengths() -> None:
         boxes = ssd_ops.decode_boxes(loc[:, mask], priors[same])
         found = ssd_ops.detect(loc[:, mask], logits[:, same], priors[mask], max_detections=5)
         softly = ssd_ops.soft_nms(boxes, logits.sigmoid()[:, same], score_threshold=0.1, max_detections=5)
-        return sum(result.sum() for result in (boxes, found.boxes, found.scores, softly.scores))
+        levels = [tensor.permute(0, 2, 1)[tensor[:, 0, 0] > -9, ..., None] for tensor in (loc, logits)]
+        of_levels = ssd_ops.detect([levels[0]], [levels[1]], priors, max_detections=5)
+        return sum(result.sum() for result in (boxes, found.boxes, found.scores, softly.scores, of_levels.scores))
 
     inputs = BOXES.view(2, 15, 4).sin(), OTHERS.view(2, 15, 4), BOXES[:15]
     assert 0 < int((BOXES[:15, 0] < 0.5).sum()) < 15
