@@ -7,7 +7,7 @@ import re
 from tests.emu.build import ROOT
 
 # Kernels that load inputs first, which were written before the previous kernel began.
-READS_INPUTS_EARLY = {"collect_logits_kernel", "collect_scores_kernel"}
+READS_INPUTS_EARLY = {"collect_logits_kernel", "collect_scores_kernel", "soft_nms_kernel"}
 SOURCES = {
     path.name: path.read_text() for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")) if path.name != "launch.cuh"
 }
