@@ -16,8 +16,8 @@ static_assert(kBins == 2 * kMineThreads && kMineThreads == kWarpSize * kWarpSize
 // One digit of the threshold key: the bin in which the count reaches k, counting from the highest bin.
 struct RadixDigit {
   int bin;
-  int64_t remaining_k;  // how many keys of the bin are selected
-  bool selects_all;     // whether all of them are
+  int selects_all;      // whether all keys of the bin are selected; an int, since nothing writes padding
+  int64_t remaining_k;  // how many are selected
 };
 
 // Finds the digit from the counts of the bins; k is above 0 and at most their total. All threads of the block call this
@@ -38,8 +38,8 @@ __device__ RadixDigit find_digit(const unsigned* counts, int64_t k) {
     if (before < wanted && wanted <= before + own) {
       const bool in_upper = wanted <= before + upper;
       const Count remaining = wanted - before - (in_upper ? 0 : upper);
-      found = {in_upper ? high_bin : high_bin - 1, static_cast<int64_t>(remaining),
-               remaining == (in_upper ? upper : lower)};
+      found = {in_upper ? high_bin : high_bin - 1, remaining == (in_upper ? upper : lower),
+               static_cast<int64_t>(remaining)};
     }
   }
   __syncthreads();

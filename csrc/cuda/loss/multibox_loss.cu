@@ -68,7 +68,7 @@ __device__ MinedSelection<T> select_top_k(const Key* keys, int count, int64_t k,
     for (int b = threadIdx.x; b < kBins; b += kMineThreads) digits[current][b] = 0;  // for the pass after the next
   }
   threshold.num_ties = k;
-  selection.selects_all_ties = digit.selects_all;
+  selection.selects_all_ties = digit.selects_all != 0;
   return selection;
 }
 

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   if (threadIdx.x != 0) return;
   state.prefix = static_cast<uint64_t>(prefix) << digit.bits | static_cast<uint64_t>(found.bin);
   state.remaining_k = found.remaining_k;
-  state.selects_all_ties = found.selects_all;
+  state.selects_all_ties = found.selects_all != 0;
 }
 
 template <typename T>
