@@ -26,6 +26,9 @@ struct TileBoxes {
   int begin, count;  // begin is a multiple of the tile's size
 
   __device__ __forceinline__ int first_word() const { return begin / kWarpSize; }
+  // Those of box i of the tile; behind the last one, nothing was written.
+  __device__ __forceinline__ Box<T> box(int i) const { return i < count ? chunk.boxes[begin + i] : Box<T>{}; }
+  __device__ __forceinline__ T area(int i) const { return i < count ? chunk.areas[begin + i] : T(0); }
   __device__ __forceinline__ unsigned label(int i) const { return i < count ? chunk.labels[begin + i] : kNoLabel; }
 };
 
@@ -35,8 +38,8 @@ __device__ void compare_with_preceding(const TileBoxes<T>& boxes, int label_bits
                                        const SuppressionThresholds<T>& thresholds, CandidateTile<T>& tile) {
   const int i = threadIdx.x;
   const SortedChunk<T>& chunk = boxes.chunk;
-  const Box<T> box = chunk.boxes[boxes.begin + i];
-  const T box_area = chunk.areas[boxes.begin + i];
+  const Box<T> box = boxes.box(i);
+  const T box_area = boxes.area(i);
   const unsigned label = boxes.label(i);
 #pragma unroll 1
   for (int w = 0; w < CandidateTile<T>::kWords; ++w) {
@@ -60,8 +63,8 @@ __device__ void suppress_by_kept(const TileBoxes<T>& boxes, int64_t num_kept, in
                                  const SelectParams<T>& params, CandidateTile<T>& tile) {
   constexpr int kSize = CandidateTile<T>::kSize;
   const int i = threadIdx.x % kSize;
-  const Box<T> box = boxes.chunk.boxes[boxes.begin + i];
-  const T box_area = boxes.chunk.areas[boxes.begin + i];
+  const Box<T> box = boxes.box(i);
+  const T box_area = boxes.area(i);
   const unsigned label = boxes.label(i);
   const int64_t first_out = image * params.out.max_detections;
   const Box<T>* kept = reinterpret_cast<const Box<T>*>(params.out.boxes) + first_out;
@@ -102,7 +105,7 @@ __device__ void limit_classes(const TileBoxes<T>& boxes, int label_bits, int64_t
     }
   }
   const unsigned within = __ballot_sync(kFullMask, visited_before + same_class_before < candidates_per_class);
-  if (lane == 0 && has_box) atomicAnd(&boxes.chunk.active[boxes.first_word() + word], within);
+  if (lane == 0 && i < boxes.count) atomicAnd(&boxes.chunk.active[boxes.first_word() + word], within);
   __syncthreads();  // all threads have read the numbers
   // The first box of each class in the tile adds them all.
   if (label != kNoLabel && same_class_before == 0) num_visited_by_class[label] += same_class;
