@@ -13,8 +13,8 @@ def may_hold(condition: Any) -> bool:
     """Returns a condition on sizes; True if it depends on a size that the compiler does not know."""
     if isinstance(condition, Tensor):  # torch.jit.trace
         return bool(condition)
-    if isinstance(condition, bool) and not torch.compiler.is_compiling():
-        return condition
+    if not torch.compiler.is_compiling() and not isinstance(condition, torch.SymBool):
+        return bool(condition)  # may be a NumPy bool
     from torch.fx.experimental.symbolic_shapes import guard_or_true  # imports SymPy
 
     return guard_or_true(condition)
