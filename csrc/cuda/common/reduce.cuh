@@ -13,12 +13,31 @@
 
 namespace ssd_ops {
 
+// The value of the lane whose number differs from the own one by the bits of `step`. A struct that is reduced has an
+// overload of its own.
+template <typename T>
+__device__ __forceinline__ T shuffle_xor(T value, int step) {
+  return __shfl_xor_sync(kFullMask, value, step);
+}
+template <typename T>
+__device__ __forceinline__ Box<T> shuffle_xor(const Box<T>& box, int step) {
+  return {shuffle_xor(box.x1, step), shuffle_xor(box.y1, step), shuffle_xor(box.x2, step), shuffle_xor(box.y2, step)};
+}
+
 // Butterfly all-reduce over each group of kGroup lanes: combine(own, other) in log2(kGroup) steps. All lanes get the
 // result.
 template <int kGroup = kWarpSize, typename T, typename Combine>
 __device__ __forceinline__ T warp_reduce(T value, Combine combine) {
 #pragma unroll
-  for (int step = kGroup / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
+  for (int step = kGroup / 2; step > 0; step /= 2) value = combine(value, shuffle_xor(value, step));
+  return value;
+}
+
+// The same over groups of `lanes` lanes, a power of two.
+template <typename T, typename Combine>
+__device__ __forceinline__ T reduce_lanes(T value, int lanes, Combine combine) {
+#pragma unroll 1
+  for (int step = lanes / 2; step > 0; step /= 2) value = combine(value, shuffle_xor(value, step));
   return value;
 }
 
@@ -38,7 +57,7 @@ __device__ __forceinline__ void exchange_halves(T (&values)[kValues], int step, 
 #pragma unroll
   for (int k = 0; k < half; ++k) {
     const T kept = upper ? values[k + half] : values[k], sent = upper ? values[k] : values[k + half];
-    values[k] = combine(kept, __shfl_xor_sync(kFullMask, sent, step));
+    values[k] = combine(kept, shuffle_xor(sent, step));
   }
 }
 
@@ -64,14 +83,8 @@ __device__ __forceinline__ unsigned warp_max(unsigned value) {
 
 // The bounds of the bounds of all lanes.
 template <typename T>
-__device__ __forceinline__ Box<T> warp_bounds(Box<T> bounds) {
-#pragma unroll
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    bounds = enclose(bounds,
-                     Box<T>{__shfl_xor_sync(kFullMask, bounds.x1, step), __shfl_xor_sync(kFullMask, bounds.y1, step),
-                            __shfl_xor_sync(kFullMask, bounds.x2, step), __shfl_xor_sync(kFullMask, bounds.y2, step)});
-  }
-  return bounds;
+__device__ __forceinline__ Box<T> warp_bounds(const Box<T>& bounds) {
+  return warp_reduce(bounds, [](const Box<T>& own, const Box<T>& other) { return enclose(own, other); });
 }
 
 namespace {  // so that the emulator's sanitized build can put red zones around shared memory

@@ -36,14 +36,6 @@ __device__ __forceinline__ T shift_of(T max) {
   return isinf(max) ? T(0) : max;
 }
 
-// The same reduction over `lanes` neighboring lanes, a power of two.
-template <typename T, typename Combine>
-__device__ __forceinline__ T reduce_lanes(T value, int lanes, Combine combine) {
-#pragma unroll 1
-  for (int step = lanes / 2; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, step));
-  return value;
-}
-
 // Calls f(x, k) for the logits of a lane, every `lanes`-th of the row in order; k counts them modulo 4.
 template <typename In, typename F>
 __device__ __forceinline__ void for_each_logit(const In* row, int classes, int lane, int lanes, F f) {

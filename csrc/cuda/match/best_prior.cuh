@@ -94,6 +94,11 @@ struct PriorIou {
   }
 };
 
+template <typename T>
+__device__ __forceinline__ PriorIou<T> shuffle_xor(const PriorIou<T>& best, int step) {
+  return {shuffle_xor(best.iou, step), shuffle_xor(static_cast<long long>(best.prior), step)};
+}
+
 // The maximum over the warp of values of 0 or more; all lanes get it.
 template <typename T>
 __device__ __forceinline__ T warp_max_nonnegative(T value) {
@@ -193,12 +198,7 @@ struct BestPriorSearch {
   }
 
   __device__ static PriorIou<T> warp_best(PriorIou<T> own) {
-    for (int step = kWarpSize / 2; step > 0; step /= 2) {
-      const PriorIou<T> other{__shfl_xor_sync(kFullMask, own.iou, step),
-                              __shfl_xor_sync(kFullMask, static_cast<long long>(own.prior), step)};
-      if (other.precedes(own)) own = other;
-    }
-    return own;
+    return warp_reduce(own, [](const PriorIou<T>& a, const PriorIou<T>& b) { return b.precedes(a) ? b : a; });
   }
 };
 

@@ -54,9 +54,7 @@ struct LogitRow {
 
   template <typename V, typename Combine>
   __device__ __forceinline__ V reduce(V value, Combine combine) const {
-    for (int step = group_size / 2; step > 0; step /= 2)
-      value = combine(value, __shfl_xor_sync(kFullMask, value, step));
-    return value;
+    return reduce_lanes(value, group_size, combine);
   }
 
   __device__ __forceinline__ bool may_have_candidate(const Filter<T>& filter) const {

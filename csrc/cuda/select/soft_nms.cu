@@ -7,6 +7,7 @@
 
 #include "cuda/common/load.cuh"
 #include "cuda/common/math.cuh"
+#include "cuda/common/reduce.cuh"
 #include "cuda/select/select_kernel.cuh"
 #include "cuda/select/soft_nms.h"
 
@@ -15,21 +16,15 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ FloatCandidate shuffle_xor(FloatCandidate c, int step) {
-  return __shfl_xor_sync(kFullMask, c, step);
-}
 __device__ __forceinline__ DoubleCandidate shuffle_xor(const DoubleCandidate& c, int step) {
-  return {__shfl_xor_sync(kFullMask, c.key, step), __shfl_xor_sync(kFullMask, c.index, step)};
+  return {shuffle_xor(c.key, step), shuffle_xor(c.index, step)};
 }
 
 // Reduces the candidates of kUsed threads, a warp or the block, to the first one, which all of them get.
 template <int kUsed, typename C>
 __device__ C first_of_all(C candidate) {
   __shared__ C first_by_warp[kThreads / kWarpSize];
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const C other = shuffle_xor(candidate, step);
-    if (precedes(other, candidate)) candidate = other;
-  }
+  candidate = warp_reduce(candidate, [](const C& own, const C& other) { return precedes(other, own) ? other : own; });
   if constexpr (kUsed == kWarpSize) return candidate;
   __syncthreads();  // all threads have read the results of the previous call
   if (threadIdx.x % kWarpSize == 0) first_by_warp[threadIdx.x / kWarpSize] = candidate;
