@@ -18,7 +18,8 @@ struct LossParams {
   const int64_t* labels;             // [B, P]: 0 background, -1 ignored
   int64_t batch_size, num_classes;
   int64_t num_images, num_priors;  // of mining: 1 and B * P where the batch is mined as one image, else B and P
-  // T [B, P]: the weight of a sampled prior in cls_loss, else 0. Until a prior is mined, its cross entropy is here.
+  // T [B, P]: the weight of a sampled prior in cls_loss, else 0. Until a prior is mined, its cross entropy is here, on
+  // a GPU its sort key.
   void* weight;
 
   SSD_OPS_HD void* cross_entropy() const { return weight; }

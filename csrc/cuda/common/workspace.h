@@ -8,8 +8,8 @@
 
 namespace ssd_ops {
 
-// Places arrays one after another, each at a multiple of 256 bytes of an allocation that is aligned to 256 bytes. With
-// a null allocation it only measures: bytes() is what the arrays need.
+// Places arrays one after another, each at an offset that is a multiple of 256 bytes: an array has the alignment of the
+// allocation, up to 256 bytes. With a null allocation it only measures: bytes() is what the arrays need.
 class WorkspaceLayout {
  public:
   explicit WorkspaceLayout(void* memory) : begin_(reinterpret_cast<uintptr_t>(memory)) {}

@@ -18,7 +18,8 @@ namespace {
 // The digits of the sort keys, for this pass of the radix select and the next.
 using DigitCounts = unsigned[2][kBins];
 
-// Stages the keys of the block, and counts the first digits of background priors.
+// Stages the keys of the block, and counts the first digits of background priors. Other threads may read both after the
+// next barrier.
 template <typename Key>
 __device__ void stage_keys(const Key* from, int count, Key* keys, DigitCounts& digits) {
   constexpr int kShift = 8 * sizeof(Key) - kRadixBits, kLoadsInFlight = 9;  // all of SSD300's 8732 priors
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kMineThreads, 1)
   const int count = static_cast<int>(params.num_priors);
   Key* keys = dynamic_shared<Key>();
   stage_keys(sort_keys<T>(params) + first, count, keys, digits);
-  MiningTotals totals = sum_image_tiles(params, workspace, blockIdx.x, normalization);
+  MiningTotals totals = sum_image_tiles(params, workspace, blockIdx.x, normalization);  // with a barrier
   const T divisor = loss_divisor<T>(normalization, totals.positives, totals.batch_positives);
   const int64_t k = num_hard_negatives(mining, totals.positives, totals.background);
   MinedSelection<T> selection{{~Key(0), 0}, false, 0, T(1) / divisor};

@@ -49,8 +49,8 @@ __device__ __forceinline__ void for_each_logit(const In* row, int classes, int l
 }
 
 // The same in half precision, two logits at a time, as 32-bit words: half as many loads. A row may begin and end in the
-// middle of a word; the other half of that word counts as -inf. k is 0 for the low half and 1 for the high half, in
-// which a logit is depends on where the row begins, but not which logits are together in a half.
+// middle of a word; the other half of that word counts as -inf. k is 0 for the low half and 1 for the high half.
+// Which half a logit is in depends on where the row begins; which logits are in the same half does not.
 template <typename In, typename F>
 __device__ __forceinline__ void for_each_half(const In* row, int classes, int lane, int lanes, F f) {
   struct alignas(4) Pair {

@@ -46,6 +46,7 @@ struct DeferredAcceptance {
     return iou > current_iou || (iou == current_iou && gt < current);
   }
 
+  // Orders the accesses of this thread for all threads that process the image.
   __device__ void fence() const {
     if (one_block) {
       __threadfence_block();

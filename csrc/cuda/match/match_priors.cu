@@ -3,7 +3,8 @@
 //
 // Plan: two or three launches for the whole batch.
 //
-// prepare_kernel: one warp per PriorTile of 32 priors, and one warp per clamped offset.
+// prepare_kernel: one warp per PriorTile of 32 priors, and one warp per clamped offset; it also writes the zeros that
+// match_kernel begins with, the states of the ground truths and the tickets.
 //
 // match_kernel: one or more warps match a tile of priors with the ground truths of one image, one prior per lane, with
 // its best ground truth in registers. To skip ground truths, each lane first tests one of them against the bounds of

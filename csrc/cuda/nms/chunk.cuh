@@ -1,12 +1,12 @@
 // More than kMaxFew and up to kMaxChunk boxes, which are resolved at once: what the kernels share.
 //
 // Plan: sort_chunk_kernel, one block, writes the boxes in the order of the cells of a grid, so that 32 consecutive
-// boxes, a group, are near each other. compare_near_kernel compares the boxes of each group with the boxes that overlap
-// the bounds of the group, and stores the pairs of which the first precedes and suppresses the second as tiles of 32 x
-// 32 bits, but only the tiles that are not 0. decide_kernel decides with one warp per group, all at once: a box is kept
-// if no kept or undecided box that precedes it suppresses it, and suppressed if a kept one does. A warp repeats that
-// while the states of other groups change. The states only advance, so the result does not depend on what a warp sees
-// when; a warp gives up after some rounds without progress, and finish_kernel, one block, decides what is left.
+// boxes, a group, are near each other. compare_near_kernel compares the boxes of each group with the boxes that may
+// suppress one of them (near.cuh), and stores the pairs of which the first precedes and suppresses the second as tiles
+// of 32 x 32 bits, but only the tiles that are not 0. decide_kernel decides with one warp per group, all at once: a box
+// is kept if no kept or undecided box that precedes it suppresses it, and suppressed if a kept one does. A warp repeats
+// that while the states of other groups change. The states only advance, so the result does not depend on what a warp
+// sees when; a warp gives up after some rounds without progress, and finish_kernel, one block, decides what is left.
 #pragma once
 
 #include "core/box.h"

@@ -37,8 +37,7 @@ struct Row {
 template <typename T>
 struct PairThresholds {
   SuppressionThresholds<T> decision;
-  T sure_iou;  // a little above the threshold, by more than rounding of sure_iou * union adds; infinite if that is not
-               // relative
+  T sure_iou;  // above the threshold by more than all rounding errors; infinite where these are not relative
 };
 
 template <typename T>

@@ -55,7 +55,8 @@ constexpr int kDecideWarps = 4;  // of a block: several blocks for each multipro
 
 template <typename T>
 __global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_kernel(Chunk<T> chunk) {
-  constexpr int kPatience = 16;  // rounds without a decision before a warp gives up
+  // Rounds without a decision before a warp gives up: the warp that it waits for may not be resident.
+  constexpr int kPatience = 16;
   wait_for_previous_kernel();
   const int group = static_cast<int>(blockIdx.x) * kDecideWarps + static_cast<int>(threadIdx.x) / kWarpSize;
   if (group >= chunk.groups) return;

@@ -97,7 +97,7 @@ __device__ inline RankedRow load_row(const FewWorkspace& work, int i, int n, int
 }
 
 // Writes the indices of the kept boxes by rank, and zeros after them: the result may be a view of this array, and
-// saving a view saves all of it. Returns their number. kept_ranks[w] is 0. All threads of the block call it.
+// saving a view saves all of it. Returns their number. kept_ranks is all 0 before. All threads of the block call it.
 __device__ inline int write_by_rank(const RankedRow (&rows)[kRowsPerThread], const unsigned* kept,
                                     unsigned (&kept_ranks)[kWords], int n, int64_t* keep) {
   __shared__ int offsets[kWords];

@@ -1,5 +1,6 @@
 // Read in this order: nms.h (the interface), this file, workspace.cuh (what the kernels share), rank.cuh (sorting),
-// compare_in_tile.cuh, resolve_tile.cuh, suppress_remaining.cuh, cell_order.cuh (the order of many boxes).
+// compare_in_tile.cuh, resolve_words.cuh and resolve_tile.cuh, suppress_remaining.cuh, cell_order.cuh (the order of
+// many boxes).
 //
 // Up to kMaxFew boxes: few_boxes.cuh. Up to kMaxChunk boxes without classes: chunk.cuh and whole_input.cuh. All others
 // are processed by the kernels of this file.

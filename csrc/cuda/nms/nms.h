@@ -30,8 +30,8 @@ struct NmsProgress {
   int64_t next_tile_size;  // boxes in the next tile; 0 when all is done
 };
 
-// Bytes of workspace, a multiple of 256: at most 13 MB, or for more boxes, or with classes, half a megabyte and 90 a
-// box.
+// Bytes of workspace, a multiple of 256: at most 14 MB up to kMaxChunk boxes without classes, else at most 0.7 MB and
+// 77 a box.
 size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes);
 
 // The number of tiles that suffices for any boxes, and how many to launch before checking whether boxes are left.

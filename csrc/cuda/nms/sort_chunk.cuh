@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kChunkThreads, 1) sort_chunk_kernel(NmsInputs 
   static_assert(kMaxChunk <= 1 << kIndexBits && kNumCells <= 1 << kIndexBits, "cell and position share 32 bits");
   const int thread = static_cast<int>(threadIdx.x);
   for (int c = thread; c < kNumCells; c += kChunkThreads) offsets[c] = 0;
-  const Box<T> center_bounds = sample_bounds<T>(in);
-  unsigned places[kPerThread];  // cell, and position in the cell
+  const Box<T> center_bounds = sample_bounds<T>(in);  // its barrier also follows the zeros of `offsets`
+  unsigned places[kPerThread];                        // cell, and position in the cell
 #pragma unroll
   for (int k = 0; k < kPerThread; ++k) {
     const int i = k * kChunkThreads + thread;

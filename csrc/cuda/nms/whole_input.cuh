@@ -1,7 +1,8 @@
 // More than kMaxFew and up to kMaxChunk boxes without classes: only the kept boxes are sorted by score.
 //
-// Plan: after the kernels of chunk.cuh, finish_kernel writes the kept boxes in the order of input, and rank_kernel,
-// which compares their scores with each other, writes each to its rank: the number of kept boxes that precede it.
+// Plan: after the kernels of chunk.cuh, finish_kernel writes the kept boxes in the order of input, and
+// rank_kept_kernel, which compares their scores with each other, writes each to its rank: the number of kept boxes that
+// precede it.
 #pragma once
 
 #include "cuda/nms/compare_near.cuh"

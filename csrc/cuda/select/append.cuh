@@ -89,8 +89,7 @@ __device__ inline void tighten_cutoff(const CandidateLists& lists, int64_t local
     atomicMin(&lists.cutoffs[local_image], static_cast<unsigned>(cutoff));
 }
 
-// Candidates of a warp in shared memory, which are appended to the list of their image together: one
-// atomic for all.
+// Candidates of a warp in shared memory, which are appended to the list of their image together: one atomic for all.
 template <typename T>
 struct StagedCandidates {
   using C = candidate_t<T>;

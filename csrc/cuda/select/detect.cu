@@ -1,5 +1,5 @@
 // Plan: a block of collect_logits_kernel has the logits of a tile of priors in shared memory (shared_copy.cuh), and
-// each thread tests one prior: it is skipped if no class exceeds the background logit by the margin that the score
+// one or two threads test a prior: it is skipped if no class exceeds the background logit by the margin that the score
 // threshold requires. For the others a group of lanes computes the softmax of a prior, each lane every kGroup-th class
 // (logit_group.cuh), and the warp appends the candidates to the list of the image. Rows of many classes do not fit into
 // registers: there a warp processes one prior at a time, and reads its logits again for each step (logit_row.cuh).

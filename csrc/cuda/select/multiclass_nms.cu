@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(kThreads)
             num_words = static_cast<int>(ceil_div(skipped + count, Word::kCount));
   for (int begin = 0; begin < num_words; begin += kThreads) {
     const int w = begin + static_cast<int>(threadIdx.x);
+    // Of the first and the last word only the scores of the tile have been copied; `adds` excludes the others.
     const Word word = words[w < num_words ? w : 0];
     bool any = false;
 #pragma unroll

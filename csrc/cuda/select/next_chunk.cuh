@@ -27,15 +27,15 @@ struct CandidateList {
   // Calls f(item) for each item; the kThreads threads of the block divide them.
   template <int kThreads, typename F>
   __device__ __forceinline__ void for_each(F&& f) const {
-    int64_t first = threadIdx.x;
-    for (; first + (kLoadsInFlight - 1) * kThreads < count; first += kLoadsInFlight * kThreads) {
+    int64_t i = threadIdx.x;
+    for (; i + (kLoadsInFlight - 1) * kThreads < count; i += kLoadsInFlight * kThreads) {
       C loaded[kLoadsInFlight];
 #pragma unroll
-      for (int k = 0; k < kLoadsInFlight; ++k) loaded[k] = items[first + k * kThreads];
+      for (int k = 0; k < kLoadsInFlight; ++k) loaded[k] = items[i + k * kThreads];
 #pragma unroll
       for (int k = 0; k < kLoadsInFlight; ++k) f(loaded[k]);
     }
-    for (; first < count; first += kThreads) f(items[first]);
+    for (; i < count; i += kThreads) f(items[i]);
   }
 };
 

@@ -3,14 +3,14 @@
 // sorted_chunk.cuh (they and their boxes in order), tile.cuh (the boxes of one tile), this file; then
 // multiclass_nms.cu, detect.cu and soft_nms.cu, which collect.
 //
-// Plan: one block per image. It reads the candidates in sorted chunks, which are in shared memory, and
-// visits them tile by tile until D are kept: cpu/select/select.h says why that equals suppression class by class. The
-// threads compare each box of a tile with the boxes kept before, which are read from the results through shared memory,
-// and with the boxes that precede it in the tile, one bit per box that suppresses it; then they resolve together which
-// boxes are kept. What most images do not need is not inlined: the code of the rest is executed once per image, and
-// loading it takes as long as executing it. So shared memory limits neither classes nor boxes nor detections. If the
-// candidates of its list (select.h) do not suffice, the block refills the list with the next candidates, as often as
-// needed: this is slow, but rare.
+// Plan: one block per image. It reads the candidates in sorted chunks, which are in shared memory, and visits them tile
+// by tile until D are kept: cpu/select/select.h says why that equals suppression class by class. The threads compare
+// each box of a tile with the boxes kept before, which are read from the results through shared memory, and with the
+// boxes that precede it in the tile, one bit per box that suppresses it; then they resolve together which boxes are
+// kept. So shared memory limits neither classes nor boxes nor detections. If the candidates of its list (select.h) do
+// not suffice, the block refills the list with the next candidates, as often as needed: this is slow, but rare. What
+// most images do not need is not inlined: the code of the rest is executed once per image, and loading it takes as long
+// as executing it.
 #pragma once
 
 #include "cuda/select/next_chunk.cuh"
@@ -123,13 +123,15 @@ struct Selection {
 // For lists that always have all candidates.
 struct NoRefill {};
 
-// Fills the list with the next candidates, from `first` on. It is rare and must not cost registers in select_kernel, so
-// it is not inlined.
+// A list after a refill.
 template <typename C>
 struct Refilled {
   candidate_key_t<C> last;  // the list has all candidates from `first` to this one
   int count;
 };
+
+// Fills the list with the next candidates, from `first` on. It is rare and must not cost registers in select_kernel, so
+// it is not inlined.
 template <typename Refill, typename C, typename Key = candidate_key_t<C>>
 __device__ __noinline__ Refilled<C> refill_list(const Refill& refill, int64_t image, Key first, Key expected_first,
                                                 Key expected_last, int capacity, unsigned* bins, C* items) {

@@ -26,7 +26,7 @@ struct TileBoxes {
   int begin, count;  // begin is a multiple of the tile's size
 
   __device__ __forceinline__ int first_word() const { return begin / kWarpSize; }
-  // Those of box i of the tile; behind the last one, nothing was written.
+  // Those of box i of the tile; after the last one, nothing was written.
   __device__ __forceinline__ Box<T> box(int i) const { return i < count ? chunk.boxes[begin + i] : Box<T>{}; }
   __device__ __forceinline__ T area(int i) const { return i < count ? chunk.areas[begin + i] : T(0); }
   __device__ __forceinline__ unsigned label(int i) const { return i < count ? chunk.labels[begin + i] : kNoLabel; }
@@ -57,7 +57,8 @@ __device__ void compare_with_preceding(const TileBoxes<T>& boxes, int label_bits
   }
 }
 
-// Deactivates the boxes that one of the `num_kept` boxes kept before this tile suppresses.
+// Deactivates the boxes that one of the `num_kept` boxes kept before this tile suppresses. A box has kThreadsPerBox
+// threads, which divide the kept boxes. All threads of the block call it.
 template <typename T>
 __device__ void suppress_by_kept(const TileBoxes<T>& boxes, int64_t num_kept, int64_t image,
                                  const SelectParams<T>& params, CandidateTile<T>& tile) {
@@ -88,7 +89,7 @@ __device__ void suppress_by_kept(const TileBoxes<T>& boxes, int64_t num_kept, in
 }
 
 // Deactivates the boxes beyond the top-k of their class, k = candidates_per_class, and adds the boxes of the tile to
-// `num_visited_by_class`, the number of boxes of each class before the tile.
+// `num_visited_by_class`, the number of boxes of each class before the tile. All threads of the block call it.
 template <typename T>
 __device__ void limit_classes(const TileBoxes<T>& boxes, int label_bits, int64_t candidates_per_class,
                               int* num_visited_by_class) {
