@@ -56,7 +56,6 @@ __device__ inline void write_totals(const LossWorkspace& workspace, const RowTot
 template <bool kStaged, int kLanes, typename In>
 __global__ void __launch_bounds__(kRowThreads) rows_kernel(LossParams params, LossWorkspace workspace, RowPlan plan) {
   using T = compute_t<In>;
-  constexpr bool kPairs = kStaged && sizeof(In) == 2;  // see for_each_half()
   wait_for_previous_kernel();
   const int64_t image = quotient(blockIdx.x, plan.tiles_per_image);
   const LevelTile tile = level_tile(params.levels, 1, blockIdx.x - image * plan.tiles_per_image, int64_t{plan.rows});
@@ -89,7 +88,7 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(LossParams params, Lo
   // All lanes of a warp join the shuffles, also those past the last row.
   for (int of_warp = (threadIdx.x & ~(kWarpSize - 1)) / lanes; of_warp < count; of_warp += groups) {
     const In* row = logits + static_cast<int64_t>(r < count ? r : count - 1) * classes;
-    const RowSum<T> own = row_sum<kPairs>(row, classes, lane, lanes);
+    const RowSum<T> own = row_sum<(kStaged && sizeof(In) == 2)>(row, classes, lane, lanes);
     if (lane == 0 && r < count) {
       const T target = widen(row[label > 0 && label < classes ? label : 0]);
       const T cross_entropy = log_of(own.sum) - (target - own.shift);

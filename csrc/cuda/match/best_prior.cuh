@@ -96,7 +96,7 @@ struct PriorIou {
 
 template <typename T>
 __device__ __forceinline__ PriorIou<T> shuffle_xor(const PriorIou<T>& best, int step) {
-  return {shuffle_xor(best.iou, step), shuffle_xor(static_cast<long long>(best.prior), step)};
+  return {ssd_ops::shuffle_xor(best.iou, step), ssd_ops::shuffle_xor(static_cast<long long>(best.prior), step)};
 }
 
 // The maximum over the warp of values of 0 or more; all lanes get it.

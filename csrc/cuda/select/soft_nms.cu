@@ -17,7 +17,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __device__ __forceinline__ DoubleCandidate shuffle_xor(const DoubleCandidate& c, int step) {
-  return {shuffle_xor(c.key, step), shuffle_xor(c.index, step)};
+  return {ssd_ops::shuffle_xor(c.key, step), ssd_ops::shuffle_xor(c.index, step)};
 }
 
 // Reduces the candidates of kUsed threads, a warp or the block, to the first one, which all of them get.
