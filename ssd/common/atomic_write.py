@@ -26,7 +26,7 @@ def check_writable(flag: str, path: str | os.PathLike[str]) -> None:
         ConfigError: A parent is a file, or the folder is read-only; the message names the flag.
     """
     target = Path(path)
-    parent = next((place for place in (target, *target.absolute().parents) if place.exists()), target)
+    parent = next((path for path in (target, *target.absolute().parents) if path.exists()), target)
     if parent != target and not parent.is_dir():
         raise ConfigError(f"{flag} {path} must be below folders, but {parent} is a file; name another")
     folder = parent if parent.is_dir() else parent.parent

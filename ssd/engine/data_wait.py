@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 class DataWait:
     """Measures the time between the steps of an epoch in which the next batch is not ready.
 
-    A GPU runs behind the host, so only the part of the host's wait in which the GPU has nothing to do counts.
+    A GPU runs asynchronously, so only the part of the host's wait in which the GPU has nothing to do counts.
 
     Args:
         device: Device of the steps, which are launched on its current stream.

@@ -53,13 +53,13 @@ __global__ void __launch_bounds__(kChunkThreads, 1) sort_chunk_kernel(NmsInputs 
   const int thread = static_cast<int>(threadIdx.x);
   for (int c = thread; c < kNumCells; c += kChunkThreads) offsets[c] = 0;
   const Box<T> center_bounds = sample_bounds<T>(in);  // its barrier also follows the zeros of `offsets`
-  unsigned places[kPerThread];                        // cell, and position in the cell
+  unsigned positions[kPerThread];                     // cell, and position in the cell
 #pragma unroll
   for (int k = 0; k < kPerThread; ++k) {
     const int i = k * kChunkThreads + thread;
     if (i >= chunk.count) continue;
     const unsigned cell = cell_of(load_box_as<T>(in.box_type, in.boxes, i), center_bounds);
-    places[k] = cell << kIndexBits | atomicAdd(&offsets[cell], 1u);
+    positions[k] = cell << kIndexBits | atomicAdd(&offsets[cell], 1u);
   }
   __syncthreads();
   sum_counts(offsets);
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kChunkThreads, 1) sort_chunk_kernel(NmsInputs 
   for (int k = 0; k < kPerThread; ++k) {
     const int i = k * kChunkThreads + thread;
     if (i >= chunk.count) continue;
-    const unsigned to = offsets[places[k] >> kIndexBits] + (places[k] & ((1u << kIndexBits) - 1));
+    const unsigned to = offsets[positions[k] >> kIndexBits] + (positions[k] & ((1u << kIndexBits) - 1));
     chunk.boxes[to] = load_box_as<T>(in.box_type, in.boxes, i);
     chunk.keys[to] = load_wide_key(in, i);
     chunk.indices[to] = static_cast<unsigned>(i);

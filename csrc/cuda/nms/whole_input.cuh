@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(kChunkThreads, 1)
   for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kChunkThreads) {
     const unsigned bits = sorted.bits[i / kWarpSize];
     if ((bits >> (i % kWarpSize) & 1) == 0) continue;
-    const int place = sorted.offsets[i / kWarpSize] + bits_below_lane(bits);
-    kept.keys[place] = load_key<Key>(in, i);
-    kept.indices[place] = static_cast<unsigned>(i);
+    const int position = sorted.offsets[i / kWarpSize] + bits_below_lane(bits);
+    kept.keys[position] = load_key<Key>(in, i);
+    kept.indices[position] = static_cast<unsigned>(i);
   }
   if (threadIdx.x != 0) return;
   *kept.count = total;
