@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.measured import duration, files, load, notes, times  # noqa: E402
+from benchmarks.measured import duration, files, is_avx2, load, newest, notes, ratio_of, times  # noqa: E402
 from benchmarks.memory import shown as memory_shown  # noqa: E402
 
 CASES = (
@@ -53,13 +53,15 @@ _INPUT = ("ssd", "torchvision", "torchvision on PIL")  # columns of the input pi
 
 
 def table(kind: str) -> str:
-    """Returns one table as Markdown, followed by machines and commands."""
-    reports = load(kind)
-    cases: dict[str, dict[str, Any]] = {}
-    reports = [report for report in reports if not report["cases"].keys().isdisjoint(CASES)]
-    for report in reports:
-        cases.update(report["cases"])
-    lines = ["| op, case | ssd_ops | torchvision | ratio | peak memory |", "| --- | ---: | ---: | ---: | ---: |"]
+    """Returns one table as Markdown, followed by machines and commands.
+
+    The table of the CPU has the times of AVX-512, and a column with the ratios of machines that have AVX2 only.
+    """
+    reports = [report for report in load(kind) if not report["cases"].keys().isdisjoint(CASES)]
+    cases = newest([report for report in reports if kind == "gpu" or not is_avx2(report)])
+    avx2 = newest([report for report in reports if kind == "cpu" and is_avx2(report)])
+    lines = [f"| op, case | ssd_ops | torchvision | ratio |{' ratio, AVX2 |' if avx2 else ''} peak memory |"]
+    lines.append("| --- |" + " ---: |" * (5 if avx2 else 4))
     missing: list[str] = []
     for name in CASES:
         timings = cases.get(name, {})
@@ -69,10 +71,9 @@ def table(kind: str) -> str:
         if ours is None or peer is None:
             missing.append(name)
         else:
-            ratio = peer["median"] / ours["median"]
-            shown = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
+            ratios = ratio_of(timings, peer_name) + (f" | {ratio_of(avx2.get(name, {}), peer_name)}" if avx2 else "")
             theirs = duration(peer["median"]) + (f" ({peer_name})" if peer_name != "torchvision" else "")
-            lines.append(f"| {name} | {duration(ours['median'])} | {theirs} | {shown} | {_memory(ours, peer)} |")
+            lines.append(f"| {name} | {duration(ours['median'])} | {theirs} | {ratios} | {_memory(ours, peer)} |")
     return "\n".join([*(lines if len(missing) < len(CASES) else []), *_sentence(missing), "", *notes(reports)]).strip()
 
 
