@@ -131,9 +131,10 @@ def _batch(name: str) -> int:
 
 
 def _both(timings: dict[str, Any], variant: str) -> str:
-    """Returns our time, and torchvision's if it was measured."""
-    found = [timings[who + variant] for who in ("compiled", "torchvision") if who + variant in timings]
-    return " / ".join(duration(timing["median"]) for timing in found)
+    """Returns our time, and torchvision's if it was measured, else our ratio to torchvision's detector as it is."""
+    found = [timings[who + variant]["median"] for who in ("compiled", "torchvision") if who + variant in timings]
+    alone = len(found) == 1 and "torchvision" in timings
+    return " / ".join(map(duration, found)) + (f" ({timings['torchvision']['median'] / found[0]:.2f})" if alone else "")
 
 
 def installed() -> str:
