@@ -1,11 +1,15 @@
-"""AP over epochs and the effect of each augmentation on a small data set, as one table.
+"""AP over epochs and the effect of each augmentation, or of losses, on a small data set, as one table.
 
     python benchmarks/augmentations.py --data-path voc2007_mini --weights-backbone FILE --jobs 4
+    python benchmarks/augmentations.py --data-path FOLDER --variants flip "IoU-aware scores" "GIoU loss" --metric coco
 
 Trains the settings that `ssd/train.py` chooses with each augmentation and several seeds, each in a process of its own, and
 prints AP50 on the evaluation split as mean and range over the seeds. Settings were chosen on no other data, so the last
 column is the result of an epoch that was fixed before, not the best one. `--save FILE` keeps the numbers as JSON, and
 `--table FILE` prints the table of such a file.
+
+`--variants` chooses some of these augmentations, or others, or losses; the latter are to be compared with `flip`, which
+they include. `--metric coco` adds tables of AP75, and of AP over IoU 0.5 .. 0.95.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = "--model ssd_tiny --image-size 64 --model-option width=4"
-VARIANTS = {  # name -> flags
+AUGMENTATIONS = {  # name -> flags
     "none": "--data-augmentation none",
     "flip": "--data-augmentation hflip",
     "flip, mild crop": "--data-augmentation hflip --augmentation-option crop=mild",
@@ -34,13 +38,22 @@ VARIANTS = {  # name -> flags
     "flip, copy-paste": "--data-augmentation hflip --augmentation-option copy_paste=0.5",
     "as SSD (flip, crop, color, zoom out)": "--data-augmentation ssd",
 }
+LOSSES = {
+    "GIoU loss": "--data-augmentation hflip --model-option box_loss=giou",
+    "CIoU loss": "--data-augmentation hflip --model-option box_loss=ciou",
+    "IoU-aware scores": "--data-augmentation hflip --model-option class_target=iou",
+    "GIoU loss, IoU-aware scores": "--data-augmentation hflip --model-option box_loss=giou "
+    "--model-option class_target=iou",
+}
+VARIANTS = {**AUGMENTATIONS, "multi-scale (large-scale jitter)": "--data-augmentation lsj", **LOSSES}
+METRICS = {"auto": ("AP50",), "coco": ("AP50", "AP75", "AP")}  # columns of eval.csv
 
 
 def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Runs one training; returns AP50 by epoch, or the end of its output if it failed."""
+    """Runs one training; returns each AP by epoch, and the end of its output if it failed."""
     command = [sys.executable, str(ROOT / "ssd/train.py"), "--data-path", args.data_path, *VARIANTS[name].split()]
     command += ["--seed", str(seed), "--epochs", str(args.epochs), "--eval-every", str(max(1, args.epochs // 5))]
-    command += ["--pictures", "0", "--workers", "1", "--output-dir", str(folder)]
+    command += ["--pictures", "0", "--workers", "1", "--eval-metric", args.metric, "--output-dir", str(folder)]
     if args.quick:
         command += QUICK.split()
     if args.weights_backbone:
@@ -48,20 +61,29 @@ def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     with (folder / "eval.csv").open(newline="") if (folder / "eval.csv").is_file() else open(os.devnull) as file:
-        values = {row["epoch"]: float(row["AP50"]) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    values = {column: {row["epoch"]: float(row[column]) for row in rows} for column in METRICS[args.metric]}
     error = {} if done.returncode == 0 else {"error": (done.stdout + done.stderr)[-500:]}
-    return {"augmentation": name, "seed": seed, "AP50": values, **error}
+    return {"augmentation": name, "seed": seed, **values, **error}
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Returns AP50 as a Markdown table: a row for each augmentation, a column for each evaluated epoch."""
-    epochs = sorted({int(epoch) for run in runs for epoch in run["AP50"]})
+def tables(runs: list[dict[str, Any]]) -> str:
+    """Returns a Markdown table of each AP, with its name above it if there are several."""
+    columns = [column for column in METRICS["coco"] if column in runs[0]]
+    if len(columns) == 1:
+        return table(runs, *columns)
+    return "\n\n".join(f"{column}:\n\n{table(runs, column)}" for column in columns)
+
+
+def table(runs: list[dict[str, Any]], column: str) -> str:
+    """Returns an AP as a Markdown table: a row for each variant, a column for each evaluated epoch."""
+    epochs = sorted({int(epoch) for run in runs for epoch in run[column]})
     lines = ["| augmentation | " + " | ".join(f"epoch {epoch}" for epoch in epochs) + " |"]
     lines.append("| --- |" + " ---: |" * len(epochs))
     for name in dict.fromkeys(run["augmentation"] for run in runs):
         cells = []
         for epoch in epochs:
-            of_seeds = [run["AP50"].get(str(epoch)) for run in runs if run["augmentation"] == name]
+            of_seeds = [run[column].get(str(epoch)) for run in runs if run["augmentation"] == name]
             values = [value for value in of_seeds if value is not None]
             mean = sum(values) / len(values) if values else 0.0
             cells.append(f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})" if values else "")
@@ -75,7 +97,12 @@ def main() -> None:
     parser.add_argument("--data-path", help="data set")
     parser.add_argument("--weights-backbone", help="pretrained weights (default: none)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each run (default: 20)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each augmentation (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: 3)")
+    names = ", ".join(map(repr, VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="+", metavar="NAME", choices=VARIANTS, default=list(AUGMENTATIONS), help=f"of {names}"
+    )
+    parser.add_argument("--metric", choices=METRICS, default="auto", help="--eval-metric of the trainings")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default: 1)")
     parser.add_argument("--save", help="JSON file for the numbers")
     parser.add_argument("--table", help="print the table of this JSON file, and train nothing")
@@ -84,17 +111,17 @@ def main() -> None:
     if args.quick:
         args.epochs = args.seeds = 1
     if args.table:
-        print(table(json.loads(Path(args.table).read_text())["runs"]))
+        print(tables(json.loads(Path(args.table).read_text())["runs"]))
         return
     if args.data_path is None:
         parser.error("--data-path is required")
-    wanted = [(name, seed) for seed in range(args.seeds) for name in VARIANTS]
+    wanted = [(name, seed) for seed in range(args.seeds) for name in args.variants]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(train, args, *run, Path(folder) / str(i)) for i, run in enumerate(wanted)]
         runs = [job.result() for job in jobs]
     if args.save:
         Path(args.save).write_text(json.dumps({"command": sys.argv[1:], "runs": runs}, indent=1) + "\n")
-    print(table(runs))
+    print(tables(runs))
     for run in runs:
         if "error" in run:
             print(f"{run['augmentation']}, seed {run['seed']} failed: {run['error']}", file=sys.stderr)

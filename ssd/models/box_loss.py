@@ -9,7 +9,8 @@ from torch import Tensor
 
 import ssd_ops
 
-IOUS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+IoU = Callable[[Tensor, Tensor], Tensor]
+IOUS: dict[str, IoU] = {
     "giou": ssd_ops.generalized_box_iou,
     "diou": ssd_ops.distance_box_iou,
     "ciou": ssd_ops.complete_box_iou,
@@ -34,18 +35,32 @@ def iou_loss(
         variances: Those of the deltas.
         normalizer: "batch", "image" or "batch_size", as in `ssd_ops.multibox_loss`.
     """
-    positive = matches.labels > 0
-    deltas, targets, priors = loc.float(), matches.loc_targets.float(), priors.float().expand(len(loc), -1, -1)
-    if loc.is_cuda:  # all priors, because selecting the positive ones would synchronize with the GPU
-        values = torch.where(positive, _one_minus_iou(kind, deltas, targets, priors, variances), 0.0)
-    else:
-        of_positive = _one_minus_iou(kind, deltas[positive], targets[positive], priors[positive], variances)
-        values = torch.zeros_like(deltas[..., 0]).masked_scatter(positive, of_positive)
-    count = positive.sum(dim=1)
-    divisor = {"batch": count.sum().clamp(min=1), "image": count.clamp(min=1) * len(loc)}
-    return (values.sum(dim=1) / divisor.get(normalizer, len(loc))).sum()
+    return normalized_sum(one_minus_iou(IOUS[kind], loc, priors, matches, variances), matches.labels, normalizer)
 
 
-def _one_minus_iou(kind: str, loc: Tensor, targets: Tensor, priors: Tensor, variances: Sequence[float]) -> Tensor:
-    predicted, wanted = (ssd_ops.decode_boxes(deltas, priors, variances) for deltas in (loc, targets))
-    return 1 - IOUS[kind](predicted.unsqueeze(-2), wanted.unsqueeze(-2))[..., 0, 0]
+def one_minus_iou(
+    iou: IoU,
+    loc: Tensor,  # [B, P, 4]
+    priors: Tensor,  # [P, 4] xyxy
+    matches: ssd_ops.PriorMatches,
+    variances: Sequence[float],
+) -> Tensor:
+    """Returns `[B, P]`: 1 - IoU of the predicted box of each positive prior and its ground truth; 0 for other priors."""
+    positive, dtype = matches.labels > 0, torch.promote_types(loc.dtype, torch.float32)
+    deltas, targets, priors = loc.to(dtype), matches.loc_targets.to(dtype), priors.to(dtype).expand(len(loc), -1, -1)
+
+    def of(deltas: Tensor, targets: Tensor, priors: Tensor) -> Tensor:
+        predicted, wanted = (ssd_ops.decode_boxes(values, priors, variances) for values in (deltas, targets))
+        return 1 - iou(predicted.unsqueeze(-2), wanted.unsqueeze(-2))[..., 0, 0]
+
+    if loc.device.type != "cpu":  # all priors, because selecting the positive ones would synchronize with a GPU
+        return torch.where(positive, of(deltas, targets, priors), 0.0)
+    of_positive = of(deltas[positive], targets[positive], priors[positive])
+    return torch.zeros_like(deltas[..., 0]).masked_scatter(positive, of_positive)
+
+
+def normalized_sum(values: Tensor, labels: Tensor, normalizer: str) -> Tensor:
+    """Returns the sum of values `[B, P]`, divided as `ssd_ops.multibox_loss` divides its losses for labels `[B, P]`."""
+    count = (labels > 0).sum(dim=1)
+    divisor = {"batch": count.sum().clamp(min=1), "image": count.clamp(min=1) * len(labels)}
+    return (values.sum(dim=1) / divisor.get(normalizer, len(labels))).sum()

@@ -11,6 +11,7 @@ from torch import Tensor
 import ssd_ops
 from ssd.models.box_loss import iou_loss
 from ssd.models.heads import Outputs, rows_of
+from ssd.models.iou_target import iou_target_term
 
 if TYPE_CHECKING:
     from ssd.presets import Preset
@@ -86,9 +87,9 @@ class MultiBoxLoss:
             min_negatives=self.preset.min_negatives,
             mining=self.preset.mining,
         )
+        shared = (priors, matches, self.preset.variances, self.preset.normalizer)
         if self.preset.box_loss != "smooth_l1":
-            rows = rows_of(loc, 4)
-            loc_loss = iou_loss(
-                self.preset.box_loss, rows, priors, matches, self.preset.variances, self.preset.normalizer
-            )
+            loc_loss = iou_loss(self.preset.box_loss, rows_of(loc, 4), *shared)
+        if self.preset.class_target == "iou":
+            cls_loss = cls_loss + iou_target_term(loc, logits, *shared)
         return {"loc": loc_loss * self.preset.loc_weight, "cls": cls_loss}

@@ -35,6 +35,8 @@ class Preset:
         neg_pos_ratio, normalizer, min_negatives, mining: Loss (see `ssd_ops.multibox_loss`).
         box_loss: Localization loss of the positive priors: "smooth_l1" of the deltas, or 1 - "giou", "diou" or "ciou" of
             the boxes.
+        class_target: What the class score of a positive prior is trained to be: 1 ("hard"), or the IoU of its predicted box
+            with the ground truth ("iou"), so that scores rank boxes by how well they fit (see `ssd.models.iou_target`).
         loc_weight: Weight of the localization loss.
         scores: What the scores are of the logits: "softmax" over all classes, or "sigmoid" of each (for weights that were
             trained so elsewhere; the loss here needs "softmax").
@@ -62,6 +64,7 @@ class Preset:
     min_negatives: int = 0
     mining: Literal["image", "batch"] = "image"
     box_loss: Literal["smooth_l1", "giou", "diou", "ciou"] = "smooth_l1"
+    class_target: Literal["hard", "iou"] = "hard"
     loc_weight: float = 1.0
     scores: Literal["softmax", "sigmoid"] = "softmax"
     score_threshold: float = 0.01
@@ -102,6 +105,7 @@ def _check(preset: Preset) -> None:
         ("normalizer", ("batch", "image", "batch_size")),
         ("mining", ("image", "batch")),
         ("box_loss", ("smooth_l1", "giou", "diou", "ciou")),
+        ("class_target", ("hard", "iou")),
         ("channels", ("rgb", "bgr")),
         ("clip", get_args(Clip)),
         ("scores", ("softmax", "sigmoid")),
@@ -127,5 +131,7 @@ def _check(preset: Preset) -> None:
 def _check_combinations(preset: Preset) -> None:
     if preset.scores == "sigmoid" and not preset.multi_label:
         raise ValueError("multi_label must be True if scores is sigmoid, which scores each class by itself")
+    if preset.scores == "sigmoid" and preset.class_target != "hard":
+        raise ValueError("class_target must be hard if scores is sigmoid, which cannot be trained, got 'iou'")
     if preset.mining == "batch" and preset.normalizer == "image":
         raise ValueError("normalizer must be batch or batch_size if mining is batch, got 'image'")

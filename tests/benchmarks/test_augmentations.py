@@ -52,5 +52,31 @@ def test_table_has_mean_and_range_of_seeds(
     monkeypatch.setattr(sys, "argv", ["augmentations.py", "--table", str(tmp_path / "a.json")])
     augmentations.main()
     assert capsys.readouterr().out == out and len(json.loads((tmp_path / "a.json").read_text())["runs"]) == 3 * len(
-        augmentations.VARIANTS
+        augmentations.AUGMENTATIONS
     )
+
+
+def test_chosen_variants_are_trained_and_judged_by_the_chosen_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_voc(tmp_path / "data", {"a": [voc_object()]})
+    options = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        config = parse_args(command[2:])
+        assert (config.eval_metric, config.data_augmentation) == ("coco", "hflip")
+        options.append(config.model_options)
+        Path(config.output_dir).mkdir(parents=True)
+        (Path(config.output_dir) / "eval.csv").write_text("epoch,step,AP50,AP,AP75\r\n1,1,0.5,0.3,0.2\r\n")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    flags = ["--data-path", str(tmp_path / "data"), "--epochs", "1", "--seeds", "1", "--metric", "coco", "--variants"]
+    monkeypatch.setattr(sys, "argv", ["augmentations.py", *flags, "flip", "GIoU loss, IoU-aware scores"])
+    augmentations.main()
+    assert options == [{}, {"box_loss": "giou", "class_target": "iou"}]
+    out = capsys.readouterr().out
+    for name, value in (("AP50", "0.500"), ("AP75", "0.200"), ("AP", "0.300")):
+        rows = out[out.index(f"{name}:\n\n") :].splitlines()
+        assert rows[2] == "| augmentation | epoch 1 |"
+        assert rows[5] == f"| GIoU loss, IoU-aware scores | {value} ({value} to {value}) |"

@@ -26,7 +26,7 @@ from ssd.reports.csv_log import CsvLog
 from tests.processes import run_processes
 from tests.ssd.test_training import SMALL
 
-RULES: dict[str, Any] = {"width": 4, "levels": 2, "rule": "greedy", "min_negatives": 5}
+RULES: dict[str, Any] = {"width": 4, "levels": 2, "rule": "greedy", "min_negatives": 5, "class_target": "iou"}
 OBJECTS = ([1, 0, 3, 9], [0, 0, 2, 1])  # objects of each image; the first process has none in the second case
 
 

@@ -32,7 +32,8 @@ def test_accumulated_gradient_equals_whole_batch(normalizer: str) -> None:
     gradients, losses = [], []
     for parts in (1, 2, 3):
         torch.manual_seed(0)
-        model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2, normalizer=normalizer).train()
+        rules = {"normalizer": normalizer, "class_target": "iou"}
+        model = build_model("ssd_tiny", 4, image_size=64, width=4, levels=2, **rules).train()
         freeze_batch_norm(model)
         config = TrainConfig(accumulate=parts, batch_size=3)
         losses.append(backward(config, make_state(config, model, 4), batch_of(1, (5, 0, 2))))

@@ -41,8 +41,9 @@ def test_loss_of_level_outputs_equals_concatenated(layout: torch.memory_format, 
         assert torch.equal(one, other)
 
 
-def test_box_loss_of_level_outputs_equals_concatenated() -> None:
-    model = tiny(box_loss="giou")
+@pytest.mark.parametrize("rules", [{"box_loss": "giou"}, {"class_target": "iou"}])
+def test_iou_losses_of_level_outputs_equal_concatenated(rules: dict[str, str]) -> None:
+    model = tiny(**rules)
     found, expected = (losses_and_gradients(model, IMAGES, by_levels, torch.float32) for by_levels in (True, False))
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)

@@ -123,6 +123,15 @@ def test_training_step_does_not_synchronize(model: SSD, device: torch.device, op
     assert state.step == 2 and losses["loc"].device.type == device.type
 
 
+def test_iou_losses_do_not_synchronize(device: torch.device) -> None:
+    model = build_model("ssd_tiny", 4, box_loss="giou", class_target="iou").to(device)
+    batch = batch_of(model)
+    outputs = model.forward_levels(model.normalize(batch.images))
+    matches = model.criterion.match(model.priors, batch.gt_boxes, batch.gt_labels, batch.offsets)
+    with no_synchronization(device):
+        sum(model.criterion.losses(*outputs, matches, model.priors).values()).backward()
+
+
 def test_detection_does_not_synchronize(model: SSD, device: torch.device) -> None:
     model.eval()
     images = batch_of(model).images

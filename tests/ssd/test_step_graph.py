@@ -26,9 +26,9 @@ CONFIG = TrainConfig(warmup_iters=5, epochs=2)
 SGD = {"opt": "sgd", "ema_decay": 0.0, "clip_grad_norm": 0.0}
 
 
-def tiny() -> SSD:
+def tiny(**rules: Any) -> SSD:
     torch.manual_seed(0)
-    return build_model("ssd_tiny", 4, image_size=64, width=8, levels=3)
+    return build_model("ssd_tiny", 4, image_size=64, width=8, levels=3, **rules)
 
 
 def batch_of(seed: int, counts: tuple[int, ...] = (3, 0, 5), deferred: bool = False) -> Batch:
@@ -153,8 +153,8 @@ def gpu() -> Iterator[torch.device]:
 
 
 def start(gpu: torch.device, way: str, **options: Any) -> tuple[TrainConfig, State]:
+    model = tiny(**options.pop("rules", {})).to(gpu).train()
     config = replace(CONFIG, cuda_graph=way, device="cuda", **options)
-    model = tiny().to(gpu).train()
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return config, make_state(config, model, 6)
@@ -186,6 +186,7 @@ def assert_equal_steps(gpu: torch.device, batches: list[Batch], **options: Any) 
         {"opt": "sgd_nesterov", "channels_last": True, "amp": True},
         {"deferred": True},
         {"ignore_unlabeled": 0.05, "ema_decay": 0.9},
+        {"rules": {"box_loss": "giou", "class_target": "iou"}, "amp": True},
     ],
     ids=lambda options: " ".join(options),
 )
