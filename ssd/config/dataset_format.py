@@ -8,12 +8,14 @@ from __future__ import annotations
 import mmap
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from ssd.common.errors import ConfigError, DataError
 from ssd.common.file_tree import IMAGE_SUFFIXES, read_text, walk
 from ssd.config import TrainConfig
+from ssd.config.other_formats import describe_other_format
 
 YOLO_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names", "labels.txt")
 # By suffix, for a file that is given instead of a folder.
@@ -41,15 +43,11 @@ def resolve_dataset(config: TrainConfig) -> None:
         return
     try:
         found = find_formats(Path(config.data_path))
-        hint = "" if found else _hint(Path(config.data_path))
+        advice = "" if found else _advice(Path(config.data_path))
     except (DataError, OSError) as error:
         raise ConfigError(f"--data-path {config.data_path}: {error}") from None
     if not found:
-        known = ", ".join(f"{name} ({words})" for name, _, words in SIGNS)
-        raise ConfigError(
-            f"--data-path {config.data_path} has none of the known formats: {known}; for your own code use "
-            f"--dataset module:function. {hint}"
-        )
+        raise ConfigError(f"--data-path {config.data_path} has none of the known formats{advice}")
     (config.dataset, sign), *others = found.items()
     also = "".join(f"; it could also be {name} ({other}): --dataset {name}" for name, other in others)
     print(f"data set: {config.dataset}, because of {sign}{also}")
@@ -182,7 +180,8 @@ def _class_file_sign(root: Path) -> Path | None:
 
 def _csv_sign(root: Path) -> Path | None:
     patterns = ("*.csv", "annotations/*.csv", "*/_annotations.csv", "*/annotations.csv")
-    return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return next((path for path in found if not describe_other_format([path])), None)
 
 
 def _files(root: Path, suffix: str) -> list[Path]:
@@ -195,27 +194,31 @@ def _files(root: Path, suffix: str) -> list[Path]:
     return found
 
 
-def _hint(root: Path) -> str:
-    # Describes what the folder contains instead.
+def _advice(root: Path) -> str:
+    """Returns the end of the error for a folder or file of no known format: what it contains instead."""
     for folder in sorted(root.iterdir())[:20] if root.is_dir() else []:
         if folder.is_dir() and (inside := next(iter(find_formats(folder)), None)):
-            return f"Its subfolder has the format {inside}: --data-path {shlex.quote(str(folder))}"
-    count: dict[str, int] = {}
-    for _, path in zip(range(_MAX_SEARCHED), walk(root, max_depth=_MAX_DEPTH), strict=False):
-        count[path.suffix.lower() or path.name] = count.get(path.suffix.lower() or path.name, 0) + 1
-    found = ", ".join(f"{number} {name}" for name, number in sorted(count.items(), key=lambda item: -item[1])[:6])
+            return f". Its subfolder has the format {inside}: --data-path {shlex.quote(str(folder))}"
+    files = [path for _, path in zip(range(_MAX_SEARCHED), walk(root, max_depth=_MAX_DEPTH), strict=False)]
+    if other := describe_other_format([root] if root.is_file() else files):
+        return f". {other}"
+    known = ", ".join(f"{name} ({words})" for name, _, words in SIGNS)
+    return f": {known}; for your own code use --dataset module:function. {_describe_files(files, root)}"
+
+
+def _describe_files(files: list[Path], root: Path) -> str:
+    count = Counter(path.suffix.lower() or path.name for path in files)
+    found = f"Found {', '.join(f'{number} {name}' for name, number in count.most_common(6)) or 'no files'}"
     if ".txt" in count:
-        return (
-            f"Found {found}: if these are YOLO labels, write the class names, one per line, to {root / 'classes.txt'}"
-        )
+        return f"{found}: if these are YOLO labels, write the class names, one per line, to {root / 'classes.txt'}"
     if ".xml" in count:
-        return f"Found {found}: XML files must have the PASCAL VOC format, one per image (CVAT can export it)"
+        return f"{found}: XML files must have the PASCAL VOC format, one per image (CVAT can export it)"
     if ".json" in count:
         return (
-            f"Found {found}: JSON files must have the format of COCO (which annotation tools can export), Datumaro, "
+            f"{found}: JSON files must have the format of COCO (which annotation tools can export), Datumaro, "
             "Supervisely or LabelMe"
         )
-    return f"Found {found or 'no files'}."
+    return f"{found}."
 
 
 # (format, function that finds its sign, description of the sign); the first match wins.

@@ -4,7 +4,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ssd.common.class_names import display_name
 from ssd.data.annotations import Annotations, AnnotationsBuilder
-from ssd.data.faults import DataError, Fault, FaultLog, list_faults
+from ssd.data.faults import DataError, Fault, FaultLog, list_faults, shorten
 from ssd.data.loading.images import SizeError, decode_image, read_bytes
 from ssd.data.orientation import check_apply_exif, find_orientation
 
@@ -192,6 +192,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         part.num_listed = len(part.annotations)
         part.dropped_images = 0
         part._index_of = None
+        return part
+
+    def with_classes(self, classes: tuple[str, ...]) -> "DetectionDataset":
+        """Returns a data set with the classes of another one, among which are all of its own; labels change with them."""
+        part = copy.copy(self)
+        labels = np.array([0, *(classes.index(name) + 1 for name in self.classes)], dtype=np.int64)
+        part.annotations = replace(self.annotations, labels=labels[self.annotations.labels])
+        part.classes = classes
+        if absent := [display_name(name) for name in classes if name not in self.classes]:
+            part.notes = (*self.notes, f"has no class {shorten(', '.join(absent))}")
         return part
 
     def class_counts(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from ssd.common.errors import NoSplitError
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError
+from ssd.data.formats.custom import CustomDataset
 from ssd.data.formats.split_names import canonical
 from ssd.data.registry import open_dataset
 
@@ -55,6 +56,7 @@ def open_splits(
             missing = val
         else:
             # Readers of files without splits return the same images for any split.
+            val_set = with_classes_of(val_set, train_set)
             if train == val or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
                 _warn_of_overlap(name, train_set, val_set)
                 return train_set, val_set
@@ -62,6 +64,13 @@ def open_splits(
     same = f"the splits {train} and {val} of {path} are the same images"
     why = f"{path} has no split {missing!r}" if missing else same
     return _divided(train_set, whole, fraction, path or ".", why)
+
+
+def with_classes_of(dataset: DetectionDataset, other: DetectionDataset) -> DetectionDataset:
+    """Returns a split with the classes of another one, in their order, if that has all of its own."""
+    if isinstance(dataset, CustomDataset) or dataset.classes == other.classes:
+        return dataset  # the items of a custom data set have labels of their own
+    return dataset.with_classes(other.classes) if set(dataset.classes) <= set(other.classes) else dataset
 
 
 def _divided(

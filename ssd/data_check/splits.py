@@ -8,6 +8,7 @@ from typing import Any
 from ssd.common.errors import DataError, NoSplitError
 from ssd.data import DetectionDataset
 from ssd.data.registry import open_dataset
+from ssd.data.splits import with_classes_of
 
 USUAL = ("train", "val", "test")
 
@@ -33,7 +34,7 @@ def open_all(
     others: tuple[str, ...] = ()
     for split in splits or USUAL:
         try:
-            found[split] = open_dataset(name, path, split, **_with_classes(name, found, options))
+            found[split] = _open(name, path, split, found, options)
         except NoSplitError as error:
             if splits:
                 raise
@@ -58,8 +59,15 @@ def _open_others(
             raise
     found: dict[str, DetectionDataset] = {}
     for split in others:
-        found[split] = open_dataset(name, path, split, **_with_classes(name, found, options))
+        found[split] = _open(name, path, split, found, options)
     return found
+
+
+def _open(
+    name: str, path: str, split: str, found: Mapping[str, DetectionDataset], options: Mapping[str, Any]
+) -> DetectionDataset:
+    dataset = open_dataset(name, path, split, **_with_classes(name, found, options))
+    return with_classes_of(dataset, next(iter(found.values()))) if found else dataset
 
 
 def _with_classes(name: str, found: Mapping[str, DetectionDataset], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,15 @@ def test_csv_column_layouts(tmp_path, lines, capsys):
     assert len(open_dataset("csv", tmp_path, empty="drop")) == 1
 
 
+@pytest.mark.parametrize("empty", ["", "NaN"])
+def test_csv_class_without_a_box_is_an_image_without_objects(tmp_path, empty):
+    corners = ",".join([empty] * 4)
+    write_csv(tmp_path, HEADER, "a.jpg,10,5,30,20,dog", f"b.jpg,{corners},No finding")
+    dataset = open_dataset("csv", tmp_path)
+    assert dataset.classes == ("dog",) and not dataset.report and len(dataset.target(1)["labels"]) == 0
+    assert "1 rows have a class but no box, and give their image no object: No finding 1" in str(dataset.summary())
+
+
 def test_csv_ignore_and_split_columns(tmp_path):
     write_csv(
         tmp_path,

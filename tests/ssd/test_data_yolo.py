@@ -104,6 +104,22 @@ def test_yolo_keypoints_are_ignored(tmp_path, shape):
         open_dataset("yolo", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("images", "texts"),
+    [
+        ("images/train", "images/train"),  # labels beside the images
+        ("Images/train", "Labels/train"),
+        ("JPEGImages", "labels"),
+        ("train/img", "train/labels"),
+    ],
+)
+def test_yolo_label_folders(tmp_path, images, texts):
+    root = tmp_path / "images" / "cats"  # a folder "images" above the data set has no labels beside it
+    root.mkdir(parents=True)
+    write_yolo(root, {"a": SQUARE}, images, texts)
+    assert open_dataset("yolo", root).target(0)["boxes"].tolist() == [[15, 10, 45, 30]]
+
+
 def test_yolo_label_file_of_upper_case(tmp_path):
     write_yolo(tmp_path, {"a": SQUARE})
     (tmp_path / "labels/train/a.txt").rename(tmp_path / "labels/train/a.TXT")

@@ -1,5 +1,7 @@
 """Tests that exports of annotation tools are detected, split and read from their path alone."""
 
+import json
+
 import pytest
 
 from ssd.common.errors import ConfigError
@@ -10,10 +12,12 @@ from ssd.engine.setup import open_datasets
 from tests.ssd.tool_exports import (
     EXPORTS,
     NAMES,
+    XML,
     coco,
     cvat_coco,
     images,
     labelimg_voc,
+    labelme,
     roboflow_yolo,
     texts,
     write,
@@ -142,3 +146,32 @@ def test_boxes_equal_supervision(tmp_path, format):
     boxes = {path.rpartition("/")[2]: ours.target(i)["boxes"].tolist() for i, path in enumerate(ours.annotations.files)}
     assert {path.rpartition("/")[2]: found.xyxy.tolist() for path, _, found in theirs} == boxes
     assert tuple(theirs.classes) == ours.classes
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme"])
+def test_evaluation_split_with_some_of_the_classes(tmp_path, kind):
+    names = {"train": ["cat", "dog"], "val": ["dog"]}
+    for split, classes in names.items():
+        images(tmp_path / split, classes)
+        if kind == "labelme":
+            labelme(tmp_path / split, classes, classes)
+            continue
+        coco(tmp_path / f"{split}/_annotations.coco.json", classes)
+        data = json.loads((tmp_path / f"{split}/_annotations.coco.json").read_text())
+        data["categories"] = [{"id": 7 - i, "name": name} for i, name in enumerate(classes)]
+        data["annotations"] = [{**box, "category_id": 7 - i} for i, box in enumerate(data["annotations"])]
+        (tmp_path / f"{split}/_annotations.coco.json").write_text(json.dumps(data))
+    _, train, val = open_both(tmp_path)
+    assert train.classes == val.classes and set(val.classes) == {"cat", "dog"}
+    assert [val.classes[label - 1] for label in val.annotations.labels] == ["dog"]
+    assert "note: has no class cat" in str(val.summary()) and "has no class" not in str(train.summary())
+
+
+def test_voc_files_that_are_called_differently_than_their_images(tmp_path):
+    images(tmp_path / "images", "abc")
+    for number, name in enumerate("abb"):  # two that name one image belong to none
+        write(tmp_path / f"annotations/{number}.xml", XML.format(name))
+    write(tmp_path / "annotations/c.xml", XML.format("a"))
+    dataset = open_dataset("voc", tmp_path, "all")
+    assert sorted(path.rpartition("/")[2] for path in dataset.annotations.files) == ["a.jpg", "c.jpg"]
+    assert dataset.log.counts == {"image missing": 2}

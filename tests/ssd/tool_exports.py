@@ -182,10 +182,10 @@ def datumaro(root: Path) -> None:
     write(root / "annotations/default.json", json.dumps({"info": {}, "categories": labels, "items": items}))
 
 
-def labelme(root: Path) -> None:
-    images(root)
-    for name in NAMES:
-        shape = {"label": "cat", "points": [[45, 30], [15, 10]], "shape_type": "rectangle", "flags": {}}
+def labelme(root: Path, names=NAMES, labels=()) -> None:
+    images(root, names)
+    for name, label in zip(names, labels or ["cat"] * len(names), strict=True):
+        shape = {"label": label, "points": [[45, 30], [15, 10]], "shape_type": "rectangle", "flags": {}}
         about = {"imagePath": f"{name}.jpg", "imageData": None, "imageHeight": 40, "imageWidth": 60}
         write(root / f"{name}.json", json.dumps({"version": "5.5", "flags": {}, "shapes": [shape], **about}))
 

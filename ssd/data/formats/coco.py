@@ -5,6 +5,7 @@ Category ids have gaps (COCO's 80 go up to 90), so by default labels are their r
 What COCO's metric needs beyond boxes, labels and crowds is stored in `annotations.coco`.
 """
 
+import copy
 import math
 import reprlib
 from collections.abc import Sequence
@@ -83,6 +84,14 @@ class COCODataset(DetectionDataset):
         source = f"coco {split} of {self.root}"
         notes = (f"{reader.other_categories} objects of other categories skipped",) if reader.other_categories else ()
         super().__init__(source, names, builder, log, notes=notes, apply_exif=apply_exif)
+
+    def with_classes(self, classes: tuple[str, ...]) -> DetectionDataset:
+        """See `DetectionDataset.with_classes`; the id of a category that the file does not have is -1."""
+        part = copy.copy(self)
+        ids = dict(zip(self.classes, self.category_ids, strict=True))
+        part.category_ids = tuple(ids.get(name, -1) for name in classes)
+        part.unused_labels = tuple(classes.index(self.classes[label - 1]) + 1 for label in self.unused_labels)
+        return super(COCODataset, part).with_classes(classes)
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 """CSV files of boxes: one object per line, with image, corners and class; `csv_table` describes the columns."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssd.common.errors import NoSplitError
@@ -74,7 +75,7 @@ class CSVDataset(DetectionDataset):
         rows = _of_split(read_table(file, log), split, file, is_whole)
         classes = as_names(classes)
         if classes is None:
-            classes = sorted({row.label for row in rows if row.label})
+            classes = sorted({row.label for row in rows if row.box is not None and row.label})
             if not classes:
                 raise DataError(no_class(f"no readable row of {file} has a class", log))
             print(f"classes found in {file}: {', '.join(classes)}")
@@ -87,8 +88,7 @@ class CSVDataset(DetectionDataset):
         for image_id, ((name, objects), path) in enumerate(zip(grouped.items(), files, strict=True)):
             reader.add_image(name, image_id, path, objects, builder, bool(apply_exif))
         source = f"csv {split} of {root}"
-        notes = ("coordinates read as normalized, 0 .. 1 of the image",) if units == "normalized" else ()
-        super().__init__(source, tuple(classes), builder, log, notes=notes, apply_exif=apply_exif)
+        super().__init__(source, tuple(classes), builder, log, notes=tuple(_notes(rows, units)), apply_exif=apply_exif)
 
 
 class _Reader:
@@ -139,6 +139,14 @@ class _Reader:
         if kind:
             self.log.add(Fault(self.file, kind, detail, line=row.line))
         return None if box is None else (box, label, row.ignore)
+
+
+def _notes(rows: list[Row], units: str) -> Iterator[str]:
+    if units == "normalized":
+        yield "coordinates read as normalized, 0 .. 1 of the image"
+    if without := Counter(row.label for row in rows if row.box is None and row.label):
+        names = ", ".join(f"{shorten(name, 40)} {count}" for name, count in without.most_common(5))
+        yield f"{without.total()} rows have a class but no box, and give their image no object: {names}"
 
 
 def _finder(root: Path, file: Path, split: str, images: str | Path | None) -> ImageFinder:

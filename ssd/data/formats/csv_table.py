@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd.common.file_tree import read_text
+from ssd.config.other_formats import describe_other_format
 from ssd.data.annotations import Box
 from ssd.data.faults import DataError, Fault, FaultLog
 from ssd.data.formats.field_values import as_side, is_true
@@ -27,12 +28,14 @@ COLUMNS = {
 }
 _NEEDED = ("image", "xmin", "ymin", "xmax", "ymax", "label")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Names of boxes by corner and sides, of which some tools mean the center: they are not read.
+_SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"), ("bbox",), ("box",))
 _MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")  # how pandas and others write an empty cell
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: an object, or an image without objects if there is no box."""
+    """One line: an object, or without a box its image only, which may have no other objects."""
 
     line: int
     image: str
@@ -46,8 +49,8 @@ class Row:
 def read_table(path: Path, log: FaultLog) -> list[Row]:
     """Reads the rows of a file with the columns image, xmin, ymin, xmax, ymax, label, under any of their usual names.
 
-    The header names the columns; without one they have that order (as in keras-retinanet). A row whose corners and
-    label are all empty names an image without objects. Rows that cannot be read go to the log.
+    The header names the columns; without one they have that order (as in keras-retinanet). A row whose corners are all
+    empty names an image without objects, also with a label such as "No finding". Rows that cannot be read go to the log.
 
     Raises:
         DataError: The file cannot be read, or its first line is neither such a header nor such a row.
@@ -95,8 +98,8 @@ def _row(cells: Sequence[str], columns: dict[str, int], path: Path, line: int, l
     if not image:
         log.add(Fault(str(path), "line malformed", "the image is empty", line=line))
         return None
-    if all(text.lower() in _MISSING for text in (*texts, label)):
-        return Row(line, image, None, "", False, split, size)
+    if all(text.lower() in _MISSING for text in texts):
+        return Row(line, image, None, "" if label.lower() in _MISSING else label, False, split, size)
     try:
         x1, y1, x2, y2 = map(float, texts)
     except ValueError:
@@ -122,8 +125,17 @@ def _columns(cells: list[str], path: Path, line: int) -> tuple[dict[str, int], b
     missing = [column for column in _NEEDED if column not in found]
     raise DataError(
         f"{path}, line {line}: expected a header with {', '.join(_NEEDED)}, or rows of these six without one; found "
-        f"{', '.join(cells)[:200]}, which lacks {', '.join(missing)}"
+        f"{', '.join(cells)[:200]}, which lacks {', '.join(missing)}{_advice(folded, path)}"
     )
+
+
+def _advice(header: list[str], path: Path) -> str:
+    if other := describe_other_format([path]):
+        return f". {other}"
+    for names in _SIDES:
+        if all(name in header for name in names):
+            return f"; {', '.join(names)} must become the columns xmin, ymin, xmax, ymax"
+    return ""
 
 
 def _is_number(text: str) -> bool:

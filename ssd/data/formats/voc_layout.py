@@ -1,10 +1,13 @@
 """Where a PASCAL VOC data set keeps the annotations and images of a split: lists of ImageSets, or folders of XML files."""
 
+import html
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.common.errors import NoSplitError
-from ssd.common.file_tree import is_within, walk
+from ssd.common.file_tree import is_within, read_text, walk
 from ssd.config.dataset_format import is_voc_folder, voc_years
 from ssd.data.faults import DataError
 from ssd.data.formats.folders import describe_folder, files_by_stem
@@ -26,7 +29,8 @@ def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
 
     A folder with ImageSets has lists of splits (see `voc_lists`). In any other, as written by labelImg,
     Roboflow, Label Studio or Kaggle, each XML file belongs to the image of its name, beside it or in a folder for images,
-    and a folder train, valid or test is a split. The split `"all"` is every XML file.
+    or else to the one that only its element `filename` names, and a folder train, valid or test is a split. The split
+    `"all"` is every XML file.
 
     Raises:
         NoSplitError: There is no such split.
@@ -57,8 +61,26 @@ def find_images(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:
             tuple(sorted(found)),
         )
     finder = ImageFinder(root, [root])
-    pairs = zip(chosen, finder.for_labels(chosen), strict=True)
-    return [VOCImage(path, None if image is None else str(image)) for path, image in pairs], files
+    images = _named_images(chosen, finder.for_labels(chosen), finder)
+    return [VOCImage(path, str(image) if image else None) for path, image in zip(chosen, images, strict=True)], files
+
+
+def _named_images(annotations: list[Path], images: list[Path | None], finder: ImageFinder) -> list[Path | None]:
+    """Returns the images; those of annotation files that are called differently are the ones that only they name."""
+    rows = [row for row, image in enumerate(images) if image is None]
+    near = [annotations[row].relative_to(finder.root) for row in rows]
+    named = finder.find_all(zip((_filename(annotations[row]) for row in rows), near, strict=True))
+    count = Counter([*images, *named])
+    found = dict(zip(rows, named, strict=True))
+    return [image or (found[row] if count[found[row]] == 1 else None) for row, image in enumerate(images)]
+
+
+def _filename(annotation: Path) -> str:
+    try:
+        found = re.search(r"<filename>\s*([^<]+?)\s*</filename>", read_text(annotation))
+    except (DataError, OSError):
+        return ""  # reported when it is read
+    return html.unescape(found[1]) if found else ""
 
 
 def _listed(root: Path, split: str) -> tuple[list[VOCImage], list[Path]]:

@@ -16,7 +16,8 @@ from ssd.data.formats.image_finder import ImageFinder, check_inside
 from ssd.data.formats.split_names import UNSPLIT, aliases, canonical
 
 _MAX_YAML = 1 << 17  # characters, thousands of classes; the parser takes some seconds for as many
-_LABEL_FOLDERS = ("labels", "annotations", "Annotations")
+_LABEL_FOLDERS = ("labels", "Labels", "label", "annotations", "Annotations")
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages")  # names in any case of folders beside one of labels
 _IMAGE_FOLDERS = ("images", "obj_train_data", "data")
 
 
@@ -72,8 +73,8 @@ def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit
 def label_file(image: Path) -> Path:
     """Returns the path of an image's label file.
 
-    The last folder "images" of the path becomes "labels", or "annotations" if only that exists; without a folder
-    "images" the labels are beside the image.
+    It is beside the image, unless the last folder "images" of the path, or one called similarly, has a folder "labels" or
+    "annotations" beside it with the same folders in it.
     """
     return _label_folder(image.parent) / f"{image.stem}.txt"
 
@@ -81,11 +82,11 @@ def label_file(image: Path) -> Path:
 @cache
 def _label_folder(folder: Path) -> Path:
     parts = folder.parts
-    depth = next((k for k in range(len(parts) - 1, -1, -1) if parts[k] == "images"), None)
-    if depth is None:
-        return folder
-    names = [Path(*parts[:depth], name, *parts[depth + 1 :]) for name in _LABEL_FOLDERS]
-    return next((name for name in names if name.is_dir()), names[0])
+    for depth in [k for k in reversed(range(len(parts))) if parts[k].lower() in _IMAGES][:1]:
+        for name in _LABEL_FOLDERS:
+            if (labels := Path(*parts[:depth], name, *parts[depth + 1 :])).is_dir():
+                return labels
+    return folder
 
 
 def labels_without_image(images: Iterable[Path]) -> list[Path]:
@@ -188,7 +189,10 @@ def _yaml_path(base: str, entry: str, path: Path, key: str, within: Path) -> Pat
         check_inside(found[0], within, f"{path}: {key}")
     if not found:
         places = " or ".join(dict.fromkeys(map(str, candidates[:2])))
-        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places}")
+        remedy = (
+            "" if canonical(key) == "train" else f". Without the entry {key}, a part of the training images is held out"
+        )
+        raise DataError(f"{path}: {key} names {entry!r}, expected a folder or list at {places}{remedy}")
     return inside[0]
 
 
