@@ -57,7 +57,8 @@ def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: di
                 return op(*args)
 
         library.impl(name, in_dispatcher, "Autograd")
-        library.impl(name, batched, "FuncTorchBatched")  # torch has no batching rule for lists of tensors
+        for key in ("FuncTorchBatched", "Batched"):  # the latter: torch.autograd.grad(..., is_grads_batched=True)
+            library.impl(name, batched, key)  # torch has no batching rule for lists of tensors
 
 
 def _checked_rows(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,8 @@ def near_name(word: object, known: Iterable[str]) -> str | None:
     """Returns the closest known name, or None if more than two letters and more than a quarter of them differ."""
     folded = {_fold(name): name for name in known}
     typed = _fold(str(word))
+    if not typed.strip("_"):
+        return None
     for close in difflib.get_close_matches(typed, folded, n=3, cutoff=0.6):
         same = sum(block.size for block in difflib.SequenceMatcher(None, typed, close).get_matching_blocks())
         if len(typed) + len(close) - 2 * same <= max(2, len(typed) // 4):

@@ -24,6 +24,7 @@ _BELOW_1 = ("momentum", "ema_decay", "val_share", "ignore_unlabeled", "label_unl
 _PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")
 _AT_MOST = {"workers": 1024, "image_size": 16384}  # more processes or pixels stop the machine
+_LONG_DASHES = "\u2012\u2013\u2014\u2212"  # what programs for texts make of --
 _MAX_INT = 2**53  # every integer up to here is exact as a float
 
 
@@ -92,6 +93,8 @@ def check_path(name: str, value: str) -> None:
 
 def check_paths(values: Mapping[str, Any]) -> None:
     """Raises ConfigError if one of the path settings cannot be a valid path; see `check_path`."""
+    if values.get("data_path") == "":  # of a variable that is not set; without a folder, shapes are generated
+        raise ConfigError("--data-path must not be empty")
     for name in _PATHS:
         if isinstance(value := values.get(name), str):
             check_path(flag(name), value)
@@ -125,6 +128,8 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns a hint for an unknown flag or key: another program's name for a setting, or a typo."""
+    if word[:1] in _LONG_DASHES:
+        return f" (it begins with a long dash: write --{word.lstrip(_LONG_DASHES + '-')})"
     advice = advice_for(word)
     return f" ({advice})" if advice else did_you_mean(word, known)
 

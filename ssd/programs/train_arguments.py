@@ -170,6 +170,7 @@ def _add_flag(parser: Any, f: dataclasses.Field[Any]) -> None:
     else:
         metavar = "X" if "float" in kind else "N" if "int" in kind else "NAME" if f.name in CHOICES else f.name.upper()
         options |= {"type": _PARSERS.get(kind, str), "metavar": f.metadata.get("metavar", metavar)}
+        options |= {"type": _or_none(str, "none")} if f.name == "data_path" else {}
         options |= {"nargs": "?", "const": f.metadata["const"]} if "const" in f.metadata else {}
     parser.add_argument(*names, **options)
 
@@ -185,9 +186,9 @@ def _default(f: dataclasses.Field[Any]) -> str:
     return f" (default: {text})".replace("%", "%%")
 
 
-def _or_none(kind: type) -> Any:
+def _or_none(kind: type, *words: str) -> Any:
     def parse(text: str) -> Any:
-        return None if text.lower() in ("none", "") else kind(text)
+        return None if text.lower() in (words or ("none", "")) else kind(text)
 
     parse.__name__ = kind.__name__  # argparse prints it: "invalid float value"
     return parse

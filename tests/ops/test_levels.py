@@ -143,6 +143,18 @@ ERRORS: list[tuple[Any, Any, str]] = [
 ]
 
 
+def test_batched_gradients_equal_single_ones() -> None:
+    loc, logits, *targets = batch(2, PRIORS, 3, torch.float64)
+    leaves = [t.requires_grad_() for t in (*as_levels(loc, CELLS), *as_levels(logits, CELLS))]
+    count = len(leaves) // 2
+    losses = torch.stack(ssd_ops.multibox_loss(leaves[:count], leaves[count:], *targets))
+    weights = torch.tensor([[1.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
+    batched = torch.autograd.grad(losses, leaves, weights, retain_graph=True, is_grads_batched=True)
+    for row, weight in enumerate(weights):
+        single = torch.autograd.grad(losses, leaves, weight, retain_graph=True)
+        torch.testing.assert_close([grad[row] for grad in batched], list(single))
+
+
 @pytest.mark.parametrize(("loc", "logits", "error"), ERRORS)
 def test_errors(impl: Implementation, loc: Any, logits: Any, error: str) -> None:
     others = (torch.zeros(2, 19, 4), torch.zeros(2, 19, dtype=torch.int64))

@@ -66,6 +66,8 @@ def test_option_values_are_json_or_text() -> None:
         (["--learning-rate", "0.1"], "unknown argument --learning-rate (use --lr)"),
         (["--num-classes", "5"], "unknown argument --num-classes (the number of classes comes from the data set"),
         (["--batch_size", "2"], "unknown argument --batch_size (did you mean '--batch-size'?)"),
+        (["\u2014epochs", "2"], "it begins with a long dash: write --epochs"),
+        (["--data-path", ""], "--data-path must not be empty"),
         (["--fooo", "2"], "unknown argument --fooo\n"),
         (["--ema-decay", "inf"], "--ema-decay must be a finite number, got inf"),
         (["--lr-steps", "3", "-1"], "--lr-steps must not be negative, got -1"),
@@ -109,6 +111,9 @@ def test_unknown_config_key_raises_with_suggestion(tmp_path: Path) -> None:
         ("null", "must contain a mapping of settings at the top level, got a NoneType"),
         ("[" * 100_000, "is nested too deeply"),
         ('{"lr": ', "cannot be parsed: Expecting value"),
+        ('{"lr": 1, "lr": 2}', "cannot be parsed: the key 'lr' is set twice"),
+        ('{"data_path": ""}', "--data-path must not be empty"),
+        ('{"data_check": true}', "data_check must be a string, got True"),
         ('{"learning_rate": 1}', "unknown key 'learning_rate' (use --lr)"),
         (
             '{"lr": 1, "lr": [' + "1, " * 900_000 + "1]}",
@@ -153,6 +158,21 @@ def test_config_files_in_yaml_and_toml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("lr: 1e-4\nlr_steps: [3, 5]\nmodel_options:\n  width: 8\n")
     expected = {"lr": 1e-4, "lr_steps": [3, 5], "model_options": {"width": 8}}
     assert load_config(tmp_path / "a.yaml") == expected
+    (tmp_path / "s.yaml").write_text("tensorboard: off\ncuda_graph: on\noutput_dir: 2026-11-27\nseed: 1_000\n")
+    assert load_config(tmp_path / "s.yaml") == {
+        "tensorboard": "off",
+        "cuda_graph": "on",
+        "output_dir": "2026-11-27",
+        "seed": 1000,
+    }
+    for text, message in {
+        "seed: 010": "seed must be an integer, without quotes, got '010'",
+        "epochs: 1:30": "epochs must be an integer, got '1:30'",
+        "lr: 1\nlr: 2": "the key 'lr' is set twice",
+    }.items():
+        (tmp_path / "t.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_config(tmp_path / "t.yaml")
     (tmp_path / "b.yaml").write_text("dataset: &a shapes\nmodel: *a\n")
     with pytest.raises(ConfigError, match=r"aliases \(\*name\) are not allowed"):
         load_config(tmp_path / "b.yaml")
@@ -188,6 +208,7 @@ def test_config_file_with_code_path_needs_trust(tmp_path: Path, capsys: pytest.C
         ("foo", ("zoom",), None),
         ("weights", ("loc_weight",), None),
         ("Batch-Size", ("batch_size",), "batch_size"),
+        ("--", ("--wd",), None),
     ],
 )
 def test_suggestions_are_limited_to_similar_names(word: str, known: tuple[str, ...], expected: str | None) -> None:
