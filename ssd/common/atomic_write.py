@@ -19,13 +19,17 @@ class WriteError(OSError):
     """A file could not be written; the message names the file and the reason. The previous file is unchanged."""
 
 
-def check_writable(flag: str, path: str | os.PathLike[str]) -> None:
+def check_writable(flag: str, path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
     """Checks that a file or folder can be written, before the work of which it gets the result.
 
     Raises:
-        ConfigError: A parent is a file, or the folder is read-only; the message names the flag.
+        ConfigError: It is a folder instead of a file or the reverse, a parent is a file, or the folder is read-only; the
+            message names the flag.
     """
     target = Path(path)
+    if target.exists() and target.is_dir() != is_folder:
+        given = ("folder", "file") if is_folder else ("file", "folder")
+        raise ConfigError(f"{flag} must be a {given[0]}, got the {given[1]} {path}")
     parent = next((path for path in (target, *target.absolute().parents) if path.exists()), target)
     if parent != target and not parent.is_dir():
         raise ConfigError(f"{flag} {path} must be below folders, but {parent} is a file; name another")

@@ -39,6 +39,7 @@ class Repairs:
     objects: int = 0
     images_skipped: int = 0
     copies_skipped: int = 0
+    objects_of_copies: int = 0
     repeated_objects: int = 0
     rotated: int = 0
     files: list[Path] = field(default_factory=list)
@@ -46,8 +47,9 @@ class Repairs:
     def __str__(self) -> str:
         return (
             f"repaired copy: {self.folder}, {self.images} images with {self.objects} objects; skipped "
-            f"{self.images_skipped} images that cannot be used, {self.copies_skipped} copies of images, "
-            f"{self.repeated_objects} objects annotated twice; {self.rotated} images stored upright"
+            f"{self.images_skipped} images that cannot be used, {self.copies_skipped} copies of images (with "
+            f"{self.objects_of_copies} objects), {self.repeated_objects} objects annotated twice; {self.rotated} images "
+            "stored upright"
         )
 
 
@@ -104,6 +106,7 @@ def _write_split(
             continue
         if about.digest in seen:
             repairs.copies_skipped += 1
+            repairs.objects_of_copies += len(dataset.target(index)["labels"])
             continue
         seen.add(about.digest)
         name = _write_image(dataset, index, about, folder, names)

@@ -96,9 +96,7 @@ class RunFolder:
         """
         if not self.world.is_first:
             return
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"--output-dir {self.path} must be a folder, got a file")
-        check_writable("--output-dir", self.path)
+        check_writable("--output-dir", self.path, is_folder=True)
         if not self.path.is_dir() or config.test_only:
             return
         if config.resume and run_folder_of(config.resume).resolve() == self.path.resolve():

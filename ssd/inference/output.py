@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from ssd.common.errors import DataError
 from ssd.inference.formats import short_stem, write_formats
-from ssd.inference.parts import Part, entries, finished_files, has_parts, remove_parts
+from ssd.inference.parts import Part, drawings, entries, finished_files, has_parts, remove_parts
 from ssd.inference.result import Result
 from ssd.inference.video_writer import VideoWriter
 
@@ -140,13 +139,12 @@ def remove_results(folder: Path) -> None:
     """Removes the results of a previous command from a folder, and nothing else."""
     file = folder / "detections.json"
     try:
-        listed = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        drawings = {str(entry["picture"]) for entry in [*listed, *entries(folder)] if "picture" in entry}
-    except (OSError, ValueError, TypeError, KeyError):
+        drawn = drawings(folder)
+    except ValueError:
         return  # they are of another program
     if not file.exists() and not has_parts(folder):
         return
-    for name in drawings:
+    for name in drawn:
         if Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
     for pattern in ("detections.csv", "coco.json", "yolo/data.yaml", "yolo/labels/*.txt", "voc/Annotations/*.xml"):

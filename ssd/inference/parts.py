@@ -128,6 +128,20 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def drawings(folder: Path) -> set[str]:
+    """Returns the names of the images and videos that a command drew into an output folder.
+
+    Raises:
+        ValueError: Its detections.json is not of this program.
+    """
+    file = folder / "detections.json"
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        return {str(entry["picture"]) for entry in [*listed, *entries(folder)] if "picture" in entry}
+    except (OSError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read") from error
+
+
 def has_parts(folder: Path) -> bool:
     """Returns whether an output folder has parts."""
     return (folder / _FOLDER / _SETTINGS).is_file() or any(_part_files(folder))

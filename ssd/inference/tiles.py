@@ -122,7 +122,9 @@ def _join(boxes: Tensor, labels: Tensor, scores: Tensor, seen: Tensor) -> tuple[
         others = torch.nonzero((labels[:i] == labels[i]) & (seen[:i] != seen[i]).any(dim=1)).flatten()
         mine = _clipped(boxes[i].expand(len(others), 4), seen[others])
         theirs = _clipped(boxes[others], seen[i])
-        agree = ssd_ops.box_iou(mine, theirs).diagonal() >= _AGREE
+        agree = (
+            ssd_ops.box_iou(mine[:, None], theirs[:, None]).flatten() >= _AGREE
+        )  # of pairs only, not of all with all
         for j in others[agree].tolist():
             group[root(i)] = root(j)
     members: dict[int, list[int]] = {}

@@ -159,7 +159,7 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
 
     for name in ("json", "pictures", "fix"):
         if getattr(args, name):
-            check_writable(f"--{name}", getattr(args, name))
+            check_writable(f"--{name}", getattr(args, name), is_folder=name != "json")
     if args.fix:
         check_target(Path(args.fix), Path(args.data_path))
     report = check_data(config, tuple(args.splits), args.workers or usable_cores(), with_priors=not args.no_priors)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd.common.atomic_write import check_writable
 from ssd.common.errors import ConfigError, DataError
 from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import FILE_DATASETS, HIDING
@@ -90,6 +91,9 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     if args.output is None:
         run = Path(args.checkpoint)
         args.output = str((run if run.is_dir() else run.parent) / "review") if run.exists() else "review"
+    for name in ("output", "fix"):
+        if getattr(args, name):
+            check_writable(f"--{name}", getattr(args, name), is_folder=True)
     return config
 
 

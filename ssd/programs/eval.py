@@ -47,12 +47,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         parser.error(f"--worst must not be negative, got {args.worst}")
     if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
         parser.error(f"--json {args.json}: there is no folder {os.path.dirname(args.json)}")
-    if args.save and os.path.exists(args.save) and not os.path.isdir(args.save):
-        parser.error(f"--save must be a folder, got the file {args.save}")
     try:
         for name in ("json", "save"):
             if getattr(args, name):
-                check_writable(f"--{name}", getattr(args, name))
+                check_writable(f"--{name}", getattr(args, name), is_folder=name == "save")
         args.checkpoint = checked_checkpoint(args.checkpoint)
     except ConfigError as error:
         parser.error(str(error))

@@ -29,6 +29,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from ssd.common.atomic_write import check_writable
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
 from ssd.config.resume_settings import recorded_settings
@@ -74,6 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.output = (
             (path.resolve().name if path.is_dir() else path.stem if path.exists() else path.name) + kind + suffix
         )
+    try:
+        check_writable("output", args.output)
+    except ConfigError as error:
+        parser.error(str(error))
     return args
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssd.common.console import ArgumentParser, program_name
 from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
-from ssd.inference.parts import has_parts
+from ssd.inference.parts import drawings, has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
 from ssd.programs.tta_arguments import add_tta_flags
 from ssd.weight_files.names import checked_checkpoint
@@ -28,13 +28,13 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         parser.error(f"--nms-threshold must be in 0..1, got {args.nms_threshold}")
     if args.max_detections is not None and args.max_detections < 1:
         parser.error(f"--max-detections must be at least 1, got {args.max_detections}")
-    args.save = [name for name in args.save.split(",") if name not in ("", "json")]
+    args.save = [name for name in map(str.strip, args.save.split(",")) if name not in ("", "json")]
     for name in args.save:
         if name not in FORMATS:
             parser.error(f"--save: {unknown('format', name, FORMATS)}")
     if args.no_pictures and "images" in args.save:
         args.save.remove("images")
-    args.classes = args.classes.split(",") if args.classes is not None else None
+    args.classes = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
     try:
@@ -143,6 +143,8 @@ def _rank_and_size() -> tuple[int, int]:
 def list_sources(names: list[str], *, quiet: bool = False) -> list[str]:
     """Returns the files that files, folders, patterns and lists name, and streams, without duplicates.
 
+    What an earlier command drew into a folder or what a pattern matches is excluded.
+
     Args:
         names: Sources of the command line.
         quiet: Whether to say nothing about skipped files.
@@ -153,7 +155,10 @@ def list_sources(names: list[str], *, quiet: bool = False) -> list[str]:
     files: dict[str, None] = {}
     for name in names:
         found = [file if stream_name(file) else str(Path(file)) for file in find_files(name)]
-        files.update(dict.fromkeys(found))
+        kept = found if len(found) == 1 else _without_drawings(found)
+        files.update(dict.fromkeys(kept))
+        if not quiet and len(kept) < len(found):
+            print(f"{name}: without {len(found) - len(kept)} images and videos that an earlier command drew")
         if not quiet and os.path.isdir(name) and (others := sum(1 for _ in walk(Path(name))) - len(found)):
             print(f"{name}: {len(found)} images and videos; skipped {others} files of other types")
     if not any(stream_name(file) or os.path.exists(file) for file in files):
@@ -162,6 +167,16 @@ def list_sources(names: list[str], *, quiet: bool = False) -> list[str]:
             raise DataError(f"list {name}: {first[:200]} does not exist" if files else f"list {name} has no lines")
         raise DataError(f"image {name} does not exist" if files else f"{name} lists no files")
     return list(files)
+
+
+def _without_drawings(files: list[str]) -> list[str]:
+    drawn: dict[str, set[str]] = {}
+    for folder in dict.fromkeys(map(os.path.dirname, files)):
+        try:
+            drawn[folder] = drawings(Path(folder))
+        except ValueError:  # a detections.json of another program
+            drawn[folder] = set()
+    return [file for file in files if os.path.basename(file) not in drawn[os.path.dirname(file)]]
 
 
 def choose_folder(args: argparse.Namespace) -> Path:

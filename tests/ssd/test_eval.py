@@ -89,6 +89,7 @@ def test_eval_on_other_data_ignores_data_settings_of_run(finished: Path, tmp_pat
         (["{file}", "--worst", "-1"], "--worst must not be negative"),
         (["{file}", "--dataset", "shapes", "-b", "0"], "--batch-size must be at least 1"),
         (["{file}", "--dataset", "shapes", "--json", "no/x.json"], "--json no/x.json: there is no folder no"),
+        (["{file}", "--dataset", "shapes", "--json", "."], "--json must be a file, got the folder"),
         (["{file}", "--save", "{file}"], "--save must be a folder, got the file"),
     ],
 )

@@ -213,6 +213,23 @@ def test_list_of_missing_images_names_the_first(tmp_path: Path) -> None:
         list_sources([str(tmp_path / "list.txt")])
 
 
+def test_drawings_of_an_earlier_command_are_no_sources(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = list_sources([str(photos)])
+    capsys.readouterr()
+    found = photos / "predictions"  # as the default folder is, if the command runs in the folder of the images
+    found.mkdir()
+    (found / "1-a.png").write_bytes(b"")
+    (found / "detections.json").write_text('[{"file": "a.png", "detections": [], "picture": "1-a.png"}, {"file": "b"}]')
+    for source in (photos, photos / "**" / "*"):
+        assert sorted(list_sources([str(source)])) == sorted(sources)
+        assert f"{source}: without 1 images and videos that an earlier command drew" in capsys.readouterr().out
+    assert list_sources([str(found / "1-a.png")]) == [str(found / "1-a.png")]
+    (found / "detections.json").write_text("{}")  # of another program
+    assert len(list_sources([str(photos)])) == len(sources) + 1
+
+
 def test_predict_with_checkpoint_of_another_system(tmp_path: Path, photos: Path) -> None:
     theirs = build_model("ssdlite320_mobilenet_v2", 4, preset="lufficc", layout="lufficc")
     torch.save({"model": export_weights(theirs, "lufficc"), "iteration": 9}, tmp_path / "model_000009.pth")

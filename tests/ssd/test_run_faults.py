@@ -203,7 +203,7 @@ def test_output_folder_with_other_files_raises_before_writing(tmp_path: Path) ->
     (tmp_path / "config.json").touch()
     with pytest.raises(ConfigError, match="or delete this one of an unfinished run"):
         run(replace(ONE, output_dir=str(tmp_path)))
-    with pytest.raises(ConfigError, match=r"notes.txt must be a folder, got a file"):
+    with pytest.raises(ConfigError, match=r"--output-dir must be a folder, got the file .*notes.txt"):
         run(replace(ONE, output_dir=str(tmp_path / "notes.txt")))
     with pytest.raises(ConfigError, match=r"must be below folders, but .*notes.txt is a file; name another"):
         run(replace(ONE, output_dir=str(tmp_path / "notes.txt/a/b")))

@@ -13,7 +13,7 @@ import ssd
 import ssd_ops
 from ssd.inference.detector import Detector
 from ssd.inference.result import Result
-from ssd.inference.tiles import Tiling
+from ssd.inference.tiles import Tiling, merge
 
 CLASSES = ("disc", "star")
 SIDE = 100
@@ -135,3 +135,15 @@ def test_tiles_cover_image_with_equal_sizes(size: tuple[int, int]) -> None:
 def test_invalid_tile_sizes_raise(tile: object, detector: Detector) -> None:
     with pytest.raises(ValueError, match=r"tile must be SIZE or SIZE, OVERLAP in pixels with 0 <= OVERLAP < SIZE"):
         detector.predict(torch.zeros(3, 8, 8, dtype=torch.uint8), tile=tile)  # type: ignore[arg-type]
+
+
+def test_memory_of_a_merge_grows_with_the_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, box_iou = [], ssd_ops.box_iou
+    monkeypatch.setattr(ssd_ops, "box_iou", lambda *boxes: sizes.append(box_iou(*boxes).numel()) or box_iou(*boxes))
+    views, count = Tiling(40, 8).views(100, 140), 6
+    low = torch.rand(len(views), count, 2, generator=torch.Generator().manual_seed(0)) * 20
+    boxes = torch.cat([low, low + 20], dim=2)
+    boxes[..., 0] = 0  # cut by the left border of its view
+    found = [{"boxes": b, "labels": torch.ones(count, dtype=torch.int64), "scores": torch.rand(count)} for b in boxes]
+    merge(found, views, 0.5)
+    assert max(sizes) <= len(views) * count
