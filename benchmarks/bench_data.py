@@ -2,9 +2,10 @@
 
 python benchmarks/bench_data.py [--quick] [--json FILE]
 
-The last two cases are the two halves of `--device-augmentation`: the worker decodes images, samples the augmentation and
+Two cases are the two halves of `--device-augmentation`: the worker decodes images, samples the augmentation and
 packs the pixels; the device renders them. torchvision has no such mode: its worker runs all transforms in the first of
-these cases, and its transforms run on the device in the second. On a GPU, the second case has 32 images per call.
+these cases, and its transforms run on the device in the second. On a GPU, the second case has 32 images per call, and a
+last one compares `--device-jpeg` with a worker that decodes.
 
 Each call processes 8 synthetic images of 500 x 375 with the power spectrum of photographs, saved as JPEG of about the
 size of VOC's. The peer is torchvision's chain of v2 transforms on tensors, and the same chain on PIL images, which is the
@@ -30,6 +31,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import ssd_ops
+from benchmarks import device_decoding
 from benchmarks.harness import Case, main
 from ssd.data import PackedImages, collate, read_image
 from ssd.transforms import build_transforms
@@ -47,7 +49,8 @@ def cases(device: torch.device, quick: bool) -> list[Case]:
     sides = (("ssd", 300),) if quick else (("ssd", 300), ("ssdlite", 320), ("hflip", 300))
     augments = [_augment_case(name, side, count) for name, side in sides]
     split = [_worker_case(count), _render_case(device, count if device.type == "cpu" else 4 * count)]
-    return [_decode_case(count), *augments, _pipeline_case(count), *split]
+    on_device = [] if device.type == "cpu" else [_device_decode_case(device, 4 * count)]
+    return [_decode_case(count), *augments, _pipeline_case(count), *split, *on_device]
 
 
 def _decode_case(count: int) -> Case:
@@ -132,6 +135,12 @@ def _render_case(device: torch.device, count: int) -> Case:
     }
     name = f"render ssd, {count} images of {WIDTH} x {HEIGHT} to {side} x {side}, on the device"
     return _case(name, make, candidates, check, count, "reference")
+
+
+def _device_decode_case(device: torch.device, count: int) -> Case:
+    name = f"decode JPEG and pack, {count} images of {WIDTH} x {HEIGHT}, on the device"
+    found = device_decoding.candidates(device, 300)
+    return _case(name, lambda paths, targets: (paths, targets), found, device_decoding.check, count, "worker")
 
 
 def _pipelines(side: int, *, deferred: bool) -> dict[str, Callable[..., Any]]:

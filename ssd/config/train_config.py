@@ -66,6 +66,7 @@ class TrainConfig:
         "crop, resize and color-jitter each batch in one kernel on the training device; --workers then only decode "
         "images and sample the parameters",
     )
+    device_jpeg: bool = option(False, "with --device-augmentation on a GPU, decode JPEG files there, too")
     workers: int = option(2, "data loading processes per training process", torchvision=4, short="-j")
 
     model: str = option(

@@ -36,11 +36,7 @@ def check_settings(config: TrainConfig) -> None:
             raise ConfigError(f"{flag(name)} {source}: no such file")
     if config.test_only and not (config.resume or config.weights):
         raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")
-    for name in ("ignore_unlabeled", "label_unlabeled"):
-        if getattr(config, name) and not config.ema_decay:
-            raise ConfigError(
-                f"{flag(name)} needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
-            )
+    _check_needed(config)
     if 0 < config.label_unlabeled < config.ignore_unlabeled:
         raise ConfigError(
             f"--label-unlabeled must be at least --ignore-unlabeled {config.ignore_unlabeled:g}, got "
@@ -50,3 +46,14 @@ def check_settings(config: TrainConfig) -> None:
         raise ConfigError("--tensorboard on needs the package tensorboard: pip install tensorboard")
     if config.accumulate > config.batch_size:
         raise ConfigError(f"--accumulate must be at most --batch-size {config.batch_size}, got {config.accumulate}")
+
+
+def _check_needed(config: TrainConfig) -> None:
+    # Settings that have no effect without another one.
+    for name in ("ignore_unlabeled", "label_unlabeled"):
+        if getattr(config, name) and not config.ema_decay:
+            raise ConfigError(
+                f"{flag(name)} needs the EMA of the weights, whose detections it uses: set --ema-decay 0.99"
+            )
+    if config.device_jpeg and not config.device_augmentation:
+        raise ConfigError("--device-jpeg needs --device-augmentation, which renders what the device has decoded")

@@ -3,10 +3,10 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -15,10 +15,12 @@ from torch.utils.data import Dataset
 from ssd.common.class_names import display_name
 from ssd.data.annotations import Annotations, AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults, shorten
-from ssd.data.loading.images import SizeError, decode_image, read_bytes
+from ssd.data.loading.encoded_images import EncodedImage
+from ssd.data.loading.images import SizeError, decode_image, encoded_or_decoded, read_bytes
 from ssd.data.orientation import check_apply_exif, find_orientation
 
 Target = dict[str, Any]
+_Image = TypeVar("_Image")
 _LISTED_CLASSES = 20  # classes in a printed summary
 
 
@@ -151,11 +153,25 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             ImageError: It cannot be read, or its size is not the one that the annotations declare, in which case the
                 boxes belong to another image. `error.fault` is the `Fault`.
         """
+        return self._read(index, decode_image)
+
+    def encoded_sample(self, index: int) -> tuple[Tensor | EncodedImage, Target]:
+        """Returns `self[index]`, with the image still encoded if it is a JPEG file that GPUs decode.
+
+        Raises:
+            ImageError: See `load_image`; damage that the header does not show is found when the image is decoded.
+        """
+        own = type(self)
+        if own.load_image is not DetectionDataset.load_image or own.__getitem__ is not DetectionDataset.__getitem__:
+            return self[index]  # its images are not those of its files
+        return self._read(index, encoded_or_decoded), self.target(index)
+
+    def _read(self, index: int, decode: Callable[..., _Image]) -> _Image:
         file = str(self.annotations.files[index])
         height, width = (int(v) for v in self.annotations.sizes[index])
         try:
             content = self.encoded(index)
-            return decode_image(content, file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
+            return decode(content, file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
         except SizeError as error:
             raise ImageError(Fault(file, "image of another size", str(error))) from None
         except DataError as error:

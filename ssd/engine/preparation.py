@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
 from ssd.config.resume_settings import changed_settings
 from ssd.data import Loader, build_loader
+from ssd.data.loading.device_decoder import DeviceDecoder, why_not_decoded
+from ssd.data.loading.samples import EncodedTransform
 from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.auto_settings import Choices, Facts, choose_settings
 from ssd.engine.checkpoint import read, restore, seed_everything
@@ -65,7 +68,8 @@ def prepare(
         resize = build_transforms(config.augmentation, size, train=False, **options)
         workers, workers_notice = fitting_workers(config.workers, batch_bytes(config, train_set, size))
         common: dict[str, Any] = {"workers": workers, "rank": world.rank, "world_size": world.size}
-        loader = build_loader(train_set, augment, config.batch_size, train=True, seed=config.seed, **common)
+        common_train = {**common, "seed": config.seed, "decoder": build_decoder(config, augment, device)}
+        loader = build_loader(train_set, augment, config.batch_size, train=True, **common_train)
         loader.mix_until(math.ceil(_MIXED_EPOCHS * epochs_of(config, len(loader))))
         val_loader = build_loader(val_set, resize, config.batch_size, train=False, **common)
         state = make_state(config, model, len(loader), world)
@@ -86,6 +90,22 @@ def prepare(
     if device.type == "cuda" and not config.test_only:
         folder.log(describe_step(config, state))
     return state, loader, val_loader
+
+
+def build_decoder(config: TrainConfig, transforms: object, device: torch.device) -> DeviceDecoder | None:
+    """Returns the decoder of --device-jpeg, or None without it.
+
+    Raises:
+        ConfigError: The device has none, or the transforms need decoded images.
+    """
+    if not config.device_jpeg:
+        return None
+    reason = why_not_decoded(device)
+    if reason is None and not (isinstance(transforms, EncodedTransform) and transforms.accepts_encoded(mixes=False)):
+        reason = "the augmentation resizes images before the crop (multiscale, shortest), which the workers do"
+    if reason is not None:
+        raise ConfigError(f"--device-jpeg is not possible: {reason}")
+    return DeviceDecoder(device)
 
 
 def describe_resumed(config: TrainConfig, state: State, batches: int, changes: list[str]) -> str:

@@ -48,7 +48,7 @@ def save_non_finite(
         weights = {name: value.detach().cpu() for name, value in state.model.state_dict().items()}
         is_finite = not non_finite_names(dict(state.model.named_parameters()))
         content = {
-            "images": images,
+            "images": images.cpu(),  # with --device-jpeg they are on the device
             **{name: getattr(batch, name) for name in ("gt_boxes", "gt_labels", "offsets", "ignore", "image_ids")},
             "files": [str(loader.dataset.annotations.files[loader.dataset.index_of(i)]) for i in batch.image_ids],
             "epoch": state.epoch + 1,

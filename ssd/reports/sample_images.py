@@ -21,7 +21,7 @@ DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a th
 
 def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, path: Path) -> None:
     """Saves a grid of images of a training batch after augmentation, with the annotations that the loss does not ignore."""
-    images = batch.images if isinstance(batch.images, Tensor) else batch.images.render().round().to(torch.uint8)
+    images = batch.images if isinstance(batch.images, Tensor) else batch.images.render().round().to(torch.uint8).cpu()
     drawn = []
     for i, image in enumerate(images[:count]):
         rows = torch.arange(int(batch.offsets[i]), int(batch.offsets[i + 1]))

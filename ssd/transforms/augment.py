@@ -144,13 +144,18 @@ class Augment:
         """
         if self.rule.shortest:
             image, target = self._shorten(image, target)
-        height, width = image.shape[1:]
+        target, steps = self.draw_for((image.shape[1], image.shape[2]), target)
+        return image, target, steps
+
+    def draw_for(self, size: tuple[int, int], target: Target) -> tuple[Target, PixelSteps]:
+        """Draws all random choices but `shortest` for an image of a height and width, and applies them to the target."""
+        height, width = size
         placement = make_placement(self._view(target, height, width), height, width, self.side)
         distortion = None if self.rule.photometric is None else draw_distortion(self.rule.photometric)
         orientation = self._draw_orientation()
         target = place_objects(target, placement, cut=self.rule.cut, min_size=self.rule.min_size)
         target["boxes"] = self._orient_boxes(target["boxes"], orientation)
-        return image, target, PixelSteps(placement, distortion, orientation)
+        return target, PixelSteps(placement, distortion, orientation)
 
     def _shorten(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         height, width = image.shape[1:]

@@ -9,12 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.transforms.photometric import GRAY, Distortion, mean_gray, pivot_grid, run_steps
+from ssd.transforms.photometric import GRAY, Distortion, mean_gray, run_steps
 
 _ROTATIONS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])  # permutations that rotate the color circle; the others mirror it
 
 
-def color_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, float]:
+def needs_grid(distortion: Distortion) -> bool:
+    """Returns whether a distortion depends on the image: contrast scales around its mean gray."""
+    return any(name == "contrast" for name, _ in distortion.steps)
+
+
+def color_matrix(distortion: Distortion, grid: Tensor | None) -> tuple[np.ndarray, float]:
     """Returns a distortion as an affine matrix followed by a hue shift.
 
     The steps, factors and their order are those of `ssd.transforms.photometric.distort`. Unlike there, values are clipped
@@ -23,7 +28,8 @@ def color_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, flo
 
     Args:
         distortion: The drawn distortion; a hue shift comes after saturation, as in `draw_distortion`.
-        image: uint8 `[3, H, W]`, the whole image. Contrast scales around its mean gray after the preceding steps.
+        grid: uint8 `[3, N]`, the `pivot_grid` of the whole image. Contrast scales around its mean gray after the
+            preceding steps. None if the distortion does not need it, see `needs_grid`.
 
     Returns:
         float32 `[3, 4]`: channel c becomes `matrix[c, :3] @ rgb + matrix[c, 3]`; and the hue shift in turns.
@@ -38,8 +44,8 @@ def color_matrix(distortion: Distortion, image: Tensor) -> tuple[np.ndarray, flo
         else:
             step[:3, :3] *= value
         if name == "contrast":
-            grid = pivot_grid(image).to(torch.float32)
-            step[:3, 3] = (1.0 - value) * mean_gray(run_steps(grid, distortion.steps[:i]))
+            assert grid is not None
+            step[:3, 3] = (1.0 - value) * mean_gray(run_steps(grid.to(torch.float32), distortion.steps[:i]))
         matrix = step @ matrix
     if distortion.channels is None:
         return matrix[:3].astype(np.float32), turns

@@ -68,6 +68,11 @@ def collate(samples: Sequence[tuple[Tensor | Unrendered, Target]]) -> Batch:
     """
     targets = [target for _, target in samples]
     images, height, width = _gather([image for image, _ in samples], targets)
+    return make_batch(images, targets, height, width)
+
+
+def make_batch(images: Tensor | PackedImages, targets: Sequence[Target], height: int, width: int) -> Batch:
+    """Packs targets whose boxes are in pixels of images of this height and width, and puts the images beside them."""
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     counts = torch.tensor([0] + [len(target["labels"]) for target in targets])
     sizes = [tuple(target.get("size", (height, width))) for target in targets]

@@ -20,7 +20,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssd.data.faults import DataError
+from ssd.data.loading.encoded_images import EncodedImage
 from ssd.data.loading.image_header import ORIENTATION, Header, header_of, open_image, reason_of
+from ssd.data.loading.jpeg_header import is_plain_jpeg
 
 try:
     from torchvision.io import decode_jpeg
@@ -83,11 +85,37 @@ def decode_image(
 ) -> Tensor:
     """Decodes the content of an image file, uint8 `[N]`, as `read_image` does; `path` is for its errors only."""
     header = header_of(io.BytesIO(raw.tobytes()), path)
-    if size is not None and header.size(apply_exif) != size:
-        if not either or header.size(not apply_exif) != size:
-            height, width = header.size(apply_exif)
-            raise SizeError(f"annotated as {size[1]} x {size[0]}, the image is {width} x {height}")
-        apply_exif = not apply_exif
+    return _decode(raw, header, path, _decide_exif(header, apply_exif, size, either))
+
+
+def encoded_or_decoded(
+    raw: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    apply_exif: bool,
+    size: tuple[int, int],
+    either: bool,
+) -> Tensor | EncodedImage:
+    """Returns the content of a JPEG file that decoders of GPUs read, and any other image as `decode_image` does."""
+    header = header_of(io.BytesIO(raw.tobytes()), path)
+    apply_exif = _decide_exif(header, apply_exif, size, either)
+    if header.format == "JPEG" and is_plain_jpeg(raw):
+        orientation = max(header.orientation, 1) if apply_exif else 1
+        return EncodedImage(torch.from_numpy(raw), header.size(False), orientation)
+    return _decode(raw, header, path, apply_exif)
+
+
+def _decide_exif(header: Header, apply_exif: bool, size: tuple[int, int] | None, either: bool) -> bool:
+    # whether to apply the EXIF orientation, see `read_image`
+    if size is None or header.size(apply_exif) == size:
+        return apply_exif
+    if not either or header.size(not apply_exif) != size:
+        height, width = header.size(apply_exif)
+        raise SizeError(f"annotated as {size[1]} x {size[0]}, the image is {width} x {height}")
+    return not apply_exif
+
+
+def _decode(raw: np.ndarray, header: Header, path: str | os.PathLike[str], apply_exif: bool) -> Tensor:
     if header.format in ("JPEG", "MPO"):
         image = _read_jpeg(raw, apply_exif)
         if image is not None and tuple(image.shape[1:]) == header.size(apply_exif):
@@ -169,6 +197,20 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     if image.shape[0] == 1:
         return image.expand(3, -1, -1)
     return image if image.shape[0] == 3 else None
+
+
+def decode_jpegs(contents: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Decodes JPEG files uint8 `[N]` in host memory into RGB uint8 `[3, H, W]` on a device, without EXIF orientation.
+
+    Raises:
+        RuntimeError: One of the files cannot be decoded, or torchvision has no decoder for the device.
+    """
+    if decode_jpeg is None:
+        raise RuntimeError("this torchvision has no decode_jpeg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        images: list[Tensor] = decode_jpeg(contents, mode="RGB", device=device)
+    return images
 
 
 def _read_with_pil(raw: np.ndarray, apply_exif: bool, path: str | os.PathLike[str]) -> Tensor:

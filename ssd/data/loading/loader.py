@@ -7,15 +7,19 @@ is all it takes.
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, list_faults
-from ssd.data.loading.batch import Batch, collate
-from ssd.data.loading.samples import Key, Sample, Samples, Transform, mixed_seed
+from ssd.data.loading.batch import Batch, collate, make_batch
+from ssd.data.loading.device_decoder import DeviceDecoder
+from ssd.data.loading.encoded_images import EncodedImages, Undecoded
+from ssd.data.loading.samples import Item, Key, Samples, Transform, mixed_seed
 from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
 
 
@@ -26,8 +30,15 @@ class Loader:
     `build_loader` returns it.
     """
 
-    def __init__(self, loader: "DataLoader[Any]", batches: "_EpochBatches", samples: Samples) -> None:
+    def __init__(
+        self,
+        loader: "DataLoader[Any]",
+        batches: "_EpochBatches",
+        samples: Samples,
+        decoder: DeviceDecoder | None = None,
+    ) -> None:
         self.dataset = samples.dataset
+        self._decoder = decoder
         self._samples = samples
         self._loader = loader
         self._batches = batches
@@ -57,7 +68,8 @@ class Loader:
         images = 0
         self.position = self._batches.start
         expected = len(self) > self.position
-        for batch, faults in self._loader:
+        for loaded, found in self._loader:
+            batch, faults = self._decoded(loaded, found) if isinstance(loaded, _EncodedBatch) else (loaded, found)
             self.position += 1
             for fault in faults:
                 self.dataset.log.add(fault)
@@ -67,6 +79,15 @@ class Loader:
                 yield batch
         if not images and expected:
             raise DataError(f"{self.dataset.name}: none of its images can be read\n{list_faults(self.dataset.report)}")
+
+    def _decoded(self, loaded: "_EncodedBatch", faults: list[Fault]) -> tuple[Batch, list[Fault]]:
+        assert self._decoder is not None
+        try:
+            return replace(loaded.objects, images=self._decoder(loaded.images)), faults
+        except DataError:
+            # Damage that the worker could not see: a worker that decodes would have read another image instead.
+            items = [self._samples.decoded(key) for key in loaded.keys]
+            return _batch_of(items), [fault for item in items for fault in item.faults]
 
 
 def build_loader(
@@ -81,6 +102,7 @@ def build_loader(
     pin_memory: bool | None = None,
     rank: int = 0,
     world_size: int = 1,
+    decoder: DeviceDecoder | None = None,
 ) -> Loader:
     """Builds the loader of a data set.
 
@@ -101,6 +123,8 @@ def build_loader(
         rank: Rank of this process. In training all ranks get the same number of images, with repetitions if it does not
             divide evenly; in evaluation each image goes to exactly one process.
         world_size: Number of processes.
+        decoder: Decodes JPEG files in this process, if the transform is an `EncodedTransform`; the images of a batch are
+            then on its device. None: the workers decode all images.
 
     Raises:
         DataError: a number out of range.
@@ -113,7 +137,7 @@ def build_loader(
     batches = _EpochBatches(
         len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
     )
-    samples = Samples(dataset, transforms, seed, replace_broken=train)
+    samples = Samples(dataset, transforms, seed, replace_broken=train, encoded=decoder is not None)
     loader = WatchedDataLoader(
         samples,
         batch_sampler=batches,
@@ -125,7 +149,7 @@ def build_loader(
         persistent_workers=workers > 0,
         multiprocessing_context=start_method() if workers else None,
     )
-    return Loader(loader, batches, samples)
+    return Loader(loader, batches, samples, decoder)
 
 
 class _EpochBatches:
@@ -165,6 +189,31 @@ class _EpochBatches:
             yield [(epoch, index) for index in indices[start : start + self.batch_size]]
 
 
-def _collate(items: list[tuple[Sample | None, list[Fault]]]) -> tuple[Batch, list[Fault]]:
-    faults = [fault for _, found in items for fault in found]
-    return collate([sample for sample, _ in items if sample is not None]), faults
+@dataclass(frozen=True)
+class _EncodedBatch:
+    """A batch of which some images are still JPEG files."""
+
+    images: EncodedImages
+    objects: Batch  # without images
+    keys: list[Key]
+
+    def pin_memory(self) -> "_EncodedBatch":
+        """Returns the batch with pinned objects; files are decoded from any memory."""
+        return replace(self, objects=self.objects.pin_memory())
+
+
+def _collate(items: list[Item]) -> tuple[Batch | _EncodedBatch, list[Fault]]:
+    faults = [fault for item in items for fault in item.faults]
+    samples = [item.sample for item in items if item.sample is not None]
+    images = [image for image, _ in samples if not isinstance(image, Tensor)]
+    if not any(isinstance(image, Undecoded) for image in images):
+        return _batch_of(items), faults
+    side = images[0].canvas.side
+    nothing = torch.empty(0, 3, side, side, dtype=torch.uint8)
+    objects = make_batch(nothing, [target for _, target in samples], side, side)
+    return _EncodedBatch(EncodedImages.of(images), objects, [item.key for item in items]), faults
+
+
+def _batch_of(items: list[Item]) -> Batch:
+    samples: list[Any] = [item.sample for item in items if item.sample is not None]
+    return collate(samples)

@@ -45,9 +45,9 @@ class PackedImages:
 
     @classmethod
     def of(cls, images: Sequence[Unrendered]) -> "PackedImages":
-        """Packs images of one canvas, at least one."""
+        """Packs images of one canvas, at least one; the pixels stay on their device, everything else is on the CPU."""
         bounds = np.cumsum([0] + [image.pixels.numel() for image in images])
-        pixels = torch.empty(int(bounds[-1]), dtype=torch.uint8)
+        pixels = torch.empty(int(bounds[-1]), dtype=torch.uint8, device=images[0].pixels.device)
         for image, start, end in zip(images, bounds[:-1], bounds[1:], strict=True):
             pixels[start:end].view(image.pixels.shape).copy_(image.pixels)
         return cls(
@@ -74,6 +74,11 @@ class PackedImages:
     def pin_memory(self) -> "PackedImages":
         """Returns the images in pinned memory."""
         return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})  # type: ignore[arg-type]
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the memory of the images, which were packed on another stream, until this one has used them."""
+        for tensor in self._tensors().values():
+            tensor.record_stream(stream)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -4,7 +4,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from ssd.data.dataset import DetectionDataset, ImageError, Target
 from ssd.data.faults import Fault
+from ssd.data.loading.encoded_images import EncodedImage, Undecoded
 from ssd.data.loading.packed_images import Unrendered
 
-Sample = tuple[Tensor | Unrendered, Target]
-Transform = Callable[[Tensor, Target], Sample]
+Sample = tuple[Tensor | Unrendered | Undecoded, Target]
+Transform = Callable[[Any, Target], Sample]
 Key = tuple[int, int]  # epoch, index
 _Decoded = tuple[Tensor, Target]
 _ATTEMPTS = 20  # images tried in place of a broken one before giving up
@@ -30,33 +31,70 @@ class MixingTransform(Protocol):
         """Returns a sample made of this one and those of `draw`, which returns a random one, or None."""
 
 
-class Samples(Dataset[tuple[Sample | None, list[Fault]]]):
+@runtime_checkable
+class EncodedTransform(Protocol):
+    """A transform that also accepts JPEG files, `EncodedImage`, and returns them as `Undecoded`."""
+
+    def accepts_encoded(self, mixes: bool) -> bool:
+        """Returns whether it does so, in epochs in which samples are mixed or not."""
+
+
+class Item(NamedTuple):
+    """A sample as it was loaded."""
+
+    key: Key
+    sample: Sample | None  # None: no image can be read
+    faults: list[Fault]  # of the images that were tried
+
+
+class Samples(Dataset[Item]):
     """Loads and transforms one sample under its own random stream; broken images come back as faults."""
 
     def __init__(
-        self, dataset: DetectionDataset, transforms: Transform | None, seed: int, replace_broken: bool
+        self,
+        dataset: DetectionDataset,
+        transforms: Transform | None,
+        seed: int,
+        replace_broken: bool,
+        encoded: bool = False,
     ) -> None:
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.mixed_epochs = sys.maxsize  # epochs in which a MixingTransform combines samples
         self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
+        self.encoded = encoded  # whether JPEG files stay encoded where the transform accepts them
 
-    def __getitem__(self, key: Key) -> tuple[Sample | None, list[Fault]]:
+    def __getitem__(self, key: Key) -> Item:
+        mixes, transforms = key[0] < self.mixed_epochs, self.transforms
+        is_encoded = self.encoded and isinstance(transforms, EncodedTransform) and transforms.accepts_encoded(mixes)
+        return self._seeded(key, is_encoded)
+
+    def decoded(self, key: Key) -> Item:
+        """Returns a sample as without `encoded`."""
+        return self._seeded(key, False)
+
+    def _seeded(self, key: Key, is_encoded: bool) -> Item:
         epoch, index = key
+        read = self.dataset.encoded_sample if is_encoded else self.dataset.__getitem__
         with _random_stream(mixed_seed(self.seed, epoch, index)):
-            return self._load(index, epoch < self.mixed_epochs)
+            return Item(key, *self._load(index, epoch < self.mixed_epochs, read))
 
-    def _load(self, index: int, mixes: bool) -> tuple[Sample | None, list[Fault]]:
+    def _load(
+        self, index: int, mixes: bool, read: Callable[[int], tuple[Tensor | EncodedImage, Target]]
+    ) -> tuple[Sample | None, list[Fault]]:
         faults: list[Fault] = []
         for step in range(self.attempts):
             try:
-                image, target = self.dataset[(index + step) % len(self.dataset)]
+                image, target = read((index + step) % len(self.dataset))
             except ImageError as error:
                 faults.append(error.fault)
                 continue
             target = {**target, "size": tuple(image.shape[1:])}
-            if mixes and isinstance(self.transforms, MixingTransform):
+            if mixes and isinstance(self.transforms, MixingTransform) and isinstance(image, Tensor):
                 image, target = self.transforms.mix(image, target, lambda: self._draw(faults))
-            return ((image, target) if self.transforms is None else self.transforms(image, target)), faults
+            if self.transforms is not None:
+                return self.transforms(image, target), faults
+            assert isinstance(image, Tensor)  # only transforms accept others
+            return (image, target), faults
         return None, faults
 
     def _draw(self, faults: list[Fault]) -> _Decoded | None:
