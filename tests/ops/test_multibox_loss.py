@@ -153,7 +153,8 @@ def test_more_priors_than_shared_memory_holds(impl: Implementation) -> None:
     check_equal_to_reference(impl, *inputs)
 
 
-def test_nan_and_inf(impl: Implementation) -> None:
+@pytest.mark.parametrize("classes", [3, 21, 91])
+def test_nan_and_inf(impl: Implementation, classes: int) -> None:
     inf, nan = math.inf, math.nan
     rows = [
         [0, 1, 2],
@@ -166,6 +167,7 @@ def test_nan_and_inf(impl: Implementation) -> None:
         [0, nan, inf],
     ]
     logits, labels = torch.tensor([rows]), torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0]])
+    logits = torch.nn.functional.pad(logits, (0, classes - 3), value=-inf)  # classes of probability 0
     loc = torch.zeros(1, 8, 4)
     for negatives in range(8):
         inputs = [loc, logits, loc, labels]

@@ -17,20 +17,24 @@ namespace ssd_ops::cpu {
 // ln 2 in two parts: the first has 9 bits, so that its product with an exponent is exact.
 constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440054690583e-4f;
 
-// e^x = the result * 2^exponent, the result about 0.7 to 1.4; for x that is NaN or well within +-150.
-SSD_OPS_HD float exp_fraction(float x, int32_t* exponent) {
-  // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer in the lowest bits.
+// x = n ln 2 + r with |r| <= ln 2 / 2: returns r, and n as `exponent`; for x that is NaN or well within +-150.
+SSD_OPS_HD float exp_remainder(float x, int32_t* exponent) {
+  // Adding 1.5 * 2^23 rounds to an integer in the lowest bits.
   constexpr float shift = 12582912.0f;
   const float shifted = x * 1.44269504088896341f + shift;
   const float n = shifted - shift;
-  const float r = (x - n * kLn2High) - n * kLn2Low;
+  *exponent = static_cast<int32_t>(to_bits(shifted) - to_bits(shift));
+  return (x - n * kLn2High) - n * kLn2Low;
+}
+
+// e^r of such a remainder, about 0.7 to 1.4.
+SSD_OPS_HD float exp_of_remainder(float r) {
   // (e^r - 1 - r) / r^2, minimax on +-0.35: relative error of e^r below 2^-28.
   float p = 0.0013813142263773208f;
   p = p * r + 0.008369418802357855f;
   p = p * r + 0.041668456819457585f;
   p = p * r + 0.16666514791863757f;
   p = p * r + 0.49999993050676267f;
-  *exponent = static_cast<int32_t>(to_bits(shifted) - to_bits(shift));
   return (r * r * p + r) + 1.0f;
 }
 
@@ -39,7 +43,7 @@ SSD_OPS_HD float vec_exp(float x) {
   x = x > 89.0f ? 89.0f : x;
   x = x < -104.0f ? -104.0f : x;
   int32_t exponent;
-  const float power = exp_fraction(x, &exponent);
+  const float power = exp_of_remainder(exp_remainder(x, &exponent));
   // Times 2^n in two steps, because 2^n alone may not be a normal float; only the last product rounds.
   const int32_t half = exponent >> 1;
   const float scale1 = from_bits<float>(static_cast<uint32_t>(half + 127) << 23);
@@ -47,13 +51,15 @@ SSD_OPS_HD float vec_exp(float x) {
   return power * scale1 * scale2;
 }
 
-// For x <= 0: the same bits as vec_exp for -87 <= x <= 0 and for NaN, in a third fewer operations; e^-87 for all below,
-// too small to change a sum that contains a 1.
-SSD_OPS_HD float vec_exp_nonpositive(float x) {
+// exp for x <= 0 in two steps, end_exp(begin_exp(x, &scale), scale): the same bits as vec_exp for -87 <= x <= 0 and for
+// NaN, in a third fewer operations; e^-87 for all below, too small to change a sum that contains a 1.
+SSD_OPS_HD float begin_exp(float x, float* scale) {
   int32_t exponent;
-  const float power = exp_fraction(x < -87.0f ? -87.0f : x, &exponent);
-  return power * from_bits<float>(static_cast<uint32_t>(exponent + 127) << 23);
+  const float r = exp_remainder(x < -87.0f ? -87.0f : x, &exponent);
+  *scale = from_bits<float>(static_cast<uint32_t>(exponent + 127) << 23);
+  return r;
 }
+SSD_OPS_HD float end_exp(float r, float scale) { return exp_of_remainder(r) * scale; }
 
 SSD_OPS_HD float vec_log(float x) {
   // Subnormal numbers are scaled into the normal range first.
@@ -83,7 +89,11 @@ SSD_OPS_HD float vec_log(float x) {
 }
 
 SSD_OPS_HD double vec_exp(double x) { return std::exp(x); }
-SSD_OPS_HD double vec_exp_nonpositive(double x) { return std::exp(x); }
+SSD_OPS_HD double begin_exp(double x, double* scale) {
+  *scale = 1;
+  return std::exp(x);
+}
+SSD_OPS_HD double end_exp(double power, double scale) { return power * scale; }
 SSD_OPS_HD double vec_log(double x) { return std::log(x); }
 
 // The exp and log of encode and decode in box.h.

@@ -6,7 +6,7 @@
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
 
-constexpr int64_t kRows = 32;  // rows that are processed together, step by step; few enough for the L1 cache
+constexpr int64_t kRows = 16;  // rows that are processed together, step by step; few enough for the L1 cache
 
 template <typename In>
 bool compute_rows(const LossParams& params, const LevelRun& run) {

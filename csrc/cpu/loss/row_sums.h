@@ -39,32 +39,85 @@ SSD_OPS_INLINE T max_of(T a, T b) {
   return b > a ? b : a;
 }
 
+// Loops over the lanes. GCC would unroll a short loop before it vectorizes, and then load the numbers one by one.
+#ifdef __clang__
+#define SSD_OPS_LANES(l, first) for (int l = first; l < kLanes; ++l)
+#else
+#define SSD_OPS_LANES(l, first) _Pragma("GCC unroll 2") for (int l = first; l < kLanes; ++l)
+#endif
+
 // The maximum logit of each row, in kLanes partial results. Here and below the loop over rows is within the loop over
-// steps, so that consecutive instructions are independent and the loop over lanes vectorizes.
+// steps, so that consecutive instructions are independent.
 template <typename T, typename In>
 SSD_OPS_INLINE void partial_maxima(const In* __restrict logits, int64_t rows, int64_t classes, T* __restrict lanes) {
   const int64_t last = classes - kLanes;  // the last vector overlaps the one before it
-  for (int64_t r = 0; r < rows; ++r)
-    for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] = widen(logits[r * classes + last + l]);
+  for (int64_t r = 0; r < rows; ++r) SSD_OPS_LANES(l, 0) lanes[r * kLanes + l] = widen(logits[r * classes + last + l]);
   for (int64_t c = 0; c < last; c += kLanes)
     for (int64_t r = 0; r < rows; ++r)
-      for (int l = 0; l < kLanes; ++l)
-        lanes[r * kLanes + l] = max_of(lanes[r * kLanes + l], widen(logits[r * classes + c + l]));
+      SSD_OPS_LANES(l, 0) lanes[r * kLanes + l] = max_of(lanes[r * kLanes + l], widen(logits[r * classes + c + l]));
+}
+
+template <typename In>
+SSD_OPS_INLINE void prefetch(const In* lanes) {
+  for (int i = 0; i < kLanes; i += 64 / static_cast<int>(sizeof(In))) __builtin_prefetch(lanes + i);
+}
+
+// Adds exp(logit - shift) of one vector of each row to its lanes, from lane `first` on; where `counted` is given, lanes
+// without its bits add 0. Two loops, because the instructions of an exp depend on each other: the few iterations of one
+// long loop that a CPU holds at a time do not fill its pipelines. Prefetches the next rows, because the loops read too
+// many streams at once for the hardware prefetcher.
+template <int64_t kRows, int first, typename T, typename In>
+SSD_OPS_INLINE void add_exp(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
+                            const sort_key_t<T>* __restrict counted, T* __restrict lanes) {
+  alignas(64) T remainders[kRows * kLanes], scales[kRows * kLanes];
+  for (int64_t r = 0; r < rows; ++r) {
+    prefetch(logits + (kRows + r) * classes);
+    SSD_OPS_LANES(l, first) {
+      T scale;
+      remainders[r * kLanes + l] = begin_exp(widen(logits[r * classes + l]) - shifts[r], &scale);
+      scales[r * kLanes + l] = counted == nullptr ? scale : from_bits<T>(to_bits(scale) & counted[l]);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    SSD_OPS_LANES(l, first) lanes[r * kLanes + l] += end_exp(remainders[r * kLanes + l], scales[r * kLanes + l]);
+}
+
+// Lanes of the last vector of a row that the vector before it does not have.
+template <typename T>
+SSD_OPS_INLINE void last_lanes(int64_t classes, sort_key_t<T>* counted) {
+  const int overlap = static_cast<int>((kLanes - classes % kLanes) % kLanes);
+  for (int l = 0; l < kLanes; ++l) counted[l] = l < overlap ? sort_key_t<T>(0) : ~sort_key_t<T>(0);
 }
 
 // The sum of exp(logit - shift) of each row, in kLanes partial sums.
-template <typename T, typename In, typename Exp>
+template <int64_t kRows, typename T, typename In>
 SSD_OPS_INLINE void exp_sums(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
-                             T* __restrict lanes, Exp exp) {
+                             T* __restrict lanes) {
   const int64_t last = classes - kLanes;
-  const int counted = static_cast<int>((kLanes - classes % kLanes) % kLanes);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] = exp(widen(logits[r * classes + last + l]) - shifts[r]);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int l = 0; l < counted; ++l) lanes[r * kLanes + l] = T(0);
-  for (int64_t c = 0; c < last; c += kLanes)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int l = 0; l < kLanes; ++l) lanes[r * kLanes + l] += exp(widen(logits[r * classes + c + l]) - shifts[r]);
+  sort_key_t<T> counted[kLanes];
+  last_lanes<T>(classes, counted);
+  for (int64_t i = 0; i < rows * kLanes; ++i) lanes[i] = T(0);
+  if (counted[kLanes / 2 - 1] == 0) {
+    add_exp<kRows, kLanes / 2>(logits + last, rows, classes, shifts, counted, lanes);
+  } else {
+    add_exp<kRows, 0>(logits + last, rows, classes, shifts, counted, lanes);
+  }
+  for (int64_t c = 0; c < last; c += kLanes) add_exp<kRows, 0, T>(logits + c, rows, classes, shifts, nullptr, lanes);
+}
+
+// The same for rows of which one has an infinite maximum.
+template <typename T, typename In>
+void exp_sums_with_infinity(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
+                            T* __restrict lanes) {
+  const int64_t last = classes - kLanes;
+  sort_key_t<T> counted[kLanes];
+  last_lanes<T>(classes, counted);
+  for (int64_t r = 0; r < rows; ++r) {
+    const In* __restrict row = logits + r * classes;
+    T* __restrict sums = lanes + r * kLanes;
+    SSD_OPS_LANES(l, 0) sums[l] = from_bits<T>(to_bits(vec_exp(widen(row[last + l]) - shifts[r])) & counted[l]);
+    for (int64_t c = 0; c < last; c += kLanes) SSD_OPS_LANES(l, 0) sums[l] += vec_exp(widen(row[c + l]) - shifts[r]);
+  }
 }
 
 // For each row the shift, its maximum logit (0 if infinite), and the sum of exp(logit - shift); for at least kLanes
@@ -73,9 +126,6 @@ template <int64_t kRows, typename T, typename In>
 void row_sums_of_many_classes(const In* logits, int64_t rows, int64_t classes, T* shifts, T* sums) {
   alignas(64) T lanes[kRows * kLanes] = {};
   partial_maxima(logits, rows, classes, lanes);
-  // The next rows: the loops above read too many streams at once for the hardware prefetcher.
-  const char* ahead = reinterpret_cast<const char*>(logits + kRows * classes);
-  for (int64_t k = 0; k < rows * classes * static_cast<int64_t>(sizeof(In)); k += 64) __builtin_prefetch(ahead + k);
   reduce<kRows>(lanes, shifts, max_of<T>);
   bool finite = true;
   for (int64_t r = 0; r < rows; ++r) {
@@ -83,9 +133,9 @@ void row_sums_of_many_classes(const In* logits, int64_t rows, int64_t classes, T
     shifts[r] = std::isinf(shifts[r]) ? T(0) : shifts[r];
   }
   if (finite) {
-    exp_sums(logits, rows, classes, shifts, lanes, [](T x) { return vec_exp_nonpositive(x); });
+    exp_sums<kRows>(logits, rows, classes, shifts, lanes);
   } else {
-    exp_sums(logits, rows, classes, shifts, lanes, [](T x) { return vec_exp(x); });
+    exp_sums_with_infinity(logits, rows, classes, shifts, lanes);
   }
   reduce<kRows>(lanes, sums, [](T a, T b) { return a + b; });
 }
@@ -107,6 +157,7 @@ void row_sums(const In* logits, int64_t rows, int64_t classes, T* shifts, T* sum
   row_sums_of_many_classes<kRows>(logits, rows, classes, shifts, sums);
 }
 
+#undef SSD_OPS_LANES
 #undef SSD_OPS_INLINE
 
 }  // namespace
