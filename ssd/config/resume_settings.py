@@ -15,7 +15,7 @@ from typing import Any
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, flag_of, load_config
 
-# The weights and the optimizer state in a checkpoint depend on these.
+# The weights and the optimizer state in a checkpoint, or the choice of evaluation images, depend on these.
 _FIXED = (
     "model",
     "preset",
@@ -28,6 +28,7 @@ _FIXED = (
     "freeze",
     "opt",
     "start_epoch",
+    "val_share",
 )
 _COMMAND_ONLY = ("resume", "output_dir", "test_only", "quiet")  # belong to one command, not to the run
 _PATHS = ("data_path", "weights", "weights_backbone")
@@ -141,9 +142,11 @@ def _same(name: str, one: Any, other: Any) -> bool:
 
 
 def _fixed_setting_message(resume: str, name: str, given: Any, recorded: Any) -> str:
-    folder = run_folder_of(resume)
+    changed = f"{flag_of(name)} {given} cannot be changed by --resume {resume}: the run has {recorded}, and"
+    if name == "val_share":
+        return f"{changed} has been trained on images that would be evaluated on, or the reverse. Omit {flag_of(name)}"
+    last = run_folder_of(resume) / "last.pt"
     return (
-        f"{flag_of(name)} {given} cannot be changed by --resume {resume}: the run has {recorded}, and its weights and "
-        f"optimizer state depend on it. Omit {flag_of(name)}, or start a new run from its weights with --weights "
-        f"{shlex.quote(str(folder / 'last.pt'))}"
+        f"{changed} its weights and optimizer state depend on it. Omit {flag_of(name)}, or start a new run from its "
+        f"weights with --weights {shlex.quote(str(last))}"
     )

@@ -39,6 +39,7 @@ def open_splits(
         DataError: As in `open_dataset`; or only the validation split exists.
     """
     plain = {key: value for key, value in options.items() if key not in training_only}
+    is_same = train == val
     try:
         train_set = open_dataset(name, path, train, **options)
         missing = ""
@@ -57,13 +58,13 @@ def open_splits(
         else:
             # Readers of files without splits return the same images for any split.
             val_set = with_classes_of(val_set, train_set)
-            if train == val or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
+            if is_same or not _same_files(train_set, val_set) or ":" in name or name == "shapes":
                 _warn_of_overlap(name, train_set, val_set)
                 return train_set, val_set
     whole = train_set if plain == dict(options) else open_dataset(name, path, train, **plain)
     same = f"the splits {train} and {val} of {path} are the same images"
     why = f"{path} has no split {missing!r}" if missing else same
-    return _divided(train_set, whole, fraction, path or ".", why)
+    return _divided(train_set, whole, fraction, path or ".", why, is_same)
 
 
 def with_classes_of(dataset: DetectionDataset, other: DetectionDataset) -> DetectionDataset:
@@ -74,9 +75,9 @@ def with_classes_of(dataset: DetectionDataset, other: DetectionDataset) -> Detec
 
 
 def _divided(
-    train_set: DetectionDataset, whole: DetectionDataset, fraction: float, root: str | Path, why: str
+    train_set: DetectionDataset, whole: DetectionDataset, fraction: float, root: str | Path, why: str, is_same: bool
 ) -> tuple[DetectionDataset, DetectionDataset]:
-    # Both have the same images, except for those that a training option drops.
+    # Both have the same images, except for those that a training option drops; is_same: the training part is evaluated.
     faults = whole.log.new_entries()
     if faults:
         print(f"warning: {whole.name}: faults\n{faults}")
@@ -93,10 +94,12 @@ def _divided(
         f"split: {len(kept)} images to train on, {len(chosen)} to evaluate on, since {why}; chosen by a hash of their "
         f"names and by class (--val-share {fraction:g})"
     )
-    return (
-        train_set.subset(kept, f"{train_set.name}, training part"),
-        whole.subset(chosen, f"{whole.name}, validation part"),
-    )
+    train_part = train_set.subset(kept, f"{train_set.name}, training part")
+    if not is_same:
+        return train_part, whole.subset(chosen, f"{whole.name}, validation part")
+    print("warning: the splits to train and to evaluate on are the same: the training part is evaluated")
+    rows = sorted(set(range(len(whole))) - set(chosen))
+    return train_part, whole.subset(rows, f"{whole.name}, training part")
 
 
 def choose_validation(dataset: DetectionDataset, fraction: float, root: str | Path) -> list[int]:

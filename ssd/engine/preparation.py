@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS
-from ssd.config.resume_settings import changed_settings
-from ssd.data import Loader, build_loader
+from ssd.config.resume_settings import changed_settings, recorded_settings
+from ssd.data import DataError, Loader, build_loader
 from ssd.data.loading.device_decoder import DeviceDecoder, why_not_decoded
 from ssd.data.loading.samples import EncodedTransform
 from ssd.data.loading.shared_memory import fitting_workers
@@ -19,6 +20,7 @@ from ssd.engine.auto_settings import Choices, Facts, choose_settings
 from ssd.engine.checkpoint import read, restore, seed_everything
 from ssd.engine.distributed import World, synchronize_batch_norm
 from ssd.engine.epochs import epochs_of
+from ssd.engine.evaluation import metric_of
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import (
     as_config_error,
@@ -76,8 +78,7 @@ def prepare(
         state.classes = train_set.classes
         state.apply_exif = train_set.apply_exif if config.dataset in FILE_DATASETS else None
         if checkpoint is not None:
-            restore(checkpoint, str(config.resume), state)
-            folder.thresholds = dict(checkpoint.get("thresholds", {}))
+            resume(config, checkpoint, state, folder, changes)
         elif config.start_epoch:
             state.skip_to(config.start_epoch, len(loader))
         if not config.test_only:
@@ -106,6 +107,30 @@ def build_decoder(config: TrainConfig, transforms: object, device: torch.device)
     if reason is not None:
         raise ConfigError(f"--device-jpeg is not possible: {reason}")
     return DeviceDecoder(device)
+
+
+def resume(
+    config: TrainConfig, checkpoint: dict[str, Any], state: State, folder: RunFolder, changes: list[str]
+) -> None:
+    """Restores a run; best.pt is selected anew if the evaluation has changed, which is added to the changes."""
+    restore(checkpoint, str(config.resume), state)
+    folder.thresholds = dict(checkpoint.get("thresholds", {}))
+    if is_evaluated_otherwise(config):
+        changes.append("the evaluation, so best.pt is selected anew")
+        state.best, state.evaluations_since_best = -1.0, 0
+
+
+def is_evaluated_otherwise(config: TrainConfig) -> bool:
+    """Returns whether the results of a resumed run so far are of another metric or split."""
+    recorded = recorded_settings(str(config.resume)) or {}
+    names = ("dataset", "data_path", "eval_metric", "val_split")
+    before = dataclasses.replace(config, **{name: recorded[name] for name in names if name in recorded})
+    if before.val_split != config.val_split:
+        return True
+    try:
+        return metric_of(before) != metric_of(config)
+    except DataError:  # packed data that is no longer there
+        return False
 
 
 def describe_resumed(config: TrainConfig, state: State, batches: int, changes: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ssd.common.atomic_write import write_text
 
 
 class CsvLog:
-    """Appends rows to a CSV file; the first row determines the columns.
+    """Appends rows to a CSV file; a row with other columns than those before adds its columns.
 
     Args:
         path: The file.
@@ -35,19 +36,31 @@ class CsvLog:
         if self.also is not None:
             self.also(self.path.stem, row)
         try:
-            is_new = not self.path.exists()
+            columns = self._columns_for(row)
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row))
-                if is_new:
-                    writer.writeheader()
+                writer = csv.DictWriter(file, fieldnames=columns)
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
         except OSError as error:
             if not self.has_failed:
                 print(f"warning: cannot write {self.path}: {error.strerror or error}; its rows are lost", flush=True)
             self.has_failed = True
 
+    def _columns_for(self, row: dict[str, Any]) -> list[str]:
+        """Returns the columns of the file, after adding those that only the row has."""
+        columns: list[str] = []
+        with contextlib.suppress(FileNotFoundError, csv.Error, StopIteration):
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+                columns = next(csv.reader(file))
+        if added := [name for name in row if name not in columns]:
+            rows = [line + "," * len(added) for line, _ in self._rows()]
+            columns += added
+            header = io.StringIO()
+            csv.writer(header).writerow(columns)
+            write_text(self.path, header.getvalue() + "".join(f"{line}\r\n" for line in rows))
+        return columns
+
     def rows(self) -> list[dict[str, float]]:
-        """Returns all rows as numbers, without incomplete ones, such as after a kill."""
+        """Returns all rows as numbers, without empty cells and without incomplete rows, such as after a kill."""
         return [numbers for _, numbers in self._rows()]
 
     def drop(self, is_lost: Callable[[dict[str, float]], bool]) -> None:
@@ -66,10 +79,12 @@ class CsvLog:
     def _rows(self) -> list[tuple[str, dict[str, float]]]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()
         found = []
-        for line in lines[1:]:
+        for line in lines[1:] if text.endswith("\n") else lines[1:-1]:
             with contextlib.suppress(ValueError, csv.Error):
                 header, row = csv.reader((lines[0], line))
-                found.append((line, dict(zip(header, map(float, row), strict=True))))
+                cells = zip(header, row, strict=True)
+                found.append((line, {name: float(cell) for name, cell in cells if cell}))
         return found

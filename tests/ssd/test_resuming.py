@@ -224,6 +224,16 @@ def test_changed_settings_are_applied_printed_and_recorded(
     assert json.loads((tmp_path / "config.json").read_text())["lr"] == 0.001
 
 
+@pytest.mark.parametrize(("flags", "kept"), [(["--eval-metric", "coco"], False), (["--eval-metric", "voc"], True)])
+def test_best_checkpoint_is_selected_anew_with_another_metric(
+    flags: list[str], kept: bool, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse_args(["--resume", str(whole), *flags, "--epochs", "3", "--output-dir", str(tmp_path)])
+    state, _, _ = prepare(config, World(), RunFolder.open(config))
+    assert (state.best >= 0) == kept
+    assert ("best.pt is selected anew" in capsys.readouterr().out) != kept
+
+
 def test_settings_before_a_change_are_kept(tmp_path: Path) -> None:
     for lr, kept in ((0.1, None), (0.1, None), (0.2, "config.1.json"), (0.3, "config.2.json")):
         path = record(TrainConfig(lr=lr), tmp_path)
@@ -232,13 +242,21 @@ def test_settings_before_a_change_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--opt", "sgd"], ["--model", "ssd300_vgg16"], ["--model-option", "width=8"], ["--preset", "caffe"]]
+    "flags",
+    [
+        ["--opt", "sgd"],
+        ["--model", "ssd300_vgg16"],
+        ["--model-option", "width=8"],
+        ["--preset", "caffe"],
+        ["--val-share", "0.5"],
+    ],
 )
 def test_resume_rejects_fixed_settings(flags: list[str], whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_args(["--resume", str(whole), *flags])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{flags[0]} " in error and "cannot be changed by --resume" in error and "--weights" in error
+    assert f"{flags[0]} " in error and "cannot be changed by --resume" in error
+    assert ("--weights" in error) == (flags[0] != "--val-share")
 
 
 def test_optimizer_state_is_matched_by_weight_name() -> None:

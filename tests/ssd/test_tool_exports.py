@@ -88,6 +88,13 @@ def test_same_training_and_evaluation_images_are_reported(tmp_path, capsys):
     assert "warning: 8 of the 8 validation images are also training images" in capsys.readouterr().out
 
 
+def test_training_part_is_evaluated_if_asked_for(tmp_path, capsys):
+    cvat_coco(tmp_path)
+    _, train, val = open_both(tmp_path, val_split="train")
+    assert train.annotations.files.tolist() == val.annotations.files.tolist() and len(val) == 6
+    assert "the training part is evaluated" in capsys.readouterr().out and val.name.endswith("training part")
+
+
 def test_splits_of_the_same_images_are_divided(tmp_path, capsys):
     images(tmp_path / "images", NAMES)
     for split in ("train", "val"):
