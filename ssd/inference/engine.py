@@ -22,6 +22,7 @@ from ssd.data.loading.whole_images import WholeImages
 from ssd.inference.graph import DetectionGraphs, Images, Network, count_of, slice_of
 from ssd.models import SSD
 from ssd.models.folded import folded
+from ssd.models.fused_heads import fuse_heads
 from ssd.models.heads import Outputs, rows_of
 from ssd.models.packed import can_pack, pack_convolutions
 from ssd.models.tensor_slots import Snapshot, tensor_slots
@@ -42,9 +43,10 @@ class InferenceEngine:
         dtype: Type of weights and features; None is bfloat16 on a GPU that supports it, else float32.
         compile: Use torch.compile, which takes a minute at the first batch of each size.
         antialias: Whether to antialias when resizing images, as in training; `exact` resizes like `model(images)`.
+        fuse_heads: Predict both outputs of a level by one convolution, where the heads are single convolutions.
 
     Raises:
-        ValueError: `exact` is combined with `compile` or `dtype`, or the model is in training mode with `exact`.
+        ValueError: `exact` is combined with `compile`, `dtype` or `fuse_heads`, or with a model in training mode.
     """
 
     def __init__(
@@ -55,15 +57,17 @@ class InferenceEngine:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         antialias: bool = True,
+        fuse_heads: bool = False,
     ) -> None:
-        if exact and (compile or dtype is not None):
-            raise ValueError("exact=True cannot be combined with compile or dtype")
+        if exact and (compile or dtype is not None or fuse_heads):
+            raise ValueError("exact=True cannot be combined with compile, dtype or fuse_heads")
         self.model = model
         self.exact = exact
         self.device = model.priors.device
         self.dtype = dtype or _default_dtype(self.device)
         self.antialias = antialias
         self._compile = compile
+        self._fuse_heads = fuse_heads
         self._slots = tensor_slots(model)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._net = model
@@ -74,7 +78,7 @@ class InferenceEngine:
         """Updates the engine to the current weights of the model."""
         is_read_in_place = self.device.type == "cuda" or self._compile  # by CUDA graphs and compiled code
         if is_read_in_place and not self.exact and self.model.preset is self._preset:
-            fresh = folded(self.model, self.dtype)
+            fresh = self._folded()
             old, new = ([*net.parameters(), *net.buffers()] for net in (self._net, fresh))
             if [t.shape for t in old] == [t.shape for t in new]:
                 with torch.inference_mode(False), torch.no_grad():
@@ -179,7 +183,7 @@ class InferenceEngine:
                 self.model.normalize(x)
             )
             return
-        self._net = net = folded(self.model, self.dtype)
+        self._net = net = self._folded()
         if self.device.type == "cpu" and not self._compile and can_pack(self.dtype):
             pack_convolutions(net)
         forward: Network = net.forward_levels
@@ -187,6 +191,12 @@ class InferenceEngine:
             forward = torch.compile(net.forward_levels, dynamic=False)
         self._network = lambda x: forward(net.normalize(x).contiguous(memory_format=torch.channels_last))
         self._graphs = DetectionGraphs(net, forward) if self.device.type == "cuda" else None
+
+    def _folded(self) -> SSD:
+        net = folded(self.model, self.dtype)
+        if self._fuse_heads:
+            fuse_heads(net)
+        return net.to(memory_format=torch.channels_last)
 
     def _predict_exact(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         with torch.no_grad():

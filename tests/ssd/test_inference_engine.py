@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD, build_model
 from ssd.models.folded import ConvReLU, folded
+from ssd.models.fused_heads import FusedHead, fuse_heads
+from ssd.models.heads import SSDHead, lite_predictor, normal_init
 
 
 def tiny(**options: Any) -> SSD:
@@ -91,7 +93,7 @@ def test_exact_engine_equals_model() -> None:
             assert torch.equal(found[name], wanted[name])
     with pytest.raises(ValueError, match="model must be in evaluation mode"):
         InferenceEngine(model.train(), exact=True)
-    with pytest.raises(ValueError, match="exact=True cannot be combined with compile or dtype"):
+    with pytest.raises(ValueError, match="exact=True cannot be combined with compile, dtype or fuse_heads"):
         InferenceEngine(model, exact=True, dtype=torch.float32)
 
 
@@ -105,6 +107,28 @@ def test_engine_equals_model_up_to_rounding() -> None:
             expected = model.detect(*model.forward_raw(model.normalize(images)))
         assert torch.equal(found.counts, expected.counts) and int(found.counts.min()) > 0
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+
+
+def test_fused_heads_equal_two_convolutions_also_with_changed_weights() -> None:
+    model, names = tiny(), list(tiny().state_dict())
+    plain, fused = InferenceEngine(model), InferenceEngine(model, fuse_heads=True)
+    assert isinstance(fused._net.head, FusedHead) and list(model.state_dict()) == names
+    for change in (0.0, 0.5):
+        with torch.no_grad():
+            for weight in model.head.parameters():
+                weight.add_(change * torch.rand_like(weight))
+        for found, expected in zip(fused.outputs(batch(3)), plain.outputs(batch(3)), strict=True):
+            assert found.shape == expected.shape
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        for found, expected in zip(fused.detect(batch(3)), plain.detect(batch(3)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_heads_of_several_layers_are_not_fused() -> None:
+    model = tiny()
+    model.head = head = SSDHead([8] * 3, [4] * 3, 4, lite_predictor, normal_init)
+    fuse_heads(model)
+    assert model.head is head
 
 
 def test_engine_boxes_are_in_pixels_of_each_image() -> None:
