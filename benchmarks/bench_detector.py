@@ -7,8 +7,9 @@ python benchmarks/bench_detector.py [--models NAME ...] [--batches N ...] [--var
 returns a list of detections or a dict of losses; `engine` is `InferenceEngine.predict` of the same images as uint8 on
 the CPU, with its detections on the CPU. Variants are the same detector with torch.compile(fullgraph=True), as a
 CUDA graph, in channels_last, with bfloat16 autocast, or a combination (graph+channels_last+amp). torchvision's detector
-runs in the variants that it supports. Weights are random; the classification heads are scaled such that a few hundred
-candidates per image pass the threshold, like in a trained detector. Images have 1 to 15 objects.
+runs in those without a graph; of its parts backbone and heads are compiled, as the others take lists. Weights are random;
+the classification heads are scaled such that a few hundred candidates per image pass the threshold, like in a trained
+detector. Images have 1 to 15 objects.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks import detector_variants as variants
 from benchmarks.detector_pair import CLASSES, PEERS, Pair, close, same_losses, same_matches, similar_detections
 from benchmarks.harness import Case, command_line, run
 from benchmarks.peers import match_and_encode
+from benchmarks.roofline import TRAINING, forward_flops
 from ssd.inference.engine import InferenceEngine
 
 GPU_VARIANTS = (*variants.NAMES, "graph+channels_last+amp")
@@ -71,8 +73,10 @@ def _case(
     candidates: dict[str, Callable[..., Any]],
     check: Callable[[Any, Any], None],
     images: int = 0,
+    flops: Callable[[], float] | None = None,
 ) -> Case:
-    return Case(title, make, candidates, check, input_sets=2, check_against="torchvision", items=images, item="image")
+    against: dict[str, Any] = {"check_against": "torchvision", "items": images, "item": "image", "flops": flops}
+    return Case(title, make, candidates, check, input_sets=2, **against)
 
 
 def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str]) -> Case:
@@ -85,7 +89,8 @@ def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str
     engine = cache(lambda: InferenceEngine(pair().ours))
     candidates = {k: _of_first(call) for k, call in _candidates(variants.inference, pair, chosen).items()}
     candidates["compiled, engine"] = lambda _, pixels: engine().predict([*pixels])
-    return _case(f"inference, {name}, batch {batch}", make, candidates, similar_detections, images=batch)
+    title = f"inference, {name}, batch {batch}"
+    return _case(title, make, candidates, similar_detections, batch, lambda: batch * forward_flops(pair().ours))
 
 
 def _of_first(call: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
@@ -99,7 +104,7 @@ def _candidates(
     found = {"compiled": way(lambda: pair().ours), "torchvision": way(lambda: pair().peer)}
     for variant in chosen:
         found[f"compiled, {variant}"] = way(lambda: pair().ours, variant)
-        if variants.takes_lists(variant):
+        if variants.is_for_torchvision(variant):
             found[f"torchvision, {variant}"] = way(lambda: pair().peer, variant)
     return found
 
@@ -152,7 +157,8 @@ def _training(name: str, batch: int, device: torch.device, chosen: Sequence[str]
         return pair().images(batch, generator), pair().targets(batch, generator)
 
     candidates = _candidates(variants.training_step, pair, chosen)
-    return _case(f"training step, {name}, batch {batch}", make, candidates, same_losses, images=batch)
+    title = f"training step, {name}, batch {batch}"
+    return _case(title, make, candidates, same_losses, batch, lambda: TRAINING * batch * forward_flops(pair().ours))
 
 
 def _parts_of_training(name: str, batch: int, device: torch.device) -> list[Case]:

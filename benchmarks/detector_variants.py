@@ -2,7 +2,8 @@
 
 A variant is one of NAMES, or several joined by +. Each runs on its own copy of the detector, so that variants share no
 weights, gradients or momentum. channels_last and amp are called with lists like torchvision's detectors, which can
-therefore run in them too; compile and graph take tensors only.
+therefore run in them too; compile and graph take tensors only. Of torchvision's detectors, compile compiles the two parts
+that take tensors: backbone and heads.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def takes_lists(variant: str) -> bool:
     return not {"compile", "graph"} & {*variant.split("+")}
 
 
+def is_for_torchvision(variant: str) -> bool:
+    """Returns whether torchvision's detectors can run in the variant: their lists cannot be captured in a CUDA graph."""
+    return "graph" not in variant.split("+")
+
+
 def as_lists(detections: ssd_ops.Detections, side: int) -> list[dict[str, Tensor]]:
     """Returns padded detections in torchvision's format, in pixels."""
     return split_detections(detections, [(side, side)] * len(detections.counts))
@@ -54,7 +60,7 @@ def inference(get_model: GetModel, variant: str = "") -> Callable[[Tensor], Any]
     def call(images: Tensor) -> list[dict[str, Tensor]]:
         if not made:
             model = _variant_copy(get_model(), variant)
-            if takes_lists(variant):
+            if takes_lists(variant) or not isinstance(model, SSD):
                 made.append(lambda batch: _autocast(variant, batch, lambda: model(list(batch))))
             else:
                 padded = _with_first_call(variant, _detector(model, variant), [images])
@@ -79,10 +85,11 @@ def training_step(get_model: GetModel, variant: str = "") -> Callable[..., tuple
     made: list[Callable[..., tuple[Tensor, Tensor]]] = []
 
     def call(images: Tensor, targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        arguments: Any = (images, targets) if takes_lists(variant) else _packed(variant, images, targets)
+        with_lists = takes_lists(variant) or not isinstance(get_model(), SSD)
+        arguments: Any = (images, targets) if with_lists else _packed(variant, images, targets)
         if not made:
             model = _variant_copy(get_model(), variant)
-            if takes_lists(variant):
+            if with_lists:
                 made.append(_step(model, lambda x, t: _autocast(variant, x, lambda: tuple(model(list(x), t).values()))))
             else:
                 made.append(_with_first_call(variant, _step(model, _losses(model, variant)), arguments))
@@ -132,6 +139,9 @@ def _variant_copy(model: torch.nn.Module, variant: str) -> Any:
     if not variant:
         return model
     own = copy.deepcopy(model)
+    if "compile" in variant and not isinstance(model, SSD):
+        for part in (own.backbone, own.head):
+            part.compile(dynamic=False)  # type: ignore[operator]
     return own.to(memory_format=torch.channels_last) if "channels_last" in variant else own
 
 

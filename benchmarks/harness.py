@@ -9,7 +9,7 @@
   longer returns its top to the system. Otherwise the first cases would measure page faults.
 * Peak memory is that of one call, including its results (see memory.py). It is measured last, because it trims the heap.
 * `GB/s` counts the bytes that must be moved at least once; `of copy` is that rate relative to a plain copy, measured in the
-  same run.
+  same run. `of peak` is the rate of arithmetic relative to a bfloat16 matrix product, also measured in the same run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import memory
 from benchmarks.gpu_busy import busy_seconds
-from benchmarks.machine import copy_bandwidth, describe, synchronize
+from benchmarks.machine import copy_bandwidth, describe, peak_flops, synchronize
 from benchmarks.table import Report, Timing, headline, table
 
 Call = Callable[..., Any]
@@ -55,6 +55,8 @@ class Case:
     """Number of items that a call processes, shown as a rate; 0 for none."""
     item: str = "item"
     """Name of one item."""
+    flops: Callable[[], float] | None = None
+    """Returns the floating-point operations of a call; None for an op that is not bound by them."""
 
 
 def main(title: str, make_cases: Callable[[torch.device, bool], Sequence[Case]], threads: int = 2) -> None:
@@ -135,6 +137,8 @@ def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float)
         if case.bytes_moved:
             timing.gb_per_second = case.bytes_moved / timing.median / 1e9
             timing.fraction_of_copy = case.bytes_moved / timing.median / bandwidth
+        if case.flops is not None and (peak := peak_flops(device)) is not None:
+            timing.fraction_of_peak = case.flops() / timing.median / peak
     return timings
 
 

@@ -1,4 +1,4 @@
-"""Describes the machine of a measurement: CPU, GPU, versions, commit, command, and the bandwidth of a plain copy."""
+"""Describes the machine of a measurement: CPU, GPU, versions, commit, command, bandwidth of a copy, rate of arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torchvision
 import ssd_ops
 
 _ROOT = Path(__file__).resolve().parent.parent
+_SIDE = 8192  # of the matrices
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
@@ -52,6 +54,25 @@ def copy_bandwidth(device: torch.device) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * source.numel() * source.element_size() / best
+
+
+@cache
+def peak_flops(device: torch.device) -> float | None:
+    """Returns the operations per second of a bfloat16 matrix product of random numbers on a GPU; None for a CPU.
+
+    A GPU's power limit keeps it below the rate of its data sheet.
+    """
+    if device.type != "cuda":
+        return None
+    a, b = (torch.randn(_SIDE, _SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * _SIDE**3 / best
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import time
-from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import peak_flops
 from ssd.models import SSD
 
-_SIDE = 8192  # of the matrices
 TRAINING = 3  # passes of a training step: forward, gradients of the inputs, gradients of the weights
 
 
@@ -24,21 +22,8 @@ def forward_flops(model: SSD) -> int:
     return counter.get_total_flops()
 
 
-@cache
-def peak_flops() -> float:
-    """Returns the operations per second of a bfloat16 matrix product of random numbers on the current GPU."""
-    a, b = (torch.randn(_SIDE, _SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        torch.mm(a, b)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * _SIDE**3 / best
-
-
 def roofline_share(model: SSD, images: int, seconds: float, passes: int = 1) -> str:
-    """Returns a text about the rate of `passes` forward passes of a batch in `seconds`, and its share of the peak."""
-    rate = passes * images * forward_flops(model) / seconds
-    return f"{rate / 1e12:.1f} TFLOP/s ({rate / peak_flops():.0%} of a bfloat16 matrix product)"
+    """Returns a text about the rate of `passes` forward passes of a batch in `seconds`, and its share of the GPU's peak."""
+    rate, peak = passes * images * forward_flops(model) / seconds, peak_flops(model.priors.device)
+    share = "" if peak is None else f" ({rate / peak:.0%} of a bfloat16 matrix product)"
+    return f"{rate / 1e12:.1f} TFLOP/s{share}"

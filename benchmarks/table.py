@@ -24,6 +24,8 @@ class Timing:
     fraction_of_copy: float | None = None
     busy: float | None = None
     """Fraction of a call in which the GPU was busy; whole detectors only."""
+    fraction_of_peak: float | None = None
+    """Rate of arithmetic relative to a bfloat16 matrix product on the same GPU; whole detectors only."""
     note: str = ""
 
 
@@ -63,6 +65,7 @@ def table(name: str, timings: dict[str, Timing]) -> str:
             f"{timing.gb_per_second:8.1f} GB/s" if timing.gb_per_second is not None else "",
             f"{timing.fraction_of_copy:6.1%} of copy" if timing.fraction_of_copy is not None else "",
             f"GPU busy {timing.busy:4.0%}" if timing.busy is not None else "",
+            f"{timing.fraction_of_peak:6.1%} of peak" if timing.fraction_of_peak is not None else "",
             timing.note,
         ]
         lines.append(" ".join(cells).rstrip())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import detector_variants as variants
-from benchmarks.detector_pair import similar_detections
+from benchmarks.detector_pair import PEERS, similar_detections
 from ssd.models import SSD, build_model
 from tests.ssd.test_no_synchronization import Watch
 
@@ -52,6 +52,19 @@ def test_variant_inference_equals_plain(model: SSD, variant: str) -> None:
     for seed in (1, 2):
         similar_detections(other(images(seed)), plain(images(seed)))
     assert not model.training and next(model.parameters()).is_contiguous()
+
+
+def test_parts_of_torchvision_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.manual_seed(0)
+    peer = PEERS["ssdlite320_mobilenet_v3_large"](weights=None, weights_backbone=None, num_classes=4).eval()
+    pixels = torch.rand(1, 3, 320, 320)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found, expected = (variants.inference(lambda: peer, variant)(pixels) for variant in ("compile", ""))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= before + 2
+    for name, value in expected[0].items():
+        torch.testing.assert_close(found[0][name], value)
+    assert [variants.is_for_torchvision(name) for name in ("compile", "amp", "graph+amp")] == [True, True, False]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
