@@ -23,6 +23,7 @@ class _Format(NamedTuple):
 
 # The first that fits is named.
 _FORMATS = (
+    _Format("a pointer of Git LFS", r"\.\w+", rb"\Aversion https://git-lfs", "git lfs pull downloads the files"),
     _Format(
         "an export of VGG Image Annotator (VIA)",
         r"\.(json|csv)",

@@ -16,7 +16,7 @@ from ssd.config.option_text import option_text
 from ssd.data import DetectionDataset
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
-from ssd.data_check.images import examine_some, usable_cores
+from ssd.data_check.images import examine_some, find_dark_images, usable_cores
 from ssd.data_check.objects import find_repeated_objects
 from ssd.data_check.report import CheckReport, check_datasets
 
@@ -85,6 +85,7 @@ def check_fast(datasets: dict[str, DetectionDataset], path: str, seconds: float 
         report.add(find_encoding_errors(dataset, f"{path}, {split}", fast=True))
         rows = [index for name, index in order if name == split][: len(report.images[split])]
         report.add(find_repeated_objects(dataset, sorted(rows)))
+        report.add(find_dark_images(report.images[split]))
     report.duplicates = list(find_duplicates(report.images))
     report.add(duplicate.fault for duplicate in report.duplicates)
     return report

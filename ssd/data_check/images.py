@@ -19,6 +19,8 @@ from ssd.data.loading.image_header import header_of
 
 SIDE = 16  # pixels of a thumbnail's side
 _SAMPLED = 192  # pixels of the shorter side that a thumbnail is made of, at least
+DARK = "image nearly black"  # kind of fault
+_DARK = 16  # gray levels
 _AHEAD = 64  # images queued for each thread
 
 
@@ -90,6 +92,17 @@ def examine_image(dataset: DetectionDataset, index: int) -> ImageFacts:
         return ImageFacts(file, Fault(file, "image unreadable", str(error)))
     gray = to_gray(image)
     return ImageFacts(file, None, digest, shrink(gray, SIDE, SIDE), difference_hash(gray), orientation)
+
+
+def find_dark_images(images: Iterable[ImageFacts]) -> Iterator[Fault]:
+    """Yields the images that are nearly black, as those of 16 bits are whose values have 12 bits only."""
+    for facts in images:
+        if facts.thumbnail is not None and facts.thumbnail.max() <= _DARK:
+            detail = (
+                f"its brightest part has the gray level {facts.thumbnail.max()} of 255; of 16 bits the upper 8 are used, "
+                "so values of fewer bits, and float values that are slightly above 255, must be stretched first"
+            )
+            yield Fault(facts.file, DARK, detail)
 
 
 def to_gray(image: Tensor) -> Tensor:

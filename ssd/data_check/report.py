@@ -14,7 +14,7 @@ from ssd.common.class_names import display_name
 from ssd.data import DetectionDataset, Fault
 from ssd.data_check.duplicates import Duplicate, find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
-from ssd.data_check.images import ImageFacts, examine_images
+from ssd.data_check.images import DARK, ImageFacts, examine_images, find_dark_images
 from ssd.data_check.objects import UNMATCHED, PriorReport, find_repeated_objects
 
 # Kinds of faults that may be intended or that do not harm training; all others are problems.
@@ -23,6 +23,7 @@ WARNINGS = (
     "near-duplicate",
     "near-duplicate in two splits",
     "object annotated twice",
+    DARK,
     UNMATCHED,
     "classes without objects",
 )
@@ -158,6 +159,7 @@ def check_datasets(datasets: dict[str, DetectionDataset], path: str, workers: in
         report.add(find_encoding_errors(dataset, source))
         report.add(_classes_without_objects(dataset, source))
         report.add(find_repeated_objects(dataset))
+        report.add(find_dark_images(report.images[split]))
     report.duplicates = list(find_duplicates(report.images))
     report.add(duplicate.fault for duplicate in report.duplicates)
     return report

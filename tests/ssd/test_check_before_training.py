@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
@@ -64,3 +66,15 @@ def test_check_accepts_evaluation_on_training_images(folder: Path) -> None:
 
 def test_data_check_off_reads_nothing(folder: Path) -> None:
     assert lines_of(folder, "off") == []
+
+
+def test_nearly_black_images_are_named(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [voc_object()], "b": [voc_object()]})
+    (tmp_path / "JPEGImages" / "b.jpg").unlink()
+    values = np.random.default_rng(0).integers(0, 4096, (40, 60)).astype(np.uint16)  # 12 of 16 bits
+    Image.fromarray(values).save(tmp_path / "JPEGImages" / "b.png")
+    head, kind, line = check_before_training(
+        TrainConfig(dataset="voc", data_path=str(tmp_path)), *[open_dataset("voc", tmp_path)] * 2
+    )
+    assert "0 problems, 1 warning" in head and kind == "  warning: image nearly black (1)"
+    assert "b.png: image nearly black (its brightest part has the gray level " in line

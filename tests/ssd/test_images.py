@@ -170,3 +170,17 @@ def test_image_without_permission_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", fail)
     with pytest.raises(DataError, match=r"^the file cannot be read: Permission denied$"):
         image_size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS; git lfs pull"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page; download the image again"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "PIL cannot read HEIC; convert the file"),
+    ],
+)
+def test_what_is_not_an_image_is_named(tmp_path, content, message):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_image(tmp_path / "a.jpg")

@@ -26,6 +26,7 @@ FILES = {
     "train/cats.tfrecord": ("", "a TFRecord, which is not read: convert the folder with Datumaro"),
     "training/label_2/000001.txt": ("Car 0 0 0 1 1 2 2 1 1 1 1 1 1 1\n", "KITTI"),
     "train/Cat/Label/1.txt": ("Cat 1 1 2 2\n", "OIDv4"),
+    "labels.json": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"),
     "export.zip": ("", "an archive, which is not read: extract it"),
 }
 

@@ -20,6 +20,8 @@ _FORMATS = (
     *("HEIF", "ICO", "PCX", "QOI"),  # HEIF: of pillow-heif, where the user's program has registered it
 )
 
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
 
 class Header(NamedTuple):
     """What the first bytes of an image file say."""
@@ -56,7 +58,21 @@ def header_of(file: BinaryIO, path: str | os.PathLike[str], max_pixels: int | No
     except DataError:
         raise
     except Exception as error:  # PIL's plugins raise nearly anything on broken input
-        raise DataError(reason_of(error, path)) from None
+        other = None if Path(path).suffix.lower() in NEEDS_PACKAGE else _other_kind(file)
+        raise DataError(other or reason_of(error, path)) from None
+
+
+def _other_kind(file: BinaryIO) -> str | None:
+    """Returns what a file is that PIL cannot read, if its first bytes say it."""
+    file.seek(0)
+    start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a pointer of Git LFS; git lfs pull downloads the image"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "the file is a web page; download the image again"
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+        return "PIL cannot read HEIC; convert the file to JPEG or PNG (pillow-heif reads it)"
+    return None
 
 
 def _exif(image: Image.Image, file: BinaryIO) -> Image.Exif:
