@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cpu/common/level_runs.h"
+#include "cpu/common/scratch.h"
 #include "cpu/loss/row_sums.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -31,15 +32,50 @@ void fill_zero(char* begin, char* end) {
 
 // scale * (softmax - one-hot) of one row.
 template <typename In, typename T>
-void fill_row(const In* __restrict logits, int64_t classes, T scale, int64_t label, In* __restrict grad) {
-  T shift, sum;
-  row_sums<1>(logits, 1, classes, &shift, &sum);
-  const T lse = vec_log(sum) + shift;
+void fill_row(const In* __restrict logits, int64_t classes, T lse, T scale, int64_t label, In* __restrict grad) {
   for (int64_t c = 0; c < classes; ++c) grad[c] = narrow<In>(scale * vec_exp(widen(logits[c]) - lse));
   if (label < 0 || label >= classes) return;
   const T target = vec_exp(widen(logits[label]) - lse) - T(1);
   grad[label] = narrow<In>(scale * target);
 }
+
+// Sampled rows of a run. Their logits are scattered: copied first, the cache misses of many rows overlap.
+template <typename In>
+class SampledRows {
+  using T = compute_t<In>;
+
+ public:
+  SampledRows(const In* logits, int64_t classes, In* grad)
+      : logits_(logits), classes_(classes), grad_(grad), packed_(kRows * classes) {}
+
+  // Fills the row at once or in a later call, in finish() at the latest.
+  void add(int64_t row, T scale, int64_t label) {
+    rows_[count_] = row;
+    scales_[count_] = scale;
+    labels_[count_] = label;
+    if (++count_ == kRows) finish();
+  }
+
+  void finish() {
+    for (int64_t i = 0; i < count_; ++i)
+      std::memcpy(&packed_[i * classes_], logits_ + rows_[i] * classes_, sizeof(In) * static_cast<size_t>(classes_));
+    T shifts[kRows], sums[kRows];
+    row_sums<kRows>(packed_.data(), count_, classes_, shifts, sums);
+    for (int64_t i = 0; i < count_; ++i) sums[i] = vec_log(sums[i]) + shifts[i];
+    for (int64_t i = 0; i < count_; ++i)
+      fill_row(&packed_[i * classes_], classes_, sums[i], scales_[i], labels_[i], grad_ + rows_[i] * classes_);
+    count_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kRows = 16;
+  const In* logits_;
+  int64_t classes_;
+  In* grad_;
+  Scratch<In> packed_;
+  int64_t count_ = 0, rows_[kRows], labels_[kRows];
+  T scales_[kRows];
+};
 
 template <typename In>
 void fill_logits(const GradLossParams& params, const LevelRun& run) {
@@ -50,14 +86,16 @@ void fill_logits(const GradLossParams& params, const LevelRun& run) {
   const int64_t* labels = params.forward.labels + run.batch_row;
   const T* weight = static_cast<const T*>(params.forward.weight) + run.batch_row;
   const T grad_loss = *static_cast<const T*>(params.grad_cls_loss);
-  int64_t zeros = 0;  // the first row that is not yet filled
+  SampledRows<In> sampled(logits, classes, grad);
+  int64_t zeros = 0;  // the first row that is neither zero nor sampled yet
   for (int64_t r = 0; r < run.count; ++r) {
     const T scale = weight[r] == 0 ? T(0) : weight[r] * grad_loss;
     if (scale == 0) continue;
     fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + r * classes));
-    fill_row(logits + r * classes, classes, scale, labels[r], grad + r * classes);
+    sampled.add(r, scale, labels[r]);
     zeros = r + 1;
   }
+  sampled.finish();
   fill_zero(reinterpret_cast<char*>(grad + zeros * classes), reinterpret_cast<char*>(grad + run.count * classes));
 }
 
