@@ -30,7 +30,7 @@ def is_avx2(report: dict[str, Any]) -> bool:
 
 def _isa(machine: dict[str, Any]) -> str:
     """Returns the instruction set of the CPU kernels as a suffix, such as " (AVX2)"."""
-    isa = (machine["ssd_ops"]["compiled"] or {}).get("isa_chosen")
+    isa = (machine.get("ssd_ops", {}).get("compiled") or {}).get("isa_chosen")
     return {"avx2": " (AVX2)", "avx512": " (AVX-512)"}.get(isa, "")
 
 
