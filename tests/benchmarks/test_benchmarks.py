@@ -143,7 +143,7 @@ def test_detector_table_has_column_per_variant(monkeypatch: pytest.MonkeyPatch) 
     rows = readme_tables.detector("cpu").splitlines()
     assert rows[0] == "| ssd / torchvision | as they are | ratio | compile+amp | amp | graph |"
     assert rows[2] == "| inference, ssd300, batch 4 | 1 s / 1 s | 1.00 | 1 s (1.00) |  |  |"
-    assert rows[3] == "| inference, ssd300, batch 32 | 50 ms / 100 ms | 2.00 |  | 30 ms / 200 ms | 20 ms |"
+    assert rows[3] == "| inference, ssd300, batch 32 | 50 ms / 100 ms | 2.00 |  | 30 ms / 200 ms | 20 ms (5.00) |"
     assert rows[4].startswith("| heads, ssd300, batch 32 |") and rows[5] == "", "parts of the largest batch only"
     monkeypatch.setattr(readme_tables, "load", lambda kind: [])
     assert readme_tables.detector("gpu") == "Not measured."
