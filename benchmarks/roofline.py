@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,16 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import peak_flops
 from ssd.models import SSD
 
+_counted: WeakKeyDictionary[SSD, int] = WeakKeyDictionary()  # counting takes longer than most calls
 TRAINING = 3  # passes of a training step: forward, gradients of the inputs, gradients of the weights
 
 
 def forward_flops(model: SSD) -> int:
     """Returns the floating-point operations for one image: two for each multiplication of the convolutions."""
+    if model in _counted:
+        return _counted[model]
     own = copy.deepcopy(model).eval().to("meta")
     side = model.image_size
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         own.forward_levels(torch.empty(1, 3, side, side, device="meta"))
-    return counter.get_total_flops()
+    _counted[model] = counter.get_total_flops()
+    return _counted[model]
 
 
 def roofline_share(model: SSD, images: int, seconds: float, passes: int = 1) -> str:

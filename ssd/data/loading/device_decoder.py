@@ -6,7 +6,6 @@ pixels differ slightly from those of a CPU.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable
 
@@ -57,8 +56,6 @@ class DeviceDecoder:
         """
         if self._stream is None:
             return self._pack(encoded)
-        # nvJPEG writes on yet another stream, which does not wait for readers of the memory that it gets.
-        self._stream.synchronize()
         with torch.cuda.stream(self._stream):
             packed = self._pack(encoded)
         current = torch.cuda.current_stream(self.device)
@@ -80,10 +77,16 @@ class DeviceDecoder:
 
     def _decode_all(self, files: list[EncodedImage]) -> list[Tensor]:
         """Returns the images uint8 [3, H, W], with their EXIF orientations applied."""
-        with contextlib.suppress(RuntimeError):
+        try:
+            if self._stream is not None:
+                # nvJPEG writes on yet another stream, which does not wait for readers of the memory that it gets.
+                self._stream.synchronize()
             decoded = self._decode([file.content for file in files], self.device)
             if all(tuple(image.shape) == (3, *file.size) for image, file in zip(decoded, files, strict=True)):
                 return [file.oriented(image) for image, file in zip(decoded, files, strict=True)]
+        except RuntimeError:
+            if self._stream is not None:
+                torch.cuda.synchronize(self.device)  # the images before a broken one may still be written
         if len(files) > 1:  # find out which one
             return [image for file in files for image in self._decode_all([file])]
         return [self._decode_on_cpu(file) for file in files]
