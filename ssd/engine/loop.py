@@ -153,6 +153,8 @@ def evaluate_and_keep_best(
         lambda: evaluate_model(state.best_model(), loader, config, folder, state.epoch, state.step),
         reraise=(BrokenPipeError, DataError, SharedError) if raises else (BrokenPipeError,),
     )
+    if interruption.signum is not None:  # Python drops an exception in some callbacks, as when a worker starts
+        raise Interrupted(interruption.signum)
     state.evaluated = state.epoch
     if value is None:
         loader.restart_workers()
