@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,22 @@ def test_readme_tables_match_results() -> None:
 def test_readme_table_lists_cases_without_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme_tables, "load", lambda kind: [])
     assert readme_tables.table("gpu").startswith("Not measured: nms, 8 boxes, uniform; ")
+
+
+def test_cpu_table_has_times_of_avx512_and_the_ratio_of_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(isa: str, seconds: float) -> dict[str, Any]:
+        machine = dict.fromkeys(("cpu", "torch", "torchvision", "commit", "date", "command"), "x") | {"threads": 2}
+        times = {"compiled": {"median": seconds}, "torchvision": {"median": 1.0}}
+        return {
+            "machine": {**machine, "ssd_ops": {"compiled": {"isa_chosen": isa}}},
+            "cases": {"encode_boxes 32 x 8732": times},
+        }
+
+    monkeypatch.setattr(readme_tables, "load", lambda kind: [report("avx512", 0.5), report("avx2", 0.25)])
+    rows = readme_tables.table("cpu").splitlines()
+    assert rows[0] == "| op, case | ssd_ops | torchvision | ratio | ratio, AVX2 | peak memory |"
+    assert rows[2].startswith("| encode_boxes 32 x 8732 | 500 ms | 1 s | 2.0 | 4.0 |")
+    assert "* x (AVX2), 2 threads" in "\n".join(rows)
 
 
 def test_detector_table_has_column_per_variant(monkeypatch: pytest.MonkeyPatch) -> None:
