@@ -24,8 +24,9 @@ bool compute_rows(const LossParams& params, const LevelRun& run) {
     row_sums<kRows>(logits + first * classes, count, classes, shifts, sums);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t label = labels[first + r];
-      in_range = in_range && label >= -1 && label < classes;
-      targets[r] = widen(logits[(first + r) * classes + (label > 0 && label < classes ? label : 0)]);
+      const bool valid = label >= -1 && label < classes;
+      in_range &= valid;
+      targets[r] = widen(logits[(first + r) * classes + (valid && label > 0 ? label : 0)]);
     }
     for (int64_t r = 0; r < count; ++r) {
       cross_entropy[first + r] = vec_log(sums[r]) - (targets[r] - shifts[r]);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "cpu/common/load.h"
@@ -62,10 +63,10 @@ SSD_OPS_INLINE void prefetch(const In* lanes) {
   for (int i = 0; i < kLanes; i += 64 / static_cast<int>(sizeof(In))) __builtin_prefetch(lanes + i);
 }
 
-// Adds exp(logit - shift) of one vector of each row to its lanes, from lane `first` on; where `counted` is given, lanes
-// without its bits add 0. Two loops, because the instructions of an exp depend on each other: the few iterations of one
-// long loop that a CPU holds at a time do not fill its pipelines. Prefetches the next rows, because the loops read too
-// many streams at once for the hardware prefetcher.
+// Adds exp(logit - shift) of one vector of each row to its lanes. With `counted`, it sets the lanes: to 0 below
+// `first`, and wherever a lane is not counted. Two loops, because the instructions of an exp depend on each other: the
+// few iterations of one long loop that a CPU holds at a time do not fill its pipelines. Prefetches the next rows,
+// because the loops read too many streams at once for the hardware prefetcher.
 template <int64_t kRows, int first, typename T, typename In>
 SSD_OPS_INLINE void add_exp(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
                             const sort_key_t<T>* __restrict counted, T* __restrict lanes) {
@@ -78,8 +79,13 @@ SSD_OPS_INLINE void add_exp(const In* __restrict logits, int64_t rows, int64_t c
       scales[r * kLanes + l] = counted == nullptr ? scale : from_bits<T>(to_bits(scale) & counted[l]);
     }
   }
-  for (int64_t r = 0; r < rows; ++r)
-    SSD_OPS_LANES(l, first) lanes[r * kLanes + l] += end_exp(remainders[r * kLanes + l], scales[r * kLanes + l]);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int l = 0; l < first; ++l) lanes[r * kLanes + l] = T(0);
+    SSD_OPS_LANES(l, first) {
+      const T before = counted == nullptr ? lanes[r * kLanes + l] : T(0);
+      lanes[r * kLanes + l] = before + end_exp(remainders[r * kLanes + l], scales[r * kLanes + l]);
+    }
+  }
 }
 
 // Lanes of the last vector of a row that the vector before it does not have.
@@ -96,7 +102,6 @@ SSD_OPS_INLINE void exp_sums(const In* __restrict logits, int64_t rows, int64_t 
   const int64_t last = classes - kLanes;
   sort_key_t<T> counted[kLanes];
   last_lanes<T>(classes, counted);
-  for (int64_t i = 0; i < rows * kLanes; ++i) lanes[i] = T(0);
   if (counted[kLanes / 2 - 1] == 0) {
     add_exp<kRows, kLanes / 2>(logits + last, rows, classes, shifts, counted, lanes);
   } else {
@@ -124,7 +129,8 @@ void exp_sums_with_infinity(const In* __restrict logits, int64_t rows, int64_t c
 // classes.
 template <int64_t kRows, typename T, typename In>
 void row_sums_of_many_classes(const In* logits, int64_t rows, int64_t classes, T* shifts, T* sums) {
-  alignas(64) T lanes[kRows * kLanes] = {};
+  alignas(64) T lanes[kRows * kLanes];
+  if (rows < kRows) std::memset(lanes, 0, sizeof(lanes));  // rows that are reduced without being used
   partial_maxima(logits, rows, classes, lanes);
   reduce<kRows>(lanes, shifts, max_of<T>);
   bool finite = true;
