@@ -49,6 +49,6 @@ def _from_base64(text: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)  # base64 breaks its lines
     except (binascii.Error, ValueError):
         raise DataError("the image is not valid base64") from None

@@ -23,6 +23,13 @@ FILES = {
     "project-1.json": (json.dumps(LABEL_STUDIO), "Label Studio's JSON.*export as COCO"),
     "annotations.xml": (CVAT, "CVAT's own XML.*export as COCO"),
     "a-asset.json": (json.dumps({"asset": {"name": "a.jpg"}, "regions": []}), "VoTT"),
+    "own/labels.json": (
+        '{"classes": ["cat"], "labels": {"a": [{"bounding_box": [0.1, 0.1, 0.2, 0.2]}]}}',
+        "FiftyOne's own",
+    ),
+    "darwin/a.json": ('{"annotations": [{"bounding_box": {"x": 1, "y": 1, "w": 2, "h": 2}}]}', "darwin convert coco"),
+    "export.ndjson": ('{"data_row": {"id": "x"}}\n', "Labelbox"),
+    "output.manifest": ('{"source-ref": "s3://x/a.jpg"}\n', "SageMaker"),
     "train/cats.tfrecord": ("", "a TFRecord, which is not read: convert the folder with Datumaro"),
     "training/label_2/000001.txt": ("Car 0 0 0 1 1 2 2 1 1 1 1 1 1 1\n", "KITTI"),
     "train/Cat/Label/1.txt": ("Cat 1 1 2 2\n", "OIDv4"),
