@@ -243,4 +243,4 @@ def train_epoch(
             raise Interrupted(interruption.signum or signal.SIGTERM)
     if taken < steps and state.world.size > 1:
         raise TrainingError(f"no image in a batch of epoch {state.epoch + 1} can be read; fix or remove the images")
-    return f"{meter.epoch}, lr {rate:.3g}{meter.epoch.describe_waiting()}"
+    return f"{meter.epoch}, lr {rate:.3g}{meter.epoch.describe_divergence()}{meter.epoch.describe_waiting()}"

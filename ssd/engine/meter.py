@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssd.engine.distributed import SharedError, World
 
+_DIVERGED = 1e4  # mean of both losses
 _NOTABLE_WAIT = 0.1  # share of the time
 
 
@@ -39,6 +40,11 @@ class EpochMeans:
         """Returns how long the device waited for data, if that is notable, to follow other text."""
         share = self.waiting_share()
         return f", waiting for data {share:.0%}" if share >= _NOTABLE_WAIT else ""
+
+    def describe_divergence(self) -> str:
+        """Returns a hint to follow other text, if the losses are finite, but far above those of random weights."""
+        has_diverged = self.loc + self.cls > _DIVERGED * self.steps
+        return " (diverged: try a tenth of --lr, or --clip-grad-norm 10)" if has_diverged else ""
 
     def waiting_share(self) -> float:
         """Returns the share of the time in which the device had no batch."""

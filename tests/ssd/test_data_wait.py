@@ -43,3 +43,12 @@ def test_share_of_waiting_is_shown_where_it_is_notable() -> None:
     assert str(means) == "loc loss 1.000, cls loss 2.000, 10.0 images/s" and means.describe_waiting() == ""
     means.waiting = 0.68
     assert means.describe_waiting() == ", waiting for data 34%"
+
+
+def test_finite_losses_that_have_diverged_are_named() -> None:
+    means = EpochMeans()
+    assert means.describe_divergence() == ""
+    means.add({"loc_loss": 300.0, "cls_loss": 400.0, "images_per_second": 10.0}, steps=9, seconds=1.0)
+    assert means.describe_divergence() == ""
+    means.add({"loc_loss": 1e6, "cls_loss": 0.0, "images_per_second": 10.0}, steps=1, seconds=1.0)
+    assert means.describe_divergence().startswith(" (diverged: try a tenth of --lr")
