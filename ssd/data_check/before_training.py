@@ -33,12 +33,15 @@ def check_before_training(config: TrainConfig, train_set: DetectionDataset, val_
         train_set: Training images.
         val_set: Evaluation images; may be the same object.
     """
-    if config.data_check == "off" or config.dataset not in FILE_DATASETS:
+    if config.data_check == "off" or not (config.dataset in FILE_DATASETS or ":" in config.dataset):
         return []
     datasets = {config.train_split: train_set}
     if val_set is not train_set:
         datasets[config.val_split if config.val_split != config.train_split else "evaluation"] = val_set
     began, path = time.perf_counter(), str(config.data_path)
+    if ":" in config.dataset:  # its items were read when it was opened, perhaps with random transforms
+        faults = [fault for dataset in datasets.values() for fault in find_encoding_errors(dataset, dataset.name)]
+        return [f"warning: data check: {fault}" for fault in faults]
     if config.data_check == "full":
         report = check_datasets(datasets, path, usable_cores())
         for dataset in datasets.values():

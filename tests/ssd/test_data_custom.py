@@ -11,6 +11,7 @@ from PIL import Image
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import DataError, build_loader, open_dataset
+from ssd.data_check.before_training import check_before_training
 from ssd.engine.setup import open_datasets
 from ssd.transforms import build_transforms
 
@@ -169,3 +170,23 @@ def test_training_without_objects_raises(module):
         open_datasets(config)
     config.test_only = True
     assert len(open_datasets(config)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (lambda boxes: torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1), "xywh instead of xyxy"),
+        (lambda boxes: boxes / 60, "fractions instead of pixels"),
+        (lambda boxes: boxes, None),
+    ],
+)
+def test_boxes_in_another_format_are_named_before_training(module, wrong, kind):
+    generator = torch.Generator().manual_seed(0)
+    items = []
+    for _ in range(24):
+        low = torch.rand(2, 2, generator=generator) * 20
+        boxes = torch.cat([low, low + 1 + 19 * torch.rand(2, 2, generator=generator)], dim=1)
+        items.append((IMAGE, {"boxes": wrong(boxes), "labels": torch.tensor([1, 2])}))
+    dataset = open_with(items)
+    found = check_before_training(TrainConfig(dataset="users_cells:cells"), dataset, dataset)
+    assert [kind in line for line in found] == [True] if kind else found == []
