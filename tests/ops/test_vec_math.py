@@ -32,18 +32,18 @@ double error(float y, double truth) {  // in units of the last place of the trut
 uint64_t mix(uint64_t hash, float y) { return (hash ^ (std::isnan(y) ? 1 : to_bits(y))) * 1099511628211ull; }
 int main() {
   double worst_exp = 0, worst_log = 0;
-  long differing = 0;  // where the two steps for x <= 0 differ from vec_exp
+  long differing = 0;  // where the steps for x <= 0 differ from vec_exp
   uint64_t hash = 14695981039346656037ull, bits = 0;
   while (bits < (1ull << 32)) {
     int n = 0;
     for (; n < kChunk && bits < (1ull << 32); ++n, bits += 1009) x[n] = from_bits<float>(static_cast<uint32_t>(bits));
     for (int i = 0; i < n; ++i) e[i] = vec_exp(x[i]);
     for (int i = 0; i < n; ++i) l[i] = vec_log(x[i]);
-    for (int i = 0; i < n; ++i) f[i] = begin_exp(x[i], &scale[i]);
-    for (int i = 0; i < n; ++i) f[i] = end_exp(f[i], scale[i]);
+    for (int i = 0; i < n; ++i) f[i] = begin_exp(x[i], kLowestExp, &scale[i]);
+    for (int i = 0; i < n; ++i) f[i] = end_exp(f[i], exp_series(f[i]), scale[i]);
     for (int i = 0; i < n; ++i) {
       const bool covered = std::isnan(x[i]) || (x[i] >= -87.0f && x[i] <= 0.0f);
-      differing += covered ? mix(0, f[i]) != mix(0, e[i]) : x[i] < -87.0f && f[i] != vec_exp(-87.0f);
+      differing += covered ? mix(0, f[i]) != mix(0, e[i]) : x[i] < -87.0f && f[i] != vec_exp(kLowestExp);
     }
     for (int i = 0; i < n; ++i) {
       worst_exp = std::fmax(worst_exp, error(e[i], std::exp(static_cast<double>(x[i]))));

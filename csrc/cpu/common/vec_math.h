@@ -27,14 +27,18 @@ SSD_OPS_HD float exp_remainder(float x, int32_t* exponent) {
   return (x - n * kLn2High) - n * kLn2Low;
 }
 
-// e^r of such a remainder, about 0.7 to 1.4.
-SSD_OPS_HD float exp_of_remainder(float r) {
-  // (e^r - 1 - r) / r^2, minimax on +-0.35: relative error of e^r below 2^-28.
+// (e^r - 1 - r) / r^2 but for the last step of Horner's scheme, which is in the next function. Minimax on +-0.35:
+// relative error of e^r below 2^-28.
+SSD_OPS_HD float exp_series(float r) {
   float p = 0.0013813142263773208f;
   p = p * r + 0.008369418802357855f;
   p = p * r + 0.041668456819457585f;
-  p = p * r + 0.16666514791863757f;
-  p = p * r + 0.49999993050676267f;
+  return p * r + 0.16666514791863757f;
+}
+
+// e^r of such a remainder and its series, about 0.7 to 1.4.
+SSD_OPS_HD float exp_of_remainder(float r, float series) {
+  const float p = series * r + 0.49999993050676267f;
   return (r * r * p + r) + 1.0f;
 }
 
@@ -43,7 +47,7 @@ SSD_OPS_HD float vec_exp(float x) {
   x = x > 89.0f ? 89.0f : x;
   x = x < -104.0f ? -104.0f : x;
   int32_t exponent;
-  const float power = exp_of_remainder(exp_remainder(x, &exponent));
+  const float r = exp_remainder(x, &exponent), power = exp_of_remainder(r, exp_series(r));
   // Times 2^n in two steps, because 2^n alone may not be a normal float; only the last product rounds.
   const int32_t half = exponent >> 1;
   const float scale1 = from_bits<float>(static_cast<uint32_t>(half + 127) << 23);
@@ -51,15 +55,17 @@ SSD_OPS_HD float vec_exp(float x) {
   return power * scale1 * scale2;
 }
 
-// exp for x <= 0 in two steps, end_exp(begin_exp(x, &scale), scale): the same bits as vec_exp for -87 <= x <= 0 and for
-// NaN, in a third fewer operations; e^-87 for all below, too small to change a sum that contains a 1.
-SSD_OPS_HD float begin_exp(float x, float* scale) {
+// exp for x <= 0 in three steps, to be loops of their own: r = begin_exp(x, kLowestExp, &scale), then
+// end_exp(r, exp_series(r), scale). The same bits as vec_exp for kLowestExp <= x <= 0 and for NaN, in a third fewer
+// operations; e^kLowestExp for all below, too small to change a sum that contains a 1.
+constexpr float kLowestExp = -87.0f;
+SSD_OPS_HD float begin_exp(float x, float lowest, float* scale) {
   int32_t exponent;
-  const float r = exp_remainder(x < -87.0f ? -87.0f : x, &exponent);
+  const float r = exp_remainder(x < lowest ? lowest : x, &exponent);
   *scale = from_bits<float>(static_cast<uint32_t>(exponent + 127) << 23);
   return r;
 }
-SSD_OPS_HD float end_exp(float r, float scale) { return exp_of_remainder(r) * scale; }
+SSD_OPS_HD float end_exp(float r, float series, float scale) { return exp_of_remainder(r, series) * scale; }
 
 SSD_OPS_HD float vec_log(float x) {
   // Subnormal numbers are scaled into the normal range first.
@@ -89,11 +95,12 @@ SSD_OPS_HD float vec_log(float x) {
 }
 
 SSD_OPS_HD double vec_exp(double x) { return std::exp(x); }
-SSD_OPS_HD double begin_exp(double x, double* scale) {
+SSD_OPS_HD double begin_exp(double x, float, double* scale) {
   *scale = 1;
   return std::exp(x);
 }
-SSD_OPS_HD double end_exp(double power, double scale) { return power * scale; }
+SSD_OPS_HD double exp_series(double) { return 0; }
+SSD_OPS_HD double end_exp(double power, double, double scale) { return power * scale; }
 SSD_OPS_HD double vec_log(double x) { return std::log(x); }
 
 // The exp and log of encode and decode in box.h.

@@ -64,26 +64,31 @@ SSD_OPS_INLINE void prefetch(const In* lanes) {
 }
 
 // Adds exp(logit - shift) of one vector of each row to its lanes. With `counted`, it sets the lanes: to 0 below
-// `first`, and wherever a lane is not counted. Two loops, because the instructions of an exp depend on each other: the
-// few iterations of one long loop that a CPU holds at a time do not fill its pipelines. Prefetches the next rows,
-// because the loops read too many streams at once for the hardware prefetcher.
+// `first`, and wherever a lane is not counted. Three loops, because the instructions of an exp depend on each other:
+// the few iterations of one long loop that a CPU holds at a time do not fill its pipelines. Prefetches the rows after
+// the next ones, because the loops read too many streams at once for the hardware prefetcher.
 template <int64_t kRows, int first, typename T, typename In>
 SSD_OPS_INLINE void add_exp(const In* __restrict logits, int64_t rows, int64_t classes, const T* __restrict shifts,
                             const sort_key_t<T>* __restrict counted, T* __restrict lanes) {
-  alignas(64) T remainders[kRows * kLanes], scales[kRows * kLanes];
+  // volatile: of a constant, GCC would compute all that follows, too, and select between results.
+  const volatile float hidden = kLowestExp;
+  const float lowest = hidden;
+  alignas(64) T remainders[kRows * kLanes], scales[kRows * kLanes], series[kRows * kLanes];
   for (int64_t r = 0; r < rows; ++r) {
-    prefetch(logits + (kRows + r) * classes);
+    prefetch(logits + (2 * kRows + r) * classes);
     SSD_OPS_LANES(l, first) {
       T scale;
-      remainders[r * kLanes + l] = begin_exp(widen(logits[r * classes + l]) - shifts[r], &scale);
+      remainders[r * kLanes + l] = begin_exp(widen(logits[r * classes + l]) - shifts[r], lowest, &scale);
       scales[r * kLanes + l] = counted == nullptr ? scale : from_bits<T>(to_bits(scale) & counted[l]);
     }
   }
+  for (int64_t r = 0; r < rows; ++r)
+    SSD_OPS_LANES(l, first) series[r * kLanes + l] = exp_series(remainders[r * kLanes + l]);
   for (int64_t r = 0; r < rows; ++r) {
     for (int l = 0; l < first; ++l) lanes[r * kLanes + l] = T(0);
     SSD_OPS_LANES(l, first) {
-      const T before = counted == nullptr ? lanes[r * kLanes + l] : T(0);
-      lanes[r * kLanes + l] = before + end_exp(remainders[r * kLanes + l], scales[r * kLanes + l]);
+      const int64_t i = r * kLanes + l;
+      lanes[i] = (counted == nullptr ? lanes[i] : T(0)) + end_exp(remainders[i], series[i], scales[i]);
     }
   }
 }
