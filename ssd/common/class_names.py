@@ -23,3 +23,13 @@ def column_titles(names: Sequence[str], reserved: Iterable[str] = ()) -> list[st
         used.add(title)
         titles.append(title)
     return titles
+
+
+def describe_alike(classes: Sequence[str]) -> str:
+    """Returns a note about classes that may be one, as their names differ in case only; "" if there are none."""
+    names: dict[str, list[str]] = {}
+    for name in classes:
+        names.setdefault(name.strip().casefold(), []).append(display_name(name))
+    found = [" and ".join(same) for same in names.values() if len(same) > 1]
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"classes that differ in case only: {', '.join(found[:5])}{more}" if found else ""

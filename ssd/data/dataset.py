@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssd.common.class_names import display_name
+from ssd.common.class_names import describe_alike, display_name
 from ssd.data.annotations import Annotations, AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults, shorten
 from ssd.data.loading.encoded_images import EncodedImage
@@ -117,7 +117,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.dropped_images = 0 if isinstance(builder, Annotations) else builder.dropped
         self._by_size = apply_exif == "auto"
         self.apply_exif, remark = find_orientation(apply_exif, self.annotations.files, self.annotations.sizes)
-        self.notes = (*notes, remark) if remark else notes
+        self.notes = (*notes, *filter(None, (remark, describe_alike(classes))))
         self._index_of: dict[int, int] | None = None
 
     @property

@@ -25,8 +25,8 @@ _LISTED = 10
 def map_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
     """Maps each label of a model to a label of a data set.
 
-    The case of names is ignored, and VOC's names equal COCO's. A model without class names (they are "1", "2", ...) has
-    the classes of the data set if their number is the same.
+    Where no class has exactly the name, its case is ignored, and VOC's names equal COCO's. A model without class names
+    (they are "1", "2", ...) has the classes of the data set if their number is the same.
 
     Args:
         model: Names of the model's classes, without the background.
@@ -43,8 +43,9 @@ def map_classes(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
     is_unnamed = tuple(model) == tuple(str(label) for label in range(1, len(model) + 1))
     if is_unnamed and len(model) == len(data):
         return np.arange(len(model) + 1)
-    labels = {_key(name): label for label, name in reversed(list(enumerate(data, start=1)))}
-    mapped = np.array([0, *(labels.get(_key(name), 0) for name in model)], dtype=np.int64)
+    exact = {name: label for label, name in enumerate(data, start=1)}
+    alike = {_key(name): label for name, label in exact.items() if name not in model}
+    mapped = np.array([0, *(exact.get(name) or alike.get(_key(name), 0) for name in model)], dtype=np.int64)
     if not mapped.any():
         hint = " (torchvision's of COCO need --dataset-option labels=ids)" if is_unnamed and len(model) == 90 else ""
         raise DataError(

@@ -177,3 +177,8 @@ def test_csv_without_a_class_names_the_first_fault(tmp_path):
         DataError, match=r"no readable row of .* has a class; the first of 1 faults: .*line 2: box not a number"
     ):
         open_dataset("csv", tmp_path)
+
+
+def test_classes_that_differ_in_case_only_are_noted(tmp_path):
+    write_csv(tmp_path, HEADER, "a.jpg,10,5,30,20,dog", "b.jpg,10,5,30,20,Dog", "b.jpg,1,5,30,20,cat")
+    assert "note: classes that differ in case only: Dog and dog" in str(open_dataset("csv", tmp_path).summary())

@@ -120,6 +120,7 @@ def test_model_classes_are_mapped_by_name() -> None:
     missing, unused = describe_map(labels, model, data)
     assert missing.startswith("the model does not know cat") and "does not have person" in unused
     assert map_classes(("1", "2"), ("cat", "dog")).tolist() == [0, 1, 2]  # a file without names
+    assert map_classes(("Dog", "dog", "sofa", "couch"), ("couch", "dog", "Dog")).tolist() == [0, 3, 2, 0, 1]
     with pytest.raises(DataError, match="holds no class names"):
         map_classes(("1", "2", "3"), ("cat", "dog"))
 
