@@ -182,3 +182,11 @@ def test_csv_without_a_class_names_the_first_fault(tmp_path):
 def test_classes_that_differ_in_case_only_are_noted(tmp_path):
     write_csv(tmp_path, HEADER, "a.jpg,10,5,30,20,dog", "b.jpg,10,5,30,20,Dog", "b.jpg,1,5,30,20,cat")
     assert "note: classes that differ in case only: Dog and dog" in str(open_dataset("csv", tmp_path).summary())
+
+
+def test_csv_of_open_images_gets_the_names_of_its_classes(tmp_path):
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"
+    write_csv(tmp_path, header, "a,x,/m/01yrx,1,0,1,0,1,0", "b,x,/m/0,1,0,1,0,1,1", name="train-annotations-bbox.csv")
+    (tmp_path / "class-descriptions-boxable.csv").write_text('/m/01yrx,Cat\n/m/02,"a, b"\n')
+    dataset = open_dataset("csv", tmp_path)
+    assert dataset.classes == ("/m/0", "Cat") and dataset.target(1)["ignore"].tolist() == [True]

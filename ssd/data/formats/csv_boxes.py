@@ -8,7 +8,7 @@ from ssd.common.errors import NoSplitError
 from ssd.data.annotations import AnnotationsBuilder, Box, fit_box
 from ssd.data.dataset import DetectionDataset
 from ssd.data.faults import DataError, Fault, FaultLog, check_choice, no_class, shorten
-from ssd.data.formats.csv_table import Row, read_table
+from ssd.data.formats.csv_table import Row, read_table, with_names
 from ssd.data.formats.field_values import as_names
 from ssd.data.formats.folders import describe_folder, split_path
 from ssd.data.formats.image_finder import ImageFinder
@@ -72,7 +72,7 @@ class CSVDataset(DetectionDataset):
         root, annotations = split_path(Path(root), annotations)
         file = find_table(root, split, annotations)
         is_whole = annotations is None and file.parent == root and file.name in _WHOLE
-        rows = _of_split(read_table(file, log), split, file, is_whole)
+        rows = with_names(_of_split(read_table(file, log), split, file, is_whole), root)
         classes = as_names(classes)
         if classes is None:
             classes = sorted({row.label for row in rows if row.box is not None and row.label})

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ COLUMNS = {
 }
 _NEEDED = ("image", "xmin", "ymin", "xmax", "ymax", "label")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_IS_ID = re.compile(r"/[a-z]/\w+")  # of Google's Knowledge Graph
 # Names of boxes by corner and sides, of which some tools mean the center: they are not read.
 _SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"), ("bbox",), ("box",))
 _MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")  # how pandas and others write an empty cell
@@ -62,6 +64,22 @@ def read_table(path: Path, log: FaultLog) -> list[Row]:
         return list(_rows(reader, path, log))
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def with_names(rows: list[Row], folder: Path) -> list[Row]:
+    """Returns rows of Open Images, whose labels are ids such as /m/01yrx, with the names of class-descriptions*.csv."""
+    files = sorted(folder.glob("*class-descriptions*.csv"))
+    if not files or not any(_IS_ID.fullmatch(row.label) for row in rows):
+        return rows
+    names: dict[str, str] = {}
+    for file in files:
+        try:
+            names |= {
+                cells[0]: cells[1].strip() for cells in csv.reader(io.StringIO(read_text(file))) if len(cells) > 1
+            }
+        except csv.Error as error:
+            raise DataError(f"{file} cannot be read as CSV: {error}") from None
+    return [replace(row, label=names.get(row.label) or row.label) for row in rows]
 
 
 def _rows(reader: Any, path: Path, log: FaultLog) -> Iterator[Row]:
