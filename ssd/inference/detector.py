@@ -167,6 +167,7 @@ class Detector:
         """
         if isinstance(classes, str):
             raise ValueError(f"classes must be a list of names, got the string {classes!r}")
+        classes = None if classes is None else [*classes]  # a generator can be read once only
         for name in classes or ():
             if name not in self.classes:
                 raise ValueError(unknown("class", name, self.classes))

@@ -106,8 +106,15 @@ class Result:
         Args:
             image_id: Id of the image in the data set.
             category_ids: Category id of each class in `classes`; None numbers them from 1.
+
+        Raises:
+            ValueError: There are more or fewer ids than classes.
         """
-        ids = category_ids or range(1, len(self.classes) + 1)
+        ids = range(1, len(self.classes) + 1) if category_ids is None else category_ids
+        if len(ids) != len(self.classes):
+            raise ValueError(
+                f"category_ids must have an id for each of the {len(self.classes)} classes, got {len(ids)}"
+            )
         return [
             {
                 "image_id": image_id,

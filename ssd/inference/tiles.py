@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -34,11 +35,11 @@ class Tiling:
             ValueError: The numbers are out of range.
         """
         given = tuple(tile) if isinstance(tile, Sequence) else (tile,)
-        are_integers = all(isinstance(number, int) for number in given)
+        are_integers = all(isinstance(number, Integral) for number in given)
         size, overlap = (*given, given[0] // 5)[:2] if are_integers and given else (0, 0)
         if len(given) > 2 or size < 1 or not 0 <= overlap < size:
             raise ValueError(f"tile must be SIZE or SIZE, OVERLAP in pixels with 0 <= OVERLAP < SIZE, got {tile!r}")
-        return cls(size, overlap)
+        return cls(int(size), int(overlap))
 
     def views(self, height: int, width: int) -> list[View]:
         """Returns the whole image and, unless it fits into one tile, its tiles row by row."""

@@ -128,6 +128,8 @@ def test_predict_filters_by_threshold_and_class(detector: Detector, pixels: np.n
     stars = detector.predict(pixels, score_threshold=0.0, classes=["star"])
     assert isinstance(stars, Result) and set(stars.names) == {"star"}
     assert len(stars) == everything.names.count("star")
+    names: Any = (name for name in ["star"])
+    assert len(detector.predict(pixels, score_threshold=0.0, classes=names, tile=np.int64(999))) == len(stars)  # type: ignore[arg-type]
     best = detector.predict(pixels, score_threshold=0.0, classes=["star"], max_detections=2)
     assert isinstance(best, Result) and torch.equal(best.boxes, stars.boxes[:2]) and best.names == ["star"] * 2
     with pytest.raises(ValueError, match="unknown class 'sta', did you mean 'star'"):
@@ -171,6 +173,8 @@ def test_result_conversions(tmp_path: Path) -> None:
     assert result.to_coco(7, [10, 20])[0] == {
         **{"image_id": 7, "category_id": 20, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.75},
     }
+    with pytest.raises(ValueError, match="category_ids must have an id for each of the 2 classes, got 1"):
+        result.to_coco(7, [10])
     drawing = result.plot(tmp_path / "drawing.jpg")
     assert drawing.size == (60, 40) and (tmp_path / "drawing.jpg").stat().st_size > 0
     assert np.asarray(drawing).any()
