@@ -49,7 +49,7 @@ def test_table_has_the_share_of_the_peak_of_a_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(harness, "peak_flops", lambda device: peak)
     case = harness.Case("x", lambda g, d: (1,), {"reference": lambda x: x}, lambda a, b: None, flops=lambda: 1e5)
     timing = harness.run_case(case, CPU, 0.001, 1.0)["reference"]
-    assert timing.fraction_of_peak == (None if peak is None else 1e-7 / timing.median)
+    assert timing.fraction_of_peak == (None if peak is None else pytest.approx(1e-7 / timing.median))
     assert ("of peak" in table("x", {"reference": timing})) == (peak is not None)
 
 
