@@ -87,7 +87,7 @@ def prepare(
     for notice in filter(None, [workers_notice, nothing_to_evaluate(config, val_set), resumed]):
         folder.log(notice)
     folder.log(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
-    print(priors_report(model, train_set))
+    print(priors_report(model, train_set, config.fit_priors))
     if device.type == "cuda" and not config.test_only:
         folder.log(describe_step(config, state))
     return state, loader, val_loader

@@ -206,12 +206,12 @@ def normalized_objects(dataset: DetectionDataset) -> tuple[list[Tensor], list[Te
     return [torch.from_numpy(boxes)], [torch.from_numpy(labels)]
 
 
-def priors_report(model: SSD, dataset: DetectionDataset) -> str:
-    """Returns how many objects of the data set are matched by a prior, with advice if they are few."""
+def priors_report(model: SSD, dataset: DetectionDataset, fitted: bool) -> str:
+    """Returns how many objects a prior matches, with advice if they are few; `fitted`: prior sizes were fitted to them."""
     boxes, labels = normalized_objects(dataset)
     coverage = prior_coverage(model.priors.cpu(), boxes, labels, dataset.classes, model.preset.match_iou_threshold)
-    advice = coverage.advice(image_size=model.image_size)
-    return f"{coverage}\nwarning: {advice} (--fit-priors)" if advice else str(coverage)
+    advice, flag = coverage.advice(0.8, model.image_size, fitted), "--image-size" if fitted else "--fit-priors"
+    return f"{coverage}\nwarning: {advice} ({flag})" if advice else str(coverage)
 
 
 def batch_bytes(config: TrainConfig, dataset: DetectionDataset, side: int) -> int:

@@ -53,10 +53,10 @@ class PriorCoverage:
             lines.append(f"  {len(rows) - len(worst)} more classes, none of them lower")
         return "\n".join(lines)
 
-    def advice(self, lowest: float = 0.8, image_size: int = 1) -> str | None:
+    def advice(self, lowest: float = 0.8, image_size: int = 1, fitted: bool = False) -> str | None:
         """Returns advice if the recall of all objects or of a class is below `lowest`, with the sizes of missed objects.
 
-        Classes without objects are ignored.
+        Classes without objects are ignored. `fitted` says that the prior sizes were fitted to these objects.
         """
         poor = [n for n, m, c in zip(self.names, self.matched, self.objects, strict=True) if c and m / c < lowest]
         if self.recall >= lowest and not poor:
@@ -68,8 +68,9 @@ class PriorCoverage:
         return (
             f"the priors match only {self.recall:.1%} of the objects"
             + (f" (low: {', '.join(map(display_name, poor[:_MAX_CLASSES]))}{more})" if poor else "")
-            + f"; the missed objects have a median size of {middle} {unit} (80% between {low} and {high}). Fit prior_sizes "
-            "to the data (ssd.priors.fit), or use a finer first level"
+            + f"; the missed objects have a median size of {middle} {unit} (80% between {low} and {high}). "
+            + ("Use a larger input" if fitted else "Fit prior_sizes to the data (ssd.priors.fit)")
+            + ", or a finer first level"
         )
 
     def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:

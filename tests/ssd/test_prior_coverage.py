@@ -109,3 +109,6 @@ def test_coverage_report_lists_worst_classes() -> None:
     assert lines[-1] == "  60 more classes, none of them lower"
     advice = coverage.advice(image_size=300)
     assert advice is not None and "and 39 more" in advice and len(advice) < 600
+    assert "Fit prior_sizes" in advice
+    fitted = coverage.advice(image_size=300, fitted=True)
+    assert fitted is not None and "Fit prior_sizes" not in fitted and "larger input" in fitted
