@@ -171,8 +171,8 @@ def _item_sign(kind: str) -> Callable[[Path], Path | None]:
 
 def _class_file_sign(root: Path) -> Path | None:
     named = find_class_file(root)
-    if named is None:
-        return None
+    if named is None or named.name == "obj.names":  # of darknet only, whatever CVAT calls the subsets
+        return named
     has_folders = any((root / name).is_dir() for name in ("images", "labels", "obj_train_data", "data", "train"))
     is_flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in walk(root, max_depth=0))
     return named if has_folders or is_flat or any(root.glob("*/labels")) else None

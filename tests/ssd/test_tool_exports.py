@@ -7,7 +7,7 @@ import pytest
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import resolve_dataset
-from ssd.data import open_dataset
+from ssd.data import DataError, open_dataset
 from ssd.engine.setup import open_datasets
 from tests.ssd.tool_exports import (
     EXPORTS,
@@ -15,6 +15,7 @@ from tests.ssd.tool_exports import (
     XML,
     coco,
     cvat_coco,
+    datumaro,
     images,
     labelimg_voc,
     labelme,
@@ -105,8 +106,6 @@ def test_splits_of_the_same_images_are_divided(tmp_path, capsys):
 
 
 def test_dataset_with_other_splits_is_not_split(tmp_path):
-    from ssd.data import DataError
-
     for name in ("night", "day"):
         images(tmp_path / "images", NAMES)
         coco(tmp_path / f"annotations/{name}.json")
@@ -182,3 +181,27 @@ def test_voc_files_that_are_called_differently_than_their_images(tmp_path):
     dataset = open_dataset("voc", tmp_path, "all")
     assert sorted(path.rpartition("/")[2] for path in dataset.annotations.files) == ["a.jpg", "c.jpg"]
     assert dataset.log.counts == {"image missing": 2}
+
+
+def test_names_with_accents_of_a_mac_are_found(tmp_path):
+    images(tmp_path / "images", ["ü", "e\u0301", "c"])
+    coco(tmp_path / "result.json", ["u\u0308", "é", "c"])
+    assert len(open_dataset("coco", tmp_path, "all")) == 3
+
+
+def test_datumaro_items_without_image_are_found_by_id(tmp_path):
+    datumaro(tmp_path)
+    file = tmp_path / "annotations/default.json"
+    data = json.loads(file.read_text())
+    for number, item in enumerate(data["items"]):
+        item |= {"image": None, "media": {"path": f"{item['id']}.jpg"} if number % 2 else None}
+    file.write_text(json.dumps(data))
+    assert len(open_dataset("datumaro", tmp_path, "all")) == 8
+
+
+def test_yolo_export_without_images_says_so(tmp_path):
+    texts(tmp_path / "labels")
+    write(tmp_path / "classes.txt", "cat\n")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="has no images; exports of labels alone need them in a folder images beside"):
+        open_dataset("yolo", tmp_path, "all")

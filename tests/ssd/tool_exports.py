@@ -66,6 +66,14 @@ def cvat_yolo(root: Path) -> None:
     write(root / "train.txt", "".join(f"data/obj_train_data/{name}.jpg\n" for name in NAMES))
 
 
+def cvat_yolo_subsets(root: Path) -> None:
+    for split, names in (("Train", NAMES[:6]), ("Validation", NAMES[6:])):
+        images(root / f"obj_{split}_data", names)
+        texts(root / f"obj_{split}_data", names)
+        write(root / f"{split}.txt", "".join(f"data/obj_{split}_data/{name}.jpg\n" for name in names))
+    write(root / "obj.names", "cat\n")
+
+
 def cvat_ultralytics(root: Path) -> None:
     images(root / "images/train")
     texts(root / "labels/train")
@@ -195,6 +203,7 @@ EXPORTS = {
     "CVAT COCO": (cvat_coco, "coco", False),
     "CVAT VOC": (cvat_voc, "voc", False),
     "CVAT YOLO 1.1": (cvat_yolo, "yolo", False),
+    "CVAT YOLO 1.1 with subsets": (cvat_yolo_subsets, "yolo", True),
     "CVAT Ultralytics": (cvat_ultralytics, "yolo", False),
     "Label Studio COCO": (label_studio_coco, "coco", False),
     "Label Studio VOC": (label_studio_voc, "voc", False),

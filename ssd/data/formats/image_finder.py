@@ -1,6 +1,7 @@
 """Finds the image that an annotation belongs to, among all files of a data set."""
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -62,7 +63,10 @@ class ImageFinder:
     def _find(self, name: str, near: PurePath | None) -> tuple[Path | None, bool]:
         # The file, and whether its path ends with the whole name.
         # Label Studio writes escapes such as %20; if the locale is not UTF-8, Python decodes file names differently.
-        for spelled in dict.fromkeys((name, _clean(unquote(name)), os.fsdecode(name.encode(errors="surrogateescape")))):
+        # A Mac writes letters with accents as two characters, other systems as one.
+        forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+        decoded = os.fsdecode(name.encode(errors="surrogateescape"))
+        for spelled in dict.fromkeys((name, _clean(unquote(name)), decoded, *forms)):
             parts = PurePath(spelled).parts
             for first in range(len(parts)):
                 if (path := self._at(parts[first:])) is not None:

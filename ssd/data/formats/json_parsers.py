@@ -71,7 +71,7 @@ def _datumaro(root: Path, files: list[Path], log: FaultLog) -> tuple[tuple[str, 
             return Object(label, _bounds(points[::2], points[1::2]), is_crowd)
 
         for index, entry in enumerate(data.get("items") or []):
-            image = entry.get("image") if isinstance(entry, dict) else None
+            image = (entry.get("image") or entry.get("media") or {}) if isinstance(entry, dict) else None
             if not isinstance(image, dict) or not isinstance(entry.get("annotations"), list):
                 log.add(Fault(str(file), "image entry malformed", f"item {index}: {reprlib.repr(entry)}"))
                 continue

@@ -54,6 +54,10 @@ class YOLODataset(DetectionDataset):
         builder = AnnotationsBuilder(empty)
         log = FaultLog(on_error)
         found = find_split(Path(root), split, allow_outside)
+        if not found.images:
+            raise DataError(
+                f"yolo {split} of {root} has no images; exports of labels alone need them in a folder images beside labels"
+            )
         names = as_names(classes) or found.classes
         if len(names) != len(found.classes):
             raise DataError(f"classes must name the {len(found.classes)} classes of {found.source}, got {len(names)}")
