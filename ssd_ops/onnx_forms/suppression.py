@@ -72,8 +72,9 @@ def non_max_suppression(
         )
     boxes = boxes.to(torch.float32)
     # ONNX swaps the corners of an inverted box, and may do anything with NaN: neither overlaps any other box.
-    proper = (boxes[..., :2] <= boxes[..., 2:]).all(dim=-1, keepdim=True)
-    boxes = torch.where(proper, boxes, 0)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    proper = (x1 <= x2) & (y1 <= y2)  # not all(dim=-1): ONNX Runtime 1.23 fails without boxes
+    boxes = torch.where(proper[..., None], boxes, 0)
     threshold = _threshold(iou_threshold, suppress_equal)
     if torch.jit.is_tracing():
         return _NonMaxSuppression.apply(boxes, ranks, threshold)  # type: ignore[no-any-return]

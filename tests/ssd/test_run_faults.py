@@ -137,7 +137,7 @@ def test_training_does_not_wait_for_plots(tmp_path: Path) -> None:
 
 def test_test_only_leaves_training_results(tmp_path: Path) -> None:
     run(replace(ONE, output_dir=str(tmp_path)))
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     folder = run(replace(ONE, resume=str(tmp_path), test_only=True))
     assert folder.path == tmp_path / "test-val" and (folder.path / "eval.json").is_file()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
