@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 TIMEOUT = 600  # seconds without a batch after which workers count as stuck
@@ -38,8 +39,37 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         elif self.waiting_since is None:
             self.waiting_since = time.monotonic()
         elif time.monotonic() - self.waiting_since > TIMEOUT:
+            self._kill_workers()
             raise RuntimeError(f"DataLoader timed out after {TIMEOUT} seconds")
         return found, data
+
+    def _mark_worker_as_unavailable(self, worker_id: int, shutdown: bool = False) -> None:
+        if self._workers[worker_id].exitcode:
+            # DataLoader would send it a message, and wait for a lock that it may have held.
+            self._workers_status[worker_id] = False
+        else:
+            super()._mark_worker_as_unavailable(worker_id, shutdown)
+
+    def _shutdown_workers(self) -> None:
+        if any(worker.exitcode for worker in getattr(self, "_workers", ())):
+            self._kill_workers()
+        super()._shutdown_workers()
+
+    def _kill_workers(self) -> None:
+        """Ends the workers without waiting for locks, which a worker that was killed or is stuck may hold."""
+        if self._shutdown:
+            return
+        self._shutdown = True
+        _remove_worker_pids(id(self))  # otherwise each worker that is killed here counts as a fault
+        self._worker_pids_set = False
+        if hasattr(self, "_pin_memory_thread"):
+            self._pin_memory_thread_done_event.set()
+        for worker in self._workers:
+            worker.kill()
+            worker.join()
+        for queue in self._index_queues:
+            queue.cancel_join_thread()
+            queue.close()
 
 
 def start_method() -> str | None:
