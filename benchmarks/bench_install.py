@@ -27,6 +27,7 @@ import ssd_ops
 from benchmarks.harness import command_line
 from benchmarks.inputs import clustered_boxes, distinct_scores
 from benchmarks.machine import copy_bandwidth, describe
+from benchmarks.saving import saving
 from benchmarks.table import Report, Timing, headline, table
 
 LIBRARIES = ("ultralytics", "supervision", "sahi", "effdet", "rfdetr")
@@ -203,12 +204,12 @@ def main() -> None:
     machine = {**describe(device, arguments.threads), "libraries": versions()}
     report = Report(machine, copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
-    for call in calls(arguments.quick):
-        if arguments.filter in call.name:
-            report.cases[call.name] = measure(call, 0.02 if arguments.quick else arguments.seconds)
-            print(table(call.name, report.cases[call.name]), flush=True)
-    if arguments.json:
-        arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
+    with saving(arguments.json, report) as measuring:
+        for call in calls(arguments.quick):
+            if arguments.filter in call.name:
+                with measuring(call.name):
+                    report.cases[call.name] = measure(call, 0.02 if arguments.quick else arguments.seconds)
+                    print(table(call.name, report.cases[call.name]), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ which synchronizes to learn the number of kept boxes. Results are compared with 
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import _path  # noqa: F401
@@ -26,6 +25,7 @@ from torch import Tensor
 from benchmarks.gpu_rows import Row, rows
 from benchmarks.harness import command_line
 from benchmarks.machine import copy_bandwidth, describe
+from benchmarks.saving import saving
 
 CALLS_PER_GRAPH = 10
 FLUSH_BYTES = 256 << 20  # larger than any L2 cache
@@ -55,18 +55,13 @@ def main() -> None:
     bandwidth = copy_bandwidth(device)
     report: dict[str, Any] = {"machine": describe(device, arguments.threads), "copy_bandwidth": bandwidth, "rows": []}
     print(f"{report['machine']['gpu']}, copy {bandwidth / 1e12:.2f} TB/s; microseconds\n{_line(None)}", flush=True)
-    for row in _chosen(rows(arguments.quick), arguments.filter):
-        figures = measure(row, device, bandwidth, 0.02 if arguments.quick else arguments.seconds)
-        report["rows"].append(asdict(figures))
-        print(_line(figures), flush=True)
-        if arguments.json:
-            partial = arguments.json.with_suffix(".partial")
-            partial.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-            partial.replace(arguments.json)
-
-
-def _chosen(all_rows: Iterator[Row], part: str) -> Iterator[Row]:
-    return (row for row in all_rows if part in row.name)
+    with saving(arguments.json, report) as measuring:
+        for row in rows(arguments.quick):
+            if arguments.filter in row.name:
+                with measuring(row.name):
+                    figures = measure(row, device, bandwidth, 0.02 if arguments.quick else arguments.seconds)
+                    report["rows"].append(figures)
+                    print(_line(figures), flush=True)
 
 
 def measure(row: Row, device: torch.device, bandwidth: float, seconds: float) -> Figures:

@@ -36,6 +36,7 @@ from benchmarks.detector_pair import PEERS, Pair, similar_detections
 from benchmarks.harness import command_line
 from benchmarks.http_load import Answer, post_request, run_clients
 from benchmarks.machine import copy_bandwidth, describe
+from benchmarks.saving import save
 from benchmarks.table import Report, Timing, duration, headline, table
 from ssd.models import build_model
 
@@ -200,8 +201,7 @@ def main() -> None:
     for name, timings in cases(arguments):
         report.cases[name] = timings
         print(table(name, timings), flush=True)
-        if arguments.json:  # after each case: an interrupted run keeps its finished cases
-            arguments.json.write_text(report.as_json() + "\n", encoding="utf-8")
+        save(arguments.json, report)  # after each case: an interrupted run keeps its finished cases
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""Checks everything on a GPU: build, tests, compute-sanitizer and benchmarks, with one JSON report.
+"""Checks and measures everything on a GPU: build, tests, compute-sanitizer and benchmarks, with one JSON report.
 
-python benchmarks/gpu_check.py [--json FILE] [--minutes 9] [--stages build,tests,...] [--commit HASH]
+python benchmarks/gpu_check.py [--json FILE] [--minutes 20] [--stages build,tests,step_times,...] [--commit HASH]
 
-The most important stages run first. Each has its own time limit, and all together have `--minutes`. The report is written
-after every stage, so that an interrupted run keeps its finished stages. Commit the file to benchmarks/results/ and run
-`python benchmarks/readme_tables.py`, which generates the README's tables of GPU results from it.
+Stages run in the order of `--stages`, by default the most important first. Each has its own time limit, and all together
+have `--minutes`. The report is written after every stage and every row of a benchmark, so that an interrupted run keeps
+what is finished; another run for the same commit adds its stages to the file. Commit the file to benchmarks/results/ and
+run `python benchmarks/readme_tables.py`, which generates the README's tables of GPU results from it.
+
+Trainings take longer than a check: benchmarks/missing_annotations.py and benchmarks/augmentations.py are run by themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -23,17 +29,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.stages import Stage, find_program, output_of, run_stages
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("nms", "detect", "loss", "match", "box_iou", "box_codec", "images", "overhead")
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# Time limits include the import of torch, the creation of inputs, and the check of every candidate against the reference,
-# whose NMS takes seconds per call. The report of a stopped benchmark keeps its finished cases.
-BENCHMARK_SECONDS = dict.fromkeys(BENCHMARKS, 30) | {"nms": 60, "detect": 60, "overhead": 60}
-DETECTOR_SECONDS = 300  # torch.compile takes minutes; the report keeps finished cases
 SANITIZER_SECONDS = 45
+# What is compared with goals, and then the ops against torchvision: time limit and arguments. The limits include the
+# import of torch, the creation of inputs, and the check of every candidate, for which the reference may take seconds.
+GOALS: dict[str, tuple[float, str]] = {
+    "bench_ops_gpu": (70, "--seconds 0.05"),
+    "host_times": (30, "--device cuda"),
+    "step_times": (150, "--device cuda --steps 15 --ways off on"),
+    "start_times": (60, "--device cuda --runs 2"),
+    "inference_times": (120, "--device cuda --seconds 0.3 --ways default float32 fused"),
+    "bench_data": (40, "--device cuda --seconds 0.3 --filter 'decode JPEG and pack'"),
+}
+_SLOW = ("nms", "detect", "overhead")
+COMPARISONS = {
+    f"bench_{name}": (60.0 if name in _SLOW else 30.0, "--device cuda --seconds 0.3")
+    for name in (*_SLOW, "loss", "match", "box_iou", "box_codec", "images")
+}
+DETECTOR = (300.0, "--device cuda --seconds 0.3")  # torch.compile takes minutes
 
 
 def build_stage() -> Stage:
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
+    """Returns the stage that builds in the checkout: pip would also have to be allowed to change the environment."""
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return Stage("build", command, 170, {"SSD_OPS_CUDA": "1"}, essential=True)
 
 
@@ -92,19 +110,10 @@ def read_sanitizer(text: str) -> dict[str, Any]:
     }
 
 
-def benchmark_stage(name: str, folder: Path, limit: float) -> Stage:
-    report = folder / f"{name}.json"
-    command = [
-        sys.executable,
-        f"benchmarks/bench_{name}.py",
-        "--device",
-        "cuda",
-        "--seconds",
-        "0.3",
-        "--json",
-        str(report),
-    ]
-    return Stage(f"bench_{name}", command, limit, report=report)
+def benchmark_stage(script: str, folder: Path, limit: float, arguments: str) -> Stage:
+    report = folder / f"{script}.json"
+    command = [sys.executable, f"benchmarks/{script}.py", *shlex.split(arguments), "--json", str(report)]
+    return Stage(script, command, limit, report=report)
 
 
 def all_stages(folder: Path) -> list[Stage]:
@@ -112,35 +121,47 @@ def all_stages(folder: Path) -> list[Stage]:
     properties = "tests/ops/properties"
     tests = test_stage("tests", 170, "tests/ops", "tests/ssd", f"--ignore={properties}")
     checks = [build_stage(), tests, *map(sanitizer_stage, SANITIZERS[:2])]
-    measured = [benchmark_stage(name, folder, BENCHMARK_SECONDS[name]) for name in BENCHMARKS]
+    measured = [benchmark_stage(name, folder, *how) for name, how in {**GOALS, **COMPARISONS}.items()]
     rest = [*map(sanitizer_stage, SANITIZERS[2:]), test_stage("properties", 90, properties)]
-    return [*checks, *measured, *rest, benchmark_stage("detector", folder, DETECTOR_SECONDS)]
+    return [*checks, *measured, *rest, benchmark_stage("bench_detector", folder, *DETECTOR)]
+
+
+_PROBE = """
+import json, torch
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({"torch": f"{torch.__version__} {torch.version.cuda}", "names": names}))
+"""
 
 
 def machine(commit: str | None) -> dict[str, Any]:
-    """Returns a description of the machine, without importing torch."""
-    printed = output_of(
-        "nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"
-    )
-    if not printed:
+    """Returns a description of the machine, without importing torch in this process; exits with 1 if there is no GPU."""
+    printed = output_of(sys.executable, "-W", "ignore", "-c", _PROBE)
+    found = json.loads(printed) if printed else {"torch": "not found", "names": []}
+    if not found["names"]:
+        seen = output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+        reason = f"nvidia-smi shows {seen[0]}, but not torch ({found['torch']})" if seen else "there is none"
         sys.exit(
-            "gpu_check.py needs an NVIDIA GPU, and nvidia-smi shows none. Without a GPU, pytest runs the kernels on the "
-            "emulator, and python tests/emu/check_resources.py compiles them."
+            f"gpu_check.py needs an NVIDIA GPU that torch sees, and {reason}. Without a GPU, pytest runs the kernels on "
+            "the emulator, and python tests/emu/check_resources.py compiles them."
         )
-    gpus = [[cell.strip() for cell in line.split(",")] for line in printed.splitlines()]
-    versions = "import torch; print(torch.__version__, torch.version.cuda)"
+    query = ("name", "driver_version", "memory.total", "compute_cap")
+    rows = output_of("nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader").splitlines()
+    gpus = [
+        dict(zip(("name", "driver", "memory", "compute"), map(str.strip, row.split(",")), strict=True)) for row in rows
+    ]
     nvcc = output_of(find_program("nvcc") or "nvcc", "--version")
     release = re.search(r"release (\S+),", nvcc)
+    is_checkout = (ROOT / ".git").exists()  # else a repository further up is another project's
     git = ("git", "-C", str(ROOT))
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "gpu": gpus[0][0],
-        "gpus": [{"name": name, "driver": d, "memory": m, "compute": c} for name, d, m, c in gpus],
-        "driver": gpus[0][1],
-        "commit": commit or output_of(*git, "rev-parse", "--short=12", "HEAD") or "unknown",
-        "dirty": bool(output_of(*git, "status", "--porcelain", "--untracked-files=no")),
+        "gpu": found["names"][0],
+        "gpus": gpus,
+        "driver": gpus[0]["driver"] if gpus else "unknown",
+        "commit": commit or (is_checkout and output_of(*git, "rev-parse", "--short=12", "HEAD")) or "unknown",
+        "dirty": is_checkout and bool(output_of(*git, "status", "--porcelain", "--untracked-files=no")),
         "nvcc": release[1] if release else "not found",
-        "torch": output_of(sys.executable, "-c", versions) or "not found",
+        "torch": found["torch"],
         "python": sys.version.split()[0],
         "cpus": os.cpu_count(),
     }
@@ -150,23 +171,24 @@ def main(arguments: list[str] | None = None, stages: Callable[[Path], list[Stage
     """Runs the selected stages; returns 0 if all passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-NAME.json")
-    parser.add_argument("--minutes", type=float, default=9.0, help="total time limit (default: 9)")
-    parser.add_argument(
-        "--stages", default="", help="comma-separated: build, tests, memcheck, bench_nms, ... (default: all)"
-    )
+    parser.add_argument("--minutes", type=float, default=20.0, help="total time limit (default: 20)")
+    names = ", ".join(stage.name for stage in stages(Path()))
+    parser.add_argument("--stages", default="", help=f"some of them, separated by commas, in this order: {names}")
     parser.add_argument("--commit", help="commit hash, if the checkout has no .git")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))  # ends the running stage, too
     with tempfile.TemporaryDirectory() as folder:
         chosen = stages(Path(folder))
         if options.stages:
             requested = options.stages.split(",")
             if unknown := set(requested) - {stage.name for stage in chosen}:
                 parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(s.name for s in chosen)}")
-            chosen = [stage for stage in chosen if stage.name in requested]
+            chosen = [stage for name in requested for stage in chosen if stage.name == name]
         description = machine(options.commit)
         slug = re.sub(r"[^a-z0-9]+", "-", description["gpu"].lower().removeprefix("nvidia ")).strip("-")
         path = options.json or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
-        description["command"] = "python benchmarks/gpu_check.py"
+        given = f" --stages {options.stages}" if options.stages else ""
+        description["command"] = f"python benchmarks/gpu_check.py{given} --minutes {options.minutes:g}"
         description["budget_seconds"] = 60 * options.minutes
         report = run_stages(chosen, description, path, 60 * options.minutes)
     for failure in report["failures"]:

@@ -28,6 +28,7 @@ import torch
 from benchmarks import memory
 from benchmarks.gpu_busy import busy_seconds
 from benchmarks.machine import copy_bandwidth, describe, peak_flops, synchronize
+from benchmarks.saving import saving
 from benchmarks.table import Report, Timing, headline, table
 
 Call = Callable[..., Any]
@@ -88,15 +89,13 @@ def run(title: str, arguments: argparse.Namespace, cases: Iterable[Case]) -> Non
     torch.empty(30 << 20, dtype=torch.uint8)  # warms up the heap
     report = Report(describe(device, arguments.threads), copy_bandwidth(device))
     print(f"{title}\n{headline(report)}\n")
-    for case in cases:
-        if arguments.filter in case.name:
-            seconds = 0.02 if arguments.quick else arguments.seconds
-            report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
-            print(table(case.name, report.cases[case.name]), flush=True)
-            if arguments.json:  # after each case and atomically: an interrupted run keeps its finished cases
-                partial = arguments.json.with_suffix(".partial")
-                partial.write_text(report.as_json() + "\n", encoding="utf-8")
-                partial.replace(arguments.json)
+    with saving(arguments.json, report) as measuring:
+        for case in cases:
+            if arguments.filter in case.name:
+                seconds = 0.02 if arguments.quick else arguments.seconds
+                with measuring(case.name):
+                    report.cases[case.name] = run_case(case, device, seconds, report.copy_bandwidth)
+                    print(table(case.name, report.cases[case.name]), flush=True)
 
 
 def run_case(case: Case, device: torch.device, seconds: float, bandwidth: float) -> dict[str, Timing]:

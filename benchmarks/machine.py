@@ -101,6 +101,8 @@ def _read(path: str) -> str:
 
 
 def _git(*arguments: str) -> str:
+    if not (_ROOT / ".git").exists():
+        return ""  # an export; a repository further up is another project's
     return _run("git", "-C", str(_ROOT), *arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,8 +28,14 @@ def forward_flops(model: SSD) -> int:
     return _counted[model]
 
 
-def roofline_share(model: SSD, images: int, seconds: float, passes: int = 1) -> str:
-    """Returns a text about the rate of `passes` forward passes of a batch in `seconds`, and its share of the GPU's peak."""
+def rate_of(model: SSD, images: int, seconds: float, passes: int = 1) -> dict[str, float | None]:
+    """Returns the rate of `passes` forward passes of a batch in `seconds`, and what part it is of the GPU's peak."""
     rate, peak = passes * images * forward_flops(model) / seconds, peak_flops(model.priors.device)
-    share = "" if peak is None else f" ({rate / peak:.0%} of a bfloat16 matrix product)"
-    return f"{rate / 1e12:.1f} TFLOP/s{share}"
+    return {"flops_per_second": rate, "fraction_of_peak": None if peak is None else rate / peak}
+
+
+def rate_shown(row: dict[str, Any]) -> str:
+    """Returns the numbers of `rate_of` as text."""
+    part = row["fraction_of_peak"]
+    share = "" if part is None else f" ({part:.0%} of a bfloat16 matrix product)"
+    return f"{row['flops_per_second'] / 1e12:.1f} TFLOP/s{share}"

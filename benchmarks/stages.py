@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.saving import save
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL = 3000  # characters of output kept for a stage that did not pass
@@ -45,7 +48,7 @@ class Result:
     name: str
     command: str
     status: str = "not started"
-    """passed, failed, timeout, missing (no such program) or not started."""
+    """passed, failed, timeout, interrupted (with the whole check), missing (no such program) or not started."""
     seconds: float = 0.0
     limit: float = 0.0
     failures: list[str] = field(default_factory=list)
@@ -54,32 +57,62 @@ class Result:
 
 
 def run_stages(stages: list[Stage], machine: dict[str, Any], path: Path, seconds: float) -> dict[str, Any]:
-    """Runs the stages within a total of `seconds`; the file at `path` always holds the report so far."""
+    """Runs the stages within a total of `seconds`; the file at `path` always holds the report so far.
+
+    What the file has of other stages, and of stages for which no time is left, is kept if machine and commit are the same.
+    """
     start = time.monotonic()
-    report: dict[str, Any] = {"machine": machine, "seconds": 0.0, "passed": False, "stages": [], "benchmarks": {}}
-    results = [Result(stage.name, _shown(stage)) for stage in stages]
+    before = _previous(path, machine)
+    report: dict[str, Any] = {"machine": machine, "seconds": 0.0, "passed": False, "stages": []}
+    report["benchmarks"] = before["benchmarks"]
+    results = {found["name"]: Result(**found) for found in before["stages"]}
+    results = {stage.name: Result(stage.name, _shown(stage)) for stage in stages} | results
+
+    def write() -> None:
+        _write(report, [*results.values()], path, before["seconds"] + time.monotonic() - start)
+
     broken = ""
-    for stage, result in zip(stages, results, strict=True):
-        _write(report, results, path, time.monotonic() - start)
+    for stage in stages:
         left = seconds - (time.monotonic() - start)
         if broken or left < MIN_STAGE_SECONDS:
-            result.failures = [f"{broken} failed" if broken else "no time was left"]
+            if results[stage.name].status == "not started":  # else it is what an earlier run found
+                results[stage.name].failures = [f"{broken} failed" if broken else "no time was left"]
             continue
-        print(f"{stage.name} (at most {min(stage.limit, left):.0f} s): {result.command}", flush=True)
-        _run(stage, result, min(stage.limit, left))
-        if stage.report is not None and stage.report.exists():
+        result = results[stage.name] = Result(stage.name, _shown(stage), "interrupted", limit=min(stage.limit, left))
+        report["benchmarks"].pop(stage.name, None)
+        write()
+        print(f"{stage.name} (at most {result.limit:.0f} s): {result.command}", flush=True)
+
+        def collect(stage: Stage = stage) -> None:
+            if stage.report is None or not stage.report.exists():
+                return
             measured = json.loads(stage.report.read_text(encoding="utf-8"))
             measured["machine"]["commit"] = measured["machine"].get("commit") or machine.get("commit", "")
-            report["benchmarks"][stage.name] = measured
+            if report["benchmarks"].get(stage.name) != measured:
+                report["benchmarks"][stage.name] = measured
+                write()
+
+        _run(stage, result, collect)
         if stage.essential and result.status != "passed":
             broken = stage.name
         print(f"  {result.status} in {result.seconds:.1f} s {result.details.get('counts', '')}", flush=True)
-    _write(report, results, path, time.monotonic() - start)
+    write()
     return report
 
 
-def _run(stage: Stage, result: Result, limit: float) -> None:
-    result.limit, begin = round(limit, 1), time.monotonic()
+def _previous(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """Returns the report that a file has of this machine and commit, else an empty one."""
+    empty = {"stages": [], "benchmarks": {}, "seconds": 0.0}
+    if not path.exists():
+        return empty
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = all(found["machine"].get(name) == machine.get(name) for name in ("gpu", "driver", "torch", "commit"))
+    return found if same else empty
+
+
+def _run(stage: Stage, result: Result, collect: Callable[[], None]) -> None:
+    """Runs a stage; `collect` is called about every second, so that being killed costs no finished row."""
+    begin = time.monotonic()
     environment = {**os.environ, "SSD_OPS_REQUIRE": "1", "PYTHONUNBUFFERED": "1", **stage.environment}
     code = None
     with tempfile.TemporaryFile() as file:  # not a pipe: keeps what was written before a kill
@@ -91,9 +124,10 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
             result.status, result.failures = "missing", [str(error)]
             return
         try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            pass
+            while code is None and time.monotonic() - begin < result.limit:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(min(1.0, max(0.0, result.limit - (time.monotonic() - begin))))
+                collect()
         finally:
             if code is None:  # also if this process is interrupted
                 os.killpg(process.pid, signal.SIGKILL)
@@ -105,7 +139,7 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
     result.failures, result.details = list(found.pop("failures", [])), found
     if code is None:
         result.status = "timeout"
-        result.failures.append(f"stopped after {limit:.0f} s")
+        result.failures.append(f"stopped after {result.limit:.0f} s")
     elif code or result.failures:
         result.status = "failed"
         result.failures = result.failures or [f"exit status {code}: {text.strip().splitlines()[-1:]}"]
@@ -116,17 +150,14 @@ def _run(stage: Stage, result: Result, limit: float) -> None:
 
 
 def _write(report: dict[str, Any], results: list[Result], path: Path, seconds: float) -> None:
-    """Replaces the file atomically, so that it is always complete."""
+    """Completes the report and replaces the file."""
     report["seconds"] = round(seconds, 1)
     report["stages"] = [asdict(result) for result in results]
     report["passed"] = all(result.status == "passed" for result in results)
     report["failures"] = [
         f"{result.name}: {line}" for result in results for line in result.failures if result.status != "passed"
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    save(path, report)
 
 
 def _shown(stage: Stage) -> str:
@@ -145,6 +176,6 @@ def find_program(name: str) -> str | None:
 def output_of(*command: str) -> str:
     """Returns the output of a command, or "" if it fails or is missing."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import memory
@@ -36,10 +35,6 @@ class Report:
     machine: dict[str, Any]
     copy_bandwidth: float
     cases: dict[str, dict[str, Timing]] = field(default_factory=dict)
-
-    def as_json(self) -> str:
-        """Returns the whole report as JSON."""
-        return json.dumps(asdict(self), indent=1)
 
 
 def headline(report: Report) -> str:

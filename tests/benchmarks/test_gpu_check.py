@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import gpu_check, readme_tables, stages
 from benchmarks.stages import Stage, run_stages
+from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -37,7 +38,7 @@ def test_report_is_written_after_every_stage(tmp_path: Path) -> None:
     )
     assert json.loads(path.read_text()) == report
     assert [stage["status"] for stage in report["stages"]] == ["passed", "passed", "failed", "missing"]
-    assert report["stages"][1]["details"]["details"] == "passed not started"
+    assert report["stages"][1]["details"]["details"] == "passed interrupted"
     assert not report["passed"]
     assert report["failures"][0].startswith("third: exit status 1") and "planted" in report["failures"][0]
     assert "no-such-program" in report["failures"][1]
@@ -65,7 +66,7 @@ def test_stages_are_skipped_without_time_or_build(tmp_path: Path) -> None:
     assert {stage["status"] for stage in report["stages"]} == {"not started"}
     assert report["failures"] == ["slow: no time was left", "other: no time was left"]
     steps = [python("build", "raise SystemExit(3)", essential=True), python("tests", "")]
-    report = run_stages(steps, {}, tmp_path / "report.json", 60)
+    report = run_stages(steps, {}, tmp_path / "other.json", 60)
     assert [stage["status"] for stage in report["stages"]] == ["failed", "not started"]
     assert report["failures"][1] == "tests: build failed"
 
@@ -85,7 +86,54 @@ def test_killed_run_keeps_finished_stages(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.close()
-    assert [stage["status"] for stage in json.loads(path.read_text())["stages"]] == ["passed", "not started"]
+    assert [stage["status"] for stage in json.loads(path.read_text())["stages"]] == ["passed", "interrupted"]
+
+
+def test_terminated_run_keeps_rows_of_unfinished_stage_and_ends_it(tmp_path: Path) -> None:
+    path, alive, rows = tmp_path / "report.json", tmp_path / "alive", tmp_path / "rows.json"
+    row = json.dumps({"machine": {}, "rows": [{"name": "first", "seconds": 1}]})
+    stage = f"import time; open({str(rows)!r}, 'w').write({row!r})\nwhile True: open({str(alive)!r}, 'a').write('x'); "
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import gpu_check; from benchmarks.stages import Stage\n"
+        f"gpu_check.machine = lambda commit: {{'gpu': 'x', 'commit': 'abc'}}\n"
+        f"step = Stage('steps', [sys.executable, '-c', {stage + 'time.sleep(0.05)'!r}], 60, report=Path({str(rows)!r}))\n"
+        f"gpu_check.main(['--json', {str(path)!r}], lambda folder: [step])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (path.exists() and json.loads(path.read_text())["benchmarks"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    assert "stopped by SIGTERM" in process.communicate(timeout=30)[1] and process.returncode == 1
+    report = json.loads(path.read_text())
+    assert report["benchmarks"]["steps"] == {"machine": {"commit": "abc"}, "rows": [{"name": "first", "seconds": 1}]}
+    assert report["stages"][0]["status"] == "interrupted" and not report["passed"]
+    size = alive.stat().st_size
+    time.sleep(0.3)
+    assert alive.stat().st_size == size
+
+
+def test_another_run_for_the_same_commit_adds_to_the_report(tmp_path: Path) -> None:
+    path, rows = tmp_path / "report.json", tmp_path / "rows.json"
+
+    def measured(value: int) -> Stage:
+        report = json.dumps({"machine": {}, "rows": [value]})
+        return python("ops", f"open({str(rows)!r}, 'w').write({report!r})", report=rows)
+
+    machine = {"gpu": "x", "commit": "a"}
+    run_stages([python("first", ""), measured(1)], machine, path, 60)
+    report = run_stages([python("second", "raise SystemExit(1)")], machine, path, 60)
+    assert {stage["name"]: stage["status"] for stage in report["stages"]} == {
+        "second": "failed", "first": "passed", "ops": "passed"
+    }  # fmt: skip
+    assert report["benchmarks"]["ops"]["rows"] == [1] and json.loads(path.read_text()) == report
+    report = run_stages([measured(2)], machine, path, 60)
+    assert report["benchmarks"]["ops"]["rows"] == [2] and len(report["stages"]) == 3
+    report = run_stages([measured(3)], machine, path, stages.MIN_STAGE_SECONDS / 2)  # no time: the old row stays
+    assert report["benchmarks"]["ops"]["rows"] == [2]
+    report = run_stages([python("third", "")], {**machine, "commit": "b"}, path, 60)
+    assert [stage["name"] for stage in report["stages"]] == ["third"] and not report["benchmarks"]
 
 
 def test_read_tests_parses_truncated_pytest_output() -> None:
@@ -127,8 +175,13 @@ def test_gpu_check_help_without_torch_and_no_gpu_error(monkeypatch: pytest.Monke
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--minutes" in done.stdout, done.stderr
-    monkeypatch.setattr(gpu_check, "output_of", lambda *command: "")
-    with pytest.raises(SystemExit, match="needs an NVIDIA GPU, and nvidia-smi shows none"):
+    answers = {"nvidia-smi": ""}
+    monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], ""))
+    with pytest.raises(SystemExit, match="needs an NVIDIA GPU that torch sees, and there is none"):
+        gpu_check.main([])
+    answers["nvidia-smi"] = "NVIDIA Fake 100"  # as with a torch for CPUs
+    answers[sys.executable] = json.dumps({"torch": "2.11.0+cpu None", "names": []})
+    with pytest.raises(SystemExit, match=r"nvidia-smi shows NVIDIA Fake 100, but not torch \(2.11.0\+cpu None\)"):
         gpu_check.main([])
     with pytest.raises(SystemExit):
         gpu_check.main(["--stages", "memchek"])
@@ -137,6 +190,7 @@ def test_gpu_check_help_without_torch_and_no_gpu_error(monkeypatch: pytest.Monke
 def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs fake stages and generates the README's tables from their report."""
     answers = {"nvidia-smi": "NVIDIA Fake 100, 570.1, 80000 MiB, 9.0"}
+    answers[sys.executable] = json.dumps({"torch": "2.11.0 13.0", "names": ["NVIDIA Fake 100"]})
     monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], "abc"))
     timing = {"median": 1e-3, "low": 1e-3, "high": 1e-3}
     machine = {"gpu": "NVIDIA Fake 100", "torch": "2", "torchvision": "0", "commit": "abc", "date": "2030-01-01"}
@@ -164,7 +218,28 @@ def test_gpu_check_report_fills_readme_tables(tmp_path: Path, monkeypatch: pytes
     assert readme_tables.table("cpu") == f"Not measured: {'; '.join(readme_tables.CASES)}."
 
 
-def test_readme_lists_stages_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_readme_lists_checks_never_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("benchmarks.measured.ROOT", tmp_path)
-    names = [stage.name for stage in gpu_check.all_stages(tmp_path) if not stage.name.startswith("bench_")]
-    assert readme_tables.checks() == f"Not measured: {'; '.join(names)}."
+    assert {*readme_tables.CHECKS} <= {stage.name for stage in gpu_check.all_stages(tmp_path)}
+    assert readme_tables.checks() == f"Not measured: {'; '.join(readme_tables.CHECKS)}."
+
+
+def test_benchmark_stages_accept_their_arguments(tmp_path: Path) -> None:
+    """Runs the command of each with --help behind it: argparse rejects what a script does not have."""
+    found = [stage for stage in gpu_check.all_stages(tmp_path) if stage.report is not None]
+    assert {*gpu_check.GOALS} < {stage.name for stage in found}
+    for stage in found:
+        assert stage.command[-1] == str(tmp_path / f"{stage.name}.json")
+        assert (ROOT / stage.command[1]).is_file()
+    jobs = [run_python(*stage.command[1:], "--help", folder=ROOT) for stage in found]
+    assert not [done.stderr[-500:] for done in jobs if done.returncode or "--json" not in done.stdout]
+
+
+def test_machine_without_nvidia_smi_and_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers = {sys.executable: json.dumps({"torch": "2.11.0 13.0", "names": ["NVIDIA Fake 100"]}), "git": "enclosing"}
+    monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], ""))
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    found = gpu_check.machine(None)
+    assert found["gpu"] == "NVIDIA Fake 100" and found["driver"] == "unknown"
+    assert found["commit"] == "unknown" and found["dirty"] is False
+    assert gpu_check.machine("abc")["commit"] == "abc"

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import harness, roofline
 from benchmarks.machine import peak_flops
-from benchmarks.roofline import forward_flops, roofline_share
+from benchmarks.roofline import forward_flops, rate_of, rate_shown
 from benchmarks.table import table
 from tests.ssd.test_step_graph import tiny
 
@@ -39,9 +39,11 @@ def test_operations_of_a_forward_pass() -> None:
 def test_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     rate = 3 * 4 * forward_flops(model) / 0.5
-    assert peak_flops(CPU) is None and roofline_share(model, 4, 0.5, 3) == f"{rate / 1e12:.1f} TFLOP/s"
+    found = rate_of(model, 4, 0.5, 3)
+    assert peak_flops(CPU) is None and found == {"flops_per_second": rate, "fraction_of_peak": None}
+    assert rate_shown(found) == f"{rate / 1e12:.1f} TFLOP/s"
     monkeypatch.setattr(roofline, "peak_flops", lambda device: 4 * rate)
-    assert roofline_share(model, 4, 0.5, 3).endswith("TFLOP/s (25% of a bfloat16 matrix product)")
+    assert rate_shown(rate_of(model, 4, 0.5, 3)).endswith("TFLOP/s (25% of a bfloat16 matrix product)")
 
 
 @pytest.mark.parametrize("peak", [None, 1e12])
@@ -53,12 +55,15 @@ def test_table_has_the_share_of_the_peak_of_a_gpu(monkeypatch: pytest.MonkeyPatc
     assert ("of peak" in table("x", {"reference": timing})) == (peak is not None)
 
 
-def test_lines_of_inference_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_inference_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     times: Any = importlib.import_module("benchmarks.inference_times")
-    times._line(tiny(), 2, 0.0, "tiny B2 list", lambda: None)
-    assert "busy" not in capsys.readouterr().out
+    row = times._time(tiny(), 2, 0.0, lambda: None, 1)
+    assert "busy" not in times._line({"name": "tiny B2 list", **row})
     on_gpu = SimpleNamespace(priors=SimpleNamespace(device=torch.device("cuda")))
     monkeypatch.setattr(times, "busy_seconds", lambda call, repeats: 0.4)
-    monkeypatch.setattr(times, "roofline_share", lambda *_: "1.0 TFLOP/s")
-    assert times._of_gpu(on_gpu, 2, 0.1, lambda: None, 8) == ", GPU busy 50.00 ms (50%), 1.0 TFLOP/s"
+    monkeypatch.setattr(times, "rate_of", lambda *_: {"flops_per_second": 1e12, "fraction_of_peak": None})
+    row = times._time(on_gpu, 2, 0.0, lambda: None, 8)
+    assert row["busy_seconds"] == pytest.approx(0.05)
+    text = times._line({"name": "tiny B2 batches", **row, "seconds": 0.1})
+    assert text.endswith(", GPU busy 50.00 ms (50%), 1.0 TFLOP/s")
