@@ -34,7 +34,10 @@ def with_unlabeled(model: SSD, images: Tensor, batch: Batch, ignore_from: float,
         label_from: Score from which a detection is an object of its class, instead of ignored.
     """
     rules = model.preset.replace(
-        score_threshold=min(ignore_from, label_from), max_detections=MAX_PER_IMAGE, clip_boxes=False
+        score_threshold=min(ignore_from, label_from),
+        max_detections=MAX_PER_IMAGE,
+        clip_boxes=False,
+        soft_nms_sigma=None,
     )
     loc, logits = model.forward_raw(extended(images))
     detections = restored(model.detect(loc.float(), logits.float(), rules), images.shape[-1])

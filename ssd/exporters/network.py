@@ -58,6 +58,7 @@ def describe(detector: Detector) -> dict[str, Any]:
         "apply_exif": detector.apply_exif,
         "score_threshold": rules.score_threshold,  # before NMS
         "nms_iou_threshold": rules.nms_iou_threshold,
+        "soft_nms_sigma": rules.soft_nms_sigma,  # of Soft-NMS in place of NMS
         "candidates_per_class": rules.candidates_per_class,
         "max_detections": rules.max_detections,
         # lowest score to show, by class

@@ -15,6 +15,7 @@ import ssd_ops
 from ssd.models.extractor import Extractor
 from ssd.models.heads import Outputs, SSDHead, rows_of
 from ssd.models.loss import MultiBoxLoss
+from ssd.models.post_process import detections
 from ssd.models.torchvision_io import pack_targets, resize_images, split_detections
 from ssd.presets import Preset
 from ssd.priors import PriorConfig, make_priors
@@ -109,29 +110,7 @@ class SSD(nn.Module):
         Both may be lists with the outputs of each level, see `forward_levels`. `rules` replaces the post-processing of the
         model's preset.
         """
-        rules = rules or self.preset
-        candidates = rules.candidates_per_class or len(self.priors)
-        limits: dict[str, Any] = {
-            "score_threshold": rules.score_threshold,
-            "iou_threshold": rules.nms_iou_threshold,
-            "candidates_per_class": candidates,
-            "max_detections": rules.max_detections or candidates * (self.num_classes - 1),
-            "suppress_equal": rules.suppress_equal,
-            "min_size": rules.min_size,
-        }
-        if rules.scores == "sigmoid":
-            loc, logits = rows_of(loc, 4), rows_of(logits, self.num_classes)
-            boxes = ssd_ops.decode_boxes(loc.to(self.priors.dtype), self.priors, rules.variances)
-            return ssd_ops.multiclass_nms(boxes.clamp(0, 1) if rules.clip_boxes else boxes, logits.sigmoid(), **limits)
-        return ssd_ops.detect(
-            loc,
-            logits,
-            self.priors,
-            variances=rules.variances,
-            clip=rules.clip_boxes,
-            multi_label=rules.multi_label,
-            **limits,
-        )
+        return detections(loc, logits, self.priors, rules or self.preset, self.num_classes)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
@@ -161,8 +140,7 @@ class SSD(nn.Module):
             return []
         batch, sizes = resize_images(images, self.image_size)
         if not self.training:
-            detections = self.detect(*self.forward_levels(self.normalize(batch)))
-            return split_detections(detections, sizes)
+            return split_detections(self.detect(*self.forward_levels(self.normalize(batch))), sizes)
         assert targets is not None
         packed = pack_targets(targets, sizes, self.num_classes, batch.device)
         loc, logits = self.forward_levels(self.normalize(batch))

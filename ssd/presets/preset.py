@@ -43,6 +43,8 @@ class Preset:
         score_threshold, nms_iou_threshold, suppress_equal, candidates_per_class, max_detections, clip_boxes, multi_label,
             min_size: Post-processing (see `ssd_ops.detect`); candidates_per_class None keeps all priors, max_detections
             None sets no limit.
+        soft_nms_sigma: Soft-NMS with this sigma in place of NMS (see `ssd_ops.soft_nms`), which finds more of the objects
+            that overlap others; None is NMS. It needs neither nms_iou_threshold nor candidates_per_class.
         mean, std: Mean and standard deviation of the input in 0..1, in the order of `channels`.
         channels: Order of the color channels of the network input; images are always passed as RGB.
 
@@ -75,6 +77,7 @@ class Preset:
     clip_boxes: bool = True
     multi_label: bool = True
     min_size: float = 0.0
+    soft_nms_sigma: float | None = None
     mean: tuple[float, float, float] = VGG_MEAN_RGB
     std: tuple[float, float, float] = BYTE_STD
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -129,6 +132,11 @@ def _check(preset: Preset) -> None:
 
 
 def _check_combinations(preset: Preset) -> None:
+    if preset.soft_nms_sigma is not None:
+        if not (preset.soft_nms_sigma > 0 and math.isfinite(preset.soft_nms_sigma)):
+            raise ValueError(f"soft_nms_sigma must be a positive number, or None for NMS, got {preset.soft_nms_sigma}")
+        if not preset.multi_label:
+            raise ValueError("multi_label must be True if soft_nms_sigma is set: Soft-NMS treats each class by itself")
     if preset.scores == "sigmoid" and not preset.multi_label:
         raise ValueError("multi_label must be True if scores is sigmoid, which scores each class by itself")
     if preset.scores == "sigmoid" and preset.class_target != "hard":

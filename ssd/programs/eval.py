@@ -28,8 +28,8 @@ from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
+from ssd.programs.post_processing import add_post_processing_flags, apply_post_processing
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
-from ssd.programs.tta_arguments import add_tta_flags, apply_tta
 from ssd.weight_files.names import checked_checkpoint
 
 # Settings of a run that affect its evaluation, and those that apply to its own data set only.
@@ -136,7 +136,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
     )
-    add_tta_flags(parser)
+    add_post_processing_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         print(dataset.summary())
         dataset.log.new_entries()  # the summary contains them
         detector = load(args.checkpoint, device)
-        apply_tta(detector, args)
+        apply_post_processing(detector, args)
         report = evaluate_detector(detector, dataset, config)
         print(report)
         if args.json:

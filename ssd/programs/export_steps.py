@@ -38,6 +38,10 @@ def export(args: argparse.Namespace) -> None:
         DataError: The checkpoint or an image cannot be read.
     """
     detector = load(args.checkpoint, "cpu")
+    if args.to == "onnx" and args.nms and detector.model.preset.soft_nms_sigma is not None:
+        raise ConfigError(
+            f"{args.checkpoint} has Soft-NMS (soft_nms_sigma), which ONNX cannot express: export with --no-nms, or --to pt2"
+        )
     # Exporting takes minutes: open the user's files before.
     evaluated = open_evaluated(args) if args.eval_data else None
     calibration = calibration_of(detector, args, evaluated[0] if evaluated else None) if args.int8 else None

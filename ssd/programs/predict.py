@@ -32,8 +32,8 @@ from dataclasses import replace
 
 from ssd.common.console import console_program
 from ssd.common.errors import DataError, unknown
+from ssd.programs.post_processing import apply_post_processing
 from ssd.programs.predict_arguments import parse_args
-from ssd.programs.tta_arguments import apply_tta
 
 
 @console_program
@@ -53,8 +53,10 @@ def main(argv: list[str] | None = None) -> None:
             if name not in detector.classes:
                 raise DataError(f"--classes: {unknown('class', name, detector.classes)}")
         if args.nms_threshold is not None:
-            detector.model.preset = replace(detector.model.preset, nms_iou_threshold=args.nms_threshold)
-        apply_tta(detector, args)
+            detector.model.preset = replace(
+                detector.model.preset, nms_iou_threshold=args.nms_threshold, soft_nms_sigma=None
+            )
+        apply_post_processing(detector, args)
         failed = run(detector, args, Shard(args.rank, args.size))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

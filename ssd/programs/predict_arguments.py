@@ -12,7 +12,7 @@ from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
 from ssd.inference.parts import drawings, has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
-from ssd.programs.tta_arguments import add_tta_flags
+from ssd.programs.post_processing import add_post_processing_flags
 from ssd.weight_files.names import checked_checkpoint
 
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
@@ -26,6 +26,8 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         parser.error(f"--score-threshold must be in 0..1, got {args.score_threshold}")
     if args.nms_threshold is not None and not 0 <= args.nms_threshold <= 1:
         parser.error(f"--nms-threshold must be in 0..1, got {args.nms_threshold}")
+    if args.nms_threshold is not None and args.soft_nms is not None:
+        parser.error("--nms-threshold cannot be combined with --soft-nms, which has no IoU threshold")
     if args.max_detections is not None and args.max_detections < 1:
         parser.error(f"--max-detections must be at least 1, got {args.max_detections}")
     args.save = [name for name in map(str.strip, args.save.split(",")) if name not in ("", "json")]
@@ -105,11 +107,14 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=int, default=8, metavar="N", help="images or tiles per batch (default: 8)"
     )
-    add_tta_flags(parser)
+    add_post_processing_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(
-        "--nms-threshold", type=float, metavar="X", help="IoU threshold of NMS (default: that of the model)"
+        "--nms-threshold",
+        type=float,
+        metavar="X",
+        help="IoU threshold of NMS (default: that of the model, or its Soft-NMS)",
     )
     parser.add_argument(
         "--max-detections",

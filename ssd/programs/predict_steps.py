@@ -45,13 +45,14 @@ def run(detector: Detector, args: argparse.Namespace, shard: Shard) -> int:
     """
     from tqdm import tqdm
 
-    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "max_detections", "tile")
+    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "max_detections", "tile", "soft_nms")
     output = Output(
         *(args.output_dir, args.save, detector.classes, len(args.files)),
         rank=shard.rank,
         size=shard.size,
         resume=args.resume or shard.size > 1,
-        settings={name: getattr(args, name) for name in names},
+        settings={name: getattr(args, name) for name in names}
+        | {name: getattr(args, name) or None for name in ("tta", "tta_border")},
     )
     mine = [(number, name) for number, name in shard.of(args.files) if name not in output.finished]
     if shard.rank == 0:

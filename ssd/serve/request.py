@@ -42,7 +42,7 @@ class Options(BaseModel):
         description="Minimum score; by default the best threshold of each class in the last evaluation",
     )
     nms_threshold: float | None = Field(
-        None, ge=0, le=1, description="IoU threshold of NMS; by default that of the model"
+        None, ge=0, le=1, description="IoU threshold of NMS; by default that of the model, or its Soft-NMS"
     )
     classes: list[str] | None = Field(None, description="Names of the classes to keep; by default all")
     candidates: bool = Field(False, description="Return the candidates before NMS, for post-processing by the client")

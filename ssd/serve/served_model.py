@@ -20,7 +20,7 @@ class Rules(NamedTuple):
     """Post-processing that a request specifies.
 
     Args:
-        nms_threshold: IoU threshold of NMS; None is that of the model.
+        nms_threshold: IoU threshold of NMS; None is that of the model, or its Soft-NMS.
         candidates: Whether to return the candidates before NMS.
     """
 
@@ -91,9 +91,10 @@ class ServedModel:
                 suppress_equal=False,
                 candidates_per_class=per_class,
                 max_detections=limit,
+                soft_nms_sigma=None,
             )
         if rules.nms_threshold is not None:
-            return replace(preset, nms_iou_threshold=rules.nms_threshold)
+            return replace(preset, nms_iou_threshold=rules.nms_threshold, soft_nms_sigma=None)
         return preset
 
     def result(
@@ -135,6 +136,7 @@ class ServedModel:
             "min_score": model.preset.score_threshold,
             "nms_threshold": model.preset.nms_iou_threshold,
             "suppress_equal": model.preset.suppress_equal,
+            "soft_nms_sigma": model.preset.soft_nms_sigma,
             "max_detections": model.preset.max_detections,
         }
 

@@ -69,6 +69,20 @@ def test_predict_equals_model(run_folder: Path, photos: Path) -> None:
         assert (found.boxes >= 0).all() and (found.boxes <= limit).all() and (found.scores >= 0.336).all()
 
 
+def test_predict_with_soft_nms_lets_scores_decay(run_folder: Path, photos: Path, tmp_path: Path) -> None:
+    found = []
+    for flags in ([], ["--soft-nms"], ["--soft-nms", "0.01"]):
+        out = tmp_path / f"out{len(found)}"
+        given = [*flags, "--score-threshold", "0.3", "--device", "cpu", "--output-dir", str(out)]
+        main([str(run_folder), str(photos / "a.png"), *given])
+        (entry,) = json.loads((out / "detections.json").read_text())
+        found.append(entry["detections"])
+    hard, soft, strict = map(len, found)
+    assert hard > 0 and hard != soft > strict  # a smaller sigma lets scores decay more
+    with pytest.raises(SystemExit, match="--soft-nms: soft_nms_sigma must be a positive number"):
+        main([str(run_folder), str(photos / "a.png"), "--soft-nms", "0", "--output-dir", str(tmp_path / "none")])
+
+
 @pytest.mark.parametrize("flag", ["--tta", "--tta-border"])
 def test_predict_with_tta_averages_over_a_flip(run_folder: Path, tmp_path: Path, flag: str) -> None:
     pixels = torch.randint(0, 256, (3, 40, 60), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -15,6 +16,7 @@ pytest.importorskip("websockets")
 
 import httpx
 
+import ssd_ops
 from tests.ssd import chromium
 from tests.ssd.serving import base64_of, encoded, pixels, running, service_of, small_detector
 
@@ -79,6 +81,23 @@ def test_page_updates_boxes_after_drop_and_slider(page: chromium.Page, port: int
     assert len(page.requests) == sent, "a slider or filter sent a request"
     if folder := os.environ.get("SSD_SCREENSHOTS"):
         page.screenshot(Path(folder) / "ssd-serve.png")
+
+
+def test_soft_nms_of_the_page_is_that_of_the_op(page: chromium.Page) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 20 + 60 * torch.rand(60, 2, generator=generator)], dim=1)
+    scores = torch.zeros(60, 3).scatter(
+        1, torch.tensor([1, 2]).repeat(30)[:, None], torch.rand(60, 1, generator=generator)
+    )
+    wanted = ssd_ops.soft_nms(boxes[None], scores[None], sigma=0.3, score_threshold=0.05, max_detections=20)
+    rows = torch.cat([scores[:, 1:].argmax(1, keepdim=True) + 1, scores.amax(1, keepdim=True), boxes], dim=1)
+    rows = rows[rows[:, 1].argsort(descending=True)]
+    found = torch.tensor(page.evaluate(f"softNms({rows.tolist()}, 0.3, 0.05, 20)"))
+    assert len(found) == wanted.counts[0] == 20
+    assert torch.equal(found[:, 0].long(), wanted.labels[0])
+    torch.testing.assert_close(found[:, 1], wanted.scores[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[:, 2:], wanted.boxes[0])
 
 
 def test_page_lists_times_and_boxes_of_both_checkpoints(page: chromium.Page) -> None:
