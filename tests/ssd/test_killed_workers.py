@@ -1,10 +1,11 @@
-"""Loaders end although a worker process was killed with a lock that the others wait for."""
+"""Loaders end although a worker process was killed with a lock that the others wait for, and when the program ends."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -46,3 +47,24 @@ def test_loader_ends_although_a_killed_worker_held_a_lock() -> None:
     for worker in workers:
         worker.kill()
     assert ended
+
+
+_PROGRAM = """
+from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
+
+loader = WatchedDataLoader(
+    range(10_000),
+    num_workers=2,
+    collate_fn=list,
+    worker_init_fn=start_worker,
+    multiprocessing_context=start_method(),
+    persistent_workers=True,
+)
+for _ in loader:
+    raise SystemExit(3)
+"""
+
+
+def test_program_ends_although_its_loader_is_alive() -> None:
+    # As after an error, whose traceback keeps the loader.
+    assert subprocess.run([sys.executable, "-c", _PROGRAM], timeout=120).returncode == 3

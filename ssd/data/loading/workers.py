@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import time
+import weakref
 from typing import Any
 
 import torch
@@ -26,7 +28,11 @@ class WatchedDataLoader(DataLoader[Any]):
         if not self.num_workers:
             return super()._get_iterator()
         self.check_worker_number_rationality()
-        return _WatchedIterator(self)
+        iterator = _WatchedIterator(self)
+        # The traceback of an error that ends the program keeps the iterator. Python would send its workers a SIGTERM, of which
+        # they ignore the first, and wait for them.
+        atexit.register(_kill_at_exit, weakref.ref(iterator))
+        return iterator
 
 
 class _WatchedIterator(_MultiProcessingDataLoaderIter):
@@ -70,6 +76,11 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         for queue in self._index_queues:
             queue.cancel_join_thread()
             queue.close()
+
+
+def _kill_at_exit(reference: weakref.ref[_WatchedIterator]) -> None:
+    if (iterator := reference()) is not None:
+        iterator._kill_workers()
 
 
 def start_method() -> str | None:
