@@ -53,7 +53,8 @@ def check_before_training(config: TrainConfig, train_set: DetectionDataset, val_
     head = f"data check: {seen} {total} images in {time.perf_counter() - began:.1f} s"
     command = check_command(config)
     if not report.counts:
-        return [f"{head}, nothing found" + ("" if count == total else f" (every image: {command})")]
+        what = "nothing else found" if any(dataset.log.counts for dataset in datasets.values()) else "nothing found"
+        return [f"{head}, {what}" + ("" if count == total else f" (every image: {command})")]
     head = f"warning: {head}" if report.has_problems else head
     return [f"{head}: {report.totals} (more: {command})", *(f"  {line}" for line in report.findings(_LISTED))]
 

@@ -19,6 +19,7 @@ from ssd.data.formats.yolo_layout import label_file
 KINDS = (
     "classes off by one",
     "pixels instead of fractions",
+    "percent instead of fractions",
     "fractions instead of pixels",
     "xyxy instead of cxcywh",
     "xywh instead of cxcywh",
@@ -29,6 +30,7 @@ _ENOUGH = 20  # boxes, below which statistics prove nothing
 _SLACK = 0.005  # tolerance for rounding, as a fraction of the image's side
 _SOME_FILES = 500  # label files that the fast form reads again
 _SMALL_JSON = 20_000_000  # bytes
+_MORE_THAN_PERCENT = 200  # pixels: sides of images in which many boxes reach further than 100
 _MIN_INVALID = 0.1  # fraction of the boxes that must be invalid as they are read
 
 
@@ -60,8 +62,10 @@ def _of_yolo(dataset: YOLODataset, source: str, max_files: int) -> Iterator[Faul
         detail = f"classes run from 1 to {count}, YOLO counts them from 0; subtract 1 from every class"
         yield Fault(source, "classes off by one", detail)
     if (values > 1 + _SLACK).any(axis=1).mean() > 0.5:
-        detail = f"coordinates reach {values.max():g}, YOLO has fractions of the image's sides; divide by them"
-        yield Fault(source, "pixels instead of fractions", detail)
+        is_percent = values.max() <= 100 * (1 + _SLACK) and np.median(dataset.annotations.sizes) > _MORE_THAN_PERCENT
+        unit, divisor = ("percent", "100") if is_percent else ("pixels", "them")
+        detail = f"coordinates reach {values.max():g}, YOLO has fractions of the image's sides; divide by {divisor}"
+        yield Fault(source, f"{unit} instead of fractions", detail)
         return
     a, b, c, d = values.T
     outside = np.minimum(a - c / 2, b - d / 2) < -_SLACK

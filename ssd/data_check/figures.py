@@ -17,6 +17,7 @@ from ssd.inference.drawing import crop_around, draw_boxes, resize, save_grid, si
 from ssd.reports.plots import figure_file
 
 _CLASSES = 30  # maximum number in a chart
+_UPRIGHT = 10  # classes above whose bars a number fits in a line
 _COUNT = 24  # images of a grid
 _WIDTH = 320
 
@@ -59,7 +60,9 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
     with figure_file(path, 11, 8) as figure:
         first, second, third, fourth = figure.subplots(2, 2).ravel()
         listed = ranked[:_CLASSES]
-        first.bar(range(len(listed)), [count for _, count in listed])
+        bars = first.bar(range(len(listed)), [count for _, count in listed])
+        first.bar_label(bars, fontsize=8, rotation=90 if len(listed) > _UPRIGHT else 0, padding=2)
+        first.margins(y=0.15)  # space for the numbers
         first.set_xticks(range(len(listed)), [display_name(name, 16) for name, _ in listed], rotation=90)
         more = f" ({len(ranked) - _CLASSES} more classes have fewer)" if len(ranked) > _CLASSES else ""
         first.set(title=f"objects by class{more}")

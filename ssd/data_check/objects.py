@@ -149,7 +149,7 @@ def check_priors(
     sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
     better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
     recall = prior_coverage(better.priors, [boxes], [labels], classes, threshold).recall
-    return replace(found, better_sizes=sizes, better_recall=recall)
+    return replace(found, better_sizes=sizes, better_recall=recall) if recall > coverage.recall else found
 
 
 def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -21,6 +21,7 @@ from ssd.config import TrainConfig
 from ssd.config.choices import TRAINING_ONLY
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
+from ssd.data_check.encodings import find_encoding_errors
 from ssd.engine.distributed import World
 from ssd.engine.optim import base_rate, freeze
 from ssd.engine.step import State
@@ -67,9 +68,10 @@ def open_datasets(config: TrainConfig) -> tuple[DetectionDataset, DetectionDatas
         print(f"{'warning: ' if dataset.log.counts else ''}{dataset.summary()}")
         dataset.log.new_entries()  # the summary contains them
     if not config.test_only and not train_set.annotations.trainable_counts().any():
+        reasons = [f"; {fault}" for fault in find_encoding_errors(train_set, train_set.name, fast=True)]
         raise ConfigError(
             f"--train-split {config.train_split}: none of its {len(train_set)} images has an object to learn from (ignored "
-            "objects do not count); see above for what was skipped"
+            f"objects do not count); see above for what was skipped{''.join(reasons)}"
         )
     return train_set, val_set
 

@@ -39,7 +39,8 @@ def fit_prior_sizes(
         rounds: Number of passes over all sizes.
 
     Returns:
-        levels + 1 ascending sizes in pixels of the input, for `PriorConfig.from_sizes` or the option prior_sizes.
+        levels + 1 ascending sizes in pixels of the input, at least 1, for `PriorConfig.from_sizes` or the option
+        prior_sizes.
 
     Raises:
         ValueError: No box has an area, or a level has several min sizes.
@@ -74,7 +75,7 @@ def fit_prior_sizes(
         for k in range(len(best)):
             for factor in (1 / step, step):
                 moved = (*best[:k], round(best[k] * factor, 1), *best[k + 1 :])
-                if all(b > a for a, b in pairwise(moved)) and (value := score(moved)) > best_score:
+                if _are_valid(moved) and (value := score(moved)) > best_score:
                     best, best_score = moved, value
     return best
 
@@ -108,4 +109,9 @@ def _series(sample: Tensor, count: int, image_size: int) -> list[tuple[float, ..
             ratio = (last / first) ** (1 / (count - 1))
             if ratio > 1:
                 series.append(tuple(round(first * ratio**k, 1) for k in range(count)))
-    return [s for s in series if all(b > a for a, b in pairwise(s))]
+    return [sizes for sizes in series if _are_valid(sizes)]
+
+
+def _are_valid(sizes: Sequence[float]) -> bool:
+    # Boxes in fractions that are read as pixels have objects far below a pixel.
+    return sizes[0] >= 1 and all(b > a for a, b in pairwise(sizes))

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.data import DetectionDataset, open_dataset
 from ssd.data_check import before_training
 from ssd.data_check.before_training import check_before_training, check_fast
-from tests.ssd.small_folders import voc_object, write_voc
+from ssd.engine.setup import open_datasets
+from tests.ssd.small_folders import save_image, voc_object, write_voc
 
 NAMES = "abcdefgh"
 
@@ -48,6 +50,22 @@ def test_check_before_training_counts_faults_and_names_first_ones(folder: Path, 
         "  warning: object annotated twice (8)",
     ]
     assert "    ... and 6 more" in lines and sum("cat at x 10 .. 30" in line for line in lines) == 2
+
+
+def test_refused_training_names_the_wrong_unit(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images\nval: images\nnames: [cat]\n")
+    save_image(tmp_path / "images" / "a.jpg", (60, 40))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 30 20 10 10\n" * 20)
+    with pytest.raises(ConfigError, match=r"has an object to learn from.*: pixels instead of fractions"):
+        open_datasets(TrainConfig(dataset="yolo", data_path=str(tmp_path)))
+
+
+def test_check_that_finds_nothing_new_says_so(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [voc_object(), voc_object(box=(9, 9, 9, 9))]})
+    config = TrainConfig(dataset="voc", data_path=str(tmp_path))
+    (line,) = check_before_training(config, *[open_dataset("voc", tmp_path)] * 2)
+    assert line.endswith(", nothing else found")
 
 
 def test_fast_check_stops_after_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

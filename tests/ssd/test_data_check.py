@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ssd.data import open_dataset
+from ssd.data_check import objects
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
 from ssd.data_check.images import ImageFacts, difference_hash, examine_images, to_gray
@@ -79,6 +80,13 @@ def test_check_detects_encoding_errors_in_yolo(
     dataset = open_dataset("yolo", write_yolo(tmp_path / "yolo", lines, first_class))
     found = [fault.kind for fault in find_encoding_errors(dataset, "it")]
     assert found == ([] if kind is None else ["pixels instead of fractions" if kind == "pixels" else kind])
+
+
+def test_check_tells_percent_from_pixels(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path / "yolo", lambda b: center(100 * b))
+    save_image(root / "images" / "train" / "a.jpg", (400, 300))
+    (found,) = find_encoding_errors(open_dataset("yolo", root), "it")
+    assert found.kind == "percent instead of fractions" and found.detail.endswith("; divide by 100")
 
 
 def boxes(count: int = 30) -> list[list[int]]:
@@ -176,6 +184,23 @@ def test_check_matches_priors_with_objects(tmp_path: Path) -> None:
     assert [unmatched.fault.detail[:16] for unmatched in report.unmatched] == ["cat at x 9 .. 12"]
     assert report.better_sizes and "prior sizes" in str(report)
     assert report.as_dict()["by_class"] == {"cat": {"matched": 1, "objects": 2}}
+
+
+def test_check_suggests_prior_sizes_only_if_they_match_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_voc(tmp_path, {"a": [voc_object(box=(10, 8, 50, 34)), voc_object(box=(10, 10, 12, 12))]})
+    monkeypatch.setattr(objects, "fit_prior_sizes", lambda *_: (1.0, 1.1, 1.2, 1.3, 1.4))
+    report = check_priors([open_dataset("voc", tmp_path)], "ssd_tiny", None)
+    assert report is not None and report.coverage.recall == 0.5
+    assert report.better_sizes == () and "prior sizes" not in str(report)
+
+
+def test_check_ends_where_boxes_are_in_fractions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Read as pixels they are far smaller than any prior can be.
+    fractions = [voc_object(box=(x1 / 60, y1 / 40, x2 / 60, y2 / 40)) for x1, y1, x2, y2 in boxes()]
+    write_voc(tmp_path, {"a": fractions})
+    check(tmp_path, "--dataset-option", "coordinates=as_is", code=1)
+    out = capsys.readouterr().out
+    assert "problem: fractions instead of pixels (1)" in out and "priors match 0 of 30 objects" in out
 
 
 def test_check_of_valid_data_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

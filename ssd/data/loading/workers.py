@@ -29,8 +29,8 @@ class WatchedDataLoader(DataLoader[Any]):
             return super()._get_iterator()
         self.check_worker_number_rationality()
         iterator = _WatchedIterator(self)
-        # The traceback of an error that ends the program keeps the iterator. Python would send its workers a SIGTERM, of which
-        # they ignore the first, and wait for them.
+        # The traceback of an error that ends the program keeps the iterator. Python would send its workers a SIGTERM,
+        # the first of which they ignore, and wait for them.
         atexit.register(_kill_at_exit, weakref.ref(iterator))
         return iterator
 
