@@ -6,7 +6,7 @@
 Trains the settings that `ssd/train.py` chooses with each augmentation and several seeds, each in a process of its own, and
 prints AP50 on the evaluation split as mean and range over the seeds. Settings were chosen on no other data, so the last
 column is the result of an epoch that was fixed before, not the best one. `--save FILE` keeps the numbers as JSON, and
-`--table FILE` prints the table of such a file.
+`--table FILE` prints the table of such a file. The file is written after each training, and the same command continues it.
 
 `--variants` chooses some of these augmentations, or others, or losses; the latter are to be compared with `flip`, which
 they include. `--metric coco` adds tables of AP75, and of AP over IoU 0.5 .. 0.95.
@@ -21,7 +21,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[
     command = [sys.executable, str(ROOT / "ssd/train.py"), "--data-path", args.data_path, *VARIANTS[name].split()]
     command += ["--seed", str(seed), "--epochs", str(args.epochs), "--eval-every", str(max(1, args.epochs // 5))]
     command += ["--pictures", "0", "--workers", "1", "--eval-metric", args.metric, "--output-dir", str(folder)]
+    command += args.flags.split()
     if args.quick:
         command += QUICK.split()
     if args.weights_backbone:
@@ -65,6 +68,42 @@ def train(args: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[
     values = {column: {row["epoch"]: float(row[column]) for row in rows} for column in METRICS[args.metric]}
     error = {} if done.returncode == 0 else {"error": (done.stdout + done.stderr)[-500:]}
     return {"augmentation": name, "seed": seed, **values, **error}
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Returns the machine and the versions; imports torch."""
+    import torch
+
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.machine import describe
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return describe(device, int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def saved(path: Path | None, command: list[str]) -> list[dict[str, Any]]:
+    """Returns the completed trainings of a file that the same command wrote."""
+    if path is None or not path.is_file():
+        return []
+    report = json.loads(path.read_text())
+    if report["command"] != command:
+        sys.exit(f"{path} has the results of another command: {' '.join(report['command'])}; choose another --save")
+    return [run for run in report["runs"] if "error" not in run]
+
+
+def all_runs(
+    args: argparse.Namespace, wanted: list[tuple[str, int]], done: list[dict[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields all trainings up to now, in the order of `wanted`, first those that are done, then after each further one."""
+    results = {(run["augmentation"], run["seed"]): run for run in done}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        rest = [run for run in wanted if run not in results]
+        jobs = {pool.submit(train, args, *run, Path(folder) / str(i)): run for i, run in enumerate(rest)}
+        yield [results[run] for run in wanted if run in results]
+        for job in as_completed(jobs):
+            results[jobs[job]] = job.result()
+            yield [results[run] for run in wanted if run in results]
 
 
 def tables(runs: list[dict[str, Any]]) -> str:
@@ -104,7 +143,8 @@ def main() -> None:
     )
     parser.add_argument("--metric", choices=METRICS, default="auto", help="--eval-metric of the trainings")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default: 1)")
-    parser.add_argument("--save", help="JSON file for the numbers")
+    parser.add_argument("--flags", default="", help="more flags of every training: --flags='--image-size 224'")
+    parser.add_argument("--save", type=Path, help="JSON file for the numbers; trainings that it has are not repeated")
     parser.add_argument("--table", help="print the table of this JSON file, and train nothing")
     parser.add_argument("--quick", action="store_true", help="one epoch of a tiny network, to see that it works")
     args = parser.parse_args()
@@ -116,11 +156,11 @@ def main() -> None:
     if args.data_path is None:
         parser.error("--data-path is required")
     wanted = [(name, seed) for seed in range(args.seeds) for name in args.variants]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(train, args, *run, Path(folder) / str(i)) for i, run in enumerate(wanted)]
-        runs = [job.result() for job in jobs]
-    if args.save:
-        Path(args.save).write_text(json.dumps({"command": sys.argv[1:], "runs": runs}, indent=1) + "\n")
+    runs: list[dict[str, Any]] = []
+    for runs in all_runs(args, wanted, saved(args.save, sys.argv[1:])):
+        if args.save:
+            report = {"command": sys.argv[1:], "machine": machine(), "runs": runs}
+            args.save.write_text(json.dumps(report, indent=1) + "\n")
     print(tables(runs))
     for run in runs:
         if "error" in run:

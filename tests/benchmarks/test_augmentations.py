@@ -32,6 +32,7 @@ def test_table_has_mean_and_range_of_seeds(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(augmentations, "machine", dict)
     flags = [
         "--data-path",
         str(tmp_path / "data"),
@@ -54,6 +55,34 @@ def test_table_has_mean_and_range_of_seeds(
     assert capsys.readouterr().out == out and len(json.loads((tmp_path / "a.json").read_text())["runs"]) == 3 * len(
         augmentations.AUGMENTATIONS
     )
+
+
+def test_saved_trainings_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_voc(tmp_path / "data", {"a": [voc_object()]})
+    seeds = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        config = parse_args(command[2:])
+        seeds.append(config.seed)
+        if config.seed == len(seeds) - 1 == 1:
+            return subprocess.CompletedProcess(command, 1, "", "killed")
+        Path(config.output_dir).mkdir(parents=True)
+        (Path(config.output_dir) / "eval.csv").write_text(f"epoch,step,AP50\r\n1,1,0.{config.seed}\r\n")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(augmentations, "machine", dict)
+    file = tmp_path / "a.json"
+    flags = ["--data-path", str(tmp_path / "data"), "--epochs", "1", "--variants", "flip", "--save", str(file)]
+    monkeypatch.setattr(sys, "argv", ["augmentations.py", *flags])
+    augmentations.main()
+    augmentations.main()
+    assert seeds == [0, 1, 2, 1]
+    runs = json.loads(file.read_text())["runs"]
+    assert [run["AP50"] for run in runs] == [{"1": 0.0}, {"1": 0.1}, {"1": 0.2}]
+    monkeypatch.setattr(sys, "argv", ["augmentations.py", *flags, "--flags=--image-size 64"])
+    with pytest.raises(SystemExit, match="has the results of another command"):
+        augmentations.main()
 
 
 def test_chosen_variants_are_trained_and_judged_by_the_chosen_metric(
