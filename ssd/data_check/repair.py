@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision.transforms.functional import to_pil_image
 
 from ssd.data import DataError, DetectionDataset
+from ssd.data.loading.pil_images import to_pil
 from ssd.data_check.encodings import KINDS
 from ssd.data_check.images import ImageFacts
 from ssd.data_check.objects import repeated_rows
@@ -136,7 +136,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
         dataset.encoded(index).tofile(folder / name)
     else:
         options: dict[str, Any] = _WRITTEN[suffix.lower()]
-        to_pil_image(dataset.load_image(index)).save(folder / name, **options)
+        to_pil(dataset.load_image(index)).save(folder / name, **options)
     return name
 
 

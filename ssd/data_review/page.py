@@ -7,10 +7,10 @@ import html
 import io
 
 import torch
-from PIL import Image, ImageDraw
-from torchvision.transforms.functional import to_pil_image
+from PIL import ImageDraw
 
 from ssd.data import DataError
+from ssd.data.loading.pil_images import to_pil
 from ssd.data_review.findings import KINDS, Finding
 from ssd.data_review.report import Review, ReviewReport
 from ssd.inference.drawing import crop_around
@@ -65,7 +65,7 @@ def _figure(review: Review, finding: Finding) -> str:
 def _thumbnail(review: Review, finding: Finding) -> str:
     image = review.dataset.load_image(finding.image)
     part, offset = crop_around(image, torch.tensor(finding.box))
-    thumbnail: Image.Image = to_pil_image(part)
+    thumbnail = to_pil(part)
     scale = _SIDE / max(thumbnail.size)
     thumbnail = thumbnail.resize((max(1, round(thumbnail.width * scale)), max(1, round(thumbnail.height * scale))))
     draw = ImageDraw.Draw(thumbnail)

@@ -21,7 +21,10 @@ from ssd.models import MODELS
 PRETRAINED_MODEL = "ssdlite320_mobilenet_v2"
 # From random weights, plain convolutions with BatchNorm fit a few hundred images far faster than depthwise ones.
 SCRATCH_MODEL, SCRATCH_WIDTH = "ssd_tiny", 32
-_CACHED_WEIGHTS = ("MobileNet_V2_Weights.IMAGENET1K_V2", "MobileNet_V2_Weights.IMAGENET1K_V1")
+_CACHED_WEIGHTS = {  # torchvision's names -> its files
+    "MobileNet_V2_Weights.IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth",
+    "MobileNet_V2_Weights.IMAGENET1K_V1": "mobilenet_v2-b0353104.pth",
+}
 # Training images to process in all, by device and by input size. Intended for less than 15 minutes on two CPU cores; at 160
 # pixels two cores of an AMD EPYC trained on 35 images per second.
 _IMAGES_SEEN = {"cpu": 8000, "cuda": 24000}
@@ -127,7 +130,7 @@ def _choose_by_weights(choices: Choices) -> None:
         choices.set(
             "model",
             SCRATCH_MODEL,
-            f"trains well from random weights; for photos --weights-backbone {_CACHED_WEIGHTS[1]} (14 MB download) is "
+            f"trains well from random weights; for photos --weights-backbone {[*_CACHED_WEIGHTS][1]} (14 MB download) is "
             "better",
         )
 
@@ -243,7 +246,5 @@ def _small_side(facts: Facts) -> float:
 
 def _cached_backbone() -> str | None:
     """Returns the name of pretrained weights in torchvision's download cache, or None; downloads nothing."""
-    from torchvision.models import get_weight
-
     files = Path(torch.hub.get_dir()) / "checkpoints"
-    return next((name for name in _CACHED_WEIGHTS if (files / Path(get_weight(name).url).name).is_file()), None)
+    return next((name for name, file in _CACHED_WEIGHTS.items() if (files / file).is_file()), None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.engine.capturable_optim import keep_implementation_on_load
+from ssd.engine.plain_optim import SGD, AdamW
 from ssd.models.tensor_slots import Slot, tensor_slots
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
@@ -54,10 +55,10 @@ def build_optimizer(config: TrainConfig, model: nn.Module, world_size: int = 1) 
     fused = True if settings[0]["params"][0].device.type in ("cpu", "cuda") else None
     optimizer: torch.optim.Optimizer
     if config.opt == "adamw":
-        optimizer = torch.optim.AdamW(settings, lr=rate, betas=(config.momentum, 0.999), fused=fused)
+        optimizer = AdamW(settings, lr=rate, betas=(config.momentum, 0.999), fused=fused)
     else:
         nesterov = config.opt == "sgd_nesterov"
-        optimizer = torch.optim.SGD(settings, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        optimizer = SGD(settings, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
     keep_implementation_on_load(optimizer)
     return optimizer
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import make_grid
 
 from ssd.common.class_names import display_name
+from ssd.data.loading.pil_images import from_pil, to_pil
 
 _COLORS = (
     "#e6194b",
@@ -63,7 +62,7 @@ def draw_boxes(
     if len(boxes) == 0:
         return image
     height, width = image.shape[1:]
-    canvas = to_pil_image(image.cpu())
+    canvas = to_pil(image)
     draw = ImageDraw.Draw(canvas)
     shorter = min(height, width)
     line = max(1, round(shorter / 250))
@@ -82,8 +81,7 @@ def draw_boxes(
         if scores is not None:
             text = f"{text} {float(scores[row]):.2f}"
         _write_label(draw, text, corners[row].tolist(), color_of(int(labels[row])), font, (width, height))
-    drawn: Tensor = pil_to_tensor(canvas)
-    return drawn
+    return from_pil(canvas).contiguous()
 
 
 def _write_label(
@@ -148,13 +146,18 @@ def resize(
 ) -> Tensor:
     """Returns the image scaled to a width, uint8 `[3, h, width]`."""
     height = max(1, round(image.shape[1] * width / image.shape[2]))
-    scaled: Tensor = pil_to_tensor(to_pil_image(image.cpu()).resize((width, height), Image.Resampling.BILINEAR))
-    return scaled
+    return from_pil(to_pil(image).resize((width, height), Image.Resampling.BILINEAR)).contiguous()
 
 
 def save_grid(images: Sequence[Tensor], path: Path, columns: int = 2, width: int = 640) -> None:
-    """Saves images `[3, H, W]` in a grid, each scaled to one width and padded to one height."""
+    """Saves images `[3, H, W]` in a grid, each scaled to one width and padded to one height, with 8 pixels around each."""
     scaled = [resize(image, width) for image in images]
     max_height = max(image.shape[1] for image in scaled)
-    padded = [torch.nn.functional.pad(image, (0, 0, 0, max_height - image.shape[1]), value=255) for image in scaled]
-    to_pil_image(make_grid(padded, nrow=columns, padding=8, pad_value=255)).save(path)
+    columns, gap = min(columns, len(scaled)), 8
+    rows = -(-len(scaled) // columns)
+    grid = torch.full((3, gap + rows * (max_height + gap), gap + columns * (width + gap)), 255, dtype=torch.uint8)
+    for index, image in enumerate(scaled):
+        row, column = divmod(index, columns)
+        top, left = gap + row * (max_height + gap), gap + column * (width + gap)
+        grid[:, top : top + image.shape[1], left : left + width] = image
+    to_pil(grid).save(path)

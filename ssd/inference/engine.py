@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize_image
 
 import ssd_ops
 from ssd.data.loading.whole_images import WholeImages
@@ -28,6 +27,7 @@ from ssd.models.packed import can_pack, pack_convolutions
 from ssd.models.tensor_slots import Snapshot, tensor_slots
 from ssd.models.torchvision_io import split_detections
 from ssd.transforms.device_augment import MAX_PIXEL_RATIO, MAX_SIDE
+from ssd.transforms.resize import resize_image
 
 _PART = 4  # images that go through the network together on a CPU, or as many as there are threads
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
+from ssd.data.loading.pil_images import to_pil
 from ssd.inference.drawing import draw_boxes
 
 
@@ -78,7 +78,7 @@ class Result:
         """
         if self.image is None:
             raise ValueError(f"{self.file}: {self.error}")
-        drawing: Image.Image = to_pil_image(draw_boxes(self.image, self.boxes, self.labels, self.classes, self.scores))
+        drawing = to_pil(draw_boxes(self.image, self.boxes, self.labels, self.classes, self.scores))
         if path is not None:
             drawing.save(path)
         return drawing

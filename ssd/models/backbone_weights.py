@@ -10,7 +10,6 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from ssd.common.errors import unknown
@@ -181,7 +180,9 @@ def torchvision_classes(name: str) -> tuple[str, ...] | None:
     """Returns the class names of torchvision's weights without the background; None for other names and files."""
     if not is_torchvision_name(name):
         return None
-    return tuple(torchvision.models.get_weight(name).meta["categories"][1:])
+    from torchvision.models import get_weight
+
+    return tuple(get_weight(name).meta["categories"][1:])
 
 
 def download(name: str) -> Mapping[str, Tensor]:
@@ -191,14 +192,18 @@ def download(name: str) -> Mapping[str, Tensor]:
         ValueError: No weights have that name (similar names are suggested).
         RuntimeError: The download failed.
     """
+    from torchvision import models  # takes a second, and files do not need it
+
     enum = name.partition(".")[0]
-    known = {type_.__name__ for type_ in map(torchvision.models.get_model_weights, torchvision.models.list_models())}
+    known: dict[str, Any] = {
+        weights.__name__: weights for weights in map(models.get_model_weights, models.list_models())
+    }
     if enum not in known:
         raise ValueError(unknown("weights of torchvision", enum, filter(_USED.match, known)))
     try:
-        weights = torchvision.models.get_weight(name)
+        weights = models.get_weight(name)
     except (KeyError, ValueError, AttributeError):
-        members = {f"{enum}.{member.name}" for member in _weights_enum(enum)}
+        members = {f"{enum}.{member.name}" for member in known[enum]}
         raise ValueError(unknown("weights of torchvision", name, members)) from None
     try:
         with warnings.catch_warnings():
@@ -209,9 +214,3 @@ def download(name: str) -> Mapping[str, Tensor]:
             f"torchvision could not download {name} from {weights.url}: {error}. Download that file elsewhere and pass "
             "its path instead"
         ) from error
-
-
-def _weights_enum(name: str) -> type[torchvision.models.WeightsEnum]:
-    enums = map(torchvision.models.get_model_weights, torchvision.models.list_models())
-    found: type[torchvision.models.WeightsEnum] = next(enum for enum in enums if enum.__name__ == name)
-    return found

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 import ssd_ops
 from ssd.models.extractor import Extractor
+from ssd.models.feature_sizes import feature_sizes
 from ssd.models.heads import Outputs, SSDHead, rows_of
 from ssd.models.loss import MultiBoxLoss
 from ssd.models.post_process import detections
@@ -183,27 +181,3 @@ def build_priors(
         clip=preset.clip,
         order=preset.prior_order,
     )
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """Skips functions that keep the shape, whose meta kernels are slow Python."""
-
-    kept = {F.batch_norm, F.hardsigmoid, F.hardswish, F.hardtanh, F.relu, F.relu6, F.silu}  # noqa: RUF012  never changed
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self.kept and args else func(*args, **(kwargs or {}))
-
-
-def feature_sizes(backbone: nn.Module, image_size: int) -> list[tuple[int, int]]:
-    """Returns (rows, cols) of each level for a square input, from a run on the meta device."""
-    meta = {k: v.to("meta") for k, v in (*backbone.named_parameters(), *backbone.named_buffers())}
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad(), _ShapesOnly():
-            features = functional_call(backbone, meta, torch.empty(1, 3, image_size, image_size, device="meta"))
-    except RuntimeError as error:
-        raise ValueError(f"image_size {image_size} is too small for {type(backbone).__name__}: {error}") from error
-    finally:
-        backbone.train(training)
-    return [tuple(f.shape[-2:]) for f in features]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssd.models.detector import SSD
 from ssd.models.same_padding import SameConv2d
@@ -69,7 +69,7 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
     if isinstance(parent, nn.Sequential):
         names = list(parent._modules)
         pairs = list(zip(names, names[1:], strict=False))
-    elif isinstance(parent, (BasicBlock, Bottleneck)):
+    elif _is_resnet_block(parent):
         pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(parent, f"conv{i}")]
     else:
         return
@@ -77,6 +77,11 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
         layer, other = parent._modules[conv], parent._modules[norm]
         if isinstance(layer, nn.Conv2d) and isinstance(other, nn.BatchNorm2d) and other.running_mean is not None:
             yield conv, norm
+
+
+def _is_resnet_block(module: nn.Module) -> bool:
+    resnet = sys.modules.get("torchvision.models.resnet")  # if it is not imported, there are none of its blocks
+    return resnet is not None and isinstance(module, (resnet.BasicBlock, resnet.Bottleneck))
 
 
 def _fold(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:

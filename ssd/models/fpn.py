@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops.misc import Conv2dNormActivation
 
 from ssd.models.extractor import Extractor
 from ssd.models.heads import LITE_NORM, normal_init
+from ssd.models.layers import Conv2dNormActivation
 
 
 class TopDown(Extractor):
@@ -23,6 +23,7 @@ class TopDown(Extractor):
         if width < 1:
             raise ValueError(f"fpn_width must be at least 1, got {width}")
         self.body = body
+        self.maps_empty_batches = body.maps_empty_batches
         self.lateral = nn.ModuleList(
             Conv2dNormActivation(c, width, kernel_size=1, norm_layer=LITE_NORM, activation_layer=None)
             for c in body.out_channels

@@ -7,7 +7,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.misc import Conv2dNormActivation
+
+from ssd.models.layers import Conv2dNormActivation
 
 # in channels, out channels -> the network that predicts from one level
 Predictor = Callable[[int, int], nn.Module]

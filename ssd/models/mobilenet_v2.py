@@ -7,8 +7,6 @@ from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
-from torchvision.models.mobilenetv2 import InvertedResidual
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
@@ -26,6 +24,7 @@ from ssd.models.heads import (
     separable_predictor,
     xavier_init,
 )
+from ssd.models.layers import InvertedResidual, mobilenet_v2_features
 from ssd.models.mobilenet_v1 import TENSORFLOW_RATIOS, norm_extra
 from ssd.models.same_padding import use_same_padding
 from ssd.presets import Preset
@@ -138,8 +137,7 @@ def ssdlite320_mobilenet_v2(
         extra_channels = (512, 256, 256, 128 if layout in _PLAIN else 64)
     if aspect_ratios is None:
         aspect_ratios = TENSORFLOW_RATIOS if layout.startswith("tensorflow") else (2.0, 3.0)
-    norm = LITE_NORM if layout.startswith("tensorflow") else None
-    net = mobilenet_v2(weights=None, width_mult=width_mult, num_classes=1, norm_layer=norm).features
+    net = mobilenet_v2_features(width_mult, LITE_NORM if layout.startswith("tensorflow") else nn.BatchNorm2d)
     backbone: Extractor = MobileNetV2Extractor(net, extra_channels, min_stride, layout)
     if weights_backbone is not None:
         load_backbone(backbone, weights_backbone, "mobilenet_v2")
@@ -157,9 +155,7 @@ def ssdlite320_mobilenet_v2(
 
 def _inverted_extra(in_channels: int, out_channels: int) -> nn.Module:
     """Returns the extra level of qfgaohao and lufficc: a MobileNetV2 block, half as wide inside, at least 64 channels."""
-    # torchvision rounds in_channels * ratio
-    block: nn.Module = InvertedResidual(in_channels, out_channels, 2, max(64, out_channels // 2) / in_channels)
-    return block
+    return InvertedResidual(in_channels, out_channels, 2, max(64, out_channels // 2) / in_channels)
 
 
 def _predictors(layout: Layout, levels: int, head_width: int | None) -> Predictors:
@@ -174,4 +170,4 @@ def _predictors(layout: Layout, levels: int, head_width: int | None) -> Predicto
 
 def _stages(features: nn.Sequential) -> list[int]:
     """Returns the first layer of each stage: the stem, the first block, every block with a stride, the last layer."""
-    return [0, 1, *(i for i, block in enumerate(features) if getattr(block, "_is_cn", False)), len(features) - 1]
+    return [0, 1, *(i for i, block in enumerate(features) if getattr(block, "stride", 1) > 1), len(features) - 1]

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v3_large
-from torchvision.ops import SqueezeExcitation
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_batch_norm, freeze_stages
 from ssd.models.heads import LITE_NORM, SSDHead, lite_extras, lite_predictor, normal_init
+from ssd.models.layers import SqueezeExcitation
 from ssd.presets import Preset
 
 
@@ -46,13 +45,12 @@ class MobileNetV3Extractor(Extractor):
         return levels
 
 
-class LinearSqueezeExcitation(SqueezeExcitation):  # type: ignore[misc]  # torchvision has no types
+class LinearSqueezeExcitation(SqueezeExcitation):
     """SqueezeExcitation that is trained on a CPU by matrix products: oneDNN is slow at images of one pixel."""
 
     def _scale(self, input: Tensor) -> Tensor:
         if not self.training or input.device.type != "cpu":
-            scale: Tensor = super()._scale(input)
-            return scale
+            return super()._scale(input)
         x: Tensor = self.avgpool(input).flatten(1)
         x = self.activation(F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias))
         x = self.scale_activation(F.linear(x, self.fc2.weight.flatten(1), self.fc2.bias))
@@ -86,10 +84,12 @@ def ssdlite320_mobilenet_v3_large(
             the full one.
         extra_channels: Width of each level after stride 32; their number sets the number of levels.
     """
+    from torchvision import models, ops  # takes a second
+
     reduced = weights_backbone is None if reduced_tail is None else reduced_tail
-    net = mobilenet_v3_large(weights=None, norm_layer=LITE_NORM, reduced_tail=reduced, num_classes=1)
+    net = models.mobilenet_v3_large(weights=None, norm_layer=LITE_NORM, reduced_tail=reduced, num_classes=1)
     for layer in net.modules():
-        if type(layer) is SqueezeExcitation:
+        if type(layer) is ops.SqueezeExcitation:
             layer.__class__ = LinearSqueezeExcitation
     if weights_backbone is None:
         normal_init(net)

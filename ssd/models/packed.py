@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
 from ssd.models.folded import ConvReLU
+from ssd.models.layers import SqueezeExcitation
 from ssd.models.same_padding import SameConv2d, same_padded
 
 _Activation = tuple[str, list[float]]  # oneDNN's name, and its parameters

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models import get_model
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
@@ -83,6 +82,8 @@ def ssd300_resnet(
             last; None is all.
         freeze_bn: Freezes the backbone's BatchNorm at its loaded statistics.
     """
+    from torchvision.models import get_model  # takes a second
+
     net = get_model(f"resnet{depth}", weights=None, num_classes=1)
     features = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in _LAYERS))
     backbone = ResNetExtractor(features, (512, 512, 256, 256, 128 if depth == 18 else 256))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
@@ -24,6 +23,8 @@ class SqueezeNetExtractor(Extractor):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import squeezenet1_1  # takes a second
+
         self.features = squeezenet1_1(weights=None, num_classes=1).features
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):

@@ -27,6 +27,8 @@ class TimmExtractor(Extractor):
         extra_channels: Width of each extra level.
     """
 
+    maps_empty_batches = False  # transformers divide by the number of images
+
     def __init__(self, features: Any, min_stride: int, extra_channels: Sequence[int]):
         super().__init__()
         strides, widths = features.feature_info.reduction(), features.feature_info.channels()

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.ops.misc import Conv2dNormActivation
 
 from ssd.models.detector import SSD, build_priors
 from ssd.models.extractor import Extractor
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
+from ssd.models.layers import Conv2dNormActivation
 from ssd.presets import Preset
 
 

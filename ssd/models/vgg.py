@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from ssd.models.backbone_weights import load_backbone
 from ssd.models.detector import SSD, build_priors
@@ -16,6 +15,7 @@ from ssd.models.extractor import Extractor
 from ssd.models.frozen import freeze_stages
 from ssd.models.heads import SSDHead, conv_predictor, xavier_init
 from ssd.models.l2_norm import l2_norm
+from ssd.models.layers import vgg16_features
 from ssd.presets import Preset
 from ssd.priors.sizes import SSD300_RATIOS, SSD512_RATIOS
 
@@ -81,16 +81,6 @@ class VGGExtractor(Extractor):
         return levels
 
 
-def _vgg16_features() -> nn.Sequential:
-    """Returns torchvision's VGG16 up to pool5, initialized as there, without creating the large classifier."""
-    features: nn.Sequential = make_layers(cfgs["D"], batch_norm=False)
-    for layer in features:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.constant_(layer.get_parameter("bias"), 0.0)
-    return features
-
-
 def _extra_block(in_channels: int, extra: Extra) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, extra.mid, kernel_size=1),
@@ -127,7 +117,7 @@ def _ssd_vgg16(
         trainable_layers: Number of trainable VGG stages, 0..5, counted from the last; None is 4 with weights, 5 without.
         norm: Normalization of the first level, conv4_3: "l2", L2Norm (the paper), or "batch", BatchNorm (qfgaohao).
     """
-    vgg = _vgg16_features()
+    vgg = vgg16_features()
     stages = [0, *(i for i, layer in enumerate(vgg) if isinstance(layer, nn.MaxPool2d))][:5]
     if trainable_layers is None and weights_backbone is not None:
         trainable_layers = 4

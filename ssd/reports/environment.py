@@ -7,12 +7,12 @@ import platform
 import subprocess
 import sys
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-import torchvision
 
 import ssd_ops
 
@@ -41,7 +41,7 @@ def environment(processes: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "numpy": numpy.__version__,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if has_gpu else None,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
 
 from ssd.common.errors import DataError
 from ssd.common.file_tree import images_below
 from ssd.data.formats.shapes import ShapesDataset
 from ssd.data.loading.images import read_image
+from ssd.data.loading.pil_images import to_pil
 
 _MAX_SAMPLES = 12
 _MAX_SIDE = 1280  # pixels
@@ -34,7 +34,7 @@ class Sample:
 def drawn_samples() -> list[Sample]:
     """Returns three images of drawn shapes."""
     shapes = ShapesDataset("val", size=3, image_size=480, cache=False)
-    return [_sample(f"shapes {number + 1}", to_pil_image(shapes.load_image(number))) for number in range(3)]
+    return [_sample(f"shapes {number + 1}", to_pil(shapes.load_image(number))) for number in range(3)]
 
 
 def read_samples(folder: Path) -> list[Sample]:
@@ -48,7 +48,7 @@ def read_samples(folder: Path) -> list[Sample]:
         if len(samples) == _MAX_SAMPLES:
             break
         try:
-            samples.append(_sample(file.stem, to_pil_image(read_image(file, apply_exif=True))))
+            samples.append(_sample(file.stem, to_pil(read_image(file, apply_exif=True))))
         except DataError:
             continue
     if not samples:

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2.functional import resize_image
 
 from ssd.data.dataset import Target
 from ssd.transforms.geometry import (
@@ -23,6 +21,7 @@ from ssd.transforms.geometry import (
 from ssd.transforms.mixing import Decoded, mix
 from ssd.transforms.objects import place_objects
 from ssd.transforms.photometric import Distortion, PhotometricRule, distort, draw_distortion
+from ssd.transforms.resize import resize_image
 
 
 @dataclass(frozen=True)
@@ -222,6 +221,8 @@ class FromV2:
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Returns the transformed image and target."""
+        from torchvision import tv_tensors  # takes a second, and no other transform needs it
+
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[1:]))
         sample = self.transform(
             {"image": tv_tensors.Image(image), "boxes": boxes, "labels": target["labels"], "ignore": target["ignore"]}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize_image
+
+from ssd.transforms.resize import resize_image
 
 _ROUNDS = 50  # minimum IoUs drawn before the crop is given up; each is tried with `trials` crops
 
@@ -149,8 +150,7 @@ def _span(start: int, end: int, view_start: int, view_end: int, side: int) -> tu
 def render(image: Tensor, placement: Placement, *, antialias: bool) -> Tensor:
     """Returns the visible part of a uint8 image `[3, H, W]` at its size in the output."""
     (x1, y1, x2, y2), (dx1, dy1, dx2, dy2) = placement.source, placement.destination
-    resized: Tensor = resize_image(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
-    return resized
+    return resize_image(image[:, y1:y2, x1:x2], [dy2 - dy1, dx2 - dx1], antialias=antialias)
 
 
 def map_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
+from ssd.engine import plain_optim
 from ssd.engine.epochs import epochs_of, is_evaluated
 from ssd.engine.optim import build_optimizer, build_schedule, freeze
 from ssd.engine.setup import make_model
@@ -150,3 +152,36 @@ def test_fused_steps_equal_plain_ones_in_channels_last(opt: str) -> None:
         weights.append([weight.detach() for weight in net.parameters()])
     for found, expected in zip(*weights, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("own", "base"), [(plain_optim.SGD, torch.optim.SGD), (plain_optim.AdamW, torch.optim.AdamW)])
+def test_optimizers_without_wrappers_equal_torchs(own: Any, base: Any) -> None:
+    """Steps, state, hooks and schedules; and a step computes no gradients of its own."""
+    options = {"lr": 0.1, "fused": True, **({"momentum": 0.9} if base is torch.optim.SGD else {})}
+    states, counts = [], []
+    for kind in (own, base):
+        weight = nn.Parameter(torch.arange(6.0))
+        optimizer = kind([{"params": [weight]}], **options)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.5})
+        schedule, called = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step), list[int]()
+        optimizer.register_step_post_hook(lambda *_, called=called: called.append(1))
+        for _ in range(3):
+            optimizer.zero_grad()
+            weight.square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer.step(lambda weight=weight: (weight * 2).sum().backward())
+        assert weight.requires_grad and not optimizer.state[weight][next(iter(optimizer.state[weight]))].requires_grad
+        optimizer.load_state_dict(saved)
+        states.append((weight.detach(), optimizer.state_dict()))
+        counts.append(len(called))
+    assert counts == [4, 4] and torch.equal(states[0][0], states[1][0])
+    torch.testing.assert_close(states[0][1], states[1][1], rtol=0, atol=0)
+    assert issubclass(own, base) and own.__name__ == base.__name__
+
+
+def test_release_without_wrappers_is_used_as_it_is() -> None:
+    def method(self: object) -> None: ...
+
+    assert plain_optim._plain(method) is method

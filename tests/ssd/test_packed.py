@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
-from torchvision.ops.misc import Conv2dNormActivation
 
 from ssd.inference import engine as engine_module
 from ssd.inference.engine import InferenceEngine
 from ssd.models.folded import folded
+from ssd.models.layers import Conv2dNormActivation, SqueezeExcitation
 from ssd.models.packed import PackedConv2d, can_pack, pack_convolutions
 from ssd.models.same_padding import SameConv2d
 from tests.ssd.test_inference_engine import batch, tiny

@@ -6,8 +6,8 @@ import copy
 
 import torch
 from torch import nn
-from torchvision.ops import SqueezeExcitation
 
+from ssd.models.layers import SqueezeExcitation
 from ssd.models.mobilenet_v3 import LinearSqueezeExcitation
 
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from ssd.data.faults import DataError
 from ssd.data.loading.encoded_images import EncodedImage
 from ssd.data.loading.image_header import ORIENTATION, Header, header_of, open_image, reason_of
+from ssd.data.loading.jpeg_decoder import load_decoder
 from ssd.data.loading.jpeg_header import is_plain_jpeg
 
-try:
-    from torchvision.io import decode_jpeg
-except ImportError:  # deprecated since torchvision 0.29; where it is gone, PIL reads the same pixels, only slower
-    decode_jpeg = None
+decode_jpeg = (
+    load_decoder()
+)  # deprecated since torchvision 0.29; where it is gone, PIL reads the same pixels, only slower
 
 # The rotation that undoes that of EXIF.
 _BACK = {
@@ -189,9 +189,7 @@ def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
     if decode_jpeg is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            image: Tensor = decode_jpeg(torch.from_numpy(raw), apply_exif_orientation=apply_exif)
+        image = decode_jpeg(torch.from_numpy(raw), apply_exif)
     except RuntimeError:
         return None
     if image.shape[0] == 1:
@@ -205,8 +203,10 @@ def decode_jpegs(contents: list[Tensor], device: torch.device) -> list[Tensor]:
     Raises:
         RuntimeError: One of the files cannot be decoded, or torchvision has no decoder for the device.
     """
-    if decode_jpeg is None:
-        raise RuntimeError("this torchvision has no decode_jpeg")
+    try:
+        from torchvision.io import decode_jpeg
+    except ImportError:
+        raise RuntimeError("this torchvision has no decode_jpeg") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         images: list[Tensor] = decode_jpeg(contents, mode="RGB", device=device)

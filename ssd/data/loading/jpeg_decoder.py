@@ -1,0 +1,39 @@
+"""torchvision's JPEG decoder as an op, without the import of torchvision, which takes nearly as long as torch's own."""
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DecodeJpeg = Callable[
+    [Tensor, bool], Tensor
+]  # file uint8 [N], whether to apply the EXIF orientation -> uint8 [C, H, W]
+_LIBRARIES = ("image_stable.*", "image.*")  # since torchvision 0.29; before
+_UNCHANGED = 0  # the channels of the file
+
+
+def load_decoder() -> DecodeJpeg | None:
+    """Returns the decoder; None if torchvision has none, as its releases after 0.29 may."""
+    spec = find_spec("torchvision")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+    for library in (file for name in _LIBRARIES for file in (folder.glob(name) if folder is not None else ())):
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):
+            torch.ops.load_library(library)
+            op = torch.ops.image.decode_jpeg.default
+            return lambda file, apply_exif: op(file, _UNCHANGED, apply_exif)
+    try:
+        from torchvision.io import decode_jpeg
+    except ImportError:
+        return None
+
+    def decode(file: Tensor, apply_exif: bool) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            image: Tensor = decode_jpeg(file, apply_exif_orientation=apply_exif)
+            return image
+
+    return decode

@@ -1,0 +1,125 @@
+"""Tests that layers, resize and JPEG decoder, which avoid the import of torchvision, equal torchvision's."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.io import decode_jpeg
+from torchvision.models import get_weight, mobilenet_v2, vgg16
+from torchvision.ops import SqueezeExcitation as Theirs
+from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.v2.functional import resize_image as their_resize
+
+from ssd.data.loading import images, jpeg_decoder
+from ssd.data.loading.pil_images import from_pil, to_pil
+from ssd.engine.auto_settings import _CACHED_WEIGHTS
+from ssd.inference.drawing import save_grid
+from ssd.models.heads import LITE_NORM
+from ssd.models.layers import SqueezeExcitation, mobilenet_v2_features, vgg16_features
+from ssd.transforms import resize
+from ssd.transforms.resize import resize_image
+from tests.ssd.small_folders import save_image
+
+
+def check_same_network(own: nn.Module, theirs: nn.Module, side: int) -> None:
+    """Checks names and shapes of the weights in order, the scale of their random values, and results."""
+    expected = theirs.state_dict()
+    assert {name: value.shape for name, value in own.state_dict().items()} == {k: v.shape for k, v in expected.items()}
+    assert list(own.state_dict()) == list(expected)
+    for name, value in own.state_dict().items():
+        if value.numel() > 1000:
+            assert torch.isclose(value.std(), expected[name].std(), rtol=0.1, atol=1e-7), name
+    own.load_state_dict(expected)
+    x = torch.randn(2, 3, side, side)
+    for training in (True, False):
+        assert torch.equal(own.train(training)(x), theirs.train(training)(x))
+
+
+@pytest.mark.parametrize(("width", "norm"), [(1.0, None), (0.35, LITE_NORM), (0.75, None), (1.4, None)])
+def test_mobilenet_v2_equals_torchvisions(width: float, norm: Any) -> None:
+    own = mobilenet_v2_features(width, norm or nn.BatchNorm2d)
+    check_same_network(own, mobilenet_v2(weights=None, width_mult=width, norm_layer=norm).features, 64)
+
+
+def test_vgg16_equals_torchvisions() -> None:
+    with torch.device("meta"):
+        full = vgg16(weights=None)
+    theirs = full.features.to_empty(device="cpu")
+    theirs.load_state_dict(vgg16_features().state_dict())
+    check_same_network(vgg16_features(), theirs, 32)
+
+
+def test_squeeze_excitation_equals_torchvisions() -> None:
+    check_same_network(
+        nn.Sequential(SqueezeExcitation(3, 8, scale_activation=nn.Hardsigmoid)),
+        nn.Sequential(Theirs(3, 8, scale_activation=nn.Hardsigmoid)),
+        5,
+    )
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_resize_equals_torchvisions(monkeypatch: pytest.MonkeyPatch, capability: str, antialias: bool) -> None:
+    """Values and strides, of whole images and crops, in both memory formats, also on a CPU without AVX2."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(resize.platform, "machine", lambda: "x86_64")
+    planes = torch.randint(0, 256, (3, 37, 53), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (37, 53, 3), dtype=torch.uint8).permute(2, 0, 1)
+    inputs = [
+        planes,
+        pixels,
+        pixels[:, 3:30, 4:50],
+        planes[:, :, 7:],
+        pixels.float() / 255,
+        planes.double(),
+        pixels.half(),
+    ]
+    inputs += [planes[:1].expand(3, -1, -1)]
+    for image in inputs:
+        for size in ([20, 30], [37, 53], [1, 2], [80, 60], [20, 60]):
+            found, expected = (call(image, size, antialias=antialias) for call in (resize_image, their_resize))
+            assert (
+                torch.equal(found, expected) and found.stride() == expected.stride() and found.dtype == expected.dtype
+            )
+
+
+def test_decoder_needs_no_import_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_image(tmp_path / "a.jpg")
+    file = torch.from_numpy(np.fromfile(tmp_path / "a.jpg", dtype=np.uint8))
+    op = jpeg_decoder.load_decoder()
+    assert op is not None and op.__name__ == "<lambda>" and torch.equal(op(file, False), decode_jpeg(file))
+    with pytest.raises(RuntimeError):
+        op(file[:20], False)
+    monkeypatch.setattr(jpeg_decoder, "_LIBRARIES", ())  # another layout of torchvision
+    public = jpeg_decoder.load_decoder()
+    assert public is not None and public.__name__ == "decode" and torch.equal(public(file, False), decode_jpeg(file))
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")  # a release without it, or no torchvision
+    assert jpeg_decoder.load_decoder() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(images, "decode_jpeg", None)
+    assert torch.equal(images.read_image(tmp_path / "a.jpg"), decode_jpeg(file))
+
+
+def test_names_of_cached_files_are_torchvisions() -> None:
+    assert {name: Path(get_weight(name).url).name for name in _CACHED_WEIGHTS} == _CACHED_WEIGHTS
+
+
+def test_images_of_pil(tmp_path: Path) -> None:
+    image = torch.randint(0, 256, (3, 4, 6), dtype=torch.uint8)
+    assert to_pil(image).tobytes() == to_pil_image(image).tobytes() and torch.equal(from_pil(to_pil(image)), image)
+    gray = [torch.full((3, height, 10), value, dtype=torch.uint8) for height, value in ((10, 50), (20, 100), (10, 150))]
+    save_grid(gray, tmp_path / "grid.png", columns=2, width=10)
+    grid: Tensor = from_pil(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (3, 8 + 2 * (20 + 8), 8 + 2 * (10 + 8))
+    assert (
+        grid[0, 8:18, 8:18].eq(50).all() and grid[0, 18:28, 8:18].eq(255).all() and grid[0, 8:28, 26:36].eq(100).all()
+    )
+    assert grid[0, 36:46, 8:18].eq(150).all() and grid[0, 36:56, 26:36].eq(255).all() and grid[:, :8].eq(255).all()

@@ -1,0 +1,69 @@
+"""Tests what a training has imported after its first step: nothing that takes long and is not used. No time is asserted.
+
+On a GPU, after four steps: the fourth is captured as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.models.layers import mobilenet_v2_features
+from tests.ssd.small_folders import voc_object, write_voc
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UNUSED = "torch._dynamo torch._inductor torch.fx.experimental.symbolic_shapes torch.onnx sympy torchvision matplotlib"
+UNUSED += " scipy pandas onnx timm"
+CODE = """
+import json, sys
+import torch
+of_torch = set(sys.modules)
+from ssd import train
+from ssd.engine import loop
+
+class Done(BaseException):
+    pass
+
+def first_step(config, state, batch):
+    step(config, state, batch)
+    if state.step == (4 if state.model.priors.is_cuda else 1):
+        raise Done
+
+step, loop.train_step = loop.train_step, first_step
+try:
+    train.main(sys.argv[2:])
+except Done:
+    print(json.dumps([name for name in sys.argv[1].split() if name in sys.modules and name not in of_torch]))
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--model ssd_tiny --amp",
+        "--model ssd_tiny --opt sgd --device-augmentation --ema-decay 0 --clip-grad-norm 0",
+        "--model ssdlite320_mobilenet_v2 --weights-backbone weights.pth --channels-last --fit-priors --image-size 96",
+        pytest.param("--model ssd300_vgg16 --freeze backbone", marks=pytest.mark.slow),
+    ],
+)
+def test_first_step_needs_no_module_that_takes_long(tmp_path: Path, flags: str, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    objects = [voc_object(), voc_object("dog", (5, 5, 50, 35))]
+    write_voc(tmp_path / "data", {f"{i}": objects for i in range(8)})
+    write_voc(tmp_path / "data", {f"val{i}": objects for i in range(2)}, "val")
+    features = mobilenet_v2_features().state_dict()
+    torch.save({f"features.{name}": value for name, value in features.items()}, tmp_path / "weights.pth")
+    fixed = ["--data-path", "data", "--batch-size", "2", "--workers", "0", "--device", device, "--pictures", "0"]
+    command = [sys.executable, "-c", CODE, UNUSED, *fixed, "--tensorboard", "off", *flags.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == []
