@@ -19,7 +19,7 @@ _TYPE_NAMES = {
     "dict[str, Any]": "a mapping of names to values",
 }
 _DATA_FILES = (".yaml", ".yml", ".json", ".csv")
-_AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size", "accumulate")
+_AT_LEAST_1 = ("epochs", "batch_size", "eval_every", "print_freq", "lr_step_size", "accumulate", "image_size")
 _BELOW_1 = ("momentum", "ema_decay", "val_share", "ignore_unlabeled", "label_unlabeled")
 _PATHS = ("data_path", "weights", "weights_backbone", "resume", "output_dir")
 _ABOVE_0 = ("lr", "lr_gamma", "lr_power")

@@ -7,6 +7,7 @@ import dataclasses
 from ssd.common.errors import ConfigError
 from ssd.common.packages import is_installed
 from ssd.config.choices import CHOICES, FILE_DATASETS
+from ssd.config.option_names import check_option_names
 from ssd.config.setting_checks import check_folder, check_number, check_type, did_you_mean, flag
 from ssd.config.train_config import TrainConfig
 from ssd.weight_files.names import checkpoint_exists, is_torchvision_name
@@ -36,6 +37,7 @@ def check_settings(config: TrainConfig) -> None:
             raise ConfigError(f"{flag(name)} {source}: no such file")
     if config.test_only and not (config.resume or config.weights):
         raise ConfigError("--test-only needs --resume (the run folder or checkpoint to evaluate) or --weights")
+    check_option_names(config)
     _check_needed(config)
     if 0 < config.label_unlabeled < config.ignore_unlabeled:
         raise ConfigError(

@@ -19,6 +19,7 @@ from ssd.checkpoints.report import LEARNED
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.config.choices import TRAINING_ONLY
+from ssd.config.option_names import check_option_names
 from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
 from ssd.data_check.encodings import find_encoding_errors
@@ -90,13 +91,7 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
     if checkpoint is not None:
         return rebuild_model(config, dataset, checkpoint["build_args"])
     options = dict(config.model_options)
-    for name in ("name", "num_classes", "preset", "image_size"):  # arguments of build_model with flags of their own
-        if name in options:
-            advice = {"name": "use --model", "preset": "use --preset", "image_size": "use --image-size"}
-            raise ConfigError(
-                f"--model-option {name}: {advice.get(name, 'the number of classes comes from the data set')}, "
-                f"got {options[name]!r}"
-            )
+    check_option_names(config)  # again: the model may have been chosen since
     if config.weights_backbone is not None:
         options["weights_backbone"] = config.weights_backbone
     if config.trainable_backbone_layers is not None:

@@ -50,6 +50,16 @@ def test_every_command_rejects_unknown_flag_without_importing_torch(command: str
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize("option", ["--model-option", "--dataset-option", "--augmentation-option"])
+def test_training_rejects_unknown_option_without_importing_torch(option: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
+        f"sys.argv = ['/usr/bin/ssd', 'train', {option!r}, 'no_such=1']; from ssd.__main__ import main; main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 2 and f"error: {option}: unknown option of " in found.stderr, found.stderr
+
+
 def test_python_m_ssd_is_the_same_program() -> None:
     command = [sys.executable, "-m", "ssd", "--help"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

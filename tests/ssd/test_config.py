@@ -195,6 +195,7 @@ def test_config_file_with_code_path_needs_trust(tmp_path: Path, capsys: pytest.C
     assert "'subprocess:getoutput', which would run code" in capsys.readouterr().err
     for flags in (["--trust-config"], ["--dataset", "subprocess:getoutput"]):
         assert parse_args(["--config", str(path), *flags]).dataset == "subprocess:getoutput"
+    path.write_text(json.dumps({"dataset": "subprocess:getoutput"}))
     assert parse_args(["--config", str(path), "--dataset", "shapes", "--dataset-option", "size=3"]).dataset == "shapes"
 
 
