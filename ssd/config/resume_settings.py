@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,20 @@ def run_folder_of(source: str | Path) -> Path:
 
 
 def run_to_resume(source: str) -> str:
-    """Returns a run folder or checkpoint unchanged, and for a folder of runs the one saved last, which is printed."""
+    """Returns a run folder or checkpoint unchanged, and for a folder of runs the one saved last, which is printed.
+
+    Runs whose checkpoints are all empty or cut off are passed over, with a warning.
+    """
     folder = Path(source)
     saved = [path for name in ("last.pt", "best.pt") for path in folder.glob(f"*/{name}")]
     if (folder / "config.json").exists() or not saved:
         return source
-    newest = max(saved, key=lambda path: path.stat().st_mtime).parent
+    saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    whole = {path.parent for path in saved if zipfile.is_zipfile(path)}  # its directory is at the end
+    runs = list(dict.fromkeys(path.parent for path in saved))
+    newest = next((run for run in runs if run in whole), runs[0])
+    for run in runs[: runs.index(newest)]:
+        print(f"warning: --resume {source}: {run} is passed over, because its checkpoints are cut off or damaged")
     print(f"--resume {source}: the run saved last is {newest}")
     return str(newest)
 

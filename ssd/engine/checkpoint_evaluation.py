@@ -95,7 +95,8 @@ def evaluate_detector(
     workers, _ = fitting_workers(config.workers, batch_bytes(config, dataset, size))
     loader = build_loader(dataset, resize, config.batch_size, train=False, workers=workers)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    detect_all(detector.model, progress_bar(loader, True, desc="evaluation", leave=False), evaluator, detect)
+    with loader.naming_lost_images():
+        detect_all(detector.model, progress_bar(loader, True, desc="evaluation", leave=False), evaluator, detect)
     records = evaluator.records
     relabel(records, labels)
     result = evaluator.summarize()

@@ -59,7 +59,7 @@ def evaluate_model(model: SSD, loader: Loader, config: TrainConfig, folder: RunF
     world, dataset = folder.world, loader.dataset
     world.broadcast_buffers(model)
     evaluator = Evaluator.of(dataset, metric_of(config))
-    with world.fail_together():
+    with world.fail_together(), loader.naming_lost_images():
         detect_all(model, progress_bar(loader, world.is_first, desc="evaluation", leave=False), evaluator)
     value = math.nan
     gathered = world.gather_on_first((evaluator.records, dataset.report))

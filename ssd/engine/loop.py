@@ -113,7 +113,8 @@ def train(
         evaluate_and_keep_best(config, state, val_loader, folder, interruption)  # the run was interrupted before it
     while state.epoch < epochs and not has_stalled(config, state, folder):
         with interruption.deferred():
-            summary = train_epoch(config, state, loader, folder, interruption, agreement)
+            with loader.naming_lost_images():
+                summary = train_epoch(config, state, loader, folder, interruption, agreement)
             state.epoch, state.batch = state.epoch + 1, 0
             save(state, folder)
             folder.log_new_faults(loader.dataset.log)

@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssd.data import COCODataset, build_loader
 from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
+from ssd.engine.error_messages import as_user_error
+from ssd.transforms import build_transforms
+from tests.ssd.small_folders import write_coco
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
 
@@ -47,6 +52,32 @@ def test_loader_ends_although_a_killed_worker_held_a_lock() -> None:
     for worker in workers:
         worker.kill()
     assert ended
+
+
+class DeadlyImages(COCODataset):
+    """Kills the worker that reads the second image."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("deadly", [True, False])
+def test_killed_worker_is_reported_with_the_image_it_read(tmp_path: Path, deadly: bool) -> None:
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40} for i in range(4)]
+    root = write_coco(tmp_path, [{"id": 1, "image_id": 0, "category_id": 44, "bbox": [1, 1, 9, 9]}], images)
+    dataset = (DeadlyImages if deadly else COCODataset)(root, "train")
+    loader = build_loader(dataset, build_transforms("none", 32, train=False), 4, train=False, workers=1)
+    with pytest.raises(RuntimeError) as raised, loader.naming_lost_images():
+        for _ in loader:
+            raise RuntimeError("of the program")
+    if not deadly:
+        assert str(raised.value) == "of the program"
+        return
+    said = str(as_user_error(raised.value))
+    assert said.startswith("a data loading worker exited, usually because it ran out of memory: use fewer --workers. ")
+    assert said.endswith(f" The last image that it began to read: {dataset.annotations.files[1]}") and "\n" not in said
 
 
 _PROGRAM = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -194,10 +195,16 @@ def test_resume_alone_takes_the_run_saved_last(
     for name, seconds in (("a", 3), ("b", 9), ("c", 5)):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "config.json").write_bytes((whole / "config.json").read_bytes())
-        (tmp_path / "runs" / name / "last.pt").touch()
+        with zipfile.ZipFile(tmp_path / "runs" / name / "last.pt", "w") as file:
+            file.writestr("data", "")
         os.utime(tmp_path / "runs" / name / "last.pt", (seconds, seconds))
     assert parse_args(["--resume", "--epochs", "7"]).resume == "runs/b"
     assert capsys.readouterr().out == "--resume runs: the run saved last is runs/b\n"
+    (tmp_path / "runs/b/last.pt").write_bytes(b"PK cut off")
+    os.utime(tmp_path / "runs/b/last.pt", (9, 9))
+    assert parse_args(["--resume"]).resume == "runs/c"
+    passed, found = capsys.readouterr().out.splitlines()
+    assert passed.startswith("warning: --resume runs: runs/b is passed over") and found.endswith(" is runs/c")
     assert parse_args(["--resume", "runs/a"]).resume == "runs/a"
     with pytest.raises(SystemExit):
         parse_args(["--resume", "nowhere"])

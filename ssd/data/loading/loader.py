@@ -5,6 +5,7 @@ number of workers, and a resumed run those of the run that was not interrupted; 
 is all it takes.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ssd.data.loading.batch import Batch, collate, make_batch
 from ssd.data.loading.device_decoder import DeviceDecoder
 from ssd.data.loading.encoded_images import EncodedImages, Undecoded
 from ssd.data.loading.samples import Item, Key, Samples, Transform, mixed_seed
-from ssd.data.loading.workers import WatchedDataLoader, start_method, start_worker
+from ssd.data.loading.workers import WatchedDataLoader, shared_integers, start_method, start_worker
 
 
 class Loader:
@@ -63,6 +64,21 @@ class Loader:
     def restart_workers(self) -> None:
         """Replaces the worker processes at the next `iter`, after one of them has ended."""
         self._loader._iterator = None
+
+    @contextlib.contextmanager
+    def naming_lost_images(self) -> Iterator[None]:
+        """Adds to an error of a block during which a worker process was killed the image that it has begun last."""
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            read = self._samples.last_read
+            dead = self._loader.dead_workers() if isinstance(self._loader, WatchedDataLoader) else []
+            files = [str(self.dataset.annotations.files[read[n]]) for n in dead if read is not None and read[n] >= 0]
+            if not files:
+                raise
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            text = first if "DataLoader worker" in first else f"DataLoader worker: {first}."
+            raise RuntimeError(f"{text} The last image that it began to read: {', '.join(files)}") from error
 
     def __iter__(self) -> Iterator[Batch]:
         images = 0
@@ -138,6 +154,7 @@ def build_loader(
         len(dataset), batch_size, train, train if drop_last is None else drop_last, seed, rank, world_size
     )
     samples = Samples(dataset, transforms, seed, replace_broken=train, encoded=decoder is not None)
+    samples.last_read = shared_integers(workers)
     loader = WatchedDataLoader(
         samples,
         batch_sampler=batches,

@@ -62,6 +62,9 @@ class Samples(Dataset[Item]):
         self.mixed_epochs = sys.maxsize  # epochs in which a MixingTransform combines samples
         self.attempts = min(_ATTEMPTS, len(dataset)) if replace_broken else 1
         self.encoded = encoded  # whether JPEG files stay encoded where the transform accepts them
+        self.last_read: np.ndarray | None = (
+            None  # int64 `[workers]`, shared by all processes: image each has begun last
+        )
 
     def __getitem__(self, key: Key) -> Item:
         mixes, transforms = key[0] < self.mixed_epochs, self.transforms
@@ -84,7 +87,7 @@ class Samples(Dataset[Item]):
         faults: list[Fault] = []
         for step in range(self.attempts):
             try:
-                image, target = read((index + step) % len(self.dataset))
+                image, target = read(self._noted((index + step) % len(self.dataset)))
             except ImageError as error:
                 faults.append(error.fault)
                 continue
@@ -100,10 +103,16 @@ class Samples(Dataset[Item]):
     def _draw(self, faults: list[Fault]) -> _Decoded | None:
         for _ in range(self.attempts):
             try:
-                return self.dataset[int(torch.randint(len(self.dataset), ()))]
+                return self.dataset[self._noted(int(torch.randint(len(self.dataset), ())))]
             except ImageError as error:
                 faults.append(error.fault)
         return None
+
+    def _noted(self, index: int) -> int:
+        info = torch.utils.data.get_worker_info()
+        if self.last_read is not None and info is not None:
+            self.last_read[info.id] = index
+        return index
 
 
 def mixed_seed(*numbers: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import time
 import weakref
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
@@ -23,6 +25,11 @@ class WatchedDataLoader(DataLoader[Any]):
 
     DataLoader's own `timeout` does not check for dead workers while it waits.
     """
+
+    def dead_workers(self) -> list[int]:
+        """Returns the numbers of the worker processes that have failed or were killed."""
+        workers = getattr(self._iterator, "_workers", ())
+        return [number for number, worker in enumerate(workers) if worker.exitcode]
 
     def _get_iterator(self) -> Any:
         if not self.num_workers:
@@ -90,6 +97,15 @@ def start_method() -> str | None:
     and the main program need not check for `__main__`.
     """
     return "fork" if sys.platform == "linux" else None
+
+
+def shared_integers(count: int) -> np.ndarray | None:
+    """Returns int64 `[count]` of -1 that forked workers share with this process; None where workers are not forked."""
+    if not count or start_method() != "fork":
+        return None
+    values: np.ndarray = np.frombuffer(mmap.mmap(-1, 8 * count), np.int64)
+    values[:] = -1
+    return values
 
 
 def start_worker(_: int) -> None:
