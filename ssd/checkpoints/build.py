@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ssd.checkpoints.layouts import find_layout
 from ssd.checkpoints.load import load_weights
@@ -44,9 +46,19 @@ def build_from_weights(source: Source, *, system: str | None = None, **options: 
     return model
 
 
+class _NoRandomValues(TorchFunctionMode):
+    """Leaves out the random values of new weights: on the meta device they have none, but import torch._dynamo."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
 def _check_size(args: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Rejects build_args of a model far larger than the stored weights, before memory is allocated for it."""
-    with torch.device("meta"), warnings.catch_warnings():
+    with torch.device("meta"), _NoRandomValues(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = sum(value.numel() for value in build_model(**args).state_dict().values())
     storages = (value.untyped_storage() for value in checkpoint.state.values())
