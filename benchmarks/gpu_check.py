@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ def all_stages(folder: Path) -> list[Stage]:
     return [*checks, *measured, *rest, benchmark_stage("bench_detector", folder, *DETECTOR)]
 
 
+# Packages beside torch without which stages fail. A missing one is named before the first of them runs.
+PACKAGES = "torchvision numpy pycocotools matplotlib PIL yaml tqdm setuptools pytest hypothesis".split()
 _PROBE = """
 import json, torch
 names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -164,6 +167,7 @@ def machine(commit: str | None) -> dict[str, Any]:
         "torch": found["torch"],
         "python": sys.version.split()[0],
         "cpus": os.cpu_count(),
+        "missing": [name for name in PACKAGES if find_spec(name) is None],
     }
 
 
@@ -185,6 +189,9 @@ def main(arguments: list[str] | None = None, stages: Callable[[Path], list[Stage
                 parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(s.name for s in chosen)}")
             chosen = [stage for name in requested for stage in chosen if stage.name == name]
         description = machine(options.commit)
+        if description.get("missing"):
+            missing = ", ".join(description["missing"])
+            print(f'warning: without {missing}, stages will fail; pip install -e ".[test]" installs all', flush=True)
         slug = re.sub(r"[^a-z0-9]+", "-", description["gpu"].lower().removeprefix("nvidia ")).strip("-")
         path = options.json or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
         given = f" --stages {options.stages}" if options.stages else ""

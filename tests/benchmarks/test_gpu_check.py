@@ -243,3 +243,18 @@ def test_machine_without_nvidia_smi_and_git(monkeypatch: pytest.MonkeyPatch, tmp
     assert found["gpu"] == "NVIDIA Fake 100" and found["driver"] == "unknown"
     assert found["commit"] == "unknown" and found["dirty"] is False
     assert gpu_check.machine("abc")["commit"] == "abc"
+
+
+def test_missing_packages_are_named_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {sys.executable: json.dumps({"torch": "2.11.0 13.0", "names": ["NVIDIA Fake 100"]})}
+    monkeypatch.setattr(gpu_check, "output_of", lambda *command: answers.get(command[0], ""))
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name in ("torchvision", "PIL") else name)
+    path = tmp_path / "report.json"
+    assert gpu_check.main(["--json", str(path)], lambda folder: [python("ops", "")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        'warning: without torchvision, PIL, stages will fail; pip install -e ".[test]" installs all\n'
+    )
+    assert json.loads(path.read_text())["machine"]["missing"] == ["torchvision", "PIL"]
