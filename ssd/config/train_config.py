@@ -27,6 +27,7 @@ class TrainConfig:
 
     # Names of the settings that were given; `auto_settings` may choose the others. None: it may choose nothing.
     given: ClassVar[frozenset[str] | None] = None
+    first_lines: ClassVar[str] = ""  # what was printed while the configuration was made, for log.txt
 
     dataset: str = option(
         "auto",

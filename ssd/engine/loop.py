@@ -60,6 +60,8 @@ def run(config: TrainConfig) -> RunFolder:
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
     with folder.transcript.recording(config.quiet):
+        if config.first_lines:
+            folder.transcript.note(config.first_lines.rstrip("\n"))
         print(first_lines.getvalue(), end="")
         try:
             with Interruption().listening() as interruption:

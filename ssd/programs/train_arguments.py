@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -39,26 +41,42 @@ def parse_args(argv: list[str] | None = None, description: str = "") -> TrainCon
             parser.error(f"unknown argument {unknown[0][:60]}{hint}")
         given = vars(parsed)
         source, trusted = given.pop("config"), given.pop("trust_config") or "dataset" in given
-        for notice in pop_torchvision_flags(given):
-            print(notice)
-            given.setdefault("defaults", "torchvision")  # the command was written for its script
+        said = io.StringIO()
         try:
-            check_path("--config", source or "")
-            check_paths(given)
-            values = configured_settings(recipes.find(source)) if source else {}
-            if resume := given.get("resume"):
-                given["resume"] = resume = run_to_resume(resume)
-            base = {**(recorded_settings(resume) or {}), **values} if resume else values
-            for name in _FREE_FORM:
-                if name in given:
-                    given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}
-            values.update(given)
-            config = TrainConfig.of(with_data_settings(resumed_settings(resume, values) if resume else values))
-            check_settings(config)
+            with contextlib.redirect_stdout(said):
+                config = _configuration(given, source)
             if not trusted:
                 reject_code(config.dataset)
         except (ConfigError, TypeError) as error:
+            print(said.getvalue(), end="")
             parser.error(str(error))
+        config.first_lines = said.getvalue()  # type: ignore[misc]  # of this instance only
+        lines = config.first_lines.splitlines(keepends=True)
+        print("".join(line for line in lines if not config.quiet or line.startswith("warning: ")), end="")
+    return config
+
+
+def _configuration(given: dict[str, Any], source: str | None) -> TrainConfig:
+    """Returns the configuration for the flags that were given and --config.
+
+    Raises:
+        ConfigError: An unknown setting or an invalid value.
+    """
+    for notice in pop_torchvision_flags(given):
+        print(notice)
+        given.setdefault("defaults", "torchvision")  # the command was written for its script
+    check_path("--config", source or "")
+    check_paths(given)
+    values = configured_settings(recipes.find(source)) if source else {}
+    if resume := given.get("resume"):
+        given["resume"] = resume = run_to_resume(resume)
+    base = {**(recorded_settings(resume) or {}), **values} if resume else values
+    for name in _FREE_FORM:
+        if name in given:
+            given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}
+    values.update(given)
+    config = TrainConfig.of(with_data_settings(resumed_settings(resume, values) if resume else values))
+    check_settings(config)
     return config
 
 

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from ssd.engine.loop import run
+from ssd.programs.train_arguments import parse_args
 from ssd.reports.environment import commit
 from ssd.reports.summary import write_summary
 from ssd.reports.transcript import Transcript
+from tests.ssd.small_folders import voc_object, write_voc
 from tests.ssd.test_training import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +45,19 @@ def test_log_file_has_all_output(logged: tuple[Path, str]) -> None:
     log = (folder / "log.txt").read_text()
     assert all(line in log for line in out.splitlines())
     assert "epoch 1, shapes val:\nclass " in log and "ssd_ops" in log.splitlines()[0]
+
+
+def test_lines_before_the_run_are_in_its_log_and_not_printed_if_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_voc(tmp_path / "data", {name: [voc_object()] for name in "abcd"})
+    flags = ["--data-path", str(data), "--model", "ssd_tiny", "--image-size", "32", "--epochs", "1", "--workers", "0"]
+    line = f"data set: voc, because of {data / 'Annotations'}\n"
+    assert parse_args(flags) and capsys.readouterr().out == line
+    config = parse_args([*flags, "--quiet", "--output-dir", str(tmp_path / "run")])
+    assert capsys.readouterr().out == ""
+    run(config)
+    assert (tmp_path / "run" / "log.txt").read_text().count(line) == 1
 
 
 def test_quiet_run_prints_warnings_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
