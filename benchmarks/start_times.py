@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--flags", default="", help="more flags of every run")
     parser.add_argument("--json", type=Path, help="write machine, command and all rows to this file")
     arguments = parser.parse_args()
-    from benchmarks.saving import saving  # before torch, so that the first run is the first process to import it
+    from benchmarks.saving import saving  # without torch: the first run shall be the first process to import it
 
     rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {"machine": {}, "rows": rows}
@@ -162,13 +162,19 @@ def main() -> None:
             with measuring(f"run {run + 1}"):
                 rows.append({"name": f"run {run + 1}", **measure(data, arguments.device, arguments.flags.split())})
                 print(_text(rows[-1]), flush=True)
-        import torch
+            if run == 0:
+                with measuring("machine"):
+                    report["machine"] = _machine(arguments.device)
 
-        from benchmarks.machine import describe
 
-        device = arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        with measuring("machine"):
-            report["machine"] = describe(torch.device(device), torch.get_num_threads())
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.machine import describe
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return describe(torch.device(device), torch.get_num_threads())
 
 
 def _text(row: dict[str, Any]) -> str:
