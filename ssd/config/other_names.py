@@ -72,7 +72,7 @@ _ADVICE = {
 _NOT_SHARDED = (
     "the weights of these detectors fit on one GPU, so nothing is sharded; use torchrun --nproc_per_node=N (DDP)"
 )
-_ADVICE |= dict.fromkeys(("fsdp", "fsdp2", "deepspeed", "zero", "strategy", "sharding"), _NOT_SHARDED)
+_ADVICE |= dict.fromkeys(("fsdp", "fsdp2", "use_fsdp", "deepspeed", "zero", "strategy", "sharding"), _NOT_SHARDED)
 _ADVICE |= {name: _ADVICE["num_classes"] for name in ("classes", "n_classes", "nc", "class_names", "names", "labels")}
 
 
