@@ -15,6 +15,7 @@ import numpy
 import torch
 
 import ssd_ops
+from ssd.common.packages import is_installed
 
 _SOURCES = Path(__file__).resolve().parents[2]
 
@@ -41,7 +42,7 @@ def environment(processes: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": version("torchvision"),
+        "torchvision": version("torchvision") if is_installed("torchvision") else None,
         "numpy": numpy.__version__,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if has_gpu else None,

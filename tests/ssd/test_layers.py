@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,14 @@ def test_decoder_needs_no_import_of_torchvision(tmp_path: Path, monkeypatch: pyt
     assert public is not None and public.__name__ == "decode" and torch.equal(public(file, False), decode_jpeg(file))
     monkeypatch.delattr(torchvision.io, "decode_jpeg")  # a release without it, or no torchvision
     assert jpeg_decoder.load_decoder() is None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code = "raise RuntimeError('operator torchvision::nms does not exist')"  # as a torchvision of another torch
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(code)
+    with monkeypatch.context() as other:
+        other.syspath_prepend(tmp_path)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            other.delitem(sys.modules, name)
+        assert jpeg_decoder.load_decoder() is None
     monkeypatch.setattr(images, "decode_jpeg", None)
     assert torch.equal(images.read_image(tmp_path / "a.jpg"), decode_jpeg(file))
 

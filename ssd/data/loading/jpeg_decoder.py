@@ -17,7 +17,7 @@ _UNCHANGED = 0  # the channels of the file
 
 
 def load_decoder() -> DecodeJpeg | None:
-    """Returns the decoder; None if torchvision has none, as its releases after 0.29 may."""
+    """Returns the decoder; None if torchvision has none, as its releases after 0.29 may, or is of another torch."""
     spec = find_spec("torchvision")
     folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else None
     for library in (file for name in _LIBRARIES for file in (folder.glob(name) if folder is not None else ())):
@@ -27,7 +27,7 @@ def load_decoder() -> DecodeJpeg | None:
             return lambda file, apply_exif: op(file, _UNCHANGED, apply_exif)
     try:
         from torchvision.io import decode_jpeg
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter if its library cannot be loaded
         return None
 
     def decode(file: Tensor, apply_exif: bool) -> Tensor:
