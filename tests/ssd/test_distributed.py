@@ -213,9 +213,9 @@ def test_non_finite_loss_is_reported_once_with_step_and_images(tmp_path: Path) -
 
 
 def test_error_on_all_processes_is_reported_once(tmp_path: Path) -> None:
-    ended = run_processes(tmp_path, command, "--model-option", "widht=4")
+    ended = run_processes(tmp_path, command, "--model-option", "width=0")
     assert [p.code for p in ended] == [1, 1]
-    assert "did you mean 'width'?" in ended[0].err and "error" not in ended[1].err
+    assert "width must be at least 1, got 0" in ended[0].err and "error" not in ended[1].err
     ended = run_processes(tmp_path, command, "--epochs", "0")
     assert [p.code for p in ended] == [2, 2]
     assert "--epochs must be at least 1" in ended[0].err and "error" not in ended[1].err
