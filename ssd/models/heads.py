@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ssd.models.layers import Conv2dNormActivation
+from ssd.models.layers import Conv2dNormActivation, with_second_column
 
 # in channels, out channels -> the network that predicts from one level
 Predictor = Callable[[int, int], nn.Module]
@@ -101,11 +101,18 @@ def separable_predictor(in_channels: int, out_channels: int) -> nn.Module:
 
 def depthwise_layers(in_channels: int, out_channels: int, *, stride: int = 1, padding: int = 1) -> nn.Sequential:
     """Returns qfgaohao's separable convolution without norm: 3x3 depthwise, ReLU, 1x1."""
-    return nn.Sequential(
+    layers = (
         nn.Conv2d(in_channels, in_channels, 3, stride, padding, groups=in_channels),
         nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, kernel_size=1),
     )
+    return nn.Sequential(*layers) if stride == 1 else _Strided(*layers)
+
+
+class _Strided(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = super().forward(with_second_column(x))
+        return result
 
 
 def point_predictor(in_channels: int, out_channels: int) -> nn.Module:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
@@ -46,6 +48,23 @@ class Conv2dNormActivation(nn.Sequential):
         if activation_layer is not None:
             layers.append(activation_layer(inplace=True))
         super().__init__(*layers)
+        self._is_strided_depthwise = stride > 1 and groups == in_channels > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activations."""
+        result: Tensor = super().forward(with_second_column(x) if self._is_strided_depthwise else x)
+        return result
+
+
+def with_second_column(x: Tensor) -> Tensor:
+    """Returns the input of a depthwise convolution of stride 2, with a column of zeros if it has a single column.
+
+    The output is the same. On a CPU, oneDNN (torch 2.11 to 2.14 at least) leaves parts of the gradient of the weights
+    uninitialized for a single column in bfloat16 and channels_last.
+    """
+    if x.shape[-1] == 1 and x.device.type == "cpu" and torch.is_grad_enabled():
+        return F.pad(x, (0, 1))
+    return x
 
 
 class SqueezeExcitation(nn.Module):

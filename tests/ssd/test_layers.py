@@ -22,8 +22,8 @@ from ssd.data.loading import images, jpeg_decoder
 from ssd.data.loading.pil_images import from_pil, to_pil
 from ssd.engine.auto_settings import _CACHED_WEIGHTS
 from ssd.inference.drawing import save_grid
-from ssd.models.heads import LITE_NORM
-from ssd.models.layers import SqueezeExcitation, mobilenet_v2_features, vgg16_features
+from ssd.models.heads import LITE_NORM, depthwise_layers, lite_extra
+from ssd.models.layers import SqueezeExcitation, mobilenet_v2_features, vgg16_features, with_second_column
 from ssd.transforms import resize
 from ssd.transforms.resize import resize_image
 from tests.ssd.small_folders import save_image
@@ -130,3 +130,21 @@ def test_images_of_pil(tmp_path: Path) -> None:
         grid[0, 8:18, 8:18].eq(50).all() and grid[0, 18:28, 8:18].eq(255).all() and grid[0, 8:28, 26:36].eq(100).all()
     )
     assert grid[0, 36:46, 8:18].eq(150).all() and grid[0, 36:56, 26:36].eq(255).all() and grid[:, :8].eq(255).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("build", [lite_extra, lambda i, o: depthwise_layers(i, o, stride=2)])
+def test_extra_levels_of_one_cell_have_defined_gradients(build: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    extra = build(64, 64).to(dtype=dtype, memory_format=torch.channels_last)
+    x = torch.randn(16, 64, 1, 1).to(dtype)
+    (kernel,) = (weight for weight in extra.parameters() if weight.shape[1:] == (1, 3, 3))
+    outside = torch.ones(3, 3, dtype=torch.bool)
+    outside[1, 1] = False
+    for _ in range(10):
+        junk = [torch.full((64 * 9 * factor,), torch.nan) for factor in (1, 2) for _ in range(20)]
+        del junk  # what is not written contains them
+        (gradient,) = torch.autograd.grad(extra(x).float().square().sum(), kernel)
+        assert not gradient[..., outside].any() and gradient.isfinite().all()
+    wide = torch.cat([x, x], dim=-1)
+    assert with_second_column(wide) is wide
