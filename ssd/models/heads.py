@@ -111,8 +111,10 @@ def depthwise_layers(in_channels: int, out_channels: int, *, stride: int = 1, pa
 
 class _Strided(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = super().forward(with_second_column(x))
-        return result
+        x = with_second_column(x)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def point_predictor(in_channels: int, out_channels: int) -> nn.Module:

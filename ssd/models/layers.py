@@ -52,8 +52,10 @@ class Conv2dNormActivation(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the activations."""
-        result: Tensor = super().forward(with_second_column(x) if self._is_strided_depthwise else x)
-        return result
+        x = with_second_column(x) if self._is_strided_depthwise else x
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def with_second_column(x: Tensor) -> Tensor:
