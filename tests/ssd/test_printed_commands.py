@@ -45,8 +45,8 @@ def run_of(folder: Path, **settings: Any) -> Path:
 def test_check_command_reads_the_data_as_training_did(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "it's my data", {"one": [voc_object()]})
     (folder / "data.yaml").write_text("names: [cat]\n")
-    options = {"classes": ["cat", "a b"], "coordinates": "as_is", "apply_exif": False}
-    hiding = {"on_error": "raise", "difficult": "drop"}
+    options = {"classes": ["cat", "a b"], "allow_outside": True, "apply_exif": False}
+    hiding = {"on_error": "raise", "empty": "drop"}
     config = TrainConfig(dataset="yolo", data_path=str(folder), dataset_options={**options, **hiding})
     args, checked = data.parse_args(arguments_of(check_command(config), "ssd", "data"))
     assert args.command == "check" and args.data_path == str(folder)
