@@ -4,12 +4,13 @@ python benchmarks/bench_detector.py [--models NAME ...] [--batches N ...] [--var
                                     [--filter inference|training|backbone|...] [--quick] [--json FILE]
 
 `compiled` is this project's detector with its compiled ops, called like torchvision's: it takes a list of images and
-returns a list of detections or a dict of losses; `engine` is `InferenceEngine.predict` of the same images as uint8 on
-the CPU, with its detections on the CPU. Variants are the same detector with torch.compile(fullgraph=True), as a
-CUDA graph, in channels_last, with bfloat16 autocast, or a combination (graph+channels_last+amp). torchvision's detector
-runs in those without a graph; of its parts backbone and heads are compiled, as the others take lists. Weights are random;
-the classification heads are scaled such that a few hundred candidates per image pass the threshold, like in a trained
-detector. Images have 1 to 15 objects.
+returns a list of detections or a dict of losses; `engine float32` and `engine bfloat16` are `InferenceEngine.predict`
+of the same images as uint8 on the CPU, with its detections on the CPU, in the default dtype and on a CPU also in
+float32. Variants are the same detector with torch.compile(fullgraph=True), as a CUDA graph, in channels_last, with
+bfloat16 autocast, or a combination (graph+channels_last+amp). torchvision's detector runs in those without a graph; of
+its parts backbone and heads are compiled, as the others take lists. Weights are random; the classification heads are
+scaled such that a few hundred candidates per image pass the threshold, like in a trained detector. Images have 1 to 15
+objects.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.harness import Case, command_line, run
 from benchmarks.peers import match_and_encode
 from benchmarks.roofline import TRAINING, forward_flops
 from ssd.inference.engine import InferenceEngine
+from ssd.models.half_precision import has_native_bfloat16
 
 GPU_VARIANTS = (*variants.NAMES, "graph+channels_last+amp")
 
@@ -86,11 +88,22 @@ def _inference(name: str, batch: int, device: torch.device, chosen: Sequence[str
         pixels = pair().pixels(batch, generator)
         return pixels.to(device).float() / 255, pixels
 
-    engine = cache(lambda: InferenceEngine(pair().ours))
     candidates = {k: _of_first(call) for k, call in _candidates(variants.inference, pair, chosen).items()}
-    candidates["compiled, engine"] = lambda _, pixels: engine().predict([*pixels])
+    for dtype in _engine_dtypes(device):
+        candidates[f"compiled, engine {str(dtype).removeprefix('torch.')}"] = _engine(pair, dtype)
     title = f"inference, {name}, batch {batch}"
     return _case(title, make, candidates, similar_detections, batch, lambda: batch * forward_flops(pair().ours))
+
+
+def _engine_dtypes(device: torch.device) -> list[torch.dtype]:
+    """Returns the dtypes to measure: the default of `InferenceEngine`, after float32 on a CPU."""
+    half = [torch.bfloat16] if has_native_bfloat16(device) else []
+    return half if half and device.type == "cuda" else [torch.float32, *half]
+
+
+def _engine(pair: Callable[[], Pair], dtype: torch.dtype) -> Callable[[Tensor, Tensor], Any]:
+    engine = cache(lambda: InferenceEngine(pair().ours, dtype=dtype))
+    return lambda _, pixels: engine().predict([*pixels])
 
 
 def _of_first(call: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:

@@ -24,6 +24,7 @@ from ssd.engine.optim import ModelEMA, build_optimizer, build_schedule, total_st
 from ssd.engine.step_graph import GraphedStep
 from ssd.engine.unlabeled import with_unlabeled
 from ssd.models import SSD
+from ssd.models.half_precision import has_native_bfloat16
 from ssd.models.heads import Outputs
 
 Network = Callable[[Tensor], tuple[Outputs, Outputs]]
@@ -243,6 +244,4 @@ def is_finite(losses: dict[str, Tensor]) -> bool:
 
 def amp_dtype(device: torch.device) -> torch.dtype:
     """Returns the dtype of mixed precision: bfloat16 if the device supports it, since it needs no loss scaling."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+    return torch.float16 if device.type == "cuda" and not has_native_bfloat16(device) else torch.bfloat16

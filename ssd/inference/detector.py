@@ -40,6 +40,7 @@ class Detector:
         classes: Class names without the background.
         apply_exif: Whether to apply the EXIF orientation of images.
         thresholds: Score threshold by class name; 0.4 for other classes.
+        dtype: Type in which the network runs; None is that of `InferenceEngine`.
     """
 
     def __init__(
@@ -48,16 +49,18 @@ class Detector:
         classes: tuple[str, ...],
         apply_exif: bool = True,
         thresholds: Mapping[str, float] = MappingProxyType({}),
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.classes = classes
         self.apply_exif = apply_exif
         self.thresholds = thresholds
+        self.dtype = dtype
 
     @cached_property
     def engine(self) -> InferenceEngine:
         """Engine that runs the model, created on first use."""
-        return InferenceEngine(self.model)
+        return InferenceEngine(self.model, dtype=self.dtype)
 
     def predict(
         self,
@@ -182,7 +185,7 @@ def _or_raise(results: Iterator[Result]) -> Iterator[Result]:
         yield result
 
 
-def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
+def load(source: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> Detector:
     """Loads a trained detector, with the EMA weights if the run has them.
 
     Args:
@@ -191,6 +194,7 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
             "SSD300_VGG16.COCO_V1", which are downloaded once. If the file has no class names, the classes are named by
             their numbers.
         device: Device of the model; "auto" is the first GPU if there is one.
+        dtype: Type in which the network runs; None is bfloat16 on GPUs and CPUs that compute in it, else float32.
 
     Raises:
         DataError: The checkpoint does not exist or fits no model, or the download failed.
@@ -214,4 +218,4 @@ def load(source: str | Path, device: str | torch.device = "auto") -> Detector:
     classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
     # Unknown for foreign weights: apply it, because photos should be upright.
     apply_exif = True if checkpoint.apply_exif is None else checkpoint.apply_exif
-    return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds)
+    return Detector(model.to(device).eval(), classes, apply_exif, checkpoint.thresholds, dtype)

@@ -3,8 +3,8 @@
     engine = ssd.InferenceEngine(model)
     detections = engine.predict([image])  # uint8 [3, H, W] of any sizes -> dicts of boxes, labels and scores
 
-`ssd predict`, evaluation and `Detector` use it. The results differ from `model(images)` by rounding (on a GPU by that of
-bfloat16); with `exact=True` they are equal bit for bit.
+`ssd predict`, evaluation and `Detector` use it. The results differ from `model(images)` by rounding (that of bfloat16
+where the device computes in it); with `exact=True` they are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ssd.inference.graph import DetectionGraphs, Images, Network, count_of, slic
 from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.fused_heads import fuse_heads
+from ssd.models.half_precision import has_native_bfloat16
 from ssd.models.heads import Outputs, rows_of
 from ssd.models.packed import can_pack, pack_convolutions
 from ssd.models.tensor_slots import Snapshot, tensor_slots
@@ -40,7 +41,8 @@ class InferenceEngine:
     Args:
         model: Detector; it is copied, except with `exact`.
         exact: Run the model itself, eagerly and in its own precision, with results bit-equal to `model(images)`.
-        dtype: Type of weights and features; None is bfloat16 on a GPU that supports it, else float32.
+        dtype: Type of weights and features; None is bfloat16 where `has_native_bfloat16` says that it is faster (GPUs since
+            Ampere, CPUs with AVX512_BF16), else float32. Boxes and scores are computed in float32 in either case.
         compile: Use torch.compile, which takes a minute at the first batch of each size.
         antialias: Whether to antialias when resizing images, as in training; `exact` resizes like `model(images)`.
         fuse_heads: Predict both outputs of a level by one convolution, where the heads are single convolutions.
@@ -64,7 +66,7 @@ class InferenceEngine:
         self.model = model
         self.exact = exact
         self.device = model.priors.device
-        self.dtype = dtype or _default_dtype(self.device)
+        self.dtype = dtype or (torch.bfloat16 if has_native_bfloat16(self.device) else torch.float32)
         self.antialias = antialias
         self._compile = compile
         self._fuse_heads = fuse_heads
@@ -206,9 +208,3 @@ class InferenceEngine:
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat([*tensors])
-
-
-def _default_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32

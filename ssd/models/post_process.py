@@ -41,7 +41,9 @@ def _decoded(loc: Outputs, logits: Outputs, priors: Tensor, rules: Preset, num_c
     """Returns boxes [B, P, 4] and scores [B, P, C]."""
     loc, logits = rows_of(loc, 4), rows_of(logits, num_classes)
     boxes = ssd_ops.decode_boxes(loc.to(priors.dtype), priors, rules.variances)
-    scores = logits.sigmoid() if rules.scores == "sigmoid" else logits.softmax(dim=-1, dtype=priors.dtype)
+    scores = (
+        logits.to(priors.dtype).sigmoid() if rules.scores == "sigmoid" else logits.softmax(dim=-1, dtype=priors.dtype)
+    )
     return (boxes.clamp(0, 1) if rules.clip_boxes else boxes), scores
 
 

@@ -28,6 +28,7 @@ from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
+from ssd.programs.half_argument import add_half_flag, half_dtype
 from ssd.programs.post_processing import add_post_processing_flags, apply_post_processing
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
 from ssd.weight_files.names import checked_checkpoint
@@ -138,6 +139,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add_post_processing_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_half_flag(parser, "float32, as in training")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"
     )
@@ -159,9 +161,9 @@ def main(argv: list[str] | None = None) -> None:
         dataset = open_split(config, args.split)
         print(dataset.summary())
         dataset.log.new_entries()  # the summary contains them
-        detector = load(args.checkpoint, device)
+        detector = load(args.checkpoint, device, half_dtype(bool(args.half), device))
         apply_post_processing(detector, args)
-        report = evaluate_detector(detector, dataset, config)
+        report = evaluate_detector(detector, dataset, config, detector.engine.detect_all)
         print(report)
         if args.json:
             write_text(Path(args.json), json.dumps(report.as_dict(), indent=2) + "\n")

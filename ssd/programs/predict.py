@@ -32,6 +32,7 @@ from dataclasses import replace
 
 from ssd.common.console import console_program
 from ssd.common.errors import DataError, unknown
+from ssd.programs.half_argument import half_dtype
 from ssd.programs.post_processing import apply_post_processing
 from ssd.programs.predict_arguments import parse_args
 
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         world = World(args.rank, args.size, int(os.environ.get("LOCAL_RANK", args.rank)))
-        detector = load(args.checkpoint, choose_device(args.device, world))
+        device = choose_device(args.device, world)
+        detector = load(args.checkpoint, device, half_dtype(args.half, device))
         for name in args.classes or ():
             if name not in detector.classes:
                 raise DataError(f"--classes: {unknown('class', name, detector.classes)}")

@@ -12,6 +12,7 @@ from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
 from ssd.inference.parts import drawings, has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
+from ssd.programs.half_argument import HALF_DEFAULT, add_half_flag
 from ssd.programs.post_processing import add_post_processing_flags
 from ssd.weight_files.names import checked_checkpoint
 
@@ -109,6 +110,7 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_post_processing_flags(parser)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_half_flag(parser, HALF_DEFAULT)
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(
         "--nms-threshold",

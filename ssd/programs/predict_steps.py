@@ -45,7 +45,7 @@ def run(detector: Detector, args: argparse.Namespace, shard: Shard) -> int:
     """
     from tqdm import tqdm
 
-    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "max_detections", "tile", "soft_nms")
+    names = ("checkpoint", "score_threshold", "classes", "nms_threshold", "max_detections", "tile", "soft_nms", "half")
     output = Output(
         *(args.output_dir, args.save, detector.classes, len(args.files)),
         rank=shard.rank,

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
+from ssd.programs.half_argument import HALF_DEFAULT, add_half_flag, half_dtype
 from ssd.serve.settings import BACKLOG, LOOPBACK, PACKAGES, Settings
 from ssd.weight_files.names import checked_checkpoint, is_torchvision_name
 
@@ -79,6 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="host names that requests may be addressed to (default: those of this machine without --host, else all)",
     )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_half_flag(parser, HALF_DEFAULT)
     parser.add_argument(
         "--samples", metavar="DIR", help="folder of images to choose on the page (default: drawn shapes)"
     )
@@ -162,7 +164,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         device = choose_device(args.device)
         names = names_of(args.checkpoints)
-        detectors = {name: load(path, device) for name, path in zip(names, args.checkpoints, strict=True)}
+        dtype = half_dtype(args.half, device)
+        detectors = {name: load(path, device, dtype) for name, path in zip(names, args.checkpoints, strict=True)}
         samples = drawn_samples() if args.samples is None else read_samples(Path(args.samples))
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")

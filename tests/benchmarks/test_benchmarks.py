@@ -166,6 +166,16 @@ def test_detector_table_has_column_per_variant(monkeypatch: pytest.MonkeyPatch) 
     assert readme_tables.detector("gpu") == "Not measured."
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_names_of_engines_say_their_dtype(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("benchmarks.bench_detector")
+    monkeypatch.setattr(bench, "has_native_bfloat16", lambda device: native)
+    case = bench._inference("ssdlite320_mobilenet_v3_large", 1, torch.device("cpu"), ())
+    engines = ["compiled, engine float32", "compiled, engine bfloat16"][: 1 + native]
+    assert [*case.candidates] == ["compiled", "torchvision", *engines]
+
+
 @pytest.mark.slow
 def test_scaling_writes_json_and_svg(tmp_path: Path) -> None:
     command = [str(ROOT / "benchmarks" / "scaling.py"), "--quick", "--threads", "1", "--results", str(tmp_path)]

@@ -81,7 +81,8 @@ def test_averaged_detector_merges_both_views(model: SSD, image: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_finds_the_same(model: SSD, image: Tensor, dtype: torch.dtype) -> None:
-    found, expected = (InferenceEngine(extended_averaged(model), dtype=t).predict([image])[0] for t in (dtype, None))
+    dtypes = (dtype, torch.float32)
+    found, expected = (InferenceEngine(extended_averaged(model), dtype=t).predict([image])[0] for t in dtypes)
     torch.testing.assert_close(found["scores"][:20], expected["scores"][:20], atol=0.02, rtol=0)
 
 

@@ -99,7 +99,7 @@ def test_exact_engine_equals_model() -> None:
 
 def test_engine_equals_model_up_to_rounding() -> None:
     model = tiny()
-    engine = InferenceEngine(model)
+    engine = InferenceEngine(model, dtype=torch.float32)
     for images, found in zip(
         [batch(2), batch(3, seed=1)], engine.detect_all([batch(2), batch(3, seed=1)]), strict=True
     ):
@@ -111,7 +111,7 @@ def test_engine_equals_model_up_to_rounding() -> None:
 
 def test_fused_heads_equal_two_convolutions_also_with_changed_weights() -> None:
     model, names = tiny(), list(tiny().state_dict())
-    plain, fused = InferenceEngine(model), InferenceEngine(model, fuse_heads=True)
+    plain, fused = (InferenceEngine(model, dtype=torch.float32, fuse_heads=fuses) for fuses in (False, True))
     assert isinstance(fused._net.head, FusedHead) and list(model.state_dict()) == names
     for change in (0.0, 0.5):
         with torch.no_grad():

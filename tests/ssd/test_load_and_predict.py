@@ -21,7 +21,8 @@ from ssd.inference.result import Result
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     torch.manual_seed(1)
-    return Detector(ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval(), ("disc", "star"), True, {})
+    model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
+    return Detector(model, ("disc", "star"), True, {}, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def same(left: object, right: object) -> bool:
 def test_load_reads_a_run_folder(tmp_path: Path, detector: Detector, pixels: np.ndarray) -> None:
     state = {"build_args": detector.model.build_args, "classes": ["disc", "star"], "model": detector.model.state_dict()}
     torch.save(state, tmp_path / "last.pt")
-    loaded = ssd.load(tmp_path, device="cpu")
+    loaded = ssd.load(tmp_path, device="cpu", dtype=torch.float32)
     assert loaded.classes == ("disc", "star")
     assert same(loaded.predict(pixels, score_threshold=0.3), detector.predict(pixels, score_threshold=0.3))
 

@@ -58,15 +58,15 @@ def test_packed_bfloat16_detector_equals_float32() -> None:
     if not can_pack(torch.bfloat16):
         pytest.skip("this CPU has no bfloat16")
     model = tiny()
-    engine = InferenceEngine(model, dtype=torch.bfloat16)
-    for found, expected in zip(engine.outputs(batch(2)), InferenceEngine(model).outputs(batch(2)), strict=True):
+    engines = [InferenceEngine(model, dtype=dtype) for dtype in (torch.bfloat16, torch.float32)]
+    for found, expected in zip(*(engine.outputs(batch(2)) for engine in engines), strict=True):
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
 
 
 def test_engine_packs_convolutions_and_splits_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     monkeypatch.setattr(engine_module, "_PART", 2)
-    engine = InferenceEngine(model)
+    engine = InferenceEngine(model, dtype=torch.float32)
     assert not any(isinstance(layer, nn.Conv2d) for layer in engine._net.modules())
     assert not any(isinstance(layer, nn.ReLU) for layer in engine._net.modules())
     images = batch(5)

@@ -55,7 +55,7 @@ def test_predict_uses_best_checkpoint_and_ema_weights(run_folder: Path) -> None:
 
 
 def test_predict_equals_model(run_folder: Path, photos: Path) -> None:
-    detector = load(run_folder)
+    detector = load(run_folder, dtype=torch.float32)
     files = sorted(photos.rglob("*.*"))
     in_batches = list(detector.stream(files, score_threshold=0.336, batch_size=2))
     one_by_one = [next(detector.stream([file], score_threshold=0.336)) for file in files]

@@ -15,6 +15,7 @@ from ssd.data import open_dataset
 from ssd.engine.loop import run
 from ssd.engine.optim import build_optimizer
 from ssd.engine.setup import make_model
+from ssd.models.half_precision import has_native_bfloat16
 from ssd.programs.train_arguments import parse_args
 from ssd.reports.csv_log import CsvLog
 from tests.ssd.small_folders import save_image, voc_object, write_voc
@@ -99,8 +100,7 @@ def test_recipe_builds_model_and_optimizer(name: str, folders: dict[str, Path]) 
     assert rates == pytest.approx(expected.get(name, [config.lr]))
 
 
-# bfloat16 is faster with AVX-512, and takes a minute per step without
-FASTEST = ["--amp" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "--no-amp"]
+FASTEST = ["--amp" if has_native_bfloat16(torch.device("cpu")) else "--no-amp"]
 
 # caffe_ssd512_voc0712 has the rules of caffe_ssd300_voc0712 and the network of test_models.test_ssd512_training_on_meta;
 # test_torchvision_commands runs torchvision's.

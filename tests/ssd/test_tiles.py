@@ -51,7 +51,8 @@ class GrayLevels:
 @pytest.fixture
 def detector() -> Detector:
     torch.manual_seed(1)
-    detector = Detector(ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval(), CLASSES)
+    model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
+    detector = Detector(model, CLASSES, dtype=torch.float32)
     detector.__dict__["engine"] = GrayLevels()
     return detector
 

@@ -60,7 +60,8 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     torch.manual_seed(1)
-    return Detector(ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval(), ("disc", "star"))
+    model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
+    return Detector(model, ("disc", "star"), dtype=torch.float32)
 
 
 def bar(image: Tensor) -> int:

@@ -1,0 +1,19 @@
+"""Whether a device gains by half precision."""
+
+from __future__ import annotations
+
+import torch
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Returns whether a device computes in bfloat16 by its own instructions, so that bfloat16 is faster than float32.
+
+    On a CPU these are AVX512_BF16, which every CPU with AMX has, too. Without them oneDNN emulates bfloat16 and is slower
+    than in float32. ARM's instructions do not count: bfloat16 has not been measured with them.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # ATEN_CPU_CAPABILITY may be lower than what the CPU has; other operations than convolutions obey it.
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
