@@ -95,6 +95,7 @@ def test_start_times_names_the_error_of_a_run(tmp_path: Path) -> None:
 
 def test_commit_of_an_export_in_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_run", lambda *command: "enclosing")
-    assert machine._git("rev-parse", "HEAD") == "enclosing"
     monkeypatch.setattr(machine, "_ROOT", tmp_path)
     assert machine._git("rev-parse", "HEAD") == ""
+    (tmp_path / ".git").mkdir()
+    assert machine._git("rev-parse", "HEAD") == "enclosing"
