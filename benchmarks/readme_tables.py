@@ -97,12 +97,13 @@ def data() -> str:
 
 
 def detector(kind: str) -> str:
-    """Returns the table of whole detectors: one column for each measured variant.
+    """Returns the table of whole detectors: one column for each measured variant; of CPUs, those with AVX-512.
 
     Parts of a detector are shown for its largest batch only; the result files have all of them.
     """
     whole = ("inference, ", "training step, ")
     reports = [report for report in load(kind) if any(name.startswith(whole) for name in report["cases"])]
+    reports = [report for report in reports if kind == "gpu" or not is_avx2(report)]
     if not reports:
         return "Not measured."
     cases: dict[str, dict[str, Any]] = {}
