@@ -73,7 +73,7 @@ def main() -> None:
         random = np.random.default_rng(0)
         image = folder / "image.ppm"
         Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
-        expected = detections(ssd.load(checkpoint, "cpu"), image)
+        expected = detections(ssd.load(checkpoint, "cpu", dtype=torch.float32), image)
         printed = run(build_example(folder), folder / "model.pt2", image).splitlines()
         found = np.array([[float(word) for word in line.split()] for line in printed])
         if found.shape != expected.shape or len(found) == 0:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 CLIENTS = 240
 SLOW = 30
 # A window in which a burst of requests is one batch; SIGTERM comes within it.
-OPTIONS = ("--batch-size", "64", "--batch-window-ms", "400", "--timeout", "5", "--max-waiting", "2000")
+OPTIONS = ("--no-half", "--batch-size", "64", "--batch-window-ms", "400", "--timeout", "5", "--max-waiting", "2000")
 
 
 def image_of(number: int) -> np.ndarray:
