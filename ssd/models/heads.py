@@ -111,7 +111,7 @@ def depthwise_layers(in_channels: int, out_channels: int, *, stride: int = 1, pa
 
 class _Strided(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        x = with_second_column(x)
+        x = with_second_column(x, self[0])
         for layer in self:
             x = layer(x)
         return x

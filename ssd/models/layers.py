@@ -48,25 +48,26 @@ class Conv2dNormActivation(nn.Sequential):
         if activation_layer is not None:
             layers.append(activation_layer(inplace=True))
         super().__init__(*layers)
-        self._is_strided_depthwise = stride > 1 and groups == in_channels > 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the activations."""
-        x = with_second_column(x) if self._is_strided_depthwise else x
+        x = with_second_column(x, self[0])
         for layer in self:
             x = layer(x)
         return x
 
 
-def with_second_column(x: Tensor) -> Tensor:
-    """Returns the input of a depthwise convolution of stride 2, with a column of zeros if it has a single column.
+def with_second_column(x: Tensor, conv: nn.Module) -> Tensor:
+    """Returns the input of a convolution, with a column of zeros if that is depthwise, strided and has a single column.
 
     The output is the same. On a CPU, oneDNN (torch 2.11 to 2.14 at least) leaves parts of the gradient of the weights
-    uninitialized for a single column in bfloat16 and channels_last.
+    uninitialized for a single column in bfloat16 and channels_last. Not for `SameConv2d`, whose padding depends on the
+    size of the input: it has more columns before oneDNN sees it.
     """
-    if x.shape[-1] == 1 and x.device.type == "cpu" and torch.is_grad_enabled():
-        return F.pad(x, (0, 1))
-    return x
+    if x.shape[-1] > 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return x
+    is_affected = type(conv) is nn.Conv2d and conv.groups > 1 and conv.stride[1] > 1
+    return F.pad(x, (0, 1)) if is_affected else x
 
 
 class SqueezeExcitation(nn.Module):

@@ -23,7 +23,14 @@ from ssd.data.loading.pil_images import from_pil, to_pil
 from ssd.engine.auto_settings import _CACHED_WEIGHTS
 from ssd.inference.drawing import save_grid
 from ssd.models.heads import LITE_NORM, depthwise_layers, lite_extra
-from ssd.models.layers import SqueezeExcitation, mobilenet_v2_features, vgg16_features, with_second_column
+from ssd.models.layers import (
+    InvertedResidual,
+    SqueezeExcitation,
+    mobilenet_v2_features,
+    vgg16_features,
+    with_second_column,
+)
+from ssd.models.same_padding import use_same_padding
 from ssd.transforms import resize
 from ssd.transforms.resize import resize_image
 from tests.ssd.small_folders import save_image
@@ -147,4 +154,18 @@ def test_extra_levels_of_one_cell_have_defined_gradients(build: Any, dtype: torc
         (gradient,) = torch.autograd.grad(extra(x).float().square().sum(), kernel)
         assert not gradient[..., outside].any() and gradient.isfinite().all()
     wide = torch.cat([x, x], dim=-1)
-    assert with_second_column(wide) is wide
+    assert with_second_column(wide, nn.Conv2d(64, 64, 3, 2, 1, groups=64)) is wide
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["torch's padding", "SAME padding"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 1), (2, 2)])
+def test_strided_layers_give_the_same_with_and_without_gradients(size: tuple[int, int], same: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 64, *size)
+    blocks = (InvertedResidual(64, 64, 2, 2.0), lite_extra(64, 64), depthwise_layers(64, 64, stride=2))
+    for block in map(nn.Module.eval, blocks):
+        if same:
+            use_same_padding(block)
+        with torch.no_grad():
+            expected = block(x)
+        torch.testing.assert_close(block(x), expected)
