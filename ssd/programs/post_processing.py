@@ -27,13 +27,22 @@ def add_post_processing_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--soft-nms",
-        type=float,
+        type=_sigma,
         nargs="?",
         const=_SIGMA,
         metavar="SIGMA",
         help="Soft-NMS in place of NMS, for objects that overlap each other: the score of a box that overlaps a detection "
         f"decays by exp(-IoU^2 / SIGMA) (SIGMA without a value: {_SIGMA})",
     )
+
+
+def _sigma(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"SIGMA must be a number, got {text!r}; write files before --soft-nms"
+        ) from None
 
 
 def apply_post_processing(detector: Detector, args: argparse.Namespace) -> None:

@@ -87,6 +87,9 @@ def test_programs_that_cannot_use_it_say_so(checkpoint: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         predict([str(checkpoint), str(checkpoint), "--soft-nms", "--nms-threshold", "0.5"])
     assert "--nms-threshold cannot be combined with --soft-nms" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict(["--soft-nms", str(checkpoint), str(checkpoint)])
+    assert "write files before --soft-nms" in capsys.readouterr().err
 
 
 def test_exported_program_has_it(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
