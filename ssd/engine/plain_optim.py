@@ -7,9 +7,11 @@ optimizer is compiled here, so the functions inside the wrappers are called. A r
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 
 def _plain(method: Any) -> Any:
@@ -17,21 +19,19 @@ def _plain(method: Any) -> Any:
     return inspect.unwrap(method, stop=lambda wrapper: "_dynamo" not in wrapper.__code__.co_names)
 
 
+def _with_plain_methods(optimizer: type[_Optimizer]) -> type[_Optimizer]:
+    """Replaces the wrapped methods of a class of optimizers; a step computes no gradients."""
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"):
+        setattr(optimizer, name, _plain(getattr(optimizer, name)))
+    setattr(optimizer, "step", torch.no_grad()(optimizer.step))  # noqa: B010  mypy: methods are not assigned
+    return optimizer
+
+
+@_with_plain_methods
 class SGD(torch.optim.SGD):
     """torch.optim.SGD."""
 
-    add_param_group = _plain(torch.optim.SGD.add_param_group)
-    zero_grad = _plain(torch.optim.SGD.zero_grad)
-    state_dict = _plain(torch.optim.SGD.state_dict)
-    load_state_dict = _plain(torch.optim.SGD.load_state_dict)
-    step = torch.no_grad()(_plain(torch.optim.SGD.step))
 
-
+@_with_plain_methods
 class AdamW(torch.optim.AdamW):
     """torch.optim.AdamW."""
-
-    add_param_group = _plain(torch.optim.AdamW.add_param_group)
-    zero_grad = _plain(torch.optim.AdamW.zero_grad)
-    state_dict = _plain(torch.optim.AdamW.state_dict)
-    load_state_dict = _plain(torch.optim.AdamW.load_state_dict)
-    step = torch.no_grad()(_plain(torch.optim.AdamW.step))
