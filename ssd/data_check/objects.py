@@ -146,7 +146,7 @@ def check_priors(
     found = PriorReport(coverage, name, model.image_size, tuple(by_size), objects)
     if coverage.advice(image_size=model.image_size) is None:
         return found
-    sizes = fit_prior_sizes(model.prior_config, [boxes], [labels])
+    sizes = fit_prior_sizes(model.prior_config, [boxes], [labels], iou_threshold=threshold)
     better = build_model(name, len(classes) + 1, image_size=image_size, **{**options, "prior_sizes": sizes})
     recall = prior_coverage(better.priors, [boxes], [labels], classes, threshold).recall
     return replace(found, better_sizes=sizes, better_recall=recall) if recall > coverage.recall else found

@@ -110,7 +110,8 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
             boxes, labels = normalized_objects(dataset)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about sizes that the search tries and rejects
-                sizes = fit_prior_sizes(model.prior_config, boxes, labels)
+                threshold = model.preset.match_iou_threshold
+                sizes = fit_prior_sizes(model.prior_config, boxes, labels, iou_threshold=threshold)
             print(f"prior sizes fitted to {dataset.name}: {', '.join(f'{s:g}' for s in sizes)} px at the input size")
             options["prior_sizes"] = sizes
             model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)

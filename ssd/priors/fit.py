@@ -22,14 +22,15 @@ def fit_prior_sizes(
     labels: Iterable[Tensor],
     objects_per_class: int = 300,
     rounds: int = 3,
+    iou_threshold: float = 0.5,
 ) -> tuple[float, ...]:
     """Searches for the sizes of a configuration whose priors, on their actual grids, overlap the objects best.
 
     Clustering box sizes alone would assign sizes to levels whose cells are too far apart. This search tries ascending
     geometric series first, then moves single sizes as long as the score increases. The score is the mean over the
-    objects of their best IoU, plus 1 for an IoU of at least 0.5; all classes have the same weight, so that rare ones
-    are not neglected. The sizes of `config` are the first candidate, so the result never scores below them. The search
-    is deterministic.
+    objects of their best IoU, plus 1 for an IoU of at least the threshold; all classes have the same weight, so that
+    rare ones are not neglected. The sizes of `config` are the first candidate, so the result never scores below them.
+    The search is deterministic.
 
     Args:
         config: Grids, aspect ratios and clip; one min size per level.
@@ -37,6 +38,7 @@ def fit_prior_sizes(
         labels: Labels `[G]` of each image.
         objects_per_class: Number of evenly spaced objects to sample from each class.
         rounds: Number of passes over all sizes.
+        iou_threshold: IoU threshold of a match: `match_iou_threshold` of the model's preset.
 
     Returns:
         levels + 1 ascending sizes in pixels of the input, at least 1, for `PriorConfig.from_sizes` or the option
@@ -64,8 +66,8 @@ def fit_prior_sizes(
         max_sizes = tuple((s,) if has_max else None for s, has_max in zip(sizes[1:], config.max_sizes, strict=True))
         candidate = dataclasses.replace(config, min_sizes=tuple((s,) for s in sizes[:-1]), max_sizes=max_sizes)
         ious = torch.stack([best_of_level(candidate, level, sizes) for level in range(len(max_sizes))])
-        best = ious.amax(dim=0).double()
-        return ((best + (best >= 0.5)) * weight).sum().item()
+        best = ious.amax(dim=0)
+        return ((best.double() + (best >= iou_threshold)) * weight).sum().item()
 
     best, best_score = tuple(current), score(current)
     for sizes in _series(sample, len(current), config.image_size):

@@ -188,7 +188,7 @@ def test_check_matches_priors_with_objects(tmp_path: Path) -> None:
 
 def test_check_suggests_prior_sizes_only_if_they_match_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_voc(tmp_path, {"a": [voc_object(box=(10, 8, 50, 34)), voc_object(box=(10, 10, 12, 12))]})
-    monkeypatch.setattr(objects, "fit_prior_sizes", lambda *_: (1.0, 1.1, 1.2, 1.3, 1.4))
+    monkeypatch.setattr(objects, "fit_prior_sizes", lambda *_, **__: (1.0, 1.1, 1.2, 1.3, 1.4))
     report = check_priors([open_dataset("voc", tmp_path)], "ssd_tiny", None)
     assert report is not None and report.coverage.recall == 0.5
     assert report.better_sizes == () and "prior sizes" not in str(report)

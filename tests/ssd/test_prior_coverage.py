@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from ssd import PriorConfig, build_model, make_priors
+from ssd.config import TrainConfig
+from ssd.data import open_dataset
+from ssd.data_check import objects
+from ssd.engine import setup
 from ssd.priors.coverage import PriorCoverage, prior_coverage
 from ssd.priors.fit import fit_prior_sizes
+from tests.ssd.small_folders import voc_object, write_voc
 
 # a prior of half the image in each quarter, and the whole image
 PRIORS = torch.tensor([[0.0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]])
@@ -93,6 +98,39 @@ def test_fitted_sizes_cover_objects_that_defaults_miss():
     after = prior_coverage(make_priors(fitted), boxes, labels, ("small", "large"))
     assert before.matched[0] < 30 and after.matched[0] > 50 and after.matched[1] == 1
     assert sizes == fit_prior_sizes(model.prior_config, boxes, labels, rounds=1)
+
+
+def test_sizes_are_fitted_for_the_threshold_of_matching():
+    generator = torch.Generator().manual_seed(0)
+    corner, sides = torch.rand(200, 2, generator=generator), 0.03 + 0.6 * torch.rand(200, 2, generator=generator) ** 2
+    boxes, labels = [torch.cat((corner, corner + sides), dim=1)], [torch.ones(200, dtype=torch.int64)]
+    model = build_model("ssd_tiny", 2, image_size=160)
+    config, matched = model.prior_config, {}
+    for threshold in (0.4, 0.5):
+        sizes = fit_prior_sizes(config, boxes, labels, iou_threshold=threshold)
+        fitted = PriorConfig.from_sizes(160, config.feature_sizes, sizes, config.aspect_ratios)
+        for at in (0.4, 0.5):
+            matched[threshold, at] = sum(prior_coverage(make_priors(fitted), boxes, labels, ("a",), at).matched)
+    assert matched[0.4, 0.4] > matched[0.5, 0.4] and matched[0.5, 0.5] > matched[0.4, 0.5]
+    assert fit_prior_sizes(config, boxes, labels) == fit_prior_sizes(config, boxes, labels, iou_threshold=0.5)
+
+
+@pytest.mark.parametrize("where", ["training", "data check"])
+def test_prior_sizes_are_those_for_the_rules_of_the_model(where, tmp_path, monkeypatch):
+    write_voc(tmp_path, {"a": [voc_object(box=(10, 8, 50, 34)), voc_object(box=(10, 10, 12, 12))]})
+    dataset, used = open_dataset("voc", tmp_path), []
+
+    def fit(*_, iou_threshold=None):
+        used.append(iou_threshold)
+        return (10.0, 20.0, 40.0, 80.0, 160.0)
+
+    monkeypatch.setattr(setup if where == "training" else objects, "fit_prior_sizes", fit)
+    for options in ({}, {"match_iou_threshold": 0.4}):
+        if where == "training":
+            setup.make_model(TrainConfig(model="ssd_tiny", model_options=options, fit_priors=True), dataset)
+        else:
+            objects.check_priors([dataset], "ssd_tiny", None, **options)
+    assert used == [0.5, 0.4]
 
 
 def test_fit_priors_needs_objects():
