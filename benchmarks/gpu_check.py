@@ -7,6 +7,10 @@ have `--minutes`. The report is written after every stage and every row of a ben
 what is finished; another run for the same commit adds its stages to the file. Commit the file to benchmarks/results/ and
 run `python benchmarks/readme_tables.py`, which generates the README's tables of GPU results from it.
 
+Kernels that no GPU has run are tested and measured by
+
+    python benchmarks/gpu_check.py --stages build,unmeasured_tests,unmeasured_memcheck,unmeasured_kernels
+
 Trainings take longer than a check: benchmarks/missing_annotations.py and benchmarks/augmentations.py are run by themselves.
 """
 
@@ -36,6 +40,7 @@ SANITIZER_SECONDS = 45
 # import of torch, the creation of inputs, and the check of every candidate, for which the reference may take seconds.
 GOALS: dict[str, tuple[float, str]] = {
     "bench_ops_gpu": (70, "--seconds 0.05"),
+    "kernel_times": (40, "--filter nms"),
     "host_times": (30, "--device cuda"),
     "step_times": (150, "--device cuda --steps 15 --ways off on"),
     "start_times": (60, "--device cuda --runs 2"),
@@ -47,6 +52,8 @@ COMPARISONS = {
     f"bench_{name}": (60.0 if name in _SLOW else 30.0, "--device cuda --seconds 0.3")
     for name in (*_SLOW, "loss", "match", "box_iou", "box_codec", "images")
 }
+UNMEASURED = {"SSD_OPS_UNMEASURED_KERNELS": "1"}  # see csrc/cuda/common/unmeasured.h
+UNMEASURED_TESTS = ("tests/ops/test_unmeasured_nms.py", "tests/ops/test_nms.py", "tests/ops/test_batched_nms.py")
 DETECTOR = (300.0, "--device cuda --seconds 0.3")  # torch.compile takes minutes
 
 
@@ -56,11 +63,10 @@ def build_stage() -> Stage:
     return Stage("build", command, 170, {"SSD_OPS_CUDA": "1"}, essential=True)
 
 
-def test_stage(name: str, limit: float, *what: str) -> Stage:
+def test_stage(name: str, limit: float, *what: str, environment: dict[str, str] | None = None) -> Stage:
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    return Stage(
-        name, [*command, *what], limit, {"COLUMNS": "300"}, read=read_tests
-    )  # a narrow terminal truncates the reasons
+    variables = {"COLUMNS": "300", **(environment or {})}  # a narrow terminal truncates the reasons
+    return Stage(name, [*command, *what], limit, variables, read=read_tests)
 
 
 def read_tests(text: str) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def read_tests(text: str) -> dict[str, Any]:
     return {"counts": counts, "failures": failures}
 
 
-def sanitizer_stage(tool: str) -> Stage:
+def sanitizer_stage(tool: str, name: str = "", environment: dict[str, str] | None = None) -> Stage:
     """Returns a stage with small calls of every op, without torch's caching allocator, which would hide overruns."""
     command = [find_program("compute-sanitizer") or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":
@@ -89,7 +95,8 @@ def sanitizer_stage(tool: str) -> Stage:
     if tool != "initcheck":  # initcheck must see torch's kernels initialize our inputs
         command += ["--kernel-name", "kernel_substring=ssd_ops"]
     command += [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases", "--cuda"]
-    return Stage(tool, command, SANITIZER_SECONDS, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, read=read_sanitizer)
+    variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **(environment or {})}
+    return Stage(name or tool, command, SANITIZER_SECONDS, variables, read=read_sanitizer)
 
 
 def read_sanitizer(text: str) -> dict[str, Any]:
@@ -124,7 +131,12 @@ def all_stages(folder: Path) -> list[Stage]:
     checks = [build_stage(), tests, *map(sanitizer_stage, SANITIZERS[:2])]
     measured = [benchmark_stage(name, folder, *how) for name, how in {**GOALS, **COMPARISONS}.items()]
     rest = [*map(sanitizer_stage, SANITIZERS[2:]), test_stage("properties", 90, properties)]
-    return [*checks, *measured, *rest, benchmark_stage("bench_detector", folder, *DETECTOR)]
+    unmeasured = [
+        test_stage("unmeasured_tests", 120, *UNMEASURED_TESTS, environment=UNMEASURED),
+        sanitizer_stage("memcheck", "unmeasured_memcheck", UNMEASURED),
+        benchmark_stage("unmeasured_kernels", folder, 150, ""),
+    ]
+    return [*checks, *measured, *unmeasured, *rest, benchmark_stage("bench_detector", folder, *DETECTOR)]
 
 
 # Packages beside torch without which stages fail. A missing one is named before the first of them runs.

@@ -33,6 +33,10 @@ def _close(result: Any, expected: Any) -> None:
     torch.testing.assert_close(result, expected, rtol=2e-2, atol=1e-3)
 
 
+def _equal(result: Any, expected: Any) -> None:
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
 def _detections(result: Any, expected: Any) -> None:
     bench_detect.check(ssd_ops.Detections(*result), ssd_ops.Detections(*expected))
 
@@ -198,7 +202,7 @@ def _nms(quick: bool) -> Iterator[Row]:
         def make(g: Generator, k: str = kind, n: int = count) -> tuple[Tensor, Tensor]:
             return uniform_boxes(n, g) if k == "uniform" else clustered_boxes(n, 50, g), distinct_scores(n, g)
 
-        yield Row(f"nms {kind} {count}", make, lambda b, s: ssd_ops.nms(b, s, 0.5), goal=goal, graphed=False)
+        yield Row(f"nms {kind} {count}", make, lambda b, s: ssd_ops.nms(b, s, 0.5), 0, goal, False, _equal)
     for count, goal in () if quick else ((1000, 30), (10_000, 60), (36_000, 110)):
         yield Row(
             f"batched_nms {count}, 90 classes",
@@ -210,6 +214,7 @@ def _nms(quick: bool) -> Iterator[Row]:
             lambda b, s, i: ssd_ops.batched_nms(b, s, i, 0.5),
             goal=goal,
             graphed=False,
+            check=_equal,
         )
 
 

@@ -8,9 +8,11 @@ Sizes are just above those of warps and tiles, so that the last one is partial; 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -45,6 +47,17 @@ def with_gradients(function: Callable[..., Any], *inputs: torch.Tensor, **option
     total = sum((out * numbers(*out.shape, seed=i)).sum() for i, out in enumerate(outputs))
     assert isinstance(total, torch.Tensor)
     return (*outputs, *torch.autograd.grad(total, leaves))
+
+
+def unmeasured(case: Case) -> Case:
+    """Returns a case with the kernels of csrc/cuda/common/unmeasured.h; on a GPU its environment decides."""
+
+    def call() -> torch.Tensor | tuple[torch.Tensor, ...]:
+        on_gpu = isinstance(ssd_ops, Implementation)
+        with mock.patch.dict(os.environ, {} if on_gpu else {"SSD_OPS_UNMEASURED_KERNELS": "1"}):
+            return case()
+
+    return call
 
 
 def _iou_and_codec() -> Iterator[tuple[str, Case]]:
@@ -114,8 +127,11 @@ def _detection() -> Iterator[tuple[str, Case]]:
     yield "nms", lambda: ssd_ops.nms(some, scores, 0.4)
     crowd, crowd_scores = boxes(12300, 17), numbers(12300, seed=18)  # enough for the order of cells
     yield "nms", lambda: ssd_ops.nms(crowd, crowd_scores, 0.4)
-    yield "nms", lambda: ssd_ops.nms(crowd[:2100] * 40 % 1, crowd_scores[:2100], 0.4)  # two tiles
+    yield "nms", lambda: ssd_ops.nms(crowd[:2100] * 40 % 1, crowd_scores[:2100], 0.4)  # all at once
     yield "batched_nms", lambda: ssd_ops.batched_nms(some, scores, torch.arange(200) % 3, 0.4)
+    spread, spread_scores, idxs = crowd[:2100] * 40 % 1, crowd_scores[:2100], torch.arange(2100) % 40 - 3
+    yield "nms", unmeasured(lambda: ssd_ops.nms(spread, spread_scores, 0.4))
+    yield "batched_nms", unmeasured(lambda: ssd_ops.batched_nms(spread, spread_scores, idxs, 0.4))
     many, class_scores = some.reshape(2, 100, 4), numbers(2, 100, 4, seed=13).abs() / 2
     limits = {"score_threshold": 0.1, "max_detections": 30}
     for per_class in (10, 90):

@@ -16,10 +16,10 @@ struct KeyedRow {
   unsigned index;
 };
 
-template <typename T>
+template <bool has_classes, typename T>
 __device__ __forceinline__ KeyedRow<T> load_keyed_row(const Chunk<T>& chunk, int i) {
   const Box<T> box = chunk.boxes[i];
-  return {{box, area(box), 0}, chunk.keys[i], chunk.indices[i]};
+  return {{box, area(box), has_classes ? chunk.classes[i] : 0}, chunk.keys[i], chunk.indices[i]};
 }
 
 // Columns with what decides which rows they precede.
@@ -29,8 +29,9 @@ struct KeyedColumns {
   uint64_t keys[kWarpSize];
   unsigned indices[kWarpSize];
 
+  template <bool has_classes>
   __device__ __forceinline__ void load(const Chunk<T>& chunk, int to, int i, const Box<T>& box) {
-    boxes.template set<false>(to, box, 0);
+    boxes.template set<has_classes>(to, box, has_classes ? chunk.classes[i] : 0);
     keys[to] = chunk.keys[i];
     indices[to] = chunk.indices[i];
   }
@@ -38,14 +39,14 @@ struct KeyedColumns {
 
 // Compares a row with those columns whose bits are set in `near`; returns the bits of those that precede and suppress
 // it.
-template <typename T>
+template <bool has_classes, typename T>
 __device__ unsigned compare_columns(const KeyedColumns<T>& columns, unsigned near, const KeyedRow<T>& row,
                                     const PairThresholds<T>& thresholds) {
   Suspects suspects{0, 0};
   unsigned precedes = 0;
   for (; near != 0; near &= near - 1) {
     const int k = __ffs(static_cast<int>(near)) - 1;
-    compare_pair<false>(columns.boxes, 0, k, row.row, thresholds, &suspects);
+    compare_pair<has_classes>(columns.boxes, 0, k, row.row, thresholds, &suspects);
     precedes |= (columns.keys[k] < row.key + (columns.indices[k] < row.index ? 1 : 0) ? 1u : 0u) << k;
   }
   return suppressing(columns.boxes, 0, {suspects.may & precedes, suspects.sure & precedes}, row.row, thresholds);
@@ -66,7 +67,7 @@ __device__ __forceinline__ void append_tile(const Chunk<T>& chunk, int group, in
 
 // Compares the rows of a group with those columns that the warps of a block share; returns the word of this lane's row
 // or'ed over all. near_only: boxes that do not overlap do not suppress each other, see may_suppress_any().
-template <typename T>
+template <bool has_classes, typename T>
 __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns<T>& columns,
                                   const PairThresholds<T>& thresholds, bool near_only, T axis_threshold,
                                   int* num_tiles) {
@@ -74,25 +75,27 @@ __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, i = group * kWarpSize + lane;
   const int count = chunk.count;
   const bool valid = i < count;
-  const KeyedRow<T> row = load_keyed_row(chunk, valid ? i : count - 1);
+  const BoxRange range = has_classes ? chunk.ranges[group] : BoxRange{0, count};  // of the columns
+  const KeyedRow<T> row = load_keyed_row<has_classes>(chunk, valid ? i : count - 1);
   const SideRanges<T> ranges = warp_ranges(valid, row.row.box);
   unsigned any = 0;
-  for (int first = warp * kWarpSize; first < count; first += kInFlight * kThreads) {
+  for (int first = (range.begin / kWarpSize + warp) * kWarpSize; first < range.end; first += kInFlight * kThreads) {
     Box<T> loaded[kInFlight];
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       const int column = first + k * kThreads + lane;
-      loaded[k] = chunk.boxes[column < count ? column : 0];
+      loaded[k] = chunk.boxes[column < range.end ? column : range.begin];
     }
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       const int column = first + k * kThreads + lane;
-      const bool is_near = column < count && (!near_only || may_suppress_any(loaded[k], ranges, axis_threshold));
+      const bool in_range = column < range.end && (!has_classes || column >= range.begin);
+      const bool is_near = in_range && (!near_only || may_suppress_any(loaded[k], ranges, axis_threshold));
       const unsigned near = __ballot_sync(kFullMask, is_near);
       if (near == 0) continue;
-      if (is_near) columns.load(chunk, lane, column, loaded[k]);
+      if (is_near) columns.template load<has_classes>(chunk, lane, column, loaded[k]);
       __syncwarp();
-      const unsigned word = valid ? compare_columns(columns, near, row, thresholds) : 0;
+      const unsigned word = valid ? compare_columns<has_classes>(columns, near, row, thresholds) : 0;
       append_tile(chunk, group, (column - lane) / kWarpSize, word, num_tiles);
       any |= word;
       __syncwarp();  // all lanes are done with the columns
@@ -102,7 +105,7 @@ __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns
 }
 
 // One block for each group of rows. Boxes that no other box may suppress are kept at once.
-template <typename T>
+template <bool has_classes, typename T>
 __global__ void __launch_bounds__(kThreads)
     compare_near_kernel(Chunk<T> chunk, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
   __shared__ KeyedColumns<T> columns[kWarps];
@@ -115,8 +118,8 @@ __global__ void __launch_bounds__(kThreads)
     suppressible = 0;
   }
   __syncthreads();
-  const unsigned word =
-      compare_group(chunk, group, columns[threadIdx.x / kWarpSize], thresholds, near_only, axis_threshold, &num_tiles);
+  const unsigned word = compare_group<has_classes>(chunk, group, columns[threadIdx.x / kWarpSize], thresholds,
+                                                   near_only, axis_threshold, &num_tiles);
   const unsigned bits = __ballot_sync(kFullMask, word != 0),
                  valid_rows = __ballot_sync(kFullMask, group * kWarpSize + lane < chunk.count);
   if (lane == 0 && bits != 0) atomicOr(&suppressible, bits);

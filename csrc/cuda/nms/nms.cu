@@ -2,8 +2,8 @@
 // compare_in_tile.cuh, resolve_words.cuh and resolve_tile.cuh, suppress_remaining.cuh, cell_order.cuh (the order of
 // many boxes).
 //
-// Up to kMaxFew boxes: few_boxes.cuh. Up to kMaxChunk boxes without classes: chunk.cuh and whole_input.cuh. All others
-// are processed by the kernels of this file.
+// Up to kMaxFew boxes: few_boxes.cuh. Up to kMaxChunk boxes without classes, and with classes where unmeasured.h is
+// switched on: chunk.cuh and whole_input.cuh. All others are processed by the kernels of this file.
 //
 // Plan: boxes are sorted by score once. Then tile after tile, the next kNmsTile boxes that are not yet suppressed are
 // resolved among themselves, and every kept box suppresses the lower-scoring boxes that overlap it; only boxes not yet
@@ -106,8 +106,10 @@ cudaError_t launch_tiles(const NmsInputs& in, double iou_threshold, const NmsWor
   return status;
 }
 
-// With classes, groups of near boxes are of many classes, and the comparison of tiles was measured to be faster.
-bool is_one_chunk(int64_t num_boxes, bool has_classes) { return !has_classes && num_boxes <= kMaxChunk; }
+// With classes, the chunk in order of cells alone was measured to be slower; in that of classes it was not measured.
+bool is_one_chunk(int64_t num_boxes, bool has_classes) {
+  return num_boxes <= kMaxChunk && (!has_classes || uses_unmeasured_kernels());
+}
 
 // Writes the boxes to the workspace by descending score: in the given order, or by rank.
 template <typename T>
@@ -140,7 +142,7 @@ size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes) {
   if (num_boxes <= kMaxFew) {
     few_workspace(num_boxes, layout);
   } else if (is_one_chunk(num_boxes, has_classes)) {
-    chunk_workspace<double>(num_boxes, layout);
+    chunk_workspace<double>(num_boxes, has_classes, layout);
     kept_workspace<uint64_t>(num_boxes, layout);
   } else {
     nms_workspace<double>(num_boxes, layout);
@@ -158,8 +160,10 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
       auto* launch_chosen = in.classes != nullptr ? launch_few<true, T> : launch_few<false, T>;
       return launch_chosen(in, iou_threshold, workspace, keep, progress, stream);
     }
-    if (is_one_chunk(in.num_boxes, in.classes != nullptr))
-      return launch_whole<T>(in, iou_threshold, workspace, keep, progress, stream);
+    if (is_one_chunk(in.num_boxes, in.classes != nullptr)) {
+      auto* launch_chosen = in.classes != nullptr ? launch_whole<true, T> : launch_whole<false, T>;
+      return launch_chosen(in, iou_threshold, workspace, keep, progress, stream);
+    }
     WorkspaceLayout layout(workspace);
     const NmsWorkspace<T> work = nms_workspace<T>(in.num_boxes, layout);
     cudaError_t status = first_tile == 0 ? sort_boxes(in, work, order, keep, stream) : cudaSuccess;

@@ -11,8 +11,8 @@ namespace ssd_ops {
 // The maximum number of boxes that launch_nms sorts by itself: it compares every score with every other.
 constexpr int64_t kMaxRanked = 12288;
 
-// Up to kMaxFew boxes are not sorted at all: every pair is compared. Up to kMaxChunk boxes without classes are resolved
-// at once, and only those that are kept are sorted.
+// Up to kMaxFew boxes are not sorted at all: every pair is compared. Up to kMaxChunk boxes without classes (with
+// classes, too, where unmeasured.h is switched on) are resolved at once, and only those that are kept are sorted.
 constexpr int64_t kMaxFew = 2048, kMaxChunk = 10240;
 
 struct NmsInputs {
@@ -30,8 +30,8 @@ struct NmsProgress {
   int64_t next_tile_size;  // boxes in the next tile; 0 when all is done
 };
 
-// Bytes of workspace, a multiple of 256: at most 14 MB up to kMaxChunk boxes without classes, else at most 0.7 MB and
-// 77 a box.
+// Bytes of workspace, a multiple of 256: at most 14 MB up to kMaxChunk boxes that are resolved at once, else at most
+// 0.7 MB and 77 a box.
 size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes);
 
 // The number of tiles that suffices for any boxes, and how many to launch before checking whether boxes are left.

@@ -1,14 +1,15 @@
-// More than kMaxFew and up to kMaxChunk boxes without classes: only the kept boxes are sorted by score.
+// More than kMaxFew and up to kMaxChunk boxes: only the kept boxes are sorted by score.
 //
 // Plan: after the kernels of chunk.cuh, finish_kernel writes the kept boxes in the order of input, and
 // rank_kept_kernel, which compares their scores with each other, writes each to its rank: the number of kept boxes that
 // precede it.
 #pragma once
 
+#include "cuda/common/unmeasured.h"
 #include "cuda/nms/compare_near.cuh"
 #include "cuda/nms/decide.cuh"
+#include "cuda/nms/order_chunk.cuh"
 #include "cuda/nms/rank.cuh"
-#include "cuda/nms/sort_chunk.cuh"
 
 namespace ssd_ops {
 namespace {
@@ -69,16 +70,22 @@ cudaError_t launch_finish(const NmsInputs& in, const Chunk<T>& chunk, WorkspaceL
                           chunk.count);
 }
 
-template <typename T>
+template <bool has_classes, typename T>
+cudaError_t launch_sort(const NmsInputs& in, const Chunk<T>& chunk, cudaStream_t stream) {
+  if (has_classes || uses_unmeasured_kernels()) return launch_order<has_classes>(in, chunk, stream);
+  return launch(sort_chunk_kernel<T>, 1, kChunkThreads, 0, stream, in, chunk);
+}
+
+template <bool has_classes, typename T>
 cudaError_t launch_whole(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* keep,
                          NmsProgress* progress, cudaStream_t stream) {
   WorkspaceLayout layout(workspace);
-  const Chunk<T> chunk = chunk_workspace<T>(in.num_boxes, layout);
+  const Chunk<T> chunk = chunk_workspace<T>(in.num_boxes, has_classes, layout);
   const PairThresholds<T> thresholds = pair_thresholds<T>(iou_threshold);
   const auto groups = static_cast<unsigned>(chunk.groups);
-  cudaError_t status = launch(sort_chunk_kernel<T>, 1, kChunkThreads, 0, stream, in, chunk);
+  cudaError_t status = launch_sort<has_classes>(in, chunk, stream);
   if (status == cudaSuccess)
-    status = launch_dependent(compare_near_kernel<T>, groups, kThreads, 0, stream, chunk, thresholds,
+    status = launch_dependent(compare_near_kernel<has_classes, T>, groups, kThreads, 0, stream, chunk, thresholds,
                               iou_threshold >= 0, axis_threshold(thresholds.decision));
   if (status == cudaSuccess)
     status = launch_dependent(decide_kernel<T>, grid_blocks(groups, kDecideWarps), kDecideWarps * kWarpSize, 0, stream,
