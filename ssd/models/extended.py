@@ -69,35 +69,47 @@ class ExtendedSSD(FlipAveragedSSD):
         locs, scores = rows_of(loc, 4).chunk(2, dim=1), rows_of(logits, self.num_classes).chunk(2, dim=1)
         found = super().detect(locs[0].contiguous(), scores[0].contiguous(), rules)
         beyond = super().detect(locs[1].contiguous(), scores[1].contiguous(), rules.replace(clip_boxes=False))
-        return merged(found, restored(beyond, self.image_size), self.num_classes)
+        return merged(found, restored(beyond, self.image_size))
 
 
-def merged(first: ssd_ops.Detections, second: ssd_ops.Detections, num_classes: int) -> ssd_ops.Detections:
+def merged(first: ssd_ops.Detections, second: ssd_ops.Detections) -> ssd_ops.Detections:
     """Merges the detections [B, D] of two views of the same images, without synchronizing.
 
-    The score of an object is the mean of its scores in both views, 0 in a view that does not show it, and its box the mean
-    of its boxes, weighted by score.
+    A detection of one view and one of the other are of the same object if each is the other's best match, by IoU times the
+    lower score. The score of an object is the mean of its scores in both views, 0 in a view that does not show it, and
+    its box the mean of its boxes, weighted by score. Detections of one view are never merged: NMS or Soft-NMS, which has
+    selected them, decides which of those that overlap are objects.
     """
-    boxes, scores, labels = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
-    rows = first.scores.shape[1]
-    of_class = scores.new_zeros(*scores.shape, num_classes).scatter(2, labels[..., None], scores[..., None])
-    kept = ssd_ops.multiclass_nms(
-        boxes,
-        of_class,
-        score_threshold=0.0,
-        iou_threshold=_SAME,
-        candidates_per_class=2 * rows,
-        max_detections=rows,
-    )
-    same = ssd_ops.box_iou(kept.boxes, boxes) >= _SAME
-    same &= kept.labels[:, :, None] == labels[:, None]
-    weights = torch.where(same, scores[:, None], 0.0)  # [B, D, 2 * D]
-    mean = weights.unflatten(2, (2, rows)).amax(dim=3).mean(dim=2)
-    total = weights.sum(dim=2, keepdim=True)
-    box = torch.where(total > 0, weights @ boxes / total, 0.0)
-    mean, order = mean.sort(dim=1, descending=True, stable=True)
+    scores = torch.minimum(first.scores[:, :, None], second.scores[:, None])
+    overlap = ssd_ops.box_iou(first.boxes, second.boxes)
+    is_same = (overlap >= _SAME) & (first.labels[:, :, None] == second.labels[:, None])
+    match = torch.where(is_same, overlap * scores, 0.0)  # [B, D, D]
+    of_first, of_second = match.max(dim=2), match.max(dim=1)
+    rows = torch.arange(match.shape[1], device=match.device)
+    is_merged = (of_first.values > 0) & (of_second.indices.gather(1, of_first.indices) == rows)
+    is_repeated = (of_second.values > 0) & (of_first.indices.gather(1, of_second.indices) == rows)
+
+    partner = _rows(second, of_first.indices)
+    total = first.scores + partner.scores
+    box = (first.scores[..., None] * first.boxes + partner.scores[..., None] * partner.boxes) / total[..., None]
+    boxes = torch.cat((torch.where(is_merged[..., None], box, first.boxes), second.boxes), dim=1)
+    sums = (torch.where(is_merged, total, first.scores), second.scores.masked_fill(is_repeated, 0.0))
+    score = torch.cat(sums, dim=1) / 2
+    labels = torch.cat((first.labels, second.labels), dim=1)
+    order = score.argsort(dim=1, descending=True, stable=True)[:, : len(rows)]
+    found = _rows(ssd_ops.Detections(boxes, score, labels, first.counts), order)
+    exists = found.scores > 0
     return ssd_ops.Detections(
-        box.gather(1, order[..., None].expand_as(box)), mean, kept.labels.gather(1, order), kept.counts
+        found.boxes.where(exists[..., None], 0.0), found.scores, found.labels.where(exists, 0), exists.sum(dim=1)
+    )
+
+
+def _rows(detections: ssd_ops.Detections, index: Tensor) -> ssd_ops.Detections:
+    """Returns the detections with the indices [B, N]."""
+    return detections._replace(
+        boxes=detections.boxes.gather(1, index[..., None].expand(*index.shape, 4)),
+        scores=detections.scores.gather(1, index),
+        labels=detections.labels.gather(1, index),
     )
 
 

@@ -45,11 +45,33 @@ def test_objects_of_both_views_have_mean_scores_and_boxes() -> None:
     second = detections(
         [([0.5, 0.5, 0.9, 0.9], 0.7, 2), ([0.0, 0.0, 0.4, 0.5], 0.3, 1), ([0.5, 0.5, 0.9, 0.9], 0.4, 1)]
     )
-    found = merged(first, second, 3)
+    found = merged(first, second)
     assert found.counts.tolist() == [3] and found.labels.tolist() == [[1, 2, 1]]
     torch.testing.assert_close(found.scores[0], torch.tensor([0.6, 0.6, 0.2]))
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.0, 0.0, 0.4, 0.425]))
     torch.testing.assert_close(found.boxes[0, 1:], torch.tensor([[0.5, 0.5, 0.9, 0.9]] * 2))
+
+
+def test_objects_that_overlap_in_each_view_remain_apart() -> None:
+    """As Soft-NMS leaves them; a weak box close to the better one of an object does not take its place."""
+    one, two, weak = [0.0, 0.0, 0.4, 0.4], [0.0, 0.1, 0.4, 0.5], [0.0, 0.0, 0.4, 0.39]
+    first = detections([(one, 0.9, 1), (two, 0.5, 1), (weak, 0.1, 1)])
+    second = detections([(weak, 0.7, 1), (two, 0.3, 1)], padding=1)
+    found = merged(first, second)
+    assert found.counts.tolist() == [3] and found.labels.tolist() == [[1, 1, 1]]
+    torch.testing.assert_close(found.scores[0], torch.tensor([0.8, 0.4, 0.05]))
+    torch.testing.assert_close(found.boxes[0, 1:], torch.tensor([two, weak]))
+
+
+def test_merged_detections_end_in_zeros_and_one_bad_box_changes_no_other() -> None:
+    first = detections([([0.0, 0.0, 0.4, 0.4], 0.8, 1), ([float("nan")] * 4, 0.6, 1)], padding=2)
+    second = detections([([0.5, 0.5, 0.9, 0.9], 0.4, 2), ([0.0] * 4, 0.0, 1)], padding=2)
+    boxes, scores, labels, counts = merged(first, second)
+    assert counts.tolist() == [3] and labels.tolist() == [[1, 1, 2, 0]]
+    torch.testing.assert_close(scores, torch.tensor([[0.4, 0.3, 0.2, 0.0]]))
+    torch.testing.assert_close(
+        boxes[0, [0, 2, 3]], torch.cat((first.boxes[0, :1], second.boxes[0, :1], torch.zeros(1, 4)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +95,7 @@ def test_averaged_detector_merges_both_views(model: SSD, image: Tensor) -> None:
     with torch.no_grad():
         x = model.normalize(image[None])
         views = [_detect(flipped, view, clip) for view, clip in ((x, True), (extended(x), False))]
-    expected = merged(views[0], restored(views[1], 64), 3)
+    expected = merged(views[0], restored(views[1], 64))
     count = int(expected.counts)
     assert type(model) is SSD and count and len(found["scores"]) == count
     torch.testing.assert_close(found["scores"], expected.scores[0, :count], atol=1e-4, rtol=1e-4)
