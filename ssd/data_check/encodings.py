@@ -25,6 +25,8 @@ KINDS = (
     "xywh instead of cxcywh",
     "xyxy instead of xywh",
     "xywh instead of xyxy",
+    "cxcywh instead of xywh",
+    "cxcywh instead of xyxy",
 )
 _ENOUGH = 20  # boxes, below which statistics prove nothing
 _SLACK = 0.005  # tolerance for rounding, as a fraction of the image's side
@@ -32,6 +34,10 @@ _SOME_FILES = 500  # label files that the fast form reads again
 _SMALL_JSON = 20_000_000  # bytes
 _MORE_THAN_PERCENT = 200  # pixels: sides of images in which many boxes reach further than 100
 _MIN_INVALID = 0.1  # fraction of the boxes that must be invalid as they are read
+_MIN_BEYOND = (
+    10,
+    0.02,
+)  # boxes beyond the right or lower border, and their fraction, that prove centers read as corners
 
 
 def find_encoding_errors(dataset: DetectionDataset, source: str, *, fast: bool = False) -> Iterator[Fault]:
@@ -114,9 +120,19 @@ def _of_coco(dataset: COCODataset) -> Iterator[Fault]:
     if len(boxes) < _ENOUGH:
         return
     slack = _SLACK * sides
-    outside = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1).mean() >= _MIN_INVALID
-    if outside and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sides + slack).all():
+    beyond = ((boxes[:, :2] + boxes[:, 2:]) > sides + slack).any(axis=1)
+    if beyond.mean() >= _MIN_INVALID and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= sides + slack).all():
         yield Fault(file, "xyxy instead of xywh", "every bbox is x1, y1, x2, y2; COCO has x, y, width, height")
+    elif beyond.sum() >= max(_MIN_BEYOND[0], _MIN_BEYOND[1] * len(beyond)) and _are_centers(boxes, sides):
+        detail = f"{beyond.sum()} boxes end beyond their images, and with x, y as their centers all are inside; "
+        detail += "COCO has the upper left corner: subtract half of width and height"
+        yield Fault(file, "cxcywh instead of xywh", detail)
+
+
+def _are_centers(boxes: np.ndarray, sides: np.ndarray) -> bool:
+    """Returns whether all boxes `[N, 4]` are inside of their images, with width and height `[N, 2]`, as cxcywh."""
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    return bool((low >= -_SLACK * sides).all() and (high <= (1 + _SLACK) * sides).all())
 
 
 def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) -> tuple[np.ndarray, np.ndarray]:
@@ -138,14 +154,20 @@ def _coco_boxes(dataset: COCODataset, data: dict[str, list[dict[str, object]]]) 
 
 
 def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
-    # The reader expects x1, y1, x2, y2; it keeps boxes x, y, width, height if width > x and height > y.
+    # The reader expects x1, y1, x2, y2; it keeps boxes x, y, width, height if width > x and height > y. Of such boxes
+    # many begin so close to the corner of the image that half of them would be outside if x, y were their centers.
     notes = dataset.annotations
     lost = dataset.log.counts["box without area"]
     if len(notes.boxes) + lost < _ENOUGH or lost < _MIN_INVALID * (len(notes.boxes) + lost):
         return
     sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
-    if (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():
-        detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as x, y, width, height all are inside their images"
+    may_be_centers = _are_centers(notes.boxes, sides)
+    detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as "
+    if may_be_centers and len(notes.boxes) >= _ENOUGH / 2:
+        detail += "center, width, height all are inside their images"
+        yield Fault(source, "cxcywh instead of xyxy", detail)
+    elif (notes.boxes[:, :2] + notes.boxes[:, 2:] <= sides * (1 + _SLACK)).all():
+        detail += f"x, y, width, height {'or center, width, height ' * may_be_centers}all are inside their images"
         yield Fault(source, "xywh instead of xyxy", detail)
 
 

@@ -96,21 +96,33 @@ def boxes(count: int = 30) -> list[list[int]]:
     return np.hstack([low, low + draw.integers(5, 10, (count, 2))]).tolist()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "shift", "kinds"), [(False, 0, []), (True, 0, ["xyxy instead of xywh"]), (False, -1, ["classes"])]
-)
-def test_check_detects_encoding_errors_in_coco(tmp_path: Path, wrong: bool, shift: int, kinds: list[str]) -> None:
-    def box(x1: int, y1: int, x2: int, y2: int) -> list[int]:
-        return [x1, y1, x2, y2] if wrong else [x1, y1, x2 - x1, y2 - y1]
+def coco_boxes(form: str) -> list[list[float]]:
+    if form == "of a larger image":  # one touches the corner
+        return [[50, 20, 15, 10]] * 30 + [[0, 0, 10, 10]]
+    box = np.array(boxes(600), dtype=float)
+    sides = box[:, 2:] - box[:, :2]
+    first = box[:, :2] + sides / 2 if form == "cxcywh" else box[:, :2]
+    return np.hstack([first, box[:, 2:] if form == "xyxy" else sides]).tolist()
 
+
+@pytest.mark.parametrize(
+    ("form", "shift", "kinds"),
+    [
+        ("xywh", 0, []),
+        ("xyxy", 0, ["xyxy instead of xywh"]),
+        ("cxcywh", 0, ["cxcywh instead of xywh"]),
+        ("of a larger image", 0, []),
+        ("xywh", -1, ["classes off by one"]),
+    ],
+)
+def test_check_detects_encoding_errors_in_coco(tmp_path: Path, form: str, shift: int, kinds: list[str]) -> None:
     rows = [
-        {"id": i, "image_id": 0, "category_id": (1, 44, 90)[i % 3] + shift, "bbox": box(*b)}
-        for i, b in enumerate(boxes())
+        {"id": i, "image_id": 0, "category_id": (1, 44, 90)[i % 3] + shift, "bbox": b}
+        for i, b in enumerate(coco_boxes(form))
     ]
-    image = {"id": 0, "file_name": "a.jpg", "width": 60, "height": 40}
-    dataset = open_dataset("coco", write_coco(tmp_path, rows, [image]))
-    found = [fault.kind for fault in find_encoding_errors(dataset, "it")]
-    assert [kind.split()[0] for kind in found] == [kind.split()[0] for kind in kinds]
+    write_coco(tmp_path, rows, [{"id": 0, "file_name": "a.jpg", "width": 60, "height": 40}])
+    found = list(find_encoding_errors(open_dataset("coco", tmp_path), "it"))
+    assert [(fault.kind, fault.file) for fault in found] == [(kind, str(tmp_path / "instances.json")) for kind in kinds]
 
 
 @pytest.mark.parametrize("form", ["right", "xywh", "fractions"])

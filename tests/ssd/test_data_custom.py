@@ -176,6 +176,10 @@ def test_training_without_objects_raises(module):
     ("wrong", "kind"),
     [
         (lambda boxes: torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1), "xywh instead of xyxy"),
+        (
+            lambda boxes: torch.cat([boxes[:, :2] + boxes[:, 2:], 2 * (boxes[:, 2:] - boxes[:, :2])], dim=1) / 2,
+            "cxcywh",
+        ),
         (lambda boxes: boxes / 60, "fractions instead of pixels"),
         (lambda boxes: boxes, None),
     ],
@@ -183,7 +187,7 @@ def test_training_without_objects_raises(module):
 def test_boxes_in_another_format_are_named_before_training(module, wrong, kind):
     generator = torch.Generator().manual_seed(0)
     items = []
-    for _ in range(24):
+    for _ in range(150):
         low = torch.rand(2, 2, generator=generator) * 20
         boxes = torch.cat([low, low + 1 + 19 * torch.rand(2, 2, generator=generator)], dim=1)
         items.append((IMAGE, {"boxes": wrong(boxes), "labels": torch.tensor([1, 2])}))
