@@ -43,6 +43,21 @@ def test_every_orientation_of_every_format(tmp_path, suffix, orientation):
             )
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_in_xmp_is_applied(tmp_path, orientation):
+    """Where EXIF has none; torchvision's decoder does not read it, and half turns and flips keep the size."""
+    quadrants = np.repeat(np.repeat([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255] * 3]], 24, 0), 32, 1).astype(
+        np.uint8
+    )
+    xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'.encode()
+    Image.fromarray(quadrants).save(tmp_path / "a.jpg", xmp=xmp, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))
+    expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    image = read_image(tmp_path / "a.jpg", apply_exif=True)
+    assert image.shape == expected.shape and (image.int() - expected.int()).abs().max() <= 2
+    assert (image.shape[1] == 64) == (orientation >= 5)
+
+
 @pytest.mark.parametrize("annotated", [(40, 60), (60, 40)])
 def test_orientation_follows_annotated_size(tmp_path, annotated):
     write_voc(tmp_path, {"a": [voc_object(box=(1, 1, 9, 9))], "plain": []}, size=annotated)

@@ -102,12 +102,12 @@ def test_decoder_needs_no_import_of_torchvision(tmp_path: Path, monkeypatch: pyt
     save_image(tmp_path / "a.jpg")
     file = torch.from_numpy(np.fromfile(tmp_path / "a.jpg", dtype=np.uint8))
     op = jpeg_decoder.load_decoder()
-    assert op is not None and op.__name__ == "<lambda>" and torch.equal(op(file, False), decode_jpeg(file))
+    assert op is not None and op.__name__ == "<lambda>" and torch.equal(op(file), decode_jpeg(file))
     with pytest.raises(RuntimeError):
-        op(file[:20], False)
+        op(file[:20])
     monkeypatch.setattr(jpeg_decoder, "_LIBRARIES", ())  # another layout of torchvision
     public = jpeg_decoder.load_decoder()
-    assert public is not None and public.__name__ == "decode" and torch.equal(public(file, False), decode_jpeg(file))
+    assert public is not None and public.__name__ == "decode" and torch.equal(public(file), decode_jpeg(file))
     monkeypatch.delattr(torchvision.io, "decode_jpeg")  # a release without it, or no torchvision
     assert jpeg_decoder.load_decoder() is None
     code = "raise RuntimeError('operator torchvision::nms does not exist')"  # as a torchvision of another torch

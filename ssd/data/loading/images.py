@@ -100,8 +100,7 @@ def encoded_or_decoded(
     header = header_of(io.BytesIO(raw.tobytes()), path)
     apply_exif = _decide_exif(header, apply_exif, size, either)
     if header.format == "JPEG" and is_plain_jpeg(raw):
-        orientation = max(header.orientation, 1) if apply_exif else 1
-        return EncodedImage(torch.from_numpy(raw), header.size(False), orientation)
+        return _encoded(raw, header, apply_exif)
     return _decode(raw, header, path, apply_exif)
 
 
@@ -117,10 +116,16 @@ def _decide_exif(header: Header, apply_exif: bool, size: tuple[int, int] | None,
 
 def _decode(raw: np.ndarray, header: Header, path: str | os.PathLike[str], apply_exif: bool) -> Tensor:
     if header.format in ("JPEG", "MPO"):
-        image = _read_jpeg(raw, apply_exif)
-        if image is not None and tuple(image.shape[1:]) == header.size(apply_exif):
-            return image
+        image = _read_jpeg(raw)
+        if image is not None and tuple(image.shape[1:]) == header.size(False):
+            return _encoded(raw, header, apply_exif).oriented(image)
     return _read_with_pil(raw, apply_exif, path)
+
+
+def _encoded(raw: np.ndarray, header: Header, apply_exif: bool) -> EncodedImage:
+    # The orientation is that of PIL, which also reads it from XMP, where torchvision does not.
+    orientation = max(header.orientation, 1) if apply_exif else 1
+    return EncodedImage(torch.from_numpy(raw), header.size(False), orientation)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -184,12 +189,12 @@ def read_bytes(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"the file cannot be read: {error.strerror or error}") from None
 
 
-def _read_jpeg(raw: np.ndarray, apply_exif: bool) -> Tensor | None:
+def _read_jpeg(raw: np.ndarray) -> Tensor | None:
     # None sends the file to PIL: it reads more kinds of JPEG, and says better what is wrong with a broken one.
     if decode_jpeg is None:
         return None
     try:
-        image = decode_jpeg(torch.from_numpy(raw), apply_exif)
+        image = decode_jpeg(torch.from_numpy(raw))
     except RuntimeError:
         return None
     if image.shape[0] == 1:

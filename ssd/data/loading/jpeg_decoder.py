@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-DecodeJpeg = Callable[
-    [Tensor, bool], Tensor
-]  # file uint8 [N], whether to apply the EXIF orientation -> uint8 [C, H, W]
+DecodeJpeg = Callable[[Tensor], Tensor]  # file uint8 [N] -> uint8 [C, H, W] as stored, without EXIF orientation
 _LIBRARIES = ("image_stable.*", "image.*")  # since torchvision 0.29; before
 _UNCHANGED = 0  # the channels of the file
 
@@ -24,16 +22,16 @@ def load_decoder() -> DecodeJpeg | None:
         with contextlib.suppress(OSError, RuntimeError, AttributeError):
             torch.ops.load_library(library)
             op = torch.ops.image.decode_jpeg.default
-            return lambda file, apply_exif: op(file, _UNCHANGED, apply_exif)
+            return lambda file: op(file, _UNCHANGED, False)
     try:
         from torchvision.io import decode_jpeg
     except (ImportError, RuntimeError):  # the latter if its library cannot be loaded
         return None
 
-    def decode(file: Tensor, apply_exif: bool) -> Tensor:
+    def decode(file: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            image: Tensor = decode_jpeg(file, apply_exif_orientation=apply_exif)
+            image: Tensor = decode_jpeg(file)
             return image
 
     return decode
