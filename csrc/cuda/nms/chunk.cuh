@@ -42,8 +42,9 @@ struct Chunk {
   int* num_tiles;      // [groups]: the tiles of a group of rows
   uint16_t* columns;   // [groups, groups]: the group of columns of each tile
   unsigned* tiles;     // [groups, groups, 32]: bit b of word l is set if box b of the columns suppresses row l
-  // With classes only:
-  int64_t* classes;  // [count]
+  // Written and read by the kernels of order_chunk.cuh and compare_listed.cuh only:
+  Box<T>* bounds;    // [groups]
+  int64_t* classes;  // [count]; with classes only, as the next
   BoxRange* ranges;  // [groups]: all boxes with a class that a box of the group has are in it
 };
 
@@ -60,6 +61,7 @@ inline Chunk<T> chunk_workspace(int64_t count, bool has_classes, WorkspaceLayout
   chunk.num_tiles = layout.array<int>(groups);
   chunk.columns = layout.array<uint16_t>(groups * groups);
   chunk.tiles = layout.array<unsigned>(groups * groups * kWarpSize);
+  chunk.bounds = layout.array<Box<T>>(groups);
   chunk.classes = layout.array<int64_t>(has_classes ? count : 0);
   chunk.ranges = layout.array<BoxRange>(has_classes ? groups : 0);
   return chunk;

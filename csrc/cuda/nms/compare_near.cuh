@@ -29,9 +29,8 @@ struct KeyedColumns {
   uint64_t keys[kWarpSize];
   unsigned indices[kWarpSize];
 
-  template <bool has_classes>
   __device__ __forceinline__ void load(const Chunk<T>& chunk, int to, int i, const Box<T>& box) {
-    boxes.template set<has_classes>(to, box, has_classes ? chunk.classes[i] : 0);
+    boxes.template set<false>(to, box, 0);
     keys[to] = chunk.keys[i];
     indices[to] = chunk.indices[i];
   }
@@ -67,7 +66,7 @@ __device__ __forceinline__ void append_tile(const Chunk<T>& chunk, int group, in
 
 // Compares the rows of a group with those columns that the warps of a block share; returns the word of this lane's row
 // or'ed over all. near_only: boxes that do not overlap do not suppress each other, see may_suppress_any().
-template <bool has_classes, typename T>
+template <typename T>
 __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns<T>& columns,
                                   const PairThresholds<T>& thresholds, bool near_only, T axis_threshold,
                                   int* num_tiles) {
@@ -75,27 +74,25 @@ __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, i = group * kWarpSize + lane;
   const int count = chunk.count;
   const bool valid = i < count;
-  const BoxRange range = has_classes ? chunk.ranges[group] : BoxRange{0, count};  // of the columns
-  const KeyedRow<T> row = load_keyed_row<has_classes>(chunk, valid ? i : count - 1);
+  const KeyedRow<T> row = load_keyed_row<false>(chunk, valid ? i : count - 1);
   const SideRanges<T> ranges = warp_ranges(valid, row.row.box);
   unsigned any = 0;
-  for (int first = (range.begin / kWarpSize + warp) * kWarpSize; first < range.end; first += kInFlight * kThreads) {
+  for (int first = warp * kWarpSize; first < count; first += kInFlight * kThreads) {
     Box<T> loaded[kInFlight];
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       const int column = first + k * kThreads + lane;
-      loaded[k] = chunk.boxes[column < range.end ? column : range.begin];
+      loaded[k] = chunk.boxes[column < count ? column : 0];
     }
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
       const int column = first + k * kThreads + lane;
-      const bool in_range = column < range.end && (!has_classes || column >= range.begin);
-      const bool is_near = in_range && (!near_only || may_suppress_any(loaded[k], ranges, axis_threshold));
+      const bool is_near = column < count && (!near_only || may_suppress_any(loaded[k], ranges, axis_threshold));
       const unsigned near = __ballot_sync(kFullMask, is_near);
       if (near == 0) continue;
-      if (is_near) columns.template load<has_classes>(chunk, lane, column, loaded[k]);
+      if (is_near) columns.load(chunk, lane, column, loaded[k]);
       __syncwarp();
-      const unsigned word = valid ? compare_columns<has_classes>(columns, near, row, thresholds) : 0;
+      const unsigned word = valid ? compare_columns<false>(columns, near, row, thresholds) : 0;
       append_tile(chunk, group, (column - lane) / kWarpSize, word, num_tiles);
       any |= word;
       __syncwarp();  // all lanes are done with the columns
@@ -104,8 +101,22 @@ __device__ unsigned compare_group(const Chunk<T>& chunk, int group, KeyedColumns
   return any;
 }
 
-// One block for each group of rows. Boxes that no other box may suppress are kept at once.
-template <bool has_classes, typename T>
+// Writes the states of a group of rows: boxes that no other box may suppress are kept at once. `any` is the word of
+// this lane's row, or'ed over the columns of its warp; `suppressible` is 0 before. All threads of the block call it.
+template <typename T>
+__device__ __forceinline__ void write_states(const Chunk<T>& chunk, int group, int lane, unsigned any,
+                                             const int& num_tiles, unsigned& suppressible) {
+  const unsigned bits = __ballot_sync(kFullMask, any != 0),
+                 valid_rows = __ballot_sync(kFullMask, group * kWarpSize + lane < chunk.count);
+  if (lane == 0 && bits != 0) atomicOr(&suppressible, bits);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  chunk.num_tiles[group] = num_tiles;
+  chunk.states[group] = {valid_rows & ~suppressible, suppressible};
+}
+
+// One block for each group of rows.
+template <typename T>
 __global__ void __launch_bounds__(kThreads)
     compare_near_kernel(Chunk<T> chunk, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
   __shared__ KeyedColumns<T> columns[kWarps];
@@ -118,15 +129,9 @@ __global__ void __launch_bounds__(kThreads)
     suppressible = 0;
   }
   __syncthreads();
-  const unsigned word = compare_group<has_classes>(chunk, group, columns[threadIdx.x / kWarpSize], thresholds,
-                                                   near_only, axis_threshold, &num_tiles);
-  const unsigned bits = __ballot_sync(kFullMask, word != 0),
-                 valid_rows = __ballot_sync(kFullMask, group * kWarpSize + lane < chunk.count);
-  if (lane == 0 && bits != 0) atomicOr(&suppressible, bits);
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  chunk.num_tiles[group] = num_tiles;
-  chunk.states[group] = {valid_rows & ~suppressible, suppressible};
+  const unsigned word =
+      compare_group(chunk, group, columns[threadIdx.x / kWarpSize], thresholds, near_only, axis_threshold, &num_tiles);
+  write_states(chunk, group, lane, word, num_tiles, suppressible);
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
-// Writes the boxes by class, and those of a class along a Hilbert curve. What follows is in chunk.cuh.
+// Writes the boxes by class, and those of a class along a Hilbert curve: in place of sort_chunk.cuh. The plan is in
+// chunk.cuh.
 //
 // Consecutive cells of a Hilbert curve are neighbors. Morton order has jumps: a group of boxes across the one in the
 // middle extends over much of the image, is near all boxes, and its block of compare_near_kernel ends long after the
 // others. For the same reason the curve is followed backward in every second class: it begins where the last one ended.
 //
 // Plan: order_chunk_kernel, one block, sorts the indices of the boxes in shared memory, and gather_chunk_kernel, many
-// blocks, loads and writes the boxes in that order: one multiprocessor would take long for 40,000 scattered stores.
+// blocks, loads and writes the boxes in that order: one multiprocessor would take long for 40,000 scattered stores. A
+// warp of it has a group of boxes, and writes their bounds, too.
 #pragma once
 
 #include "cuda/nms/sort_chunk.cuh"
@@ -61,12 +63,23 @@ __device__ __forceinline__ unsigned curve_position(unsigned x, unsigned y) {
   return position;
 }
 
-// In float32 for boxes of any dtype: which cell a box is in affects the time only.
-__device__ __forceinline__ unsigned curve_cell_of(const Box<float>& box, const Box<float>& center_bounds) {
-  const Box<float> center = center_of(box);
-  return curve_position(grid_index(center.x1, center_bounds.x1, center_bounds.x2),
-                        grid_index(center.y1, center_bounds.y1, center_bounds.y2));
-}
+// The grid, in float32 for boxes of any dtype: which cell a box is in affects the time only.
+struct Grid {
+  float x, y, columns, rows;  // its corner; columns and rows for a length of 1
+
+  __device__ explicit Grid(const Box<float>& bounds)
+      : x(bounds.x1),
+        y(bounds.y1),
+        columns(kGridSide / (bounds.x2 - bounds.x1)),
+        rows(kGridSide / (bounds.y2 - bounds.y1)) {}
+
+  __device__ unsigned curve_cell_of(const Box<float>& box) const {
+    const auto clamped = [](float index) {  // NaN is clamped, too
+      return index > 0 ? (index < kGridSide ? static_cast<unsigned>(index) : kGridSide - 1) : 0;
+    };
+    return curve_position(clamped(((box.x1 + box.x2) / 2 - x) * columns), clamped(((box.y1 + box.y2) / 2 - y) * rows));
+  }
+};
 
 // The cell of a class: the curve has `cells` cells for each.
 __device__ __forceinline__ unsigned cell_of_class(unsigned cell, unsigned number, unsigned cells) {
@@ -96,12 +109,12 @@ __global__ void __launch_bounds__(kChunkThreads, 1)
   wait_for_previous_kernel();
   const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(in.num_boxes);
   for (int c = thread; c < kNumCells; c += kChunkThreads) offsets[c] = 0;
-  const Box<float> center_bounds = sample_bounds<float>(in);  // its barrier also follows the zeros of `offsets`
+  const Grid grid(sample_bounds<float>(in));  // its barrier also follows the zeros of `offsets`
   if constexpr (has_classes) number_classes(in, numbers);
   const unsigned cells = has_classes ? kNumCells / numbers.count : kNumCells;  // of a class
 #pragma unroll 2  // no more: instructions that run once are waited for
   for (int i = thread; i < count; i += kChunkThreads) {
-    unsigned cell = curve_cell_of(load_box_as<float>(in.box_type, in.boxes, i), center_bounds);
+    unsigned cell = grid.curve_cell_of(load_box_as<float>(in.box_type, in.boxes, i));
     if constexpr (has_classes) cell = cell_of_class(cell, numbers.number_of(in.classes[i]), cells);
     sorted[i] = static_cast<uint16_t>(cell);
   }
@@ -133,9 +146,13 @@ template <bool has_classes, typename T>
 __global__ void __launch_bounds__(kThreads) gather_chunk_kernel(NmsInputs in, Chunk<T> chunk) {
   wait_for_previous_kernel();
   const int to = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (to >= chunk.count) return;
-  const unsigned i = chunk.indices[to];
-  chunk.boxes[to] = load_box_as<T>(in.box_type, in.boxes, i);
+  const bool valid = to < chunk.count;
+  const unsigned i = chunk.indices[valid ? to : 0];
+  const Box<T> box = load_box_as<T>(in.box_type, in.boxes, i);
+  const Box<T> none = empty_bounds<T>(), bounds = warp_bounds(valid ? enclose(none, box) : none);
+  if (!valid) return;
+  if (to % kWarpSize == 0) chunk.bounds[to / kWarpSize] = bounds;
+  chunk.boxes[to] = box;
   chunk.keys[to] = load_wide_key(in, i);
   if constexpr (has_classes) chunk.classes[to] = in.classes[i];
 }

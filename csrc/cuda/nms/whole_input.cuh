@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/common/unmeasured.h"
-#include "cuda/nms/compare_near.cuh"
+#include "cuda/nms/compare_listed.cuh"
 #include "cuda/nms/decide.cuh"
 #include "cuda/nms/order_chunk.cuh"
 #include "cuda/nms/rank.cuh"
@@ -70,10 +70,22 @@ cudaError_t launch_finish(const NmsInputs& in, const Chunk<T>& chunk, WorkspaceL
                           chunk.count);
 }
 
+// Sorts and compares the boxes.
 template <bool has_classes, typename T>
-cudaError_t launch_sort(const NmsInputs& in, const Chunk<T>& chunk, cudaStream_t stream) {
-  if (has_classes || uses_unmeasured_kernels()) return launch_order<has_classes>(in, chunk, stream);
-  return launch(sort_chunk_kernel<T>, 1, kChunkThreads, 0, stream, in, chunk);
+cudaError_t launch_compare(const NmsInputs& in, const Chunk<T>& chunk, double iou_threshold, cudaStream_t stream) {
+  const PairThresholds<T> thresholds = pair_thresholds<T>(iou_threshold);
+  const auto groups = static_cast<unsigned>(chunk.groups);
+  auto* compare = compare_listed_kernel<has_classes, T>;
+  cudaError_t status = cudaSuccess;
+  if (has_classes || uses_unmeasured_kernels()) {
+    status = launch_order<has_classes>(in, chunk, stream);
+  } else {
+    compare = compare_near_kernel<T>;
+    status = launch(sort_chunk_kernel<T>, 1, kChunkThreads, 0, stream, in, chunk);
+  }
+  if (status != cudaSuccess) return status;
+  return launch_dependent(compare, groups, kThreads, 0, stream, chunk, thresholds, iou_threshold >= 0,
+                          axis_threshold(thresholds.decision));
 }
 
 template <bool has_classes, typename T>
@@ -81,15 +93,10 @@ cudaError_t launch_whole(const NmsInputs& in, double iou_threshold, void* worksp
                          NmsProgress* progress, cudaStream_t stream) {
   WorkspaceLayout layout(workspace);
   const Chunk<T> chunk = chunk_workspace<T>(in.num_boxes, has_classes, layout);
-  const PairThresholds<T> thresholds = pair_thresholds<T>(iou_threshold);
-  const auto groups = static_cast<unsigned>(chunk.groups);
-  cudaError_t status = launch_sort<has_classes>(in, chunk, stream);
+  cudaError_t status = launch_compare<has_classes>(in, chunk, iou_threshold, stream);
   if (status == cudaSuccess)
-    status = launch_dependent(compare_near_kernel<has_classes, T>, groups, kThreads, 0, stream, chunk, thresholds,
-                              iou_threshold >= 0, axis_threshold(thresholds.decision));
-  if (status == cudaSuccess)
-    status = launch_dependent(decide_kernel<T>, grid_blocks(groups, kDecideWarps), kDecideWarps * kWarpSize, 0, stream,
-                              chunk);
+    status = launch_dependent(decide_kernel<T>, grid_blocks(chunk.groups, kDecideWarps), kDecideWarps * kWarpSize, 0,
+                              stream, chunk);
   if (status != cudaSuccess) return status;
   auto* finish = in.score_type == Dtype::f64 ? launch_finish<uint64_t, T> : launch_finish<uint32_t, T>;
   return finish(in, chunk, layout, keep, progress, stream);
