@@ -101,7 +101,8 @@ def _crop(image: _Waiting, view: View) -> Tensor:
 def _result(image: _Waiting, preset: Preset, classes: tuple[str, ...], limit: int | None) -> Result:
     loaded = image.loaded
     if image.views:
-        output = merge(image.outputs, image.views, preset.nms_iou_threshold, preset.suppress_equal)
+        threshold = preset.nms_iou_threshold if preset.soft_nms_sigma is None else None
+        output = merge(image.outputs, image.views, threshold, preset.suppress_equal)
     else:
         empty = torch.zeros(0)
         output = {"boxes": empty.view(0, 4), "labels": empty.long(), "scores": empty}

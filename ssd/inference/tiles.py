@@ -57,18 +57,22 @@ class Tiling:
 
 
 def merge(
-    outputs: Sequence[dict[str, Tensor]], views: Sequence[View], iou_threshold: float, suppress_equal: bool = False
+    outputs: Sequence[dict[str, Tensor]],
+    views: Sequence[View],
+    iou_threshold: float | None,
+    suppress_equal: bool = False,
 ) -> dict[str, Tensor]:
     """Merges the detections of the views of one image.
 
-    Complete boxes, those away from borders inside the image, are merged by NMS. A box at such a border is dropped if a
-    complete box of its class agrees with it inside its view; other boxes of neighboring tiles that agree in the part
-    that both see are joined to the smallest box around them. Boxes agree if their IoU is at least 0.5.
+    Complete boxes, those away from borders inside the image, are merged by NMS; after Soft-NMS, which leaves objects that
+    overlap, see `_once`. A box at such a border is dropped if a complete box of its class agrees with it inside its view;
+    other boxes of neighboring tiles that agree in the part that both see are joined to the smallest box around them. Boxes
+    agree if their IoU is at least 0.5.
 
     Args:
         outputs: For each view a dict of boxes `[N, 4]` (xyxy in pixels of the view), labels `[N]` and scores `[N]`.
         views: The views.
-        iou_threshold: IoU threshold of NMS.
+        iou_threshold: IoU threshold of NMS; None after Soft-NMS.
         suppress_equal: As in `ssd_ops.nms`.
 
     Returns:
@@ -84,13 +88,43 @@ def merge(
     labels, scores = (torch.cat([output[name] for output in outputs]) for name in ("labels", "scores"))
     cut = _is_cut(boxes, seen, corners[0])
     rest = ~cut
-    keep = ssd_ops.batched_nms(boxes[rest], scores[rest], labels[rest], iou_threshold, suppress_equal=suppress_equal)
+    if iou_threshold is None:
+        keep = _once(boxes[rest], scores[rest], labels[rest], of_view[rest])
+    else:
+        keep = ssd_ops.batched_nms(
+            boxes[rest], scores[rest], labels[rest], iou_threshold, suppress_equal=suppress_equal
+        )
     kept = (boxes[rest][keep], labels[rest][keep], scores[rest][keep])
     pieces = _without_known(boxes[cut], labels[cut], seen[cut], kept[0], kept[1])
     joined = _join(boxes[cut][pieces], labels[cut][pieces], scores[cut][pieces], seen[cut][pieces])
     boxes, labels, scores = (torch.cat(pair) for pair in zip(kept, joined, strict=True))
-    keep = ssd_ops.batched_nms(boxes, scores, labels, iou_threshold, suppress_equal=suppress_equal)
+    if iou_threshold is None:
+        source = (
+            torch.arange(len(boxes)) >= len(kept[0])
+        ).long()  # neither kept boxes nor joined ones repeat each other
+        keep = _once(boxes, scores, labels, source)
+    else:
+        keep = ssd_ops.batched_nms(boxes, scores, labels, iou_threshold, suppress_equal=suppress_equal)
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+def _once(boxes: Tensor, scores: Tensor, labels: Tensor, views: Tensor) -> Tensor:
+    """Returns the boxes to keep, in descending order of score: of each object one, whichever views see it.
+
+    A kept box stands for at most one box of each other view, so two objects that overlap remain if one view sees both.
+    """
+    kept: list[int] = []
+    seen_by: list[set[int]] = []  # views of each kept box
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        overlap = ssd_ops.box_iou(boxes[kept], boxes[i, None])[:, 0].where(labels[kept] == labels[i], 0.0)
+        view = int(views[i])
+        agree = [j for j in torch.nonzero(overlap >= _AGREE).flatten().tolist() if view not in seen_by[j]]
+        if agree:
+            seen_by[max(agree, key=overlap.tolist().__getitem__)].add(view)
+        else:
+            kept.append(i)
+            seen_by.append({view})
+    return torch.tensor(kept, dtype=torch.int64)
 
 
 def _is_cut(boxes: Tensor, seen: Tensor, whole: Tensor) -> Tensor:

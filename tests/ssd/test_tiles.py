@@ -138,6 +138,40 @@ def test_invalid_tile_sizes_raise(tile: object, detector: Detector) -> None:
         detector.predict(torch.zeros(3, 8, 8, dtype=torch.uint8), tile=tile)  # type: ignore[arg-type]
 
 
+def test_objects_that_soft_nms_leaves_in_a_tile_remain() -> None:
+    """Two that overlap, seen by the whole image and two tiles, one of which misses the first; and one cut by a border."""
+    one, two, cut = [20.0, 20, 60, 60], [20.0, 30, 60, 70], [90.0, 20, 100, 60]
+    views = [(0, 0, 200, 100), (0, 0, 100, 100), (10, 0, 110, 100)]
+    seen = [[(one, 0.9), (two, 0.5)], [(one, 0.8), (two, 0.6), (cut, 0.4)], [(two, 0.7), ([90.0, 20, 106, 60], 0.4)]]
+    outputs = []
+    for (x, y, *_), found in zip(views, seen, strict=True):
+        boxes, scores = zip(*found, strict=True)
+        boxes = torch.tensor(boxes) - torch.tensor([x, y, x, y])
+        outputs.append(
+            {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64), "scores": torch.tensor(scores)}
+        )
+    merged = merge(outputs, views, None)
+    assert merged["boxes"].tolist() == [one, two, [90.0, 20, 106, 60]]
+    torch.testing.assert_close(merged["scores"], torch.tensor([0.9, 0.6, 0.4]))
+    assert merge(outputs, views, 0.45)["boxes"].tolist() == [one, [90.0, 20, 106, 60]]
+    none = [{name: value[:0] for name, value in output.items()} for output in outputs]
+    assert merge(none, views, None)["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_merging_follows_the_rules_of_the_model(
+    sigma: float | None, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector.model.preset = detector.model.preset.replace(soft_nms_sigma=sigma)
+    given: list[float | None] = []
+    monkeypatch.setattr("ssd.inference.stream.merge", lambda *args: given.append(args[2]) or merge(*args))
+    image, boxes = image_with([(70, 70, 105, 105), (150, 20, 190, 60), (60, 220, 130, 245)])
+    result = detector.predict(image, tile=(SIDE, 20), score_threshold=0.0)
+    assert isinstance(result, Result)
+    torch.testing.assert_close(result.boxes, boxes)
+    assert given == [None if sigma else detector.model.preset.nms_iou_threshold]
+
+
 def test_memory_of_a_merge_grows_with_the_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, box_iou = [], ssd_ops.box_iou
     monkeypatch.setattr(ssd_ops, "box_iou", lambda *boxes: sizes.append(box_iou(*boxes).numel()) or box_iou(*boxes))
