@@ -28,6 +28,7 @@ from ssd.inference.sources import Source, images_of, is_one_image
 from ssd.inference.stream import detect_all
 from ssd.inference.tiles import Tiling
 from ssd.models import SSD
+from ssd.models.half_precision import check_dtype
 
 SCORE_THRESHOLD = 0.4  # default for classes without a threshold from an evaluation
 
@@ -198,8 +199,9 @@ def load(source: str | Path, device: str | torch.device = "auto", dtype: torch.d
 
     Raises:
         DataError: The checkpoint does not exist or fits no model, or the download failed.
-        ValueError: There is no such device.
+        ValueError: There is no such device, or no network runs in this type.
     """
+    check_dtype(dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

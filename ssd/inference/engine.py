@@ -22,7 +22,7 @@ from ssd.inference.graph import DetectionGraphs, Images, Network, count_of, slic
 from ssd.models import SSD
 from ssd.models.folded import folded
 from ssd.models.fused_heads import fuse_heads
-from ssd.models.half_precision import has_native_bfloat16
+from ssd.models.half_precision import check_dtype, has_native_bfloat16
 from ssd.models.heads import Outputs, rows_of
 from ssd.models.packed import can_pack, pack_convolutions
 from ssd.models.tensor_slots import Snapshot, tensor_slots
@@ -48,7 +48,8 @@ class InferenceEngine:
         fuse_heads: Predict both outputs of a level by one convolution, where the heads are single convolutions.
 
     Raises:
-        ValueError: `exact` is combined with `compile`, `dtype` or `fuse_heads`, or with a model in training mode.
+        ValueError: `dtype` is no floating type of 16, 32 or 64 bits; `exact` is combined with `compile`, `dtype` or
+            `fuse_heads`, or with a model in training mode.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class InferenceEngine:
     ) -> None:
         if exact and (compile or dtype is not None or fuse_heads):
             raise ValueError("exact=True cannot be combined with compile, dtype or fuse_heads")
+        check_dtype(dtype)
         self.model = model
         self.exact = exact
         self.device = model.priors.device

@@ -1,8 +1,16 @@
-"""Whether a device gains by half precision."""
+"""The types that networks run in, and whether a device gains by half precision."""
 
 from __future__ import annotations
 
 import torch
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises a ValueError unless networks can run in a type; None stands for that of the device."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, or None, got {dtype!r}")
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -64,10 +64,17 @@ def with_second_column(x: Tensor, conv: nn.Module) -> Tensor:
     uninitialized for a single column in bfloat16 and channels_last. Not for `SameConv2d`, whose padding depends on the
     size of the input: it has more columns before oneDNN sees it.
     """
+    is_affected = type(conv) is nn.Conv2d and conv.groups > 1 and conv.stride[1] > 1
+    return _with_second_column(x) if is_affected else x
+
+
+def _with_second_column(x: Tensor) -> Tensor:
     if x.shape[-1] > 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
         return x
-    is_affected = type(conv) is nn.Conv2d and conv.groups > 1 and conv.stride[1] > 1
-    return F.pad(x, (0, 1)) if is_affected else x
+    return F.pad(x, (0, 1))
+
+
+torch.fx.wrap("_with_second_column")  # torch.fx cannot trace what depends on a shape
 
 
 class SqueezeExcitation(nn.Module):

@@ -64,6 +64,13 @@ def test_engine_runs_in_bfloat16_where_it_is_native(native: bool, monkeypatch: p
     assert next(InferenceEngine(model, exact=True)._net.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", ["half", "bfloat16", torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_types_that_no_network_runs_in_raise(dtype: Any) -> None:
+    for run in (lambda: InferenceEngine(tiny(), dtype=dtype), lambda: detector_module.load("none.pt", "cpu", dtype)):
+        with pytest.raises(ValueError, match=r"dtype must be one of torch\.bfloat16, .*, or None, got "):
+            run()
+
+
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_bfloat16_finds_the_objects_of_float32(scores: str) -> None:
     model = tiny(scores=scores, multi_label=True)

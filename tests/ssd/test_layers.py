@@ -56,6 +56,13 @@ def test_mobilenet_v2_equals_torchvisions(width: float, norm: Any) -> None:
     check_same_network(own, mobilenet_v2(weights=None, width_mult=width, norm_layer=norm).features, 64)
 
 
+def test_networks_can_be_traced_symbolically() -> None:
+    """As those of torchvision: torch.fx cannot follow an `if` on a shape."""
+    x = torch.randn(1, 3, 64, 64)
+    for network in (mobilenet_v2_features(0.35), nn.Sequential(lite_extra(3, 16), depthwise_layers(16, 8, stride=2))):
+        assert torch.equal(torch.fx.symbolic_trace(network.eval())(x), network(x))
+
+
 def test_vgg16_equals_torchvisions() -> None:
     with torch.device("meta"):
         full = vgg16(weights=None)
