@@ -135,11 +135,11 @@ def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     else:
         train(args, data, flags, run)
     result: dict[str, Any] = {"variant": variant, "seed": args.seed}
-    for name, tta in (("AP50", []), ("--tta", ["--tta"]), ("--tta-border", ["--tta-border"])):
+    for evaluation in ("", "--tta", "--tta-border", "--soft-nms", "--tta-border --soft-nms"):
         report = run / "measured.json"
         judged = ["--data-path", str(args.completed), "--dataset", "voc", "--split", "val"]
-        ssd_program("eval", str(run), *judged, "--json", str(report), *tta)
-        result[name] = json.loads(report.read_text())
+        ssd_program("eval", str(run), *judged, "--json", str(report), *evaluation.split())
+        result[evaluation or "AP50"] = json.loads(report.read_text())
     ssd_program("data", "review", str(run), "--data-path", str(args.original), "--dataset", "voc", "--splits", "val")
     missing = missing_objects(args.original, args.completed, "val")
     findings = json.loads((run / "review" / "review.json").read_text())["findings"]

@@ -64,10 +64,10 @@ def test_completed_variant_trains_reviews_and_trains_again(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [row["variant"] for row in rows] == ["ignore", "completed by review"]
     assert rows[1]["recall at precision 0.85"] == {"all": 0.5, "cat": 1, "dog": 0}
-    measuring = ["eval", "eval", "eval", "data"]
+    measuring = [*["eval"] * 5, "data"]
     assert [arguments[0] for arguments in called] == ["train", *measuring, "train", "data", "train", *measuring]
     noisy = (tmp_path / "out" / "data" / "Annotations" / "t.xml").read_text()
     assert noisy == (folders[0] / "Annotations" / "t.xml").read_text()
     epochs = [arguments[arguments.index("--epochs") + 1] for arguments in called if arguments[0] == "train"]
     assert epochs == ["40", "16", "32"]
-    assert "--fix" in called[6] and str(tmp_path / "out" / "completed-0") in called[7]
+    assert "--fix" in called[8] and str(tmp_path / "out" / "completed-0") in called[9]
