@@ -47,6 +47,11 @@ LOSSES = {
     "GIoU loss, IoU-aware scores": "--data-augmentation hflip --model-option box_loss=giou "
     "--model-option class_target=iou",
 }
+LOSSES |= {  # losses of boxes are smaller than those of deltas
+    f"{name} loss, weight {weight}": f"{LOSSES[f'{name} loss']} --model-option loc_weight={weight}"
+    for name in ("GIoU", "CIoU")
+    for weight in (5, 10)
+}
 VARIANTS = {**AUGMENTATIONS, "multi-scale (large-scale jitter)": "--data-augmentation lsj", **LOSSES}
 METRICS = {"auto": ("AP50",), "coco": ("AP50", "AP75", "AP")}  # columns of eval.csv
 

@@ -16,6 +16,7 @@ objects.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
@@ -31,6 +32,10 @@ from benchmarks.peers import match_and_encode
 from benchmarks.roofline import TRAINING, forward_flops
 from ssd.inference.engine import InferenceEngine
 from ssd.models.half_precision import has_native_bfloat16
+
+# oneDNN keeps the last 1024 of its primitives, which three variants of a training step exceed. As candidates take turns,
+# each would make its own again, except where the previous one has just made the same.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 GPU_VARIANTS = (*variants.NAMES, "graph+channels_last+amp")
 
