@@ -202,10 +202,10 @@ def _nms(quick: bool) -> Iterator[Row]:
         def make(g: Generator, k: str = kind, n: int = count) -> tuple[Tensor, Tensor]:
             return uniform_boxes(n, g) if k == "uniform" else clustered_boxes(n, 50, g), distinct_scores(n, g)
 
-        yield Row(f"nms {kind} {count}", make, lambda b, s: ssd_ops.nms(b, s, 0.5), 0, goal, False, _equal)
+        yield Row(f"nms {kind} {count} boxes", make, lambda b, s: ssd_ops.nms(b, s, 0.5), 0, goal, False, _equal)
     for count, goal in () if quick else ((1000, 30), (10_000, 60), (36_000, 110)):
         yield Row(
-            f"batched_nms {count}, 90 classes",
+            f"batched_nms {count} boxes, 90 classes",
             lambda g, n=count: (
                 clustered_boxes(n, 50, g),
                 distinct_scores(n, g),

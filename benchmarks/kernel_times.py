@@ -1,6 +1,6 @@
 """Time of each CUDA kernel of an op, by torch.profiler: which of them a call spends its time in.
 
-python benchmarks/kernel_times.py [--filter "nms uniform 10000"] [--calls 20] [--json FILE]
+python benchmarks/kernel_times.py [--filter "nms uniform 10000 boxes"] [--calls 20] [--json FILE]
 
 The rows are those of bench_ops_gpu.py. `start` is the median of the microseconds from the start of the first kernel of a
 call, `time` of the duration; kernels may overlap, and one that starts early waits for the one before it. A profiled

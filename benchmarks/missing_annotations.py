@@ -2,9 +2,10 @@
 
     python benchmarks/missing_annotations.py --completed bccd_completed --original bccd --weights-backbone FILE --seed 0
 
-Both data sets (VOC) have the same images. Trains the recipe bccd on the original annotations of the training images of
---completed, evaluates on its val images, and reviews their original annotations with the detector: by how many of the
-objects that only --completed has are found, at which precision. Each variant prints one line of JSON; `--variants` selects.
+Both data sets (VOC) have the same images, --original perhaps more. Trains the recipe bccd on the original annotations of
+the training images of --completed (with --all-images of those of --original), evaluates on the val images of --completed,
+and reviews their original annotations with the detector: by how many of the objects that only --completed has are found,
+at which precision. Each variant prints one line of JSON; `--variants` selects.
 """
 
 from __future__ import annotations
@@ -120,10 +121,12 @@ def train(args: argparse.Namespace, data: Path, flags: str, run: Path, part: flo
 
 def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """Trains a variant and returns AP50 and the recall of its review."""
-    folder = args.output
+    folder = args.output / "all-images" if args.all_images else args.output
     data, completed, flags = folder / "data", folder / f"completed-{args.seed}", VARIANTS[variant]
     run = folder / f"{variant.replace(' ', '-')}-{args.seed}"
-    if not data.is_dir():
+    if args.all_images:
+        data = args.original
+    elif not data.is_dir():
         annotated_as(args.original, args.completed, data)
     if variant == COMPLETED:
         first = folder / f"first-{args.seed}"
@@ -156,6 +159,11 @@ def main() -> None:
     parser.add_argument("--completed", required=True, type=Path, help="data set with completed annotations")
     parser.add_argument(
         "--original", required=True, type=Path, help="data set with the original annotations of the same images"
+    )
+    parser.add_argument(
+        "--all-images",
+        action="store_true",
+        help="train on all training images of --original, also without a completion",
     )
     parser.add_argument("--weights-backbone", help="pretrained weights (default: none)")
     parser.add_argument("--epochs", type=int, default=40, help="epochs of each training (default: 40)")

@@ -34,10 +34,7 @@ _SOME_FILES = 500  # label files that the fast form reads again
 _SMALL_JSON = 20_000_000  # bytes
 _MORE_THAN_PERCENT = 200  # pixels: sides of images in which many boxes reach further than 100
 _MIN_INVALID = 0.1  # fraction of the boxes that must be invalid as they are read
-_MIN_BEYOND = (
-    10,
-    0.02,
-)  # boxes beyond the right or lower border, and their fraction, that prove centers read as corners
+_MIN_BEYOND = (10, 0.02)  # boxes beyond the right or lower border, and their fraction, that prove centers
 
 
 def find_encoding_errors(dataset: DetectionDataset, source: str, *, fast: bool = False) -> Iterator[Fault]:

@@ -99,9 +99,8 @@ def merge(
     joined = _join(boxes[cut][pieces], labels[cut][pieces], scores[cut][pieces], seen[cut][pieces])
     boxes, labels, scores = (torch.cat(pair) for pair in zip(kept, joined, strict=True))
     if iou_threshold is None:
-        source = (
-            torch.arange(len(boxes)) >= len(kept[0])
-        ).long()  # neither kept boxes nor joined ones repeat each other
+        # Neither kept boxes nor joined ones repeat each other.
+        source = (torch.arange(len(boxes)) >= len(kept[0])).long()
         keep = _once(boxes, scores, labels, source)
     else:
         keep = ssd_ops.batched_nms(boxes, scores, labels, iou_threshold, suppress_equal=suppress_equal)

@@ -71,3 +71,8 @@ def test_completed_variant_trains_reviews_and_trains_again(
     epochs = [arguments[arguments.index("--epochs") + 1] for arguments in called if arguments[0] == "train"]
     assert epochs == ["40", "16", "32"]
     assert "--fix" in called[8] and str(tmp_path / "out" / "completed-0") in called[9]
+    monkeypatch.setattr(sys, "argv", ["x", *flags, "--variants", "ignore", "--all-images"])
+    measured.main()
+    trained = called[16]
+    assert trained[trained.index("--data-path") + 1] == str(folders[0])
+    assert trained[trained.index("--output-dir") + 1] == str(tmp_path / "out" / "all-images" / "ignore-0")
