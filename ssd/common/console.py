@@ -23,13 +23,14 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line.
 
-    Integers (`type=int`) have at most 32 bits, as no option needs more and torch, NumPy and the system take no more.
+    The description is printed as it is written. Integers (`type=int`) have at most 32 bits, as no option needs more and
+    torch, NumPy and the system take no more.
     """
 
     _words: Sequence[str] = ()  # of the command line
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs})
         self.register("type", int, _integer)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

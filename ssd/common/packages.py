@@ -7,5 +7,8 @@ import importlib.util
 
 def is_installed(package: str) -> bool:
     """Returns whether a package can be imported; a folder of its name without Python files, as in a run, does not count."""
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
     return spec is not None and spec.origin is not None

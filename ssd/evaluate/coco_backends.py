@@ -1,11 +1,11 @@
 """The two libraries that compute COCO's metrics: faster-coco-eval (C++) if installed, else pycocotools."""
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import Any
 
+from ssd.common.packages import is_installed
 from ssd.data.faults import check_choice
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
@@ -13,7 +13,7 @@ BACKENDS = ("faster_coco_eval", "pycocotools")
 
 def default_backend() -> str:
     """Returns the faster of the installed libraries."""
-    return BACKENDS[0] if importlib.util.find_spec(BACKENDS[0]) else BACKENDS[1]
+    return BACKENDS[0] if is_installed(BACKENDS[0]) else BACKENDS[1]
 
 
 def evaluate_boxes(

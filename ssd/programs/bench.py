@@ -23,9 +23,7 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Runs a benchmark with the arguments that follow its name, and exits with its exit code."""
-    parser = ArgumentParser(
-        prog=program_name("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("bench"), description=__doc__)
     parser.add_argument("op", nargs="?", help="op to benchmark (default: list the ops)")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark")
     args = parser.parse_args(argv)

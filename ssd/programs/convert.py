@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
+from ssd.common.packages import is_installed
 from ssd.weight_files.names import checked_checkpoint
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ SYSTEMS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the command line, without importing torch."""
-    parser = ArgumentParser(
-        prog=program_name("convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("convert"), description=__doc__)
     parser.add_argument("input", help="checkpoint of any supported system, or run folder")
     parser.add_argument("output", help="output file")
     parser.add_argument("--to", required=True, choices=SYSTEMS, help="system of the output")
@@ -67,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if output.suffix == ".caffemodel" and args.to != "caffe":
         parser.error(f"output {output} needs --to caffe: Caffe has no other names")
     package = PACKAGES.get(output.suffix)
-    if package is not None and find_spec("google.protobuf" if package == "protobuf" else package) is None:
+    if package is not None and not is_installed("google.protobuf" if package == "protobuf" else package):
         parser.error(f"output {output} needs the package {package}: pip install {package}, or write a .pth file")
     return args
 

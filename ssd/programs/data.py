@@ -21,7 +21,7 @@ from typing import Any
 from ssd.common.atomic_write import WriteError, check_writable, write_text
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError, DataError
-from ssd.config import TrainConfig, check_settings
+from ssd.config import TrainConfig, check_settings, flag
 from ssd.config.choices import FILE_DATASETS, MODELS
 from ssd.programs.data_review import ABOUT, add_arguments, check_arguments
 from ssd.programs.train_arguments import key_value, with_data_settings
@@ -44,18 +44,14 @@ read from the tar files, in any order. Each image in a tar file is followed by a
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, TrainConfig]:
     """Parses and checks the command line, without importing torch."""
-    raw: Any = argparse.RawDescriptionHelpFormatter
-    parser = ArgumentParser(prog=program_name("data"), description=__doc__, formatter_class=raw)
+    parser = ArgumentParser(prog=program_name("data"), description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     texts = {
         "check": ("check images, boxes, splits and priors", _CHECK),
         "review": ("list annotations that a trained detector disagrees with", ABOUT),
         "pack": ("write tar files and arrays for large data sets", _PACK),
     }
-    parsers = {
-        name: commands.add_parser(name, help=words, description=about, formatter_class=raw)
-        for name, (words, about) in texts.items()
-    }
+    parsers = {name: commands.add_parser(name, help=words, description=about) for name, (words, about) in texts.items()}
     _add_check_arguments(parsers["check"])
     add_arguments(parsers["review"])
     _add_source(parsers["pack"])
@@ -107,7 +103,7 @@ def _settings(args: argparse.Namespace) -> TrainConfig:
     for name in ("workers", "image_size", "shard_mb"):
         value = getattr(args, name, None)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            raise ConfigError(f"{flag(name)} must be at least 1, got {value}")
     values: dict[str, Any] = {"data_path": args.data_path, "dataset": args.dataset}
     values |= {name: getattr(args, name) for name in ("model", "image_size") if getattr(args, name, None) is not None}
     options = dict(key_value("dataset_options", item) for item in args.dataset_option or ())

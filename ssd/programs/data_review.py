@@ -10,9 +10,10 @@ from typing import Any
 
 from ssd.common.atomic_write import check_writable
 from ssd.common.errors import ConfigError, DataError
-from ssd.config import TrainConfig, check_settings
+from ssd.config import TrainConfig, check_settings, flag
 from ssd.config.choices import FILE_DATASETS, HIDING
 from ssd.config.resume_settings import recorded_settings
+from ssd.programs.device_arguments import add_device_flag
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
 from ssd.weight_files.names import checked_checkpoint
 
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="score from which they get a label in the copy; others are ignored in training (default: 0.3)",
     )
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_flag(parser)
 
 
 def check_arguments(args: argparse.Namespace) -> TrainConfig:
@@ -70,7 +71,7 @@ def check_arguments(args: argparse.Namespace) -> TrainConfig:
     """
     for name in ("min_score", "fix_score"):
         if not 0 < getattr(args, name) <= 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be in (0, 1], got {getattr(args, name)}")
+            raise ConfigError(f"{flag(name)} must be in (0, 1], got {getattr(args, name)}")
     if args.worst < 0:
         raise ConfigError(f"--worst must not be negative, got {args.worst}")
     args.checkpoint = checked_checkpoint(args.checkpoint)

@@ -8,7 +8,6 @@ Exits with 0 if there are no problems, with 1 otherwise. Please include its outp
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -18,9 +17,7 @@ from ssd.common.console import ArgumentParser, console_program, program_name
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Prints the diagnosis; exits with 1 if there are problems."""
-    parser = ArgumentParser(
-        prog=program_name("doctor"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("doctor"), description=__doc__)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args(argv)
     from ssd.diagnosis import diagnose  # imports torch

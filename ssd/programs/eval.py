@@ -28,7 +28,7 @@ from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig, check_settings
 from ssd.config.choices import CHOICES, DATASETS
 from ssd.config.resume_settings import recorded_settings
-from ssd.programs.half_argument import add_half_flag, half_dtype
+from ssd.programs.device_arguments import add_device_flag, add_half_flag, half_dtype
 from ssd.programs.post_processing import add_post_processing_flags, apply_post_processing
 from ssd.programs.train_arguments import key_value, reject_code, with_data_settings
 from ssd.weight_files.names import checked_checkpoint
@@ -101,9 +101,7 @@ def _same_path(one: str, other: str | None) -> bool:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog=program_name("eval"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("eval"), description=__doc__)
     parser.add_argument(
         "checkpoint",
         help="run folder (uses best.pt, else last.pt), checkpoint of any supported system, or name of torchvision's "
@@ -138,7 +136,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "-j", "--workers", type=int, metavar="N", help="data loading processes (default: that of the run, or 2)"
     )
     add_post_processing_flags(parser)
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_flag(parser)
     add_half_flag(parser, "float32, as in training")
     parser.add_argument(
         "--trust-config", action="store_true", help="allow the configuration of the run to run code of its data set"

@@ -26,12 +26,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from ssd.common.atomic_write import check_writable
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
+from ssd.common.packages import is_installed
+from ssd.config import flag
 from ssd.config.resume_settings import recorded_settings
 from ssd.weight_files.names import checked_checkpoint
 
@@ -56,10 +57,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--eval-data needs the post-processing: omit --no-nms")
     if not 0 <= args.tolerance < float("inf"):
         parser.error(f"--tolerance must be a finite number of at least 0, got {args.tolerance:g}")
-    for flag in ("images", "calibration_data", "eval_data"):
-        path = getattr(args, flag)
+    for name in ("images", "calibration_data", "eval_data"):
+        path = getattr(args, name)
         if path is not None and not os.path.exists(path):
-            parser.error(f"--{flag.replace('_', '-')}: {path} does not exist")
+            parser.error(f"{flag(name)}: {path} does not exist")
     try:
         args.checkpoint = checked_checkpoint(args.checkpoint)
         if args.int8 and args.calibration_data is None:
@@ -92,9 +93,7 @@ def check_training_data(checkpoint: str) -> None:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog=program_name("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("export"), description=__doc__)
     parser.add_argument(
         "checkpoint", help="run folder (uses best.pt, else last.pt), checkpoint file, or name of torchvision's weights"
     )
@@ -149,7 +148,7 @@ def missing_packages(args: argparse.Namespace) -> list[str]:
         needed.append("onnxscript")
     if (args.check and args.nms) or args.int8 or args.eval_data:
         needed.append("onnxruntime")
-    return [name for name in needed if find_spec(name) is None]
+    return [name for name in needed if not is_installed(name)]
 
 
 @console_program

@@ -32,7 +32,7 @@ from dataclasses import replace
 
 from ssd.common.console import console_program
 from ssd.common.errors import DataError, unknown
-from ssd.programs.half_argument import half_dtype
+from ssd.programs.device_arguments import half_dtype
 from ssd.programs.post_processing import apply_post_processing
 from ssd.programs.predict_arguments import parse_args
 

@@ -12,7 +12,7 @@ from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
 from ssd.inference.parts import drawings, has_parts
 from ssd.inference.source_files import find_files, is_list, stream_name
-from ssd.programs.half_argument import HALF_DEFAULT, add_half_flag
+from ssd.programs.device_arguments import HALF_DEFAULT, add_device_flag, add_half_flag
 from ssd.programs.post_processing import add_post_processing_flags
 from ssd.weight_files.names import checked_checkpoint
 
@@ -59,9 +59,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
 
 
 def _build_parser(description: str) -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog=program_name("predict"), description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("predict"), description=description)
     parser.add_argument(
         "checkpoint", help="run folder (uses best.pt, else last.pt), checkpoint file, or name of torchvision's weights"
     )
@@ -109,7 +107,7 @@ def _add_detection_flags(parser: argparse.ArgumentParser) -> None:
         "-b", "--batch-size", type=int, default=8, metavar="N", help="images or tiles per batch (default: 8)"
     )
     add_post_processing_flags(parser)
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_flag(parser)
     add_half_flag(parser, HALF_DEFAULT)
     parser.add_argument("--classes", metavar="NAME,...", help="names of the classes to keep (default: all)")
     parser.add_argument(

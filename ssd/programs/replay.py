@@ -10,20 +10,18 @@ output is not finite. It starts from the weights in the file, or else from last.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from ssd.common.console import ArgumentParser, console_program, program_name
+from ssd.programs.device_arguments import add_device_flag
 
 
 @console_program
 def main(argv: list[str] | None = None) -> None:
     """Runs the program."""
-    parser = ArgumentParser(
-        prog=program_name("replay"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("replay"), description=__doc__)
     parser.add_argument("source", help="run folder, or the file non_finite.pt")
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
     from ssd.common.errors import ConfigError, DataError
     from ssd.engine.replay import read_saved, replay

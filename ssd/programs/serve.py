@@ -15,7 +15,6 @@ answered. Without --host only this machine can reach it. It has no access contro
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import signal
@@ -26,7 +25,9 @@ from pathlib import Path
 
 from ssd.common.console import ArgumentParser, console_program, program_name
 from ssd.common.errors import ConfigError
-from ssd.programs.half_argument import HALF_DEFAULT, add_half_flag, half_dtype
+from ssd.common.packages import is_installed
+from ssd.config import flag
+from ssd.programs.device_arguments import HALF_DEFAULT, add_device_flag, add_half_flag, half_dtype
 from ssd.serve.settings import BACKLOG, LOOPBACK, PACKAGES, Settings
 from ssd.weight_files.names import checked_checkpoint, is_torchvision_name
 
@@ -35,15 +36,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses and checks the command line, without importing torch; `settings` has the settings of the server."""
     parser = _build_parser()
     args = parser.parse_args(argv)
-    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in PACKAGES.items() if not is_installed(module)]
     if missing:
         parser.error(f'the server needs {", ".join(missing)}: pip install "ssd_ops[serve]"')
     for name in ("batch_size", "max_images", "max_waiting", "max_connections"):
         if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+            parser.error(f"{flag(name)} must be at least 1, got {getattr(args, name)}")
     for name in ("max_body_mb", "max_megapixels", "timeout"):
         if not 0 < getattr(args, name) < 1e6:
-            parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}")
+            parser.error(f"{flag(name)} must be above 0, got {getattr(args, name)}")
     if not 0 <= args.batch_window_ms <= 1000:
         parser.error(f"--batch-window-ms must be in 0..1000, got {args.batch_window_ms}")
     if not 0 <= args.port < 65536:
@@ -62,9 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog=program_name("serve"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog=program_name("serve"), description=__doc__)
     parser.add_argument(
         "checkpoints",
         nargs="+",
@@ -79,7 +78,7 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="host names that requests may be addressed to (default: those of this machine without --host, else all)",
     )
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_flag(parser)
     add_half_flag(parser, HALF_DEFAULT)
     parser.add_argument(
         "--samples", metavar="DIR", help="folder of images to choose on the page (default: drawn shapes)"
@@ -116,8 +115,7 @@ def _add_limits(parser: argparse.ArgumentParser, default: Settings) -> None:
         ("max_connections", "max open connections"),
     ):
         value = getattr(default, name)
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=value, metavar="N", help=f"{words} (default: {value})")
+        parser.add_argument(flag(name), type=int, default=value, metavar="N", help=f"{words} (default: {value})")
     parser.add_argument(
         "--timeout",
         type=float,

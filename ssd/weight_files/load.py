@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.common.packages import is_installed
 from ssd.weight_files.protobuf_files import read_caffemodel, read_frozen_graph
-from ssd.weight_files.safetensors_files import is_installed, read_safetensors
+from ssd.weight_files.safetensors_files import read_safetensors
 from ssd.weight_files.tensorflow_files import from_variables, read_npz, read_tensorflow_checkpoint
 
 # Safe objects that training scripts save beside weights: torchvision's command-line arguments, and NumPy scalars.
@@ -135,7 +136,7 @@ def _load(path: Path) -> Any:
     if path.suffix in _READERS:
         return _READERS[path.suffix](path)
     try:
-        if path.suffix == ".safetensors" and is_installed():
+        if path.suffix == ".safetensors" and is_installed("safetensors"):
             return read_safetensors(path)
         if zipfile.is_zipfile(path):
             _check_zip(path)
@@ -193,7 +194,7 @@ def _reason(path: Path, error: Exception) -> str:
         start = file.read(64)
     if not start:
         return "it is empty (0 bytes); copy or download it again"
-    if path.suffix == ".safetensors" and is_installed():
+    if path.suffix == ".safetensors" and is_installed("safetensors"):
         return "it is cut off, damaged or not a safetensors file; copy or download it again"
     for pattern, what in _FOREIGN:
         if re.match(pattern, start, re.DOTALL):

@@ -14,15 +14,6 @@ from ssd.common.atomic_write import write_atomically
 _KEY = "ssd"  # key of the metadata, whose values are strings
 
 
-def is_installed() -> bool:
-    """Returns whether the package safetensors is installed."""
-    try:
-        import safetensors.torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Returns the state dict of a file, or a checkpoint with it as "model" if this project's metadata are beside it."""
     from safetensors import safe_open

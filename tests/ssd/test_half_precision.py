@@ -20,7 +20,7 @@ from ssd.inference.parts import Part
 from ssd.models import build_model
 from ssd.models.half_precision import has_native_bfloat16
 from ssd.programs import eval, predict, serve
-from ssd.programs.half_argument import half_dtype
+from ssd.programs.device_arguments import half_dtype
 from tests.ssd.test_inference_engine import batch, tiny
 from tests.ssd.test_training import SMALL
 

@@ -81,6 +81,7 @@ def test_folder_of_a_run_is_no_package(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "events_of_a_run").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.util.find_spec("events_of_a_run") and not is_installed("events_of_a_run")
+    assert not is_installed("missing.part")
 
 
 def test_missing_package_is_named_if_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,6 @@ def test_convert_without_safetensors(
 ) -> None:
     torch.save({}, tmp_path / "in.pth")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setattr("ssd.programs.convert.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         convert([str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors"), "--to", "ssd"])
     assert "pip install safetensors" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The flag --half of `ssd predict`, `ssd serve` and `ssd eval`; torch is imported when it is applied."""
+"""The flags --device and --half of several commands; torch is imported when --half is applied."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     import torch
 
 HALF_DEFAULT = "bfloat16 on GPUs and CPUs that have instructions for it, else float32"
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --device."""
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
 def add_half_flag(parser: argparse.ArgumentParser, default: str) -> None:
