@@ -42,20 +42,33 @@ class Detector:
         apply_exif: Whether to apply the EXIF orientation of images.
         thresholds: Score threshold by class name; 0.4 for other classes.
         dtype: Type in which the network runs; None is that of `InferenceEngine`.
+
+    Raises:
+        TypeError: `model` is not a model of this project, or `classes` are not strings.
+        ValueError: The model has more or fewer classes.
     """
 
     def __init__(
         self,
         model: SSD,
-        classes: tuple[str, ...],
+        classes: Sequence[str],
         apply_exif: bool = True,
         thresholds: Mapping[str, float] = MappingProxyType({}),
         dtype: torch.dtype | None = None,
     ) -> None:
+        if not isinstance(model, SSD):
+            raise TypeError(f"model must be a model of ssd.build_model, got {type(model).__name__}")
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise TypeError(f"classes must be a list of names, got {classes!r}")
+        if len(classes) + 1 != model.num_classes:
+            raise ValueError(
+                f"classes must have {model.num_classes - 1} names, those of the model without the background, got "
+                f"{len(classes)}"
+            )
         self.model = model
-        self.classes = classes
+        self.classes = tuple(classes)
         self.apply_exif = apply_exif
-        self.thresholds = thresholds
+        self.thresholds = dict(thresholds)
         self.dtype = dtype
 
     @cached_property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,11 +73,18 @@ class InferenceEngine:
         self.antialias = antialias
         self._compile = compile
         self._fuse_heads = fuse_heads
+        self._rebuild = partial(
+            InferenceEngine, exact=exact, dtype=dtype, compile=compile, antialias=antialias, fuse_heads=fuse_heads
+        )
         self._slots = tensor_slots(model)
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._net = model
         self._graphs: DetectionGraphs | None = None
         self._prepare()
+
+    def __reduce__(self) -> tuple[Callable[..., InferenceEngine], tuple[SSD]]:
+        """Copies and pickles the model and the options: packed weights and CUDA graphs cannot be copied."""
+        return self._rebuild, (self.model,)
 
     def refresh(self) -> None:
         """Updates the engine to the current weights of the model."""

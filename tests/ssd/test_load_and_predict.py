@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,41 @@ def test_predict_option_error_messages(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         detector.predict(pixels, **options)
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "words"),
+    [
+        (("disc",), ValueError, r"classes must have 2 names, those of the model without the background, got 1"),
+        (("disc", "star", "box"), ValueError, "classes must have 2 names"),
+        ("ds", TypeError, "classes must be a list of names, got 'ds'"),
+        ({1: "disc", 2: "star"}, TypeError, "classes must be a list of names, got {1: 'disc'"),
+    ],
+)
+def test_detector_with_other_classes_raises(detector: Detector, classes: Any, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        Detector(detector.model, classes)
+
+
+def test_detector_of_another_model_raises() -> None:
+    with pytest.raises(TypeError, match=r"model must be a model of ssd\.build_model, got Linear"):
+        Detector(torch.nn.Linear(1, 1), ("disc",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copy_of_a_used_detector_has_its_own_weights(
+    detector: Detector, pixels: np.ndarray, clone: Callable[[Detector], Detector]
+) -> None:
+    # For worker processes that are spawned: pickling needs no engine, and one that has packed its weights is no obstacle.
+    used = Detector(detector.model, ["disc", "star"], dtype=torch.float32)
+    expected = used.predict(pixels, score_threshold=0.3)
+    copied = clone(used)
+    assert same(copied.predict(pixels, score_threshold=0.3), expected)
+    with torch.no_grad():
+        for weight in copied.model.parameters():
+            weight.zero_()
+    assert not torch.equal(copied.predict(pixels, score_threshold=0.3).boxes, expected.boxes)  # type: ignore[union-attr]
+    assert same(used.predict(pixels, score_threshold=0.3), expected)
 
 
 def test_load_on_unknown_device_raises() -> None:
