@@ -64,6 +64,9 @@ async def read_request(request: Request, max_images: int) -> tuple[list[bytes | 
     Raises:
         RequestError: The body is invalid.
     """
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise RequestError(422, f"options belong in the body, not in the query, got {name[:60]!r} there")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -102,6 +105,8 @@ async def _read_form(request: Request, max_images: int) -> tuple[list[bytes | st
                 if name != "images":
                     raise RequestError(422, f"files must be in the field `images`, got {name[:60]!r}")
                 images.append(await value.read())
+            elif name == "images":
+                raise RequestError(422, "images: must be files, got text; with curl: -F images=@FILE")
             elif name == "classes":
                 fields.setdefault("classes", []).append(value)
             elif name in fields:

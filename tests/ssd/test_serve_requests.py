@@ -186,7 +186,12 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
             422,
             "the multipart body is cut off",
         ),
-        (FORM, b'--x\r\ncontent-disposition: form-data; name="images"\r\n\r\n/etc/passwd\r\n--x--\r\n', 422, "images"),
+        (
+            FORM,
+            b'--x\r\ncontent-disposition: form-data; name="images"\r\n\r\n/etc/passwd\r\n--x--\r\n',
+            422,
+            "-F images=@FILE",
+        ),
         (
             FORM,
             b'--x\r\ncontent-disposition: form-data; name="f"; filename="f"\r\n\r\na\r\n--x--\r\n',
@@ -202,6 +207,19 @@ def test_invalid_request_gets_one_clear_error(
     answer = client.post("/v1/detect", content=content, headers=headers)
     assert answer.status_code == status, answer.text
     assert message in answer.text and "root:" not in answer.text
+
+
+def test_options_in_the_query_are_rejected_instead_of_ignored(client: httpx.Client) -> None:
+    answer = client.post("/v1/detect?score_threshold=1", json={"images": [base64_of(PNG)]})
+    assert answer.status_code == 422 and "not in the query, got 'score_threshold'" in answer.text
+
+
+def test_head_is_answered_as_get_without_the_body(client: httpx.Client) -> None:
+    for path in ("/", "/health", "/metrics", "/v1/models", "/samples/0", "/none"):
+        get, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.head("/v1/detect").status_code == 405
 
 
 def test_no_path_of_the_server_is_readable(client: httpx.Client) -> None:
