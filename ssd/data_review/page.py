@@ -16,6 +16,7 @@ from ssd.data_review.report import Review, ReviewReport
 from ssd.inference.drawing import crop_around
 
 _SIDE = 240  # pixels of a thumbnail
+_DASH = 6  # pixels
 _TITLES = {
     "unlabeled": "Objects without annotation",
     "mislabeled": "Objects with another class",
@@ -28,7 +29,7 @@ figure { margin: 0 } img { width: 100%; border-radius: 4px } figcaption { font-s
 """
 
 
-def review_page(report: ReviewReport, max_images: int = 100) -> str:
+def review_page(report: ReviewReport, max_images: int) -> str:
     """Returns the page as HTML.
 
     Args:
@@ -81,11 +82,11 @@ def _thumbnail(review: Review, finding: Finding) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _dashed(draw: ImageDraw.ImageDraw, box: list[float], dash: int = 6) -> None:
+def _dashed(draw: ImageDraw.ImageDraw, box: list[float]) -> None:
     x1, y1, x2, y2 = (round(value) for value in box)
-    for x in range(x1, x2, 2 * dash):
+    for x in range(x1, x2, 2 * _DASH):
         for y in (y1, y2):
-            draw.line([x, y, min(x + dash, x2), y], fill="white", width=2)
-    for y in range(y1, y2, 2 * dash):
+            draw.line([x, y, min(x + _DASH, x2), y], fill="white", width=2)
+    for y in range(y1, y2, 2 * _DASH):
         for x in (x1, x2):
-            draw.line([x, y, x, min(y + dash, y2)], fill="white", width=2)
+            draw.line([x, y, x, min(y + _DASH, y2)], fill="white", width=2)

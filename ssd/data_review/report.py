@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from ssd.evaluate.relabel import describe_map, map_classes
 from ssd.inference.detector import Detector
 
 VIEWS = (View(), View(0.033), View(0.05, hflip=True), View(0.067, vflip=True))
-MIN_SCORE = 0.1  # the mean over the views; scores are low where many objects of the training set lack annotations
 _LISTED = 5  # findings of each kind in the text
 _MIN_MISANNOTATED = 0.2  # score of a mislabeled or misplaced object that is reported
 
@@ -52,7 +51,7 @@ class Review:
         if finding.object_index is None:
             return None
         notes = self.dataset.annotations
-        row = int(notes.offsets[finding.image]) + finding.object_index
+        row = notes.span(finding.image)[0] + finding.object_index
         return self.dataset.classes[int(notes.labels[row]) - 1], [float(value) for value in notes.boxes[row]]
 
     def as_dict(self, finding: Finding) -> dict[str, Any]:
@@ -118,16 +117,15 @@ def review_data(
     detector: Detector,
     datasets: Mapping[str, DetectionDataset],
     *,
-    min_score: float = MIN_SCORE,
-    views: Sequence[View] | None = None,
+    min_score: float,
 ) -> ReviewReport:
     """Runs a detector on all splits and compares its detections with the annotations.
 
     Args:
         detector: Its classes are matched with those of the data by name.
         datasets: Split -> data set, with the same classes.
-        min_score: Score from which detections without annotation are reported.
-        views: Views of each image; None: `VIEWS`.
+        min_score: Score from which detections without annotation are reported: the mean over the views. Scores are low
+            where many objects of the training set lack annotations.
 
     Raises:
         DataError: Detector and data have no class in common.
@@ -136,18 +134,16 @@ def review_data(
     labels = map_classes(detector.classes, first.classes)
     reviews = []
     for split, dataset in datasets.items():
-        found = _review(detector, dataset, split, labels, views or VIEWS)
+        found = _review(detector, dataset, split, labels)
         kept = [f for f in found if f.score >= (min_score if f.kind == "unlabeled" else _MIN_MISANNOTATED)]
         reviews.append(Review(split, dataset, tuple(sorted(kept, key=lambda f: -f.score))))
     remarks = describe_map(labels, detector.classes, first.classes, missing="annotations are not reviewed")
     return ReviewReport(tuple(reviews), tuple(remarks))
 
 
-def _review(
-    detector: Detector, dataset: DetectionDataset, split: str, labels: np.ndarray, views: Sequence[View]
-) -> list[Finding]:
+def _review(detector: Detector, dataset: DetectionDataset, split: str, labels: np.ndarray) -> list[Finding]:
     findings: list[Finding] = []
-    images = detect_in_views(detector, dataset, views)
+    images = detect_in_views(detector, dataset, VIEWS)
     for index, merged in tqdm(images, desc=split, total=len(dataset), unit="image", disable=None, leave=False):
         mapped = labels[merged.labels]
         known = mapped > 0

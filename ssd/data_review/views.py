@@ -73,7 +73,7 @@ class Merged:
 
 
 def detect_in_views(
-    detector: Detector, dataset: DetectionDataset, views: Sequence[View], batch_size: int = 8
+    detector: Detector, dataset: DetectionDataset, views: Sequence[View]
 ) -> Iterator[tuple[int, Merged]]:
     """Yields index and detections of every image that can be read; faults are in the log of the data set."""
     reading: deque[tuple[int, int, int]] = deque()
@@ -88,7 +88,7 @@ def detect_in_views(
             reading.append((index, image.shape[1], image.shape[2]))
             yield from (view.apply(image) for view in views)
 
-    results = detector.stream(images(), score_threshold=_MIN_SCORE, batch_size=batch_size)
+    results = detector.stream(images(), score_threshold=_MIN_SCORE)
     while found := list(islice(results, len(views))):
         index, height, width = reading.popleft()
         boxes = [view.restore(result.boxes, height, width) for view, result in zip(views, found, strict=True)]

@@ -30,7 +30,7 @@ from ssd.inference.detector import Detector
 from ssd.inference.graph import Images
 from ssd.reports.error_gallery import describe_errors, save_gallery
 from ssd.reports.plots import plot_confusion, plot_precision_recall
-from ssd.reports.sample_images import DISPLAY_SCORE
+from ssd.reports.sample_images import label_thresholds
 from ssd.transforms import build_transforms
 from ssd_ops import Detections
 
@@ -55,12 +55,11 @@ class EvaluationReport:
         counts = {"images_skipped": self.images_skipped, "boxes_not_finite": self.boxes_not_finite}
         return {**self.result.as_dict(), **counts, "thresholds": best_thresholds(self.curves)}
 
-    def score_thresholds(self, score_threshold: float | None = None) -> np.ndarray:
+    def score_thresholds(self, score_threshold: float | None) -> np.ndarray:
         """Returns the score threshold of each label, `[C + 1]`; the one with the best F1 if none is given."""
         if score_threshold is not None:
             return np.array([1.0, *[score_threshold] * len(self.dataset.classes)])
-        best = {c.name: c.score for c in self.curves.classes if c.tp}
-        return np.array([1.0, *(best.get(name, DISPLAY_SCORE) for name in self.dataset.classes)])
+        return label_thresholds(self.dataset.classes, {c.name: c.score for c in self.curves.classes if c.tp})
 
 
 def open_split(config: TrainConfig, split: str | None) -> DetectionDataset:
@@ -106,9 +105,7 @@ def evaluate_detector(
     return EvaluationReport(dataset, records, result, curves, tuple(messages), skipped, not_finite)
 
 
-def save_report(
-    report: EvaluationReport, folder: Path, *, worst: int = 24, score_threshold: float | None = None
-) -> list[Path]:
+def save_report(report: EvaluationReport, folder: Path, *, worst: int, score_threshold: float | None) -> list[Path]:
     """Writes eval.json, pr.png, confusion.png, confusion.csv, errors.json and an image grid of each kind of error.
 
     Args:

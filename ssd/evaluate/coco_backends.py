@@ -21,7 +21,7 @@ def evaluate_boxes(
     detections: dict[str, Any],
     image_ids: Sequence[int],
     category_ids: Sequence[int],
-    backend: str | None = None,
+    backend: str | None,
 ) -> Any:
     """Returns the finished `COCOeval` of either library; both print nothing and have the same attributes.
 

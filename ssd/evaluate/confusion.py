@@ -14,6 +14,8 @@ import numpy as np
 
 from ssd.evaluate.records import Records, box_iou
 
+_MIN_IOU = 0.5  # of a pair
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -32,19 +34,18 @@ class Pair:
     iou: float
 
 
-def pair_up(records: Records, score_thresholds: np.ndarray, iou_threshold: float = 0.5) -> Iterator[Pair]:
+def pair_up(records: Records, score_thresholds: np.ndarray) -> Iterator[Pair]:
     """Pairs the detections of all images with objects.
 
     Args:
         records: Detections and ground truths of an evaluation.
         score_thresholds: `[C + 1]` min score of a detection that counts, by label.
-        iou_threshold: Min IoU of a pair.
     """
     for image in range(len(records.image_ids)):
-        yield from _pairs_of_image(records, image, score_thresholds, iou_threshold)
+        yield from _pairs_of_image(records, image, score_thresholds)
 
 
-def _pairs_of_image(records: Records, image: int, score_thresholds: np.ndarray, threshold: float) -> Iterator[Pair]:
+def _pairs_of_image(records: Records, image: int, score_thresholds: np.ndarray) -> Iterator[Pair]:
     labels, scores = records.labels[image], records.scores[image]
     gt_labels, ignore = records.gt_labels[image], records.gt_ignore[image]
     rows = np.flatnonzero(scores >= score_thresholds[labels])
@@ -60,15 +61,15 @@ def _pairs_of_image(records: Records, image: int, score_thresholds: np.ndarray, 
 
     for detection in range(len(rows)):
         own = np.where(same[detection], free[detection], 0.0)
-        if own.size and own.max() >= threshold:
+        if own.size and own.max() >= _MIN_IOU:
             pair(detection, int(own.argmax()))
-    while free.size and free.max() >= threshold:
+    while free.size and free.max() >= _MIN_IOU:
         pair(*map(int, np.unravel_index(int(free.argmax()), free.shape)))
     for detection, gt in enumerate(partner.tolist()):
         best = float(iou[detection].max(initial=0.0))
         if gt >= 0:
             yield Pair(image, int(rows[detection]), gt, float(iou[detection, gt]))
-        elif not (iou[detection][ignore] >= threshold).any():
+        elif not (iou[detection][ignore] >= _MIN_IOU).any():
             yield Pair(image, int(rows[detection]), -1, best)
     for gt in np.flatnonzero(~ignore & ~np.isin(np.arange(len(gt_labels)), partner)).tolist():
         yield Pair(image, -1, gt, 0.0)

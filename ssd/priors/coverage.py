@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -72,13 +71,6 @@ class PriorCoverage:
             + ("Use a larger input" if fitted else "Fit prior_sizes to the data (ssd.priors.fit)")
             + ", or a finer first level"
         )
-
-    def warn(self, lowest: float = 0.8, image_size: int = 1) -> bool:
-        """Issues a warning if there is `advice`; returns whether it did."""
-        text = self.advice(lowest, image_size)
-        if text is not None:
-            warnings.warn(text, stacklevel=2)
-        return text is not None
 
 
 def prior_coverage(

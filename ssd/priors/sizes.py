@@ -68,7 +68,7 @@ def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.95) -> 
     return (*(smallest + (largest - smallest) * k / (levels - 1) for k in range(levels)), 1.0)
 
 
-def geometric_scales(levels: int, smallest: float = 0.08) -> tuple[float, ...]:
+def geometric_scales(levels: int, smallest: float) -> tuple[float, ...]:
     """Returns levels + 1 geometrically spaced scales from `smallest` to 1.0, as fractions of the image side."""
     if not 0 < smallest < 1:
         raise ValueError(f"smallest must be a fraction of the image side in (0, 1), got {smallest:g}")

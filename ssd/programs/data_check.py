@@ -14,7 +14,7 @@ from ssd.engine.auto_settings import Facts, choose_model, choose_settings
 from ssd.engine.setup import as_config_error, choose_device, normalized_objects
 
 
-def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, with_priors: bool = True) -> CheckReport:
+def check_data(config: TrainConfig, splits: tuple[str, ...], workers: int, *, with_priors: bool) -> CheckReport:
     """Checks a data set.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,9 @@ from ssd.data import Batch, DetectionDataset
 from ssd.data.faults import DataError
 from ssd.evaluate import Evaluator
 from ssd.evaluate.confusion import confusion_matrix, pair_up
+from ssd.inference.detector import SCORE_THRESHOLD
 from ssd.inference.drawing import draw_boxes, resize, save_grid, side_by_side
 from ssd.reports.plots import plot_confusion
-
-DISPLAY_SCORE = 0.4  # minimum score to draw a detection of a class without a threshold from an evaluation
 
 
 def draw_batch(batch: Batch, classes: tuple[str, ...], count: int, path: Path) -> None:
@@ -36,14 +35,14 @@ def draw_confusion(
     evaluator: Evaluator, dataset: DetectionDataset, thresholds: Mapping[str, float], path: Path
 ) -> None:
     """Saves the confusion matrix at the score thresholds of the evaluation."""
-    pairs = list(pair_up(evaluator.records, _score_thresholds(dataset, thresholds)))
+    pairs = list(pair_up(evaluator.records, label_thresholds(dataset.classes, thresholds)))
     matrix = confusion_matrix(evaluator.records, pairs, len(dataset.classes))
     plot_confusion(matrix, dataset.classes, path)
 
 
-def _score_thresholds(dataset: DetectionDataset, thresholds: Mapping[str, float]) -> np.ndarray:
-    """Returns the minimum score to display of each label, `[C + 1]`."""
-    return np.array([1.0, *(thresholds.get(name, DISPLAY_SCORE) for name in dataset.classes)])
+def label_thresholds(classes: Sequence[str], thresholds: Mapping[str, float]) -> np.ndarray:
+    """Returns the minimum score to display of each label, `[C + 1]`, from the thresholds of some classes."""
+    return np.array([1.0, *(thresholds.get(name, SCORE_THRESHOLD) for name in classes)])
 
 
 def draw_samples(
@@ -55,11 +54,11 @@ def draw_samples(
         evaluator: Detections of all images.
         dataset: The images with their ground truth.
         count: Number of images, evenly spaced over the data set.
-        thresholds: Class -> lowest score to draw; classes without one have `DISPLAY_SCORE`.
+        thresholds: Class -> lowest score to draw; classes without one have that of `Detector`.
         path: File to write.
     """
     records = evaluator.records
-    min_scores = _score_thresholds(dataset, thresholds)
+    min_scores = label_thresholds(dataset.classes, thresholds)
     images: list[Tensor] = []
     step = max(1, len(records.image_ids) // count)
     for i in range(0, len(records.image_ids), step):

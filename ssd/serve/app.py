@@ -22,7 +22,7 @@ from ssd.serve.samples import Sample
 from ssd.serve.service import Service
 
 
-def create_app(service: Service, samples: Sequence[Sample] = ()) -> FastAPI:
+def create_app(service: Service, samples: Sequence[Sample]) -> FastAPI:
     """Returns the application of a server; it starts and ends the threads of the service.
 
     Args:

@@ -120,11 +120,10 @@ def _problem_of(name: Any, value: Any) -> str | None:
     return None
 
 
-def few(names: Iterable[str], count: int = 5) -> str:
-    """Returns the first names and the number of further ones."""
+def few(names: Iterable[str]) -> str:
+    """Returns the first five names and the number of further ones."""
     names = list(names)
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f", ... and {rest} more" if rest > 0 else "")
+    return ", ".join(names[:5]) + (f", ... and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _shown(content: Mapping[Any, Any]) -> str:

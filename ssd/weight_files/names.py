@@ -44,13 +44,13 @@ def checkpoint_exists(source: str) -> bool:
     return os.path.exists(source) or os.path.isfile(f"{source}.index")
 
 
-def checked_checkpoint(source: str, model: str | None = None) -> str:
+def checked_checkpoint(source: str) -> str:
     """Returns the full name of torchvision's weights, or the file or folder if it exists.
 
     Raises:
         ConfigError: It does not exist, or the name is ambiguous.
     """
-    name = full_name(source, model)
+    name = full_name(source)
     if is_torchvision_name(name) or checkpoint_exists(name):
         return name
     raise ConfigError(f"checkpoint {source} does not exist; torchvision's weights are {', '.join(DETECTORS)}")

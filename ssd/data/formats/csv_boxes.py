@@ -156,7 +156,7 @@ def _finder(root: Path, file: Path, split: str, images: str | Path | None) -> Im
     return ImageFinder(root, [base / name for base in (file.parent, root) for name in below])
 
 
-def find_table(root: Path, split: str, annotations: str | Path | None = None) -> Path:
+def find_table(root: Path, split: str, annotations: str | Path | None) -> Path:
     """Returns the CSV file of a split.
 
     Raises:

@@ -32,7 +32,7 @@ class YOLOSplit:
     keypoint_values: int = 0  # numbers after each box
 
 
-def find_split(root: Path, split: str, allow_outside: bool = False) -> YOLOSplit:
+def find_split(root: Path, split: str, allow_outside: bool) -> YOLOSplit:
     """Returns the classes and image files of a split.
 
     A `*.yaml` with `names` decides, where there is one: its `path` and its entry for the split (a folder, a text
