@@ -11,7 +11,12 @@ def display_name(name: str, max_length: int = _MAX_LENGTH) -> str:
     return text if len(text) <= max_length else text[: max_length - 3] + "..."
 
 
-def column_titles(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+def list_first(names: Sequence[str], limit: int) -> str:
+    """Returns the first names, separated by commas, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def column_titles(names: Sequence[str], reserved: Iterable[str]) -> list[str]:
     """Returns a unique column title for each name, distinct from the reserved ones."""
     used, titles = set(reserved), []
     for name in names:
@@ -31,5 +36,4 @@ def describe_alike(classes: Sequence[str]) -> str:
     for name in classes:
         names.setdefault(name.strip().casefold(), []).append(display_name(name))
     found = [" and ".join(same) for same in names.values() if len(same) > 1]
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return f"classes that differ in case only: {', '.join(found[:5])}{more}" if found else ""
+    return f"classes that differ in case only: {list_first(found, 5)}" if found else ""

@@ -38,7 +38,7 @@ class Annotations:
 
     def target(self, index: int) -> dict[str, object]:
         """Returns the target dict of image `index`; its tensors are copies."""
-        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        rows = slice(*self.span(index))
         return {
             "boxes": torch.from_numpy(self.boxes[rows].copy()),
             "labels": torch.from_numpy(self.labels[rows].copy()),
@@ -46,21 +46,33 @@ class Annotations:
             "image_id": int(self.image_ids[index]),
         }
 
+    def span(self, index: int) -> tuple[int, int]:
+        """Returns the first object of image `index` and the end of its objects."""
+        return int(self.offsets[index]), int(self.offsets[index + 1])
+
+    def images_of_objects(self) -> np.ndarray:
+        """Returns the image of each object: int64 `[M]`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def sides_of_objects(self) -> np.ndarray:
+        """Returns width and height of the image of each object: int64 `[M, 2]`."""
+        return self.sizes[self.images_of_objects(), ::-1]
+
     def trainable_counts(self) -> np.ndarray:
         """Returns the number of objects of each image that are not ignored: int64 `[N]`."""
         counted = np.concatenate([[0], np.cumsum(~self.ignore)])
         return np.diff(counted[self.offsets])
 
-    def normalized_objects(self, max_images: int) -> tuple[np.ndarray, np.ndarray]:
+    def normalized_objects(self, max_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns boxes float32 `[M, 4]` relative to their image, and labels `[M]`, of objects that are not ignored.
 
         Args:
-            max_images: Maximum number of images to use; of more, evenly spaced ones are used.
+            max_images: Maximum number of images to use; of more, evenly spaced ones are used. None: all.
         """
-        step = -(-len(self) // max_images)
+        step = 1 if max_images is None else -(-len(self) // max_images)
         notes = self if step <= 1 else self.subset(range(0, len(self), step))
         kept = ~notes.ignore
-        sides = np.repeat(notes.sizes[:, ::-1].astype(np.float32), np.diff(notes.offsets), axis=0)[kept]
+        sides = notes.sides_of_objects()[kept].astype(np.float32)
         return notes.boxes[kept] / np.tile(sides, 2), notes.labels[kept]
 
     def subset(self, rows: Sequence[int]) -> "Annotations":
@@ -154,6 +166,12 @@ def bounding_box(xs: Sequence[float], ys: Sequence[float]) -> Box:
     return min(xs), min(ys), max(xs), max(ys)
 
 
+def describe_box(box: Sequence[float] | np.ndarray) -> str:
+    """Returns a box xyxy as text."""
+    x1, y1, x2, y2 = map(float, box)
+    return f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"
+
+
 def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
     """Clips a box to its image and reports a fault.
 
@@ -167,7 +185,7 @@ def fit_box(box: Box, height: int, width: int) -> tuple[Box | None, str, str]:
         one pixel over the border is rounding, not a fault); a description of the fault.
     """
     x1, y1, x2, y2 = box
-    text = f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"
+    text = describe_box(box)
     if not all(map(math.isfinite, box)):
         return None, "box not finite", text
     if x2 <= x1 or y2 <= y1:

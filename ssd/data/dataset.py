@@ -90,6 +90,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     Attributes:
         apply_exif: Whether images are rotated by EXIF if their annotated size does not decide it; prediction on similar
             images should do the same.
+        decides_by_size: Whether the annotated size of an image decides on its EXIF orientation where it can.
         num_listed: Images that the files of the data set list, including those dropped because of faults.
 
     Raises:
@@ -115,7 +116,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.log = log
         self.num_listed = len(self.annotations) + log.images_skipped
         self.dropped_images = 0 if isinstance(builder, Annotations) else builder.dropped
-        self._by_size = apply_exif == "auto"
+        self.decides_by_size = apply_exif == "auto"
         self.apply_exif, remark = find_orientation(apply_exif, self.annotations.files, self.annotations.sizes)
         self.notes = (*notes, *filter(None, (remark, describe_alike(classes))))
         self._index_of: dict[int, int] | None = None
@@ -171,7 +172,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         height, width = (int(v) for v in self.annotations.sizes[index])
         try:
             content = self.encoded(index)
-            return decode(content, file, apply_exif=self.apply_exif, size=(height, width), either=self._by_size)
+            return decode(content, file, apply_exif=self.apply_exif, size=(height, width), either=self.decides_by_size)
         except SizeError as error:
             raise ImageError(Fault(file, "image of another size", str(error))) from None
         except DataError as error:
@@ -188,11 +189,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def relative_names(self, root: str | Path) -> list[str]:
         """Returns a name of each image that does not depend on where the data set is: its path below `root`, with "/"."""
         return [os.path.relpath(str(file), root).replace(os.sep, "/") for file in self.annotations.files]
-
-    @property
-    def decides_by_size(self) -> bool:
-        """Whether the annotated size of an image decides on its EXIF orientation, and `apply_exif` only where it cannot."""
-        return self._by_size
 
     def subset(self, rows: Sequence[int], name: str) -> "DetectionDataset":
         """Returns a data set of some of the images, with its own log for later faults.
@@ -237,7 +233,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             objects=len(self.annotations.labels),
             ignored=int(self.annotations.ignore.sum()),
             per_class=self.class_counts(),
-            faults=dict(Counter(self.log.counts)),
+            faults=dict(self.log.counts),
             report=tuple(self.report),
             notes=self.notes,
         )

@@ -137,7 +137,7 @@ def choose_validation(dataset: DetectionDataset, fraction: float, root: str | Pa
 def _rarest_classes(dataset: DetectionDataset) -> list[int]:
     # For each image its class that the fewest images have; 0 without objects.
     notes = dataset.annotations
-    images = np.repeat(np.arange(len(notes)), np.diff(notes.offsets))[~notes.ignore]
+    images = notes.images_of_objects()[~notes.ignore]
     pairs = np.unique(np.stack([images, notes.labels[~notes.ignore]]), axis=1)
     frequency = np.bincount(pairs[1], minlength=dataset.num_classes)
     rarest = [0] * len(notes)

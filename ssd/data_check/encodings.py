@@ -157,7 +157,7 @@ def _of_corners(dataset: DetectionDataset, source: str) -> Iterator[Fault]:
     lost = dataset.log.counts["box without area"]
     if len(notes.boxes) + lost < _ENOUGH or lost < _MIN_INVALID * (len(notes.boxes) + lost):
         return
-    sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
+    sides = notes.sides_of_objects()
     may_be_centers = _are_centers(notes.boxes, sides)
     detail = f"{lost} boxes have no area as x1, y1, x2, y2, and as "
     if may_be_centers and len(notes.boxes) >= _ENOUGH / 2:

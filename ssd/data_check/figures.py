@@ -54,7 +54,7 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
         for name, count in dataset.class_counts().items():
             counts[name] = counts.get(name, 0) + count
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    boxes = np.concatenate([_fractions(dataset) for dataset in datasets])
+    boxes = np.concatenate([dataset.annotations.normalized_objects()[0] for dataset in datasets])
     per_image = np.concatenate([dataset.annotations.trainable_counts() for dataset in datasets])
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     with figure_file(path, 11, 8) as figure:
@@ -78,13 +78,6 @@ def plot_labels(datasets: Sequence[DetectionDataset], path: Path) -> None:
         fourth.hist2d(*centers, bins=40, range=[[0, 1], [0, 1]], cmap="Blues")
         fourth.set(title="centers of boxes", aspect="equal")
         fourth.invert_yaxis()
-
-
-def _fractions(dataset: DetectionDataset) -> np.ndarray:
-    notes = dataset.annotations
-    sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)
-    fractions: np.ndarray = (notes.boxes / np.tile(sides, 2))[~notes.ignore]
-    return fractions
 
 
 def _unmatched(report: CheckReport) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssd.common.class_names import display_name
 from ssd.data import DetectionDataset, Fault
+from ssd.data.annotations import describe_box
 from ssd.evaluate.records import box_iou
 from ssd.models import build_model
 from ssd.priors.coverage import PriorCoverage, best_ious, prior_coverage
@@ -32,12 +33,11 @@ def find_repeated_objects(dataset: DetectionDataset, images: Iterable[int] | Non
     """
     notes = dataset.annotations
     for index in range(len(notes)) if images is None else images:
-        rows = slice(int(notes.offsets[index]), int(notes.offsets[index + 1]))
+        rows = slice(*notes.span(index))
         boxes, labels = notes.boxes[rows].astype(float), notes.labels[rows]
         for two in sorted(repeated_rows(boxes, labels)):
-            detail = (
-                f"{display_name(dataset.classes[labels[two] - 1])} at {_words(boxes[two])} repeats an earlier object"
-            )
+            name = display_name(dataset.classes[labels[two] - 1])
+            detail = f"{name} at {describe_box(boxes[two])} repeats an earlier object"
             yield Fault(str(notes.files[index]), "object annotated twice", detail)
 
 
@@ -73,7 +73,7 @@ class Unmatched:
         """The fault to report."""
         notes = self.dataset.annotations
         name = display_name(self.dataset.classes[notes.labels[self.row] - 1])
-        detail = f"{name} at {_words(notes.boxes[self.row])}, {self.side:.3g} px of the model's input"
+        detail = f"{name} at {describe_box(notes.boxes[self.row])}, {self.side:.3g} px of the model's input"
         return Fault(str(notes.files[self.image]), UNMATCHED, detail)
 
 
@@ -156,15 +156,9 @@ def _objects(datasets: Sequence[DetectionDataset]) -> tuple[Tensor, Tensor, np.n
     """Returns normalized boxes, labels, and (index of the data set, row in its annotations) of objects not ignored."""
     boxes, labels, origins = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
     for number, dataset in enumerate(datasets):
-        notes = dataset.annotations
-        rows = np.flatnonzero(~notes.ignore)
-        sides = np.repeat(notes.sizes[:, ::-1], np.diff(notes.offsets), axis=0)[rows]
-        boxes.append((notes.boxes[rows] / np.tile(sides, 2)).astype(np.float32))
-        labels.append(notes.labels[rows])
+        rows = np.flatnonzero(~dataset.annotations.ignore)
+        own_boxes, own_labels = dataset.annotations.normalized_objects()
+        boxes.append(own_boxes)
+        labels.append(own_labels)
         origins.append(np.stack([np.full(len(rows), number), rows], axis=1))
     return torch.from_numpy(np.concatenate(boxes)), torch.from_numpy(np.concatenate(labels)), np.concatenate(origins)
-
-
-def _words(box: Sequence[float] | np.ndarray) -> str:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return f"x {x1:g} .. {x2:g}, y {y1:g} .. {y2:g}"

@@ -143,7 +143,7 @@ def _write_image(dataset: DetectionDataset, index: int, about: ImageFacts, folde
 def _rows(dataset: DetectionDataset, index: int) -> tuple[list[int], int]:
     """Returns the objects to keep, and the number of repeated ones."""
     notes = dataset.annotations
-    first, end = (int(row) for row in notes.offsets[index : index + 2])
+    first, end = notes.span(index)
     repeated = repeated_rows(notes.boxes[first:end].astype(float), notes.labels[first:end])
     return [row for row in range(first, end) if row - first not in repeated], len(repeated)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssd.common.class_names import display_name
+from ssd.common.class_names import display_name, list_first
 from ssd.data import DetectionDataset, Fault
 from ssd.data_check.duplicates import Duplicate, find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
@@ -182,8 +182,7 @@ def _classes_without_objects(dataset: DetectionDataset, source: str) -> Iterable
     counts = enumerate(dataset.class_counts().items(), start=1)
     missing = [display_name(name) for label, (name, count) in counts if not count and label not in unused]
     if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        yield Fault(source, "classes without objects", ", ".join(missing[:_NAMED]) + more)
+        yield Fault(source, "classes without objects", list_first(missing, _NAMED))
 
 
 def _severity(kind: str) -> str:

@@ -47,7 +47,7 @@ def with_unlabeled_objects(review: Review, label_from: float) -> DetectionDatase
     boxes = np.array([finding.box for finding in found], dtype=np.float32).reshape(-1, 4)
     labels = np.array([finding.label for finding in found], dtype=np.int64)
     ignore = np.array([finding.score < label_from for finding in found], dtype=bool)
-    owner = np.concatenate([np.repeat(np.arange(len(notes)), np.diff(notes.offsets)), images])
+    owner = np.concatenate([notes.images_of_objects(), images])
     order = np.argsort(owner, kind="stable")
     sides = boxes[:, 2:] - boxes[:, :2]
     coco = np.concatenate([boxes[:, :2], sides, sides.prod(axis=1, keepdims=True)], axis=1)

@@ -107,7 +107,7 @@ def _corrected(review: Review, index: int, findings: list[Finding]) -> Iterator[
     # the annotations of an image with the corrections that the findings propose
     notes, classes = review.dataset.annotations, review.dataset.classes
     of_object = {finding.object_index: finding for finding in findings if finding.object_index is not None}
-    first, end = (int(row) for row in notes.offsets[index : index + 2])
+    first, end = notes.span(index)
     for row in range(first, end):
         x1, y1, x2, y2 = (float(value) for value in notes.boxes[row])
         finding = of_object.get(row - first)

@@ -118,8 +118,7 @@ def _objects_of(ground_truth: Annotations, coco: np.ndarray, records: Records) -
         raise DataError(f"the ground truth has no image with id {missing[0]} ({len(missing)} such ids)")
     out: list[dict[str, Any]] = []
     for image_id in records.image_ids:
-        first, end = ground_truth.offsets[index_of[image_id] : index_of[image_id] + 2].tolist()
-        for row in range(first, end):
+        for row in range(*ground_truth.span(index_of[image_id])):
             *box, area = coco[row].tolist()
             crowd = int(ground_truth.ignore[row])
             # The evaluators store a match as the object's id, with 0 for no match, so ids start at 1.

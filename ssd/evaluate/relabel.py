@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd.common.class_names import display_name
+from ssd.common.class_names import display_name, list_first
 from ssd.data.faults import DataError
 from ssd.evaluate.records import Records
 
@@ -98,5 +98,4 @@ def _key(name: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(display_name, names[:_LISTED])) + more
+    return list_first([*map(display_name, names)], _LISTED)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssd.config import TrainConfig
 from ssd.config.dataset_format import find_formats
 from ssd.data import DataError, DetectionDataset, ImageError
-from ssd.data.loading.whole_images import WholeImages
+from ssd.exporters.network import network_input
 from ssd.exporters.running import network_inputs
 from ssd.inference.sources import ImageFile, images_of
 
@@ -93,7 +93,7 @@ def spread_images(dataset: DetectionDataset, side: int, limit: int, skipped: dic
         except ImageError as error:
             skipped[error.fault.file] = error.fault.detail
             continue
-        yield WholeImages.of([image], side, antialias=True).render()[0] / 255
+        yield network_input(image, side)
 
 
 def of_files(source: str, side: int, apply_exif: bool, evaluated: DetectionDataset | None) -> Calibration:

@@ -13,7 +13,6 @@ from ssd.exporters.network import DetectorNetwork
 from ssd.exporters.running import Program
 from ssd.inference.detector import Detector
 
-TOLERANCE = 1e-4  # for scores, and for coordinates as fractions of the image
 MIN_FOUND = 0.9  # fraction of the shown detections that a quantized program must find
 BATCHES = (1, 3, 4)  # a program must take batches of any size
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import ssd_ops
+from ssd.data.loading.whole_images import WholeImages
 from ssd.inference.detector import Detector
 from ssd.models import SSD
 
@@ -47,6 +49,11 @@ class DetectorNetwork(nn.Module):
         return (torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)),)
 
 
+def network_input(image: Tensor, side: int) -> Tensor:
+    """Returns an image uint8 [3, H, W] as `DetectorNetwork` takes it, [3, side, side] in 0..1."""
+    return WholeImages.of([image], side, antialias=True).render()[0] / 255
+
+
 def describe(detector: Detector) -> dict[str, Any]:
     """Returns classes, preprocessing and thresholds of a detector, for the metadata of exported files."""
     rules = detector.model.preset
@@ -64,3 +71,8 @@ def describe(detector: Detector) -> dict[str, Any]:
         # lowest score to show, by class
         "show_from": dict(zip(detector.classes, detector.score_thresholds(), strict=True)),
     }
+
+
+def metadata(detector: Detector) -> dict[str, str]:
+    """Returns the result of `describe` as strings, in JSON where they are not strings already."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in describe(detector).items()}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ssd.exporters.network import DETECTIONS, INPUT, RAW, DetectorNetwork, describe
+from ssd.exporters.network import DETECTIONS, INPUT, RAW, DetectorNetwork, metadata
 from ssd.inference.detector import Detector
 
 OPSET = 18  # the lowest that torch's newer exporter writes without conversion
@@ -55,14 +53,6 @@ def export_onnx(detector: Detector, path: Path, *, exporter: str = "dynamo", nms
                 dynamic_axes={name: {0: "batch"} for name in (INPUT, *outputs)},
             )
     model = onnx.load(str(path))
-    set_metadata(model, detector)
+    onnx.helper.set_model_props(model, metadata(detector))
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-
-
-def set_metadata(model: Any, detector: Detector) -> None:
-    """Sets the metadata of an ONNX model to the result of `describe`."""
-    import onnx
-
-    values = describe(detector).items()
-    onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in values})

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ssd.exporters.network import DetectorNetwork, describe
+from ssd.exporters.network import DetectorNetwork, describe, metadata
 from ssd.inference.detector import Detector
 
 
@@ -27,10 +27,7 @@ def export_aoti(detector: Detector, path: Path) -> None:
         detector: Detector on the CPU.
         path: Output file; the suffix must be .pt2.
     """
-    metadata = {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in describe(detector).items()
-    }
-    configs: dict[str, Any] = {"aot_inductor.metadata": metadata}
+    configs: dict[str, Any] = {"aot_inductor.metadata": metadata(detector)}
     torch._inductor.aoti_compile_and_package(_program(detector), package_path=str(path), inductor_configs=configs)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ssd_ops
 from ssd.common.errors import DataError
-from ssd.exporters.network import INPUT
+from ssd.exporters.network import INPUT, network_input
 from ssd.inference.graph import Images
 from ssd.inference.sources import Source, images_of, load_item
 
@@ -68,8 +68,6 @@ def network_inputs(
     Raises:
         DataError: The source has no image, or one of them cannot be read.
     """
-    from ssd.data.loading.whole_images import WholeImages
-
     for item in islice(images_of(source), limit):
         loaded = load_item(item, apply_exif)
         if loaded.image is None:
@@ -77,4 +75,4 @@ def network_inputs(
                 raise DataError(f"{loaded.file}: {loaded.error}")
             skipped[str(loaded.file)] = str(loaded.error)
             continue
-        yield WholeImages.of([loaded.image], side, antialias=True).render()[0] / 255
+        yield network_input(loaded.image, side)

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ssd_ops
 from ssd.priors.boxes import PriorConfig, level_priors
-
-_MAX_IOU_ENTRIES = 1 << 18  # entries of one IoU matrix: 1 MiB of float32, which stays in the cache
+from ssd.priors.coverage import best_ious
 
 
 def fit_prior_sizes(
@@ -58,8 +56,7 @@ def fit_prior_sizes(
         key = (level, sizes[level], sizes[level + 1])
         if key not in levels:
             priors = torch.from_numpy(level_priors(candidate, level)[1].astype(np.float32))
-            parts = sample.split(max(1, _MAX_IOU_ENTRIES // len(priors)))
-            levels[key] = torch.cat([ssd_ops.box_iou(part, priors).amax(dim=1) for part in parts])
+            levels[key] = best_ious(priors, sample)
         return levels[key]
 
     def score(sizes: Sequence[float]) -> float:

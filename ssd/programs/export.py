@@ -36,6 +36,7 @@ from ssd.config import flag
 from ssd.config.resume_settings import recorded_settings
 from ssd.weight_files.names import checked_checkpoint
 
+TOLERANCE = 1e-4  # of scores, and of coordinates as fractions of the image
 SUFFIXES = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
 
 
@@ -122,7 +123,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
+        default=TOLERANCE,
         metavar="X",
         help="largest difference of a score, or of a coordinate as a fraction of the image, that the check accepts "
         "(default: 1e-4); with --int8 it instead demands that 90%% of the detections shown are found",

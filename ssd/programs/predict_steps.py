@@ -10,7 +10,7 @@ from itertools import groupby, tee
 from pathlib import Path
 from time import monotonic
 
-from ssd.common.class_names import display_name
+from ssd.common.class_names import display_name, list_first
 from ssd.inference.detector import Detector
 from ssd.inference.output import Output
 from ssd.inference.result import Result
@@ -87,8 +87,7 @@ def _introduce(detector: Detector, args: argparse.Namespace, shard: Shard, finis
         print(f"resuming: {finished} files are done")
     if args.score_threshold is None and detector.thresholds:
         scores = [f"{display_name(name)} {score:g}" for name, score in detector.thresholds.items()]
-        more = f" and {len(scores) - 20} more" if len(scores) > 20 else ""
-        print(f"score thresholds: {', '.join(scores[:20])}{more} (--score-threshold sets one for all classes)")
+        print(f"score thresholds: {list_first(scores, 20)} (--score-threshold sets one for all classes)")
 
 
 def _results(

@@ -15,13 +15,13 @@ from torch import Tensor
 import ssd_ops
 from ssd.common.errors import DataError
 from ssd.exporters import describe, export_onnx, export_pt2
-from ssd.exporters.check import TOLERANCE, compare
+from ssd.exporters.check import compare
 from ssd.exporters.network import DetectorNetwork
 from ssd.exporters.quantize import quantize
 from ssd.exporters.running import load_program, network_inputs
 from ssd.inference.detector import Detector
 from ssd.models import build_model
-from ssd.programs.export import main
+from ssd.programs.export import TOLERANCE, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +125,9 @@ def test_export_command_exports_a_run(detector: Detector, tmp_path: Path, capsys
     ],
 )
 def test_export_argument_errors_do_not_import_torch(arguments: list[str], words: str) -> None:
-    code = "import sys; sys.modules['torch'] = None; from ssd.programs.export import main; main(sys.argv[1:])"
+    code = (
+        "import sys; sys.modules['torch'] = None; from ssd.programs.export import TOLERANCE, main; main(sys.argv[1:])"
+    )
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and words in result.stderr
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from ssd.common.class_names import list_first
 from ssd.common.file_tree import IMAGE_SUFFIXES, images_below
+
+_LISTED = 12  # files of a folder in an error message
 
 
 def files_by_stem(folder: Path) -> dict[str, str]:
@@ -25,20 +28,17 @@ def split_path(path: Path, annotations: str | Path | None) -> tuple[Path, str | 
     return (folder.parent if is_inner else folder), annotations if annotations is not None else path.absolute()
 
 
-def describe_folder(folder: Path, limit: int = 12) -> str:
+def describe_folder(folder: Path) -> str:
     """Returns the content of a folder for an error message, such as `found a/, b.txt`, or that it does not exist."""
     if not folder.exists():
         parent = folder.parent
-        near = f"; {parent} has {_listing(parent, limit)}" if parent.is_dir() else ""
+        near = f"; {parent} has {_listing(parent)}" if parent.is_dir() else ""
         return f"but it does not exist{near}"
     if not folder.is_dir():
         return "but it is a file"
-    return f"found {_listing(folder, limit)}"
+    return f"found {_listing(folder)}"
 
 
-def _listing(folder: Path, limit: int) -> str:
+def _listing(folder: Path) -> str:
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
-    if not names:
-        return "nothing in it"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return list_first(names, _LISTED) if names else "nothing in it"

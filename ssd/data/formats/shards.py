@@ -57,7 +57,7 @@ class ShardsDataset(DetectionDataset):
         check_values(self._whole, self._positions, folder, len(index["classes"]), len(self._shards))
         name = f"shards {found} of {self.root}"
         super().__init__(name, tuple(index["classes"]), self._whole, FaultLog(on_error))
-        self.apply_exif, self._by_size = about["apply_exif"], about["by_size"]
+        self.apply_exif, self.decides_by_size = about["apply_exif"], about["by_size"]
 
     @property
     def in_tar_files(self) -> bool:
