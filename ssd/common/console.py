@@ -24,7 +24,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that suggests the closest flag for an unknown one, and prints errors as one line.
 
     The description is printed as it is written. Integers (`type=int`) have at most 32 bits, as no option needs more and
-    torch, NumPy and the system take no more.
+    torch, NumPy and the system take no more. Texts (no `type`) are not empty, as those of unset shell variables are.
     """
 
     _words: Sequence[str] = ()  # of the command line
@@ -32,6 +32,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs})
         self.register("type", int, _integer)
+        self.register("type", None, _text)
+
+    def add_subparsers(self, **kwargs: Any) -> argparse._SubParsersAction[ArgumentParser]:  # type: ignore[override]
+        """Adds commands as argparse does; each parses its own words."""
+        commands: argparse._SubParsersAction[ArgumentParser] = super().add_subparsers(**kwargs)
+        commands.type = str
+        return commands
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses as argparse does; the words determine the command that unknown flags belong to."""
@@ -53,6 +60,12 @@ def _integer(text: str) -> int:
     if re.fullmatch(r"\s*[+-]?\d{10,}\s*", text) and (len(text) > 20 or abs(int(text)) >= 2**31):
         raise argparse.ArgumentTypeError(f"must be an integer below 2147483648, got {_shortened(text)}")
     return int(text)
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _shortened(text: str) -> str:

@@ -176,3 +176,21 @@ def test_integer_of_too_many_digits_is_rejected(
     *name, flag = command
     assert run(monkeypatch, *name, "there", "here", flag, value) == 2
     assert capsys.readouterr().err.endswith(f"{flag}: must be an integer below 2147483648, got {given}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["predict", "runs/x", ""], "ssd predict: error: argument SOURCE"),
+        (["predict", "runs/x", "a.jpg", "--output-dir="], "argument --output-dir"),
+        (["eval", "runs/x", "--data-path", ""], "argument --data-path"),  # evaluated on generated shapes
+        (["eval", "runs/x", "--json", ""], "argument --json"),  # wrote no JSON
+        (["data", "pack", "bccd", ""], "ssd data pack: error: argument OUTPUT"),
+        (["replay", ""], "argument source"),
+    ],
+)
+def test_empty_text_of_an_unset_variable_is_rejected(
+    words: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *words) == 2
+    assert f"{named}: must not be empty" in capsys.readouterr().err
