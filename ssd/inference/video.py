@@ -96,11 +96,20 @@ def is_usable(package: str) -> bool:
     return True
 
 
+def _check_end(end: float, duration: float | None) -> None:
+    """Raises DataError if a video ends much earlier, in seconds, than its header says: decoders do not report that."""
+    if duration is not None and end < 0.9 * duration - 0.5:  # some headers are estimates
+        raise DataError(f"the video ends after {end:.1f} of {duration:.1f} seconds: the file is cut off or damaged")
+
+
 def _with_torchcodec(name: str) -> _Images:
     decoder: Any = import_module("torchcodec.decoders").VideoDecoder(name, num_ffmpeg_threads=0)
+    end = 0.0
     for index in range(len(decoder)):
         frame = decoder.get_frame_at(index)
+        end = float(frame.pts_seconds + frame.duration_seconds)
         yield frame.data, float(frame.pts_seconds)
+    _check_end(end, decoder.metadata.duration_seconds_from_header)
 
 
 def _with_pyav(name: str) -> _Images:
@@ -112,9 +121,15 @@ def _with_pyav(name: str) -> _Images:
             raise DataError("the file has no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        end = 0.0
         for frame in container.decode(stream):
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+            end = float(frame.time or 0) + float((frame.duration or 0) * (frame.time_base or 0))
             yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), float(frame.time or 0)
+        if stream.duration is not None:
+            _check_end(end, float(stream.duration * stream.time_base))
+        elif container.duration is not None and len(container.streams) == 1:  # of Matroska: that of the longest stream
+            _check_end(end, container.duration / av.time_base)
 
 
 def _with_opencv(name: str) -> _Images:
@@ -123,10 +138,14 @@ def _with_opencv(name: str) -> _Images:
     try:
         if not capture.isOpened():
             raise DataError(f"OpenCV cannot open {'it' if name.startswith('/dev/') else 'or decode it'}")
+        rate, frames, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
         while True:
             found, pixels = capture.read()
             if not found:
+                if rate > 0 and frames > 0:
+                    _check_end(count / rate, frames / rate)
                 return
+            count += 1
             rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
             yield torch.from_numpy(rgb).permute(2, 0, 1), capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
     finally:

@@ -96,6 +96,25 @@ def test_invalid_video_error_names_file(decoder: str, tmp_path: Path) -> None:
         list(frames_of(cut))
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_video_that_is_cut_off_is_an_error_after_its_frames(decoder: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with av.open(
+        path, "w", options={"movflags": "faststart"} if name == "a.mp4" else {}
+    ) as container:  # the index is in front
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(COUNT):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame(index))))
+        container.mux(stream.encode())
+    assert len(list(frames_of(path))) == COUNT
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    frames = frames_of(path)
+    assert bar(next(frames).image) == 0
+    with pytest.raises(DataError, match=r"ends after \d\.\d of 6\.0 seconds: the file is cut off or damaged"):
+        list(frames)
+
+
 @pytest.mark.parametrize("source", [63, "/dev/video63", "rtsp://user:secret@127.0.0.1:1/x"])
 def test_missing_camera_or_stream_error_names_it(source: str | int, detector: Detector) -> None:
     with pytest.raises(DataError, match=r"^(/dev/video63|rtsp://127.0.0.1:1/x): the stream cannot be opened: \w+"):
