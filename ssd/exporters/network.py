@@ -35,6 +35,7 @@ class DetectorNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns boxes [B, D, 4], scores [B, D], labels [B, D] and counts [B]."""
         model = self.model
+        images = images.to(torch.float32)  # no conversion: torch.export records it as a check, else uint8 would pass
         loc, logits = model.forward_raw(model.normalize(images))
         if self.nms:
             return tuple(model.detect(loc, logits))

@@ -45,6 +45,9 @@ def test_pt2_includes_post_processing(detector: Detector, tmp_path: Path) -> Non
         assert expected.counts.min() > 0
         for ours, theirs in zip(expected, program.module()(images), strict=True):
             torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+    for images in (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, 3, 64, 64, dtype=torch.float16)):
+        with pytest.raises(RuntimeError, match="dtype mismatch! Expected: Float"):
+            program.module()(images)
 
 
 def test_onnx_outputs_boxes_and_scores(detector: Detector, tmp_path: Path) -> None:
