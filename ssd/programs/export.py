@@ -13,7 +13,8 @@ All return boxes [B, D, 4] (xyxy, normalized), scores [B, D], labels [B, D] (1 i
 NMS, padded with zeros:
 
     pt2   runs in PyTorch, in a program that imports ssd_ops
-    aoti  compiled for this kind of CPU; runs in LibTorch with libssd_ops.so, or in PyTorch
+    aoti  compiled for this kind of CPU; runs in LibTorch with libssd_ops.so, or in PyTorch;
+          its input is not checked: it must be float32 and contiguous
     onnx  standard operators of ONNX only; --no-nms omits the post-processing (boxes and scores of all priors)
 
 The exported program then runs on images beside the detector; it is written only if no score and no coordinate differs by
