@@ -83,7 +83,7 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   const int64_t n = boxes.size(0);
   if (n == 0) return empty(boxes, {0}, ScalarType::Long);
   const CudaScope scope(boxes);
-  const bool ranked = n <= kMaxRanked;  // torch's sort takes several launches
+  const bool ranked = n <= max_ranked();  // torch's sort takes several launches
   const Tensor dense_boxes = dense(boxes), dense_scores = ranked ? dense(scores) : scores;
   const Tensor dense_classes = classes ? dense(*classes) : dense_scores;
   // One allocation for everything but the result: the workspace and the order.
@@ -101,7 +101,7 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
   auto* progress = static_cast<NmsProgress*>(mapped_memory());
   static_assert(sizeof(*progress) <= kMappedBytes);
   const int64_t all = num_nms_tiles(n);
-  for (int64_t first = 0, tiles = std::min(all, kTilesPerCheck); tiles > 0;) {
+  for (int64_t first = 0, tiles = std::min(all, nms_tiles_per_check(n)); tiles > 0;) {
     check_cuda(launch_nms(in, iou_threshold, workspace.mutable_data_ptr(), order, first, tiles, data<int64_t>(keep),
                           progress, scope.stream()),
                "nms");

@@ -132,6 +132,9 @@ def _detection() -> Iterator[tuple[str, Case]]:
     spread, spread_scores, idxs = crowd[:2100] * 40 % 1, crowd_scores[:2100], torch.arange(2100) % 40 - 3
     yield "nms", unmeasured(lambda: ssd_ops.nms(spread, spread_scores, 0.4))
     yield "batched_nms", unmeasured(lambda: ssd_ops.batched_nms(spread, spread_scores, idxs, 0.4))
+    ranged, ranged_scores, ranged_idxs = crowd[:10300] * 40 % 7, crowd_scores[:10300], torch.arange(10300) % 3 * 2**40
+    yield "nms", unmeasured(lambda: ssd_ops.nms(ranged, ranged_scores, 0.4))  # range after range
+    yield "batched_nms", unmeasured(lambda: ssd_ops.batched_nms(ranged, ranged_scores, ranged_idxs, 0.4))
     many, class_scores = some.reshape(2, 100, 4), numbers(2, 100, 4, seed=13).abs() / 2
     limits = {"score_threshold": 0.1, "max_detections": 30}
     for per_class in (10, 90):

@@ -31,39 +31,48 @@ struct ListedGroups {
   uint16_t groups[kMaxGroups];
 };
 
-// Fills the list, whose count is 0 before. All threads of the block call it.
+// What a block of threads shares.
 template <typename T>
+struct ComparedGroup {
+  KeyedColumns<T> columns_by_warp[kWarps];
+  ListedGroups list;
+  int num_tiles;
+  unsigned suppressible;
+};
+
+// Fills the list, whose count is 0 before, with the groups of a range of boxes that overlap the bounds of the rows and
+// for which is_listed(group) is true. All threads of the block call it.
+template <typename T, typename IsListed>
 __device__ void list_groups(const Chunk<T>& chunk, const BoxRange& range, const Box<T>& rows, bool near_only,
-                            ListedGroups& list) {
+                            ListedGroups& list, IsListed is_listed) {
   const int end = (range.end + kWarpSize - 1) / kWarpSize;
 #pragma unroll 1  // two at most
   for (int g = range.begin / kWarpSize + static_cast<int>(threadIdx.x); g < end; g += kThreads)
-    if (!near_only || overlaps(chunk.bounds[g], rows))
+    if ((!near_only || overlaps(chunk.bounds[g], rows)) && is_listed(g))
       list.groups[atomicAdd(&list.count, 1)] = static_cast<uint16_t>(g);
   __syncthreads();
 }
 
-template <bool has_classes, typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
-    compare_listed_kernel(Chunk<T> chunk, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
-  __shared__ KeyedColumns<T> columns_by_warp[kWarps];
-  __shared__ ListedGroups list;
-  __shared__ int num_tiles;
-  __shared__ unsigned suppressible;
-  wait_for_previous_kernel();
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, group = static_cast<int>(blockIdx.x);
-  const int i = group * kWarpSize + lane, last = chunk.count - 1;
+// Compares a group of rows with the groups of the range that may be near it, except with columns for which
+// is_column(index, column) is false, and writes its tiles and its state. Returns the number of columns of this warp
+// that are near the rows. is_row: whether this lane's row is a box. All threads of a block call it.
+template <bool has_classes, typename T, typename IsListed, typename IsColumn>
+__device__ __forceinline__ unsigned compare_with_listed(const Chunk<T>& chunk, int group, bool is_row,
+                                                        const BoxRange& range, const KeyedRow<T>& row,
+                                                        const PairThresholds<T>& thresholds, bool near_only,
+                                                        T axis_threshold, ComparedGroup<T>& shared, IsListed is_listed,
+                                                        IsColumn is_column) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, last = chunk.count - 1;
   if (threadIdx.x == 0) {
-    list.count = num_tiles = 0;
-    suppressible = 0;
+    shared.list.count = shared.num_tiles = 0;
+    shared.suppressible = 0;
   }
   __syncthreads();
-  const BoxRange range = has_classes ? chunk.ranges[group] : BoxRange{0, chunk.count};
-  const KeyedRow<T> row = load_keyed_row<has_classes>(chunk, i <= last ? i : last);
-  const SideRanges<T> sides = warp_ranges(i <= last, row.row.box);
-  list_groups(chunk, range, sides.outer, near_only, list);
-  KeyedColumns<T>& columns = columns_by_warp[warp];
-  unsigned any = 0;
+  const SideRanges<T> sides = warp_ranges(is_row, row.row.box);
+  const ListedGroups& list = shared.list;
+  list_groups(chunk, range, sides.outer, near_only, shared.list, is_listed);
+  KeyedColumns<T>& columns = shared.columns_by_warp[warp];
+  unsigned any = 0, near_columns = 0;
   const auto load = [&](int k) {
     const int column = k < list.count ? list.groups[k] * kWarpSize + lane : 0;
     return load_column<has_classes>(chunk, column <= last ? column : last);
@@ -73,20 +82,36 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     const LoadedColumn<T> loaded = next;
     next = load(k + kWarps);
     const int column = list.groups[k] * kWarpSize + lane;
-    const bool in_range = column < range.end && column >= range.begin;
-    const bool is_near = in_range && (!near_only || may_suppress_any(loaded.box, sides, axis_threshold));
+    const bool is_near =
+        is_column(column, loaded) && (!near_only || may_suppress_any(loaded.box, sides, axis_threshold));
     const unsigned near = __ballot_sync(kFullMask, is_near);
     if (near == 0) continue;
+    near_columns += __popc(near);
     columns.boxes.template set<has_classes>(lane, loaded.box, loaded.box_class);
     columns.keys[lane] = loaded.key;
     columns.indices[lane] = loaded.index;
     __syncwarp();
-    const unsigned word = i <= last ? compare_columns<has_classes>(columns, near, row, thresholds) : 0;
-    append_tile(chunk, group, list.groups[k], word, &num_tiles);
+    const unsigned word = is_row ? compare_columns<has_classes>(columns, near, row, thresholds) : 0;
+    append_tile(chunk, group, list.groups[k], word, &shared.num_tiles);
     any |= word;
     __syncwarp();  // all lanes are done with the columns
   }
-  write_states(chunk, group, lane, any, num_tiles, suppressible);
+  write_states(chunk, group, lane, any, shared.num_tiles, shared.suppressible);
+  return near_columns;
+}
+
+template <bool has_classes, typename T>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
+    compare_listed_kernel(Chunk<T> chunk, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
+  __shared__ ComparedGroup<T> shared;
+  wait_for_previous_kernel();
+  const int group = static_cast<int>(blockIdx.x), last = chunk.count - 1;
+  const int i = group * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize;
+  const BoxRange range = has_classes ? chunk.ranges[group] : BoxRange{0, chunk.count};
+  const KeyedRow<T> row = load_keyed_row<has_classes>(chunk, i <= last ? i : last);
+  compare_with_listed<has_classes>(
+      chunk, group, i <= last, range, row, thresholds, near_only, axis_threshold, shared, [](int) { return true; },
+      [&](int column, const LoadedColumn<T>&) { return column < range.end && column >= range.begin; });
 }
 
 }  // namespace

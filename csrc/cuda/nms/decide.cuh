@@ -53,13 +53,11 @@ __device__ __forceinline__ void store_state(GroupState* state, const GroupState&
 
 constexpr int kDecideWarps = 4;  // of a block: several blocks for each multiprocessor
 
+// Decides a group as far as the warps of other groups do theirs; returns its state. All lanes of a warp call it.
 template <typename T>
-__global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_kernel(Chunk<T> chunk) {
+__device__ __forceinline__ GroupState decide_while_others_advance(const Chunk<T>& chunk, int group) {
   // Rounds without a decision before a warp gives up: the warp that it waits for may not be resident.
   constexpr int kPatience = 16;
-  wait_for_previous_kernel();
-  const int group = static_cast<int>(blockIdx.x) * kDecideWarps + static_cast<int>(threadIdx.x) / kWarpSize;
-  if (group >= chunk.groups) return;
   GroupState state = load_state(&chunk.states[group]);
   for (int idle = 0; state.undecided != 0 && idle < kPatience; ++idle) {
     const GroupState decided =
@@ -69,6 +67,14 @@ __global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_kernel(Chun
     idle = 0;
     if (threadIdx.x % kWarpSize == 0) store_state(&chunk.states[group], state);
   }
+  return state;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_kernel(Chunk<T> chunk) {
+  wait_for_previous_kernel();
+  const int group = static_cast<int>(blockIdx.x) * kDecideWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+  if (group < chunk.groups) decide_while_others_advance(chunk, group);
 }
 
 // The states of all groups in shared memory.

@@ -3,7 +3,8 @@
 // many boxes).
 //
 // Up to kMaxFew boxes: few_boxes.cuh. Up to kMaxChunk boxes without classes, and with classes where unmeasured.h is
-// switched on: chunk.cuh and whole_input.cuh. All others are processed by the kernels of this file.
+// switched on: chunk.cuh and whole_input.cuh. Up to kMaxInRanges, where it is: ranges.cuh. All others are processed by
+// the kernels of this file.
 //
 // Plan: boxes are sorted by score once. Then tile after tile, the next kNmsTile boxes that are not yet suppressed are
 // resolved among themselves, and every kept box suppresses the lower-scoring boxes that overlap it; only boxes not yet
@@ -24,6 +25,7 @@
 // remaining launches find an empty tile and return; the host checks after some tiles, so there are few of these.
 #include "cuda/nms/compare_in_tile.cuh"
 #include "cuda/nms/few_boxes.cuh"
+#include "cuda/nms/launch_ranges.cuh"
 #include "cuda/nms/nms.h"
 #include "cuda/nms/rank.cuh"
 #include "cuda/nms/resolve_tile.cuh"
@@ -72,6 +74,8 @@ __global__ void __launch_bounds__(kResolveThreads, 1)
   write_kept<has_classes>(work, resolve_tile(work, count), order, keep);
   choose_tile(work, n, progress);
 }
+
+constexpr int64_t kTilesPerCheck = 8;
 
 // The kept boxes are split until there are enough blocks to fill a large GPU.
 SuppressShape suppress_shape(int64_t n) {
@@ -141,6 +145,8 @@ size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes) {
   WorkspaceLayout layout(nullptr);  // of the larger of the types
   if (num_boxes <= kMaxFew) {
     few_workspace(num_boxes, layout);
+  } else if (uses_ranges(num_boxes)) {
+    ranges_workspace<double>(num_boxes, has_classes, layout);
   } else if (is_one_chunk(num_boxes, has_classes)) {
     chunk_workspace<double>(num_boxes, has_classes, layout);
     kept_workspace<uint64_t>(num_boxes, layout);
@@ -150,7 +156,14 @@ size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes) {
   return layout.bytes();
 }
 
-int64_t num_nms_tiles(int64_t num_boxes) { return ceil_div(num_boxes, kNmsTile); }
+int64_t max_ranked() { return uses_unmeasured_kernels() ? kMaxChunk : kMaxRanked; }
+
+int64_t num_nms_tiles(int64_t num_boxes) {
+  static_assert(kFirstRange >= kNmsTile);
+  return ceil_div(num_boxes, kNmsTile);
+}
+
+int64_t nms_tiles_per_check(int64_t num_boxes) { return uses_ranges(num_boxes) ? kRangesPerCheck : kTilesPerCheck; }
 
 int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64_t* order, int64_t first_tile,
                int64_t num_tiles, int64_t* keep, NmsProgress* progress, CUstream_st* stream) {
@@ -159,6 +172,10 @@ int launch_nms(const NmsInputs& in, double iou_threshold, void* workspace, int64
     if (in.num_boxes <= kMaxFew) {
       auto* launch_chosen = in.classes != nullptr ? launch_few<true, T> : launch_few<false, T>;
       return launch_chosen(in, iou_threshold, workspace, keep, progress, stream);
+    }
+    if (uses_ranges(in.num_boxes)) {
+      auto* launch_chosen = in.classes != nullptr ? launch_ranges<true, T> : launch_ranges<false, T>;
+      return launch_chosen(in, iou_threshold, workspace, order, first_tile, num_tiles, keep, progress, stream);
     }
     if (is_one_chunk(in.num_boxes, in.classes != nullptr)) {
       auto* launch_chosen = in.classes != nullptr ? launch_whole<true, T> : launch_whole<false, T>;
