@@ -41,6 +41,7 @@ _FOREIGN = (
 _IN_ZIP = (
     (r".*/code/.*", "a TorchScript program; save the state_dict() of its module instead"),
     (r".*(serialized_exported_program\.json|models/.*\.json)", "a program of torch.export, not weights"),
+    (r".*/aotinductor/.*", "a compiled package of AOTInductor, not weights"),
     (r".*\.npy", "an archive of NumPy arrays, which needs the suffix .npz"),
 )
 _MAX_NAME = 200

@@ -58,6 +58,7 @@ DAMAGES = {
     "compressed": (lambda whole, path: archive(path, "x/data.pkl", zipfile.ZIP_DEFLATED), "it is a compressed archive"),
     "TorchScript": (lambda whole, path: archive(path, "m/code/m.py"), "it is a TorchScript program"),
     "torch.export": (lambda whole, path: archive(path, "m/models/model.json"), "it is a program of torch.export"),
+    "AOTInductor": (lambda whole, path: archive(path, "m/data/aotinductor/model/a.so"), "it is a compiled package"),
     "npz": (lambda whole, path: archive(path, "w.npy"), "it is an archive of NumPy arrays"),
     "legacy cut off": (lambda whole, path: b"\x80\x02\x8a\nl\xfc\x9cF", AGAIN),
 }
