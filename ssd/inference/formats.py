@@ -17,6 +17,8 @@ import yaml
 from ssd.common.atomic_write import write_atomically
 
 Entry = dict[str, Any]  # `Result.to_dict`
+OUTPUTS = ("detections.json", "detections.csv", "coco.json", "yolo", "voc")  # besides drawn images and videos
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn as JPEG
 _MAX_STEM_BYTES = 120
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _COLUMNS = ("image", "width", "height", "label", "score", "xmin", "ymin", "xmax", "ymax")
@@ -78,6 +80,13 @@ def write_formats(
         for stem, entry in named():
             _voc_tree(entry).write(annotations / f"{stem}.xml", encoding="utf-8")
     return images, objects
+
+
+def drawing_name(number: int, total: int, file: Path | str | None, is_video: bool) -> str:
+    """Returns the name of a drawn image or video; numbered, so that it does not replace an image beside it."""
+    is_jpeg = file is not None and Path(file).suffix.lower() in _JPEG
+    suffix = ".mp4" if is_video else ".jpg" if is_jpeg else ".png"
+    return f"{number:0{len(str(total))}d}-{short_stem(file)}{suffix}"
 
 
 def short_stem(file: Path | str | None) -> str:

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from ssd.common.errors import DataError
-from ssd.inference.formats import short_stem, write_formats
+from ssd.inference.formats import drawing_name, write_formats
 from ssd.inference.parts import Part, drawings, entries, finished_files, has_parts, remove_parts
 from ssd.inference.result import Result
 from ssd.inference.video_writer import VideoWriter
-
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".hif", ".avif")  # drawn as JPEG
 
 
 class Output:
@@ -52,7 +50,7 @@ class Output:
         self.formats = formats
         self.classes = list(classes)
         self.images = self.objects = self.failed = 0
-        self._digits = len(str(total))
+        self._total = total
         self._size = size
         self._part = Part(folder, rank, size, settings or {})
         self.finished = finished_files(folder)
@@ -72,7 +70,7 @@ class Output:
         if error is None:
             entry = result.to_dict()
             if "images" in self.formats:
-                path = self._drawing(number, result)
+                path = self.folder / drawing_name(number, self._total, result.file, result.frame is not None)
                 error = self._draw(result, path)
                 entry |= {} if error else {"picture": path.name}
             self._part.add(number, {"file": "", **entry})
@@ -111,13 +109,6 @@ class Output:
         if complete and self._size == 1:
             remove_parts(self.folder)
         return (*counts, failed)
-
-    def _drawing(self, number: int, result: Result) -> Path:
-        # Numbered, so that an image is not overwritten if it is in the same folder.
-        if result.frame is not None:
-            return self.folder / f"{number:0{self._digits}d}-{short_stem(result.file)}.mp4"
-        suffix = ".jpg" if result.file is not None and Path(result.file).suffix.lower() in _JPEG else ".png"
-        return self.folder / f"{number:0{self._digits}d}-{short_stem(result.file)}{suffix}"
 
     def _draw(self, result: Result, path: Path) -> str | None:
         options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}

@@ -11,7 +11,7 @@ from ssd.common.console import ArgumentParser, program_name
 from ssd.common.errors import ConfigError, DataError, unknown
 from ssd.common.file_tree import walk
 from ssd.inference.parts import drawings, has_parts
-from ssd.inference.source_files import find_files, is_list, stream_name
+from ssd.inference.source_files import find_files, is_list, names_one_video, stream_name
 from ssd.programs.device_arguments import HALF_DEFAULT, add_device_flag, add_half_flag
 from ssd.programs.post_processing import add_post_processing_flags
 from ssd.weight_files.names import checked_checkpoint
@@ -53,6 +53,8 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         args.rank, args.size = _rank_and_size()
         args.files = list_sources(args.sources, quiet=args.rank > 0)
         args.output_dir = choose_folder(args)
+        if args.overwrite:
+            _check_overwrite(args.output_dir, args.files if "images" in args.save else [])
     except (DataError, OSError) as error:
         parser.error(str(error))
     return args
@@ -213,3 +215,24 @@ def choose_folder(args: argparse.Namespace) -> Path:
             hint += ", or --resume to continue the stopped command"
         raise DataError(f"--output-dir {folder} is not empty; {hint}")
     return folder
+
+
+def _check_overwrite(folder: Path, drawn_files: list[str]) -> None:
+    """Raises DataError if results would replace a file of the user instead of one of an earlier command."""
+    from ssd.inference.formats import OUTPUTS, drawing_name
+
+    if has_parts(folder):
+        return  # of a stopped command, whose last drawing is in no part
+    existing = set(os.listdir(folder)) if folder.is_dir() else set()
+    try:
+        existing -= drawings(folder)
+        names = () if "detections.json" in existing else OUTPUTS
+    except ValueError:  # a detections.json of another program
+        names = OUTPUTS
+    total = len(drawn_files)
+    drawn = (drawing_name(i, total, file, names_one_video(file)) for i, file in enumerate(drawn_files, start=1))
+    for name in (*names, *drawn):
+        if name in existing:
+            raise DataError(
+                f"--overwrite: {folder / name} is not a result of an earlier command; use another --output-dir"
+            )

@@ -17,6 +17,7 @@ from ssd.data import DetectionDataset, open_dataset
 from ssd.inference.output import Output
 from ssd.inference.result import Result
 from ssd.programs.predict import main
+from ssd.programs.predict_arguments import parse_args
 
 CLASSES = ("disc", 'star, "big"')
 FORMATS = ("images", "csv", "coco", "yolo", "voc")
@@ -101,6 +102,27 @@ def test_predict_overwrite_removes_only_earlier_results(tmp_path: Path, results:
         "detections.json",
         "mine.txt",
     ]
+
+
+@pytest.mark.parametrize("name", ["coco.json", "detections.csv", "detections.json", "yolo", "voc", "3-b.jpg"])
+def test_predict_overwrite_rejects_a_folder_with_files_of_the_user(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # They were replaced, and the label files in yolo and voc deleted.
+    for file in ("b.jpg", "a.jpg", name):
+        (tmp_path / file).write_text("of the user")
+    with pytest.raises(SystemExit):
+        parse_args([".", str(tmp_path), "--output-dir", str(tmp_path), "--overwrite"], "")
+    error = f"--overwrite: {tmp_path / name} is not a result of an earlier command; use another --output-dir"
+    assert error in capsys.readouterr().err
+
+
+def test_predict_overwrite_accepts_earlier_results_among_files_of_the_user(
+    tmp_path: Path, results: list[Result]
+) -> None:
+    write(tmp_path / "x", results[:1])  # beside its image
+    args = parse_args([".", str(tmp_path / "x"), "--output-dir", str(tmp_path / "x"), "--overwrite"], "")
+    assert [Path(file).name for file in args.files] == ["a.png"] and args.output_dir == tmp_path / "x"
 
 
 @pytest.mark.parametrize(
