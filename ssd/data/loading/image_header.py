@@ -1,6 +1,7 @@
 """The header of an image file: format, size and EXIF orientation, without its pixels."""
 
 import os
+import re
 import warnings
 from functools import cache
 from pathlib import Path
@@ -121,4 +122,7 @@ def reason_of(error: Exception, path: str | os.PathLike[str]) -> str:
         if package is not None:
             return f"PIL cannot read {Path(path).suffix.lower()}; convert it to JPEG or PNG ({package} reads it)"
         return "the file is not an image that PIL can read"
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, limit = re.findall(r"\d+", str(error))[:2]
+        return f"the image has {pixels} pixels, more than {limit}; cut it into parts"
     return f"{type(error).__name__}: {error}"

@@ -168,7 +168,7 @@ def check_file(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> int
     except (OSError, ValueError) as error:
         raise DataError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError("the path is not a regular file")
+        raise DataError(f"the path is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
     if status.st_size == 0:
         raise DataError("the file is empty")
     if status.st_size > max_bytes:
