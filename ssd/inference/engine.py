@@ -51,6 +51,7 @@ class InferenceEngine:
     Raises:
         ValueError: `dtype` is no floating type of 16, 32 or 64 bits; `exact` is combined with `compile`, `dtype` or
             `fuse_heads`, or with a model in training mode.
+        TypeError: `model` is not a model of this project.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class InferenceEngine:
         antialias: bool = True,
         fuse_heads: bool = False,
     ) -> None:
+        if not isinstance(model, SSD):
+            raise TypeError(f"model must be a model of ssd.build_model, got {type(model).__name__}")
         if exact and (compile or dtype is not None or fuse_heads):
             raise ValueError("exact=True cannot be combined with compile, dtype or fuse_heads")
         check_dtype(dtype)
@@ -111,8 +114,11 @@ class InferenceEngine:
 
         Raises:
             ValueError: An image has another shape or dtype.
+            TypeError: An image is not a tensor.
         """
         for i, image in enumerate(images):
+            if not isinstance(image, Tensor):
+                raise TypeError(f"images[{i}] must be a tensor, uint8 [3, H, W], got {type(image).__name__}")
             if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3 or not image.numel():
                 raise ValueError(f"images[{i}] must be uint8 [3, H, W], got {image.dtype} {list(image.shape)}")
         if not len(images):
@@ -142,7 +148,14 @@ class InferenceEngine:
         return image
 
     def detect(self, images: Images) -> ssd_ops.Detections:
-        """Returns the padded detections of a batch on the CPU, with boxes normalized to their image."""
+        """Returns the padded detections of a batch on the CPU, with boxes normalized to their image.
+
+        Args:
+            images: `[B, 3, S, S]`, uint8 or floating in 0..1, where S is the model's `image_size`; or the result of `pack`.
+
+        Raises:
+            ValueError: The images have another shape.
+        """
         return next(self.detect_all([images]))
 
     def detect_all(self, batches: Iterable[Images]) -> Iterator[ssd_ops.Detections]:
@@ -157,6 +170,7 @@ class InferenceEngine:
 
     def outputs(self, images: Images) -> tuple[Tensor, Tensor]:
         """Returns loc [B, P, 4] and logits [B, P, C] of a batch on the model's device, for `model.detect`."""
+        self._check_shape(images)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._refresh_if_changed()
             parts = [self._network(part) for part in self._parts(images.to(self.device))]
@@ -164,11 +178,17 @@ class InferenceEngine:
             classes = self.model.num_classes
             return _joined([rows_of(part, 4) for part in loc]), _joined([rows_of(part, classes) for part in logits])
 
+    def _check_shape(self, images: Images) -> None:
+        side = self.model.image_size
+        if isinstance(images, Tensor) and images.shape[1:] != (3, side, side):
+            raise ValueError(f"images must have shape [B, 3, {side}, {side}], got {list(images.shape)}")
+
     def _refresh_if_changed(self) -> None:
         if not self.exact and (self.model.preset is not self._preset or not self._seen.is_current()):
             self.refresh()
 
     def _submit(self, images: Images) -> Callable[[], ssd_ops.Detections]:
+        self._check_shape(images)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._refresh_if_changed()
             if self._graphs is not None:

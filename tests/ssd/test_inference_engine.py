@@ -142,6 +142,14 @@ def test_engine_boxes_are_in_pixels_of_each_image() -> None:
     assert engine.predict([]) == []
     with pytest.raises(ValueError, match=r"images\[1\] must be uint8 \[3, H, W\], got torch.float32"):
         engine.predict([photos()[0], torch.rand(3, 4, 4)])
+    with pytest.raises(TypeError, match=r"images\[0\] must be a tensor, uint8 \[3, H, W\], got ndarray"):
+        engine.predict([photos(1)[0].numpy()])  # type: ignore[list-item]
+    for images in (batch(2)[..., :32, :32], batch(1)[0]):
+        for method in (engine.detect, engine.outputs):
+            with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 64, 64\], got \["):
+                method(images)
+    with pytest.raises(TypeError, match=r"model must be a model of ssd\.build_model, got Identity"):
+        InferenceEngine(nn.Identity())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["load_state_dict", "in place", "another tensor", "rules"])
