@@ -16,7 +16,7 @@ from tests.ops.test_unmeasured_nms import CLASSES, around_objects, check, crowde
 pytestmark = pytest.mark.parametrize("impl", ["emulated", pytest.param("cuda", marks=pytest.mark.cuda)], indirect=True)
 SIZE = 10241  # the smallest
 LARGEST = 131072
-FIRST, MOST = 2048, 9216  # active boxes of the first range, and of later ones
+SMALL, LARGE = 2048, 23552  # active boxes of a range
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_thresholds_ties_and_degenerate_boxes(impl: Implementation, threshold: f
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("classes", ("without", "90"))
 def test_dtypes(impl: Implementation, dtype: torch.dtype, classes: str) -> None:
-    boxes, scores, idxs = crowded(SIZE).to(dtype), torch.randn(SIZE).to(dtype), CLASSES[classes](SIZE)
+    boxes, scores, idxs = crowded(SIZE, side=400).to(dtype), torch.randn(SIZE).to(dtype), CLASSES[classes](SIZE)
     check(impl, boxes, scores, idxs, 0.5)
     check(impl, boxes, scores.double(), idxs, 0.5)
     check(impl, boxes.double(), scores, idxs, 0.5)
@@ -67,7 +67,7 @@ def test_equal_boxes(impl: Implementation) -> None:
     check(impl, boxes * math.nan, scores, CLASSES["90"](SIZE), 0.5)
 
 
-@pytest.mark.parametrize("count", (FIRST + MOST - 1, FIRST + MOST, FIRST + MOST + 1, 12289, FIRST + 3 * MOST + 5))
+@pytest.mark.parametrize("count", (12289, SMALL + LARGE - 1, SMALL + LARGE, SMALL + LARGE + 1, SMALL + 3 * LARGE))
 def test_ranges_of_kept_boxes(impl: Implementation, count: int) -> None:
     """The last range is full or has one box; after three, the host checks whether boxes are left."""
     scores = torch.rand(count)
@@ -81,7 +81,7 @@ def test_small_ranges(impl: Implementation) -> None:
 
 
 def test_crowd_after_a_range_of_isolated_boxes(impl: Implementation) -> None:
-    """A large range follows, of boxes that all suppress each other."""
+    """A large range follows, of boxes that all suppress each other: more tiles than there is capacity for."""
     boxes = isolated(20000)
     boxes[4000:] = torch.tensor([-9.0, -9, -5, -5]) + torch.rand(16000, 4) / 9
     mixed = torch.randperm(20000)
@@ -105,7 +105,7 @@ def test_largest(impl: Implementation) -> None:
 
 @pytest.mark.parametrize("classes", ("without", "90", "5000"))
 def test_result_is_independent_of_the_schedule(impl: Implementation, classes: str) -> None:
-    boxes, scores, idxs = crowded(SIZE), torch.rand(SIZE).round(decimals=2), CLASSES[classes](SIZE)
+    boxes, scores, idxs = crowded(SIZE, side=200), torch.rand(SIZE).round(decimals=2), CLASSES[classes](SIZE)
 
     def call() -> Tensor:
         return impl.nms(boxes, scores, 0.6) if idxs is None else impl.batched_nms(boxes, scores, idxs, 0.6)

@@ -34,7 +34,7 @@ struct alignas(8) GroupState {
 
 template <typename T>
 struct Chunk {
-  int count, groups;   // of boxes, and of 32 of them
+  int count, groups;   // of boxes, and of 32 of them: how many tiles each of these has capacity for, too
   Box<T>* boxes;       // [count] in the order of the cells
   uint64_t* keys;      // [count]: a box with a lower key precedes; ties by index
   unsigned* indices;   // [count]: the indices of the boxes in the input

@@ -18,26 +18,25 @@ struct ChosenBoxes {
   uint16_t chosen[kCollectPerThread * kChunkThreads];
 };
 
-// Lists the boxes of the block, and clears their bits. All threads of the block call it.
+// Lists the boxes of the block with ranks from `begin` to `end` - 1. All threads of the block call it.
 template <typename T>
-__device__ void choose_boxes(const Ranges<T>& work, unsigned end, ChosenBoxes& list) {
+__device__ void choose_boxes(const Ranges<T>& work, int begin, int end, ChosenBoxes& list) {
   const int per_block = static_cast<int>(round_up(ceil_div(work.n, kCollectBlocks), kWarpSize));
   const int thread = static_cast<int>(threadIdx.x), first = static_cast<int>(blockIdx.x) * per_block;
-  unsigned words[kCollectPerThread], ranks[kCollectPerThread];
+  unsigned words[kCollectPerThread];
+  int ranks[kCollectPerThread];
 #pragma unroll
   for (int k = 0; k < kCollectPerThread; ++k) {
     const int i = k * kChunkThreads + thread, position = first + i;
     const bool valid = i < per_block && position < work.n;
     words[k] = i < per_block && position - position % kWarpSize < work.n ? work.active[position / kWarpSize] : 0;
-    ranks[k] = valid ? work.ranks[position] : end;
+    ranks[k] = valid ? static_cast<int>(work.ranks[position]) : end;
   }
   int total = 0;
 #pragma unroll
   for (int k = 0; k < kCollectPerThread; ++k) {
     const int i = k * kChunkThreads + thread;
-    const bool is_chosen = (words[k] >> (thread % kWarpSize) & 1) != 0 && ranks[k] < end;
-    const unsigned bits = __ballot_sync(kFullMask, is_chosen);
-    if (bits != 0 && thread % kWarpSize == 0) work.active[(first + i) / kWarpSize] = words[k] & ~bits;
+    const bool is_chosen = (words[k] >> (thread % kWarpSize) & 1) != 0 && ranks[k] >= begin && ranks[k] < end;
     int count;
     const int index = total + block_exclusive_count(is_chosen, &count);
     if (is_chosen) list.chosen[index] = static_cast<uint16_t>(i);
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(kChunkThreads, 1) collect_kernel(Ranges<T> wor
   __shared__ int begin;
   wait_for_previous_kernel();
   if (work.state->num_chosen == 0) return;
-  choose_boxes(work, static_cast<unsigned>(work.state->end), list);
+  choose_boxes(work, work.state->begin, work.state->end, list);
   if (list.count == 0) return;
   const int rows = static_cast<int>(round_up(list.count, kWarpSize)), lane = static_cast<int>(threadIdx.x) % kWarpSize;
   if (threadIdx.x == 0) begin = atomicAdd(&work.state->num_rows, rows);

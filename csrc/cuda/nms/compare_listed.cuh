@@ -26,27 +26,28 @@ __device__ __forceinline__ LoadedColumn<T> load_column(const Chunk<T>& chunk, in
 }
 
 // The groups of columns that may be near a group of rows.
+template <int capacity>
 struct ListedGroups {
   int count;
-  uint16_t groups[kMaxGroups];
+  uint16_t groups[capacity];
 };
 
 // What a block of threads shares.
-template <typename T>
+template <typename T, int capacity>
 struct ComparedGroup {
   KeyedColumns<T> columns_by_warp[kWarps];
-  ListedGroups list;
+  ListedGroups<capacity> list;
   int num_tiles;
   unsigned suppressible;
 };
 
 // Fills the list, whose count is 0 before, with the groups of a range of boxes that overlap the bounds of the rows and
 // for which is_listed(group) is true. All threads of the block call it.
-template <typename T, typename IsListed>
+template <int capacity, typename T, typename IsListed>
 __device__ void list_groups(const Chunk<T>& chunk, const BoxRange& range, const Box<T>& rows, bool near_only,
-                            ListedGroups& list, IsListed is_listed) {
+                            ListedGroups<capacity>& list, IsListed is_listed) {
   const int end = (range.end + kWarpSize - 1) / kWarpSize;
-#pragma unroll 1  // two at most
+#pragma unroll 1  // few
   for (int g = range.begin / kWarpSize + static_cast<int>(threadIdx.x); g < end; g += kThreads)
     if ((!near_only || overlaps(chunk.bounds[g], rows)) && is_listed(g))
       list.groups[atomicAdd(&list.count, 1)] = static_cast<uint16_t>(g);
@@ -54,14 +55,15 @@ __device__ void list_groups(const Chunk<T>& chunk, const BoxRange& range, const 
 }
 
 // Compares a group of rows with the groups of the range that may be near it, except with columns for which
-// is_column(index, column) is false, and writes its tiles and its state. Returns the number of columns of this warp
-// that are near the rows. is_row: whether this lane's row is a box. All threads of a block call it.
-template <bool has_classes, typename T, typename IsListed, typename IsColumn>
+// is_column(index, column) is false, and writes its tiles and its state; a warp stops where there is no capacity for a
+// tile. Returns the number of columns of this warp that are near the rows. is_row: whether this lane's row is a box.
+// All threads of a block call it.
+template <bool has_classes, bool has_limit, int capacity, typename T, typename IsListed, typename IsColumn>
 __device__ __forceinline__ unsigned compare_with_listed(const Chunk<T>& chunk, int group, bool is_row,
                                                         const BoxRange& range, const KeyedRow<T>& row,
                                                         const PairThresholds<T>& thresholds, bool near_only,
-                                                        T axis_threshold, ComparedGroup<T>& shared, IsListed is_listed,
-                                                        IsColumn is_column) {
+                                                        T axis_threshold, ComparedGroup<T, capacity>& shared,
+                                                        IsListed is_listed, IsColumn is_column) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, last = chunk.count - 1;
   if (threadIdx.x == 0) {
     shared.list.count = shared.num_tiles = 0;
@@ -69,7 +71,7 @@ __device__ __forceinline__ unsigned compare_with_listed(const Chunk<T>& chunk, i
   }
   __syncthreads();
   const SideRanges<T> sides = warp_ranges(is_row, row.row.box);
-  const ListedGroups& list = shared.list;
+  const ListedGroups<capacity>& list = shared.list;
   list_groups(chunk, range, sides.outer, near_only, shared.list, is_listed);
   KeyedColumns<T>& columns = shared.columns_by_warp[warp];
   unsigned any = 0, near_columns = 0;
@@ -92,7 +94,7 @@ __device__ __forceinline__ unsigned compare_with_listed(const Chunk<T>& chunk, i
     columns.indices[lane] = loaded.index;
     __syncwarp();
     const unsigned word = is_row ? compare_columns<has_classes>(columns, near, row, thresholds) : 0;
-    append_tile(chunk, group, list.groups[k], word, &shared.num_tiles);
+    if (!append_tile<has_limit>(chunk, group, list.groups[k], word, &shared.num_tiles)) break;
     any |= word;
     __syncwarp();  // all lanes are done with the columns
   }
@@ -103,13 +105,13 @@ __device__ __forceinline__ unsigned compare_with_listed(const Chunk<T>& chunk, i
 template <bool has_classes, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     compare_listed_kernel(Chunk<T> chunk, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
-  __shared__ ComparedGroup<T> shared;
+  __shared__ ComparedGroup<T, kMaxGroups> shared;
   wait_for_previous_kernel();
   const int group = static_cast<int>(blockIdx.x), last = chunk.count - 1;
   const int i = group * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize;
   const BoxRange range = has_classes ? chunk.ranges[group] : BoxRange{0, chunk.count};
   const KeyedRow<T> row = load_keyed_row<has_classes>(chunk, i <= last ? i : last);
-  compare_with_listed<has_classes>(
+  compare_with_listed<has_classes, false>(
       chunk, group, i <= last, range, row, thresholds, near_only, axis_threshold, shared, [](int) { return true; },
       [&](int column, const LoadedColumn<T>&) { return column < range.end && column >= range.begin; });
 }

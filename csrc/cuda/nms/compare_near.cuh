@@ -51,17 +51,21 @@ __device__ unsigned compare_columns(const KeyedColumns<T>& columns, unsigned nea
   return suppressing(columns.boxes, 0, {suspects.may & precedes, suspects.sure & precedes}, row.row, thresholds);
 }
 
-// Appends a tile, unless it is 0; `word` is that of this lane's row. All lanes of a warp call it.
-template <typename T>
-__device__ __forceinline__ void append_tile(const Chunk<T>& chunk, int group, int columns, unsigned word,
+// Appends a tile, unless it is 0; `word` is that of this lane's row. Returns whether there was capacity for it. All
+// lanes of a warp call it.
+template <bool has_limit = false, typename T>
+__device__ __forceinline__ bool append_tile(const Chunk<T>& chunk, int group, int columns, unsigned word,
                                             int* num_tiles) {
-  if (!__any_sync(kFullMask, word != 0)) return;
+  if (!__any_sync(kFullMask, word != 0)) return true;
   const int lane = threadIdx.x % kWarpSize;
   int tile = 0;
   if (lane == 0) tile = atomicAdd(num_tiles, 1);
-  tile = group * chunk.groups + __shfl_sync(kFullMask, tile, 0);
+  tile = __shfl_sync(kFullMask, tile, 0);
+  if (has_limit && tile >= chunk.groups) return false;
+  tile += group * chunk.groups;
   if (lane == 0) chunk.columns[tile] = static_cast<uint16_t>(columns);
   chunk.tiles[static_cast<int64_t>(tile) * kWarpSize + lane] = word;
+  return true;
 }
 
 // Compares the rows of a group with those columns that the warps of a block share; returns the word of this lane's row

@@ -11,11 +11,11 @@ namespace {
 template <bool has_classes, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
     compare_range_kernel(Ranges<T> work, PairThresholds<T> thresholds, bool near_only, T axis_threshold) {
-  __shared__ ComparedGroup<T> shared;
+  __shared__ ComparedGroup<T, kMaxRangeGroups> shared;
   wait_for_previous_kernel();
   const Chunk<T> chunk = chunk_of_range(work);
   const int group = static_cast<int>(blockIdx.x);
-  if (group >= chunk.groups) return;
+  if (group >= num_groups(chunk)) return;
   const NumberRange own = has_classes ? work.group_numbers[group] : NumberRange{0, 0};
   const auto is_listed = [&](int g) { return !has_classes || overlaps(work.group_numbers[g], own); };
   const auto is_column = [&](int, const LoadedColumn<T>& column) {
@@ -24,9 +24,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
   const KeyedRow<T> row =
       load_keyed_row<has_classes>(chunk, group * kWarpSize + static_cast<int>(threadIdx.x) % kWarpSize);
   const unsigned near_columns =
-      compare_with_listed<has_classes>(chunk, group, row.key != kNoKey, BoxRange{0, chunk.count}, row, thresholds,
-                                       near_only, axis_threshold, shared, is_listed, is_column);
+      compare_with_listed<has_classes, true>(chunk, group, row.key != kNoKey, BoxRange{0, chunk.count}, row, thresholds,
+                                             near_only, axis_threshold, shared, is_listed, is_column);
   if (threadIdx.x % kWarpSize == 0 && near_columns != 0) atomicAdd(&work.state->near_columns, near_columns);
+  if (threadIdx.x == 0 && shared.num_tiles > chunk.groups) atomicOr(&work.state->overflows, 1u);
 }
 
 // Sets the bits of the kept boxes of a decided group. All lanes of a warp call it.
@@ -45,11 +46,11 @@ template <typename T>
 __device__ void decide_undecided(const Ranges<T>& work, const Chunk<T>& chunk) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   bool undecided = false;
-  for (int g = static_cast<int>(threadIdx.x); g < chunk.groups; g += kDecideWarps * kWarpSize)
+  for (int g = static_cast<int>(threadIdx.x); g < num_groups(chunk); g += kDecideWarps * kWarpSize)
     undecided = undecided || load_state(&chunk.states[g]).undecided != 0;
   while (__syncthreads_or(undecided) != 0) {
     undecided = false;
-    for (int g = warp; g < chunk.groups; g += kDecideWarps) {
+    for (int g = warp; g < num_groups(chunk); g += kDecideWarps) {
       const GroupState before = load_state(&chunk.states[g]);
       if (before.undecided == 0) continue;
       const GroupState state =
@@ -65,9 +66,9 @@ template <typename T>
 __global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_range_kernel(Ranges<T> work) {
   wait_for_previous_kernel();
   const Chunk<T> chunk = chunk_of_range(work);
-  if (chunk.groups == 0) return;
+  if (chunk.count == 0 || work.state->overflows != 0) return;
   const int group = static_cast<int>(blockIdx.x) * kDecideWarps + static_cast<int>(threadIdx.x) / kWarpSize;
-  if (group < chunk.groups) {
+  if (group < num_groups(chunk)) {
     const GroupState state = decide_while_others_advance(chunk, group);
     if (state.undecided == 0) mark_kept(work, group, state.kept);
   }

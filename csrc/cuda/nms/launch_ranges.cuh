@@ -17,11 +17,11 @@ cudaError_t launch_range(const NmsInputs& in, double iou_threshold, const Ranges
   const T axis = axis_threshold(thresholds.decision);
   cudaError_t status = launch_as(begin, collect_kernel<has_classes, T>, kCollectBlocks, kChunkThreads, 0, stream, work);
   if (status == cudaSuccess)
-    status = launch_dependent(compare_range_kernel<has_classes, T>, kMaxGroups, kThreads, 0, stream, work, thresholds,
-                              near_only, axis);
+    status = launch_dependent(compare_range_kernel<has_classes, T>, kMaxRangeGroups, kThreads, 0, stream, work,
+                              thresholds, near_only, axis);
   if (status == cudaSuccess)
-    status = launch_dependent(decide_range_kernel<T>, grid_blocks(kMaxGroups, kDecideWarps), kDecideWarps * kWarpSize,
-                              0, stream, work);
+    status = launch_dependent(decide_range_kernel<T>, grid_blocks(kMaxRangeGroups, kDecideWarps),
+                              kDecideWarps * kWarpSize, 0, stream, work);
   if (status == cudaSuccess)
     status = launch_dependent(suppress_range_kernel<has_classes, T>, grid_blocks(in.num_boxes, kThreads), kThreads, 0,
                               stream, work, thresholds, near_only, axis, order, keep, progress);

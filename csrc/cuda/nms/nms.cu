@@ -159,8 +159,8 @@ size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes) {
 int64_t max_ranked() { return uses_unmeasured_kernels() ? kMaxChunk : kMaxRanked; }
 
 int64_t num_nms_tiles(int64_t num_boxes) {
-  static_assert(kFirstRange >= kNmsTile);
-  return ceil_div(num_boxes, kNmsTile);
+  static_assert(kSmallRange >= kNmsTile);
+  return ceil_div(num_boxes, kNmsTile) + (uses_ranges(num_boxes) ? 1 : 0);  // one range may be chosen again
 }
 
 int64_t nms_tiles_per_check(int64_t num_boxes) { return uses_ranges(num_boxes) ? kRangesPerCheck : kTilesPerCheck; }

@@ -35,7 +35,7 @@ struct NmsProgress {
 };
 
 // Bytes of workspace, a multiple of 256: at most 14 MB up to kMaxChunk boxes that are resolved at once, else at most
-// 0.7 MB and 77 a box (14 MB and 55 a box where they are resolved range after range).
+// 0.7 MB and 77 a box (11 MB and 55 a box where they are resolved range after range).
 size_t nms_workspace_bytes(int64_t num_boxes, bool has_classes);
 
 // Up to how many boxes launch_nms sorts by itself.

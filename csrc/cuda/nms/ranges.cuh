@@ -2,14 +2,16 @@
 //
 // Plan: torch sorts the scores, and the kernels of order_all.cuh write the boxes once along a Hilbert curve, as
 // order_chunk.cuh does for fewer boxes. Then range after range, the next ranks with kFirstRange or kMaxRange active
-// boxes are resolved by what chunk.cuh says, in four launches: collect_kernel writes the active boxes of the range to
+// boxes are resolved as chunk.cuh says, in four launches: collect_kernel writes the active boxes of the range to
 // the chunk, in the order of the curve; compare_range_kernel compares those that are near each other; with
 // decide_range_kernel, one warp decides 32 of them; suppress_range_kernel compares the boxes that are left with the
 // kept ones near them, writes the indices of those, and chooses the next range.
 //
 // The first range is small, so that a crowd of boxes is not compared with itself: a few are kept, and these suppress
-// the rest. The next are small, too, as long as many pairs are near each other. As in nms.cu, launches that find no box
-// left return, and the host checks after some ranges.
+// the rest. The next are small, too, as long as many pairs are near each other. A group of rows has capacity for as
+// many tiles as a small range has groups; if that does not suffice for a larger one, nothing is decided, and it and all
+// ranges after it are small. As in nms.cu, launches that find no box left return, and the host checks after some
+// ranges.
 #pragma once
 
 #include "cuda/common/unmeasured.h"
@@ -20,8 +22,10 @@
 namespace ssd_ops {
 
 constexpr int kCollectBlocks = 32;  // each fills groups of its own, the last one in part
-constexpr int kFirstRange = static_cast<int>(kMaxFew), kMaxRange = 9216;  // active boxes of a range, or all
-static_assert(kMaxRange + kCollectBlocks * (kWarpSize - 1) <= kMaxChunk);
+constexpr int kSmallRange = static_cast<int>(kMaxFew), kLargeRange = 23552;  // active boxes of a range, but the last
+constexpr int kMaxRangeGroups = 768, kGroupTiles = 96;                       // groups of the chunk, tiles of each
+static_assert(kLargeRange + kCollectBlocks * (kWarpSize - 1) <= kMaxRangeGroups * kWarpSize);
+static_assert(kSmallRange + kCollectBlocks * (kWarpSize - 1) <= kGroupTiles * kWarpSize);
 constexpr int64_t kRangesPerCheck = 3;
 
 inline bool uses_ranges(int64_t num_boxes) {
@@ -35,6 +39,8 @@ struct RangeState {
   int num_chosen;         // its active boxes; 0 when no box is left
   int num_rows;           // boxes of the chunk, with those that fill groups
   unsigned near_columns;  // over its groups of rows: boxes that are near the group
+  unsigned overflows;     // whether a group has more tiles than kGroupTiles
+  unsigned stays_small;   // whether a range before this one had
   unsigned ticket;        // see is_last_block
 };
 
@@ -55,18 +61,36 @@ struct Ranges {
   unsigned* ranks;              // [n]: the ranks of these boxes
   int64_t* classes;             // [n]; with classes only, as the next
   uint16_t* numbers;            // [n]: the numbers of the classes
-  unsigned* active;             // a bit for each box along the curve: not suppressed, and of no range so far
+  unsigned* active;             // a bit for each box along the curve: not suppressed so far
   unsigned *suppressed, *kept;  // a bit for each rank
   RangeState* state;
-  // Boxes of the range along the curve. The key of a box is chunk_key(); a box that fills a group has kNoKey.
+  // Boxes of the range along the curve, with kGroupTiles as `groups`. The key of a box is chunk_key(); a box that
+  // fills a group has kNoKey.
   Chunk<T> chunk;
-  NumberRange* group_numbers;  // [kMaxGroups]: of the classes of each group of the chunk
+  NumberRange* group_numbers;  // [kMaxRangeGroups]: of the classes of each group of the chunk
   // For the kernels of order_all.cuh:
   Grid* grid;
   ClassNumbers* class_numbers;
   unsigned* cell_counts;    // [kNumCells]
   CellPosition* positions;  // [n] by rank
 };
+
+template <typename T>
+inline Chunk<T> range_chunk_workspace(bool has_classes, WorkspaceLayout& layout) {
+  constexpr int64_t rows = kMaxRangeGroups * kWarpSize, tiles = kMaxRangeGroups * kGroupTiles;
+  Chunk<T> chunk{};
+  chunk.groups = kGroupTiles;
+  chunk.boxes = layout.array<Box<T>>(rows);
+  chunk.keys = layout.array<uint64_t>(rows);
+  chunk.indices = layout.array<unsigned>(rows);
+  chunk.states = layout.array<GroupState>(kMaxRangeGroups);
+  chunk.num_tiles = layout.array<int>(kMaxRangeGroups);
+  chunk.columns = layout.array<uint16_t>(tiles);
+  chunk.tiles = layout.array<unsigned>(tiles * kWarpSize);
+  chunk.bounds = layout.array<Box<T>>(kMaxRangeGroups);
+  chunk.classes = layout.array<int64_t>(has_classes ? rows : 0);
+  return chunk;
+}
 
 template <typename T>
 inline Ranges<T> ranges_workspace(int64_t n, bool has_classes, WorkspaceLayout& layout) {
@@ -81,8 +105,8 @@ inline Ranges<T> ranges_workspace(int64_t n, bool has_classes, WorkspaceLayout& 
   work.suppressed = layout.array<unsigned>(words);
   work.kept = layout.array<unsigned>(words);
   work.state = layout.array<RangeState>(1);
-  work.chunk = chunk_workspace<T>(kMaxChunk, has_classes, layout);
-  work.group_numbers = layout.array<NumberRange>(kMaxGroups);
+  work.chunk = range_chunk_workspace<T>(has_classes, layout);
+  work.group_numbers = layout.array<NumberRange>(kMaxRangeGroups);
   work.grid = layout.array<Grid>(1);
   work.class_numbers = layout.array<ClassNumbers>(1);
   work.cell_counts = layout.array<unsigned>(kNumCells);
@@ -101,13 +125,16 @@ __device__ __forceinline__ unsigned number_of_key(uint64_t key) {
 }
 __device__ __forceinline__ unsigned rank_of_key(uint64_t key) { return static_cast<unsigned>(key >> kNumberBits); }
 
-// The chunk with its number of boxes and groups.
+// The chunk with its number of boxes.
 template <typename T>
 __device__ __forceinline__ Chunk<T> chunk_of_range(const Ranges<T>& work) {
   Chunk<T> chunk = work.chunk;
   chunk.count = work.state->num_rows;
-  chunk.groups = chunk.count / kWarpSize;
   return chunk;
+}
+template <typename T>
+__device__ __forceinline__ int num_groups(const Chunk<T>& chunk) {
+  return chunk.count / kWarpSize;
 }
 
 // Over the lanes of the warp whose `flag` is set.

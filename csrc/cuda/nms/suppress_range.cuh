@@ -1,8 +1,8 @@
 // The kept boxes of a range suppress the boxes after them; the next range. The plan is in ranges.cuh.
 //
 // Plan: a warp has 32 boxes of the curve. Its lanes test the bounds of the groups of the chunk, and the warp takes
-// those that overlap the bounds of its active boxes, several at once, so that their loads overlap: of 304 groups, 18
-// with 39 kept boxes that are near, for 100,000 uniform boxes. A block whose ranks are in the range also writes
+// those that overlap the bounds of its active boxes, several at once, so that their loads overlap: of 754 groups, 38
+// with 67 kept boxes that are near, for 100,000 uniform boxes. A block whose ranks are in the range also writes
 // the indices of the kept ones to the result, after those that precede them. The last block chooses the next range.
 #pragma once
 
@@ -121,7 +121,8 @@ __device__ void write_kept_of_range(const Ranges<T>& work, const RangeState& sta
 template <typename T>
 __device__ void choose_range(const Ranges<T>& work, const RangeState& state, NmsProgress* progress) {
   constexpr int kWordsPerThread = static_cast<int>(kMaxInRanges) / kWarpSize / kThreads;
-  const int first = static_cast<int>(threadIdx.x) * kWordsPerThread, begin = state.end, n = work.n;
+  const int first = static_cast<int>(threadIdx.x) * kWordsPerThread, n = work.n;
+  const int begin = state.overflows != 0 ? state.begin : state.end;
   unsigned active[kWordsPerThread];
   int num_kept = 0, num_active = 0;
 #pragma unroll
@@ -136,13 +137,14 @@ __device__ void choose_range(const Ranges<T>& work, const RangeState& state, Nms
   // Small again if more than an eighth of all pairs of the chunk were near each other.
   const uint64_t pairs = static_cast<uint64_t>(state.num_chosen) * static_cast<unsigned>(state.num_chosen);
   const bool is_crowded = uint64_t(8) * kWarpSize * state.near_columns > pairs;
-  const int size = is_crowded ? kFirstRange : kMaxRange;
+  const unsigned stays_small = state.stays_small | state.overflows;
+  const int size = is_crowded || stays_small != 0 ? kSmallRange : kLargeRange;
   int total;
   const int preceding = block_exclusive_sum(num_active, &total);
   num_kept = block_sum(num_kept);
   if (threadIdx.x == 0) {
     *progress = {num_kept, total < size ? total : size};
-    if (total <= size) *work.state = {begin, n, total, 0, 0, 0};
+    if (total <= size) *work.state = {begin, n, total, 0, 0, 0, stays_small, 0};
   }
   if (total <= size || preceding >= size || preceding + num_active < size) return;
   int left = size - preceding, word = 0;  // the last box of the range is among those of this thread
@@ -159,7 +161,7 @@ __device__ void choose_range(const Ranges<T>& work, const RangeState& state, Nms
     }
   }
   for (; left > 1; --left) bits &= bits - 1;
-  *work.state = {begin, word * kWarpSize + __ffs(static_cast<int>(bits)), size, 0, 0, 0};
+  *work.state = {begin, word * kWarpSize + __ffs(static_cast<int>(bits)), size, 0, 0, 0, stays_small, 0};
 }
 
 template <bool has_classes, typename T>
@@ -168,20 +170,23 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
                           const int64_t* order, int64_t* keep, NmsProgress* progress) {
   __shared__ NearColumns<T> columns[kWarps];
   wait_for_previous_kernel();
-  const RangeState state = *work.state;
-  if (state.num_chosen == 0) return;
+  if (work.state->num_chosen == 0) return;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int position = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  const unsigned active = position - lane < work.n ? work.active[position / kWarpSize] : 0;
+  const unsigned word = position - lane < work.n ? work.active[position / kWarpSize] : 0;
+  const bool follows = position < work.n && static_cast<int>(work.ranks[position]) >= work.state->end;
+  const unsigned active = work.state->overflows == 0 ? word & __ballot_sync(kFullMask, follows) : 0;
   if (active != 0) {
     const unsigned left =
         suppress_rows<has_classes>(work, position, active, columns[warp], thresholds, near_only, axis_threshold);
-    if (((active & ~left) >> lane & 1) != 0) {
-      const unsigned rank = work.ranks[position];
+    const unsigned suppressed = active & ~left;
+    if ((suppressed >> lane & 1) != 0) {
+      const unsigned rank = work.ranks[position];  // again, rather than in a register
       atomicOr(&work.suppressed[rank / kWarpSize], 1u << (rank % kWarpSize));
     }
-    if (lane == 0 && left != active) work.active[position / kWarpSize] = left;
+    if (lane == 0 && suppressed != 0) work.active[position / kWarpSize] = word & ~suppressed;
   }
+  const RangeState state = *work.state;
   write_kept_of_range(work, state, order, keep);
   if (is_last_block(&work.state->ticket)) choose_range(work, state, progress);
 }
