@@ -56,8 +56,6 @@ def test_thresholds_ties_and_degenerate_boxes(impl: Implementation, threshold: f
 def test_dtypes(impl: Implementation, dtype: torch.dtype, classes: str) -> None:
     boxes, scores, idxs = crowded(SIZE, side=400).to(dtype), torch.randn(SIZE).to(dtype), CLASSES[classes](SIZE)
     check(impl, boxes, scores, idxs, 0.5)
-    check(impl, boxes, scores.double(), idxs, 0.5)
-    check(impl, boxes.double(), scores, idxs, 0.5)
 
 
 def test_equal_boxes(impl: Implementation) -> None:
@@ -82,11 +80,11 @@ def test_small_ranges(impl: Implementation) -> None:
 
 def test_crowd_after_a_range_of_isolated_boxes(impl: Implementation) -> None:
     """A large range follows, of boxes that all suppress each other: more tiles than there is capacity for."""
-    boxes = isolated(20000)
-    boxes[4000:] = torch.tensor([-9.0, -9, -5, -5]) + torch.rand(16000, 4) / 9
-    mixed = torch.randperm(20000)
+    boxes = isolated(12000)
+    boxes[3000:] = torch.tensor([-9.0, -9, -5, -5]) + torch.rand(9000, 4) / 9
+    mixed = torch.randperm(12000)
     check(impl, boxes[mixed], -mixed.float(), None, 0.5)
-    check(impl, boxes[mixed], -mixed.float(), mixed % 3, 0.5)
+    check(impl, boxes[mixed], -mixed.float(), mixed % 2, 0.5)
 
 
 def test_chains_of_suppression(impl: Implementation) -> None:
