@@ -20,7 +20,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
     than in float32. ARM's instructions do not count: bfloat16 has not been measured with them.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch asks the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     # ATEN_CPU_CAPABILITY may be lower than what the CPU has; other operations than convolutions obey it.

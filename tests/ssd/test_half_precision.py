@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,21 @@ def test_only_cpus_with_instructions_for_bfloat16_have_it(monkeypatch: pytest.Mo
             assert has_native_bfloat16(CPU) == expected, options
     describe_cpu(monkeypatch)
     assert not has_native_bfloat16(torch.device("meta"))
+
+
+def test_the_given_gpu_is_asked_and_not_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextlib.contextmanager
+    def switched(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", switched)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
+    assert has_native_bfloat16(torch.device("cuda:1"))
+    assert not has_native_bfloat16(torch.device("cuda:0"))
 
 
 def test_engine_runs_in_bfloat16_where_it_is_native(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
