@@ -20,6 +20,8 @@ def has_native_bfloat16(device: torch.device) -> bool:
     than in float32. ARM's instructions do not count: bfloat16 has not been measured with them.
     """
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return False
         with torch.cuda.device(device):  # torch asks the current one
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():

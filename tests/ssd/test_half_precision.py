@@ -68,6 +68,7 @@ def test_the_given_gpu_is_asked_and_not_the_current_one(monkeypatch: pytest.Monk
         yield
         current.pop()
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device", switched)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
     assert has_native_bfloat16(torch.device("cuda:1"))
@@ -111,7 +112,7 @@ def test_mixed_precision_on_a_cpu_has_no_scaler_and_losses_in_float32(tmp_path: 
 
 def test_half_flag_chooses_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [half_dtype(half, CPU) for half in (None, True, False)] == [None, torch.bfloat16, torch.float32]
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert half_dtype(True, torch.device("cuda")) == torch.float16
 
 
