@@ -1,7 +1,7 @@
 // More than kMaxChunk and up to kMaxInRanges boxes, in place of the tiles of nms.cu: what the kernels share.
 //
 // Plan: torch sorts the scores, and the kernels of order_all.cuh write the boxes once along a Hilbert curve, as
-// order_chunk.cuh does for fewer boxes. Then range after range, the next ranks with kFirstRange or kMaxRange active
+// order_chunk.cuh does for fewer boxes. Then range after range, the next ranks with kSmallRange or kLargeRange active
 // boxes are resolved as chunk.cuh says, in four launches: collect_kernel writes the active boxes of the range to
 // the chunk, in the order of the curve; compare_range_kernel compares those that are near each other; with
 // decide_range_kernel, one warp decides 32 of them; suppress_range_kernel compares the boxes that are left with the
