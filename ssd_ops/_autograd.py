@@ -13,9 +13,7 @@ from torch.autograd import forward_ad
 from ssd_ops import _levels, _transforms, checks, onnx_forms, reference
 from ssd_ops._derivatives import Args, Derivative, Formula, function_of, tensor_count, vjp
 from ssd_ops._schemas import SCHEMAS, Schema, parameters
-from ssd_ops.reference import formulas
-
-IOU_METRICS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+from ssd_ops.reference import formulas, overlap
 
 _calls: dict[str, dict[str, Callable[..., Any]]] = {}  # by namespace and name
 _is_compiling, _is_tracing = torch.compiler.is_compiling, torch._C._is_tracing
@@ -110,7 +108,7 @@ def _guarded(op: Callable[..., Any], schema: Schema, guard: Callable[..., None])
 def _derivatives(calls: dict[str, Callable[..., Any]]) -> dict[str, Derivative]:
     """Returns the derivatives of all differentiable ops; `calls` are those of their namespace."""
     result = {}
-    for metric in IOU_METRICS:
+    for metric in overlap.METRICS:
         result[metric] = _iou(metric, calls)
     for name in ("encode_boxes", "decode_boxes"):
         result[name], result[f"grad_{name}"] = _codec(name, calls), _grad_codec(name)

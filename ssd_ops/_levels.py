@@ -17,7 +17,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from ssd_ops._schemas import Schema
 from ssd_ops.dtypes import floating
-from ssd_ops.reference.levels import Outputs, check_levels, floating_levels, levels_of_rows, rows_of_levels
+from ssd_ops.reference.levels import Outputs, floating_levels, levels_of_rows, rows_of_levels
 
 Calls = dict[str, Callable[..., Any]]
 _is_transformed, _any_requires_grad = torch._C._are_functorch_transforms_active, torch._C._any_requires_grad
@@ -30,7 +30,7 @@ def op_and_outputs(name: str, loc: Outputs, logits: Outputs) -> tuple[str, Any, 
         levels = floating_levels(loc, logits)
         if len(levels[0]) <= MAX_LEVELS:
             return f"{name}_levels", *levels
-        return name, *_checked_rows(*levels)
+        return name, *rows_of_levels(*levels)
     return name, floating("loc", loc), floating("logits", logits)
 
 
@@ -61,11 +61,6 @@ def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: di
             library.impl(name, batched, key)  # torch has no batching rule for lists of tensors
 
 
-def _checked_rows(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    check_levels(loc, logits)
-    return rows_of_levels(loc, logits)
-
-
 def _needs_rows(args: Sequence[Any]) -> bool:
     if _is_transformed() or forward_ad._current_level >= 0:
         return True
@@ -76,7 +71,7 @@ def _by_rows(name: str, args: Sequence[Any], call: Callable[..., Any]) -> Any:
     """Returns the results of an op on levels by `call(op, *arguments)` of that on rows."""
     index_of_loc = 2 if name.startswith("grad_") else 0
     loc, logits = args[index_of_loc : index_of_loc + 2]
-    rows = _checked_rows(loc, logits)
+    rows = rows_of_levels(loc, logits)
     results = call(name.removesuffix("_levels"), *args[:index_of_loc], *rows, *args[index_of_loc + 2 :])
     if index_of_loc == 0:
         return results

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd_ops import checks
+from ssd_ops.reference.images import check_derivative
 
 Args = tuple[Any, ...]
 
@@ -57,10 +58,6 @@ def _is_mapped(tensor: Tensor) -> bool:
     return False
 
 
-def _reject_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor | None) -> None:
-    checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
-
-
 def _record_write(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
     """Records the write to `out`, so that autograd detects stale saved tensors."""
     checks.writable("out", out, boxes1=boxes1, boxes2=boxes2)
@@ -72,6 +69,6 @@ def _record_write(boxes1: Tensor, boxes2: Tensor, out: Tensor) -> None:
 GUARDS: dict[str, Callable[..., None]] = {
     "nms": _reject_vmap("nms"),
     "batched_nms": _reject_vmap("batched_nms"),
-    "render_images": _reject_derivative,
+    "render_images": check_derivative,
     "box_iou_out": _record_write,
 }

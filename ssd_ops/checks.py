@@ -136,13 +136,6 @@ def has_derivative(tensor: Tensor) -> bool:
     return tensor.requires_grad and torch.is_grad_enabled()
 
 
-def no_derivative(function: str, **inputs: Tensor | None) -> None:
-    """Raises if an input requires a gradient."""
-    for name, tensor in inputs.items():
-        if tensor is not None and has_derivative(tensor):
-            fail(f"{function} has no derivative, and {name} requires one: give {name}.detach()")
-
-
 def writable(name: str, out: Tensor, **inputs: Tensor) -> None:
     """Raises if autograd cannot track `out`: it or an input requires a gradient, or it is an inference tensor."""
     for key, tensor in ((name, out), *inputs.items()):

@@ -15,11 +15,10 @@ from torch import Tensor
 from ssd_ops import checks, reference
 from ssd_ops._schemas import SCHEMAS
 from ssd_ops.onnx_forms import detection, suppression
-from ssd_ops.reference.levels import check_levels, rows_of_levels
+from ssd_ops.reference.levels import rows_of_levels
 
 
 def _detect_levels(loc: Sequence[Tensor], logits: Sequence[Tensor], **others: Any) -> Any:
-    check_levels(loc, logits)
     return detection.detect(*rows_of_levels(loc, logits), **others)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
 from ssd_ops.reference.codec import decode_boxes
-from ssd_ops.reference.levels import rows_of_outputs
+from ssd_ops.reference.levels import check_rows, rows_of_outputs
 from ssd_ops.reference.outputs import all_outputs, first, returns
 from ssd_ops.reference.suppression import multiclass_nms
 from ssd_ops.results import Detections
@@ -63,13 +63,8 @@ def detect(
 
 def check_raw(loc: Tensor, logits: Tensor, priors: Tensor, variances: Sequence[float], multi_label: bool) -> None:
     """Validates tensors and options of `detect`."""
-    checks.boxes("loc", loc, "[B, P, 4]", 3)
-    num_images, num_priors = loc.shape[:2]
-    fits = logits.dim() == 3 and same_sizes(logits.shape[:2], loc.shape[:2])
-    checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
-    checks.floating("logits", logits)
-    if logits.shape[2] < 1:
-        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
+    check_rows(loc, logits)
+    num_priors = loc.shape[1]
     checks.shape("priors", priors, f"[{num_priors}, 4]", same_sizes(priors.shape, (num_priors, 4)))
     checks.floating("priors", priors)
     checks.same_device("logits", logits, "loc", loc)

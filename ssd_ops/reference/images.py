@@ -41,7 +41,7 @@ def render_images(
     hue = None if hue is None else floating("hue", hue)
     size = checks.less_than("size", checks.integer("size", size), 2**15)
     check(pixels, offsets, sizes, crops, flip, color_matrices, hue, size)
-    checks.no_derivative("render_images", crops=crops, color_matrices=color_matrices, hue=hue)
+    check_derivative(crops, color_matrices, hue)
     for name, values in (("fill", fill), ("mean", mean), ("std", std)):
         _check_three(name, checks.reals(name, values, "3 numbers"), positive=name == "std")
     checks.boolean("antialias", antialias)
@@ -180,6 +180,13 @@ def check(
     checks.label_range("sizes", sizes, 0, MAX_SIDE + 1)
     if checks.has_values(images):
         _check_extents(len(images), offsets.tolist(), sizes.tolist())
+
+
+def check_derivative(crops: Tensor, color_matrices: Tensor | None, hue: Tensor | None) -> None:
+    """Raises if an input requires a gradient."""
+    for name, tensor in (("crops", crops), ("color_matrices", color_matrices), ("hue", hue)):
+        if tensor is not None and checks.has_derivative(tensor):
+            checks.fail(f"render_images has no derivative, and {name} requires one: give {name}.detach()")
 
 
 def _check_extents(total: int, offsets: list[int], sizes: list[list[int]]) -> None:

@@ -18,16 +18,18 @@ def rows_of_outputs(loc: Outputs, logits: Outputs) -> tuple[Tensor, Tensor]:
     """Returns loc `[B, P, 4]` and logits `[B, P, C]` of outputs in either form."""
     if not isinstance(loc, (list, tuple)) and not isinstance(logits, (list, tuple)):
         return floating("loc", loc), floating("logits", logits)
-    levels = floating_levels(loc, logits)
-    check_levels(*levels)
-    return rows_of_levels(*levels)
+    return rows_of_levels(*floating_levels(loc, logits))
 
 
 def rows_of_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns loc `[B, P, 4]` and logits `[B, P, C]` of levels `[B, A * 4, H, W]` and `[B, A * C, H, W]`.
 
     Row `(y * W + x) * A + a` of a level has channels `a * C .. a * C + C - 1` of cell (x, y); levels follow each other.
+
+    Raises:
+        RuntimeError: The levels have other shapes, dtypes or devices.
     """
+    _check_levels(loc, logits)
     return _rows(loc, 4), _rows(logits, num_classes(loc, logits))
 
 
@@ -72,7 +74,7 @@ def _floating(name: str, levels: list[Tensor]) -> list[Tensor]:
     return levels
 
 
-def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
+def _check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
     """Validates the levels of both outputs."""
     if not loc:
         checks.fail("loc must be a list of at least 1 tensor, got a list of 0")
@@ -99,6 +101,16 @@ def check_levels(loc: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         )
         if not classes:
             checks.fail(f"logits[0] must have at least 1 class, the background, got shape {list(scores.shape)}")
+
+
+def check_rows(loc: Tensor, logits: Tensor) -> None:
+    """Validates shapes and dtypes of loc `[B, P, 4]` and logits `[B, P, C]`."""
+    checks.boxes("loc", loc, "[B, P, 4]", 3)
+    fits = logits.dim() == 3 and same_sizes(logits.shape[:2], loc.shape[:2])
+    checks.shape("logits", logits, f"[{loc.shape[0]}, {loc.shape[1]}, C]", fits)
+    checks.floating("logits", logits)
+    if logits.shape[2] < 1:
+        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
 
 
 def _check_level(

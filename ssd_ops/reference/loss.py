@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssd_ops import checks
 from ssd_ops.dtypes import compute_dtype, floating
-from ssd_ops.reference.levels import levels_of_rows, rows_of_levels, rows_of_outputs
+from ssd_ops.reference.levels import check_rows, levels_of_rows, rows_of_levels, rows_of_outputs
 from ssd_ops.reference.outputs import returns
 from ssd_ops.sizes import same_sizes
 
@@ -177,13 +177,8 @@ def check(
     mining: str,
 ) -> None:
     """Validates the arguments of `multibox_loss`."""
-    checks.boxes("loc", loc, "[B, P, 4]", 3)
+    check_rows(loc, logits)
     num_images, num_priors = loc.shape[:2]
-    fits = logits.dim() == 3 and same_sizes(logits.shape[:2], loc.shape[:2])
-    checks.shape("logits", logits, f"[{num_images}, {num_priors}, C]", fits)
-    checks.floating("logits", logits)
-    if logits.shape[2] < 1:
-        checks.fail(f"logits must have at least 1 class, the background, got shape {list(logits.shape)}")
     checks.shape(
         "loc_targets", loc_targets, f"[{num_images}, {num_priors}, 4]", same_sizes(loc_targets.shape, loc.shape)
     )
