@@ -45,7 +45,8 @@ from ssd.programs.train_arguments import parse_args
 def main(argv: list[str] | None = None) -> None:
     """Trains a detector; exits with 1 after an error, with 130 or 143 after Ctrl-C or SIGTERM."""
     config = parse_args(argv, __doc__ or "")
-    from ssd.engine.distributed import as_user_error, exit_with_error, is_peer_failure
+    from ssd.engine.distributed import exit_with_error, is_peer_failure
+    from ssd.engine.error_messages import as_user_error
     from ssd.engine.loop import run  # imports torch, which --help and configuration errors do not need
     from ssd.engine.signals import Interrupted
 

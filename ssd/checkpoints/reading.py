@@ -76,7 +76,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
         FileNotFoundError: No such file.
         ConfigError: A short name of torchvision's weights belongs to several models (a ValueError).
         ValueError: The file is damaged, holds pickled objects besides tensors, no state dict, or invalid build_args.
-        RuntimeError: The download failed.
+        DownloadError: The download failed (a RuntimeError).
     """
     if isinstance(source, Checkpoint):
         return source

@@ -21,6 +21,10 @@ class DataError(ValueError):
     """Invalid data or data options; the message names the file and how to fix it."""
 
 
+class DownloadError(RuntimeError):
+    """A download failed; the message names the address, the cause and what to do."""
+
+
 class NoSplitError(DataError):
     """The data set has no split with the requested name.
 

@@ -10,13 +10,14 @@ from itertools import zip_longest
 import numpy as np
 
 from ssd.common.console import how_to_run
+from ssd.common.cores import usable_cores
 from ssd.config import TrainConfig
 from ssd.config.choices import FILE_DATASETS, HIDING
 from ssd.config.option_text import option_text
 from ssd.data import DetectionDataset
 from ssd.data_check.duplicates import find_duplicates
 from ssd.data_check.encodings import find_encoding_errors
-from ssd.data_check.images import examine_some, find_dark_images, usable_cores
+from ssd.data_check.images import examine_some, find_dark_images
 from ssd.data_check.objects import find_repeated_objects
 from ssd.data_check.report import CheckReport, check_datasets
 

@@ -143,16 +143,12 @@ def check_datasets(datasets: dict[str, DetectionDataset], path: str, workers: in
     """
     report = CheckReport(datasets)
     for split, dataset in datasets.items():
-        bar = tqdm(
-            total=len(dataset), desc=f"images of {split}", unit="image", mininterval=0.5, disable=None, leave=False
-        )
         report.images[split] = []
-        for facts in examine_images(dataset, workers):
+        title, images = f"images of {split}", examine_images(dataset, workers)
+        for facts in tqdm(images, title, len(dataset), leave=False, unit="image", mininterval=0.5, disable=None):
             report.images[split].append(facts)
             if facts.fault is not None:
                 dataset.log.add(facts.fault)
-            bar.update()
-        bar.close()
     _add_reader_faults(report)
     for split, dataset in datasets.items():
         source = f"{path}, {split}"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd.common.cores import usable_cores
 from ssd.data import DetectionDataset
-from ssd.data_check.images import usable_cores
 from ssd.data_check.repair import write_repaired
 from ssd.data_check.report import check_datasets
 from ssd.data_review.report import Review, ReviewReport

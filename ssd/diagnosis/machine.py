@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ssd.common.cores import usable_cores
 from ssd.diagnosis.findings import Section
 from ssd.diagnosis.programs import find, output
 
@@ -18,7 +19,7 @@ def examine(shared_memory: Path = Path("/dev/shm")) -> Section:
     """Returns cores, memory, shared memory and the GPUs that the driver knows."""
     section = Section()
     facts = section.facts
-    facts["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts["cores"] = usable_cores()
     facts["cpu"] = _cpu_name()
     facts["memory_gib"] = _memory_gib()
     if shared_memory.is_dir():

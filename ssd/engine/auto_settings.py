@@ -6,7 +6,6 @@ training for more data or a GPU. The run prints each choice with its reason.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssd.common.cores import usable_cores
 from ssd.config import TrainConfig, flag_of
 from ssd.models import MODELS
 
@@ -59,8 +59,7 @@ class Facts:
         """Collects the facts of a data set (normalized boxes `[G, 4]` of each image) and this machine."""
         packed = torch.cat([torch.zeros(0, 4), *boxes])
         sides = (packed[:, 2:] - packed[:, :2]).prod(dim=1).clamp(min=0).sqrt()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(images, sides, device.type, max(1, cores // processes), processes)
+        return cls(images, sides, device.type, max(1, usable_cores() // processes), processes)
 
 
 class Choices:

@@ -17,18 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssd.common.errors import ConfigError
-from ssd.engine.error_messages import SharedError, TrainingError, as_user_error
+from ssd.engine.error_messages import SharedError, as_user_error
 from ssd.models.frozen import FrozenBatchNorm2d
-
-__all__ = [
-    "SharedError",
-    "TrainingError",
-    "World",
-    "as_user_error",
-    "exit_with_error",
-    "is_peer_failure",
-    "synchronize_batch_norm",
-]
 
 _TIMEOUT = timedelta(hours=2)  # the others wait while the first process computes COCO metrics
 

@@ -21,9 +21,10 @@ from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
 from ssd.engine.auto_settings import choose_model
 from ssd.engine.data_wait import DataWait
-from ssd.engine.distributed import SharedError, TrainingError, World
+from ssd.engine.distributed import World
 from ssd.engine.elastic import after_restart
 from ssd.engine.epochs import epochs_of, is_evaluated
+from ssd.engine.error_messages import SharedError, TrainingError
 from ssd.engine.evaluation import evaluate_model, metric_of
 from ssd.engine.meter import LossMeter
 from ssd.engine.preparation import prepare
@@ -32,11 +33,9 @@ from ssd.engine.replay import save_non_finite
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import as_config_error
 from ssd.engine.signals import CONTINUE, SAVE, STOP, Agreement, Interrupted, Interruption
-from ssd.engine.step import State, is_finite, make_state, train_step
+from ssd.engine.step import State, is_finite, train_step
 from ssd.reports.sample_images import draw_batch
 from ssd.reports.summary import write_summary
-
-__all__ = ["State", "TrainingError", "make_state", "run", "train_epoch", "train_step"]
 
 
 def run(config: TrainConfig) -> RunFolder:

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssd.engine.distributed import SharedError, World
+from ssd.engine.distributed import World
+from ssd.engine.error_messages import SharedError
 
 _DIVERGED = 1e4  # mean of both losses
 _NOTABLE_WAIT = 0.1  # share of the time

@@ -16,7 +16,7 @@ from ssd.checkpoints import load_weights
 from ssd.checkpoints.options import checked_build_args
 from ssd.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from ssd.checkpoints.report import LEARNED
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DownloadError
 from ssd.config import TrainConfig
 from ssd.config.choices import TRAINING_ONLY
 from ssd.config.option_names import check_option_names
@@ -187,11 +187,7 @@ def as_config_error(where: str = "") -> Iterator[None]:
     """Turns errors about options, weights and downloads into ConfigError, with `where` before the message."""
     try:
         yield
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise ConfigError(f"{where}{error}") from error
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
+    except (ValueError, TypeError, FileNotFoundError, DownloadError) as error:
         raise ConfigError(f"{where}{error}") from error
 
 

@@ -76,10 +76,6 @@ class Evaluator:
         """Adds a batch: padded, normalized detections (`ssd_ops.Detections`) and their batch."""
         self.records.update(unpack_detections(detections, batch.sizes), batch.targets())
 
-    def merge(self, other: "Evaluator") -> None:
-        """Adds the images of another process's evaluator."""
-        self.records.merge(other.records)
-
     def summarize(self) -> VOCResult | COCOResult:
         """Returns the result over all images; the AP of a class without objects is NaN."""
         if self.metric == "coco":

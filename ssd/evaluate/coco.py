@@ -11,7 +11,7 @@ from ssd.common.class_names import display_name
 from ssd.data.annotations import Annotations
 from ssd.data.faults import DataError
 from ssd.evaluate.coco_backends import evaluate_boxes
-from ssd.evaluate.records import Records
+from ssd.evaluate.records import Records, nan_to_none
 
 STATS = (
     "AP",
@@ -46,12 +46,14 @@ class COCOResult:
 
     def as_dict(self) -> dict[str, object]:
         """Returns the numbers for JSON; NaN becomes None."""
-        classes = {name: {"ap": _or_none(ap), "ap50": _or_none(ap50)} for name, (ap, ap50) in self.per_class.items()}
+        classes = {
+            name: {"ap": nan_to_none(ap), "ap50": nan_to_none(ap50)} for name, (ap, ap50) in self.per_class.items()
+        }
         return {
             "metric": "COCO AP",
-            "mean_ap": _or_none(self.mean_ap),
+            "mean_ap": nan_to_none(self.mean_ap),
             "images": self.images,
-            "stats": {name: _or_none(value) for name, value in self.stats.items()},
+            "stats": {name: nan_to_none(value) for name, value in self.stats.items()},
             "classes": classes,
         }
 
@@ -160,7 +162,3 @@ def _mean(values: np.ndarray) -> float:
 
 def _or_nan(value: float) -> float:
     return float(value) if value > -1 else math.nan
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -1,5 +1,6 @@
 """Detections and ground truths of an evaluation, accumulated image by image as NumPy arrays."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +156,11 @@ def box_iou(boxes1: np.ndarray, boxes2: np.ndarray, plus_one: bool = False) -> n
         iou = overlap / np.where(union > 0, union, np.inf)
     finite: np.ndarray = np.nan_to_num(iou, nan=0.0, posinf=0.0, neginf=0.0)
     return finite
+
+
+def nan_to_none(value: float) -> float | None:
+    """Returns None for NaN, which JSON does not have, and any other number as it is."""
+    return None if math.isnan(value) else value
 
 
 def _require(name: str, values: Mapping[str, Any], keys: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from ssd.common.class_names import display_name
 from ssd.data.faults import DataError
 from ssd.evaluate.errors import classify, gains
 from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes
-from ssd.evaluate.records import Records
+from ssd.evaluate.records import Records, nan_to_none
 
 _NEAR = 0.1  # min IoU with an object of the class at which a false positive is a localization error, not background
 
@@ -69,10 +69,10 @@ class VOCResult:
     def as_dict(self) -> dict[str, object]:
         """Returns the numbers without the curves, for JSON; NaN becomes None."""
         keys = ("objects", "ignored", "detections", "score", "tp", "fp", "missed", "errors", "gains")
-        per_class = {c.name: {"ap": _or_none(c.ap), **{key: getattr(c, key) for key in keys}} for c in self.classes}
+        per_class = {c.name: {"ap": nan_to_none(c.ap), **{key: getattr(c, key) for key in keys}} for c in self.classes}
         return {
             "metric": f"VOC AP ({self.method}) at IoU {self.iou_threshold:g}",
-            "mean_ap": _or_none(self.mean_ap),
+            "mean_ap": nan_to_none(self.mean_ap),
             "images": self.images,
             "classes": per_class,
         }
@@ -171,7 +171,3 @@ def _best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> float:
     # A threshold passes all or none of equal scores, so only the last of them is a candidate.
     last = np.append(scores[1:] != scores[:-1], True)
     return float(scores[np.where(last, f1, -1.0).argmax()])
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value

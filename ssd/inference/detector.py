@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssd.checkpoints import build_from_weights
 from ssd.checkpoints.reading import read_checkpoint
-from ssd.common.errors import DataError, unknown
+from ssd.common.errors import DataError, DownloadError, unknown
 from ssd.inference.engine import InferenceEngine
 from ssd.inference.result import Result
 from ssd.inference.source_files import is_live, names_one_video, stream_name
@@ -224,11 +224,7 @@ def load(source: str | Path, device: str | torch.device = "auto", dtype: torch.d
     try:
         checkpoint = read_checkpoint(source)
         model = build_from_weights(checkpoint)
-    except (ValueError, FileNotFoundError) as error:
-        raise DataError(str(error)) from error
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
+    except (ValueError, FileNotFoundError, DownloadError) as error:
         raise DataError(str(error)) from error
     classes = checkpoint.classes or tuple(str(label) for label in range(1, model.num_classes))
     # Unknown for foreign weights: apply it, because photos should be upright.

@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
-from ssd.common.errors import unknown
+from ssd.common.errors import DownloadError, unknown
 from ssd.weight_files.load import few, load_file, state_dict_of
 from ssd.weight_files.names import is_torchvision_name
 
@@ -52,7 +51,7 @@ def load_backbone(backbone: nn.Module, source: str | Path, kind: str, channels: 
         FileNotFoundError: No such file.
         ValueError: The file holds no state dict, or keys are missing, left over or of another shape;
             the first of them are named.
-        RuntimeError: The download failed.
+        DownloadError: The download failed.
     """
     state = _renamed(_from_caffe(read_state_dict(source), channels), kind)
     own = backbone.state_dict()
@@ -190,7 +189,7 @@ def download(name: str) -> Mapping[str, Tensor]:
 
     Raises:
         ValueError: No weights have that name (similar names are suggested).
-        RuntimeError: The download failed.
+        DownloadError: The download failed.
     """
     from torchvision import models  # takes a second, and files do not need it
 
@@ -209,8 +208,8 @@ def download(name: str) -> Mapping[str, Tensor]:
         with warnings.catch_warnings():
             state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
             return state
-    except (URLError, OSError) as error:
-        raise RuntimeError(
+    except OSError as error:
+        raise DownloadError(
             f"torchvision could not download {name} from {weights.url}: {error}. Download that file elsewhere and pass "
             "its path instead"
         ) from error

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssd.priors import BoxOrder, Clip
 from ssd.priors.sizes import STEPS
@@ -94,6 +94,9 @@ class Preset:
         return dataclasses.replace(self, **changes)
 
 
+_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(Preset).items() if get_origin(hint) is Literal}
+
+
 def _check(preset: Preset) -> None:
     """Raises ValueError with the field, the expected and the given value."""
     for name in ("match_iou_threshold", "nms_iou_threshold", "score_threshold"):
@@ -103,17 +106,7 @@ def _check(preset: Preset) -> None:
     for name in ("candidates_per_class", "max_detections"):
         if getattr(preset, name) is not None and getattr(preset, name) < 1:
             raise ValueError(f"{name} must be at least 1, or None for no limit, got {getattr(preset, name)}")
-    for name, kinds in (
-        ("rule", ("greedy", "last", "none")),
-        ("normalizer", ("batch", "image", "batch_size")),
-        ("mining", ("image", "batch")),
-        ("box_loss", ("smooth_l1", "giou", "diou", "ciou")),
-        ("class_target", ("hard", "iou")),
-        ("channels", ("rgb", "bgr")),
-        ("clip", get_args(Clip)),
-        ("scores", ("softmax", "sigmoid")),
-        ("prior_order", get_args(BoxOrder)),
-    ):
+    for name, kinds in _CHOICES.items():
         if getattr(preset, name) not in kinds:
             raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {getattr(preset, name)!r}")
     _check_combinations(preset)

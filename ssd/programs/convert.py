@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd.common.console import ArgumentParser, console_program, program_name
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DownloadError
 from ssd.common.packages import is_installed
 from ssd.weight_files.names import checked_checkpoint
 
@@ -83,9 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         state = export_weights(model, args.to)
         about = {"build_args": model.build_args, **checkpoint.about} if args.to == "ssd" else {}
         write(state, about, Path(args.output))
-    except (ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, OSError):
-            raise  # not a failed download
+    except (ValueError, OSError, DownloadError) as error:
         sys.exit(f"error: {error}")
     build = model.build_args
     print(f"{args.output}: {len(state)} weights of {build['name']} with {build['num_classes']} classes for {args.to}")

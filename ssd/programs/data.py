@@ -149,7 +149,7 @@ def _pack(args: argparse.Namespace, config: TrainConfig) -> None:
 
 def _check(args: argparse.Namespace, config: TrainConfig) -> bool:
     """Runs the check; returns whether there are problems."""
-    from ssd.data_check.images import usable_cores
+    from ssd.common.cores import usable_cores
     from ssd.data_check.repair import check_target, write_repaired
     from ssd.programs.data_check import check_data
 

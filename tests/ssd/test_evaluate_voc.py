@@ -256,7 +256,7 @@ def test_evaluator_takes_padded_batches_and_merges():
     assert evaluator.summarize().mean_ap == 0.5
     other = Evaluator(["cell"])
     other.update([found([[0, 0, 5, 5]], [0.95], [1])], [truth([[0, 0, 5, 5]], [1], image_id=2)])
-    evaluator.merge(other)
+    evaluator.records.merge(other.records)
     assert evaluator.summarize().mean_ap == pytest.approx(2 / 3)
     with pytest.raises(DataError, match="metric must be one of 'voc', 'voc07', 'coco', got 'map'"):
         Evaluator(["cell"], "map")

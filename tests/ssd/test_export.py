@@ -14,9 +14,10 @@ from torch import Tensor
 
 import ssd_ops
 from ssd.common.errors import DataError
-from ssd.exporters import describe, export_onnx, export_pt2
 from ssd.exporters.check import compare
-from ssd.exporters.network import DetectorNetwork
+from ssd.exporters.network import DetectorNetwork, describe
+from ssd.exporters.onnx_file import export_onnx
+from ssd.exporters.programs import export_pt2
 from ssd.exporters.quantize import quantize
 from ssd.exporters.running import load_program, network_inputs
 from ssd.inference.detector import Detector

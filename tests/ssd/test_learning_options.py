@@ -15,7 +15,8 @@ from ssd.config import TrainConfig, check_settings
 from ssd.config.other_names import advice_for
 from ssd.data import DataError
 from ssd.engine.checkpoint import read
-from ssd.engine.loop import TrainingError, run
+from ssd.engine.error_messages import TrainingError
+from ssd.engine.loop import run
 from ssd.engine.replay import read_saved, replay
 from ssd.engine.step import backward, make_state
 from ssd.models import SSD, build_model

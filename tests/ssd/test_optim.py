@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.common.errors import ConfigError
+from ssd.common.errors import ConfigError, DownloadError
 from ssd.config import TrainConfig
 from ssd.engine import plain_optim
 from ssd.engine.epochs import epochs_of, is_evaluated
@@ -126,7 +126,7 @@ def test_failed_weight_download_error_message(monkeypatch: pytest.MonkeyPatch) -
     from ssd.data import open_dataset
 
     def offline(*_: Any, **__: Any) -> None:
-        raise RuntimeError("torchvision could not download it") from OSError("no route")
+        raise DownloadError("torchvision could not download it")
 
     monkeypatch.setattr(ssd.engine.setup, "build_model", offline)
     with pytest.raises(ConfigError, match="could not download"):

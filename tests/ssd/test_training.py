@@ -14,7 +14,8 @@ from torchvision.transforms.v2.functional import resize
 from ssd.common.errors import ConfigError
 from ssd.config import TrainConfig
 from ssd.engine.distributed import World
-from ssd.engine.loop import TrainingError, run
+from ssd.engine.error_messages import TrainingError
+from ssd.engine.loop import run
 from ssd.engine.optim import ModelEMA, build_schedule
 from ssd.engine.preparation import prepare
 from ssd.engine.run_folder import RunFolder
