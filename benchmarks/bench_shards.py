@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe
+from benchmarks.saving import save
 from ssd.common.atomic_write import write_text
 from ssd.data import Annotations, DetectionDataset, open_dataset
 from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
@@ -188,8 +189,7 @@ def main() -> None:
     report = {"machine": describe(torch.device("cpu"), 1), **parts}
     for title, values in parts.items():
         print(title, *(f"  {name:40} {value:10.3f}" for name, value in values.items()), sep="\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import shlex
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 import ssd_ops
+from benchmarks.stages import output_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SIDE = 8192  # of the matrices
@@ -38,7 +39,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         info["gpu"] = properties.name
         info["gpu_multiprocessors"] = properties.multi_processor_count
-        info["driver"] = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[:1]
+        info["driver"] = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()[:1]
     return info
 
 
@@ -46,14 +47,7 @@ def copy_bandwidth(device: torch.device) -> float:
     """Returns the bandwidth of a large copy in bytes per second, reads and writes together."""
     source = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
     target = torch.zeros_like(source)
-    best = float("inf")
-    for _ in range(8):
-        synchronize(device)
-        start = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * source.numel() * source.element_size() / best
+    return 2 * source.numel() * source.element_size() / _fastest(lambda: target.copy_(source), device, 8)
 
 
 @cache
@@ -65,14 +59,19 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     a, b = (torch.randn(_SIDE, _SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * _SIDE**3 / _fastest(lambda: torch.mm(a, b), device, 5)
+
+
+def _fastest(call: Callable[[], object], device: torch.device, calls: int) -> float:
+    """Returns the seconds of the fastest of some calls."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(calls):
         synchronize(device)
         start = time.perf_counter()
-        torch.mm(a, b)
+        call()
         synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * _SIDE**3 / best
+    return best
 
 
 def synchronize(device: torch.device) -> None:
@@ -103,11 +102,4 @@ def _read(path: str) -> str:
 def _git(*arguments: str) -> str:
     if not (_ROOT / ".git").exists():
         return ""  # an export; a repository further up is another project's
-    return _run("git", "-C", str(_ROOT), *arguments)
-
-
-def _run(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return output_of("git", "-C", str(_ROOT), *arguments)

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import duration
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -90,10 +92,3 @@ def notes(reports: list[dict[str, Any]]) -> list[str]:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def duration(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"

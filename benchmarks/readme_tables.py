@@ -17,8 +17,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.measured import duration, files, is_avx2, load, newest, notes, ratio_of, times  # noqa: E402
+from benchmarks.measured import files, is_avx2, load, newest, notes, ratio_of, times  # noqa: E402
 from benchmarks.memory import shown as memory_shown  # noqa: E402
+from benchmarks.table import duration  # noqa: E402
 
 CASES = (
     "nms, 8 boxes, uniform",
@@ -106,9 +107,7 @@ def detector(kind: str) -> str:
     reports = [report for report in reports if kind == "gpu" or not is_avx2(report)]
     if not reports:
         return "Not measured."
-    cases: dict[str, dict[str, Any]] = {}
-    for report in reports:
-        cases.update(report["cases"])
+    cases = newest(reports)
     names = [name.partition(", ")[2] for timings in cases.values() for name in timings if ", " in name]
     variants = [*dict.fromkeys(names)]
     lines = [

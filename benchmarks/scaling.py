@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import ssd_ops
 from benchmarks import bench_detect, inputs, peers
 from benchmarks.machine import describe, synchronize
 from benchmarks.memory import peak_memory
+from benchmarks.saving import save
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS, PEER = "ssd_ops", "torchvision"
@@ -197,13 +197,11 @@ def main() -> None:
     device = torch.device("cpu")
     machine = describe(device, arguments.threads)
     note = f"{machine['cpu']}, {arguments.threads} threads, torch {machine['torch']}, commit {machine['commit']}"
-    arguments.results.mkdir(parents=True, exist_ok=True)
     for sweep in sweeps(arguments.quick):
         run(sweep, arguments.limit, 0.05 if arguments.quick else 1.0, device)
-        points = {name: [asdict(p) for p in found] for name, found in sweep.points.items()}
-        report = {"machine": machine, "op": sweep.name, "axis": sweep.axis, "points": points, "stopped": sweep.stopped}
+        about = {"machine": machine, "op": sweep.name, "axis": sweep.axis}
         path = arguments.results / f"scaling-{sweep.name}.json"
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save(path, {**about, "points": sweep.points, "stopped": sweep.stopped})
         draw(sweep, note, path.with_suffix(".svg"))
 
 

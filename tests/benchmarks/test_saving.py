@@ -94,7 +94,7 @@ def test_start_times_names_the_error_of_a_run(tmp_path: Path) -> None:
 
 
 def test_commit_of_an_export_in_another_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_run", lambda *command: "enclosing")
+    monkeypatch.setattr(machine, "output_of", lambda *command: "enclosing")
     monkeypatch.setattr(machine, "_ROOT", tmp_path)
     assert machine._git("rev-parse", "HEAD") == ""
     (tmp_path / ".git").mkdir()
