@@ -15,9 +15,9 @@ def uniform_boxes(count: int, generator: torch.Generator, side: float = 1000.0) 
     return torch.cat([corner, corner + size], dim=1)
 
 
-def clustered_boxes(count: int, objects: int, generator: torch.Generator, side: float = 1000.0) -> Tensor:
+def clustered_boxes(count: int, objects: int, generator: torch.Generator) -> Tensor:
     """Returns boxes `[N, 4]` clustered around some objects, like the output of a detector before NMS."""
-    gt = uniform_boxes(objects, generator, side)
+    gt = uniform_boxes(objects, generator)
     which = torch.randint(0, objects, (count,), generator=generator)
     size = (gt[which, 2:] - gt[which, :2]).repeat(1, 2)
     return gt[which] + torch.randn(count, 4, generator=generator) * 0.08 * size

@@ -198,13 +198,13 @@ FIGURES: dict[str, Callable[[], plt.Figure]] = {
 }
 
 
-def draw_all(folder: Path = FOLDER) -> None:
+def draw_all() -> None:
     """Draws the figures of all ops; the same code draws the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "ssd_ops", "svg.fonttype": "path"}):
         for name, draw in FIGURES.items():
             figure = draw()
-            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            figure.savefig(FOLDER / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
             plt.close(figure)
 
 

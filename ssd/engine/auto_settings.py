@@ -141,7 +141,7 @@ def choose_settings(choices: Choices, facts: Facts) -> None:
         return
     pretrained = bool(config.weights_backbone or config.weights)
     _choose_network(choices, facts, pretrained)
-    _choose_optimizer(choices, pretrained)
+    _choose_optimizer(choices)
     _choose_length(choices, facts)
     _choose_machine(choices, facts)
 
@@ -178,7 +178,7 @@ def _choose_network(choices: Choices, facts: Facts, pretrained: bool) -> None:
         )
 
 
-def _choose_optimizer(choices: Choices, pretrained: bool) -> None:
+def _choose_optimizer(choices: Choices) -> None:
     config = choices.config
     family = MODELS[config.model].family
     rates = {"vgg": 0.0002, "resnet": 0.001} if config.opt == "adamw" else {"vgg": 0.001}

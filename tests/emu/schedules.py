@@ -36,13 +36,13 @@ def schedule(seed: int, poison: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def same_under_all(function: Callable[[], Any], schedules: tuple[tuple[int, str], ...] = SCHEDULES) -> Any:
+def same_under_all(function: Callable[[], Any]) -> Any:
     """Returns the result of `function()`, a tensor or a tuple of them, and checks that all schedules give the same bits."""
     import torch
 
     first: list[torch.Tensor] = []
     result = None
-    for seed, poison in schedules:
+    for seed, poison in SCHEDULES:
         with schedule(seed, poison):
             result = function()
         bits = [_bytes(t) for t in (result if isinstance(result, tuple) else (result,))]
@@ -51,7 +51,7 @@ def same_under_all(function: Callable[[], Any], schedules: tuple[tuple[int, str]
             if not torch.equal(a, b):
                 raise AssertionError(
                     f"output {i} under seed {seed} and poison {poison} differs from that under seed "
-                    f"{schedules[0][0]} and poison {schedules[0][1]}: the kernel depends on the order of threads or "
+                    f"{SCHEDULES[0][0]} and poison {SCHEDULES[0][1]}: the kernel depends on the order of threads or "
                     "blocks, or on shared memory that it has not written"
                 )
     return result

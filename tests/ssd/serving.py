@@ -35,10 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCORE = 0.3  # of the detector with random weights, a threshold with some detections
 
 
-def small_detector(seed: int = 1, classes: tuple[str, ...] = ("disc", "star")) -> Detector:
+def small_detector(seed: int = 1) -> Detector:
     torch.manual_seed(seed)
-    model = ssd.build_model("ssd_tiny", len(classes) + 1, image_size=64, width=4, levels=2)
-    return Detector(model.eval(), classes, True, {}, dtype=torch.float32)
+    model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2)
+    return Detector(model.eval(), ("disc", "star"), True, {}, dtype=torch.float32)
 
 
 def pixels(seed: int = 0, height: int = 40, width: int = 60) -> np.ndarray:

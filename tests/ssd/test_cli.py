@@ -27,24 +27,24 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: str = "/usr/b
     return 0
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_help_without_importing_torch(command: str) -> None:
+def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
-        f"sys.argv = ['/usr/bin/ssd', {command!r}, '--help']; from ssd.__main__ import main; main()"
+        f"sys.argv = {['/usr/bin/ssd', *arguments]}; from ssd.__main__ import main; main()"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_help_without_importing_torch(command: str) -> None:
+    found = run_without_torch(command, "--help")
     assert found.returncode == 0, found.stderr
     assert f"usage: ssd {command}" in found.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_rejects_unknown_flag_without_importing_torch(command: str) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
-        f"sys.argv = ['/usr/bin/ssd', {command!r}, '--no-such-flag']; from ssd.__main__ import main; main()"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    found = run_without_torch(command, "--no-such-flag")
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith(f"ssd {command}"), found.stderr
     assert "Traceback" not in found.stderr
@@ -52,11 +52,7 @@ def test_every_command_rejects_unknown_flag_without_importing_torch(command: str
 
 @pytest.mark.parametrize("option", ["--model-option", "--dataset-option", "--augmentation-option"])
 def test_training_rejects_unknown_option_without_importing_torch(option: str) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
-        f"sys.argv = ['/usr/bin/ssd', 'train', {option!r}, 'no_such=1']; from ssd.__main__ import main; main()"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    found = run_without_torch("train", option, "no_such=1")
     assert found.returncode == 2 and f"error: {option}: unknown option of " in found.stderr, found.stderr
 
 

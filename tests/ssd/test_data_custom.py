@@ -58,12 +58,12 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("users_cells", None)
 
 
-def open_with(items, name="users_cells:cells", root=None, split="train", **options):
+def open_with(items, root=None, split="train", **options):
     import importlib
 
     sys.path.insert(0, "")
     importlib.import_module("users_cells").ITEMS = items
-    return open_dataset(name, root, split, **options)
+    return open_dataset("users_cells:cells", root, split, **options)
 
 
 def test_custom_dataset_is_called_and_read(module):

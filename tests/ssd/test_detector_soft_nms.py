@@ -6,25 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ssd_ops
 from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD, build_model
 from ssd.programs.export import main as export
 from ssd.programs.predict import main as predict
+from tests.ssd.small_detectors import spread_detector
 
 SIGMA = 0.3
 
 
 @pytest.fixture(scope="module")
 def model() -> SSD:
-    torch.manual_seed(0)
-    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2, soft_nms_sigma=SIGMA, score_threshold=0.1)
-    for layer in model.head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.3)
-    return model.eval()
+    return spread_detector(soft_nms_sigma=SIGMA, score_threshold=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd.inference.engine import InferenceEngine
-from ssd.models import SSD, build_model
+from ssd.models import SSD
 from ssd.models.extended import extended, extended_averaged, merged, restored
 from ssd.models.flipped import flip_averaged
 from ssd_ops import Detections
+from tests.ssd.small_detectors import spread_detector
 
 
 def detections(rows: list[tuple[list[float], float, int]], padding: int = 0) -> Detections:
@@ -76,12 +77,7 @@ def test_merged_detections_end_in_zeros_and_one_bad_box_changes_no_other() -> No
 
 @pytest.fixture(scope="module")
 def model() -> SSD:
-    torch.manual_seed(0)
-    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2, score_threshold=0.3).eval()
-    for layer in model.head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.3)
-    return model
+    return spread_detector(score_threshold=0.3)
 
 
 @pytest.fixture(scope="module")

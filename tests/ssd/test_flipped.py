@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 import ssd_ops
 from ssd.inference.engine import InferenceEngine
 from ssd.models import SSD, build_model
 from ssd.models.flipped import flip_averaged
+from tests.ssd.small_detectors import spread_detector
 
 
 @pytest.fixture(scope="module")
 def model() -> SSD:
-    torch.manual_seed(0)
-    model = build_model("ssd_tiny", 3, image_size=64, width=4, levels=2, score_threshold=0.0).eval()
-    for layer in model.head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.3)
-    return model
+    return spread_detector(score_threshold=0.0)
 
 
 def test_flipped_image_gives_flipped_outputs(model: SSD) -> None:

@@ -12,11 +12,11 @@ from tests.ssd.small_folders import save_image, voc_object, write_coco, write_vo
 from tests.ssd.test_data_yolo import SQUARE, write_yolo
 
 
-def save_turned(path, stored=(60, 40), orientation=6):
-    """Saves an image of (width, height) with a red upper left corner before EXIF orientation."""
+def save_turned(path, orientation=6):
+    """Saves an image of 60 x 40 with a red upper left corner before EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = np.zeros((stored[1], stored[0], 3), dtype=np.uint8)
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[:8, :8] = (255, 0, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, exif=exif, quality=95)

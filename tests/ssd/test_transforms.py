@@ -23,9 +23,9 @@ def sample(height=120, width=200):
     return image, {**target, "image_id": 7}
 
 
-def marked(boxes, height=120, width=200):
-    """A black image whose boxes are white."""
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
+def marked(boxes):
+    """A black image of the size of `sample` whose boxes are white."""
+    image = torch.zeros(3, 120, 200, dtype=torch.uint8)
     for x1, y1, x2, y2 in boxes.round().int().tolist():
         image[:, y1:y2, x1:x2] = 255
     return image
