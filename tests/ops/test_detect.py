@@ -61,6 +61,12 @@ def test_sizes(impl: Implementation, priors: int, classes: int) -> None:
     compare(impl, *inputs(2, priors, classes), score_threshold=0.1, max_detections=20)
 
 
+@pytest.mark.parametrize("classes", (193, 256, 257))
+def test_long_rows_of_float64(impl: Implementation, classes: int) -> None:
+    # A tile of 32 of them has more shared memory than a block of sm_75, which the emulator has the limits of.
+    compare(impl, *inputs(1, 40, classes, torch.float64, spread=6.0), score_threshold=0.1, max_detections=20)
+
+
 @pytest.mark.parametrize("shape", ((0, 5, 3), (2, 0, 3), (2, 5, 1)))
 def test_empty(impl: Implementation, shape: tuple[int, int, int]) -> None:
     assert compare(impl, *inputs(*shape)).counts.tolist() == [0] * shape[0]

@@ -16,9 +16,9 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;  // for long rows
 
 // A tile of rows has at most kTileBytes, so that several blocks fit into a multiprocessor: some compute while others
-// load. It has at least 32 rows.
+// load. It has at least 32 rows, or 16 if those exceed kMaxTileBytes: a block of sm_75 has 64 KB.
 constexpr int kMaxTileRows = 256;
-constexpr int64_t kTileBytes = 24 << 10;
+constexpr int64_t kTileBytes = 24 << 10, kMaxTileBytes = 48 << 10;
 // A row has one lane in the first test, two in tiles of fewer rows: more warps hide more latency, fewer leave more
 // shared memory to the rows.
 constexpr int kMinOneLaneRows = 128;
@@ -90,6 +90,7 @@ cudaError_t launch_collect(const LevelLogits& outputs, int64_t num_classes, cons
     const int64_t row_bytes = num_classes * static_cast<int64_t>(sizeof(In));
     int rows = kMaxTileRows;
     while (rows > kWarpSize && rows * row_bytes > kTileBytes) rows /= 2;
+    if (rows * row_bytes > kMaxTileBytes) rows /= 2;
     const int rows_per_warp = rows < kMinOneLaneRows ? kWarpSize / 2 : kWarpSize, warps = rows / rows_per_warp;
     const int64_t staged_bytes = warps * StagedCandidates<T>::kBytes;
     return launch_dependent(collect_logits_kernel<kGroup, kPerLane, In, T>,
