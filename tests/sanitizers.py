@@ -7,7 +7,7 @@
 csrc/ops and csrc/cpu are built with GCC in build/sanitized (minutes at first, then incrementally), and the tests run in a
 copy of the source tree with that library. The first error ends the process: pytest names the test, after the report of
 the sanitizer. The CUDA kernels of every op, emulated on the CPU, run with the same sanitizers, and with checks for races
-in shared memory and for reads of it before it is written (tests/emu/check.cpp).
+in shared and global memory and for reads of shared memory before it is written (tests/emu/check.cpp, check_global.cpp).
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@
 
 #include "core/dtype.h"
 #include "ops/check.h"
+#ifdef SSD_OPS_EMULATED
+#include "emu.h"
+#endif
 
 namespace ssd_ops {
 
@@ -74,6 +77,13 @@ inline Tensor empty(const Tensor& like, Shape shape, Shape strides, ScalarType d
   AtenTensorHandle result;
   SSD_OPS_TORCH_CALL(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), number,
                                               device_type, device_index, &result));
+#ifdef SSD_OPS_EMULATED  // so that the tests see what depends on memory that no kernel wrote
+  void* memory = nullptr;
+  int64_t bytes = 0;
+  SSD_OPS_TORCH_CALL(aoti_torch_get_data_ptr(result, &memory));
+  SSD_OPS_TORCH_CALL(aoti_torch_get_storage_size(result, &bytes));
+  emu::poison_allocation(memory, static_cast<size_t>(bytes));
+#endif
   return Tensor(result);
 }
 inline Tensor empty(const Tensor& like, Shape shape, ScalarType dtype) {

@@ -1,8 +1,8 @@
 """Builds the CUDA kernels for the CPU with g++ and ninja, in three variants.
 
 `plain` is what the op tests run; `sanitized` has AddressSanitizer and UndefinedBehaviorSanitizer in the kernels;
-`checked` detects reads of uninitialized shared memory and races in it (check.cpp). Output files are in
-build/emu/<variant>, and only what has changed is built again.
+`checked` detects reads of uninitialized shared memory, races in it (check.cpp), and races in global memory
+(check_global.cpp). Output files are in build/emu/<variant>, and only what has changed is built again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KERNEL_FLAGS = {
     "plain": "-O2 -fno-strict-aliasing",
     "sanitized": f"-Og -fno-strict-aliasing -fno-omit-frame-pointer {SANITIZERS}",
     "checked": "-O1 -fno-strict-aliasing -fno-tree-loop-im -fno-tree-pre -fno-if-conversion -DSSD_OPS_EMU_CHECKED "
-    "-fsanitize=thread --param tsan-instrument-func-entry-exit=0",
+    "-fsanitize=thread --param tsan-instrument-func-entry-exit=0 --param tsan-distinguish-volatile=1",
 }
 EMULATOR_FLAGS = {"plain": "-O2", "sanitized": f"-O1 {SANITIZERS}", "checked": "-O2 -DSSD_OPS_EMU_CHECKED"}
 LINK_FLAGS = {"plain": "", "sanitized": SANITIZERS, "checked": ""}

@@ -1,5 +1,5 @@
 // Test only: detects reads of uninitialized shared memory, and races in it, as compute-sanitizer's initcheck and
-// racecheck do.
+// racecheck do; check_global.cpp looks for races in global memory.
 //
 // In the checked build the compiler inserts a call before every load and store of a kernel (-fsanitize=thread); these
 // are the functions it calls, in place of the sanitizer's. For every byte of shared memory they record the last writer
@@ -16,7 +16,6 @@ namespace emu {
 namespace {
 
 constexpr int kNobody = -1, kSeveral = -2;
-enum class Access { kRead, kWrite, kAtomic };
 
 struct Cell {
   uint64_t block = 0;  // the cell is valid in this block only
@@ -34,8 +33,6 @@ unsigned warp_time[kMaxThreads / 32];
 unsigned known[kMaxThreads][32];
 Range ranges[2];
 std::vector<Cell> cells[2];
-
-bool knows(int thread, int lane, unsigned time) { return thread % 32 == lane || known[thread][lane] > time; }
 
 [[noreturn]] void report_race(const char* what, const void* code, const char* other, const void* other_code) {
   fault("race in shared memory: %s at %s, %s at %s, and nothing orders them", what, code_place(code).c_str(), other,
@@ -102,14 +99,23 @@ void check_byte(Cell& cell, Access access, const void* code) {
 
 void check(const void* address, size_t bytes, Access access, const void* code) {
   if (running_launch() == nullptr) return;
+  bool is_shared = false;
+  const Access plain = access == Access::kRelaxedRead    ? Access::kRead
+                       : access == Access::kRelaxedWrite ? Access::kWrite
+                                                         : access;
   for (int i = 0; i < 2; ++i) {
     const size_t at = static_cast<size_t>(static_cast<const char*>(address) - ranges[i].begin);
     if (at >= ranges[i].bytes) continue;
-    for (size_t j = at; j < std::min(at + bytes, ranges[i].bytes); ++j) check_byte(cells[i][j], access, code);
+    is_shared = true;
+    for (size_t j = at; j < std::min(at + bytes, ranges[i].bytes); ++j) check_byte(cells[i][j], plain, code);
   }
+  if (!is_shared) check_global(address, bytes, access, code);
 }
 
 }  // namespace
+
+bool knows(int thread, int lane, unsigned time) { return thread % 32 == lane || known[thread][lane] > time; }
+unsigned warp_time_of(int thread) { return warp_time[thread / 32]; }
 
 void note_block() {
   ++block_serial;
@@ -121,9 +127,13 @@ void note_block() {
   for (int i = 0; i < 2; ++i) {
     if (cells[i].size() < ranges[i].bytes) cells[i].resize(ranges[i].bytes);
   }
+  note_global_block();
 }
 
-void note_barrier() { ++epoch; }
+void note_barrier() {
+  ++epoch;
+  note_global_barrier();
+}
 
 void note_syncwarp(unsigned mask) {
   const int first = block.running - block.running % 32;
@@ -143,17 +153,23 @@ void note_atomic(const void* address, size_t bytes, const void* caller) {
   check(address, bytes, Access::kAtomic, caller);
 }
 
+void note_uncached_load(const void* address, size_t bytes, const void* caller) {
+  check(address, bytes, Access::kRelaxedRead, caller);
+}
+
 }  // namespace emu
 
 #define EMU_HOOK(name, bytes, access)                                             \
   extern "C" void __tsan_##name(void* address) {                                  \
     emu::check(address, bytes, emu::Access::access, __builtin_return_address(0)); \
   }
-#define EMU_HOOKS(bytes)                        \
-  EMU_HOOK(read##bytes, bytes, kRead)           \
-  EMU_HOOK(write##bytes, bytes, kWrite)         \
-  EMU_HOOK(unaligned_read##bytes, bytes, kRead) \
-  EMU_HOOK(unaligned_write##bytes, bytes, kWrite)
+#define EMU_HOOKS(bytes)                              \
+  EMU_HOOK(read##bytes, bytes, kRead)                 \
+  EMU_HOOK(write##bytes, bytes, kWrite)               \
+  EMU_HOOK(unaligned_read##bytes, bytes, kRead)       \
+  EMU_HOOK(unaligned_write##bytes, bytes, kWrite)     \
+  EMU_HOOK(volatile_read##bytes, bytes, kRelaxedRead) \
+  EMU_HOOK(volatile_write##bytes, bytes, kRelaxedWrite)
 EMU_HOOKS(1)
 EMU_HOOKS(2)
 EMU_HOOKS(4)

@@ -6,7 +6,9 @@
 //
 // Environment, read at each launch:
 //   SSD_OPS_EMU_SEED    decimal; the order of blocks and fibers, and by default the poison. 0: blocks in order.
-//   Default 1. SSD_OPS_EMU_POISON  hexadecimal; the 32 bits that shared memory holds before anything is written there.
+//                       Default 1.
+//   SSD_OPS_EMU_POISON  hexadecimal; the 32 bits that shared memory, and memory that csrc/ops allocates, holds before
+//                       anything is written there.
 #pragma once
 
 #include <cstddef>
@@ -56,8 +58,10 @@ enum class Warp {
   kXor
 };
 
-// One launch: the kernel's address (for its name), and how a fiber calls it.
+// One launch: the kernel's address (for its name), and how a fiber calls it. `early`: with programmatic dependent
+// launch.
 struct Launch {
+  bool early;
   const void* kernel;
   void (*call)(const void* arguments);
   const void* arguments;
@@ -73,12 +77,24 @@ int barrier(Barrier kind, int predicate, Where where);
 // and `width` its width; a shuffle from an inactive lane gives a value that differs from seed to seed.
 uint64_t collective(Warp kind, unsigned mask, uint64_t value, int argument, int width, Where where);
 
+// A __threadfence(), and wait_for_previous_kernel() of csrc/cuda/common/launch.cuh, for the checked build.
+#ifdef SSD_OPS_EMU_CHECKED
+void note_fence();
+void note_wait();
+#else
+inline void note_fence() {}
+inline void note_wait() {}
+#endif
+
 // The running thread: its lane, and its index in the block, x fastest.
 int lane();
 int thread_rank();
 
 // A device-side assertion of the emulator: prints the error, with kernel, block and thread, and aborts.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Fills memory that csrc/ops has allocated.
+void poison_allocation(void* memory, size_t bytes);
 
 // Dynamic shared memory of the running block.
 void* dynamic_shared();

@@ -24,12 +24,15 @@ inline T unpack(uint64_t packed) {
   return value;
 }
 
-// Atomics are reported to the checked build (check.cpp); they do not race with each other.
+// Atomics and loads past L1 are reported to the checked build (check.cpp); they do not race with each other.
 #ifdef SSD_OPS_EMU_CHECKED
 void note_atomic(const void* address, size_t bytes, const void* caller);
+void note_uncached_load(const void* address, size_t bytes, const void* caller);
+#define EMU_UNCACHED(address) emu::note_uncached_load(address, sizeof(*(address)), __builtin_return_address(0))
 #define EMU_ATOMIC(address) emu::note_atomic(address, sizeof(*(address)), __builtin_return_address(0))
 #define EMU_UNCHECKED __attribute__((noinline, no_sanitize("thread")))
 #else
+#define EMU_UNCACHED(address) static_cast<void>(0)
 #define EMU_ATOMIC(address) static_cast<void>(0)
 #define EMU_UNCHECKED
 #endif
@@ -141,10 +144,17 @@ EMU_ATOMIC_OP(atomicDec, unsigned, old == 0 || old > value ? value : old - 1)
   }
 EMU_LOAD(__ldg)
 EMU_LOAD(__ldca)
-EMU_LOAD(__ldcg)
 EMU_LOAD(__ldcs)
 EMU_LOAD(__ldlu)
-EMU_LOAD(__ldcv)
+#define EMU_UNCACHED_LOAD(name)                \
+  template <typename T>                        \
+  EMU_UNCHECKED inline T name(const T* from) { \
+    EMU_UNCACHED(from);                        \
+    return *from;                              \
+  }
+EMU_UNCACHED_LOAD(__ldcg)
+EMU_UNCACHED_LOAD(__ldcv)
+#undef EMU_UNCACHED_LOAD
 EMU_STORE(__stwb)
 EMU_STORE(__stcg)
 EMU_STORE(__stcs)

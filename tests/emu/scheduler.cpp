@@ -81,6 +81,7 @@ void fiber_main() {
   arrived(stacks[block.running], block.started ? nullptr : &caller);
   block.started = true;
   current->call(current->arguments);
+  note_end();
   Fiber& self = block.fibers[block.running];
   self.state = State::kExited;
   ++block.exited;
@@ -100,8 +101,13 @@ void make_all_ready(int* order, int count) {
   for (int i = 0; i < count; ++i) make_ready(order[i]);
 }
 
-void run_block(uint64_t serial, const Launch& launch) {
+const Stacks& stack_memory() {
   static const Stacks memory(kMaxThreads);
+  return memory;
+}
+
+void run_block(uint64_t serial, const Launch& launch) {
+  const Stacks& memory = stack_memory();
   blockIdx = {static_cast<unsigned>(serial % launch.grid.x),
               static_cast<unsigned>(serial / launch.grid.x % launch.grid.y),
               static_cast<unsigned>(serial / launch.grid.x / launch.grid.y)};
@@ -148,6 +154,7 @@ cudaError_t run(const Launch& launch) {
   const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
   random_ = Random(seed_from_environment());
   current = &launch;
+  note_launch(launch.early);
   blockDim = launch.block;
   gridDim = launch.grid;
   std::vector<uint64_t> order(blocks);
@@ -159,6 +166,11 @@ cudaError_t run(const Launch& launch) {
 }
 
 const Launch* running_launch() { return current; }
+
+Range stack_range() {
+  char* const begin = stack_memory().bottom(0);
+  return {begin, static_cast<size_t>(stack_memory().bottom(kMaxThreads) - begin)};
+}
 
 int lane() { return block.running % 32; }
 int thread_rank() { return block.running; }

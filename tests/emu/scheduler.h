@@ -92,15 +92,28 @@ struct Range {
 Range static_range();
 Range dynamic_range();
 
-// check.cpp, which only the checked build has.
+// scheduler.cpp: where the fibers have their stacks.
+Range stack_range();
+
+// check.cpp and check_global.cpp, which only the checked build has. Relaxed: volatile, or past L1.
 #ifdef SSD_OPS_EMU_CHECKED
+enum class Access { kRead, kWrite, kAtomic, kRelaxedRead, kRelaxedWrite };
+void check_global(const void* address, size_t bytes, Access access, const void* code);
+bool knows(int thread, int lane, unsigned time);  // whether a thread waited for a lane of its warp after that time
+unsigned warp_time_of(int thread);
+void note_launch(bool early);
 void note_block();
+void note_global_block();
 void note_barrier();
+void note_global_barrier();
 void note_syncwarp(unsigned mask);
+void note_end();
 #else
+inline void note_launch(bool) {}
 inline void note_block() {}
 inline void note_barrier() {}
 inline void note_syncwarp(unsigned) {}
+inline void note_end() {}
 #endif
 
 }  // namespace emu

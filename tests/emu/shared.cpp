@@ -1,4 +1,5 @@
-// Test only: shared memory. It is filled with poison before each block, so that a block sees no data of another one.
+// Test only: shared memory. It is filled with poison before each block, so that a block sees no data of another one; so
+// are allocations of global memory.
 #include <link.h>
 #include <sys/mman.h>
 
@@ -19,7 +20,6 @@ constexpr size_t kRedZone = 4096;
 // NaN and -1; the largest finite floats and integers; the smallest integers; what most memory holds in fact.
 constexpr uint32_t kPoisons[] = {0xffffffffu, 0x7f7fffffu, 0x80000080u, 0u};
 
-uint32_t poison_pattern = 0;
 size_t dynamic_bytes_now = 0;
 
 // Dynamic shared memory with a guard zone on either side.
@@ -29,12 +29,15 @@ char* dynamic_base() {
   return memory + kRedZone;
 }
 
-void fill(char* begin, size_t bytes) {
+void fill(char* begin, size_t bytes, uint32_t poison) {
   size_t i = 0;
-  for (; i + sizeof(poison_pattern) <= bytes; i += sizeof(poison_pattern)) {
-    std::memcpy(begin + i, &poison_pattern, sizeof(poison_pattern));
-  }
-  for (; i < bytes; ++i) begin[i] = static_cast<char>(poison_pattern >> (i % 4 * 8));
+  for (; i + sizeof(poison) <= bytes; i += sizeof(poison)) std::memcpy(begin + i, &poison, sizeof(poison));
+  for (; i < bytes; ++i) begin[i] = static_cast<char>(poison >> (i % 4 * 8));
+}
+
+uint32_t chosen_poison(uint64_t noise) {
+  const char* text = getenv("SSD_OPS_EMU_POISON");
+  return text == nullptr ? kPoisons[noise % 4] : static_cast<uint32_t>(strtoul(text, nullptr, 16));
 }
 
 // Static shared arrays are this library's thread-local variables without an initial value, the end of its segment.
@@ -82,16 +85,19 @@ Range static_range() {
 #endif
 }
 
+void poison_allocation(void* memory, size_t bytes) {
+  fill(static_cast<char*>(memory), bytes, chosen_poison(seed_from_environment()));
+}
+
 void begin_shared(size_t dynamic_bytes, uint64_t noise) {
-  const char* text = getenv("SSD_OPS_EMU_POISON");
-  poison_pattern = text == nullptr ? kPoisons[noise % 4] : static_cast<uint32_t>(strtoul(text, nullptr, 16));
+  const uint32_t poison = chosen_poison(noise);
   dynamic_bytes_now = dynamic_bytes;
 #ifdef __SANITIZE_ADDRESS__
   __asan_unpoison_memory_region(dynamic_base() - kRedZone, kSharedBytesOptin + 2 * kRedZone);
 #endif
   const Range fixed = static_range();
-  fill(fixed.begin, fixed.bytes);
-  fill(dynamic_base(), dynamic_bytes);
+  fill(fixed.begin, fixed.bytes, poison);
+  fill(dynamic_base(), dynamic_bytes, poison);
 #ifdef __SANITIZE_ADDRESS__
   __asan_poison_memory_region(dynamic_base() - kRedZone, kRedZone);
   __asan_poison_memory_region(dynamic_base() + dynamic_bytes, kSharedBytesOptin - dynamic_bytes + kRedZone);

@@ -16,7 +16,7 @@ from tests.emu.schedules import SCHEDULES, environment
 
 pytestmark = pytest.mark.slow
 
-SOURCE = (HERE / "kernels" / "planted.cu").read_text()
+SOURCES = {name: (HERE / "kernels" / f"{name}.cu").read_text() for name in ("planted", "planted_global")}
 
 
 def run(program: Path, *arguments: str, seed: int = 1, poison: str | None = None) -> tuple[int, str]:
@@ -29,14 +29,14 @@ def run(program: Path, *arguments: str, seed: int = 1, poison: str | None = None
 
 @lru_cache(maxsize=1)
 def programs() -> dict[tuple[str, str], Path]:
-    return build_programs("samples", "planted")
+    return build_programs("samples", *SOURCES)
 
 
-def line_of(text: str) -> str:
+def line_of(text: str, source: str = "planted") -> str:
     """Returns `planted.cu:N` of the only line of the source that holds `text`."""
-    numbers = [i for i, line in enumerate(SOURCE.splitlines(), 1) if text in line]
+    numbers = [i for i, line in enumerate(SOURCES[source].splitlines(), 1) if text in line]
     assert len(numbers) == 1, (text, numbers)
-    return f"planted.cu:{numbers[0]}"
+    return f"{source}.cu:{numbers[0]}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -91,6 +91,35 @@ CHECKED = [
 def test_checked_build_detects_races_and_uninitialized_reads(bug: str, message: str, line: str, seed: int) -> None:
     status, text = run(programs()["planted", "checked"], bug, seed=seed)
     assert status == -6 and message in text and line_of(line) in text and f"{bug}_kernel" in text, text
+
+
+# Bug, whose access is not ordered, and the line of one of the two.
+GLOBAL = [
+    ("within_block", "another thread of the block", "out[128] += out[127 - threadIdx.x]"),
+    ("no_fence", "another block", "out[200] += out[b]"),
+    ("no_release", "another block", "out[200] += out[b]"),
+    ("no_acquire", "another block", "out[200] += out[b]"),
+    ("late_read", "another block", "out[0] = 1;"),
+    ("atomic_and_load", "another block", "atomicAdd(&out[0], 1)"),
+    ("early_read", "an earlier kernel", "const int value = x[threadIdx.x]"),
+    ("early_write", "an earlier kernel", "x[threadIdx.x] = 1;  // the previous kernel may not have read it"),
+]
+
+
+@pytest.mark.parametrize(("bug", "whose", "line"), GLOBAL)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_checked_build_detects_races_in_global_memory(bug: str, whose: str, line: str, seed: int) -> None:
+    status, text = run(programs()["planted_global", "checked"], bug, seed=seed)
+    assert status == -6 and "race in global memory: " in text and f" of {whose} at " in text, text
+    assert line_of(line, "planted_global") in text, text
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fences_order_blocks_and_every_thread_waits_for_the_previous_kernel(seed: int) -> None:
+    program = programs()["planted_global", "checked"]
+    assert run(program, "correct", seed=seed) == (0, "cudaSuccess\n")
+    status, text = run(program, "some_wait", seed=seed)
+    assert status == -6 and "the thread ended without wait_for_previous_kernel()" in text, text
 
 
 SANITIZED = [

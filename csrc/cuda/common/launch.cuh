@@ -83,7 +83,9 @@ inline bool runs_code_of_sm_90() {
 // and allows the next kernel to start. What was written before the previous kernel began may be read earlier, if that
 // kernel was started by launch().
 __device__ __forceinline__ void wait_for_previous_kernel() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(SSD_OPS_EMULATED)
+  emu::note_wait();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
@@ -101,8 +103,8 @@ cudaError_t launch_as(Begin begin, void (*kernel)(Params...), dim3 grid, dim3 bl
   static_assert(sizeof...(Params) == sizeof...(Args), "a launch must be given one argument for each kernel parameter");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
 #ifdef SSD_OPS_EMULATED
-  static_cast<void>(begin);
-  return emu::launch<Params...>(kernel, grid, block, dynamic_shared_bytes, stream, std::forward<Args>(args)...);
+  return emu::launch<Params...>(begin == Begin::early, kernel, grid, block, dynamic_shared_bytes, stream,
+                                std::forward<Args>(args)...);
 #else
   if (dynamic_shared_bytes > kMaxSharedWithoutOptIn) {
     const cudaError_t status =

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kDecideWarps* kWarpSize, 8) decide_range_kerne
     const GroupState state = decide_while_others_advance(chunk, group);
     if (state.undecided == 0) mark_kept(work, group, state.kept);
   }
-  if (is_last_block(&work.state->ticket)) decide_undecided(work, chunk);
+  if (is_last_block(work.ticket)) decide_undecided(work, chunk);
 }
 
 }  // namespace

@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kChunkThreads, 1) prepare_kernel(NmsInputs in,
   if (threadIdx.x != 0) return;
   if constexpr (has_classes) work.class_numbers->count = numbers.count;
   *work.grid = grid;
-  *work.state = {0, kSmallRange, kSmallRange, 0, 0, 0, 0, 0};
+  *work.state = {0, kSmallRange, kSmallRange, 0, 0, 0, 0};
+  *work.ticket = 0;
 }
 
 // Also sets the bits of all boxes.

@@ -41,7 +41,6 @@ struct RangeState {
   unsigned near_columns;  // over its groups of rows: boxes that are near the group
   unsigned overflows;     // whether a group has more tiles than kGroupTiles
   unsigned stays_small;   // whether a range before this one had
-  unsigned ticket;        // see is_last_block
 };
 
 // Numbers of classes, from `low` to `high`.
@@ -64,6 +63,7 @@ struct Ranges {
   unsigned* active;             // a bit for each box along the curve: not suppressed so far
   unsigned *suppressed, *kept;  // a bit for each rank
   RangeState* state;
+  unsigned* ticket;  // see is_last_block
   // Boxes of the range along the curve, with kGroupTiles as `groups`. The key of a box is chunk_key(); a box that
   // fills a group has kNoKey.
   Chunk<T> chunk;
@@ -105,6 +105,7 @@ inline Ranges<T> ranges_workspace(int64_t n, bool has_classes, WorkspaceLayout& 
   work.suppressed = layout.array<unsigned>(words);
   work.kept = layout.array<unsigned>(words);
   work.state = layout.array<RangeState>(1);
+  work.ticket = layout.array<unsigned>(1);
   work.chunk = range_chunk_workspace<T>(has_classes, layout);
   work.group_numbers = layout.array<NumberRange>(kMaxRangeGroups);
   work.grid = layout.array<Grid>(1);

@@ -144,7 +144,7 @@ __device__ void choose_range(const Ranges<T>& work, const RangeState& state, Nms
   num_kept = block_sum(num_kept);
   if (threadIdx.x == 0) {
     *progress = {num_kept, total < size ? total : size};
-    if (total <= size) *work.state = {begin, n, total, 0, 0, 0, stays_small, 0};
+    if (total <= size) *work.state = {begin, n, total, 0, 0, 0, stays_small};
   }
   if (total <= size || preceding >= size || preceding + num_active < size) return;
   int left = size - preceding, word = 0;  // the last box of the range is among those of this thread
@@ -161,7 +161,7 @@ __device__ void choose_range(const Ranges<T>& work, const RangeState& state, Nms
     }
   }
   for (; left > 1; --left) bits &= bits - 1;
-  *work.state = {begin, word * kWarpSize + __ffs(static_cast<int>(bits)), size, 0, 0, 0, stays_small, 0};
+  *work.state = {begin, word * kWarpSize + __ffs(static_cast<int>(bits)), size, 0, 0, 0, stays_small};
 }
 
 template <bool has_classes, typename T>
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == sizeof(float) ? 4 : 2)
   }
   const RangeState state = *work.state;
   write_kept_of_range(work, state, order, keep);
-  if (is_last_block(&work.state->ticket)) choose_range(work, state, progress);
+  if (is_last_block(work.ticket)) choose_range(work, state, progress);
 }
 
 }  // namespace
