@@ -14,28 +14,29 @@ CLASSES, PRIORS = 5, 70
 CELLS = ((4, 4, 4), (2, 1, 3))
 
 
-def sample_arguments() -> dict[str, tuple[Any, ...]]:
+def sample_arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
     """Returns for every op the positional arguments of one call with a nontrivial result."""
     generator = torch.Generator().manual_seed(0)
+    out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
     def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator).to(dtype)
 
-    boxes, few = random_boxes(PRIORS, seed=1), random_boxes(9, seed=2)
-    batch = random_boxes(2, PRIORS, seed=3)
+    boxes, few = random_boxes(PRIORS, seed=1, dtype=dtype), random_boxes(9, seed=2, dtype=dtype)
+    batch = random_boxes(2, PRIORS, seed=3, dtype=dtype)
     scores, idxs = randn(PRIORS).sigmoid(), torch.arange(PRIORS) % 3
     class_scores = randn(2, PRIORS, CLASSES).softmax(-1)
     gt_labels, offsets = torch.arange(9) % 4 + 1, torch.tensor([0, 4, 9])
     labels = torch.randint(-1, CLASSES, (2, PRIORS), generator=generator) * (torch.arange(PRIORS) % 4 == 0)
     loc, logits, targets = randn(2, PRIORS, 4), randn(2, PRIORS, CLASSES), randn(2, PRIORS, 4)
     levels = as_levels(loc, CELLS), as_levels(logits, CELLS)
-    weight = (labels > 0) / 7
+    weight = ((labels > 0) / 7).to(out_dtype)
     pixels = torch.randint(0, 256, (3 * 90,), generator=generator).to(torch.uint8)
-    crops, three = torch.tensor([[1.5, 0, 9, 7], [-2, 1, 8, 5]]), [0.5, 1.0, 2.0]
+    crops, three = torch.tensor([[1.5, 0, 9, 7], [-2, 1, 8, 5]]).to(dtype), [0.5, 1.0, 2.0]
     places = torch.tensor([0, 150]), torch.tensor([[5, 10], [8, 5]])
     return {
         "box_iou": (few, boxes),
-        "box_iou_out": (few, boxes, torch.zeros(9, PRIORS)),
+        "box_iou_out": (few, boxes, torch.zeros(9, PRIORS, dtype=out_dtype)),
         "generalized_box_iou": (few, boxes),
         "distance_box_iou": (few, boxes),
         "complete_box_iou": (few, boxes),
