@@ -107,10 +107,6 @@ void grad_on_cpu(const Tensor& grad, const Tensor& coded, const Tensor& priors, 
   SSD_OPS_CPU(sum_slices, data<double>(sums), slices, size, data<T>(grad_priors));
 }
 
-Tensor as_dtype(const Tensor& t, ScalarType dtype) {
-  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
-}
-
 template <bool decodes>
 std::tuple<Tensor, Tensor> grad_coded_with(const Tensor& grad, const Tensor& coded, const Tensor& priors,
                                            std::vector<double> variances, std::string code_type) {

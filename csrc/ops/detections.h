@@ -1,7 +1,7 @@
 // What multiclass_nms, soft_nms and detect share: validation, allocation of the results, and threads.
 #pragma once
 
-#include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <tuple>
 
@@ -56,11 +56,7 @@ inline DetectionTensors new_detections(const Tensor& like, int64_t num_images, i
 inline DetectionTensors no_detections(const Tensor& like, int64_t num_images, int64_t max_detections,
                                       ScalarType dtype) {
   DetectionTensors result = new_detections(like, num_images, max_detections, dtype);
-  torch::stable::zero_(std::get<0>(result));
-  torch::stable::zero_(std::get<1>(result));
-  torch::stable::zero_(std::get<2>(result));
-  torch::stable::zero_(std::get<3>(result));
-  torch::stable::zero_(std::get<4>(result));
+  std::apply([](auto&... tensors) { (torch::stable::zero_(tensors), ...); }, result);
   return result;
 }
 

@@ -4,7 +4,6 @@
 
 #include <torch/headeronly/core/MemoryFormat.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "core/levels.h"
@@ -100,7 +99,7 @@ inline std::vector<Tensor> dense_rows(const std::vector<Tensor>& tensors, Scalar
       result.push_back(dense(t, dtype));
       continue;
     }
-    Tensor rows = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+    Tensor rows = as_dtype(t, dtype);
     if (!is_channels_last(rows)) rows = torch::stable::contiguous(rows, torch::headeronly::MemoryFormat::ChannelsLast);
     if (reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 32 != 0) rows = torch::stable::clone(rows);
     result.push_back(rows);

@@ -83,8 +83,7 @@ std::tuple<Tensor, Tensor> grad_box_iou(const Tensor& grad, const Tensor& boxes1
   Tensor grad2 = empty(boxes2, boxes2.sizes(), dtype);
   dispatch_compute(dtype,
                    [&](auto type) { on_cpu<decltype(type)>(grad, boxes1, boxes2, grad1, grad2, batch, n, m, metric); });
-  if (boxes1.scalar_type() == dtype) return {grad1, grad2};
-  return {torch::stable::to(grad1, boxes1.scalar_type()), torch::stable::to(grad2, boxes2.scalar_type())};
+  return {as_dtype(grad1, boxes1.scalar_type()), as_dtype(grad2, boxes2.scalar_type())};
 }
 
 }  // namespace

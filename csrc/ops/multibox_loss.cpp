@@ -189,8 +189,7 @@ std::tuple<Gradients, Gradients> gradients_of(const DetectorOutputs& outputs, co
     torch::stable::parallel_for(0, num_images * num_priors, grain(65536, outputs.num_classes),
                                 [&](int64_t begin, int64_t end) { SSD_OPS_CPU(grad_loss_rows, params, begin, end); });
   }
-  for (Tensor& grad : logits)
-    if (grad.scalar_type() != outputs.logits_type()) grad = torch::stable::to(grad, outputs.logits_type());
+  for (Tensor& grad : logits) grad = as_dtype(grad, outputs.logits_type());
   return {std::move(loc), std::move(logits)};
 }
 

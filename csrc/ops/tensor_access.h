@@ -45,9 +45,13 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
+inline Tensor as_dtype(const Tensor& t, ScalarType dtype) {
+  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+}
+
 // The tensor contiguous, in `dtype`, and aligned to `alignment` bytes, so that kernels may load whole boxes at once.
 inline Tensor dense(const Tensor& t, ScalarType dtype, size_t alignment = 32) {
-  Tensor result = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+  Tensor result = as_dtype(t, dtype);
   if (!result.is_contiguous()) result = torch::stable::contiguous(result);  // the call alone costs 0.3 us
   if (reinterpret_cast<uintptr_t>(result.const_data_ptr()) % alignment != 0) result = torch::stable::clone(result);
   return result;

@@ -32,21 +32,13 @@ Isa choose() {
   const Isa best = best_of_this_cpu();
   const char* requested = std::getenv("SSD_OPS_ISA");
   if (requested == nullptr || *requested == '\0') return best;
-  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-    if (std::string(requested) == isa_name(isa)) return std::min(isa, best);
-  }
+  constexpr const char* names[] = {"baseline", "avx2", "avx512"};
+  for (int i = 0; i < 3; ++i)
+    if (std::string(requested) == names[i]) return std::min(static_cast<Isa>(i), best);
   throw std::runtime_error("SSD_OPS_ISA must be baseline, avx2 or avx512, got \"" + std::string(requested) + "\"");
 }
 
 }  // namespace
-
-const char* isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
-    default: return "baseline";
-  }
-}
 
 Isa chosen_isa() {
   static const Isa isa = choose();

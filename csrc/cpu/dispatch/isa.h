@@ -10,6 +10,4 @@ enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 // SSD_OPS_ISA=baseline|avx2|avx512 lowers the choice (it never raises it); another value throws std::runtime_error.
 Isa chosen_isa();
 
-const char* isa_name(Isa isa);
-
 }  // namespace ssd_ops
