@@ -106,22 +106,13 @@ def test_half_precision(impl: Implementation) -> None:
     compare(impl, boxes, scores, idxs)
 
 
-def test_errors(impl: Implementation) -> None:
-    boxes, scores = torch.zeros(3, 4), torch.zeros(3)
-    with pytest.raises(RuntimeError, match=r"idxs must have shape \[3\], got \[2\]"):
-        impl.batched_nms(boxes, scores, torch.zeros(2, dtype=torch.int64), 0.5)
-    with pytest.raises(RuntimeError, match="idxs must be int64, got complex64"):
-        impl.batched_nms(boxes, scores, torch.zeros(3).cfloat(), 0.5)
-
-
 def test_integer_classes_of_other_dtypes() -> None:
     boxes, scores, idxs = random_boxes(40), torch.rand(40), torch.randint(3, (40,))
     assert_equal(ssd_ops.batched_nms(boxes, scores, idxs.int(), 0.3), ssd_ops.batched_nms(boxes, scores, idxs, 0.3))
 
 
-def test_opcheck_and_compile() -> None:
+def test_compile_and_export() -> None:
     args = (random_boxes(20), torch.rand(20), torch.randint(3, (20,)), 0.5)
-    torch.library.opcheck(torch.ops.ssd_ops.batched_nms.default, (*args, False))
     compiled = torch.compile(ssd_ops.batched_nms, fullgraph=True, backend="eager")
     assert_equal(compiled(*args), ssd_ops.batched_nms(*args))
     boxes = random_boxes(2000)  # torchvision's does not export from 4000 numbers on

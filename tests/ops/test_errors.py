@@ -101,6 +101,7 @@ def loss(error: str, position: int | None = None, value: Any = None, **kwargs: A
 loss("loc must have shape [B, P, 4], got [3, 4]", 0, BOXES)
 loss(f"loc must be {FLOATS}, got complex64", 0, BATCH.cfloat())
 loss("logits must have shape [2, 3, C], got [2, 4, 5]", 1, torch.zeros(2, 4, 5))
+loss(f"logits must be {FLOATS}, got complex64", 1, LOGITS.cfloat())
 loss("logits must have at least 1 class, the background, got shape [2, 3, 0]", 1, torch.zeros(2, 3, 0))
 loss("loc_targets must have shape [2, 3, 4], got [3, 4]", 2, BOXES)
 loss("labels must have shape [2, 3], got [2, 2]", 3, OF_BATCH[:, :2])
@@ -111,6 +112,9 @@ loss("neg_pos_ratio must be 0 or more, got -1", neg_pos_ratio=-1.0)
 loss("neg_pos_ratio must be 0 or more, got nan", neg_pos_ratio=NAN)
 loss("normalizer must be one of batch, image, batch_size, got mean", normalizer="mean")
 loss("min_negatives must be 0 or more, got -3", min_negatives=-3)
+loss("mining must be one of image, batch, got all", mining="all")
+image = "normalizer must be batch or batch_size where mining is batch, got image"
+loss(image, mining="batch", normalizer="image")
 
 for name, extra in (("nms", ()), ("batched_nms", (LABELS,))):
     case(name, BATCH, SCORES, *extra, 0.5, error="boxes must have shape [N, 4], got [2, 3, 4]")
@@ -131,6 +135,7 @@ for name, options in (("multiclass_nms", NMS), ("soft_nms", SOFT)):
     case(name, BATCH, LOGITS.cfloat(), **options, error=f"scores must be {FLOATS}, got complex64")
     case(name, BATCH.cfloat(), LOGITS, **options, error=f"boxes must be {FLOATS}, got complex64")
     case(name, BATCH, LOGITS, **{**options, "score_threshold": NAN}, error="score_threshold must be a number, got nan")
+    case(name, BATCH, LOGITS, **{**options, "score_threshold": INF}, error="score_threshold must be finite, got inf")
     case(name, BATCH, LOGITS, **{**options, "iou_threshold": -INF}, error="iou_threshold must be finite, got -inf")
     case(name, BATCH, LOGITS, **{**options, "max_detections": 0}, error="max_detections must be at least 1, got 0")
     huge = "max_detections must be less than 2147483648, got 1099511627776"

@@ -253,24 +253,6 @@ def test_integers(impl: Implementation) -> None:
         assert impl.nms(torch.tensor([[0, 0, 4, 4], [0, 0, 4, 5]]), torch.tensor([1, 2]), 0.5).tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    ("boxes", "scores", "threshold", "message"),
-    [
-        (torch.zeros(3, 5), torch.zeros(3), 0.5, r"boxes must have shape \[N, 4\], got \[3, 5\]"),
-        (torch.zeros(3, 4), torch.zeros(2), 0.5, r"scores must have shape \[3\], got \[2\]"),
-        (torch.zeros(3, 4), torch.zeros(3), float("nan"), "iou_threshold must be a number, got nan"),
-        (torch.zeros(3, 4).cfloat(), torch.zeros(3), 0.5, "boxes must be float16, bfloat16, float32 or float64"),
-    ],
-)
-def test_errors(impl: Implementation, boxes, scores, threshold: float, message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        impl.nms(boxes, scores, threshold)
-
-
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.ssd_ops.nms.default, (random_boxes(20), torch.rand(20), 0.5, False))
-
-
 def test_compile_and_export() -> None:
     class Module(torch.nn.Module):
         def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -89,17 +89,6 @@ def test_nms_reference(threshold: float, seed: int) -> None:
     assert torch.equal(scripted(boxes, scores, threshold), ops.nms(boxes, scores, threshold))
 
 
-def test_nms_input_errors() -> None:
-    for boxes, scores in (
-        (torch.rand(4), torch.rand(3)),
-        (torch.rand(3, 5), torch.rand(3)),
-        (torch.rand(3, 4), torch.rand(3, 2)),
-        (torch.rand(3, 4), torch.rand(4)),
-    ):
-        with pytest.raises(RuntimeError):
-            ops.nms(boxes, scores, 0.5)
-
-
 def test_batched_nms_equals_nms_of_each_class() -> None:
     generator = torch.Generator().manual_seed(5)
     boxes = torch.cat((torch.rand(1000, 2, generator=generator), torch.rand(1000, 2, generator=generator) + 10), dim=1)
@@ -112,16 +101,6 @@ def test_batched_nms_equals_nms_of_each_class() -> None:
     empty = torch.empty(0, dtype=torch.int64)
     assert torch.equal(ops.batched_nms(torch.empty((0, 4)), torch.empty(0), empty, 0.2), empty)
     assert torch.equal(ops.batched_nms(empty, None, None, None), empty)
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # torch is about to remove them
-@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this torch has no quantized tensors")
-@pytest.mark.parametrize("threshold", (0.2, 0.5, 0.8))
-@pytest.mark.parametrize(("scale", "zero_point"), ((1, 0), (2, 50), (3, 10)))
-def test_nms_of_quantized_boxes(scale: int, zero_point: int, threshold: float) -> None:
-    boxes, scores = overlapping(1000, threshold)
-    boxes, scores = (torch.quantize_per_tensor(t, scale, zero_point, torch.quint8) for t in (boxes, scores * 100))
-    assert torch.equal(ops.nms(boxes, scores, threshold), ops.nms(boxes.dequantize(), scores.dequantize(), threshold))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -140,20 +119,6 @@ def test_box_overlaps(name: str, dtype: torch.dtype) -> None:
     scripted = torch.jit.script(function)
     tensor = torch.tensor(WHOLE, dtype=torch.float32)
     torch.testing.assert_close(scripted(tensor, tensor), function(tensor, tensor))
-
-
-def test_functions_without_an_op_are_as_before() -> None:
-    boxes = torch.tensor([[0.0, 0, 100, 50], [0, 0, 9, 30], [-5, 20, 5, 300]])
-    assert ops.box_area(boxes).tolist() == [5000, 270, 2800]
-    assert ops.remove_small_boxes(boxes, 10).tolist() == [0, 2] and ops.remove_small_boxes(boxes, 10.5).tolist() == [0]
-    clipped = ops.clip_boxes_to_image(boxes, (200, 90))
-    assert clipped.tolist() == [[0, 0, 90, 50], [0, 0, 9, 30], [0, 20, 5, 200]]
-    for fmt in ("xywh", "cxcywh"):
-        converted = ops.box_convert(boxes, "xyxy", fmt)
-        torch.testing.assert_close(ops.box_convert(converted, fmt, "xyxy"), boxes)
-    mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    mask[0, 2:5, 1:7] = 1
-    assert ops.masks_to_boxes(mask).tolist() == [[1, 2, 6, 4]]
 
 
 def test_losses_on_overlaps() -> None:
