@@ -4,6 +4,7 @@
 
 #include "core/box_grad.h"
 #include "cpu/common/box_arrays.h"
+#include "cpu/common/ivdep.h"
 #include "cpu/common/vec_math.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
@@ -13,7 +14,7 @@ namespace {
 template <bool decodes, CodeType code, typename T>
 void codec_run(const T* __restrict coded, const T* __restrict priors, const Variances<T> var, int64_t count,
                T* __restrict out) {
-#pragma GCC ivdep
+  SSD_OPS_IVDEP
   for (int64_t i = 0; i < count; ++i) {
     const Box<T> a = load_box(coded, i), prior = load_box(priors, i);
     if constexpr (decodes) store_box(decode<VecMath>(a, prior, code, var), out, i);
@@ -44,7 +45,7 @@ void dispatch_code(const CodecParams<T>& params, int64_t begin, int64_t end) {
 template <bool decodes, CodeType code, typename T>
 void grad_codec_run(const T* __restrict grad, const T* __restrict coded, const T* __restrict priors,
                     const Variances<T> var, int64_t count, T* __restrict grad_coded, T* __restrict grad_priors) {
-#pragma GCC ivdep
+  SSD_OPS_IVDEP
   for (int64_t i = 0; i < count; ++i) {
     const Box<T> g = load_box(grad, i), a = load_box(coded, i), prior = load_box(priors, i);
     const CodecGrad<T> result =

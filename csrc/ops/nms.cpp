@@ -15,7 +15,6 @@ namespace ssd_ops {
 namespace {
 
 constexpr int64_t kMaxBoxes = int64_t(1) << 31;  // ranks are 32 bits wide
-constexpr int64_t kMaxViewed = 10240;  // up to this many boxes the result is a view of an array for all boxes, 80 KB
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
   check_boxes("boxes", boxes, "[N, 4]", 2);
@@ -110,6 +109,7 @@ Tensor on_cuda(const Tensor& boxes, const Tensor& scores, const Tensor* classes,
     tiles = progress->next_tile_size == 0 ? 0 : std::min(all - first, first);  // doubles the number of tiles launched
   }
   const Tensor kept = first_elements(keep, progress->num_kept);
+  constexpr int64_t kMaxViewed = 10240;  // up to this many boxes the result is a view of an array for all boxes, 80 KB
   return n <= kMaxViewed ? kept : torch::stable::clone(kept);
 }
 #endif

@@ -1,6 +1,7 @@
 #include "cpu/iou/box_iou.h"
 
 #include "cpu/common/box_arrays.h"
+#include "cpu/common/ivdep.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
@@ -31,7 +32,7 @@ template <typename T, typename... Rows>
 void fill_rows(const T* __restrict strip, int64_t columns, Rows... rows) {
   const T* __restrict x1 = strip, * __restrict y1 = x1 + kIouColumns, * __restrict x2 = y1 + kIouColumns;
   const T* __restrict y2 = x2 + kIouColumns, * __restrict areas = y2 + kIouColumns, * __restrict angles = areas + kIouColumns;
-#pragma GCC ivdep
+  SSD_OPS_IVDEP
   for (int64_t j = 0; j < columns; ++j) {
     const Box<T> b{x1[j], y1[j], x2[j], y2[j]};
     ((rows.out[j] = rows.with(b, areas[j], angles[j])), ...);

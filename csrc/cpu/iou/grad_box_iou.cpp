@@ -4,6 +4,7 @@
 
 #include "core/box_grad.h"
 #include "cpu/common/box_arrays.h"
+#include "cpu/common/ivdep.h"
 
 namespace ssd_ops::cpu::SSD_OPS_ISA {
 namespace {
@@ -37,7 +38,7 @@ __attribute__((always_inline)) inline void add_pairs(const GradIouParams<T>& par
   const T* __restrict y1 = x1 + params.m, * __restrict x2 = y1 + params.m, * __restrict y2 = x2 + params.m;
   const T* __restrict areas = y2 + params.m;
   [[maybe_unused]] const T* __restrict angles = areas + params.m;
-#pragma GCC ivdep
+  SSD_OPS_IVDEP
   for (int64_t l = 0; l < lanes; ++l) {
     const Box<T> b{x1[l], y1[l], x2[l], y2[l]};
     const T angle_b = metric == IouMetric::complete ? angles[l] : T(0);

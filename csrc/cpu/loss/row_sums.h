@@ -134,6 +134,7 @@ void exp_sums_with_infinity(const In* __restrict logits, int64_t rows, int64_t c
 // classes.
 template <int64_t kRows, typename T, typename In>
 void row_sums_of_many_classes(const In* logits, int64_t rows, int64_t classes, T* shifts, T* sums) {
+  if (rows > kRows) __builtin_unreachable();  // else GCC 14 warns that the loops over rows write past `lanes`
   alignas(64) T lanes[kRows * kLanes];
   if (rows < kRows) std::memset(lanes, 0, sizeof(lanes));  // rows that are reduced without being used
   partial_maxima(logits, rows, classes, lanes);

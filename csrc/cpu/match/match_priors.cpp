@@ -130,7 +130,7 @@ void match_tile(const MatchParams<T>& params, int64_t image, int64_t tile, T* be
     tile_iou(arrays, gt, ious);
     if (ignored) {
       for (int64_t j = 0; j < kPriorTile; ++j)
-        matches.overlaps_ignored[j] |= (ious[j] >= params.iou_threshold) & (ious[j] > T(0)) ? 1 : 0;
+        matches.overlaps_ignored[j] |= ((ious[j] >= params.iou_threshold) & (ious[j] > T(0))) ? 1 : 0;
       continue;
     }
     update_best(matches, ious, packed_gt - begin);
