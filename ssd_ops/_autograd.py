@@ -59,8 +59,8 @@ def register(namespace: str, library: torch.library.Library) -> None:
         if name in derivatives:
             function: Any = function_of(name, op, derivatives[name])
             apply = function.at_one_level.apply
-            calls[name] = _differentiable(op, apply, function.apply)
-            in_dispatcher = _differentiable(op, apply, function.in_dispatcher)
+            calls[name] = _differentiable(op, apply, function.apply, function.in_nested_forward_mode)
+            in_dispatcher = _differentiable(op, apply, function.in_dispatcher, function.in_dispatcher)
             library.impl(name, _completed(schema, in_dispatcher), "Autograd")
         elif name in _transforms.GUARDS:
             calls[name] = _guarded(op, schema, _transforms.GUARDS[name])
@@ -70,14 +70,22 @@ def register(namespace: str, library: torch.library.Library) -> None:
             library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
-def _differentiable(op: Any, apply: Callable[..., Any], apply_transformed: Callable[..., Any]) -> Callable[..., Any]:
+def _forward_levels() -> int:
+    """Returns how many calls of `torch.func.jvp` are around this one."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
+
+
+def _differentiable(
+    op: Any, apply: Callable[..., Any], apply_transformed: Callable[..., Any], apply_nested: Callable[..., Any]
+) -> Callable[..., Any]:
     any_requires_grad, is_grad_enabled = torch._C._any_requires_grad, torch.is_grad_enabled
     direct, tensors = op._op, tensor_count(op)  # as op(*args), without a Python frame in between
     is_transformed, below_autograd = torch._C._are_functorch_transforms_active, torch._C._AutoDispatchBelowAutograd
 
     def call(*args: Any) -> Any:
         if is_transformed():
-            return apply_transformed(*args)
+            return (apply_nested if _forward_levels() > 1 else apply_transformed)(*args)
         if (is_grad_enabled() and any_requires_grad(*args[:tensors])) or forward_ad._current_level >= 0:
             return apply(*args)
         with below_autograd():

@@ -49,7 +49,9 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
     """Returns the autograd function of an op.
 
     Its `at_one_level` is for autograd alone and skips the `apply` of Python, which takes longer than the op;
-    `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself.
+    `in_dispatcher` is for calls from the dispatcher, which handles the levels of `torch.func` itself;
+    `in_nested_forward_mode` computes the formula in plain PyTorch: the tangents that an autograd function returns have no
+    tangents themselves, and torch takes them for 0.
     """
     schema, tensors, direct = op._schema, tensor_count(op), op._op
     inputs_in_all, count = len(schema.arguments), len(schema.returns)
@@ -128,6 +130,14 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
             result = _one_by_one(function.apply, info.batch_size, in_dims, args)
         return result, (0,) * len(result) if isinstance(result, tuple) else 0
 
+    def apply_in_nested_forward_mode(*args: Any) -> Any:
+        results = function.apply(*args)
+        others = results if count > 1 else (results,)
+        others = tuple(None if i in outputs else result for i, result in enumerate(others))
+        found = iter(derivative.formula(args, others)(*[args[i] for i in derivative.inputs]))
+        merged = tuple(next(found) if i in outputs else other for i, other in enumerate(others))
+        return merged if count > 1 else merged[0]
+
     def apply_in_dispatcher(*args: Any) -> Any:
         if forward_ad._current_level >= 0:
             raise RuntimeError(f"torch.ops.ssd_ops.{name} has no forward mode: call ssd_ops.{name}, which has")
@@ -143,6 +153,7 @@ def function_of(name: str, op: Any, derivative: Derivative) -> type[torch.autogr
         "vmap": staticmethod(vmap),
         "at_one_level": at_one_level,
         "in_dispatcher": staticmethod(apply_in_dispatcher),
+        "in_nested_forward_mode": staticmethod(apply_in_nested_forward_mode),
     }
     function: Any = type(name, (torch.autograd.Function,), {**methods, **outer})
     return function  # type: ignore[no-any-return]

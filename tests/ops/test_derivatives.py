@@ -67,6 +67,23 @@ def test_forward_mode(case: Case, device: str) -> None:
 
 
 @pytest.mark.parametrize("case", SMOOTH, ids=repr)
+def test_forward_mode_in_forward_mode(case: Case, device: str) -> None:
+    inputs, tangents = tuple(x.to(device) for x in case.inputs), tuple(x.to(device).cos() for x in case.inputs)
+
+    def second(function: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, Tensor]:
+        def first(*x: Tensor) -> Tensor:
+            return torch.func.jvp(function, x, tangents)[1]
+
+        found: tuple[Tensor, Tensor] = torch.func.jvp(first, at, tangents)
+        return found
+
+    expected = second(case.number(reference), *inputs)
+    assert_close(second(case.number(), *inputs), expected)
+    stacks = [torch.stack([x, x]) for x in inputs]
+    assert_close(torch.vmap(lambda *x: second(case.number(), *x))(*stacks), [torch.stack([x, x]) for x in expected])
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=repr)
 def test_func_grad_vmap_and_jacobian(case: Case, device: str) -> None:
     inputs, places = [x.to(device) for x in case.inputs], tuple(range(len(case.inputs)))
     expected = gradients(case.number(reference), leaves(case, device))
