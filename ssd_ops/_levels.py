@@ -37,12 +37,12 @@ def op_and_outputs(name: str, loc: Outputs, logits: Outputs) -> tuple[str, Any, 
 def register(ops: Any, library: torch.library.Library, calls: Calls, schemas: dict[str, Schema]) -> None:
     """Registers the ops on levels; `calls` has those on rows."""
     makers = {
-        "detect_levels": _detect,
+        "detect_levels": _direct,
         "multibox_loss_levels": _multibox_loss,
-        "grad_multibox_loss_levels": _grad_multibox_loss,
+        "grad_multibox_loss_levels": _direct,
     }
     for name, make in makers.items():
-        calls[name] = make(ops, calls)
+        calls[name] = make(name, ops, calls)
 
         def batched(*args: Any, name: str = name) -> Any:
             args = schemas[name].complete(args)
@@ -78,14 +78,6 @@ def _by_rows(name: str, args: Sequence[Any], call: Callable[..., Any]) -> Any:
     return levels_of_rows(results[0], loc), levels_of_rows(results[1], logits)
 
 
-def _detect(ops: Any, calls: Calls) -> Callable[..., Any]:
-    return _direct("detect_levels", ops, calls)
-
-
-def _grad_multibox_loss(ops: Any, calls: Calls) -> Callable[..., Any]:
-    return _direct("grad_multibox_loss_levels", ops, calls)
-
-
 def _direct(name: str, ops: Any, calls: Calls) -> Callable[..., Any]:
     direct, below_autograd = getattr(ops, name).default._op, torch._C._AutoDispatchBelowAutograd
 
@@ -98,8 +90,7 @@ def _direct(name: str, ops: Any, calls: Calls) -> Callable[..., Any]:
     return call
 
 
-def _multibox_loss(ops: Any, calls: Calls) -> Callable[..., Any]:
-    name = "multibox_loss_levels"
+def _multibox_loss(name: str, ops: Any, calls: Calls) -> Callable[..., Any]:
     direct, below_autograd = getattr(ops, name).default._op, torch._C._AutoDispatchBelowAutograd
     apply = _loss_function(direct, calls).apply
 

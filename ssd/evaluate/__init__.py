@@ -5,7 +5,7 @@ from typing import Any
 
 from ssd.data.annotations import Annotations
 from ssd.data.dataset import DetectionDataset
-from ssd.data.faults import DataError
+from ssd.data.faults import check_choice
 from ssd.data.loading.batch import Batch
 from ssd.evaluate.coco import COCOResult, coco_ap
 from ssd.evaluate.matching import average_precision, match_classes
@@ -51,8 +51,7 @@ class Evaluator:
         ground_truth: Annotations | None = None,
         unused_labels: Collection[int] = (),
     ) -> None:
-        if metric not in METRICS:
-            raise DataError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+        check_choice("metric", metric, METRICS)
         self.classes = tuple(classes)
         self.metric = metric
         self.iou_threshold = iou_threshold

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.common.class_names import display_name
-from ssd.data.faults import DataError
+from ssd.data.faults import check_choice
 from ssd.evaluate.errors import classify, gains
 from ssd.evaluate.matching import ERRORS, METHODS, Matches, average_precision, match_classes
 from ssd.evaluate.records import Records, nan_to_none
@@ -124,8 +124,7 @@ def voc_ap_at(
     score: float | None = None,
 ) -> VOCResult:
     """Computes the result at one threshold; the same matches serve all thresholds."""
-    if method not in METHODS:
-        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    check_choice("method", method, METHODS)
     results = [
         _class_result(name, of_class, iou_threshold, method, score)
         for name, of_class in zip(classes, matches, strict=True)

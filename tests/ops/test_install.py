@@ -116,6 +116,16 @@ def test_installed_nms_in_script_and_compile() -> None:
     assert torch.equal(torch.compile(detect, backend="eager")(boxes, scores, idxs), expected)
 
 
+@pytest.mark.usefixtures("installed")
+def test_functions_of_torchvision_that_call_nms() -> None:
+    boxes, scores, idxs = crowded()
+    expected = ssd_ops.batched_nms(boxes, scores, idxs, 0.4)
+    for name in ("_batched_nms_vanilla", "_batched_nms_coordinate_trick"):
+        assert torch.equal(getattr(torchvision.ops.boxes, name)(boxes, scores, idxs, 0.4), expected)
+    empty = torch.empty(0, dtype=torch.int64)
+    assert torch.equal(torchvision.ops.batched_nms(empty, None, None, None), empty)
+
+
 def test_install_runs_a_script_with_its_arguments(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("from torchvision.ops import nms\n")
     script = tmp_path / "script.py"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,12 +124,6 @@ def test_figures_have_color_per_class_and_labels_inside() -> None:
     for label in (1, 2):
         color = np.array([int(color_of(label)[i : i + 2], 16) for i in (1, 3, 5)])
         assert (pixels == color).all(axis=2).sum() > 100, "a filled label"
-
-
-@pytest.mark.slow
-def test_matplotlib_is_imported_lazily() -> None:
-    code = "import sys, ssd.engine.loop; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_summary_of_many_classes_is_truncated() -> None:
