@@ -26,8 +26,8 @@ FOLDER = ROOT / "build" / "sanitized"
 TREE = FOLDER / "tree"
 COPIED = ("csrc", "ssd_ops", "tests", "pyproject.toml")
 FLAGS = f"-O1 -g1 -fno-omit-frame-pointer {SANITIZERS}"
-# Excludes other implementations, the machine code of the plain build, and tests that do not run kernels.
-CPU_ONLY = "not [reference and not [emulated and not [cuda and not no_contraction and not opcheck and not vec_math"
+# Excludes other implementations, and tests that do not run kernels.
+CPU_ONLY = "not [reference and not [emulated and not [cuda and not opcheck and not vec_math"
 ALL_TESTS, PROPERTIES = ["tests/ops"], ["tests/ops/properties"]
 
 

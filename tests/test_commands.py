@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssd.programs import convert, data, eval, export, predict_arguments, serve, train_arguments
 from tests.ssd.small_folders import voc_object, write_coco, write_voc
-from tests.test_readme import ROOT, TEXTS
+from tests.test_readme import ROOT, TEXTS, commands_of
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "train": train_arguments.parse_args,
@@ -39,13 +39,8 @@ def command_lines() -> list[tuple[str, str]]:
     """Returns (program, arguments) of each line in a block of README, docs and help texts that has arguments."""
     programs = (ROOT / "ssd/train.py", *sorted((ROOT / "ssd/programs").glob("*.py")))
     texts = (*TEXTS.values(), *(ast.get_docstring(ast.parse(path.read_text())) or "" for path in programs))
-    text = re.sub(r"\\\n\s*", "", "\n".join(texts))
-    lines = re.findall(r"^(?:    |\t)(?!\s)(.*)$", text, flags=re.MULTILINE)
-    lines += [line for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
-    found = {
-        (m[1] or m[2], m[3].strip()) for line in lines for m in LINE.finditer(line) if not line.startswith("warning")
-    }
-    return sorted(line for line in found if not re.search(r"\.\.\.|^(check|review|pack)$", line[1]))
+    lines = [line for text in texts for line in commands_of(text)]
+    return sorted({(m[1] or m[2], m[3].strip()) for line in lines for m in LINE.finditer(line)})
 
 
 @pytest.fixture(scope="module")

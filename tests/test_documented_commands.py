@@ -23,15 +23,10 @@ import pytest
 from tests.documented import ROOT, SHORT_TRAINING, environment, write_all
 from tests.processes import run_processes, run_python
 from tests.ssd.serving import serve_process
-from tests.test_readme import TEXTS
+from tests.test_readme import TEXTS, commands_of
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = (
-    r"(?:[A-Z_]+=\S+ )*(?:python|ssd|pip|pytest|make|cmake|curl|torchrun|docker|pre-commit|git|conda|uv)\b (?!->)"
-)
-# The name of a program in text.
-BARE = r"python -m ssd|ssd (?:train|predict|serve|eval|replay|export|convert|bench|data(?: \w+)?)"
 
 RUNNABLE = r"(?:python|ssd|torchrun) .*"
 
@@ -80,18 +75,6 @@ WRITTEN = {
     "ssd export runs/ssd_tiny-shapes-1 --to onnx": ["ssd_tiny-shapes-1.onnx"],
     "ssd export runs/ssd_tiny-shapes-1 --to pt2": ["ssd_tiny-shapes-1.pt2"],
 }
-
-
-def commands_of(text: str) -> list[str]:
-    """Command lines in blocks, and in backticks those with arguments."""
-    text = re.sub(r"\\\n\s*", "", text)
-    blocks = re.findall(r"^```(?:|sh|bash|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"^(?:    |\t)(?!\s)(.*)$", text, flags=re.MULTILINE)
-    lines += re.findall(r"`([^`\n]+)`", text)
-    found = [part.partition("  #")[0].strip() for line in lines for part in line.split(" && ")]
-    return [c for c in found if re.match(PROGRAMS, c) and "..." not in c and not re.fullmatch(BARE, c)]
 
 
 def new_commands() -> dict[str, list[str]]:

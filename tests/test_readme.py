@@ -25,6 +25,11 @@ for number, block in enumerate(sys.stdin.read().split("\\0")):
     except Exception:
         sys.exit(f"{traceback.format_exc()}\\n{block}")
 """
+PROGRAMS = (
+    r"(?:[A-Z_]+=\S+ )*(?:python|ssd|pip|pytest|make|cmake|curl|torchrun|docker|pre-commit|git|conda|uv)\b (?!->)"
+)
+# The name of a program in text.
+BARE = r"python -m ssd|ssd (?:train|predict|serve|eval|replay|export|convert|bench|data(?: \w+)?)"
 # `ssd eval` and others are the programs of the same names in ssd/programs/
 COMMAND = re.compile(
     r"(?:python (?:ssd|benchmarks)/\w+\.py"
@@ -36,13 +41,16 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands(text: str) -> list[str]:
-    """Command lines of programs, in blocks and in backticks; a backslash continues a line."""
+def commands_of(text: str) -> list[str]:
+    """Command lines in blocks, and in backticks those with arguments; a backslash continues a line."""
     text = re.sub(r"\\\n\s*", "", text)
-    lines = re.findall(r"^(?:    |\t)(?!\s)(.*)$", text, flags=re.MULTILINE)
-    lines += [line for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    blocks = re.findall(r"^```(?:|sh|bash|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^(?:    |\t)(?!\s)(.*)$", text, flags=re.MULTILINE)
     lines += re.findall(r"`([^`\n]+)`", text)
-    return [command.strip() for line in lines for command in COMMAND.findall(line.split(" && ")[-1])]
+    found = [part.partition("  #")[0].strip() for line in lines for part in line.split(" && ")]
+    return [c for c in found if re.match(PROGRAMS, c) and "..." not in c and not re.fullmatch(BARE, c)]
 
 
 @cache
@@ -97,10 +105,10 @@ def test_links_exist(page: str) -> None:
 
 
 def test_commands_name_flags_that_exist() -> None:
-    found = {command for text in TEXTS.values() for command in commands(text)}
+    found = {match[0] for text in TEXTS.values() for c in commands_of(text) if (match := COMMAND.search(c))}
     assert len(found) >= 10
     for command in found:
-        words = shlex.split(command.replace("...", ""))
+        words = shlex.split(command)
         program = words[1] if words[0] == "python" else f"-m ssd {' '.join(words[1 : 3 if words[1] == 'data' else 2])}"
         assert words[0] == "ssd" or (ROOT / program).is_file(), command
         for flag in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):

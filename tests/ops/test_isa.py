@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-import ssd_ops
 from tests.processes import run_python
 
 SETS = ("baseline", "avx2", "avx512")
@@ -45,29 +42,3 @@ def test_instruction_sets_give_the_same_bits() -> None:
     assert len(outputs["baseline"]) == 3 * 22
     for name in SETS[1:]:
         assert outputs[name] == outputs["baseline"], name
-
-
-def test_no_contraction() -> None:
-    """No fused multiply-add in our functions: GCC has emitted some despite its options."""
-    library, objdump = Path(ssd_ops.__file__).with_name("libssd_ops.so"), shutil.which("objdump")
-    if not library.exists() or objdump is None:
-        pytest.skip("no compiled library, or no objdump to look into it")
-    listing = subprocess.run([objdump, "-dC", library], capture_output=True, text=True, check=True).stdout
-    function, found, seen = "", [], 0
-    for line in listing.splitlines():
-        if line.endswith(">:"):
-            function = line
-            seen += "ssd_ops::cpu::" in function
-        elif "ssd_ops::" in function and re.search(r"\tvfn?m(add|sub)", line):
-            found.append(f"{function} {line}")
-    assert not found, found[:3]
-    if seen == 0:
-        pytest.skip("the library has no names of functions")
-
-
-def test_unknown_instruction_set_raises() -> None:
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CPU"):
-        pytest.skip("no compiled library: ssd_ops runs on the reference")
-    done = run("import torch, ssd_ops; ssd_ops.box_iou(torch.zeros(1, 4), torch.zeros(1, 4))", "avx3")
-    assert done.returncode != 0
-    assert 'SSD_OPS_ISA must be baseline, avx2 or avx512, got "avx3"' in done.stderr
