@@ -53,6 +53,7 @@ COMPARISONS = {
     for name in (*_SLOW, "loss", "match", "box_iou", "box_codec", "images")
 }
 UNMEASURED = {"SSD_OPS_UNMEASURED_KERNELS": "1"}  # see csrc/cuda/common/unmeasured.h
+UNMEASURED_OPS = "nms batched_nms"
 UNMEASURED_TESTS = (
     "tests/ops/test_unmeasured_nms.py",
     "tests/ops/test_unmeasured_nms_ranges.py",
@@ -92,14 +93,14 @@ def read_tests(text: str) -> dict[str, Any]:
     return {"counts": counts, "failures": failures}
 
 
-def sanitizer_stage(tool: str, name: str = "", environment: dict[str, str] | None = None) -> Stage:
-    """Returns a stage with small calls of every op, without torch's caching allocator, which would hide overruns."""
+def sanitizer_stage(tool: str, name: str = "", environment: dict[str, str] | None = None, ops: str = "") -> Stage:
+    """Returns a stage with small calls of every op, or of `ops`; torch's caching allocator would hide overruns."""
     command = [find_program("compute-sanitizer") or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":
         command += ["--report-api-errors", "no"]  # torch probes for features that a machine may lack
     if tool != "initcheck":  # initcheck must see torch's kernels initialize our inputs
         command += ["--kernel-name", "kernel_substring=ssd_ops"]
-    command += [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases", "--cuda"]
+    command += [sys.executable, "-W", "ignore", "-m", "tests.emu.op_cases", "--cuda", *ops.split()]
     variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", **(environment or {})}
     return Stage(name or tool, command, SANITIZER_SECONDS, variables, read=read_sanitizer)
 
@@ -138,7 +139,7 @@ def all_stages(folder: Path) -> list[Stage]:
     rest = [*map(sanitizer_stage, SANITIZERS[2:]), test_stage("properties", 90, properties)]
     unmeasured = [
         test_stage("unmeasured_tests", 120, *UNMEASURED_TESTS, environment=UNMEASURED),
-        sanitizer_stage("memcheck", "unmeasured_memcheck", UNMEASURED),
+        sanitizer_stage("memcheck", "unmeasured_memcheck", UNMEASURED, UNMEASURED_OPS),
         benchmark_stage("unmeasured_kernels", folder, 200, ""),
     ]
     return [*checks, *measured, *unmeasured, *rest, benchmark_stage("bench_detector", folder, *DETECTOR)]

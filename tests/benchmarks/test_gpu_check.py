@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import gpu_check, readme_tables, stages
 from benchmarks.stages import Stage, run_stages
+from tests.emu.op_cases import CASES
 from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -233,6 +234,12 @@ def test_benchmark_stages_accept_their_arguments(tmp_path: Path) -> None:
         assert (ROOT / stage.command[1]).is_file()
     jobs = [run_python(*stage.command[1:], "--help", folder=ROOT) for stage in found]
     assert not [done.stderr[-500:] for done in jobs if done.returncode or "--json" not in done.stdout]
+
+
+def test_ops_with_unmeasured_kernels_have_calls_for_the_sanitizers(tmp_path: Path) -> None:
+    (stage,) = [stage for stage in gpu_check.all_stages(tmp_path) if stage.name == "unmeasured_memcheck"]
+    ops = stage.command[stage.command.index("--cuda") + 1 :]
+    assert ops == ["nms", "batched_nms"] and {*ops} <= {op for op, _ in CASES}
 
 
 def test_machine_without_nvidia_smi_and_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m tests.emu.op_cases          runs all of them on the emulated kernels of SSD_OPS_EMU_VARIANT
     python -m tests.emu.op_cases --cuda   runs them on a GPU, for compute-sanitizer
+    python -m tests.emu.op_cases --cuda nms batched_nms     those of some ops
 
 Sizes are just above those of warps and tiles, so that the last one is partial; scores and boxes have ties.
 """
@@ -187,7 +188,9 @@ def has_kernel(op: str) -> bool:
 
 def main() -> None:
     global ssd_ops
-    on_gpu = sys.argv[1:] == ["--cuda"]
+    on_gpu, names = "--cuda" in sys.argv[1:], {name for name in sys.argv[1:] if name != "--cuda"}
+    if unknown := names - {op for op, _ in CASES}:
+        sys.exit(f"there is no op {', '.join(sorted(unknown))}")
     if on_gpu:
         if not torch._C._dispatch_has_kernel_for_dispatch_key("ssd_ops::box_iou", "CUDA"):
             sys.exit("ssd_ops was built without CUDA kernels: SSD_OPS_CUDA=1 pip install -e . says why")
@@ -195,7 +198,7 @@ def main() -> None:
     else:
         torch.ops.ssd_ops = emulated_ops()
     for op, case in CASES:
-        if on_gpu or has_kernel(op):
+        if (not names or op in names) and (on_gpu or has_kernel(op)):
             case()
             print(f"{op}: ran", flush=True)
 
