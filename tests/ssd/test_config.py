@@ -243,12 +243,10 @@ def test_help_lists_all_options() -> None:
     assert all(len(line) < 130 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("how", [["ssd/train.py"], ["-m", "ssd.train"]])
-@pytest.mark.parametrize(("flags", "code"), [(["--help"], 0), (["--dataset", "vox"], 2)])
-def test_help_and_errors_do_not_import_torch(how: list[str], flags: list[str], code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *how, *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(("command", "code"), [("ssd/train.py --help", 0), ("-m ssd.train --dataset vox", 2)])
+def test_help_and_errors_do_not_import_torch(command: str, code: int) -> None:
+    words = [sys.executable, "-X", "importtime", *command.split()]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr[-2000:]
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "ssd.config" in imported

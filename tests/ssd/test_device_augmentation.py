@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ssd.data import Batch, PackedImages, build_loader, collate, open_dataset
 from ssd.data.dataset import Target
+from ssd.engine import loop
 from ssd.engine.loop import run
 from ssd.models import build_model
 from ssd.reports.csv_log import CsvLog
 from ssd.transforms import Augment, Augmentation, Deferred, PhotometricRule, build_transforms
 from tests.processes import run_processes
-from tests.ssd.test_training import SMALL, run_one_epoch
+from tests.ssd.test_training import SMALL
 from tests.ssd.test_transforms import sample
 
 SIDE = 64
@@ -168,7 +169,17 @@ def test_training_with_device_augmentation_converges_like_workers(tmp_path: Path
 def test_resumed_run_with_device_augmentation_equals_uninterrupted(tmp_path: Path) -> None:
     whole, half = (replace(SMALL, device_augmentation=True, output_dir=str(tmp_path / n)) for n in ("whole", "half"))
     run(whole)
-    run_one_epoch(half)
+    train_epoch = loop.train_epoch
+
+    def one_epoch(config: Any, state: Any, *others: Any) -> Any:
+        if state.epoch == 1:
+            raise InterruptedError
+        return train_epoch(config, state, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_epoch", one_epoch)
+        with pytest.raises(InterruptedError):
+            run(half)
     run(replace(half, resume=half.output_dir))
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "half"))
     assert one["step"] == two["step"] == 6

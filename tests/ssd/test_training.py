@@ -88,38 +88,6 @@ def test_checkpoint_rebuilds_its_model(finished: Path) -> None:
     assert model.num_classes == 5
 
 
-def run_one_epoch(config: TrainConfig) -> None:
-    """Runs a configuration of two epochs and stops like an interruption in the second."""
-
-    class Interrupted(Exception):
-        pass
-
-    import ssd.engine.loop as training
-
-    whole_epoch = training.train_epoch
-
-    def one_epoch(config, state, *rest):  # type: ignore[no-untyped-def]
-        if state.epoch == 1:
-            raise Interrupted
-        whole_epoch(config, state, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_epoch", one_epoch)
-        with pytest.raises(Interrupted):
-            run(config)
-
-
-def test_resumed_run_equals_uninterrupted(finished: Path, tmp_path: Path) -> None:
-    config = replace(SMALL, output_dir=str(tmp_path / "half"))
-    run_one_epoch(config)
-    run(replace(config, output_dir=None, resume=str(tmp_path / "half")))
-    one, two = (torch.load(p / "last.pt", weights_only=True) for p in (finished, tmp_path / "half"))
-    assert one["step"] == two["step"] == 6
-    for part in ("model", "average"):
-        left, right = (c[part] if part == "model" else c[part]["module"] for c in (one, two))
-        assert all(torch.equal(left[name], right[name]) for name in left), part
-
-
 def test_deterministic_runs_are_bit_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     config = replace(SMALL, output_dir=str(tmp_path), use_deterministic_algorithms=True, pictures=0, eval_every=2)
