@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
@@ -70,11 +69,15 @@ class Detector:
         self.apply_exif = apply_exif
         self.thresholds = dict(thresholds)
         self.dtype = dtype
+        self._engine: InferenceEngine | None = None
+        self._engine_dtype = dtype
 
-    @cached_property
+    @property
     def engine(self) -> InferenceEngine:
-        """Engine that runs the model, created on first use."""
-        return InferenceEngine(self.model, dtype=self.dtype)
+        """Engine that runs the model, created on first use and after `model` or `dtype` was replaced."""
+        if self._engine is None or self._engine.model is not self.model or self._engine_dtype is not self.dtype:
+            self._engine, self._engine_dtype = InferenceEngine(self.model, dtype=self.dtype), self.dtype
+        return self._engine
 
     def predict(
         self,

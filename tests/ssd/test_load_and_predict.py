@@ -194,6 +194,16 @@ def test_copy_of_a_used_detector_has_its_own_weights(
     assert same(used.predict(pixels, score_threshold=0.3), expected)
 
 
+def test_predict_after_replacing_the_model(detector: Detector, pixels: np.ndarray) -> None:
+    used = Detector(detector.model, ["disc", "star"], dtype=torch.float32)
+    before = used.predict(pixels, score_threshold=0.3)
+    used.model = ssd.build_model("ssd_tiny", 3, image_size=96, width=4, levels=2).eval()
+    expected = Detector(used.model, ["disc", "star"], dtype=torch.float32).predict(pixels, score_threshold=0.3)
+    assert same(used.predict(pixels, score_threshold=0.3), expected) and not same(before, expected)
+    used.dtype = torch.bfloat16
+    assert used.engine.dtype is torch.bfloat16
+
+
 def test_load_on_unknown_device_raises() -> None:
     with pytest.raises(ValueError, match="device 'gpu': Expected one of cpu, cuda"):
         ssd.load("x", device="gpu")
