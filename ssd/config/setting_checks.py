@@ -100,6 +100,16 @@ def check_paths(values: Mapping[str, Any]) -> None:
             check_path(flag(name), value)
 
 
+def check_length(given: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Raises ConfigError if --epochs is given to a configuration (`base`) whose length is --iterations."""
+    if "epochs" in given and "iterations" not in given and base.get("iterations"):
+        raise ConfigError(
+            f"--epochs {given['epochs']} would have no effect, since the configuration has --iterations "
+            f"{base['iterations']}: give --iterations, or count in epochs with --iterations 0, which --lr-steps and "
+            "--lr-step-size then count in, too"
+        )
+
+
 def _is_literal(text: str) -> bool:
     try:
         float(text)

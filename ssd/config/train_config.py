@@ -44,7 +44,7 @@ class TrainConfig:
     train_split: str = option("train", "split to train on", metavar="NAME")
     val_split: str = option("val", "split to evaluate on", metavar="NAME")
     val_share: float = option(
-        0.2, "fraction of the training images held out for evaluation if the data set has no evaluation split"
+        0.2, "fraction of the training images held out for evaluation if the data set has no split val"
     )
     dataset_options: dict[str, Any] = option(
         {}, "option of the data set; repeatable, see --list-options", flag="--dataset-option"

@@ -30,13 +30,14 @@ def open_splits(
         name: Name of the data set, see `open_dataset`.
         path: Folder of the data set.
         train: Training split. If the data set has no splits at all, all images are divided.
-        val: Validation split. If it does not exist, this `fraction` of the images of `train` is used.
+        val: Validation split. If it does not exist, this `fraction` of the images of `train` is used, but only for
+            "val" and its synonyms, or if the data set is not split.
         fraction: Fraction of validation images, 0 .. 1; with 0, evaluation uses the training images.
         options: Options of the data set.
         training_only: Names of options that are not used for evaluation.
 
     Raises:
-        DataError: As in `open_dataset`; or only the validation split exists.
+        DataError: As in `open_dataset`; or only the validation split exists; or another one than "val" does not.
     """
     plain = {key: value for key, value in options.items() if key not in training_only}
     is_same = train == val
@@ -53,7 +54,9 @@ def open_splits(
             plain.setdefault("classes", train_set.classes)  # names found in the training split, in its order
         try:
             val_set = open_dataset(name, path, val, **plain)
-        except NoSplitError:
+        except NoSplitError as error:
+            if error.splits and canonical(val) != "val":  # a name of its own, such as 2007_test, or a typo
+                raise
             missing = val
         else:
             # Readers of files without splits return the same images for any split.

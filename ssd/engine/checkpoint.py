@@ -90,7 +90,7 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def restore(checkpoint: dict[str, Any], source: str | Path, state: State) -> None:
+def restore(checkpoint: dict[str, Any], source: str | Path, state: State, *, counts_steps: bool = False) -> None:
     """Loads a checkpoint: weights, optimizer, schedule, loss scaler, EMA, position in the data, random number generators.
 
     Hyperparameters of the optimizer and the schedule are those of the configuration; the checkpoint contributes their
@@ -118,7 +118,7 @@ def restore(checkpoint: dict[str, Any], source: str | Path, state: State) -> Non
             reorder_classes(state.model, saved, state.classes, optimizer=state.optimizer)
             if state.ema is not None:
                 reorder_classes(state.ema.module, saved, state.classes)  # type: ignore[arg-type]
-        _restore_position(checkpoint, state)
+        _restore_position(checkpoint, state, counts_steps)
         rng_states = checkpoint["random"]
         if len(rng_states) == state.world.size:  # another number of processes changes the data order anyway
             set_rng_state(rng_states[state.world.rank])
@@ -147,7 +147,7 @@ def _restore_optimizer(checkpoint: dict[str, Any], state: State) -> None:
     state.optimizer.load_state_dict(own)
 
 
-def _restore_position(checkpoint: dict[str, Any], state: State) -> None:
+def _restore_position(checkpoint: dict[str, Any], state: State, counts_steps: bool) -> None:
     state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
     state.evaluations_since_best = checkpoint.get("evaluations_since_best", 0)
     # --ignore-unlabeled and --label-unlabeled, once begun, continue when the run is extended.
@@ -159,7 +159,9 @@ def _restore_position(checkpoint: dict[str, Any], state: State) -> None:
     steps = checkpoint.get("steps_per_epoch", state.steps_per_epoch)
     if checkpoint.get("images_per_step", state.images_per_step) != state.images_per_step:
         state.batch = state.batch * checkpoint["images_per_step"] // state.images_per_step  # same position in the data
-    if steps != state.steps_per_epoch:
+    if counts_steps:  # the schedule of --iterations, which another batch size leaves as it is
+        schedule_step = state.step
+    elif steps != state.steps_per_epoch:
         schedule_step = round(schedule_step * state.steps_per_epoch / steps)
     state.batch = min(state.batch, state.steps_per_epoch)
     state.move_schedule(schedule_step)

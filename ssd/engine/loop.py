@@ -23,7 +23,7 @@ from ssd.engine.auto_settings import choose_model
 from ssd.engine.data_wait import DataWait
 from ssd.engine.distributed import World
 from ssd.engine.elastic import after_restart
-from ssd.engine.epochs import epochs_of, is_evaluated
+from ssd.engine.epochs import describe_done, epochs_of, is_evaluated
 from ssd.engine.error_messages import SharedError, TrainingError
 from ssd.engine.evaluation import evaluate_model, metric_of
 from ssd.engine.meter import LossMeter
@@ -106,10 +106,10 @@ def train(
     interruption: Interruption,
 ) -> None:
     """Trains epoch by epoch; each epoch is saved before its evaluation, so that a failing evaluation does not lose it."""
-    epochs = epochs_of(config, len(loader))
+    epochs = epochs_of(config, len(loader), state.epoch, state.step - state.batch)
     agreement, left = Agreement(state.world), TimeLeft(epochs * len(loader), state.epoch * len(loader) + state.batch)
     if state.epoch >= epochs:
-        folder.log(f"all {epochs} epochs are done; set a larger --epochs to continue")
+        folder.log(describe_done(config))
     if 0 < state.epoch != state.evaluated and state.batch == 0 and is_evaluated(config, state.epoch, epochs):
         evaluate_and_keep_best(config, state, val_loader, folder, interruption)  # the run was interrupted before it
     while state.epoch < epochs and not has_stalled(config, state, folder):
@@ -208,10 +208,11 @@ def train_epoch(
     state.model.train()
     loader.set_epoch(state.epoch, state.batch)
     steps = len(loader) - state.batch
-    steps = min(steps, config.iterations - state.step) if config.iterations else steps
+    steps = max(0, min(steps, config.iterations - state.step)) if config.iterations else steps
     save_batch = partial(save_non_finite, config, state, loader, folder)
     meter, taken = LossMeter(state.world, state.model.priors.device, save_batch), 0
-    title, saved = f"epoch {state.epoch + 1}/{epochs_of(config, len(loader))}", time.perf_counter()
+    epochs = epochs_of(config, len(loader), state.epoch, state.step - state.batch)
+    title, saved = f"epoch {state.epoch + 1}/{epochs}", time.perf_counter()
     waits = DataWait(meter.device)
     batches = waits.timed(islice(loader, steps))
     bar = progress_bar(batches, state.world.is_first and not config.quiet, desc=title, total=steps)

@@ -19,7 +19,7 @@ from ssd.data.loading.shared_memory import fitting_workers
 from ssd.engine.auto_settings import Choices, Facts, choose_settings
 from ssd.engine.checkpoint import read, restore, seed_everything
 from ssd.engine.distributed import World, synchronize_batch_norm
-from ssd.engine.epochs import epochs_of
+from ssd.engine.epochs import check_start_epoch, epochs_of
 from ssd.engine.evaluation import metric_of
 from ssd.engine.run_folder import RunFolder
 from ssd.engine.setup import (
@@ -80,13 +80,14 @@ def prepare(
         if checkpoint is not None:
             resume(config, checkpoint, state, folder, changes)
         elif config.start_epoch:
+            check_start_epoch(config, len(loader))
             state.skip_to(config.start_epoch, len(loader))
         if not config.test_only:
             folder.start(config, state)
     resumed = describe_resumed(config, state, len(loader), changes) if config.resume else None
     for notice in filter(None, [workers_notice, nothing_to_evaluate(config, val_set), resumed]):
         folder.log(notice)
-    folder.log(describe(config, state, train_set, val_set, epochs_of(config, len(loader)), folder.path))
+    folder.log(describe(config, state, train_set, val_set, folder.path))
     print(priors_report(model, train_set, config.fit_priors))
     if device.type == "cuda" and not config.test_only:
         folder.log(describe_step(config, state))
@@ -113,7 +114,7 @@ def resume(
     config: TrainConfig, checkpoint: dict[str, Any], state: State, folder: RunFolder, changes: list[str]
 ) -> None:
     """Restores a run; best.pt is selected anew if the evaluation has changed, which is added to the changes."""
-    restore(checkpoint, str(config.resume), state)
+    restore(checkpoint, str(config.resume), state, counts_steps=bool(config.iterations))
     folder.thresholds = dict(checkpoint.get("thresholds", {}))
     if is_evaluated_otherwise(config):
         changes.append("the evaluation, so best.pt is selected anew")

@@ -24,6 +24,7 @@ from ssd.data import DetectionDataset
 from ssd.data.splits import open_splits
 from ssd.data_check.encodings import find_encoding_errors
 from ssd.engine.distributed import World
+from ssd.engine.epochs import epochs_of
 from ssd.engine.optim import base_rate, freeze
 from ssd.engine.step import State
 from ssd.models import SSD, build_model
@@ -106,6 +107,8 @@ def make_model(config: TrainConfig, dataset: DetectionDataset, checkpoint: Mappi
         print(f"network and priors are those of {weights.source}")
     with as_config_error():
         model = build_model(config.model, classes, preset=config.preset, image_size=size, **options)
+        if not config.test_only:
+            model.criterion.check_trainable()
         if config.fit_priors:
             boxes, labels = normalized_objects(dataset)
             with warnings.catch_warnings():
@@ -227,10 +230,11 @@ def nothing_to_evaluate(config: TrainConfig, dataset: DetectionDataset) -> str |
 
 
 def describe(
-    config: TrainConfig, state: State, train_set: DetectionDataset, val_set: DetectionDataset, epochs: int, folder: Path
+    config: TrainConfig, state: State, train_set: DetectionDataset, val_set: DetectionDataset, folder: Path
 ) -> str:
     """Returns a line that summarizes the run."""
     model, world = state.model, state.world
+    epochs = epochs_of(config, state.steps_per_epoch, state.epoch, state.step - state.batch)
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     processes = f"{world.size} processes, {config.batch_size} images per step each" if world.size > 1 else "one process"
     task = f"epochs {state.epoch + 1} to {epochs}" if state.epoch < epochs else f"all {epochs} epochs done"

@@ -70,13 +70,17 @@ class MultiBoxLoss:
             variances=self.preset.variances,
         )
 
-    def losses(self, loc: Outputs, logits: Outputs, matches: ssd_ops.PriorMatches, priors: Tensor) -> dict[str, Tensor]:
-        """Computes the two losses from loc and logits in either form, the matches and the priors [P, 4]."""
+    def check_trainable(self) -> None:
+        """Raises ValueError if the scores are not those of a softmax, whose cross entropy the loss is."""
         if self.preset.scores != "softmax":
             raise ValueError(
                 f"training needs scores='softmax', got {self.preset.scores!r}: the loss is the cross entropy of all "
                 "classes; build the model with scores='softmax' (--model-option scores=softmax)"
             )
+
+    def losses(self, loc: Outputs, logits: Outputs, matches: ssd_ops.PriorMatches, priors: Tensor) -> dict[str, Tensor]:
+        """Computes the two losses from loc and logits in either form, the matches and the priors [P, 4]."""
+        self.check_trainable()
         loc_loss, cls_loss = ssd_ops.multibox_loss(
             loc,
             logits,

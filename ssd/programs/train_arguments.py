@@ -19,7 +19,7 @@ from ssd.config import TrainConfig, check_folder, check_settings, flag, flag_of
 from ssd.config.choices import CHOICES
 from ssd.config.dataset_format import resolve_dataset
 from ssd.config.resume_settings import configured_settings, recorded_settings, resumed_settings, run_to_resume
-from ssd.config.setting_checks import check_path, check_paths, suggestion
+from ssd.config.setting_checks import check_length, check_path, check_paths, suggestion
 from ssd.config.torchvision_flags import add_torchvision_flags, pop_torchvision_flags
 from ssd.weight_files.names import full_name
 
@@ -71,6 +71,7 @@ def _configuration(given: dict[str, Any], source: str | None) -> TrainConfig:
     if resume := given.get("resume"):
         given["resume"] = resume = run_to_resume(resume)
     base = {**(recorded_settings(resume) or {}), **values} if resume else values
+    check_length(given, base)
     for name in _FREE_FORM:
         if name in given:
             given[name] = {**base.get(name, {}), **dict(key_value(name, item) for item in given[name])}

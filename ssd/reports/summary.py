@@ -89,12 +89,13 @@ def _class_table(classes: dict[str, dict[str, Any]]) -> str:
 
 def _next_steps(folder: Path, config: dict[str, Any]) -> str:
     path, patience = shlex.quote(str(folder)), " --patience 0" if config.get("patience") else ""
+    length = "--iterations" if config.get("iterations") else "--epochs"
     trust = " --trust-config" if ":" in config["dataset"] else ""  # the data set is module:function
     return "\n".join(
         [
             f"{how_to_run('predict')} {path} PHOTOS    # detect in images and videos",
             f"{how_to_run('eval')} {path} --save {path}/evaluation{trust}    # images of the worst errors",
-            f"{how_to_run('train')} --resume {path} --epochs N{patience}{trust}    # train longer",
+            f"{how_to_run('train')} --resume {path} {length} N{patience}{trust}    # train longer",
             f"{how_to_run('export')} {path}    # ONNX and others",
         ]
     )

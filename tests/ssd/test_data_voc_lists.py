@@ -89,3 +89,14 @@ def test_voc_union_of_real_splits():
     assert len(both) == 400 and both.class_counts() == {
         name: sum(part.class_counts()[name] for part in parts) for name in both.classes
     }
+
+
+@pytest.mark.parametrize(("split", "found"), [("tset", None), ("2007_test", None), ("valid", 1), ("val", 1)])
+def test_unknown_evaluation_split_is_not_replaced_by_training_images(tmp_path, split, found):
+    root = write_voc(tmp_path / "voc", {name: [voc_object()] for name in "abcd"}, "train")
+    config = TrainConfig(dataset="voc", data_path=str(root), val_split=split)
+    if found:
+        assert len(open_datasets(config)[1]) == found  # held out, since there is no split val
+    else:
+        with pytest.raises(DataError, match=split):
+            open_datasets(config)
