@@ -40,9 +40,10 @@ SSD_OPS_INLINE T max_of(T a, T b) {
   return b > a ? b : a;
 }
 
-// Loops over the lanes. GCC would unroll a short loop before it vectorizes, and then load the numbers one by one.
+// Loops over the lanes. Compilers would unroll a short loop before they vectorize, and then load single numbers.
 #ifdef __clang__
-#define SSD_OPS_LANES(l, first) for (int l = first; l < kLanes; ++l)
+#define SSD_OPS_LANES(l, first) \
+  _Pragma("clang loop vectorize(assume_safety) unroll(disable)") for (int l = first; l < kLanes; ++l)
 #else
 #define SSD_OPS_LANES(l, first) _Pragma("GCC unroll 2") for (int l = first; l < kLanes; ++l)
 #endif
