@@ -90,10 +90,14 @@ def _commands(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator
 
 
 def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Wraps the main function of a program so that it exits quietly on a closed pipe or Ctrl-C."""
+    """Wraps the main function of a program so that it exits quietly on a closed pipe or Ctrl-C.
+
+    Standard streams may be closed, as those of a daemon are.
+    """
 
     @functools.wraps(main)
     def program(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # print "?" for characters that the encoding lacks
@@ -110,6 +114,24 @@ def console_program(main: Callable[_P, _R]) -> Callable[_P, _R]:
             sys.exit(INTERRUPTED)
 
     return program
+
+
+def _open_closed_streams() -> None:
+    """Opens os.devnull in place of closed standard streams.
+
+    Python has None for them, and the next file that is opened would get their number, and what libraries write there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _discard_output() -> None:

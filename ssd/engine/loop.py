@@ -58,7 +58,7 @@ def run(config: TrainConfig) -> RunFolder:
         choices = choose_model(config)
     world = World.join(config.device, config.dist_url)
     folder = RunFolder.open(config, world)
-    with folder.transcript.recording(config.quiet):
+    with contextlib.closing(folder), folder.transcript.recording(config.quiet):
         if config.first_lines:
             folder.transcript.note(config.first_lines.rstrip("\n"))
         print(first_lines.getvalue(), end="")

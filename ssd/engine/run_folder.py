@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -68,6 +68,7 @@ class RunFolder:
         self.is_announced = False  # whether a restart by torchrun finds this run
         self.is_last = True  # whether the next evaluation is the last one
         self.transcript = Transcript(path / "log.txt", self.world.is_first)
+        self._lock: IO[bytes] | None = None
         self._plots = ThreadPoolExecutor(max_workers=1)
         self._plotting: list[Future[Any]] = []
 
@@ -119,7 +120,7 @@ class RunFolder:
         if not self.world.is_first:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.path)  # until this process ends
+        self._lock = lock_folder(self.path)
         self.runs_code = ":" in config.dataset
         if not config.resume:
             for name in _FILES_OF_UNSAVED_RUN - {".lock", "tensorboard"}:
@@ -135,6 +136,11 @@ class RunFolder:
         self.train_log.drop(lambda row: row["step"] > state.step)
         self.eval_log.drop(lambda row: row["epoch"] > state.evaluated)
         self.tensorboard.open(config.tensorboard, state.step)
+
+    def close(self) -> None:
+        """Unlocks the folder, so that another process may continue the run while this one has the object."""
+        if self._lock is not None:
+            self._lock.close()
 
     def log(self, text: str) -> None:
         """Prints a message and writes what was printed so far into log.txt."""
