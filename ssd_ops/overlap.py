@@ -22,8 +22,9 @@ def box_iou(
     """Returns the intersection over union (IoU) of every box of `boxes1` with every box of `boxes2`.
 
     Two boxes whose union has no area have IoU 0, not NaN. A box with an inverted side overlaps nothing; a box with a NaN
-    gives NaN. No matrix but the result is allocated. Gradients are finite as long as areas are: for coordinates of 1e19
-    or more (in float32) they may be NaN, also for the boxes that such a box is compared with.
+    gives NaN. No matrix but the result is allocated. Gradients are finite where areas and their reciprocals are: for
+    coordinates of 1e19 or more and areas below 1e-38 (in float32) they may be infinite or NaN, also for the boxes that such
+    a box is compared with.
 
     Args:
         boxes1: `[..., N, 4]`, any unit and dtype; see `ssd_ops` for the dtype of the result.

@@ -4,6 +4,9 @@
 // on if it was 0 or more. A ratio that is 0 because its denominator is 0 passes none.
 #pragma once
 
+#include <cmath>
+#include <limits>
+
 #include "core/box.h"
 
 namespace ssd_ops {
@@ -128,13 +131,17 @@ template <typename T>
 SSD_OPS_HD Box<T> box_gradient(const PairGrad<T>& sum, const Box<T>& box) {
   const T width = box.x2 - box.x1, height = box.y2 - box.y1;
   T grad_width = sum.area * height, grad_height = sum.area * width;
-  // The angle is atan(width / height). If only the height is 0 the limit replaces 0 / 0; a point has no gradient.
-  const T tangent = width / height, slope = sum.angle / (tangent * tangent + T(1));
-  if (height != T(0)) {
+  // The angle is atan(width / height). Of a flat box, also if its height is 0, the limit replaces numbers that may
+  // overflow; a point has no gradient.
+  constexpr T kFlat = std::numeric_limits<T>::epsilon();
+  if (sum.angle != T(0) && !(std::abs(height) <= std::abs(width) * kFlat)) {
+    const T tangent = width / height, slope = sum.angle / (tangent * tangent + T(1));
     grad_width += slope / height;
     grad_height -= slope * (tangent / height);
-  } else if (width != T(0)) {
-    grad_height -= sum.angle / width;
+  } else if (sum.angle != T(0) && width != T(0)) {
+    const T slope = sum.angle / width;
+    grad_width += slope * (height / width);
+    grad_height -= slope;
   }
   return {sum.x1 - grad_width, sum.y1 - grad_height, sum.x2 + grad_width, sum.y2 + grad_height};
 }

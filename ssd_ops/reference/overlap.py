@@ -162,15 +162,18 @@ def complete_box_iou(
 def _aspect_angle(boxes: Tensor) -> Tensor:
     """Returns atan(width / height) `[..., N]`; 0 for a box that is a point.
 
-    The angle of a horizontal line is pi / 2 or -pi / 2. Its gradient is the limit of that of flat boxes, not NaN.
+    The angle of a horizontal line is pi / 2 or -pi / 2. Its gradient, and that of flat boxes, is that of -atan(height /
+    width): no ratio overflows, and none is 0 / 0.
     """
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
-    flat, line = height == 0, (height == 0) & (width != 0)
+    line = (height.abs() <= torch.finfo(boxes.dtype).eps * width.abs()) & (width != 0)
+    flat = line | (height == 0)
     upright = torch.atan(torch.where(flat, 0, width) / torch.where(flat, 1, height))
     angle = torch.atan(width.detach() / height.detach())
-    lying = angle - torch.atan(height / torch.where(line, width, 1))  # atan(w / h) = +-pi / 2 - atan(h / w)
-    return torch.where(line, lying, upright)
+    # atan(w / h) = +-pi / 2 - atan(h / w)
+    rest = torch.atan(torch.where(line, height, 0) / torch.where(line, width, 1))
+    return torch.where(line, angle + (rest.detach() - rest), upright)
 
 
 def grad_box_iou(

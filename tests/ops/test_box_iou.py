@@ -11,6 +11,7 @@ import torchvision
 import ssd_ops
 from tests.ops.boxes import assert_all_equal, assert_equal, degenerate_boxes, random_boxes, tied_boxes
 from tests.ops.conftest import Implementation
+from tests.ops.remembered import reference
 
 EXACT = ("box_iou", "generalized_box_iou", "distance_box_iou")
 METRICS = (*EXACT, "complete_box_iou")
@@ -221,6 +222,17 @@ def test_gradient_of_flat_boxes_is_finite(impl: Implementation) -> None:
     ):
         assert one.isfinite().all()
         compare_grads(one, other)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("side", (1e-6, 1e-8, 1e-20, 1e-39, -1e-20))
+def test_gradient_of_nearly_flat_boxes(impl: Implementation, metric: str, side: float) -> None:
+    """Width over height overflows, or its square does; in float64 neither."""
+    thin = torch.tensor([[0.0, 0.0, 2.0, side], [0.0, -side, side, 1.0]], requires_grad=True)
+    wide, others = thin.detach().double().requires_grad_(), random_boxes(3)
+    expected = torch.autograd.grad(getattr(reference, metric)(wide, others.double()).sum(), wide)[0]
+    (found,) = torch.autograd.grad(getattr(impl, metric)(thin, others).sum(), thin)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-5)
 
 
 def test_result_is_independent_of_threads(impl: Implementation) -> None:
