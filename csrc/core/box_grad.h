@@ -126,6 +126,10 @@ SSD_OPS_HD void pair_gradient(T grad, const Box<T>& a, const Box<T>& b, T area_a
   add_overlap(grad_inter, grad_union, a, b, da, db);
 }
 
+// A box is flat if its height over its width is at most this.
+template <typename T>
+constexpr T kFlatness = std::numeric_limits<T>::epsilon();
+
 // The gradient of a box from the sums over all of its pairs.
 template <typename T>
 SSD_OPS_HD Box<T> box_gradient(const PairGrad<T>& sum, const Box<T>& box) {
@@ -133,8 +137,7 @@ SSD_OPS_HD Box<T> box_gradient(const PairGrad<T>& sum, const Box<T>& box) {
   T grad_width = sum.area * height, grad_height = sum.area * width;
   // The angle is atan(width / height). Of a flat box, also if its height is 0, the limit replaces numbers that may
   // overflow; a point has no gradient.
-  constexpr T kFlat = std::numeric_limits<T>::epsilon();
-  if (sum.angle != T(0) && !(std::abs(height) <= std::abs(width) * kFlat)) {
+  if (sum.angle != T(0) && !(std::abs(height) <= std::abs(width) * kFlatness<T>)) {
     const T tangent = width / height, slope = sum.angle / (tangent * tangent + T(1));
     grad_width += slope / height;
     grad_height -= slope * (tangent / height);
