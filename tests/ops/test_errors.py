@@ -40,6 +40,7 @@ for metric in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_b
     case(metric, torch.zeros(4), BOXES, error="boxes1 must have shape [..., N, 4], got [4]")
     case(metric, BOXES, torch.zeros(3, 5), error="boxes2 must have shape [..., N, 4], got [3, 5]")
     case(metric, BOXES.cfloat(), BOXES.cfloat(), error=f"boxes1 must be {FLOATS}, got complex64")
+    case(metric, BOXES, BOXES.to(torch.float8_e5m2), error=f"boxes2 must be {FLOATS}, got float8_e5m2")
     leading = "boxes2 must have the leading dimensions of boxes1, [2], got [3]"
     case(metric, BATCH, torch.zeros(3, 3, 4), error=leading)
 out = "out must have shape [3, 2], got [3, 3]"
