@@ -19,12 +19,16 @@ class WriteError(OSError):
     """A file could not be written; the message names the file and the reason. The previous file is unchanged."""
 
 
-def check_writable(flag: str, path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
+def check_writable(
+    flag: str, path: str | os.PathLike[str], *, is_folder: bool = False, makes_parents: bool = False
+) -> None:
     """Checks that a file or folder can be written, before the work of which it gets the result.
 
+    `makes_parents`: the writer of a file creates its folder, as that of a folder always does.
+
     Raises:
-        ConfigError: It is a folder instead of a file or the reverse, a parent is a file, or the folder is read-only; the
-            message names the flag.
+        ConfigError: It is a folder instead of a file or the reverse, a parent is a file, or the folder is read-only or,
+            of a file, does not exist; the message names the flag.
     """
     target = Path(path)
     if target.exists() and target.is_dir() != is_folder:
@@ -33,6 +37,8 @@ def check_writable(flag: str, path: str | os.PathLike[str], *, is_folder: bool =
     parent = next((path for path in (target, *target.absolute().parents) if path.exists()), target)
     if parent != target and not parent.is_dir():
         raise ConfigError(f"{flag} {path} must be below folders, but {parent} is a file; name another")
+    if not (is_folder or makes_parents) and not target.absolute().parent.exists():
+        raise ConfigError(f"{flag} {path}: there is no folder {target.parent}")
     folder = parent if parent.is_dir() else parent.parent
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{flag} {path} cannot be written ({folder} is read-only); use another folder")

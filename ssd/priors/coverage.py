@@ -60,9 +60,10 @@ class PriorCoverage:
         poor = [n for n, m, c in zip(self.names, self.matched, self.objects, strict=True) if c and m / c < lowest]
         if self.recall >= lowest and not poor:
             return None
-        sides = (self.missed_sizes.prod(dim=1).sqrt() * image_size).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+        sides = self.missed_sizes.prod(dim=1).sqrt() * image_size
+        quantiles = sides.quantile(sides.new_tensor([0.1, 0.5, 0.9])).tolist()
         unit = "px at the input size" if image_size > 1 else "of the image side"
-        low, middle, high = (f"{side:.3g}" for side in sides)
+        low, middle, high = (f"{side:.3g}" for side in quantiles)
         more = f", and {len(poor) - _MAX_CLASSES} more" if len(poor) > _MAX_CLASSES else ""
         return (
             f"the priors match only {self.recall:.1%} of the objects"

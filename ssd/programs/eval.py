@@ -46,8 +46,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Train
         parser.error(f"--score-threshold must be in 0..1, got {args.score_threshold}")
     if args.worst < 0:
         parser.error(f"--worst must not be negative, got {args.worst}")
-    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
-        parser.error(f"--json {args.json}: there is no folder {os.path.dirname(args.json)}")
     try:
         for name in ("json", "save"):
             if getattr(args, name):

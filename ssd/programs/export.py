@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             (path.resolve().name if path.is_dir() else path.stem if path.exists() else path.name) + kind + suffix
         )
     try:
-        check_writable("output", args.output)
+        check_writable("output", args.output, makes_parents=True)
     except ConfigError as error:
         parser.error(str(error))
     return args

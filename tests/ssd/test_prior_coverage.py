@@ -147,3 +147,15 @@ def test_coverage_report_lists_worst_classes() -> None:
     assert "Fit prior_sizes" in advice
     fitted = coverage.advice(image_size=300, fitted=True)
     assert fitted is not None and "Fit prior_sizes" not in fitted and "larger input" in fitted
+
+
+def test_advice_does_not_depend_on_the_default_dtype() -> None:
+    coverage = prior_coverage(
+        torch.tensor([[0.0, 0, 1, 1]]), [torch.tensor([[0, 0, 0.1, 0.1]])], [torch.ones(1)], ["a"]
+    )
+    advice = coverage.advice()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert coverage.advice() == advice is not None
+    finally:
+        torch.set_default_dtype(torch.float32)

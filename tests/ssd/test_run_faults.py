@@ -70,7 +70,9 @@ def test_read_only_folder_is_named_without_free_space_and_before_work(
             write_text(tmp_path / "eval.json", "{}")
     monkeypatch.setattr("os.access", lambda *_: False)  # of a file system that is mounted read-only, also for root
     with pytest.raises(ConfigError, match=r"^--save .*a/b cannot be written \(.* is read-only\); use another folder$"):
-        check_writable("--save", tmp_path / "a" / "b")
+        check_writable("--save", tmp_path / "a" / "b", is_folder=True)
+    with pytest.raises(ConfigError, match=r"^--json .*a/b.json: there is no folder .*a$"):
+        check_writable("--json", tmp_path / "a" / "b.json")
 
 
 def test_folder_of_a_running_training_is_locked(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.ssd.tool_exports import supervisely
 @pytest.mark.parametrize(
     ("value", "number"),
     [(1, 1), (1.0, 1), ("1", 1), ("1.0", 1), (1.5, None), ("x", None), (True, None), (None, None), (2**63, None),
-     ("1_1", None),
+     ("1_1", None), ("1e3", None), ("007", 7), (2.0**53, 2**53), (2.0**53 + 2, None), (f"{2**53 + 1}.0", 2**53 + 1),
      (float("inf"), None), ("nan", None), ("9" * 50, None), (str(2**53 + 1), 2**53 + 1)],
 )  # fmt: skip
 def test_as_int_values_and_errors(value, number):

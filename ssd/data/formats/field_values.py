@@ -1,5 +1,6 @@
 """Parses values as exporters write them: ids as strings or floats, flags as words, lists of names as one string."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ from ssd.data.faults import DataError
 
 MAX_SIDE = 1_000_000  # pixels; a larger height or width is invalid
 _MAX_ID = 2**63 - 1
+_MAX_EXACT = 2**53  # every integer up to here has a float of its own
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,39})(?:\.0*)?\s*")
 _TRUE = ("1", "1.0", "true", "yes", "t", "y")
 
 
@@ -18,18 +21,14 @@ def is_true(value: Any) -> bool:
 
 
 def as_int(value: Any) -> int | None:
-    """Returns an id or a size as a 64-bit integer, or None if it is not one: 1 and "1.0" are, 1.5 and "1_1" are not."""
+    """Returns an id or a size as a 64-bit integer, or None if it is not one.
+
+    1, 1.0 and "1.0" are. 1.5, "1_1" and "1e3" are not, nor are floats above 2^53, which stand for several integers.
+    """
     if isinstance(value, str):
-        if "_" in value:  # int() ignores underscores, but "1_1" is not 11
-            return None
-        try:
-            value = int(value) if len(value) < 40 else None
-        except ValueError:
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-    if isinstance(value, float) and value.is_integer():
+        digits = _INTEGER.fullmatch(value)
+        value = int(digits[1]) if digits else None
+    elif isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_ID:
         return None
