@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ssd.common.class_names import describe_alike, display_name
 from ssd.data.annotations import Annotations, AnnotationsBuilder
 from ssd.data.faults import DataError, Fault, FaultLog, list_faults, shorten
+from ssd.data.formats.folders import split_path
 from ssd.data.loading.encoded_images import EncodedImage
 from ssd.data.loading.images import SizeError, decode_image, encoded_or_decoded, read_bytes
 from ssd.data.orientation import check_apply_exif, find_orientation
@@ -187,8 +188,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return read_bytes(str(self.annotations.files[index]))
 
     def relative_names(self, root: str | Path) -> list[str]:
-        """Returns a name of each image that does not depend on where the data set is: its path below `root`, with "/"."""
-        return [os.path.relpath(str(file), root).replace(os.sep, "/") for file in self.annotations.files]
+        """Returns a name of each image that does not depend on where the data set is: its path below `root`, with "/".
+
+        Args:
+            root: Folder of the data set, or its data.yaml, JSON or CSV file, which gives the names of the folder.
+        """
+        folder, _ = split_path(Path(root), None)
+        return [os.path.relpath(str(file), folder).replace(os.sep, "/") for file in self.annotations.files]
 
     def subset(self, rows: Sequence[int], name: str) -> "DetectionDataset":
         """Returns a data set of some of the images, with its own log for later faults.

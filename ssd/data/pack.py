@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ssd.common.atomic_write import write_text
 from ssd.data import Annotations, DataError, DetectionDataset
+from ssd.data.formats.folders import split_path
 from ssd.data.formats.shard_files import INDEX, VERSION, arrays_folder
 from ssd.data.formats.shards import ShardsDataset
 
@@ -71,7 +72,7 @@ def pack(
         skipped = f", {missing} unreadable skipped" if missing else ""
         files = f"{len(shards)} tar files" if images else "annotations only"
         lines.append(f"{split}: {len(notes)} images with {len(notes.labels)} objects{skipped}; {files}")
-    source = None if images else os.path.abspath(root)
+    source = None if images else os.path.abspath(split_path(Path(root), None)[0])
     about = {"version": VERSION, "classes": list(classes), "format": dataset_format, "source": source}
     write_text(
         folder / INDEX, json.dumps({**about, "splits": splits}, indent=1, ensure_ascii=False) + "\n"

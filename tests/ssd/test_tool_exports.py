@@ -1,6 +1,8 @@
 """Tests that exports of annotation tools are detected, split and read from their path alone."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from ssd.config import TrainConfig
 from ssd.config.dataset_format import resolve_dataset
 from ssd.data import DataError, open_dataset
 from ssd.engine.setup import open_datasets
+from ssd.programs import data as data_program
 from tests.ssd.tool_exports import (
     EXPORTS,
     NAMES,
@@ -71,6 +74,27 @@ def test_validation_split_is_stable_and_configurable(tmp_path, capsys):
     capsys.readouterr()
     _, train, val = open_both(tmp_path / "b", val_share=0.0)
     assert len(train) == len(val) == 41 and "the model is evaluated on its training images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["data.yaml", "result.json", "annotations/all.json"])
+def test_file_and_folder_of_a_data_set_hold_out_the_same_images(file, tmp_path):
+    names = [f"{i:03d}" for i in range(40)]
+    images(tmp_path / "a/images", names)
+    if file == "data.yaml":
+        texts(tmp_path / "a/labels", names)
+        write(tmp_path / "a" / file, "train: images\nnames: [cat, dog]\n")
+    else:
+        coco(tmp_path / "a" / file, names)
+    chosen = [open_both(tmp_path / "a" / path)[2].annotations.files for path in ("", file)]
+    assert len(chosen[0]) == 8 and chosen[0].tolist() == chosen[1].tolist()
+    sources = (tmp_path / "a", tmp_path / "a" / file)
+    for output, source in zip("bc", sources, strict=True):
+        with contextlib.suppress(SystemExit):
+            data_program.main(
+                ["pack", str(source), str(tmp_path / output), *(["--no-images"] if output == "c" else [])]
+            )
+        packed = open_both(tmp_path / output)[2].annotations.files
+        assert sorted(Path(path).name for path in packed) == sorted(Path(path).name for path in chosen[0])
 
 
 def test_validation_split_keeps_classes_in_training(tmp_path):
