@@ -26,6 +26,8 @@ def check_settings(config: TrainConfig) -> None:
             raise ConfigError(f"{flag(name)} must be one of {', '.join(known)}, got {value!r}{hint}")
     if config.dataset in FILE_DATASETS and config.data_path is None:
         raise ConfigError(f"--data-path is required for --dataset {config.dataset}: the folder of the data set")
+    if config.dataset == "shapes" and config.data_path is not None:
+        raise ConfigError(f"--dataset shapes is generated and does not read --data-path {config.data_path}: omit one")
     check_folder(config.data_path)
     for name in ("weights", "weights_backbone", "resume"):
         source = getattr(config, name)

@@ -68,6 +68,8 @@ def _configuration(given: dict[str, Any], source: str | None) -> TrainConfig:
     check_path("--config", source or "")
     check_paths(given)
     values = configured_settings(recipes.find(source)) if source else {}
+    if "resume" in values:  # the settings of that run are loaded, too
+        given.setdefault("resume", values.pop("resume"))
     if resume := given.get("resume"):
         given["resume"] = resume = run_to_resume(resume)
     base = {**(recorded_settings(resume) or {}), **values} if resume else values

@@ -50,6 +50,10 @@ def test_option_values_are_json_or_text() -> None:
         (["--model", "ssd_tinny"], "did you mean 'ssd_tiny'?"),
         (["--dataset", "voc"], "--data-path is required for --dataset voc"),
         (["--data-path", "no/such/folder"], "--data-path must be an existing folder, or a file with the suffix"),
+        (
+            ["--dataset", "shapes", "--data-path", "."],
+            "--dataset shapes is generated and does not read --data-path .: omit",
+        ),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--workers", "1099511627776"], "--workers must be at most 1024, got 1099511627776"),
         (["--image-size", "1000000"], "--image-size must be at most 16384, got 1000000"),

@@ -44,6 +44,13 @@ def test_all_steps_done_advises_iterations(six_steps: Path, capsys: pytest.Captu
     assert "--iterations N    # train longer" in (six_steps / "summary.html").read_text()
 
 
+def test_configuration_file_that_resumes_loads_the_settings_of_the_run(six_steps: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text(f"resume: {six_steps}\niterations: 9\n")
+    config = parse_args(["--config", str(tmp_path / "more.yaml")])
+    assert (config.resume, config.iterations, config.batch_size) == (str(six_steps), 9, BASE.batch_size)
+    assert parse_args(["--config", str(tmp_path / "more.yaml"), "--iterations", "8"]).iterations == 8
+
+
 def test_epochs_count_from_the_steps_that_were_done() -> None:
     config = replace(SMALL, iterations=16)
     assert [epochs_of(config, spe, 4, 8) for spe in (1, 2, 4, 5)] == [12, 8, 6, 6]
