@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,13 +49,19 @@ class GrayLevels:
         return torch.cat(rows)
 
 
+class OfGrayLevels(Detector):
+    """A detector with this engine."""
+
+    @property
+    def engine(self) -> Any:
+        return GrayLevels()
+
+
 @pytest.fixture
 def detector() -> Detector:
     torch.manual_seed(1)
     model = ssd.build_model("ssd_tiny", 3, image_size=64, width=4, levels=2).eval()
-    detector = Detector(model, CLASSES, dtype=torch.float32)
-    detector.__dict__["engine"] = GrayLevels()
-    return detector
+    return OfGrayLevels(model, CLASSES)
 
 
 def image_with(boxes: Sequence[Sequence[int]], height: int = 300, width: int = 470) -> tuple[Tensor, Tensor]:
@@ -113,7 +120,7 @@ def test_tiles_of_streamed_images_are_not_mixed(detector: Detector) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 60)])
 def test_image_within_one_tile_equals_untiled(size: tuple[int, int], detector: Detector) -> None:
-    del detector.__dict__["engine"]
+    detector = Detector(detector.model, CLASSES, dtype=torch.float32)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     tiled, whole = (detector.predict(image, score_threshold=0.3, tile=tile) for tile in (64, None))
     assert isinstance(tiled, Result) and isinstance(whole, Result) and len(whole)
