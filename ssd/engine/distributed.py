@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -180,6 +181,21 @@ class World:
                 yield
             finally:
                 dist.barrier()
+
+
+@contextlib.contextmanager
+def ddp_ended(state: Any) -> Iterator[None]:
+    """Replaces the DDP of a state by its model after a block, also one that fails.
+
+    If DDP were the last to hold the process group, it would destroy the group while it holds Python's lock: gloo joins its
+    threads there, and one that still frees tensors of the last gather waits for this lock, forever.
+    """
+    try:
+        yield
+    finally:
+        if state.world.size > 1:
+            state.network = state.model.forward_levels
+            gc.collect()
 
 
 def _normalizer(labels: Tensor, normalizer: str) -> Tensor:

@@ -21,7 +21,7 @@ from ssd.data import DataError, Loader
 from ssd.data_check.before_training import check_before_training
 from ssd.engine.auto_settings import choose_model
 from ssd.engine.data_wait import DataWait
-from ssd.engine.distributed import World
+from ssd.engine.distributed import World, ddp_ended
 from ssd.engine.elastic import after_restart
 from ssd.engine.epochs import describe_done, epochs_of, is_evaluated
 from ssd.engine.error_messages import SharedError, TrainingError
@@ -65,16 +65,17 @@ def run(config: TrainConfig) -> RunFolder:
         try:
             with Interruption().listening() as interruption:
                 state, loader, val_loader = prepare(config, world, folder, choices)
-                if config.test_only:
-                    evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
-                else:
-                    if world.is_first and not config.resume:
-                        if found := check_before_training(config, loader.dataset, val_loader.dataset):
-                            folder.log("\n".join(found))
-                    train(config, state, loader, val_loader, folder, interruption)
-                    folder.wait_for_plots()
-                    if world.is_first:
-                        folder.try_task("summary.html", lambda: write_summary(folder.path))
+                with ddp_ended(state):
+                    if config.test_only:
+                        evaluate_model(state.best_model(), val_loader, config, folder, state.epoch, state.step)
+                    else:
+                        if world.is_first and not config.resume:
+                            if found := check_before_training(config, loader.dataset, val_loader.dataset):
+                                folder.log("\n".join(found))
+                        train(config, state, loader, val_loader, folder, interruption)
+                        folder.wait_for_plots()
+                        if world.is_first:
+                            folder.try_task("summary.html", lambda: write_summary(folder.path))
         except Interrupted as error:
             raise Interrupted(error.code - 128, "" if config.test_only else folder.describe_resume()) from None
         except Exception as error:

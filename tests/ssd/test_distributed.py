@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -112,6 +113,27 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_epoch_is_split_between_two_processes(pair: Path) -> None:
     rows = CsvLog(pair / "train.csv").rows()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # 24 images, 2 x 4 a step
+
+
+def run_and_count_ddp(config: TrainConfig) -> None:
+    """Prints how many DDP modules exist when the process group is destroyed."""
+    import torch.distributed as dist
+
+    destroy = dist.destroy_process_group
+
+    def counting() -> None:
+        print("alive:", sum(type(x) is nn.parallel.DistributedDataParallel for x in gc.get_objects()))
+        destroy()
+
+    dist.destroy_process_group = counting
+    run(config)
+
+
+def test_process_group_is_destroyed_after_ddp(tmp_path: Path) -> None:
+    """Else DDP destroys it, with Python's lock: one of some ten runs hung at its end."""
+    ended = run_processes(tmp_path, run_and_count_ddp, replace(SMALL, epochs=1, output_dir=str(tmp_path / "run")))
+    assert ended[0].out.splitlines()[-1] == "alive: 0"
+    assert [p.code for p in ended] == [0, 0], ended
 
 
 def killed_in_step(config: TrainConfig) -> None:
