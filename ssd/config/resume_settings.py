@@ -65,7 +65,10 @@ def recorded_settings(source: str | Path) -> dict[str, Any] | None:
     file = run_folder_of(source) / "config.json"
     if not file.is_file():
         return None
-    return {name: value for name, value in load_config(file).items() if name not in _COMMAND_ONLY}
+    recorded = {name: value for name, value in load_config(file).items() if name not in _COMMAND_ONLY}
+    if recorded.get("dataset") == "shapes":
+        recorded.pop("data_path", None)  # earlier runs recorded one, which was not read
+    return recorded
 
 
 def configured_settings(file: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,16 @@ def test_configuration_file_that_resumes_loads_the_settings_of_the_run(six_steps
     config = parse_args(["--config", str(tmp_path / "more.yaml")])
     assert (config.resume, config.iterations, config.batch_size) == (str(six_steps), 9, BASE.batch_size)
     assert parse_args(["--config", str(tmp_path / "more.yaml"), "--iterations", "8"]).iterations == 8
+
+
+def test_run_on_shapes_with_a_recorded_folder_resumes(six_steps: Path, tmp_path: Path) -> None:
+    """Earlier runs recorded a folder that they did not read; a user who gave no flag could not omit one."""
+    run_folder = tmp_path / "run"
+    shutil.copytree(six_steps, run_folder)
+    recorded = json.loads((run_folder / "config.json").read_text())
+    (run_folder / "config.json").write_text(json.dumps({**recorded, "dataset": "shapes", "data_path": str(tmp_path)}))
+    config = parse_args(["--resume", str(run_folder), "--iterations", "9"])
+    assert (config.dataset, config.data_path, config.batch_size) == ("shapes", None, recorded["batch_size"])
 
 
 def test_epochs_count_from_the_steps_that_were_done() -> None:
